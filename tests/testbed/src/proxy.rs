@@ -1,0 +1,273 @@
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use crate::{ReplicaSet, TestbedError};
+
+/// The length of a message's header in bytes.
+const HEADER: i32 = 16;
+/// The largest message in bytes, and so the most that a connection holds back in each direction.
+const LARGEST: i32 = 48_000_000 + 16 * 1024;
+
+/// A TCP proxy that does to the connections of a server what networks do. Everything ends when it is dropped.
+///
+/// Each switch works on connections that are open already as well. It knows messages, and so servers with TLS cannot be
+/// behind it.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    state: watch::Sender<State>,
+    losses: Arc<Losses>,
+    /// The one task, which owns the connections; dropping the set ends it.
+    _acceptor: JoinSet<()>,
+}
+
+/// What the proxy does to what passes.
+#[derive(Clone, Debug, Default)]
+struct State {
+    delay: Duration,
+    cut: bool,
+    stalled: bool,
+    replies_swallowed: bool,
+}
+
+/// Replies that are to be lost, by a part of their requests.
+#[derive(Debug, Default)]
+struct Losses {
+    wanted: Mutex<VecDeque<Vec<u8>>>,
+    done: AtomicU64,
+}
+
+impl Proxy {
+    /// Starts a proxy on a free loopback port for the server at `target`, such as [`ReplicaSet::member_address`].
+    ///
+    /// # Errors
+    ///
+    /// [`TestbedError::Io`] when there is no port.
+    pub async fn start(target: impl Into<String>) -> Result<Proxy, TestbedError> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .map_err(TestbedError::io("starting a proxy"))?;
+        let address = listener.local_addr().map_err(TestbedError::io("starting a proxy"))?;
+        let (state, watched) = watch::channel(State::default());
+        let losses = Arc::new(Losses::default());
+        let mut acceptor = JoinSet::new();
+        acceptor.spawn(accept(listener, target.into(), watched, Arc::clone(&losses)));
+        Ok(Proxy {
+            address,
+            state,
+            losses,
+            _acceptor: acceptor,
+        })
+    }
+
+    /// Where it listens, such as `127.0.0.1:27017`.
+    pub fn addr(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The connection string for the server behind it, which is a member of `set`: direct, since the other members
+    /// would be found past the proxy.
+    pub fn uri(&self, set: &ReplicaSet) -> String {
+        set.direct_uri(&self.addr())
+    }
+
+    /// Delivers every message `delay` later, in each direction. Zero ends it.
+    pub fn delay(&self, delay: Duration) {
+        self.state.send_modify(|state| state.delay = delay);
+    }
+
+    /// Closes every connection, and each new one at once, until [`Proxy::restore`].
+    pub fn cut(&self) {
+        self.state.send_modify(|state| state.cut = true);
+    }
+
+    /// Forwards nothing in either direction while connections stay open and new ones are accepted, until
+    /// [`Proxy::restore`], when what has come meanwhile is forwarded.
+    pub fn stall(&self) {
+        self.state.send_modify(|state| state.stalled = true);
+    }
+
+    /// Whether what the server sends is thrown away; requests still reach it.
+    pub fn swallow_replies(&self, swallow: bool) {
+        self.state.send_modify(|state| state.replies_swallowed = swallow);
+    }
+
+    /// Ends everything: cut, stall, delay, swallowed replies, and replies that are still to be lost.
+    pub fn restore(&self) {
+        self.losses.wanted().clear();
+        self.state.send_replace(State::default());
+    }
+
+    /// Loses the reply to the next request with `needle` in its bytes: it reaches the server, and once the server
+    /// answers the connection is closed without the answer. Called again before that, it waits for one more request.
+    ///
+    /// Field names and strings stand in a request as they are (`b"insert\0"`), unless the connection string has
+    /// `compressors`.
+    pub fn lose_next_reply_matching(&self, needle: impl Into<Vec<u8>>) {
+        self.losses.wanted().push_back(needle.into());
+    }
+
+    /// How many replies were lost by [`Proxy::lose_next_reply_matching`].
+    pub fn lost_replies(&self) -> u64 {
+        self.losses.done.load(Ordering::SeqCst)
+    }
+}
+
+impl Losses {
+    fn wanted(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the reply to a request is to be lost. Answers so once for each wish.
+    fn take(&self, request: &[u8]) -> bool {
+        let mut wanted = self.wanted();
+        let found = wanted.iter().position(|needle| contains(request, needle));
+        found.is_some_and(|index| wanted.remove(index).is_some())
+    }
+}
+
+fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+    !needle.is_empty() && bytes.windows(needle.len()).any(|window| window == needle)
+}
+
+async fn accept(listener: TcpListener, target: String, mut state: watch::Receiver<State>, losses: Arc<Losses>) {
+    let mut connections = JoinSet::new();
+    loop {
+        if state.borrow_and_update().cut {
+            connections.abort_all();
+        }
+        tokio::select! {
+            accepted = listener.accept() => {
+                // While cut, a new connection is closed at once. Without the listener the system would refuse it, but
+                // might also give the port away.
+                if let Ok((client, _)) = accepted && !state.borrow().cut {
+                    connections.spawn(connection(client, target.clone(), state.clone(), Arc::clone(&losses)));
+                }
+            }
+            changed = state.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Both directions of one connection, until one side closes it or a reply is lost.
+async fn connection(client: TcpStream, target: String, state: watch::Receiver<State>, losses: Arc<Losses>) {
+    let Ok(server) = TcpStream::connect(target).await else {
+        return;
+    };
+    // Small messages would wait for each other's acknowledgement otherwise.
+    if client.set_nodelay(true).is_err() || server.set_nodelay(true).is_err() {
+        return;
+    }
+    let (client_read, client_write) = client.into_split();
+    let (server_read, server_write) = server.into_split();
+    // The request whose reply is to be lost; a connection has one request under way at a time.
+    let doomed = AtomicI64::new(NO_REQUEST);
+    tokio::select! {
+        _ = requests(client_read, server_write, state.clone(), &losses, &doomed) => {}
+        _ = replies(server_read, client_write, state, &losses, &doomed) => {}
+    }
+}
+
+/// No id of a request: those have 32 bits.
+const NO_REQUEST: i64 = i64::MAX;
+
+async fn requests(
+    mut client: OwnedReadHalf,
+    mut server: OwnedWriteHalf,
+    mut state: watch::Receiver<State>,
+    losses: &Losses,
+    doomed: &AtomicI64,
+) -> io::Result<()> {
+    loop {
+        let message = read_message(&mut client).await?;
+        passage(&mut state).await;
+        if losses.take(&message) {
+            doomed.store(number_at(&message, 4), Ordering::SeqCst);
+        }
+        server.write_all(&message).await?;
+    }
+}
+
+async fn replies(
+    mut server: OwnedReadHalf,
+    mut client: OwnedWriteHalf,
+    mut state: watch::Receiver<State>,
+    losses: &Losses,
+    doomed: &AtomicI64,
+) -> io::Result<()> {
+    loop {
+        let message = read_message(&mut server).await?;
+        if number_at(&message, 8) == doomed.load(Ordering::SeqCst) {
+            losses.done.fetch_add(1, Ordering::SeqCst);
+            return Ok(());
+        }
+        passage(&mut state).await;
+        if !state.borrow().replies_swallowed {
+            client.write_all(&message).await?;
+        }
+    }
+}
+
+/// Waits as long as the proxy's state demands of a message that came just now.
+async fn passage(state: &mut watch::Receiver<State>) {
+    let arrived = Instant::now();
+    loop {
+        let (due, stalled) = {
+            let state = state.borrow_and_update();
+            (arrived + state.delay, state.stalled)
+        };
+        if !stalled && due <= Instant::now() {
+            return;
+        }
+        tokio::select! {
+            () = sleep_until(due), if !stalled => {}
+            changed = state.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Reads one whole message, header included, since what is lost or swallowed must be whole messages.
+async fn read_message(stream: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
+    let length = stream.read_i32_le().await?;
+    if !(HEADER..=LARGEST).contains(&length) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a message"));
+    }
+    let mut message = vec![0; length as usize];
+    message[..4].copy_from_slice(&length.to_le_bytes());
+    stream.read_exact(&mut message[4..]).await?;
+    Ok(message)
+}
+
+/// A number of the message's header: length, request id, the id that it answers, kind.
+fn number_at(message: &[u8], offset: usize) -> i64 {
+    let bytes = message[offset..offset + 4].try_into().unwrap_or_default();
+    i64::from(i32::from_le_bytes(bytes))
+}
