@@ -1,0 +1,191 @@
+//! The one error type of the crate.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+
+/// What every fallible call of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error with its kind, the operation that failed, the context it failed in, and its cause.
+///
+/// `Display` gives one sentence that says what, where and, where that is known, how to put it right. Passwords in connection strings
+/// never appear in it, nor in `Debug`.
+pub struct Error {
+    inner: Box<Inner>,
+}
+
+struct Inner {
+    kind: ErrorKind,
+    operation: Cow<'static, str>,
+    message: String,
+    context: Vec<(&'static str, String)>,
+    retryable: bool,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// What sort of error it is: hosts match on this, people read the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The builder was given something that cannot work, such as a malformed pattern or connection string.
+    InvalidConfiguration,
+    /// Preflight found a reason why the migration cannot succeed. Nothing was changed.
+    Refused,
+    /// A server could not be reached, or the connection broke.
+    Connection,
+    /// The server refused the credentials or a privilege is missing.
+    Unauthorized,
+    /// The source cannot give the snapshot that was asked for; a newer or smaller one may do.
+    SnapshotUnavailable,
+    /// The oplog no longer holds the position to go on from.
+    PositionLost,
+    /// The target's primary changed, so that acknowledged writes may have been rolled back. The run goes on from its checkpoint.
+    PrimaryChanged,
+    /// An oplog entry that this version of the crate cannot apply faithfully. The message names it.
+    UnsupportedEntry,
+    /// The target refused a document, an index or a command.
+    TargetRefused,
+    /// The checkpoint belongs to another migration, source, selection or format version.
+    CheckpointMismatch,
+    /// Another process holds the lease on the target, or took it over.
+    Lease,
+    /// The run was stopped or abandoned before it was complete.
+    Stopped,
+    /// A server answered with something that does not fit its documented behaviour.
+    Protocol,
+    /// A task of the run panicked. The checkpoint is good to go on from.
+    Panic,
+    /// Reading or writing a local file failed.
+    Io,
+    /// Anything else that a server answered.
+    Server,
+}
+
+impl Error {
+    /// An error of `kind` in `operation`, which is a short phrase such as `"read the oplog"`.
+    pub fn new(kind: ErrorKind, operation: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        let retryable = matches!(
+            kind,
+            ErrorKind::Connection | ErrorKind::PrimaryChanged | ErrorKind::SnapshotUnavailable
+        );
+        Self {
+            inner: Box::new(Inner {
+                kind,
+                operation: operation.into(),
+                message: message.into(),
+                context: Vec::new(),
+                retryable,
+                source: None,
+            }),
+        }
+    }
+
+    /// Adds a named fact, such as the namespace, that helps to find the place.
+    #[must_use]
+    pub fn with_context(mut self, name: &'static str, value: impl fmt::Display) -> Self {
+        self.inner.context.push((name, value.to_string()));
+        self
+    }
+
+    /// Sets the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.inner.source = Some(source.into());
+        self
+    }
+
+    /// States whether the same call may succeed when it is made again.
+    #[must_use]
+    pub fn with_retryable(mut self, retryable: bool) -> Self {
+        self.inner.retryable = retryable;
+        self
+    }
+
+    /// States what sort of error it is, where the caller knows better than the place that made it.
+    #[must_use]
+    pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
+        self.inner.kind = kind;
+        self
+    }
+
+    /// The sort of error.
+    pub fn kind(&self) -> ErrorKind {
+        self.inner.kind
+    }
+
+    /// The operation that failed.
+    pub fn operation(&self) -> &str {
+        &self.inner.operation
+    }
+
+    /// What went wrong, without operation and context.
+    pub fn message(&self) -> &str {
+        &self.inner.message
+    }
+
+    /// The named facts of the place where it failed.
+    pub fn context(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.inner.context.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+
+    /// Whether the same call may succeed when it is made again: connection errors, elections, snapshots that have aged.
+    pub fn is_retryable(&self) -> bool {
+        self.inner.retryable
+    }
+
+    /// The error of a run that was told to stop.
+    pub(crate) fn stopped(operation: &'static str) -> Self {
+        Self::new(ErrorKind::Stopped, operation, "the run was stopped")
+    }
+
+    /// The error of malformed BSON that a server sent.
+    pub(crate) fn malformed(operation: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::new(
+            ErrorKind::Protocol,
+            operation,
+            "the server sent BSON that cannot be read",
+        )
+        .with_source(source)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}", self.inner.operation, self.inner.message)?;
+        let mut separator = " (";
+        for (name, value) in &self.inner.context {
+            write!(f, "{separator}{name}: {value}")?;
+            separator = ", ";
+        }
+        if !self.inner.context.is_empty() {
+            f.write_str(")")?;
+        }
+        if let Some(source) = &self.inner.source {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.inner.kind)
+            .field("operation", &self.inner.operation)
+            .field("message", &self.inner.message)
+            .field("context", &self.inner.context)
+            .field("retryable", &self.inner.retryable)
+            .field("source", &self.inner.source.as_ref().map(ToString::to_string))
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.inner
+            .source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
+    }
+}

@@ -1,0 +1,276 @@
+//! Namespaces, which of them are migrated, and under which name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The prefix of the collection that holds a time-series collection's data.
+const BUCKETS: &str = "system.buckets.";
+
+/// `database.collection`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Namespace {
+    name: String,
+    dot: usize,
+}
+
+impl Namespace {
+    /// From its two parts.
+    pub fn new(database: &str, collection: &str) -> Self {
+        Self {
+            name: format!("{database}.{collection}"),
+            dot: database.len(),
+        }
+    }
+
+    /// The part before the first dot.
+    pub fn database(&self) -> &str {
+        &self.name[..self.dot]
+    }
+
+    /// The part after the first dot; it may hold further dots.
+    pub fn collection(&self) -> &str {
+        &self.name[self.dot + 1..]
+    }
+
+    /// The whole name.
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    /// For the buckets of a time-series collection, the name that its users know.
+    pub fn time_series(&self) -> Option<Namespace> {
+        self.collection()
+            .strip_prefix(BUCKETS)
+            .map(|name| Namespace::new(self.database(), name))
+    }
+
+    /// The buckets of the time-series collection of this name.
+    pub fn buckets(&self) -> Namespace {
+        Namespace::new(self.database(), &format!("{BUCKETS}{}", self.collection()))
+    }
+
+    /// Whether it belongs to the server itself: nothing in it is user data that a migration may carry over.
+    ///
+    /// `system.js` and `system.buckets.*` are user data; `system.views` is carried over as views.
+    pub fn is_internal(&self) -> bool {
+        matches!(self.database(), "admin" | "local" | "config")
+            || self.database().starts_with(crate::METADATA_DATABASE)
+            || (self.collection().starts_with("system.")
+                && self.collection() != "system.js"
+                && !self.collection().starts_with(BUCKETS))
+    }
+}
+
+impl FromStr for Namespace {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name.find('.') {
+            Some(dot) if dot > 0 && dot + 1 < name.len() => Ok(Self {
+                name: name.to_owned(),
+                dot,
+            }),
+            _ => Err(Error::new(
+                ErrorKind::InvalidConfiguration,
+                "read a namespace",
+                format!("`{name}` is not of the form `database.collection`"),
+            )),
+        }
+    }
+}
+
+impl TryFrom<String> for Namespace {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        name.parse()
+    }
+}
+
+impl From<Namespace> for String {
+    fn from(namespace: Namespace) -> String {
+        namespace.name
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// Which namespaces are migrated, and what they are called on the target.
+///
+/// Without an include everything is selected; an exclude wins over an include. The server's own databases and collections are never
+/// selected. A pattern is a namespace in which `*` stands for any characters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    include: Vec<String>,
+    exclude: Vec<String>,
+    rename: Vec<(Namespace, Namespace)>,
+}
+
+impl Selection {
+    /// Everything, under its own name.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn include(&mut self, pattern: &str) -> Result<()> {
+        self.include.push(checked(pattern)?);
+        Ok(())
+    }
+
+    pub(crate) fn exclude(&mut self, pattern: &str) -> Result<()> {
+        self.exclude.push(checked(pattern)?);
+        Ok(())
+    }
+
+    pub(crate) fn rename(&mut self, from: &str, to: &str) -> Result<()> {
+        let (from, to): (Namespace, Namespace) = (from.parse()?, to.parse()?);
+        for (other_from, other_to) in &self.rename {
+            if *other_from == from || *other_to == to {
+                return Err(Error::new(
+                    ErrorKind::InvalidConfiguration,
+                    "add a rename",
+                    format!(
+                        "`{from}` to `{to}` contradicts `{other_from}` to `{other_to}`: each name may appear once on each side"
+                    ),
+                ));
+            }
+        }
+        if to.is_internal() {
+            return Err(Error::new(
+                ErrorKind::InvalidConfiguration,
+                "add a rename",
+                format!("`{to}` belongs to the server itself"),
+            ));
+        }
+        self.rename.push((from, to));
+        Ok(())
+    }
+
+    /// Whether the namespace is migrated. Buckets follow the time-series collection they belong to.
+    pub fn contains(&self, namespace: &Namespace) -> bool {
+        if namespace.is_internal() {
+            return false;
+        }
+        let shown = namespace.time_series();
+        let name = shown.as_ref().unwrap_or(namespace).as_str();
+        (self.include.is_empty() || self.include.iter().any(|pattern| matches(pattern, name)))
+            && !self.exclude.iter().any(|pattern| matches(pattern, name))
+    }
+
+    /// The namespace's name on the target.
+    pub fn target(&self, namespace: &Namespace) -> Namespace {
+        let shown = namespace.time_series();
+        let name = shown.as_ref().unwrap_or(namespace);
+        match self.rename.iter().find(|(from, _)| from == name) {
+            Some((_, to)) if shown.is_some() => to.buckets(),
+            Some((_, to)) => to.clone(),
+            None => namespace.clone(),
+        }
+    }
+}
+
+fn checked(pattern: &str) -> Result<String> {
+    let dot = pattern.find('.');
+    if dot.is_none_or(|dot| dot == 0 || dot + 1 == pattern.len()) {
+        return Err(Error::new(
+            ErrorKind::InvalidConfiguration,
+            "read a namespace pattern",
+            format!("`{pattern}` is not of the form `database.collection`; use `{pattern}.*` for a whole database"),
+        ));
+    }
+    Ok(pattern.to_owned())
+}
+
+/// Whether `name` fits `pattern`, in which each `*` stands for any characters, none included.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn namespace(name: &str) -> Namespace {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn a_namespace_is_split_at_its_first_dot() {
+        let buckets = namespace("weather.system.buckets.a.b");
+        assert_eq!(
+            (buckets.database(), buckets.collection()),
+            ("weather", "system.buckets.a.b")
+        );
+        assert_eq!(buckets.time_series(), Some(namespace("weather.a.b")));
+        for wrong in ["", "shop", ".orders", "shop."] {
+            assert!(wrong.parse::<Namespace>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_from_end_to_end() {
+        for (pattern, name, expected) in [
+            ("shop.*", "shop.orders", true),
+            ("shop.*", "shops.orders", false),
+            ("*.orders", "shop.orders", true),
+            ("*.orders", "shop.orders2", false),
+            ("shop.tmp_*_x", "shop.tmp_1_x_x", true),
+            ("shop.orders", "shop.orders", true),
+            ("shop.orders", "shop.orders.old", false),
+            ("s*p.o*s", "shop.orders", true),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn an_exclude_wins_and_buckets_follow_their_collection() {
+        let mut selection = Selection::all();
+        selection.include("shop.*").unwrap();
+        selection.exclude("shop.tmp_*").unwrap();
+        selection.rename("shop.weather", "store.weather").unwrap();
+        assert!(selection.contains(&namespace("shop.orders")));
+        assert!(!selection.contains(&namespace("shop.tmp_1")));
+        assert!(!selection.contains(&namespace("shop.system.buckets.tmp_1")));
+        assert!(!selection.contains(&namespace("shop.system.views")));
+        assert!(!selection.contains(&namespace("other.orders")));
+        assert_eq!(
+            selection.target(&namespace("shop.system.buckets.weather")),
+            namespace("store.system.buckets.weather")
+        );
+        assert!(selection.rename("shop.weather", "x.y").is_err());
+    }
+}

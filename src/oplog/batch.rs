@@ -1,0 +1,122 @@
+//! A cursor's batch that is looked at piece by piece, without copying it.
+
+use std::ops::Range;
+
+use bson::raw::RawDocument;
+use mongodb::raw_batch_cursor::RawBatch;
+
+use crate::driver;
+use crate::error::{Error, ErrorKind, Result};
+
+const OPERATION: &str = "read a batch of the oplog";
+
+/// The documents of a batch that were not looked at yet. The batch itself, which may have 16 MB, stays in memory until it is dropped.
+#[derive(Debug)]
+pub(super) struct Documents {
+    batch: RawBatch,
+    /// Where in the bytes of the batch's array the first document is.
+    first: Option<Range<usize>>,
+}
+
+impl Documents {
+    /// All documents of the batch.
+    ///
+    /// # Errors
+    /// [`Protocol`](ErrorKind::Protocol) when it has none that can be read.
+    pub fn new(batch: RawBatch) -> Result<Self> {
+        let first = locate(array(&batch)?, 4)?;
+        Ok(Self { batch, first })
+    }
+
+    /// The first document, or `None` when all have been looked at.
+    ///
+    /// # Errors
+    /// [`Protocol`](ErrorKind::Protocol) for bytes that are no document.
+    pub fn first(&self) -> Result<Option<&RawDocument>> {
+        let Some(first) = self.first.clone() else {
+            return Ok(None);
+        };
+        let bytes = array(&self.batch)?.get(first).unwrap_or_default();
+        RawDocument::from_bytes(bytes)
+            .map(Some)
+            .map_err(|error| Error::malformed(OPERATION, error))
+    }
+
+    /// Goes on to the next document.
+    ///
+    /// # Errors
+    /// [`Protocol`](ErrorKind::Protocol) for bytes that are no array of documents.
+    pub fn advance(&mut self) -> Result<()> {
+        if let Some(first) = self.first.take() {
+            self.first = locate(array(&self.batch)?, first.end)?;
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of the batch's array.
+fn array(batch: &RawBatch) -> Result<&[u8]> {
+    let array = batch.doc_slices().map_err(|error| driver::convert(OPERATION, error))?;
+    Ok(array.as_bytes())
+}
+
+/// Finds the document in the array's element at `at`: a byte of type, a name that ends with a NUL, and the value, which begins with its
+/// length.
+fn locate(array: &[u8], at: usize) -> Result<Option<Range<usize>>> {
+    const DOCUMENT: u8 = 3;
+    let malformed = || Error::new(ErrorKind::Protocol, OPERATION, "the batch is not an array of documents");
+    let element = array.get(at..).ok_or_else(malformed)?;
+    match element.split_first() {
+        Some((0, [])) => Ok(None),
+        Some((&DOCUMENT, rest)) => {
+            let name = rest.iter().position(|byte| *byte == 0).ok_or_else(malformed)?;
+            let value = rest.get(name + 1..).ok_or_else(malformed)?;
+            let length = value.first_chunk().ok_or_else(malformed)?;
+            let length = usize::try_from(i32::from_le_bytes(*length)).map_err(|_| malformed())?;
+            if length > value.len() {
+                return Err(malformed());
+            }
+            let start = at + 1 + name + 1;
+            Ok(Some(start..start + length))
+        }
+        _ => Err(malformed()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::{RawDocumentBuf, rawdoc};
+
+    /// The documents as `locate` finds them.
+    fn documents(array: &[u8]) -> Result<Vec<RawDocumentBuf>> {
+        let mut found = Vec::new();
+        let mut at = 4;
+        while let Some(range) = locate(array, at)? {
+            found.push(RawDocumentBuf::from_bytes(array[range.clone()].to_vec()).unwrap());
+            at = range.end;
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn documents_are_found_one_after_another() {
+        let expected: Vec<RawDocumentBuf> = (0..12).map(|n| rawdoc! { "_id": n, "a": [{ "b": n }] }).collect();
+        let mut array = bson::RawArrayBuf::new();
+        for document in &expected {
+            array.push(document.clone());
+        }
+        assert_eq!(documents(array.as_bytes()).unwrap(), expected);
+        assert_eq!(documents(bson::RawArrayBuf::new().as_bytes()).unwrap(), []);
+    }
+
+    #[test]
+    fn other_bytes_are_an_error_wherever_they_are_cut() {
+        let array = rawdoc! { "0": { "a": 1 }, "1": { "b": 2 } };
+        let bytes = array.as_bytes();
+        for length in 4..bytes.len() {
+            assert!(documents(&bytes[..length]).is_err(), "{length}");
+        }
+        assert!(documents(rawdoc! { "0": 1 }.as_bytes()).is_err());
+    }
+}

@@ -1,0 +1,97 @@
+//! A `$v: 1` update as operators that an ordinary `update` command takes.
+
+use bson::{RawDocument, RawDocumentBuf};
+
+use super::paths::Numbering;
+use super::scan::{elements, kind};
+use super::v1::Sections;
+use super::write::Writer;
+use super::{DeltaError, into_document};
+
+/// The update as an ordinary update document: the same operators without `$v`.
+///
+/// Servers from 5.0 on add new fields with numeric names in numeric order, whatever the order of the paths; see
+/// [`v1_needs_ordered_sets`].
+///
+/// # Errors
+///
+/// [`DeltaError::UnexpectedSection`] and [`DeltaError::Malformed`] when this is not a `$v: 1` update. One without any
+/// operator is refused too: what is left of it would replace the whole document.
+///
+/// [`DeltaError::AliasedIndex`] when two paths could name one array element: 5.0 and later abort over such an update. It may
+/// be harmless, if they are names in a document, but that cannot be told from the paths; [`apply`](super::apply) can tell.
+pub fn v1_as_operators(delta: &RawDocument) -> Result<RawDocumentBuf, DeltaError> {
+    let sections = Sections::parse(delta.as_bytes())?;
+    if sections.set.is_none() && sections.unset.is_none() {
+        return Err(DeltaError::Malformed {
+            reason: "an update has neither $set nor $unset",
+        });
+    }
+    numbering(&sections)?;
+    let mut output = Writer::with_capacity(delta.as_bytes().len());
+    let opened = output.open();
+    for element in elements(delta.as_bytes()) {
+        let element = element?;
+        if element.name != b"$v" {
+            output.element(&element)?;
+        }
+    }
+    output.close(opened)?;
+    into_document(output)
+}
+
+/// True when a 5.0 or later target could add the update's new fields in another order than the source did, because its
+/// `$set` lists a larger number before a smaller one below the same parent (`10` before `9`). Such a target needs
+/// [`v1_as_ordered_operators`].
+///
+/// # Errors
+///
+/// As [`v1_as_operators`], but an update without any operator needs nothing.
+pub fn v1_needs_ordered_sets(delta: &RawDocument) -> Result<bool, DeltaError> {
+    Ok(numbering(&Sections::parse(delta.as_bytes())?)?.descends)
+}
+
+/// The update as several update documents to be sent one after the other: one `$set` for each path in listed order, then
+/// the `$unset`.
+///
+/// # Errors
+///
+/// As [`v1_as_operators`], but an update without any operator gives no documents.
+pub fn v1_as_ordered_operators(delta: &RawDocument) -> Result<Vec<RawDocumentBuf>, DeltaError> {
+    let sections = Sections::parse(delta.as_bytes())?;
+    numbering(&sections)?;
+    let mut updates = Vec::new();
+    for element in sections.set.into_iter().flat_map(elements) {
+        updates.push(operator(b"$set", |paths| paths.element(&element?))?);
+    }
+    if let Some(unset) = sections.unset {
+        let copy = |paths: &mut Writer| elements(unset).try_for_each(|path| paths.element(&path?));
+        updates.push(operator(b"$unset", copy)?);
+    }
+    Ok(updates)
+}
+
+/// An update document of one operator.
+fn operator(
+    name: &[u8],
+    write_paths: impl FnOnce(&mut Writer) -> Result<(), DeltaError>,
+) -> Result<RawDocumentBuf, DeltaError> {
+    let mut output = Writer::default();
+    let update = output.open();
+    output.head(kind::DOCUMENT, name);
+    let paths = output.open();
+    write_paths(&mut output)?;
+    output.close(paths)?;
+    output.close(update)?;
+    into_document(output)
+}
+
+fn numbering<'a>(sections: &Sections<'a>) -> Result<Numbering<'a>, DeltaError> {
+    let numbering = Numbering::of(sections)?;
+    match numbering.aliased.iter().next() {
+        None => Ok(numbering),
+        Some(parent) => Err(DeltaError::AliasedIndex {
+            path: String::from_utf8_lossy(parent.strip_suffix(b".").unwrap_or(parent)).into_owned(),
+        }),
+    }
+}

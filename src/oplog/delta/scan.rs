@@ -1,0 +1,167 @@
+//! A scanner over raw BSON that looks at lengths and nothing else.
+//!
+//! A replica set may hold strings and names that are not UTF-8, deprecated types and NaN payloads. Copying element bytes
+//! keeps all of them as they are; decoding and encoding again would not.
+
+use super::DeltaError;
+
+/// The type bytes that this module has to tell apart.
+pub(super) mod kind {
+    pub(in crate::oplog::delta) const DOUBLE: u8 = 0x01;
+    pub(in crate::oplog::delta) const STRING: u8 = 0x02;
+    pub(in crate::oplog::delta) const DOCUMENT: u8 = 0x03;
+    pub(in crate::oplog::delta) const ARRAY: u8 = 0x04;
+    pub(in crate::oplog::delta) const BINARY: u8 = 0x05;
+    pub(in crate::oplog::delta) const UNDEFINED: u8 = 0x06;
+    pub(in crate::oplog::delta) const OBJECT_ID: u8 = 0x07;
+    pub(in crate::oplog::delta) const BOOLEAN: u8 = 0x08;
+    pub(in crate::oplog::delta) const DATE: u8 = 0x09;
+    pub(in crate::oplog::delta) const NULL: u8 = 0x0A;
+    pub(in crate::oplog::delta) const REGEX: u8 = 0x0B;
+    pub(in crate::oplog::delta) const DB_POINTER: u8 = 0x0C;
+    pub(in crate::oplog::delta) const CODE: u8 = 0x0D;
+    pub(in crate::oplog::delta) const SYMBOL: u8 = 0x0E;
+    pub(in crate::oplog::delta) const CODE_WITH_SCOPE: u8 = 0x0F;
+    pub(in crate::oplog::delta) const INT32: u8 = 0x10;
+    pub(in crate::oplog::delta) const TIMESTAMP: u8 = 0x11;
+    pub(in crate::oplog::delta) const INT64: u8 = 0x12;
+    pub(in crate::oplog::delta) const DECIMAL128: u8 = 0x13;
+    pub(in crate::oplog::delta) const MIN_KEY: u8 = 0xFF;
+    pub(in crate::oplog::delta) const MAX_KEY: u8 = 0x7F;
+}
+
+/// The bytes of an empty document: its own length and the terminator.
+pub(super) const EMPTY_DOCUMENT: [u8; 5] = [5, 0, 0, 0, 0];
+
+/// One element of a document or array, as bytes. The name comes without its terminator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Element<'a> {
+    pub kind: u8,
+    pub name: &'a [u8],
+    pub value: &'a [u8],
+}
+
+impl<'a> Element<'a> {
+    /// The value's bytes, when it is a document.
+    pub(super) fn document(&self) -> Option<&'a [u8]> {
+        (self.kind == kind::DOCUMENT).then_some(self.value)
+    }
+
+    /// The value as an integer, when it is a number that is one.
+    pub(super) fn integer(&self) -> Option<i64> {
+        match self.kind {
+            kind::INT32 => Some(i64::from(i32::from_le_bytes(self.value.try_into().ok()?))),
+            kind::INT64 => Some(i64::from_le_bytes(self.value.try_into().ok()?)),
+            kind::DOUBLE => {
+                let number = f64::from_le_bytes(self.value.try_into().ok()?);
+                let whole = number.trunc() as i64;
+                (whole as f64 == number).then_some(whole)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Iterates over the elements of a document or array given with its length prefix and terminator.
+///
+/// A broken document yields one error and then ends.
+pub(super) fn elements(document: &[u8]) -> Elements<'_> {
+    Elements {
+        rest: body(document),
+        failed: false,
+    }
+}
+
+/// Finds the first element of that name.
+pub(super) fn find<'a>(document: &'a [u8], name: &[u8]) -> Result<Option<Element<'a>>, DeltaError> {
+    for element in elements(document) {
+        let element = element?;
+        if element.name == name {
+            return Ok(Some(element));
+        }
+    }
+    Ok(None)
+}
+
+/// The iterator behind [`elements`].
+pub(super) struct Elements<'a> {
+    rest: Option<&'a [u8]>,
+    failed: bool,
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = Result<Element<'a>, DeltaError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let parsed = match self.rest {
+            Some([]) => return None,
+            Some(rest) => split_element(rest),
+            None => None,
+        };
+        match parsed {
+            Some((element, rest)) => {
+                self.rest = Some(rest);
+                Some(Ok(element))
+            }
+            None => {
+                self.failed = true;
+                Some(Err(DeltaError::Malformed {
+                    reason: "an element does not fit the document that holds it",
+                }))
+            }
+        }
+    }
+}
+
+/// What lies between the length prefix and the terminator, if the two agree with the slice.
+fn body(document: &[u8]) -> Option<&[u8]> {
+    let length = length_at(document)?;
+    if length < EMPTY_DOCUMENT.len() || length != document.len() || document[length - 1] != 0 {
+        return None;
+    }
+    document.get(4..length - 1)
+}
+
+fn split_element(bytes: &[u8]) -> Option<(Element<'_>, &[u8])> {
+    let (&kind, rest) = bytes.split_first()?;
+    let (name, rest) = split_name(rest)?;
+    let length = value_length(kind, rest)?;
+    let value = rest.get(..length)?;
+    Some((Element { kind, name, value }, &rest[length..]))
+}
+
+fn split_name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|&byte| byte == 0)?;
+    Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+fn value_length(kind: u8, bytes: &[u8]) -> Option<usize> {
+    match kind {
+        kind::NULL | kind::UNDEFINED | kind::MIN_KEY | kind::MAX_KEY => Some(0),
+        kind::BOOLEAN => Some(1),
+        kind::INT32 => Some(4),
+        kind::DOUBLE | kind::DATE | kind::TIMESTAMP | kind::INT64 => Some(8),
+        kind::OBJECT_ID => Some(12),
+        kind::DECIMAL128 => Some(16),
+        kind::STRING | kind::CODE | kind::SYMBOL => length_at(bytes)?.checked_add(4),
+        kind::DB_POINTER => length_at(bytes)?.checked_add(4 + 12),
+        kind::BINARY => length_at(bytes)?.checked_add(4 + 1),
+        kind::DOCUMENT | kind::ARRAY => length_at(bytes).filter(|&length| length >= EMPTY_DOCUMENT.len()),
+        kind::CODE_WITH_SCOPE => length_at(bytes).filter(|&length| length >= 4),
+        kind::REGEX => {
+            let (pattern, rest) = split_name(bytes)?;
+            let (options, _) = split_name(rest)?;
+            Some(pattern.len() + options.len() + 2)
+        }
+        _ => None,
+    }
+}
+
+/// The little-endian length that starts a document, string or binary. Negative lengths are none.
+fn length_at(bytes: &[u8]) -> Option<usize> {
+    let prefix = bytes.get(..4)?.try_into().ok()?;
+    usize::try_from(i32::from_le_bytes(prefix)).ok()
+}

@@ -1,0 +1,270 @@
+//! `$v: 1`: `$set` and `$unset` over dotted paths, as 4.4 and earlier log every operator update.
+
+use std::collections::HashSet;
+
+use super::paths::{Numbering, path_parts};
+use super::scan::{Element, elements, kind};
+use super::write::{IndexName, Writer};
+use super::{DeltaError, MAX_BACKFILL, MAX_DOCUMENT_BYTES, parse_index};
+
+/// The two sections of a `$v: 1` update. The server writes them in either order, which makes no difference: it never logs
+/// a path that overlaps another one.
+pub(super) struct Sections<'a> {
+    pub set: Option<&'a [u8]>,
+    pub unset: Option<&'a [u8]>,
+}
+
+impl<'a> Sections<'a> {
+    pub(super) fn parse(delta: &'a [u8]) -> Result<Self, DeltaError> {
+        let mut sections = Self { set: None, unset: None };
+        for element in elements(delta) {
+            let element = element?;
+            let section = match element.name {
+                b"$v" => continue,
+                b"$set" => &mut sections.set,
+                b"$unset" => &mut sections.unset,
+                other => {
+                    return Err(DeltaError::UnexpectedSection {
+                        section: String::from_utf8_lossy(other).into_owned(),
+                    });
+                }
+            };
+            let paths = element.document().ok_or(DeltaError::Malformed {
+                reason: "a section is not a document",
+            })?;
+            if section.replace(paths).is_some() {
+                return Err(DeltaError::Malformed {
+                    reason: "a section comes twice",
+                });
+            }
+        }
+        Ok(sections)
+    }
+}
+
+/// Writes `document` as it is after `delta` to `output`.
+pub(super) fn apply_to_document(document: &[u8], delta: &[u8], output: &mut Writer) -> Result<(), DeltaError> {
+    let sections = Sections::parse(delta)?;
+    let mut editor = Editor {
+        aliased: Numbering::of(&sections)?.aliased,
+        backfilled: 0,
+    };
+    let mut root = Node::Raw {
+        kind: kind::DOCUMENT,
+        value: document,
+    };
+    for element in sections.set.into_iter().flat_map(elements) {
+        editor.set(&mut root, &element?)?;
+    }
+    for element in sections.unset.into_iter().flat_map(elements) {
+        editor.unset(&mut root, &element?)?;
+    }
+    root.write_value(output)
+}
+
+/// A value that is taken apart only along the paths that change, so that many paths into a large document cost one pass.
+enum Node<'a> {
+    Raw { kind: u8, value: &'a [u8] },
+    Document(Vec<(&'a [u8], Node<'a>)>),
+    Array(Vec<Node<'a>>),
+}
+
+const NULL: Node<'static> = Node::Raw {
+    kind: kind::NULL,
+    value: &[],
+};
+
+impl<'a> Node<'a> {
+    fn of(element: &Element<'a>) -> Self {
+        Self::Raw {
+            kind: element.kind,
+            value: element.value,
+        }
+    }
+
+    /// Takes a document or array apart, one level deep. Other values stay as they are.
+    fn expand(&mut self) -> Result<(), DeltaError> {
+        if let Self::Raw { kind, value } = *self {
+            match kind {
+                kind::DOCUMENT => {
+                    let fields = elements(value).map(|field| field.map(|field| (field.name, Self::of(&field))));
+                    *self = Self::Document(fields.collect::<Result<_, _>>()?);
+                }
+                kind::ARRAY => {
+                    let items = elements(value).map(|item| item.map(|item| Self::of(&item)));
+                    *self = Self::Array(items.collect::<Result<_, _>>()?);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Raw { kind, .. } => *kind,
+            Self::Document(_) => kind::DOCUMENT,
+            Self::Array(_) => kind::ARRAY,
+        }
+    }
+
+    fn write_value(&self, output: &mut Writer) -> Result<(), DeltaError> {
+        let opened = output.open();
+        match self {
+            Self::Document(fields) => {
+                for (name, field) in fields {
+                    field.write_element(name, output)?;
+                }
+            }
+            Self::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    item.write_element(IndexName::new(index).as_bytes(), output)?;
+                }
+            }
+            // Only a root that no path went into comes here; its elements are copied.
+            Self::Raw { value, .. } => {
+                for element in elements(value) {
+                    output.element(&element?)?;
+                }
+            }
+        }
+        output.close(opened)
+    }
+
+    fn write_element(&self, name: &[u8], output: &mut Writer) -> Result<(), DeltaError> {
+        match self {
+            Self::Raw { kind, value } => output.value(*kind, name, value),
+            Self::Document(_) | Self::Array(_) => {
+                output.head(self.kind(), name);
+                self.write_value(output)
+            }
+        }
+    }
+}
+
+/// Makes the changes of one update.
+struct Editor<'a> {
+    aliased: HashSet<&'a [u8]>,
+    /// Nulls added so far: each takes space that the finished document has to have.
+    backfilled: usize,
+}
+
+impl<'a> Editor<'a> {
+    fn set(&mut self, root: &mut Node<'a>, assignment: &Element<'a>) -> Result<(), DeltaError> {
+        let path = assignment.name;
+        let parts = path_parts(path)?;
+        let mut node = root;
+        let mut rest = parts.as_slice();
+        let mut parent = 0;
+        while let Some((&part, deeper)) = rest.split_first() {
+            node.expand()?;
+            node = match node {
+                Node::Raw { .. } => return Err(conflict(path, part)),
+                Node::Document(fields) => {
+                    let position = match fields.iter().position(|(name, _)| *name == part) {
+                        Some(position) => position,
+                        None => {
+                            fields.push((part, missing(deeper)));
+                            fields.len() - 1
+                        }
+                    };
+                    &mut fields[position].1
+                }
+                Node::Array(items) => {
+                    self.check_alias(path, parent)?;
+                    let index = parse_index(part).ok_or_else(|| conflict(path, part))?;
+                    self.backfill(items, index)?;
+                    if items.len() == index {
+                        items.push(missing(deeper));
+                    }
+                    &mut items[index]
+                }
+            };
+            rest = deeper;
+            parent += part.len() + 1;
+        }
+        *node = Node::of(assignment);
+        Ok(())
+    }
+
+    fn unset(&mut self, root: &mut Node<'a>, removal: &Element<'a>) -> Result<(), DeltaError> {
+        let parts = path_parts(removal.name)?;
+        let mut node = root;
+        let mut rest = parts.as_slice();
+        let mut parent = 0;
+        while let Some((&part, deeper)) = rest.split_first() {
+            node.expand()?;
+            let child = match node {
+                Node::Raw { .. } => None,
+                Node::Document(fields) => match fields.iter().position(|(name, _)| *name == part) {
+                    Some(position) if deeper.is_empty() => {
+                        fields.remove(position);
+                        None
+                    }
+                    Some(position) => Some(&mut fields[position].1),
+                    None => None,
+                },
+                Node::Array(items) => {
+                    self.check_alias(removal.name, parent)?;
+                    let child = parse_index(part).and_then(|index| items.get_mut(index));
+                    match child {
+                        // It becomes null, so that the other elements keep their places.
+                        Some(item) if deeper.is_empty() => {
+                            *item = NULL;
+                            None
+                        }
+                        child => child,
+                    }
+                }
+            };
+            match child {
+                Some(child) => node = child,
+                None => return Ok(()),
+            }
+            rest = deeper;
+            parent += part.len() + 1;
+        }
+        Ok(())
+    }
+
+    /// Fails when the update spells an index of the array in two ways; `parent` is where the array's part of the path ends.
+    fn check_alias(&self, path: &[u8], parent: usize) -> Result<(), DeltaError> {
+        if self.aliased.contains(&path[..parent]) {
+            return Err(DeltaError::AliasedIndex {
+                path: String::from_utf8_lossy(path).into_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Adds nulls until `index` is the next one or there already.
+    fn backfill(&mut self, items: &mut Vec<Node<'a>>, index: usize) -> Result<(), DeltaError> {
+        let missing = index.saturating_sub(items.len());
+        if missing > MAX_BACKFILL {
+            return Err(DeltaError::Backfill);
+        }
+        self.backfilled += missing;
+        // A null takes a type byte, a digit and the terminator of its name at least.
+        if self.backfilled > MAX_DOCUMENT_BYTES / 3 {
+            return Err(DeltaError::TooLarge);
+        }
+        items.extend(std::iter::repeat_with(|| NULL).take(missing));
+        Ok(())
+    }
+}
+
+fn conflict(path: &[u8], field: &[u8]) -> DeltaError {
+    DeltaError::PathConflict {
+        path: String::from_utf8_lossy(path).into_owned(),
+        field: String::from_utf8_lossy(field).into_owned(),
+    }
+}
+
+/// What a path creates for a part that is not there: a document when more parts follow, even numeric ones.
+fn missing<'a>(deeper: &[&[u8]]) -> Node<'a> {
+    if deeper.is_empty() {
+        NULL
+    } else {
+        Node::Document(Vec::new())
+    }
+}

@@ -1,0 +1,280 @@
+//! `$v: 2`: the nested document diff of 5.0 and later.
+//!
+//! ```text
+//! o        = { $v: 2, diff: DOCUMENT }
+//! DOCUMENT = { d?: {name: false, ..}, u?: {name: value, ..}, i?: {name: value, ..}, s<name>: DOCUMENT | ARRAY, .. }
+//! ARRAY    = { a: true, l?: new length, (u<index>: value | s<index>: DOCUMENT | ARRAY)* }
+//! ```
+
+use std::collections::HashMap;
+
+use super::scan::{EMPTY_DOCUMENT, Element, Elements, elements, kind};
+use super::write::{IndexName, Writer};
+use super::{DeltaError, MAX_DEPTH};
+
+/// Writes `document` as it is after `diff` to the end of `output`.
+pub(super) fn apply_to_document(
+    document: &[u8],
+    diff: &[u8],
+    output: &mut Writer,
+    depth: usize,
+) -> Result<(), DeltaError> {
+    if depth > MAX_DEPTH {
+        return Err(DeltaError::TooDeep);
+    }
+    let mut changes = DocumentChanges::parse(diff)?;
+    let opened = output.open();
+    for element in elements(document) {
+        let element = element?;
+        match changes.by_name.get_mut(element.name) {
+            None => output.element(&element)?,
+            // An insert of a name that exists moves the field: that is how a reordering is logged.
+            Some(Change::Delete | Change::Insert) => {}
+            Some(Change::Update { value, placed }) => {
+                *placed = true;
+                output.element(value)?;
+            }
+            Some(Change::Nested(diff)) => apply_to_value(&element, element.name, *diff, output, depth)?,
+        }
+    }
+    for element in &changes.appended {
+        if !matches!(
+            changes.by_name.get(element.name),
+            Some(Change::Update { placed: true, .. })
+        ) {
+            output.element(element)?;
+        }
+    }
+    output.close(opened)
+}
+
+/// Writes the element `before` as it is after a nested diff, under the name it has in the result.
+///
+/// A diff that does not fit the value can only be met when a newer document is read than the diff was made for; a later
+/// change will write the field anew. The server makes it null until then, and so does this.
+fn apply_to_value(
+    before: &Element<'_>,
+    name: &[u8],
+    diff: Nested<'_>,
+    output: &mut Writer,
+    depth: usize,
+) -> Result<(), DeltaError> {
+    match (before.kind, diff.is_array) {
+        (kind::DOCUMENT, false) => {
+            output.head(kind::DOCUMENT, name);
+            apply_to_document(before.value, diff.bytes, output, depth + 1)
+        }
+        (kind::ARRAY, true) => {
+            output.head(kind::ARRAY, name);
+            apply_to_array(before.value, diff.bytes, output, depth + 1)
+        }
+        _ => output.null(name),
+    }
+}
+
+fn apply_to_array(array: &[u8], diff: &[u8], output: &mut Writer, depth: usize) -> Result<(), DeltaError> {
+    if depth > MAX_DEPTH {
+        return Err(DeltaError::TooDeep);
+    }
+    let mut changes = ArrayChanges::parse(diff)?;
+    let new_length = changes.new_length;
+    let opened = output.open();
+    let mut before = elements(array);
+    let mut next = changes.next()?;
+    let mut index = 0;
+    loop {
+        let existing = if new_length.is_none_or(|length| index < length) {
+            before.next().transpose()?
+        } else {
+            None
+        };
+        if existing.is_none() && next.is_none() && new_length.is_none_or(|length| index >= length) {
+            break;
+        }
+        let name = IndexName::new(index);
+        let name = name.as_bytes();
+        match (existing, next) {
+            (existing, Some((at, change))) if at == index => {
+                match (existing, change) {
+                    (_, ArrayChange::Set(value)) => output.value(value.kind, name, value.value)?,
+                    (Some(element), ArrayChange::Nested(diff)) => apply_to_value(&element, name, diff, output, depth)?,
+                    (None, ArrayChange::Nested(_)) => output.null(name)?,
+                }
+                next = changes.next()?;
+            }
+            (Some(element), _) => output.value(element.kind, name, element.value)?,
+            (None, _) => output.null(name)?,
+        }
+        index += 1;
+    }
+    output.close(opened)
+}
+
+/// What a diff does to one field.
+enum Change<'a> {
+    Delete,
+    Update { value: Element<'a>, placed: bool },
+    Insert,
+    Nested(Nested<'a>),
+}
+
+#[derive(Clone, Copy)]
+struct Nested<'a> {
+    bytes: &'a [u8],
+    is_array: bool,
+}
+
+impl<'a> Nested<'a> {
+    fn parse(element: &Element<'a>) -> Result<Self, DeltaError> {
+        let bytes = element.document().ok_or(DeltaError::Malformed {
+            reason: "a nested diff is not a document",
+        })?;
+        let first = elements(bytes).next().transpose()?;
+        let first = first.ok_or(DeltaError::Malformed {
+            reason: "a nested diff is empty",
+        })?;
+        let is_array = first.name == b"a";
+        if is_array && (first.kind != kind::BOOLEAN || first.value != [1]) {
+            return Err(DeltaError::Malformed {
+                reason: "the array marker of a diff is not true",
+            });
+        }
+        Ok(Self { bytes, is_array })
+    }
+}
+
+struct DocumentChanges<'a> {
+    by_name: HashMap<&'a [u8], Change<'a>>,
+    /// Updates, then inserts, in listed order: what is not in the old document follows its fields in this order.
+    appended: Vec<Element<'a>>,
+}
+
+impl<'a> DocumentChanges<'a> {
+    fn parse(diff: &'a [u8]) -> Result<Self, DeltaError> {
+        let mut changes = Self {
+            by_name: HashMap::new(),
+            appended: Vec::new(),
+        };
+        if diff == EMPTY_DOCUMENT {
+            return Err(DeltaError::Malformed {
+                reason: "a diff is empty",
+            });
+        }
+        // Each section may come once, and only in this order.
+        let mut allowed: &[&[u8]] = &[b"d", b"u", b"i"];
+        for section in elements(diff) {
+            let section = section?;
+            if let Some(position) = allowed.iter().position(|&name| name == section.name) {
+                allowed = &allowed[position + 1..];
+                changes.add_section(&section)?;
+            } else if let Some((b's', name)) = section.name.split_first() {
+                allowed = &[];
+                changes.add(name, Change::Nested(Nested::parse(&section)?))?;
+            } else {
+                return Err(DeltaError::UnexpectedSection {
+                    section: String::from_utf8_lossy(section.name).into_owned(),
+                });
+            }
+        }
+        Ok(changes)
+    }
+
+    fn add_section(&mut self, section: &Element<'a>) -> Result<(), DeltaError> {
+        let fields = section.document().ok_or(DeltaError::Malformed {
+            reason: "a diff section is not a document",
+        })?;
+        for element in elements(fields) {
+            let element = element?;
+            let change = match section.name {
+                b"d" => Change::Delete,
+                b"u" => Change::Update {
+                    value: element,
+                    placed: false,
+                },
+                _ => Change::Insert,
+            };
+            self.add(element.name, change)?;
+            if section.name != b"d" {
+                self.appended.push(element);
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, name: &'a [u8], change: Change<'a>) -> Result<(), DeltaError> {
+        match self.by_name.insert(name, change) {
+            None => Ok(()),
+            Some(_) => Err(DeltaError::Malformed {
+                reason: "a diff names a field twice",
+            }),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum ArrayChange<'a> {
+    Set(Element<'a>),
+    Nested(Nested<'a>),
+}
+
+struct ArrayChanges<'a> {
+    new_length: Option<usize>,
+    rest: std::iter::Peekable<Elements<'a>>,
+    previous: Option<usize>,
+}
+
+impl<'a> ArrayChanges<'a> {
+    fn parse(diff: &'a [u8]) -> Result<Self, DeltaError> {
+        let mut rest = elements(diff).peekable();
+        // The marker was looked at when the diff was taken for an array's.
+        rest.next().transpose()?;
+        let mut new_length = None;
+        if let Some(Ok(element)) = rest.peek()
+            && element.name == b"l"
+        {
+            let length = if element.kind == kind::INT32 {
+                element.integer()
+            } else {
+                None
+            };
+            let length = length.and_then(|length| usize::try_from(length).ok());
+            new_length = Some(length.ok_or(DeltaError::Malformed {
+                reason: "an array length is not a count",
+            })?);
+            rest.next();
+        }
+        Ok(Self {
+            new_length,
+            rest,
+            previous: None,
+        })
+    }
+
+    fn next(&mut self) -> Result<Option<(usize, ArrayChange<'a>)>, DeltaError> {
+        let Some(element) = self.rest.next().transpose()? else {
+            return Ok(None);
+        };
+        let (change, digits) = match element.name.split_first() {
+            Some((b'u', digits)) => (ArrayChange::Set(element), digits),
+            Some((b's', digits)) => (ArrayChange::Nested(Nested::parse(&element)?), digits),
+            _ => {
+                return Err(DeltaError::UnexpectedSection {
+                    section: String::from_utf8_lossy(element.name).into_owned(),
+                });
+            }
+        };
+        let index = super::parse_index(digits).ok_or(DeltaError::Malformed {
+            reason: "an array index is no number",
+        })?;
+        // Applying these would never end, or abort a server: the result would be shorter than the change needs.
+        if self.previous.is_some_and(|previous| index <= previous)
+            || self.new_length.is_some_and(|length| index >= length)
+        {
+            return Err(DeltaError::Malformed {
+                reason: "an array index is out of order or beyond the new length",
+            });
+        }
+        self.previous = Some(index);
+        Ok(Some((index, change)))
+    }
+}

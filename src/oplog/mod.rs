@@ -1,0 +1,17 @@
+//! The source's oplog: typed entries, delta updates, and a cursor that resumes.
+
+mod batch;
+mod command;
+mod cursor;
+pub mod delta;
+mod entry;
+mod parse;
+pub(crate) mod position;
+mod raw;
+#[cfg(test)]
+mod samples;
+mod tail;
+mod transaction;
+
+pub use cursor::{OplogCursor, OplogCursorBuilder};
+pub use entry::{Command, CommandOperation, Entry, Item};

@@ -1,0 +1,451 @@
+//! What an oplog entry does, out of its raw bytes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bson::raw::{RawBsonRef, RawDocument};
+
+use crate::document::{Change, Operation, Position, Write};
+use crate::error::{Error, ErrorKind, Result};
+use crate::namespace::Namespace;
+use crate::oplog::command;
+use crate::oplog::entry::{Command, CommandOperation, Item};
+use crate::oplog::raw::{OPERATION, RawEntry, malformed, without};
+use crate::order::Key;
+
+/// Where the definitions of a database's views are kept.
+const VIEWS: &str = "system.views";
+
+/// How deep `applyOps` may lie in one another; the server itself refuses more.
+const DEEPEST: usize = 10;
+
+/// Turns entries into changes and commands. It keeps nothing between entries but the names it has seen.
+#[derive(Debug, Default)]
+pub(crate) struct Parser {
+    namespaces: Namespaces,
+}
+
+impl Parser {
+    /// Appends to `items` what the entry does, in order. An `applyOps` is flattened; whether it is part of a transaction that is not
+    /// committed yet is for the caller to know.
+    ///
+    /// # Errors
+    /// [`Protocol`](ErrorKind::Protocol) for bytes that no server writes. What a server may write but this crate cannot apply is no
+    /// error but a [`CommandOperation::Unsupported`], so that it stops nobody who does not migrate its namespace.
+    pub fn items(&mut self, entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>) -> Result<()> {
+        self.items_at(entry, position, items, 0)
+    }
+
+    fn items_at(
+        &mut self,
+        entry: &RawEntry<'_>,
+        position: Position,
+        items: &mut Vec<Item>,
+        depth: usize,
+    ) -> Result<()> {
+        if entry.op == "n" {
+            return Ok(());
+        }
+        let Some((database, collection)) = entry.ns.split_once('.') else {
+            return unsupported(entry, position, items, "its namespace has no collection");
+        };
+        match entry.op {
+            "i" | "u" | "d" if is_skipped(database, collection) => Ok(()),
+            "i" | "u" | "d" if collection == VIEWS => self.view(entry, position, items),
+            "i" | "u" | "d" => self.change(entry, position, items),
+            "c" if entry.first_name() == "applyOps" => {
+                if depth == DEEPEST {
+                    return unsupported(entry, position, items, "`applyOps` commands are nested too deep");
+                }
+                for operation in entry.o.get_array("applyOps").map_err(malformed)? {
+                    let Some(operation) = operation.map_err(malformed)?.as_document() else {
+                        return unsupported(entry, position, items, "an `applyOps` holds what is no operation");
+                    };
+                    self.items_at(&RawEntry::read(operation)?, position, items, depth + 1)?;
+                }
+                Ok(())
+            }
+            "c" => {
+                if let Some(operation) = command::read(entry, database, &mut self.namespaces)? {
+                    items.push(Item::Command(Command {
+                        position,
+                        collection: entry.ui,
+                        operation,
+                        raw: entry.o.to_owned(),
+                    }));
+                }
+                Ok(())
+            }
+            other => {
+                let reason = format!("operations of the kind `{other}` are not known");
+                unsupported(entry, position, items, &reason)
+            }
+        }
+    }
+
+    /// A write of one document.
+    fn change(&mut self, entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>) -> Result<()> {
+        let Some(collection) = entry.ui else {
+            return unsupported(entry, position, items, "it does not name its collection's uuid");
+        };
+        let Some(key) = Key::of_document(keyed(entry)) else {
+            return unsupported(entry, position, items, "it does not name its document's `_id`");
+        };
+        let operation = match entry.op {
+            "d" => Operation::Delete,
+            "i" => Operation::Insert(entry.o.to_owned()),
+            // A replacement has its `_id` first and may hold any other name after it, `$v` included; a delta begins with `$v`.
+            _ => match entry.first_name() {
+                "$v" => Operation::Delta(entry.o.to_owned()),
+                "_id" => Operation::Replace(entry.o.to_owned()),
+                other => {
+                    let reason = format!("it is an update that begins with `{other}`, which no ordinary write logs");
+                    return unsupported(entry, position, items, &reason);
+                }
+            },
+        };
+        items.push(Item::Change(Change {
+            position,
+            collection,
+            namespace: self.namespaces.get(entry.ns)?,
+            write: Write { key, operation },
+        }));
+        Ok(())
+    }
+
+    /// A write to `system.views`, which makes, changes or drops the view that the document's `_id` names.
+    fn view(&mut self, entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>) -> Result<()> {
+        let Ok(name) = keyed(entry).get_str("_id") else {
+            return unsupported(entry, position, items, "a view's name is not a string");
+        };
+        let namespace = self.namespaces.get(name)?;
+        let operation = match (entry.op, entry.first_name()) {
+            ("d", _) => CommandOperation::DropView { namespace },
+            ("u", "$v") => CommandOperation::ChangeView {
+                namespace,
+                delta: entry.o.to_owned(),
+            },
+            _ => {
+                // The server makes the view of a time-series collection on its own when its buckets are made.
+                if entry
+                    .o
+                    .get_str("viewOn")
+                    .is_ok_and(|on| on.starts_with("system.buckets."))
+                {
+                    return Ok(());
+                }
+                CommandOperation::SetView {
+                    namespace,
+                    options: without(entry.o, |_, name| name == "_id")?,
+                }
+            }
+        };
+        items.push(Item::Command(Command {
+            position,
+            // The entry names the uuid of `system.views`; a view has none.
+            collection: None,
+            operation,
+            raw: entry.o.to_owned(),
+        }));
+        Ok(())
+    }
+}
+
+/// The document that holds the `_id` of the document that is written.
+fn keyed<'a>(entry: &RawEntry<'a>) -> &'a RawDocument {
+    match (entry.op, entry.o2) {
+        ("u", Some(o2)) => o2,
+        _ => entry.o,
+    }
+}
+
+/// Whether nothing that happens there is user data: the server's own records, and those of migrations.
+///
+/// The rest of `admin` passes, for the sake of those who use the cursor on its own; a migration never selects it.
+pub(super) fn is_skipped(database: &str, collection: &str) -> bool {
+    matches!(database, "config" | "local")
+        || database.starts_with(crate::METADATA_DATABASE)
+        || (database == "admin" && collection.starts_with("system."))
+        || collection == "system.profile"
+}
+
+/// Adds the item that says why the entry cannot be applied.
+fn unsupported(entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>, reason: &str) -> Result<()> {
+    let name = if entry.op == "c" { entry.first_name() } else { "write" };
+    items.push(Item::Command(Command {
+        position,
+        collection: entry.ui,
+        operation: CommandOperation::Unsupported {
+            namespace: entry.ns.trim_end_matches(".$cmd").to_owned(),
+            reason: format!("a `{}` entry ({name}) cannot be applied: {reason}", entry.op),
+        },
+        raw: entry.o.to_owned(),
+    }));
+    Ok(())
+}
+
+/// The names seen lately, so that all entries of one collection share one.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces {
+    last: Option<Arc<Namespace>>,
+    known: HashMap<String, Arc<Namespace>>,
+}
+
+impl Namespaces {
+    /// How many names are kept before all are forgotten: more than most deployments have, and less than a megabyte.
+    const MOST: usize = 2048;
+
+    /// The namespace of this name.
+    pub fn get(&mut self, name: &str) -> Result<Arc<Namespace>> {
+        if let Some(last) = self.last.as_ref().filter(|last| last.as_str() == name) {
+            return Ok(last.clone());
+        }
+        let namespace = match self.known.get(name) {
+            Some(known) => known.clone(),
+            None => {
+                let namespace: Namespace = name.parse().map_err(|_| {
+                    Error::new(
+                        ErrorKind::Protocol,
+                        OPERATION,
+                        format!("`{name}` is not the name of a collection"),
+                    )
+                })?;
+                if self.known.len() >= Self::MOST {
+                    self.known.clear();
+                }
+                let namespace = Arc::new(namespace);
+                self.known.insert(name.to_owned(), namespace.clone());
+                namespace
+            }
+        };
+        self.last = Some(namespace.clone());
+        Ok(namespace)
+    }
+}
+
+/// A string value, or `None`.
+pub(super) fn text<'a>(value: Option<RawBsonRef<'a>>) -> Option<&'a str> {
+    value.and_then(RawBsonRef::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::raw::RawDocumentBuf;
+    use bson::{Binary, Document, Uuid, doc};
+
+    const POSITION: Position = Position {
+        time: 1,
+        increment: 2,
+        term: 3,
+    };
+
+    fn ui() -> Binary {
+        Binary::from(Uuid::from_bytes([7; 16]))
+    }
+
+    fn parse(entry: Document) -> Vec<Item> {
+        parse_raw(&RawDocumentBuf::try_from(&entry).unwrap())
+    }
+
+    fn parse_raw(raw: &RawDocument) -> Vec<Item> {
+        let mut items = Vec::new();
+        Parser::default()
+            .items(&RawEntry::read(raw).unwrap(), POSITION, &mut items)
+            .unwrap();
+        items
+    }
+
+    /// The namespace and reason of the one item, which is not supported.
+    fn refused(entry: Document) -> (String, String) {
+        match &parse(entry)[..] {
+            [
+                Item::Command(Command {
+                    operation: CommandOperation::Unsupported { namespace, reason },
+                    ..
+                }),
+            ] => (namespace.clone(), reason.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_named() {
+        for (entry, namespace, word) in [
+            (doc! { "op": "xi", "ns": "a.b", "o": { "_id": 1 } }, "a.b", "`xi`"),
+            (doc! { "op": "i", "ns": "a.b", "o": { "_id": 1 } }, "a.b", "uuid"),
+            (
+                doc! { "op": "i", "ns": "a.b", "ui": ui(), "o": { "x": 1 } },
+                "a.b",
+                "`_id`",
+            ),
+            (
+                doc! { "op": "u", "ns": "a.b", "ui": ui(), "o2": { "_id": 1 }, "o": { "$inc": { "x": 1 } } },
+                "a.b",
+                "`$inc`",
+            ),
+            (
+                doc! { "op": "c", "ns": "a.$cmd", "o": { "convertToCapped": "b" } },
+                "a.b",
+                "`convertToCapped`",
+            ),
+            (
+                doc! { "op": "c", "ns": "a.$cmd", "o": { "emptycapped": "b" } },
+                "a.b",
+                "`emptycapped`",
+            ),
+            (
+                doc! { "op": "c", "ns": "a.$cmd", "o": { "somethingNew": 1 } },
+                "a",
+                "`somethingNew`",
+            ),
+            (
+                doc! { "op": "c", "ns": "a.$cmd", "o": { "dropIndexes": "b", "index": "*" } },
+                "a.b",
+                "one index",
+            ),
+            (
+                doc! { "op": "c", "ns": "a.$cmd", "o": { "renameCollection": "a.system.profile", "to": "a.b" } },
+                "a.b",
+                "a.system.profile",
+            ),
+        ] {
+            let (found, reason) = refused(entry.clone());
+            assert_eq!(found, namespace, "{entry}");
+            assert!(reason.contains(word), "{entry}: {reason}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_the_server_gives_nothing() {
+        for ns in [
+            "config.transactions",
+            "config.system.indexBuilds",
+            "local.x",
+            "admin.system.users",
+            "shop.system.profile",
+            "__mdb_internal_mongoferry.lease",
+        ] {
+            let o = doc! { "_id": 1 };
+            for op in ["i", "u", "d"] {
+                let entry = doc! { "op": op, "ns": ns, "ui": ui(), "o": o.clone(), "o2": o.clone() };
+                assert!(parse(entry).is_empty(), "{op} {ns}");
+            }
+            let (database, collection) = ns.split_once('.').unwrap();
+            for command in ["create", "drop", "createIndexes", "neverHeardOf"] {
+                let entry = doc! { "op": "c", "ns": format!("{database}.$cmd"), "o": { command: collection } };
+                assert!(parse(entry).is_empty(), "{command} {ns}");
+            }
+        }
+        for o in [
+            doc! { "dbCheck": "a.b" },
+            doc! { "collMod": "b" },
+            doc! { "startIndexBuild": "b" },
+        ] {
+            assert!(
+                parse(doc! { "op": "c", "ns": "a.$cmd", "o": o.clone() }).is_empty(),
+                "{o}"
+            );
+        }
+        assert!(parse(doc! { "op": "c", "ns": "config.$cmd", "o": { "dropDatabase": 1 } }).is_empty());
+        // The image of a document that a retryable write logs beside it.
+        assert!(parse(doc! { "op": "n", "ns": "a.b", "ui": ui(), "o": { "_id": 1 } }).is_empty());
+        assert_eq!(
+            parse(doc! { "op": "i", "ns": "admin.mine", "ui": ui(), "o": { "_id": 1 } }).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn nested_operations_are_flattened_down_to_a_depth() {
+        let insert = |id: i32| doc! { "op": "i", "ns": "a.b", "ui": ui(), "o": { "_id": id } };
+        let apply = |inner: Vec<Document>| doc! { "op": "c", "ns": "admin.$cmd", "o": { "applyOps": inner } };
+        let create = doc! { "op": "c", "ns": "a.$cmd", "ui": ui(), "o": { "create": "c" } };
+        let noop = doc! { "op": "n", "ns": "", "o": {} };
+        let items = parse(apply(vec![insert(1), apply(vec![create, noop, insert(2)]), insert(3)]));
+        let kinds: Vec<bool> = items.iter().map(|item| matches!(item, Item::Change(_))).collect();
+        assert_eq!(kinds, [true, false, true, true]);
+
+        let mut deep = insert(1);
+        for _ in 0..DEEPEST {
+            deep = apply(vec![deep]);
+        }
+        assert!(matches!(parse(deep.clone())[..], [Item::Change(_)]));
+        assert!(refused(apply(vec![deep])).1.contains("too deep"));
+    }
+
+    #[test]
+    fn documents_pass_through_byte_for_byte() {
+        // A name and a string that are not UTF-8, which servers store.
+        let mut bytes = RawDocumentBuf::try_from(&doc! {
+            "op": "i", "ns": "a.b", "ui": ui(), "o": { "_id": 1, "BAD": "BAD" }, "o2": { "_id": 1 },
+        })
+        .unwrap()
+        .into_bytes();
+        for at in 0..bytes.len() - 3 {
+            if &bytes[at..at + 3] == b"BAD" {
+                bytes[at] = 0xff;
+            }
+        }
+        let raw = RawDocumentBuf::from_bytes(bytes.clone()).unwrap();
+        let [Item::Change(change)] = &parse_raw(&raw)[..] else {
+            panic!()
+        };
+        let Operation::Insert(document) = &change.write.operation else {
+            panic!()
+        };
+        assert_eq!(document.as_bytes().iter().filter(|byte| **byte == 0xff).count(), 2);
+        assert!(
+            bytes
+                .windows(document.as_bytes().len())
+                .any(|part| part == document.as_bytes())
+        );
+    }
+
+    #[test]
+    fn a_replacement_may_hold_any_name_after_its_id() {
+        let entry =
+            doc! { "op": "u", "ns": "a.b", "ui": ui(), "o2": { "_id": 1 }, "o": { "_id": 1, "$v": 2, "$set": 1 } };
+        let [Item::Change(change)] = &parse(entry)[..] else {
+            panic!()
+        };
+        assert!(matches!(change.write.operation, Operation::Replace(_)));
+    }
+
+    #[test]
+    fn the_view_of_a_time_series_collection_is_not_a_view() {
+        let write = |op: &str, o: Document| doc! { "op": op, "ns": "a.system.views", "ui": ui(), "o2": { "_id": "a.v" }, "o": o };
+        let view = |on: &str| doc! { "_id": "a.v", "viewOn": on, "pipeline": [] };
+        for op in ["i", "u"] {
+            assert!(parse(write(op, view("system.buckets.v"))).is_empty());
+            assert!(matches!(
+                &parse(write(op, view("b")))[..],
+                [Item::Command(Command {
+                    collection: None,
+                    operation: CommandOperation::SetView { .. },
+                    ..
+                })]
+            ));
+        }
+        let [Item::Command(command)] = &parse(write("u", doc! { "$v": 2, "diff": {} }))[..] else {
+            panic!()
+        };
+        let CommandOperation::ChangeView { namespace, .. } = &command.operation else {
+            panic!()
+        };
+        assert_eq!(namespace.as_str(), "a.v");
+    }
+
+    #[test]
+    fn entries_of_one_collection_share_its_name() {
+        let mut namespaces = Namespaces::default();
+        let first = namespaces.get("a.b").unwrap();
+        for number in 0..Namespaces::MOST - 1 {
+            namespaces.get(&format!("a.c{number}")).unwrap();
+        }
+        assert!(Arc::ptr_eq(&first, &namespaces.get("a.b").unwrap()));
+        namespaces.get("a.one-more").unwrap();
+        assert!(namespaces.known.len() <= Namespaces::MOST);
+        assert_eq!(namespaces.get("none").unwrap_err().kind(), ErrorKind::Protocol);
+    }
+}

@@ -1,0 +1,221 @@
+//! Points in a replica set's history: its newest, its oldest, and the one to start at.
+
+use bson::raw::{RawDocument, RawDocumentBuf, cstr};
+use bson::{Bson, Document, Timestamp, doc, rawdoc};
+use futures::StreamExt;
+use mongodb::Client;
+
+use crate::document::Position;
+use crate::driver;
+use crate::error::{Error, ErrorKind, Result};
+use crate::retry::{RetryRule, retry};
+
+/// The first wire version whose servers seek in the oplog on their own (4.4). Older ones must be told to with `oplogReplay`.
+const SEEKS: i32 = 9;
+
+/// Where a member stands in the history.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    /// The newest entry of the member itself.
+    pub newest: Position,
+    /// The newest entry that a majority has: nothing up to it can be rolled back, and there are no holes before it.
+    pub majority: Position,
+    /// Whether a `find` on the oplog needs `oplogReplay` to be fast.
+    pub needs_replay_flag: bool,
+}
+
+/// Where the primary stands. Nothing is retried.
+///
+/// # Errors
+/// [`Refused`](ErrorKind::Refused) when the server is no member of a replica set, or a server error.
+pub(crate) async fn standing(client: &Client) -> Result<Standing> {
+    const OPERATION: &str = "ask for the newest position";
+    // The name that every version knows; `hello` came with 4.4.2.
+    let hello = client
+        .database("admin")
+        .run_command(doc! { "isMaster": 1 })
+        .await
+        .map_err(|error| driver::convert(OPERATION, error))?;
+    let Ok(last_write) = hello.get_document("lastWrite") else {
+        if hello.contains_key("setName") || hello.contains_key("isreplicaset") {
+            return Err(Error::new(
+                ErrorKind::Connection,
+                OPERATION,
+                "the member has not joined its set yet",
+            ));
+        }
+        return Err(Error::new(
+            ErrorKind::Refused,
+            OPERATION,
+            "the server is no member of a replica set and has no oplog",
+        ));
+    };
+    let optime = |name: &str| {
+        last_write
+            .get_document(name)
+            .ok()
+            .and_then(driver::position_of)
+            .filter(|position| position.time > 0)
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Connection,
+                    OPERATION,
+                    "the set has not committed anything since it started",
+                )
+            })
+    };
+    Ok(Standing {
+        newest: optime("opTime")?,
+        majority: optime("majorityOpTime")?,
+        needs_replay_flag: hello.get_i32("maxWireVersion").is_ok_and(|version| version < SEEKS),
+    })
+}
+
+/// The newest majority-committed position.
+///
+/// # Errors
+/// As [`standing`], after elections were waited for.
+pub(crate) async fn newest_position(client: &Client) -> Result<Position> {
+    Ok(retry(RetryRule::SERVER, || standing(client)).await?.majority)
+}
+
+/// The position of the oldest entry that the oplog still holds.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn oldest_position(client: &Client) -> Result<Position> {
+    const OPERATION: &str = "find the oldest oplog entry";
+    let entry = find_one(client, OPERATION, doc! {}, doc! { "$natural": 1 }).await?;
+    entry.ok_or_else(|| Error::new(ErrorKind::Protocol, OPERATION, "the oplog is empty").with_retryable(true))
+}
+
+/// A majority-committed position from which a tail meets the first entry of every transaction that is open or prepared now.
+///
+/// # Errors
+/// [`Unauthorized`](ErrorKind::Unauthorized) when the oplog or `config.transactions` may not be read,
+/// [`PositionLost`](ErrorKind::PositionLost) when an open transaction is as old as the oplog, or a server error.
+pub(crate) async fn start_position(client: &Client) -> Result<Position> {
+    const OPERATION: &str = "find the position to start at";
+    // In this order: a transaction that is prepared after the position was taken is met from there anyway.
+    let majority = newest_position(client).await?;
+    let command = doc! {
+        "find": "transactions",
+        "filter": { "state": { "$in": ["prepared", "inProgress"] }, "startOpTime": { "$exists": true } },
+        "sort": { "startOpTime.ts": 1 },
+        "projection": { "startOpTime": 1 },
+        "limit": 1,
+        "singleBatch": true,
+    };
+    let reply = driver::run(client, OPERATION, "config", command)
+        .await
+        .map_err(|error| error.with_context("namespace", "config.transactions"))?;
+    let first = first_document(OPERATION, &reply)?
+        .and_then(|transaction| transaction.get_document("startOpTime").ok())
+        .and_then(driver::position_of);
+    let Some(first) = first.filter(|first| *first <= majority) else {
+        return Ok(majority);
+    };
+    let before = doc! { "ts": { "$lt": first.timestamp() } };
+    let entry = find_one(client, OPERATION, before, doc! { "$natural": -1 }).await?;
+    entry.ok_or_else(|| {
+        Error::new(
+            ErrorKind::PositionLost,
+            OPERATION,
+            "a transaction is open that began at the oldest entry of the oplog; end it, or make the oplog larger, and start again",
+        )
+        .with_context("transaction", first)
+    })
+}
+
+/// The newest entry of the primary, returned once a majority has it: nothing that was written before the call comes after it.
+///
+/// # Errors
+/// A server error, or the majority does not follow for as long as patience lasts.
+pub(crate) async fn newest_written(client: &Client) -> Result<Position> {
+    let written = retry(RetryRule::SERVER, || standing(client)).await?.newest;
+    retry(RetryRule::SERVER, || async {
+        let standing = standing(client).await?;
+        if standing.majority >= written {
+            return Ok(standing.majority);
+        }
+        Err(Error::new(
+            ErrorKind::Connection,
+            "wait until a majority has everything",
+            "the members that make a majority do not follow the primary",
+        )
+        .with_context("written", written)
+        .with_context("majority", standing.majority))
+    })
+    .await
+}
+
+/// The whole entry at `position`, majority-committed, or `None` when the oplog does not hold it. Nothing is retried.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn entry_at(
+    client: &Client,
+    operation: &'static str,
+    position: Position,
+) -> Result<Option<RawDocumentBuf>> {
+    let needs_replay_flag = standing(client).await?.needs_replay_flag;
+    let mut command = find_from(position.timestamp(), needs_replay_flag);
+    command.append(cstr!("limit"), 1);
+    command.append(cstr!("singleBatch"), true);
+    let mut batches = driver::open_cursor(client, operation, "local", command, None).await?;
+    while let Some(batch) = batches.next().await {
+        if let Some(entry) = batch?.iter().next() {
+            return Ok(is_at(entry, position).then(|| entry.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// The command that reads the oplog from a time on, majority-committed entries only.
+pub(crate) fn find_from(from: Timestamp, needs_replay_flag: bool) -> RawDocumentBuf {
+    let mut command = rawdoc! {
+        "find": "oplog.rs",
+        "filter": { "ts": { "$gte": from } },
+        "readConcern": { "level": "majority" },
+    };
+    if needs_replay_flag {
+        command.append(cstr!("oplogReplay"), true);
+    }
+    command
+}
+
+/// Whether the entry is the one at this position: both its time and its term.
+pub(crate) fn is_at(entry: &RawDocument, position: Position) -> bool {
+    entry.get_timestamp("ts").is_ok_and(|ts| ts == position.timestamp())
+        && entry.get_i64("t").unwrap_or(Position::ZERO.term) == position.term
+}
+
+/// The position of the first entry that fits, in natural order or against it.
+async fn find_one(
+    client: &Client,
+    operation: &'static str,
+    filter: Document,
+    sort: Document,
+) -> Result<Option<Position>> {
+    let command = doc! {
+        "find": "oplog.rs",
+        "filter": filter,
+        "sort": sort,
+        "projection": { "ts": 1, "t": 1 },
+        "limit": 1,
+        "singleBatch": true,
+    };
+    let reply = driver::run(client, operation, "local", command)
+        .await
+        .map_err(|error| error.with_context("namespace", "local.oplog.rs"))?;
+    Ok(first_document(operation, &reply)?.and_then(driver::position_of))
+}
+
+/// The first document of a cursor's reply.
+fn first_document<'a>(operation: &'static str, reply: &'a Document) -> Result<Option<&'a Document>> {
+    let batch = reply
+        .get_document("cursor")
+        .and_then(|cursor| cursor.get_array("firstBatch"))
+        .map_err(|error| Error::malformed(operation, error))?;
+    Ok(batch.first().and_then(Bson::as_document))
+}

@@ -1,0 +1,373 @@
+//! The assembler against histories in which sessions take turns at random.
+
+use bson::raw::{RawBsonRef, RawDocumentBuf};
+use bson::{Binary, Bson, Document, Timestamp, Uuid, doc};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use super::{Assembler, Taken};
+use crate::document::Position;
+use crate::error::ErrorKind;
+use crate::oplog::entry::{Entry, Item};
+use crate::order::Key;
+
+/// A history as a server would log it, and what each of its entries must give.
+#[derive(Default)]
+struct History {
+    entries: Vec<RawDocumentBuf>,
+    /// The `_id`s that each entry writes.
+    expected: Vec<Vec<i32>>,
+    written: i32,
+}
+
+/// A transaction under way.
+struct Session {
+    lsid: Document,
+    number: i64,
+    previous: Option<Position>,
+    ids: Vec<i32>,
+    prepared: bool,
+}
+
+fn position(index: usize) -> Position {
+    // Several in one second, and gaps, as on real servers.
+    Position {
+        time: 100 + index as u32 / 3,
+        increment: 1 + (index as u32 % 3) * 2,
+        term: 1,
+    }
+}
+
+fn optime(position: Option<Position>) -> Document {
+    let position = position.unwrap_or(Position::ZERO);
+    doc! { "ts": position.timestamp(), "t": position.term }
+}
+
+impl History {
+    fn log(&mut self, mut entry: Document, expected: &[i32]) -> Position {
+        let position = position(self.entries.len());
+        entry.insert("ts", position.timestamp());
+        entry.insert("t", position.term);
+        self.entries.push(RawDocumentBuf::try_from(&entry).unwrap());
+        self.expected.push(expected.to_vec());
+        position
+    }
+
+    fn write(&mut self) -> (i32, Document) {
+        self.written += 1;
+        let id = self.written;
+        let ui = Binary::from(Uuid::from_bytes([7; 16]));
+        (id, doc! { "op": "i", "ns": "a.b", "ui": ui, "o": { "_id": id } })
+    }
+
+    fn plain(&mut self) {
+        let (id, write) = self.write();
+        self.log(write, &[id]);
+    }
+
+    /// Logs an `applyOps` of the session's transaction with these further fields.
+    fn operations(&mut self, session: &mut Session, count: usize, fields: Document, commits: bool) {
+        let mut operations = Vec::new();
+        for _ in 0..count {
+            let (id, write) = self.write();
+            session.ids.push(id);
+            operations.push(Bson::Document(write));
+        }
+        let mut o = doc! { "applyOps": operations };
+        o.extend(fields);
+        self.end(session, o, commits);
+    }
+
+    fn end(&mut self, session: &mut Session, o: Document, commits: bool) {
+        let entry = doc! {
+            "op": "c",
+            "ns": "admin.$cmd",
+            "lsid": session.lsid.clone(),
+            "txnNumber": session.number,
+            "prevOpTime": optime(session.previous),
+            "o": o,
+        };
+        let ids = if commits { session.ids.clone() } else { Vec::new() };
+        session.previous = Some(self.log(entry, &ids));
+    }
+
+    /// A history of four sessions that take turns at random.
+    fn random(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut history = History::default();
+        let mut sessions: Vec<Session> = (0..4)
+            .map(|session| Session {
+                lsid: doc! { "id": session },
+                number: 0,
+                previous: None,
+                ids: Vec::new(),
+                prepared: false,
+            })
+            .collect();
+        for _ in 0..60 {
+            let session = random.random_range(0..6);
+            let Some(session) = sessions.get_mut(session) else {
+                history.plain();
+                continue;
+            };
+            let begun = session.previous.is_some();
+            let over = if session.prepared {
+                let (o, commits) = [
+                    (
+                        doc! { "commitTransaction": 1, "commitTimestamp": Timestamp { time: 1, increment: 1 } },
+                        true,
+                    ),
+                    (doc! { "abortTransaction": 1 }, false),
+                ]
+                .choose(&mut random)
+                .unwrap()
+                .clone();
+                history.end(session, o, commits);
+                true
+            } else {
+                let count = random.random_range(1..4);
+                match random.random_range(0..5) {
+                    0 | 1 => {
+                        history.operations(session, count, doc! { "partialTxn": true }, false);
+                        false
+                    }
+                    2 => {
+                        history.operations(session, count, doc! { "prepare": true }, false);
+                        session.prepared = true;
+                        false
+                    }
+                    // A new primary does this to what a failed one left.
+                    3 if begun => {
+                        history.end(session, doc! { "abortTransaction": 1 }, false);
+                        true
+                    }
+                    _ => {
+                        history.operations(session, count, doc! { "count": 9_i64 }, true);
+                        true
+                    }
+                }
+            };
+            if over {
+                session.number += 1;
+                session.previous = None;
+                session.ids.clear();
+                session.prepared = false;
+            }
+        }
+        history
+    }
+
+    /// What an assembler gives that starts after `after`, and the entries for which it asked for parts that it had not seen.
+    fn tail(&self, after: Position) -> (Vec<Entry>, Vec<Position>) {
+        let mut assembler = Assembler::new(after, 1 << 20);
+        let mut entries = Vec::new();
+        let mut asked = Vec::new();
+        for (index, raw) in self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| position(*index) > after)
+        {
+            loop {
+                match assembler.take(raw).unwrap() {
+                    Taken::Entry(entry) => {
+                        assert_eq!(entry.position, position(index));
+                        entries.push(entry);
+                        break;
+                    }
+                    Taken::Missing(missing) => {
+                        let at = (0..index).find(|index| position(*index) == missing).unwrap();
+                        assembler.supply(&self.entries[at]).unwrap();
+                        asked.push(position(index));
+                    }
+                }
+            }
+            assert_eq!(assembler.last(), position(index));
+        }
+        (entries, asked)
+    }
+}
+
+/// The `_id`s that an entry writes.
+fn ids(entry: &Entry) -> Vec<i32> {
+    let id = |item: &Item| match item {
+        Item::Change(change) => (0..1000)
+            .find(|id| Key::from(RawBsonRef::Int32(*id)) == change.write.key)
+            .unwrap(),
+        Item::Command(command) => panic!("{command:?}"),
+    };
+    entry.items.iter().map(id).collect()
+}
+
+fn all_ids(entries: &[Entry]) -> Vec<Vec<i32>> {
+    entries.iter().map(ids).collect()
+}
+
+#[test]
+fn transactions_come_whole_at_their_commit() {
+    for seed in 0..200 {
+        let history = History::random(seed);
+        let (entries, asked) = history.tail(Position::ZERO);
+        assert_eq!(all_ids(&entries), history.expected, "seed {seed}");
+        assert_eq!(asked, [], "seed {seed}");
+        for entry in &entries {
+            for item in &entry.items {
+                assert!(matches!(item, Item::Change(change) if change.position == entry.position));
+            }
+        }
+        let bytes: usize = entries.iter().map(|entry| entry.bytes).sum();
+        let logged: usize = history.entries.iter().map(|raw| raw.as_bytes().len()).sum();
+        assert!(bytes <= logged, "seed {seed}");
+    }
+}
+
+#[test]
+fn nothing_is_missed_after_any_resume_position() {
+    for seed in 0..60 {
+        let history = History::random(seed);
+        let (entries, _) = history.tail(Position::ZERO);
+        assert!(
+            entries.is_sorted_by(|left, right| left.resume <= right.resume),
+            "seed {seed}"
+        );
+        for (at, entry) in entries.iter().enumerate() {
+            assert!(entry.resume <= entry.position);
+            assert!(
+                entry.resume == Position::ZERO || (0..=at).any(|index| position(index) == entry.resume),
+                "seed {seed}: {} is no entry",
+                entry.resume
+            );
+            let (again, asked) = history.tail(entry.resume);
+            let later: Vec<_> = again
+                .into_iter()
+                .filter(|other| other.position > entry.position)
+                .collect();
+            assert_eq!(
+                all_ids(&later),
+                history.expected[at + 1..],
+                "seed {seed} after {}",
+                entry.resume
+            );
+            // One that has committed by now is given again, and may be asked for; one that is open is met from its beginning.
+            assert!(
+                asked.iter().all(|asked| *asked <= entry.position),
+                "seed {seed}: {} is past the first entry of an open transaction",
+                entry.resume
+            );
+        }
+    }
+}
+
+#[test]
+fn what_was_logged_before_the_start_is_asked_for() {
+    let mut asked = 0;
+    for seed in 0..60 {
+        let history = History::random(seed);
+        for at in 0..history.entries.len() {
+            let (entries, parts) = history.tail(position(at));
+            assert_eq!(all_ids(&entries), history.expected[at + 1..], "seed {seed} after {at}");
+            asked += parts.len();
+        }
+    }
+    assert!(asked > 1000, "{asked}");
+}
+
+#[test]
+fn memory_is_counted_bounded_and_given_back() {
+    let history = History::random(3);
+    let mut assembler = Assembler::new(Position::ZERO, 1 << 20);
+    let mut most = 0;
+    for raw in &history.entries {
+        assert!(matches!(assembler.take(raw).unwrap(), Taken::Entry(_)));
+        most = most.max(assembler.bytes());
+        let kept: usize = assembler
+            .open
+            .values()
+            .flat_map(|open| &open.parts)
+            .map(|part| part.as_bytes().len())
+            .sum();
+        assert_eq!(assembler.bytes(), kept);
+    }
+    assert!(most > 0);
+
+    let mut assembler = Assembler::new(Position::ZERO, most - 1);
+    let error = history
+        .entries
+        .iter()
+        .find_map(|raw| assembler.take(raw).err())
+        .unwrap();
+    assert_eq!(error.kind(), ErrorKind::UnsupportedEntry);
+    assert!(error.to_string().contains("transaction_bytes"), "{error}");
+    assert!(assembler.bytes() < most);
+}
+
+#[test]
+fn a_session_that_begins_anew_gives_up_what_it_left() {
+    let mut history = History::default();
+    let mut session = Session {
+        lsid: doc! { "id": 1 },
+        number: 1,
+        previous: None,
+        ids: Vec::new(),
+        prepared: false,
+    };
+    history.operations(&mut session, 2, doc! { "partialTxn": true }, false);
+    // Its end is lost with the primary that had it.
+    session.number = 2;
+    session.previous = None;
+    session.ids.clear();
+    history.operations(&mut session, 1, doc! { "partialTxn": true }, false);
+    history.operations(&mut session, 1, doc! { "count": 2_i64 }, true);
+    let (entries, _) = history.tail(Position::ZERO);
+    assert_eq!(all_ids(&entries), history.expected);
+    assert_eq!(
+        entries[1].resume,
+        position(0),
+        "the abandoned transaction holds the resume position back"
+    );
+    assert_eq!(entries[2].resume, position(2));
+}
+
+#[test]
+fn a_part_that_does_not_follow_the_last_one_is_an_error() {
+    let mut history = History::default();
+    let mut session = Session {
+        lsid: doc! { "id": 1 },
+        number: 1,
+        previous: None,
+        ids: Vec::new(),
+        prepared: false,
+    };
+    for fields in [
+        doc! { "partialTxn": true },
+        doc! { "partialTxn": true },
+        doc! { "count": 3_i64 },
+    ] {
+        history.operations(&mut session, 1, fields, false);
+    }
+    let mut assembler = Assembler::new(Position::ZERO, 1 << 20);
+    assembler.take(&history.entries[0]).unwrap();
+    let error = assembler.take(&history.entries[2]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+}
+
+#[test]
+fn grouped_retryable_writes_are_no_transaction() {
+    let mut history = History::default();
+    let mut session = Session {
+        lsid: doc! { "id": 1 },
+        number: 1,
+        previous: Some(position(99)),
+        ids: Vec::new(),
+        prepared: false,
+    };
+    history.operations(&mut session, 3, doc! {}, true);
+    let mut entry = Document::try_from(history.entries[0].clone()).unwrap();
+    entry.insert("multiOpType", 1);
+    let mut assembler = Assembler::new(Position::ZERO, 1 << 20);
+    let Taken::Entry(entry) = assembler.take(&RawDocumentBuf::try_from(&entry).unwrap()).unwrap() else {
+        panic!()
+    };
+    assert_eq!(ids(&entry), [1, 2, 3]);
+}
