@@ -1,0 +1,294 @@
+//! What a migration remembers of itself, so that it never starts again from the beginning.
+
+mod file;
+#[cfg(feature = "test-util")]
+mod memory;
+mod sink;
+
+use async_trait::async_trait;
+use bson::Uuid;
+use bson::raw::RawDocumentBuf;
+use serde::{Deserialize, Serialize};
+
+use crate::document::{CollectionKind, Position};
+use crate::error::{Error, ErrorKind, Result};
+use crate::namespace::{Namespace, Selection};
+use crate::order::Key;
+
+pub use file::FileStore;
+#[cfg(feature = "test-util")]
+pub use memory::MemoryStore;
+pub use sink::SinkStore;
+
+/// The version of the format that this crate writes. It reads this one and all before it.
+pub const FORMAT: i32 = 1;
+
+/// Where a checkpoint is kept.
+///
+/// # Contract
+/// - `Ok` of [`save`](CheckpointStore::save) means durable. A save that fails, or whose future is dropped, leaves the checkpoint before it
+///   or the new one, never a mixture.
+/// - A store holds one checkpoint.
+#[async_trait]
+pub trait CheckpointStore: Send + Sync + 'static {
+    /// The last checkpoint saved, if there is one.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    async fn load(&self) -> Result<Option<RawDocumentBuf>>;
+
+    /// Replaces the checkpoint.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    async fn save(&self, checkpoint: &RawDocumentBuf) -> Result<()>;
+
+    /// Removes the checkpoint; it is no error when there is none.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    async fn clear(&self) -> Result<()>;
+}
+
+/// How far a migration has come. Everything in it is durable on the sink.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The version of the format, [`FORMAT`].
+    pub format: i32,
+    /// The identity of the source.
+    pub source: String,
+    /// The identity of the sink.
+    pub sink: String,
+    /// What is migrated, and under which names.
+    pub selection: Selection,
+    /// Everything up to here is durable on the sink, in the ranges that are done.
+    pub watermark: Position,
+    /// Where the tail starts again: the watermark, or before the first entry of a transaction that was open there.
+    pub resume: Position,
+    /// Documents that have to be read from the source again when the run goes on, whatever the watermark says of them.
+    #[serde(default)]
+    pub unsettled: Vec<UnsettledDocuments>,
+    /// The collections as the source had them at the watermark.
+    pub collections: Vec<CollectionState>,
+    /// A rename on the sink that may or may not have been carried out.
+    #[serde(default)]
+    pub renaming: Option<Renaming>,
+    /// Collections that were renamed into the selection and are gone from the source by now, which a later entry will say. What concerns them
+    /// is passed over.
+    #[serde(default)]
+    pub gone: Vec<Uuid>,
+    /// Whether every collection in it has been made on the sink.
+    #[serde(default)]
+    pub created: bool,
+    /// Whether every collection has been copied and its indexes have been built.
+    pub copied: bool,
+    /// Documents copied so far.
+    #[serde(default)]
+    pub copied_documents: u64,
+    /// Bytes copied so far.
+    #[serde(default)]
+    pub copied_bytes: u64,
+    /// Whether the cutover has been finished.
+    pub complete: bool,
+}
+
+/// How far a collection has come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CollectionState {
+    /// The source's identity of the collection.
+    pub id: Uuid,
+    /// Its name on the source.
+    pub namespace: Namespace,
+    /// Its name on the sink.
+    pub target: Namespace,
+    /// How its documents are kept.
+    pub kind: CollectionKind,
+    /// The source's options.
+    pub options: RawDocumentBuf,
+    /// The specifications of the source's indexes.
+    pub indexes: Vec<RawDocumentBuf>,
+    /// Whether the indexes have been built on the sink.
+    pub indexed: bool,
+    /// The source's count of documents when it was listed.
+    pub documents: u64,
+    /// The source's count of bytes when it was listed.
+    pub bytes: u64,
+    /// Which ranges have been copied, in ascending order; the last is open above.
+    pub ranges: Vec<RangeState>,
+}
+
+/// A rename that was about to be carried out on the sink.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Renaming {
+    /// The source's identity of the collection that gets another name.
+    pub collection: Uuid,
+    /// Its new name on the source.
+    pub to: Namespace,
+    /// The collection that had the new name before and is dropped by the rename.
+    pub dropped: Option<Uuid>,
+    /// Where in the source's history. Nothing lies between it and the watermark.
+    pub position: Position,
+}
+
+/// Documents of a collection that have to be read again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnsettledDocuments {
+    /// The source's identity of the collection.
+    pub collection: Uuid,
+    /// Their `_id`s.
+    pub ids: Vec<Key>,
+}
+
+/// A range that ends at `upper` and begins where the one before it ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RangeState {
+    /// The greatest `_id` in the range; `None` when it is open above.
+    pub upper: Option<Key>,
+    /// The position that the range was read at; `None` when it has still to be read.
+    pub done: Option<Position>,
+}
+
+impl Checkpoint {
+    /// The bytes that a store keeps.
+    ///
+    /// # Errors
+    /// The checkpoint is larger than a document can be.
+    pub fn encode(&self) -> Result<RawDocumentBuf> {
+        bson::serialize_to_raw_document_buf(self).map_err(|error| {
+            Error::new(
+                ErrorKind::Protocol,
+                "encode the checkpoint",
+                "it does not fit into a document",
+            )
+            .with_source(error)
+        })
+    }
+
+    /// Reads the bytes that a store kept.
+    ///
+    /// # Errors
+    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) when they were written by a newer version of the crate, or are no checkpoint.
+    pub fn decode(bytes: &RawDocumentBuf) -> Result<Self> {
+        let format = bytes.get_i32("format").map_err(|error| {
+            Error::new(
+                ErrorKind::CheckpointMismatch,
+                "read the checkpoint",
+                "this is not a checkpoint of this crate",
+            )
+            .with_source(error)
+        })?;
+        if format > FORMAT {
+            return Err(Error::new(
+                ErrorKind::CheckpointMismatch,
+                "read the checkpoint",
+                format!(
+                    "it has format {format}, this version reads up to {FORMAT}: go on with the newer version that wrote it"
+                ),
+            ));
+        }
+        bson::deserialize_from_slice(bytes.as_bytes()).map_err(|error| {
+            Error::new(ErrorKind::CheckpointMismatch, "read the checkpoint", "it is damaged").with_source(error)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{RawBsonRef, rawdoc};
+
+    use super::*;
+
+    fn checkpoint() -> Checkpoint {
+        let mut selection = Selection::all();
+        selection.include("shop.*").unwrap();
+        selection.exclude("shop.tmp_*").unwrap();
+        selection.rename("shop.orders", "store.orders").unwrap();
+        let position = |increment| Position {
+            time: 1_700_000_000,
+            increment,
+            term: 3,
+        };
+        let range = |upper: Option<RawBsonRef<'_>>, done| RangeState {
+            upper: upper.map(Key::from),
+            done,
+        };
+        Checkpoint {
+            format: FORMAT,
+            source: "source".to_owned(),
+            sink: "sink".to_owned(),
+            selection,
+            watermark: position(9),
+            resume: position(4),
+            collections: vec![CollectionState {
+                id: Uuid::from_bytes([7; 16]),
+                namespace: Namespace::new("shop", "orders"),
+                target: Namespace::new("store", "orders"),
+                kind: CollectionKind::Clustered,
+                options: rawdoc! { "validator": { "z": 1, "a": -0.0 } },
+                indexes: vec![rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }],
+                indexed: true,
+                documents: u64::from(u32::MAX) + 1,
+                bytes: 5,
+                ranges: vec![
+                    range(Some(RawBsonRef::MinKey), Some(position(1))),
+                    range(Some(RawBsonRef::Double(f64::NAN)), None),
+                    range(Some(RawBsonRef::Int64(5)), Some(Position::ZERO)),
+                    range(Some(RawBsonRef::String("a.b")), None),
+                    range(
+                        Some(RawBsonRef::Document(&rawdoc! { "z": [1, { "$x": 2 }], "a": 1 })),
+                        None,
+                    ),
+                    range(None, Some(position(2))),
+                ],
+            }],
+            unsettled: Vec::new(),
+            renaming: None,
+            gone: Vec::new(),
+            created: true,
+            copied: true,
+            copied_documents: 12,
+            copied_bytes: 3456,
+            complete: false,
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back_as_it_was() {
+        let checkpoint = checkpoint();
+        let bytes = checkpoint.encode().unwrap();
+        let again = Checkpoint::decode(&bytes).unwrap();
+        assert_eq!(again, checkpoint);
+        // Keys are equal by value; the bytes must be the same too, since 5 and 5.0 are written differently in a query.
+        assert_eq!(again.encode().unwrap().as_bytes(), bytes.as_bytes());
+        let upper = again.collections[0].ranges[2].upper.as_ref().unwrap();
+        assert!(matches!(upper.to_bson_ref().unwrap(), RawBsonRef::Int64(5)));
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_says_what_to_do() {
+        let newer = Checkpoint {
+            format: FORMAT + 1,
+            ..checkpoint()
+        };
+        let error = Checkpoint::decode(&newer.encode().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CheckpointMismatch);
+        assert!(error.to_string().contains("newer version"), "{error}");
+        // Also when nothing else of it can be read.
+        let error = Checkpoint::decode(&rawdoc! { "format": FORMAT + 1 }).unwrap_err();
+        assert!(error.to_string().contains("newer version"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_checkpoint_is_refused() {
+        for bytes in [
+            rawdoc! {},
+            rawdoc! { "format": "1" },
+            rawdoc! { "format": FORMAT },
+            rawdoc! { "format": FORMAT, "source": 5 },
+        ] {
+            let error = Checkpoint::decode(&bytes).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::CheckpointMismatch, "{bytes:?}");
+            assert!(!error.is_retryable());
+        }
+    }
+}

@@ -1,0 +1,538 @@
+//! What the MongoDB source and sink share: connecting, commands, and what the driver's errors mean.
+
+use std::time::Duration;
+
+use bson::raw::{RawArray, RawDocument, RawDocumentBuf};
+use bson::{Document, doc};
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use mongodb::Client;
+use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind, WriteFailure};
+use mongodb::options::{ClientOptions, RunCursorCommandOptions};
+
+use crate::document::{Batch, Collection, CollectionKind, Position};
+use crate::error::{Error, ErrorKind, Result};
+use crate::namespace::Namespace;
+use crate::retry::{RetryRule, retry};
+use crate::source::Deployment;
+
+/// A client for `uri`, with defaults that suit a migration where the connection string says nothing.
+///
+/// # Errors
+/// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a malformed connection string. Servers are not contacted yet, except that
+/// a `mongodb+srv` name is resolved.
+pub(crate) async fn connect(uri: &str) -> Result<Client> {
+    let invalid = |error: DriverError| {
+        Error::new(
+            ErrorKind::InvalidConfiguration,
+            "read the connection string",
+            reason(&error),
+        )
+        .with_context("uri", redacted(uri))
+    };
+    let mut options = ClientOptions::parse(uri).await.map_err(invalid)?;
+    options.app_name.get_or_insert_with(|| "mongoferry".to_owned());
+    options.max_pool_size.get_or_insert(64);
+    options.max_connecting.get_or_insert(8);
+    options.server_selection_timeout.get_or_insert(Duration::from_secs(15));
+    options.connect_timeout.get_or_insert(Duration::from_secs(10));
+    // Every command carries its own concerns; defaults of the connection string would be added to them a second time.
+    options.read_concern = None;
+    options.write_concern = None;
+    options.retry_writes = Some(false);
+    Client::with_options(options).map_err(invalid)
+}
+
+/// The connection string without user name and password.
+pub(crate) fn redacted(uri: &str) -> String {
+    let Some((scheme, rest)) = uri.split_once("://") else {
+        return "(not a connection string)".to_owned();
+    };
+    let hosts_end = rest.find('/').unwrap_or(rest.len());
+    // A password that was not escaped may itself hold a slash, so that the last `@` of the whole is what ends the credentials.
+    let rest = match rest.rfind('@') {
+        Some(at) => &rest[at + 1..],
+        None => &rest[..hosts_end],
+    };
+    let hosts = rest.split(['/', '?']).next().unwrap_or_default();
+    format!("{scheme}://{hosts}")
+}
+
+/// Runs a command on a database, through elections.
+///
+/// # Errors
+/// The server's answer, or the connection's failure once patience has run out.
+pub(crate) async fn run(
+    client: &Client,
+    operation: &'static str,
+    database: &str,
+    command: Document,
+) -> Result<Document> {
+    retry(RetryRule::SERVER, || async {
+        client
+            .database(database)
+            .run_command(command.clone())
+            .await
+            .map_err(|error| convert(operation, error))
+    })
+    .await
+}
+
+/// Runs a command whose body is sent as it is, once.
+///
+/// # Errors
+/// The server's answer, or the connection's failure.
+pub(crate) async fn run_raw(
+    client: &Client,
+    operation: &'static str,
+    database: &str,
+    command: RawDocumentBuf,
+) -> Result<Document> {
+    client
+        .database(database)
+        .run_raw_command(command)
+        .await
+        .map_err(|error| convert(operation, error))
+}
+
+/// Opens a cursor by a command whose body is sent as it is, and gives its batches. Nothing is retried.
+///
+/// # Errors
+/// The server's answer, or the connection's failure, from the call or from the stream.
+///
+/// # Cancellation
+/// Dropping the stream kills the cursor on the server.
+pub(crate) async fn open_cursor(
+    client: &Client,
+    operation: &'static str,
+    database: &str,
+    command: RawDocumentBuf,
+    batch_size: Option<u32>,
+) -> Result<BoxStream<'static, Result<Batch>>> {
+    let mut options = RunCursorCommandOptions::default();
+    options.batch_size = batch_size;
+    let cursor = client
+        .database(database)
+        .run_raw_cursor_command(command)
+        .with_options(options)
+        .batch()
+        .await
+        .map_err(|error| convert(operation, error))?;
+    Ok(cursor
+        .map(move |batch| {
+            let batch = batch.map_err(|error| convert(operation, error))?;
+            batch_of(
+                operation,
+                batch.doc_slices().map_err(|error| convert(operation, error))?,
+            )
+        })
+        .boxed())
+}
+
+/// A batch out of the array of a cursor's reply.
+pub(crate) fn batch_of(operation: &'static str, documents: &RawArray) -> Result<Batch> {
+    Batch::from_array(documents).map_err(|error| Error::malformed(operation, error))
+}
+
+/// What a replica set says of itself.
+///
+/// # Errors
+/// [`Refused`](ErrorKind::Refused) when it is not a replica set, or a server error.
+pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
+    const OPERATION: &str = "describe the deployment";
+    let hello = run(client, OPERATION, "admin", doc! { "isMaster": 1 }).await?;
+    let Ok(name) = hello.get_str("setName") else {
+        let (what, fix) = if hello.get_str("msg").is_ok_and(|text| text == "isdbgrid") {
+            (
+                "it is a mongos of a sharded cluster",
+                "only replica sets can be migrated",
+            )
+        } else if hello.get_bool("isreplicaset").unwrap_or(false) {
+            (
+                "it is a member of a replica set that has no configuration yet",
+                "run `rs.initiate()` on it",
+            )
+        } else {
+            (
+                "it is a standalone server",
+                "restart mongod with `--replSet rs0` and run `rs.initiate()` to make it a replica set of one member",
+            )
+        };
+        return Err(Error::new(ErrorKind::Refused, OPERATION, format!("{what}; {fix}")));
+    };
+    let build = run(client, OPERATION, "admin", doc! { "buildInfo": 1 }).await?;
+    let version = build
+        .get_array("versionArray")
+        .map(|parts| {
+            let part = |at: usize| {
+                parts
+                    .get(at)
+                    .and_then(|part| part.as_i32())
+                    .unwrap_or_default()
+                    .unsigned_abs()
+            };
+            [part(0), part(1), part(2)]
+        })
+        .map_err(|error| Error::malformed(OPERATION, error))?;
+    // Reading the parameter needs a privilege; without it the binary's own version is what the server normally runs at.
+    let feature_compatibility = client
+        .database("admin")
+        .run_command(doc! { "getParameter": 1, "featureCompatibilityVersion": 1 })
+        .await
+        .ok()
+        .and_then(|reply| {
+            let text = reply
+                .get_document("featureCompatibilityVersion")
+                .ok()?
+                .get_str("version")
+                .ok()?
+                .to_owned();
+            let (major, minor) = text.split_once('.')?;
+            Some([major.parse().ok()?, minor.parse().ok()?])
+        })
+        .unwrap_or([version[0], version[1]]);
+    // The id in the replica set's configuration stays when members or names change. Where it may not be read, the name has to do.
+    let identity = client
+        .database("admin")
+        .run_command(doc! { "replSetGetConfig": 1 })
+        .await
+        .ok()
+        .and_then(|reply| {
+            let settings = reply.get_document("config").ok()?.get_document("settings").ok()?;
+            Some(settings.get_object_id("replicaSetId").ok()?.to_hex())
+        })
+        .unwrap_or_else(|| format!("set {name}"));
+    Ok(Deployment {
+        identity,
+        name: name.to_owned(),
+        version,
+        feature_compatibility,
+    })
+}
+
+/// An optime `{ts, t}` as the server writes it. The entry that a replica set begins with has no term.
+pub(crate) fn position_of(optime: &Document) -> Option<Position> {
+    let term = optime.get_i64("t").unwrap_or(Position::ZERO.term);
+    Some(Position::new(optime.get_timestamp("ts").ok()?, term))
+}
+
+/// How many collections are asked for their indexes and sizes at once.
+const LISTINGS: usize = 8;
+
+/// The collections and views of every database, with their options, indexes and sizes; the server's internal ones are left out.
+///
+/// # Errors
+/// A server error. A collection that is dropped meanwhile is left out.
+pub(crate) async fn collections(client: &Client) -> Result<Vec<Collection>> {
+    const OPERATION: &str = "list the collections";
+    let databases = run(
+        client,
+        OPERATION,
+        "admin",
+        // Without the privilege to list all of them this is an error, and not a migration of some of them.
+        doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": false },
+    )
+    .await?;
+    let mut found = Vec::new();
+    for database in databases
+        .get_array("databases")
+        .map_err(|error| Error::malformed(OPERATION, error))?
+    {
+        let Some(database) = database
+            .as_document()
+            .and_then(|database| database.get_str("name").ok())
+        else {
+            continue;
+        };
+        if matches!(database, "admin" | "local" | "config") || database.starts_with(crate::METADATA_DATABASE) {
+            continue;
+        }
+        let listed = read_all(client, OPERATION, database, doc! { "listCollections": 1, "cursor": {} }).await?;
+        let completed: Vec<Option<Collection>> = stream::iter(listed)
+            .map(|listed| async move { collection_of(client, database, &listed).await })
+            .buffered(LISTINGS)
+            .try_collect()
+            .await?;
+        found.extend(completed.into_iter().flatten());
+    }
+    Ok(found)
+}
+
+/// All documents of a cursor, for answers known to be small.
+async fn read_all(
+    client: &Client,
+    operation: &'static str,
+    database: &str,
+    command: Document,
+) -> Result<Vec<RawDocumentBuf>> {
+    let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
+    retry(RetryRule::SERVER, || async {
+        let mut cursor = open_cursor(client, operation, database, command.clone(), None).await?;
+        let mut documents = Vec::new();
+        while let Some(batch) = cursor.next().await {
+            documents.extend(batch?.iter().map(RawDocument::to_owned));
+        }
+        Ok(documents)
+    })
+    .await
+}
+
+/// One answer of `listCollections`, completed by its indexes and size; `None` for what is not migrated or is gone.
+async fn collection_of(client: &Client, database: &str, listed: &RawDocument) -> Result<Option<Collection>> {
+    const OPERATION: &str = "list the collections";
+    let malformed = |error| Error::malformed(OPERATION, error);
+    let namespace = Namespace::new(database, listed.get_str("name").map_err(malformed)?);
+    if namespace.is_internal() {
+        return Ok(None);
+    }
+    let options = listed.get_document("options").map_err(malformed)?.to_owned();
+    let kind = match listed.get_str("type").unwrap_or("collection") {
+        "view" => CollectionKind::View,
+        // The view over the buckets, which themselves are listed as an ordinary collection.
+        "timeseries" => return Ok(None),
+        _ => kind_of(&namespace, &options),
+    };
+    if kind == CollectionKind::View {
+        let id = bson::Uuid::from_bytes([0; 16]);
+        return Ok(Some(Collection {
+            id,
+            namespace,
+            kind,
+            options,
+            indexes: Vec::new(),
+            documents: 0,
+            bytes: 0,
+        }));
+    }
+    let id = match listed
+        .get_document("info")
+        .ok()
+        .and_then(|info| info.get("uuid").ok().flatten())
+    {
+        Some(bson::RawBsonRef::Binary(binary)) => {
+            binary.bytes.try_into().map(bson::Uuid::from_bytes).map_err(|_| {
+                Error::new(ErrorKind::Protocol, OPERATION, "a collection's uuid has a wrong length")
+                    .with_context("namespace", &namespace)
+            })?
+        }
+        _ => {
+            return Err(Error::new(ErrorKind::Protocol, OPERATION, "a collection has no uuid")
+                .with_context("namespace", &namespace));
+        }
+    };
+    let indexes = match read_all(
+        client,
+        OPERATION,
+        database,
+        doc! { "listIndexes": namespace.collection() },
+    )
+    .await
+    {
+        Ok(indexes) => indexes,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error.with_context("namespace", namespace)),
+    };
+    let (documents, bytes) = match run(
+        client,
+        OPERATION,
+        database,
+        doc! { "collStats": namespace.collection() },
+    )
+    .await
+    {
+        Ok(stats) => {
+            // For buckets the count stands one level below.
+            let documents = match stats.get_document("timeseries") {
+                Ok(buckets) => number(buckets, "bucketCount"),
+                Err(_) => number(&stats, "count"),
+            };
+            (documents, number(&stats, "size"))
+        }
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error.with_context("namespace", namespace)),
+    };
+    Ok(Some(Collection {
+        id,
+        namespace,
+        kind,
+        options,
+        indexes,
+        documents,
+        bytes,
+    }))
+}
+
+/// How a collection with these options keeps its documents.
+pub(crate) fn kind_of(namespace: &Namespace, options: &RawDocument) -> CollectionKind {
+    let is_set = |name: &str| {
+        options
+            .get(name)
+            .ok()
+            .flatten()
+            .is_some_and(|value| value.as_bool() != Some(false))
+    };
+    if is_set("viewOn") {
+        CollectionKind::View
+    } else if is_set("capped") {
+        CollectionKind::Capped
+    } else if namespace.time_series().is_some() {
+        CollectionKind::TimeSeriesBuckets
+    } else if is_set("clusteredIndex") {
+        CollectionKind::Clustered
+    } else if is_set("collation") || options.get_bool("autoIndexId").is_ok_and(|made| !made) {
+        CollectionKind::Unordered
+    } else {
+        CollectionKind::Plain
+    }
+}
+
+/// A count that the server may give as an int, a long or a double.
+pub(crate) fn number(document: &Document, name: &str) -> u64 {
+    match document.get(name) {
+        Some(bson::Bson::Int32(value)) => u64::try_from(*value).unwrap_or_default(),
+        Some(bson::Bson::Int64(value)) => u64::try_from(*value).unwrap_or_default(),
+        // Counts are far below 2^53, and a negative one is clamped to 0.
+        Some(bson::Bson::Double(value)) => *value as u64,
+        _ => 0,
+    }
+}
+
+/// The server's error code, where the error is a server's answer.
+pub(crate) fn code(error: &Error) -> Option<i32> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<DriverError>().and_then(driver_code)
+}
+
+/// What the server said, where the error is a server's answer; else the whole error.
+pub(crate) fn answer(error: &Error) -> String {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<DriverError>())
+        .map_or_else(|| error.to_string(), reason)
+}
+
+/// Whether the collection or database that was asked for does not exist.
+pub(crate) fn is_gone(error: &Error) -> bool {
+    // NamespaceNotFound, and CommandNotSupportedOnView for a collection that a view has taken the place of.
+    matches!(code(error), Some(26 | 166))
+}
+
+/// Whether the server cannot do what is asked at the moment, so that the same call may succeed later: elections, shutdowns, network
+/// errors between members, interrupted and timed-out operations, killed cursors.
+pub(crate) fn is_transient(code: i32) -> bool {
+    matches!(
+        code,
+        6 | 7
+            | 43
+            | 50
+            | 89
+            | 91
+            | 112
+            | 134
+            | 175
+            | 189
+            | 234
+            | 237
+            | 251
+            | 262
+            | 9001
+            | 10058
+            | 10107
+            | 11600
+            | 11602
+            | 13388
+            | 13435
+            | 13436
+    )
+}
+
+fn driver_code(error: &DriverError) -> Option<i32> {
+    match &*error.kind {
+        DriverErrorKind::Command(error) => Some(error.code),
+        DriverErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
+        DriverErrorKind::Write(WriteFailure::WriteConcernError(error)) => Some(error.code),
+        _ => None,
+    }
+}
+
+/// The server's or driver's own words. They hold no credentials: the driver never puts the connection string in its errors, except for
+/// a malformed one, of which only the reason is repeated.
+fn reason(error: &DriverError) -> String {
+    match &*error.kind {
+        DriverErrorKind::Command(error) => format!("{} (code {}, {})", error.message, error.code, error.code_name),
+        other => other.to_string(),
+    }
+}
+
+/// The crate's error for a driver's.
+pub(crate) fn convert(operation: &'static str, error: DriverError) -> Error {
+    let (kind, retryable) = classify(&error);
+    let message = match kind {
+        ErrorKind::Unauthorized => format!(
+            "{}; grant the missing privilege or correct the credentials",
+            reason(&error)
+        ),
+        ErrorKind::Connection => "the server cannot be reached or the connection broke".to_owned(),
+        _ => "the server answered with an error".to_owned(),
+    };
+    Error::new(kind, operation, message)
+        .with_retryable(retryable)
+        .with_source(error)
+}
+
+fn classify(error: &DriverError) -> (ErrorKind, bool) {
+    match &*error.kind {
+        DriverErrorKind::Authentication { .. } => (ErrorKind::Unauthorized, false),
+        DriverErrorKind::Io(_)
+        | DriverErrorKind::ConnectionPoolCleared { .. }
+        | DriverErrorKind::ServerSelection { .. }
+        | DriverErrorKind::DnsResolve { .. } => (ErrorKind::Connection, true),
+        DriverErrorKind::InvalidArgument { .. } | DriverErrorKind::InvalidTlsConfig { .. } => {
+            (ErrorKind::InvalidConfiguration, false)
+        }
+        _ => match driver_code(error) {
+            Some(13 | 18 | 8000) => (ErrorKind::Unauthorized, false),
+            // SnapshotTooOld, SnapshotUnavailable, StaleChunkHistory.
+            Some(239 | 246 | 247) => (ErrorKind::SnapshotUnavailable, true),
+            // CappedPositionLost, ChangeStreamFatalError, ChangeStreamHistoryLost.
+            Some(136 | 280 | 286) => (ErrorKind::PositionLost, false),
+            Some(code) if is_transient(code) => (ErrorKind::Connection, true),
+            _ => (ErrorKind::Server, false),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_strings_lose_their_credentials() {
+        for (uri, shown) in [
+            (
+                "mongodb://user:pa%40ss@h1:1,h2:2/admin?replicaSet=rs",
+                "mongodb://h1:1,h2:2",
+            ),
+            ("mongodb://user:p/a@s@h1:1/?tls=true", "mongodb://h1:1"),
+            ("mongodb://h1", "mongodb://h1"),
+            ("mongodb+srv://u:p@cluster.example", "mongodb+srv://cluster.example"),
+            ("user:secret", "(not a connection string)"),
+        ] {
+            assert_eq!(redacted(uri), shown);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_malformed_connection_string_is_named_without_its_password() {
+        for uri in [
+            "mongodb://user:sec/ret@host",
+            "mongo://user:secret@host",
+            "mongodb://user:secret@host/?authMechanism=NOPE",
+        ] {
+            let error = connect(uri).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfiguration);
+            for text in [error.to_string(), format!("{error:?}")] {
+                assert!(!text.contains("sec"), "{text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The digest over all documents of a collection that source and sink compare.
+
+use bson::doc;
+use mongodb::Client;
+
+use crate::driver::run;
+use crate::error::Result;
+use crate::namespace::Namespace;
+
+/// The MD5 that `dbHash` gives for the collection: over its documents in `_id` order, or in natural order where it is capped. `None` for
+/// views and collections that do not exist.
+///
+/// It is the same on 4.2 to 6.0 for the same documents. The server reads the whole collection, and holds back writes to its database
+/// meanwhile.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn digest(client: &Client, namespace: &Namespace) -> Result<Option<String>> {
+    let name = namespace.collection();
+    let reply = run(
+        client,
+        "compute a collection's digest",
+        namespace.database(),
+        doc! { "dbHash": 1, "collections": [name] },
+    )
+    .await
+    .map_err(|error| error.with_context("namespace", namespace))?;
+    Ok(reply
+        .get_document("collections")
+        .ok()
+        .and_then(|collections| collections.get_str(name).ok())
+        .map(str::to_owned))
+}

@@ -1,0 +1,153 @@
+//! The `find` that reads one range of `_id`, for source and sink alike.
+
+mod open_end;
+mod successor;
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+
+use self::successor::successor;
+use crate::document::{CollectionKind, Range};
+use crate::namespace::Namespace;
+use crate::order::Key;
+use crate::splice::{Splice, element_type};
+
+/// How many documents a reply should hold to have about `batch_bytes`, when a document has about `document_bytes` (0: not known).
+pub(crate) fn batch_size(batch_bytes: usize, document_bytes: usize) -> u32 {
+    let document_bytes = if document_bytes == 0 { 4096 } else { document_bytes };
+    u32::try_from((batch_bytes / document_bytes).clamp(1, 100_000)).unwrap_or(1)
+}
+
+/// The `find` for the documents of `range`, in `_id` order where `kind` has ranges, else all of them in natural order.
+///
+/// A query's `$gt` and `$lte` see only values of the type they are given, so that a range over several types cannot be asked for with
+/// them. The index bounds `min` and `max` see all types, but are inclusive below and exclusive above, the opposite of a [`Range`].
+/// Hence both bounds are moved up to the next value that can exist: exactly the documents between `lower` (not included) and `upper`
+/// (included) lie between these. Only where there is no upper end a filter has to do it.
+pub(crate) fn range_find(
+    namespace: &Namespace,
+    kind: CollectionKind,
+    range: &Range,
+    batch_size: u32,
+    read_concern: Option<&RawDocument>,
+) -> RawDocumentBuf {
+    let mut command = Splice::with_capacity(256);
+    command.string("find", namespace.collection());
+    match bounds(range) {
+        _ if !kind.has_ranges() => natural(&mut command),
+        None => {
+            command.open_document("filter").open_document("_id");
+            command.open_array("$in").close().close().close();
+        }
+        Some(bounds) if kind == CollectionKind::TimeSeriesBuckets => buckets(&mut command, range, &bounds),
+        Some((min, max)) => {
+            command.open_document("hint").int32("_id", 1).close();
+            let min = match &range.lower {
+                Some(lower) if max.is_none() && kind == CollectionKind::Plain => {
+                    open_end::write(&mut command, lower);
+                    None
+                }
+                _ => min,
+            };
+            for (name, bound) in [("min", min), ("max", max)] {
+                if let Some(bound) = bound {
+                    command.value_bytes(name, element_type::DOCUMENT, bound.document_bytes());
+                }
+            }
+        }
+    }
+    command.int64("batchSize", i64::from(batch_size));
+    if let Some(read_concern) = read_concern {
+        command.document("readConcern", read_concern);
+    }
+    command.finish()
+}
+
+/// The least values that are in the range and above it; `None` when nothing can be in it.
+fn bounds(range: &Range) -> Option<(Option<Key>, Option<Key>)> {
+    let min = match &range.lower {
+        // Nothing is above MaxKey.
+        Some(lower) => Some(successor(lower)?),
+        None => None,
+    };
+    let max = range.upper.as_ref().and_then(successor);
+    match (&min, &max) {
+        (Some(min), Some(max)) if min >= max => None,
+        _ => Some((min, max)),
+    }
+}
+
+fn natural(command: &mut Splice) {
+    command.open_document("hint").int32("$natural", 1).close();
+}
+
+/// Buckets have no index on `_id` but are stored by it, and every `_id` is an ObjectId. 5.0 takes neither `min` nor `max` for them, but
+/// scans only the part of the collection that a filter on `_id` allows.
+fn buckets(command: &mut Splice, range: &Range, (min, max): &(Option<Key>, Option<Key>)) {
+    let is_object_id = |key: &Key| key.as_raw().element_type() == element_type::OBJECT_ID;
+    let first = Key::from(bson::RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0; 12])));
+    let last = Key::from(bson::RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0xff; 12])));
+    // A bound of another type lies below every bucket or above every bucket.
+    let above_all = min.as_ref().is_some_and(|min| *min > last) || max.as_ref().is_some_and(|max| *max <= first);
+    command.open_document("filter").open_document("_id");
+    if above_all {
+        command.open_array("$in").close();
+    } else {
+        match range.lower.as_ref().filter(|key| is_object_id(key)) {
+            Some(lower) => command.value("$gt", lower.as_raw()),
+            None => command.value("$gte", first.as_raw()),
+        };
+        match range.upper.as_ref().filter(|key| is_object_id(key)) {
+            Some(upper) => command.value("$lte", upper.as_raw()),
+            None => command.value("$lte", last.as_raw()),
+        };
+    }
+    command.close().close();
+    natural(command);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::rawdoc;
+
+    fn key(value: impl Into<bson::raw::RawBson>) -> Key {
+        let value = value.into();
+        Key::from(value.as_raw_bson_ref())
+    }
+
+    fn find(kind: CollectionKind, lower: Option<Key>, upper: Option<Key>) -> RawDocumentBuf {
+        let range = Range { lower, upper };
+        range_find(&Namespace::new("d", "c"), kind, &range, 10, None)
+    }
+
+    #[test]
+    fn bounds_are_moved_up_to_the_next_value() {
+        assert_eq!(
+            find(CollectionKind::Plain, Some(key("a")), Some(key(true))),
+            rawdoc! {
+                "find": "c", "hint": { "_id": 1 }, "min": { "_id": "a\0" },
+                "max": { "_id": bson::DateTime::MIN }, "batchSize": 10_i64,
+            }
+        );
+        assert_eq!(
+            find(CollectionKind::Clustered, None, None),
+            rawdoc! { "find": "c", "hint": { "_id": 1 }, "batchSize": 10_i64 }
+        );
+        assert_eq!(
+            find(CollectionKind::Capped, None, None),
+            rawdoc! { "find": "c", "hint": { "$natural": 1 }, "batchSize": 10_i64 }
+        );
+    }
+
+    #[test]
+    fn a_range_with_nothing_in_it_asks_for_nothing() {
+        let nothing = rawdoc! { "find": "c", "filter": { "_id": { "$in": [] } }, "batchSize": 10_i64 };
+        for (lower, upper) in [
+            (Some(key(1)), Some(key(1_i64))),
+            (Some(key(2)), Some(key(1))),
+            (Some(Key::MAX), None),
+        ] {
+            assert_eq!(find(CollectionKind::Plain, lower, upper), nothing);
+        }
+    }
+}

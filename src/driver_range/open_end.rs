@@ -1,0 +1,152 @@
+//! The range that ends with MaxKey.
+//!
+//! An index scan that begins at `min` and has no `max` ends in front of MaxKey, and there is nothing above to name as `max`. A range
+//! without an upper end is therefore asked for by what is not in it: the values up to `lower` of its own type, and all types below.
+//! Each is an interval that the server leaves out of the scan, or a type of which there is at most a handful of documents.
+
+use crate::order::Key;
+use crate::splice::{Splice, element_type as kind};
+
+/// Appends a filter for all documents above `lower`.
+pub(super) fn write(command: &mut Splice, lower: &Key) {
+    match rank(lower.as_raw().element_type()) {
+        Some(rank) => leave_out(command, lower, rank),
+        None => compare_each(command, lower),
+    }
+}
+
+/// For the three types that the server has no interval for, of which it takes only the last from a client as an `_id`: arrays, regular
+/// expressions, DBPointers. There can only be few documents above such a one, so that each may be looked at.
+fn compare_each(command: &mut Splice, lower: &Key) {
+    /// The numbers of these types and all above, in the order of the index.
+    const ABOVE: [i32; 11] = [4, 5, 7, 8, 9, 17, 11, 12, 13, 15, 127];
+    let own = i32::from(lower.as_raw().element_type());
+    command.open_document("filter");
+    command.open_document("_id").open_array("$type");
+    for (index, id) in ABOVE.iter().skip_while(|id| **id != own).enumerate() {
+        command.int32(&index.to_string(), *id);
+    }
+    command.close().close();
+    command.open_document("$expr").open_array("$gt").string("0", "$_id");
+    command.open_document("1").value("$literal", lower.as_raw());
+    command.close().close().close().close();
+}
+
+fn leave_out(command: &mut Splice, lower: &Key, rank: usize) {
+    command.open_document("filter").open_array("$and");
+    let mut index = 0;
+    let mut condition = |command: &mut Splice, operator: &str, write: &dyn Fn(&mut Splice)| {
+        command.open_document(&index.to_string()).open_document("_id");
+        match operator {
+            "$ne" => write(command),
+            _ => {
+                command.open_document("$not");
+                write(command);
+                command.close();
+            }
+        }
+        command.close().close();
+        index += 1;
+    };
+    for (below, bracket) in BRACKETS.iter().enumerate().take(rank + 1) {
+        match bracket {
+            Bracket::Types(types) => condition(command, "$type", &|command| {
+                command.open_array("$type");
+                for (index, id) in types.iter().enumerate() {
+                    command.int32(&index.to_string(), *id);
+                }
+                command.close();
+            }),
+            Bracket::From(_, first) if below < rank => condition(command, "$gte", &|command| {
+                let (element_type, bytes) = *first;
+                command.value_bytes("$gte", element_type, bytes);
+            }),
+            Bracket::From(..) => condition(command, "$lte", &|command| {
+                // A symbol is compared as the string it holds, but the server has no interval for it.
+                let value = lower.as_raw();
+                let element_type = match value.element_type() {
+                    kind::SYMBOL => kind::STRING,
+                    other => other,
+                };
+                command.value_bytes("$lte", element_type, value.bytes());
+            }),
+        }
+        // To comparisons in queries NaN is neither more nor less than a number; to the index it is the least.
+        if matches!(bracket, Bracket::From([kind::DOUBLE, ..], _)) {
+            condition(command, "$ne", &|command| {
+                command.value_bytes("$ne", kind::DOUBLE, &f64::NAN.to_le_bytes());
+            });
+        }
+    }
+    command.close().close();
+}
+
+/// Types that comparisons in queries take together, in the order of the index.
+enum Bracket {
+    /// The types, and the type and bytes of the least value, NaN apart.
+    From(&'static [u8], (u8, &'static [u8])),
+    /// Types of few documents, by their numbers in `$type`: all of them are left out.
+    Types(&'static [i32]),
+}
+
+const BRACKETS: &[Bracket] = &[
+    Bracket::Types(&[-1]),
+    Bracket::Types(&[6]),
+    Bracket::Types(&[10]),
+    Bracket::From(
+        &[kind::DOUBLE, kind::INT32, kind::INT64, kind::DECIMAL],
+        (kind::DOUBLE, &f64::NEG_INFINITY.to_le_bytes()),
+    ),
+    Bracket::From(&[kind::STRING, kind::SYMBOL], (kind::STRING, &[1, 0, 0, 0, 0])),
+    Bracket::From(&[kind::DOCUMENT], (kind::DOCUMENT, &[5, 0, 0, 0, 0])),
+    Bracket::Types(&[4]),
+    Bracket::From(&[kind::BINARY], (kind::BINARY, &[0; 5])),
+    Bracket::From(&[kind::OBJECT_ID], (kind::OBJECT_ID, &[0; 12])),
+    Bracket::From(&[kind::BOOLEAN], (kind::BOOLEAN, &[0])),
+    Bracket::From(&[kind::DATE], (kind::DATE, &i64::MIN.to_le_bytes())),
+    Bracket::From(&[kind::TIMESTAMP], (kind::TIMESTAMP, &[0; 8])),
+    Bracket::Types(&[11]),
+    Bracket::Types(&[12]),
+    Bracket::From(&[kind::CODE], (kind::CODE, &[1, 0, 0, 0, 0])),
+    Bracket::From(
+        &[kind::CODE_WITH_SCOPE],
+        (kind::CODE_WITH_SCOPE, &[14, 0, 0, 0, 1, 0, 0, 0, 0, 5, 0, 0, 0, 0]),
+    ),
+];
+
+/// Where among the brackets a type stands, unless the server has no interval for its values.
+fn rank(element_type: u8) -> Option<usize> {
+    let number = match element_type {
+        kind::MIN_KEY => -1,
+        kind::ARRAY | kind::REGEX | kind::DB_POINTER => return None,
+        other => i32::from(other),
+    };
+    BRACKETS.iter().position(|bracket| match bracket {
+        Bracket::From(types, _) => types.contains(&element_type),
+        Bracket::Types(types) => types.contains(&number),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::{RawBsonRef, rawdoc};
+
+    #[test]
+    fn what_is_below_is_left_out() {
+        let mut command = Splice::with_capacity(0);
+        write(&mut command, &Key::from(RawBsonRef::String("x")));
+        let nan = f64::NAN;
+        assert_eq!(
+            command.finish(),
+            rawdoc! { "filter": { "$and": [
+                { "_id": { "$not": { "$type": [-1] } } },
+                { "_id": { "$not": { "$type": [6] } } },
+                { "_id": { "$not": { "$type": [10] } } },
+                { "_id": { "$not": { "$gte": f64::NEG_INFINITY } } },
+                { "_id": { "$ne": nan } },
+                { "_id": { "$not": { "$lte": "x" } } },
+            ] } }
+        );
+    }
+}

@@ -1,0 +1,444 @@
+//! A replica set in memory that is written to.
+
+mod state;
+#[cfg(test)]
+mod tests;
+mod unique;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bson::raw::RawDocumentBuf;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+
+use self::state::State;
+use super::{CatalogCommand, Refusal, RefusalReason, Sink, SinkRead};
+use crate::document::{Batch, Collection, CollectionKind, Operation, Write};
+use crate::error::{Error, ErrorKind, Result};
+use crate::namespace::Namespace;
+use crate::order::Key;
+use crate::source::Deployment;
+use crate::test_util::{Faults, Gate, Moment, digest, lock};
+
+/// A replica set in memory, for tests: it knows what is durable, and keeps a journal of what was written.
+///
+/// Clones share the same data: a test keeps one to look at and hands another to the migration. Unique indexes are enforced, except those
+/// with a partial filter. Capped collections keep their order but evict nothing. As on a server, a write makes a missing collection; the
+/// journal tells.
+#[derive(Clone)]
+pub struct MemorySink {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    faults: Faults<SinkCall>,
+    /// After how many documents the next call of a kind stops, and with which error.
+    cuts: Mutex<Vec<(SinkCall, usize, Error)>>,
+}
+
+/// The points of a [`MemorySink`] where faults and gates can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SinkCall {
+    /// [`Sink::describe`]
+    Describe,
+    /// [`Sink::collections`]
+    Collections,
+    /// [`Sink::execute`]
+    Execute,
+    /// [`Sink::create_index`]
+    CreateIndex,
+    /// [`Sink::insert`]
+    Insert,
+    /// [`Sink::apply`]
+    Apply,
+    /// [`Sink::flush`]
+    Flush,
+    /// [`Sink::read`]
+    Read,
+    /// A read that is about to yield a batch.
+    ReadBatch,
+    /// [`Sink::read_documents`]
+    ReadDocuments,
+    /// [`Sink::digest`]
+    Digest,
+    /// [`Sink::load_record`]
+    LoadRecord,
+    /// [`Sink::save_record`]
+    SaveRecord,
+    /// [`Sink::delete_record`]
+    DeleteRecord,
+}
+
+/// What a [`MemorySink`] did, in the order it was done.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum JournalEntry {
+    /// A call of [`Sink::insert`] wrote these documents.
+    Inserted {
+        /// Into which collection.
+        namespace: Namespace,
+        /// Their `_id`s, in order.
+        keys: Vec<Key>,
+    },
+    /// A write of [`Sink::apply`] was made.
+    Applied {
+        /// In which collection.
+        namespace: Namespace,
+        /// What was done.
+        write: Write,
+    },
+    /// A write or document was refused.
+    Refused {
+        /// In which collection.
+        namespace: Namespace,
+        /// The document's `_id`.
+        key: Key,
+        /// Why.
+        reason: RefusalReason,
+    },
+    /// A command was executed.
+    Executed(CatalogCommand),
+    /// A write met no collection and made one with default options.
+    ImplicitlyCreated {
+        /// The collection.
+        namespace: Namespace,
+    },
+    /// An index was built that did not exist.
+    IndexBuilt {
+        /// The collection.
+        namespace: Namespace,
+        /// The index's name.
+        name: String,
+    },
+    /// Everything before is durable.
+    Flushed,
+    /// Everything since the last flush was lost.
+    Crashed,
+    /// A record was stored.
+    RecordSaved {
+        /// Its name.
+        name: String,
+        /// Its fence.
+        fence: i64,
+    },
+    /// A record was deleted.
+    RecordDeleted {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl MemorySink {
+    /// An empty replica set.
+    pub fn new() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(State::new()),
+                faults: Faults::new(),
+                cuts: Mutex::new(Vec::new()),
+            }),
+        }
+    }
+
+    /// How many documents a batch has at most. Default: as many as fit into the bytes that are asked for.
+    pub fn set_batch_documents(&self, documents: usize) {
+        lock(&self.shared.state).batch_documents = documents;
+    }
+
+    /// Loses everything that was acknowledged since the last flush, records excepted, as when a primary dies before it has replicated. The
+    /// next flush answers [`PrimaryChanged`](ErrorKind::PrimaryChanged).
+    pub fn crash(&self) {
+        lock(&self.shared.state).crash();
+    }
+
+    /// Makes the next such call fail before it does anything.
+    pub fn fail_next(&self, call: SinkCall, error: Error) {
+        self.shared.faults.fail_next(call, Moment::Before, error);
+    }
+
+    /// Makes the next such call do its work and then fail with a retryable error, as when the connection breaks before the answer comes.
+    pub fn lose_next_answer(&self, call: SinkCall) {
+        let error = Error::new(ErrorKind::Connection, "wait for the answer", "the connection broke");
+        self.shared.faults.fail_next(call, Moment::Answer, error);
+    }
+
+    /// Makes the next [`SinkCall::Insert`] or [`SinkCall::Apply`] of more than `documents` fail once it has written so many.
+    pub fn cut_next(&self, call: SinkCall, documents: usize, error: Error) {
+        lock(&self.shared.cuts).push((call, documents, error));
+    }
+
+    /// Stops every such call, as it begins, until the gate is released.
+    pub fn hold(&self, call: SinkCall) -> Gate {
+        self.shared.faults.hold(call, Moment::Before)
+    }
+
+    /// Stops every such call when it has done its work, until the gate is released. A read that yields can be held before only.
+    pub fn hold_answer(&self, call: SinkCall) -> Gate {
+        self.shared.faults.hold(call, Moment::Answer)
+    }
+
+    /// What was done so far, in order.
+    pub fn journal(&self) -> Vec<JournalEntry> {
+        lock(&self.shared.state).journal.clone()
+    }
+
+    /// The documents: in natural order for capped collections, else in `_id` order. Empty when there is no such collection.
+    ///
+    /// # Errors
+    /// A malformed name.
+    pub fn documents(&self, namespace: &str) -> Result<Vec<RawDocumentBuf>> {
+        let namespace: Namespace = namespace.parse()?;
+        Ok(lock(&self.shared.state).documents(&namespace))
+    }
+
+    async fn before(&self, call: SinkCall) -> Result<()> {
+        self.shared.faults.pass(call, Moment::Before).await
+    }
+
+    async fn answer<T>(&self, call: SinkCall, answer: T) -> Result<T> {
+        self.shared.faults.pass(call, Moment::Answer).await?;
+        Ok(answer)
+    }
+
+    /// The planned cut of a call that has so many documents.
+    fn cut(&self, call: SinkCall, documents: usize) -> Option<(usize, Error)> {
+        let mut cuts = lock(&self.shared.cuts);
+        let index = cuts
+            .iter()
+            .position(|(at, after, _)| *at == call && *after < documents)?;
+        let (_, after, error) = cuts.remove(index);
+        Some((after, error))
+    }
+}
+
+impl Default for MemorySink {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for MemorySink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MemorySink")
+    }
+}
+
+#[async_trait]
+impl Sink for MemorySink {
+    async fn describe(&self) -> Result<Deployment> {
+        self.before(SinkCall::Describe).await?;
+        let deployment = Deployment {
+            identity: "memory-sink".to_owned(),
+            name: "memory".to_owned(),
+            version: [6, 0, 0],
+            feature_compatibility: [6, 0],
+        };
+        self.answer(SinkCall::Describe, deployment).await
+    }
+
+    async fn collections(&self) -> Result<Vec<Collection>> {
+        self.before(SinkCall::Collections).await?;
+        let collections = lock(&self.shared.state).listed();
+        self.answer(SinkCall::Collections, collections).await
+    }
+
+    async fn execute(&self, command: &CatalogCommand) -> Result<()> {
+        self.before(SinkCall::Execute).await?;
+        lock(&self.shared.state).execute(command);
+        self.answer(SinkCall::Execute, ()).await
+    }
+
+    async fn create_index(&self, namespace: &Namespace, specification: &RawDocumentBuf) -> Result<()> {
+        self.before(SinkCall::CreateIndex).await?;
+        lock(&self.shared.state).create_index(namespace, specification)?;
+        self.answer(SinkCall::CreateIndex, ()).await
+    }
+
+    async fn insert(&self, namespace: &Namespace, batch: &Batch) -> Result<Vec<Refusal>> {
+        self.before(SinkCall::Insert).await?;
+        let cut = self.cut(SinkCall::Insert, batch.len());
+        let refusals = {
+            let mut state = lock(&self.shared.state);
+            let mut refusals = Vec::new();
+            let mut keys = Vec::new();
+            let count = cut.as_ref().map_or(batch.len(), |(after, _)| *after);
+            for (index, document) in batch.iter().enumerate().take(count) {
+                let Some(key) = Key::of_document(document) else {
+                    let message = "the document has no `_id`".to_owned();
+                    let reason = RefusalReason::Other { code: 0, message };
+                    refusals.push(Refusal { index, reason });
+                    continue;
+                };
+                let operation = Operation::Insert(document.to_owned());
+                let write = Write { key, operation };
+                match state.write(namespace, &write) {
+                    Ok(()) => keys.push(write.key),
+                    Err(reason) => refusals.push(state.refuse(namespace, write.key, index, reason)),
+                }
+            }
+            state.journal.push(JournalEntry::Inserted {
+                namespace: namespace.clone(),
+                keys,
+            });
+            refusals
+        };
+        match cut {
+            Some((_, error)) => Err(error),
+            None => self.answer(SinkCall::Insert, refusals).await,
+        }
+    }
+
+    async fn apply(&self, namespace: &Namespace, _kind: CollectionKind, writes: &[Write]) -> Result<Vec<Refusal>> {
+        self.before(SinkCall::Apply).await?;
+        let cut = self.cut(SinkCall::Apply, writes.len());
+        let refusals = {
+            let mut state = lock(&self.shared.state);
+            let mut refusals = Vec::new();
+            let count = cut.as_ref().map_or(writes.len(), |(after, _)| *after);
+            for (index, write) in writes.iter().enumerate().take(count) {
+                match state.write(namespace, write) {
+                    Ok(()) => state.journal.push(JournalEntry::Applied {
+                        namespace: namespace.clone(),
+                        write: write.clone(),
+                    }),
+                    Err(reason) => refusals.push(state.refuse(namespace, write.key.clone(), index, reason)),
+                }
+            }
+            refusals
+        };
+        match cut {
+            Some((_, error)) => Err(error),
+            None => self.answer(SinkCall::Apply, refusals).await,
+        }
+    }
+
+    async fn flush(&self) -> Result<()> {
+        self.before(SinkCall::Flush).await?;
+        {
+            let mut state = lock(&self.shared.state);
+            if std::mem::take(&mut state.primary_changed) {
+                return Err(Error::new(
+                    ErrorKind::PrimaryChanged,
+                    "flush",
+                    "the primary has changed since the last flush",
+                ));
+            }
+            state.flush();
+        }
+        self.answer(SinkCall::Flush, ()).await
+    }
+
+    async fn read(&self, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {
+        self.before(SinkCall::Read).await?;
+        let progress = if request.kind.has_ranges() {
+            Progress::After(None)
+        } else {
+            Progress::Rest(lock(&self.shared.state).natural(&request.namespace).into())
+        };
+        let reader = Reader {
+            sink: self.clone(),
+            request,
+            progress,
+        };
+        let stream = stream::unfold(Some(reader), |reader| async move {
+            let mut reader = reader?;
+            match reader.next().await {
+                Ok(batch) if batch.is_empty() => None,
+                Ok(batch) => Some((Ok(batch), Some(reader))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        self.answer(SinkCall::Read, stream.boxed()).await
+    }
+
+    async fn read_documents(&self, namespace: &Namespace, keys: &[Key]) -> Result<Vec<RawDocumentBuf>> {
+        self.before(SinkCall::ReadDocuments).await?;
+        let documents = {
+            let state = lock(&self.shared.state);
+            // The contract leaves the order open; a caller that relies on it is to notice.
+            keys.iter()
+                .rev()
+                .filter_map(|key| state.document(namespace, key))
+                .collect()
+        };
+        self.answer(SinkCall::ReadDocuments, documents).await
+    }
+
+    async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
+        self.before(SinkCall::Digest).await?;
+        let answer = {
+            let state = lock(&self.shared.state);
+            match state.collections.get(namespace) {
+                Some(table) if table.kind() != CollectionKind::View => {
+                    Some(digest(state.documents(namespace).iter().map(AsRef::as_ref)))
+                }
+                _ => None,
+            }
+        };
+        self.answer(SinkCall::Digest, answer).await
+    }
+
+    async fn load_record(&self, name: &str) -> Result<Option<RawDocumentBuf>> {
+        self.before(SinkCall::LoadRecord).await?;
+        let record = lock(&self.shared.state).records.get(name).cloned();
+        self.answer(SinkCall::LoadRecord, record).await
+    }
+
+    async fn save_record(&self, name: &str, record: &RawDocumentBuf, expected: i64) -> Result<bool> {
+        self.before(SinkCall::SaveRecord).await?;
+        let stored = lock(&self.shared.state).save_record(name, record, expected);
+        self.answer(SinkCall::SaveRecord, stored).await
+    }
+
+    async fn delete_record(&self, name: &str) -> Result<()> {
+        self.before(SinkCall::DeleteRecord).await?;
+        lock(&self.shared.state).delete_record(name);
+        self.answer(SinkCall::DeleteRecord, ()).await
+    }
+}
+
+struct Reader {
+    sink: MemorySink,
+    request: SinkRead,
+    progress: Progress,
+}
+
+enum Progress {
+    /// In `_id` order: the last key.
+    After(Option<Key>),
+    /// In natural order: what is left.
+    Rest(VecDeque<RawDocumentBuf>),
+}
+
+impl Reader {
+    /// The next batch; an empty one at the end.
+    async fn next(&mut self) -> Result<Batch> {
+        self.sink.before(SinkCall::ReadBatch).await?;
+        let request = &self.request;
+        let state = lock(&self.sink.shared.state);
+        match &mut self.progress {
+            Progress::After(after) => {
+                let (batch, last) =
+                    state.read_range(&request.namespace, &request.range, after.as_ref(), request.batch_bytes);
+                if last.is_some() {
+                    *after = last;
+                }
+                Ok(batch)
+            }
+            Progress::Rest(rest) => {
+                let mut batch = Batch::new();
+                while batch.len() < state.batch_documents.max(1)
+                    && (batch.is_empty() || batch.size_in_bytes() < request.batch_bytes)
+                    && let Some(document) = rest.pop_front()
+                {
+                    batch.push(&document);
+                }
+                Ok(batch)
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Where a migration writes to.
+
+#[cfg(feature = "test-util")]
+mod memory;
+mod mongo;
+
+use async_trait::async_trait;
+use bson::raw::RawDocumentBuf;
+use futures::stream::BoxStream;
+
+use crate::document::{Batch, Collection, CollectionKind, Range, Write};
+use crate::error::Result;
+use crate::namespace::Namespace;
+use crate::order::Key;
+use crate::source::Deployment;
+
+#[cfg(feature = "test-util")]
+pub use memory::{JournalEntry, MemorySink, SinkCall};
+pub use mongo::MongoSink;
+
+/// A replica set, or anything that can take the documents, indexes and commands of one.
+///
+/// # Contract
+/// - `Ok` means acknowledged: a later read through the sink sees it. [`flush`](Sink::flush) means that everything acknowledged before
+///   the call is durable, whatever member of the deployment is lost.
+/// - When something that was acknowledged since the last flush may have been lost (the primary changed), `flush` answers
+///   [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged) once; the engine then goes back to its last checkpoint.
+/// - Documents are stored byte for byte as given, field order included.
+/// - Every write may be sent twice, and its answer may be lost: writing it again gives the same result.
+/// - Implementations wait through elections for a bounded time and then return a retryable error.
+/// - Every method may be dropped at any await point; what it was writing may then be written in part.
+#[async_trait]
+pub trait Sink: Send + Sync + 'static {
+    /// What is known of the deployment.
+    ///
+    /// # Errors
+    /// The deployment cannot be reached or is not one that can be migrated to.
+    async fn describe(&self) -> Result<Deployment>;
+
+    /// Every collection and view, the server's internal ones left out.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn collections(&self) -> Result<Vec<Collection>>;
+
+    /// Makes a change to the catalogue. Each is idempotent: what already is as asked is no error.
+    ///
+    /// # Errors
+    /// [`TargetRefused`](crate::ErrorKind::TargetRefused) with the server's reason.
+    async fn execute(&self, command: &CatalogCommand) -> Result<()>;
+
+    /// Builds one index and returns when it is built. Building one that exists with the same specification is no error.
+    ///
+    /// # Errors
+    /// [`TargetRefused`](crate::ErrorKind::TargetRefused) with the server's reason, duplicate keys among them.
+    async fn create_index(&self, namespace: &Namespace, specification: &RawDocumentBuf) -> Result<()>;
+
+    /// Inserts documents in order; one whose `_id` exists replaces the document there.
+    ///
+    /// # Errors
+    /// A server error. What the target refuses document by document is in the answer instead.
+    async fn insert(&self, namespace: &Namespace, batch: &Batch) -> Result<Vec<Refusal>>;
+
+    /// Applies writes. Those of one document are applied in the order given; others in any order. The answer names the writes
+    /// that the target refused, by their index.
+    ///
+    /// # Errors
+    /// A server error that concerns the call as a whole.
+    async fn apply(&self, namespace: &Namespace, kind: CollectionKind, writes: &[Write]) -> Result<Vec<Refusal>>;
+
+    /// Makes everything acknowledged so far durable.
+    ///
+    /// # Errors
+    /// [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged), or a server error.
+    async fn flush(&self) -> Result<()>;
+
+    /// The documents of a range, in `_id` order where the kind has ranges, else in natural order.
+    ///
+    /// # Errors
+    /// A server error, from the call or from the stream.
+    async fn read(&self, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>>;
+
+    /// Those of the documents that exist, in any order.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn read_documents(&self, namespace: &Namespace, keys: &[Key]) -> Result<Vec<RawDocumentBuf>>;
+
+    /// As [`Source::digest`](crate::Source::digest).
+    ///
+    /// # Errors
+    /// A server error.
+    async fn digest(&self, namespace: &Namespace) -> Result<Option<String>>;
+
+    /// A document of the migration's own records on the sink, by name. They are in no user namespace.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn load_record(&self, name: &str) -> Result<Option<RawDocumentBuf>>;
+
+    /// Stores a record durably if the stored one's field `fence` (an int64; missing counts as 0) equals `expected`; the new record
+    /// carries its own `fence`. Returns whether it was stored.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn save_record(&self, name: &str, record: &RawDocumentBuf, expected: i64) -> Result<bool>;
+
+    /// Deletes a record. One that does not exist is no error.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn delete_record(&self, name: &str) -> Result<()>;
+}
+
+/// A change to the sink's catalogue.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CatalogCommand {
+    /// Makes a collection or view with the options that the source lists; one that exists is left as it is.
+    Create {
+        /// Its name on the sink; for time-series data that of the buckets.
+        namespace: Namespace,
+        /// How its documents are kept.
+        kind: CollectionKind,
+        /// The source's options, unchanged.
+        options: RawDocumentBuf,
+    },
+    /// Drops a collection or view; a missing one is no error.
+    Drop {
+        /// Its name on the sink.
+        namespace: Namespace,
+    },
+    /// Drops a database; a missing one is no error.
+    DropDatabase {
+        /// Its name on the sink.
+        database: String,
+    },
+    /// Renames a collection, replacing what has the new name. A missing `from` is no error.
+    Rename {
+        /// The name before.
+        from: Namespace,
+        /// The name after.
+        to: Namespace,
+    },
+    /// Changes options of a collection or view, or of one of its indexes; a missing one is no error.
+    Modify {
+        /// Its name on the sink.
+        namespace: Namespace,
+        /// The fields of `collMod`, without the one that names the collection.
+        arguments: RawDocumentBuf,
+    },
+    /// Drops an index; a missing one is no error.
+    DropIndex {
+        /// The collection's name on the sink.
+        namespace: Namespace,
+        /// The index's name.
+        name: String,
+    },
+}
+
+/// A range to read from the sink.
+#[derive(Clone, Debug)]
+pub struct SinkRead {
+    /// The collection's name on the sink.
+    pub namespace: Namespace,
+    /// How its documents are kept.
+    pub kind: CollectionKind,
+    /// Which documents.
+    pub range: Range,
+    /// About how many bytes a batch should have.
+    pub batch_bytes: usize,
+    /// About how many bytes a document has; 0 when not known.
+    pub document_bytes: usize,
+}
+
+/// A write that the target refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Index of the write, or of the document in its batch.
+    pub index: usize,
+    /// Why.
+    pub reason: RefusalReason,
+}
+
+/// Why a write was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RefusalReason {
+    /// Another document holds the same key in a unique secondary index.
+    DuplicateKey(String),
+    /// An update cannot be applied to the document as it stands, or there is none.
+    CannotApply(String),
+    /// Anything else, with the server's error code and message.
+    Other {
+        /// The server's error code, 0 when there is none.
+        code: i32,
+        /// The server's message.
+        message: String,
+    },
+}
+
+impl std::fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::DuplicateKey(message) | Self::CannotApply(message) => f.write_str(message),
+            Self::Other { code, message } => write!(f, "{message} (code {code})"),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! A MongoDB replica set as the target.
+
+mod apply;
+mod catalog;
+mod delta;
+mod documents;
+mod flush;
+mod index;
+mod insert;
+mod read;
+mod records;
+mod statements;
+mod store;
+mod target;
+
+use async_trait::async_trait;
+use bson::raw::RawDocumentBuf;
+use futures::stream::BoxStream;
+use mongodb::Client;
+
+use super::{CatalogCommand, Refusal, Sink, SinkRead};
+use crate::document::{Batch, Collection, CollectionKind, Write};
+use crate::driver;
+use crate::driver_digest;
+use crate::error::Result;
+use crate::namespace::Namespace;
+use crate::order::Key;
+use crate::source::Deployment;
+use target::Target;
+
+/// Writes to a MongoDB replica set of version 4.2 to 6.0.
+///
+/// Documents are copied into the commands byte by byte; a document that a command would change or refuse goes by another one that
+/// stores it exactly. Writes are acknowledged by the primary alone; [`flush`](Sink::flush) makes them durable on a majority. Every
+/// command sits out elections for up to 45 seconds, and may then have been executed twice, which gives the same result.
+///
+/// The migration's own records are in the database `__mdb_internal_mongoferry`.
+pub struct MongoSink {
+    target: Target,
+}
+
+impl MongoSink {
+    /// Connects to the replica set of a connection string, with a pool of up to 64 connections where it does not say otherwise.
+    ///
+    /// # Errors
+    /// [`InvalidConfiguration`](crate::ErrorKind::InvalidConfiguration) for a malformed connection string, otherwise as
+    /// [`from_client`](Self::from_client).
+    pub async fn connect(uri: &str) -> Result<Self> {
+        Self::from_client(driver::connect(uri).await?).await
+    }
+
+    /// Uses a client that the host has set up. Its read and write concerns are not used.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) when it is not a replica set,
+    /// [`Connection`](crate::ErrorKind::Connection) when it cannot be reached.
+    pub async fn from_client(client: Client) -> Result<Self> {
+        Ok(Self {
+            target: Target::probe(client).await?,
+        })
+    }
+
+    /// The client, for what is asked of the server besides.
+    pub fn client(&self) -> &Client {
+        self.target.client()
+    }
+}
+
+impl std::fmt::Debug for MongoSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MongoSink")
+            .field("version", &self.target.version())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Sink for MongoSink {
+    async fn describe(&self) -> Result<Deployment> {
+        driver::describe(self.client()).await
+    }
+
+    async fn collections(&self) -> Result<Vec<Collection>> {
+        driver::collections(self.client()).await
+    }
+
+    async fn execute(&self, command: &CatalogCommand) -> Result<()> {
+        catalog::execute(&self.target, command).await
+    }
+
+    async fn create_index(&self, namespace: &Namespace, specification: &RawDocumentBuf) -> Result<()> {
+        index::create(&self.target, namespace, specification).await
+    }
+
+    async fn insert(&self, namespace: &Namespace, batch: &Batch) -> Result<Vec<Refusal>> {
+        insert::insert_batch(&self.target, namespace, batch).await
+    }
+
+    async fn apply(&self, namespace: &Namespace, kind: CollectionKind, writes: &[Write]) -> Result<Vec<Refusal>> {
+        apply::apply(&self.target, namespace, kind, writes).await
+    }
+
+    async fn flush(&self) -> Result<()> {
+        flush::flush(&self.target).await
+    }
+
+    async fn read(&self, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {
+        read::read(&self.target, request).await
+    }
+
+    async fn read_documents(&self, namespace: &Namespace, keys: &[Key]) -> Result<Vec<RawDocumentBuf>> {
+        let kind = documents::kind_of(&self.target, namespace).await?;
+        let keys: Vec<&Key> = keys.iter().collect();
+        documents::find(&self.target, namespace, kind, &keys, documents::Part::Whole).await
+    }
+
+    async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
+        driver_digest::digest(self.target.client(), namespace).await
+    }
+
+    async fn load_record(&self, name: &str) -> Result<Option<RawDocumentBuf>> {
+        records::load(&self.target, name).await
+    }
+
+    async fn save_record(&self, name: &str, record: &RawDocumentBuf, expected: i64) -> Result<bool> {
+        records::save(&self.target, name, record, expected).await
+    }
+
+    async fn delete_record(&self, name: &str) -> Result<()> {
+        records::delete(&self.target, name).await
+    }
+}

@@ -1,0 +1,178 @@
+//! Collections, views and databases.
+
+mod options;
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::{Document, doc};
+
+use super::target::Target;
+use crate::document::CollectionKind;
+use crate::driver;
+use crate::error::{Error, ErrorKind, Result};
+use crate::namespace::Namespace;
+use crate::order::{Element, Elements};
+use crate::sink::CatalogCommand;
+use crate::splice::Splice;
+
+/// The server's error codes that say that it is already as asked.
+mod code {
+    pub const NAMESPACE_NOT_FOUND: i32 = 26;
+    pub const INDEX_NOT_FOUND: i32 = 27;
+    pub const NAMESPACE_EXISTS: i32 = 48;
+    pub const UNKNOWN_FIELD: i32 = 40415;
+}
+
+/// Makes a change to the catalogue, as [`Sink::execute`](crate::Sink::execute) says.
+///
+/// # Errors
+/// [`TargetRefused`](ErrorKind::TargetRefused) with the server's reason; a connection error once patience has run out.
+pub(super) async fn execute(target: &Target, command: &CatalogCommand) -> Result<()> {
+    match command {
+        CatalogCommand::Create {
+            namespace,
+            kind,
+            options,
+        } => create(target, namespace, *kind, options).await,
+        CatalogCommand::Drop { namespace } => {
+            let shown = shown(namespace);
+            let drop = doc! { "drop": shown.collection() };
+            run(
+                target,
+                "drop a collection",
+                &shown,
+                shown.database(),
+                drop,
+                &[code::NAMESPACE_NOT_FOUND],
+            )
+            .await
+        }
+        CatalogCommand::DropDatabase { database } => {
+            let drop = doc! { "dropDatabase": 1 };
+            run(
+                target,
+                "drop a database",
+                database,
+                database,
+                drop,
+                &[code::NAMESPACE_NOT_FOUND],
+            )
+            .await
+        }
+        CatalogCommand::Rename { from, to } if from == to => Ok(()),
+        CatalogCommand::Rename { from, to } => {
+            let rename = doc! { "renameCollection": from.as_str(), "to": to.as_str(), "dropTarget": true };
+            run(
+                target,
+                "rename a collection",
+                from,
+                "admin",
+                rename,
+                &[code::NAMESPACE_NOT_FOUND],
+            )
+            .await
+        }
+        CatalogCommand::Modify { namespace, arguments } => modify(target, namespace, arguments).await,
+        CatalogCommand::DropIndex { namespace, name } => {
+            let drop = doc! { "dropIndexes": namespace.collection(), "index": name };
+            let fine = [code::NAMESPACE_NOT_FOUND, code::INDEX_NOT_FOUND];
+            run(target, "drop an index", namespace, namespace.database(), drop, &fine).await
+        }
+    }
+}
+
+async fn create(target: &Target, namespace: &Namespace, kind: CollectionKind, options: &RawDocument) -> Result<()> {
+    const OPERATION: &str = "create a collection";
+    let shown = shown(namespace);
+    let mut command = Splice::with_capacity(options.as_bytes().len() + 256);
+    command.string("create", shown.collection());
+    options::write(&mut command, target, kind, options);
+    let fine = [code::NAMESPACE_EXISTS];
+    run_raw(target, OPERATION, &shown, shown.database(), command, &fine).await?;
+    if kind == CollectionKind::TimeSeriesBuckets && target.is_at_least(6, 0) {
+        // 5.0 puts values of different types into one bucket; later releases take such buckets only where they are announced. The first
+        // releases of 6.0 do not know the option and take all.
+        let modify = doc! { "collMod": shown.collection(), "timeseriesBucketsMayHaveMixedSchemaData": true };
+        run(
+            target,
+            OPERATION,
+            &shown,
+            shown.database(),
+            modify,
+            &[code::UNKNOWN_FIELD],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+async fn modify(target: &Target, namespace: &Namespace, arguments: &RawDocument) -> Result<()> {
+    let shown = shown(namespace);
+    let mut command = Splice::with_capacity(arguments.as_bytes().len() + 256);
+    command.string("collMod", shown.collection());
+    let mut is_empty = true;
+    for element in Elements::of(arguments.as_bytes()) {
+        let Element::Field { name, value } = element else {
+            continue;
+        };
+        let Ok(name) = std::str::from_utf8(name) else { continue };
+        if !matches!(name, "collMod" | "writeConcern" | "$db") {
+            command.value(name, value);
+            is_empty = false;
+        }
+    }
+    if is_empty {
+        return Ok(());
+    }
+    let fine = [code::NAMESPACE_NOT_FOUND, code::INDEX_NOT_FOUND];
+    run_raw(target, "modify a collection", &shown, shown.database(), command, &fine).await
+}
+
+/// Catalogue commands name a time-series collection, not its buckets.
+fn shown(namespace: &Namespace) -> Namespace {
+    namespace.time_series().unwrap_or_else(|| namespace.clone())
+}
+
+async fn run(
+    target: &Target,
+    operation: &'static str,
+    subject: &impl std::fmt::Display,
+    database: &str,
+    command: Document,
+    fine: &[i32],
+) -> Result<()> {
+    let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
+    send(target, operation, subject, database, &command, fine).await
+}
+
+async fn run_raw(
+    target: &Target,
+    operation: &'static str,
+    subject: &impl std::fmt::Display,
+    database: &str,
+    command: Splice,
+    fine: &[i32],
+) -> Result<()> {
+    send(target, operation, subject, database, &command.finish(), fine).await
+}
+
+/// Sends a command until a majority has it. Of the server's errors, those of the codes `fine` say that it is already as asked.
+async fn send(
+    target: &Target,
+    operation: &'static str,
+    subject: &impl std::fmt::Display,
+    database: &str,
+    command: &RawDocument,
+    fine: &[i32],
+) -> Result<()> {
+    let error = match target.write_durably(operation, database, command).await {
+        Ok(_) => return Ok(()),
+        Err(error) => error,
+    };
+    match driver::code(&error) {
+        Some(code) if fine.contains(&code) => Ok(()),
+        Some(_) if error.kind() == ErrorKind::Server => {
+            Err(Error::new(ErrorKind::TargetRefused, operation, driver::answer(&error)).with_context("name", subject))
+        }
+        _ => Err(error.with_context("name", subject)),
+    }
+}

@@ -1,0 +1,239 @@
+//! Updates that the source logged as what changed.
+
+use std::collections::{HashMap, HashSet};
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+use futures::StreamExt;
+
+use super::apply::OPERATION;
+use super::documents::{self, Part, find};
+use super::statements::{Items, Verb, send};
+use super::store::{Stored, command_filter, store_all};
+use super::target::{Target, WriteError};
+use crate::document::CollectionKind;
+use crate::error::Result;
+use crate::namespace::Namespace;
+use crate::oplog::delta::{self, DeltaFormat};
+use crate::order::Key;
+use crate::retry::RetryRule;
+use crate::sink::RefusalReason;
+use crate::splice::Splice;
+
+/// One update statement.
+struct Statement<'a> {
+    delta: Stored<'a>,
+    update: Update<'a>,
+}
+
+enum Update<'a> {
+    /// The logged delta, for the server to apply as a secondary does.
+    Logged(&'a RawDocument),
+    /// Ordinary operators.
+    Operators(RawDocumentBuf),
+}
+
+struct Statements<'a>(Vec<Statement<'a>>);
+
+impl Items for Statements<'_> {
+    fn verb(&self) -> Verb {
+        Verb::Update
+    }
+
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn size(&self, item: usize) -> usize {
+        self.0.get(item).map_or(0, |statement| {
+            let update = match &statement.update {
+                Update::Logged(update) => update.as_bytes().len() + 64,
+                Update::Operators(update) => update.as_bytes().len(),
+            };
+            update + statement.delta.key.document_bytes().len() + 32
+        })
+    }
+
+    fn write(&self, item: usize, name: &str, command: &mut Splice) {
+        let Some(statement) = self.0.get(item) else { return };
+        command.open_document(name);
+        command_filter(command, statement.delta.key);
+        match &statement.update {
+            Update::Logged(update) => {
+                command
+                    .open_array("u")
+                    .open_document("0")
+                    .open_document("$_internalApplyOplogUpdate");
+                command.document("oplogUpdate", update);
+                command.close().close().close();
+            }
+            Update::Operators(update) => {
+                command.document("u", update);
+            }
+        }
+        command.close();
+    }
+}
+
+/// Applies one delta to each of different documents; `document` of each is the delta. The answer names those that could not be applied,
+/// by their write.
+///
+/// # Errors
+/// What concerns more than single writes.
+pub(super) async fn apply(
+    target: &Target,
+    namespace: &Namespace,
+    kind: CollectionKind,
+    deltas: &[Stored<'_>],
+) -> Result<Vec<(usize, RefusalReason)>> {
+    let mut refused = HashMap::new();
+    let mut in_memory = Vec::new();
+    let mut statements = Statements(Vec::with_capacity(deltas.len()));
+    for delta in deltas {
+        match updates(target, delta.document) {
+            Ok(Some(updates)) => statements
+                .0
+                .extend(updates.into_iter().map(|update| Statement { delta: *delta, update })),
+            Ok(None) => in_memory.push(*delta),
+            Err(error) => {
+                refused.insert(delta.write, RefusalReason::CannotApply(error.to_string()));
+            }
+        }
+    }
+    let outcome = send(target, OPERATION, namespace, &statements).await?;
+    let mut failed: HashMap<usize, (Stored<'_>, WriteError)> = HashMap::new();
+    for error in outcome.errors {
+        if let Some(statement) = statements.0.get(error.index) {
+            failed.entry(statement.delta.write).or_insert((statement.delta, error));
+        }
+    }
+    for (write, (delta, error)) in failed {
+        match error.code {
+            // PathNotViable, DuplicateKey: neither would be different in memory.
+            28 | 11000 => {
+                refused.insert(write, reason(error));
+            }
+            _ => in_memory.push(delta),
+        }
+    }
+    let short: Vec<Stored<'_>> = outcome
+        .short
+        .into_iter()
+        .flat_map(|range| statements.0.get(range).unwrap_or_default())
+        .map(|statement| statement.delta)
+        .filter(|delta| !refused.contains_key(&delta.write))
+        .collect();
+    refused.extend(missing(target, namespace, kind, &short).await?);
+    in_memory.retain(|delta| !refused.contains_key(&delta.write));
+    refused.extend(apply_in_memory(target, namespace, kind, &in_memory).await?);
+    Ok(refused.into_iter().collect())
+}
+
+/// The statements that apply a delta; `None` where it has to be applied in memory.
+fn updates<'a>(target: &Target, delta: &'a RawDocument) -> Result<Option<Vec<Update<'a>>>, delta::DeltaError> {
+    match delta::format_of(delta)? {
+        Some(DeltaFormat::V2) if target.applies_deltas() => Ok(Some(vec![Update::Logged(delta)])),
+        Some(DeltaFormat::V2) => Ok(None),
+        Some(DeltaFormat::V1) if target.is_at_least(5, 0) && delta::v1_needs_ordered_sets(delta)? => {
+            let updates = delta::v1_as_ordered_operators(delta)?;
+            Ok(Some(updates.into_iter().map(Update::Operators).collect()))
+        }
+        Some(DeltaFormat::V1) => Ok(Some(vec![Update::Operators(delta::v1_as_operators(delta)?)])),
+        None => Err(delta::DeltaError::UnknownFormat),
+    }
+}
+
+/// Of the deltas those whose document does not exist.
+async fn missing(
+    target: &Target,
+    namespace: &Namespace,
+    kind: CollectionKind,
+    deltas: &[Stored<'_>],
+) -> Result<Vec<(usize, RefusalReason)>> {
+    if deltas.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<&Key> = deltas.iter().map(|delta| delta.key).collect();
+    let found: HashSet<Key> = find(target, namespace, kind, &keys, Part::Id)
+        .await?
+        .iter()
+        .filter_map(|document| Key::of_document(document))
+        .collect();
+    Ok(deltas
+        .iter()
+        .filter(|delta| !found.contains(delta.key))
+        .map(|delta| (delta.write, no_document()))
+        .collect())
+}
+
+/// Reads the documents, applies the deltas to them here, and stores the whole.
+async fn apply_in_memory(
+    target: &Target,
+    namespace: &Namespace,
+    kind: CollectionKind,
+    deltas: &[Stored<'_>],
+) -> Result<Vec<(usize, RefusalReason)>> {
+    let deltas: HashMap<&Key, Stored<'_>> = deltas.iter().map(|delta| (delta.key, *delta)).collect();
+    let keys: Vec<&Key> = deltas.keys().copied().collect();
+    let mut refused = Vec::new();
+    for group in documents::groups(kind, &keys) {
+        let mut attempts = RetryRule::SERVER.begin();
+        // What was stored before an attempt failed is read as it is now; a delta that is applied twice leaves the same document.
+        let refusals = loop {
+            match apply_to_group(target, namespace, &deltas, &group).await {
+                Ok(refusals) => break refusals,
+                Err(error) => match attempts.next_pause(&error) {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => return Err(error.with_context("namespace", namespace)),
+                },
+            }
+        };
+        refused.extend(refusals);
+    }
+    Ok(refused)
+}
+
+/// One reply of documents, up to 16 MB, is held at a time.
+async fn apply_to_group(
+    target: &Target,
+    namespace: &Namespace,
+    deltas: &HashMap<&Key, Stored<'_>>,
+    group: &[&Key],
+) -> Result<Vec<(usize, RefusalReason)>> {
+    let mut refused = Vec::new();
+    let mut missing: HashSet<&Key> = group.iter().copied().collect();
+    let mut cursor = documents::open(target, namespace, group, Part::Whole).await?;
+    while let Some(batch) = cursor.next().await {
+        let batch = batch?;
+        let mut changed = Vec::with_capacity(batch.len());
+        for document in batch.iter() {
+            let Some(key) = Key::of_document(document) else {
+                continue;
+            };
+            let Some(delta) = deltas.get(&key) else { continue };
+            missing.remove(&key);
+            match delta::apply(document, delta.document) {
+                Ok(document) => changed.push((*delta, document)),
+                Err(error) => refused.push((delta.write, RefusalReason::CannotApply(error.to_string()))),
+            }
+        }
+        let stored: Vec<Stored<'_>> = changed
+            .iter()
+            .map(|(delta, document)| Stored { document, ..*delta })
+            .collect();
+        refused.extend(store_all(target, OPERATION, namespace, &stored).await?);
+    }
+    let missing = missing.into_iter().filter_map(|key| deltas.get(key));
+    refused.extend(missing.map(|delta| (delta.write, no_document())));
+    Ok(refused)
+}
+
+fn no_document() -> RefusalReason {
+    RefusalReason::CannotApply("no such document".to_owned())
+}
+
+fn reason(error: WriteError) -> RefusalReason {
+    match error.code {
+        11000 => RefusalReason::DuplicateKey(error.message),
+        _ => RefusalReason::CannotApply(error.message),
+    }
+}

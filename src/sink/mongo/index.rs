@@ -1,0 +1,124 @@
+//! Indexes.
+
+use bson::raw::{RawBsonRef, RawDocument};
+use tokio::time::Instant;
+
+use super::target::Target;
+use crate::driver;
+use crate::error::{Error, ErrorKind, Result};
+use crate::namespace::Namespace;
+use crate::order::{Element, Elements};
+use crate::retry::RetryRule;
+use crate::splice::Splice;
+
+const OPERATION: &str = "create an index";
+
+/// Builds one index, as [`Sink::create_index`](crate::Sink::create_index) says, however long it takes.
+///
+/// # Errors
+/// [`TargetRefused`](ErrorKind::TargetRefused) with the server's reason; a connection error once patience has run out.
+pub(super) async fn create(target: &Target, namespace: &Namespace, specification: &RawDocument) -> Result<()> {
+    if comes_with_collection(specification) {
+        return Ok(());
+    }
+    let mut command = Splice::with_capacity(specification.as_bytes().len() + 256);
+    command.string("createIndexes", namespace.collection());
+    command.open_array("indexes");
+    write_specification(&mut command, target, specification);
+    command.close();
+    if target.is_at_least(4, 4) {
+        // By default every voting member has to be ready, so that one that is down would hold the build up for as long.
+        command.string("commitQuorum", "majority");
+    }
+    command.open_document("writeConcern").string("w", "majority").close();
+    let command = command.finish();
+    let mut attempts = RetryRule::SERVER.begin();
+    loop {
+        let began = Instant::now();
+        let error = match driver::run_raw(target.client(), OPERATION, namespace.database(), command.clone()).await {
+            Ok(reply) => match reply.get_document("writeConcernError") {
+                // The index is there; asking again waits until a majority has it.
+                Ok(error) => Error::new(
+                    ErrorKind::Connection,
+                    OPERATION,
+                    error.get_str("errmsg").unwrap_or_default(),
+                ),
+                Err(_) => return Ok(()),
+            },
+            Err(error) => error,
+        };
+        if began.elapsed() > RetryRule::SERVER.patience {
+            // The build went on for longer than elections take, so that this is a new incident.
+            attempts = RetryRule::SERVER.begin();
+        }
+        // Asking again joins a build that survived the election.
+        let error = if is_build_interrupted(&error) {
+            error.with_retryable(true)
+        } else {
+            error
+        };
+        match attempts.next_pause(&error) {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => return Err(refusal(error, namespace, specification)),
+        }
+    }
+}
+
+/// Whether the collection is never without this index: the one on `_id`, or the order in which a clustered collection is stored.
+fn comes_with_collection(specification: &RawDocument) -> bool {
+    let is_set = |value: RawBsonRef<'_>| value.as_bool() == Some(true);
+    if specification.get("clustered").ok().flatten().is_some_and(is_set) {
+        return true;
+    }
+    let Ok(key) = specification.get_document("key") else {
+        return false;
+    };
+    let mut fields = key.iter();
+    let is_ascending = |value: RawBsonRef<'_>| match value {
+        RawBsonRef::Int32(value) => value == 1,
+        RawBsonRef::Int64(value) => value == 1,
+        RawBsonRef::Double(value) => value == 1.0,
+        _ => false,
+    };
+    matches!(fields.next(), Some(Ok((name, value))) if name.as_str() == "_id" && is_ascending(value))
+        && fields.next().is_none()
+}
+
+/// The specification without what says nothing on the target.
+fn write_specification(command: &mut Splice, target: &Target, specification: &RawDocument) {
+    command.open_document("0");
+    for element in Elements::of(specification.as_bytes()) {
+        let Element::Field { name, value } = element else {
+            continue;
+        };
+        let Ok(name) = std::str::from_utf8(name) else { continue };
+        let is_false = value.bytes() == [0];
+        let says_nothing = match name {
+            // The namespace of a 4.2 source may have another name here.
+            "ns" => true,
+            "dropDups" | "safe" => true,
+            "hidden" if is_false => !target.is_at_least(4, 4),
+            "prepareUnique" if is_false => !target.is_at_least(6, 0),
+            _ => false,
+        };
+        if !says_nothing {
+            command.value(name, value);
+        }
+    }
+    command.close();
+}
+
+/// BackgroundOperationInProgressForDatabase and ..ForNamespace, IndexBuildAborted, IndexBuildAlreadyInProgress.
+fn is_build_interrupted(error: &Error) -> bool {
+    matches!(driver::code(error), Some(12586 | 12587 | 276 | 285))
+}
+
+fn refusal(error: Error, namespace: &Namespace, specification: &RawDocument) -> Error {
+    let name = specification.get_str("name").unwrap_or("(without a name)").to_owned();
+    let error = if error.kind() == ErrorKind::Server {
+        Error::new(ErrorKind::TargetRefused, OPERATION, driver::answer(&error))
+    } else {
+        error
+    };
+    error.with_context("namespace", namespace).with_context("index", name)
+}

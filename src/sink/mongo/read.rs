@@ -1,0 +1,46 @@
+//! Reading the target back.
+
+use bson::raw::RawDocumentBuf;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use mongodb::Client;
+
+use super::target::Target;
+use crate::document::Batch;
+use crate::driver;
+use crate::driver_range::{batch_size, range_find};
+use crate::error::Result;
+use crate::retry::{RetryRule, retry};
+use crate::sink::SinkRead;
+
+/// The documents of a range as the primary has them. A stream that breaks is not resumed.
+///
+/// # Errors
+/// A server error, from the call or from the stream.
+pub(super) async fn read(target: &Target, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {
+    let size = batch_size(request.batch_bytes, request.document_bytes);
+    let SinkRead {
+        namespace, kind, range, ..
+    } = request;
+    let find = range_find(&namespace, kind, &range, size, None);
+    let client = target.client();
+    let batches = open(client, namespace.database(), find, size)
+        .await
+        .map_err(|error| error.with_context("namespace", &namespace))?;
+    Ok(batches
+        .try_filter(|batch| std::future::ready(!batch.is_empty()))
+        .map_err(move |error| error.with_context("namespace", &namespace))
+        .boxed())
+}
+
+async fn open(
+    client: &Client,
+    database: &str,
+    find: RawDocumentBuf,
+    size: u32,
+) -> Result<BoxStream<'static, Result<Batch>>> {
+    retry(RetryRule::SERVER, || {
+        driver::open_cursor(client, "read a range", database, find.clone(), Some(size))
+    })
+    .await
+}

@@ -1,0 +1,464 @@
+//! A replica set in memory.
+
+mod catalog;
+mod read;
+mod state;
+mod table;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod transaction;
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bson::raw::{RawBson, RawDocumentBuf};
+use futures::stream::BoxStream;
+use tokio::sync::watch;
+
+use self::state::State;
+use super::{Deployment, PointRequest, ReadRequest, Source};
+use crate::document::{Batch, Collection, Position};
+use crate::error::{Error, ErrorKind, Result};
+use crate::namespace::Namespace;
+use crate::oplog::{CommandOperation, Entry};
+use crate::order::Key;
+use crate::test_util::{Faults, Gate, Moment, digest, lock};
+
+pub use self::transaction::{OpenTransaction, Transaction};
+
+/// A replica set in memory, for tests: it keeps its whole history, so that a snapshot can be read at any position.
+///
+/// Clones share the same data: a test keeps one to write and hands another to the migration. Reads in [`ReadMode::Interval`](super::ReadMode::Interval) mix versions
+/// as far as the contract allows: each document is as of a point of its own, chosen by the seed.
+///
+/// Capped collections keep their order but evict nothing, and unique indexes are not enforced.
+#[derive(Clone)]
+pub struct MemorySource {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    seed: u64,
+    state: Mutex<State>,
+    /// Counts changes of the state, for those who wait for one.
+    changes: watch::Sender<u64>,
+    faults: Faults<SourceCall>,
+}
+
+/// The points of a [`MemorySource`] where faults and gates can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SourceCall {
+    /// [`Source::describe`]
+    Describe,
+    /// [`Source::collections`]
+    Collections,
+    /// [`Source::position`]
+    Position,
+    /// [`Source::sentinel`]
+    Sentinel,
+    /// [`Source::start_position`]
+    StartPosition,
+    /// [`Source::oldest_position`]
+    OldestPosition,
+    /// [`Source::tail`]
+    Tail,
+    /// A tail that is about to yield entries. They are taken out of the history after the gate, so that later ones may be among them.
+    TailEntries,
+    /// [`Source::split`]
+    Split,
+    /// [`Source::read`]
+    Read,
+    /// A read that is about to yield a batch.
+    ReadBatch,
+    /// [`Source::read_documents`]
+    ReadDocuments,
+    /// [`Source::digest`]
+    Digest,
+}
+
+/// Which collection a read by name meets when names have changed since its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameResolution {
+    /// The one that had the name at the position, as the contract says. The default.
+    AtPosition,
+    /// The one that has the name now, as on a server: a name that was given after the position makes a snapshot unavailable, one that
+    /// is gone reads as empty, and a cursor dies with a connection error when its collection loses the name.
+    Newest,
+}
+
+impl MemorySource {
+    /// An empty replica set.
+    pub fn new() -> Self {
+        Self::with_seed(0)
+    }
+
+    /// An empty replica set whose random choices follow the seed.
+    pub fn with_seed(seed: u64) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                seed,
+                state: Mutex::new(State::new(seed)),
+                changes: watch::Sender::new(0),
+                faults: Faults::new(),
+            }),
+        }
+    }
+
+    /// Whether snapshots can be read. Default: they can.
+    pub fn set_snapshots(&self, available: bool) {
+        self.change(|state| state.snapshots = available);
+    }
+
+    /// Keeps snapshots for the newest `entries` entries only. Default: all.
+    pub fn set_snapshot_window(&self, entries: usize) {
+        self.change(|state| state.snapshot_window = Some(entries));
+    }
+
+    /// Makes every position before the newest too old for a snapshot.
+    pub fn expire_snapshots(&self) {
+        self.change(|state| state.snapshot_floor = state.newest());
+    }
+
+    /// Keeps the newest `entries` entries of the history only; a tail that still needs an older one loses its position. Default: all.
+    pub fn set_history_window(&self, entries: usize) {
+        self.change(|state| {
+            state.history_window = Some(entries);
+            state.trim_history();
+        });
+    }
+
+    /// Which collection a read meets when names have changed. Default: [`NameResolution::AtPosition`].
+    pub fn set_name_resolution(&self, resolution: NameResolution) {
+        self.change(|state| state.name_resolution = resolution);
+    }
+
+    /// How many documents a batch has at most. Default: as many as fit into the bytes that are asked for.
+    pub fn set_batch_documents(&self, documents: usize) {
+        self.change(|state| state.batch_documents = documents);
+    }
+
+    /// How many entries a tail yields at once. Default: 100.
+    pub fn set_batch_entries(&self, entries: usize) {
+        self.change(|state| state.batch_entries = entries);
+    }
+
+    /// Makes the next such call fail.
+    pub fn fail_next(&self, call: SourceCall, error: Error) {
+        self.shared.faults.fail_next(call, Moment::Before, error);
+    }
+
+    /// Stops every such call, as it begins, until the gate is released.
+    pub fn hold(&self, call: SourceCall) -> Gate {
+        self.shared.faults.hold(call, Moment::Before)
+    }
+
+    /// Stops every such call when it has its answer, until the gate is released. A tail or read that yields can be held before only.
+    pub fn hold_answer(&self, call: SourceCall) -> Gate {
+        self.shared.faults.hold(call, Moment::Answer)
+    }
+
+    /// Ends every open tail with a retryable error.
+    pub fn disconnect_tail(&self) {
+        self.change(|state| state.disconnects += 1);
+    }
+
+    /// Begins a new term, as an election does, by an entry without effect.
+    pub fn elect(&self) -> Position {
+        self.change(|state| {
+            state.term += 1;
+            let position = state.next_position();
+            state.record(position, Vec::new());
+            position
+        })
+    }
+
+    /// Appends an entry without effect.
+    pub fn noop(&self) -> Position {
+        self.change(|state| {
+            let position = state.next_position();
+            state.record(position, Vec::new());
+            position
+        })
+    }
+
+    /// Makes a collection, or a view when the options have `viewOn`.
+    ///
+    /// # Errors
+    /// A malformed name, or one that is taken.
+    pub fn create_collection(&self, namespace: &str, options: RawDocumentBuf) -> Result<Position> {
+        let namespace = namespace.parse()?;
+        self.change(|state| state.create(&namespace, options))
+    }
+
+    /// Makes an index.
+    ///
+    /// # Errors
+    /// A missing collection, or a name that is taken.
+    pub fn create_index(&self, namespace: &str, specification: RawDocumentBuf) -> Result<Position> {
+        let namespace = namespace.parse()?;
+        self.change(|state| state.create_index(&namespace, specification))
+    }
+
+    /// Drops an index.
+    ///
+    /// # Errors
+    /// A missing collection or index.
+    pub fn drop_index(&self, namespace: &str, name: &str) -> Result<Position> {
+        let namespace = namespace.parse()?;
+        self.change(|state| state.drop_index(&namespace, name))
+    }
+
+    /// Changes options by the fields of `collMod`.
+    ///
+    /// # Errors
+    /// A missing collection or index.
+    pub fn modify(&self, namespace: &str, arguments: RawDocumentBuf) -> Result<Position> {
+        let namespace = namespace.parse()?;
+        self.change(|state| state.modify(&namespace, arguments))
+    }
+
+    /// Drops a collection or view.
+    ///
+    /// # Errors
+    /// A missing collection.
+    pub fn drop_collection(&self, namespace: &str) -> Result<Position> {
+        let namespace = namespace.parse()?;
+        self.change(|state| state.drop(&namespace))
+    }
+
+    /// Drops a database: each collection by an entry of its own, then the database.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn drop_database(&self, database: &str) -> Result<Position> {
+        self.change(|state| state.drop_database(database))
+    }
+
+    /// Renames a collection; one that has the new name is dropped in the same step.
+    ///
+    /// # Errors
+    /// A missing collection, or a view that has the new name.
+    pub fn rename(&self, from: &str, to: &str) -> Result<Position> {
+        let (from, to) = (from.parse()?, to.parse()?);
+        self.change(|state| state.rename(&from, &to))
+    }
+
+    /// Appends an entry that cannot be applied.
+    pub fn unsupported(&self, namespace: &str, reason: &str) -> Position {
+        let operation = CommandOperation::Unsupported {
+            namespace: namespace.to_owned(),
+            reason: reason.to_owned(),
+        };
+        self.change(|state| state.command(None, operation, RawDocumentBuf::new()))
+    }
+
+    /// Inserts a document. A missing collection is made first, by an entry of its own.
+    ///
+    /// # Errors
+    /// An `_id` that is missing or exists.
+    pub fn insert(&self, namespace: &str, document: RawDocumentBuf) -> Result<Position> {
+        self.transaction(|transaction| transaction.insert(namespace, document))
+    }
+
+    /// Inserts documents by one entry each, and gives the position of the last.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert); the documents before are inserted.
+    pub fn insert_many(
+        &self,
+        namespace: &str,
+        documents: impl IntoIterator<Item = RawDocumentBuf>,
+    ) -> Result<Position> {
+        let mut position = lock(&self.shared.state).newest();
+        for document in documents {
+            position = self.insert(namespace, document)?;
+        }
+        Ok(position)
+    }
+
+    /// Replaces the document that has the new one's `_id`.
+    ///
+    /// # Errors
+    /// A missing document or collection.
+    pub fn replace(&self, namespace: &str, document: RawDocumentBuf) -> Result<Position> {
+        self.transaction(|transaction| transaction.replace(namespace, document))
+    }
+
+    /// Applies a delta, the `o` of an update entry in the format `$v: 1` or `$v: 2`.
+    ///
+    /// # Errors
+    /// A missing document, or a delta that does not apply to it.
+    pub fn update(&self, namespace: &str, id: impl Into<RawBson>, delta: RawDocumentBuf) -> Result<Position> {
+        self.transaction(|transaction| transaction.update(namespace, id, delta))
+    }
+
+    /// Applies the delta `{$v: 2, diff: <diff>}`.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update).
+    pub fn update_v2(&self, namespace: &str, id: impl Into<RawBson>, diff: RawDocumentBuf) -> Result<Position> {
+        self.update(namespace, id, bson::rawdoc! { "$v": 2, "diff": diff })
+    }
+
+    /// Deletes a document.
+    ///
+    /// # Errors
+    /// A missing document or collection.
+    pub fn delete(&self, namespace: &str, id: impl Into<RawBson>) -> Result<Position> {
+        self.transaction(|transaction| transaction.delete(namespace, id))
+    }
+
+    /// Writes at one position, by one entry, all or nothing.
+    ///
+    /// # Errors
+    /// The closure's, or that of the first write that cannot be made.
+    pub fn transaction(&self, write: impl FnOnce(&mut Transaction) -> Result<()>) -> Result<Position> {
+        let mut transaction = Transaction::default();
+        write(&mut transaction)?;
+        self.change(|state| state.write(transaction.into_writes(), None))
+    }
+
+    /// Begins a transaction whose first entry is in the history before its commit, such as a prepared one. Until it ends, the resume
+    /// position of every entry stays before its first.
+    pub fn open_transaction(&self) -> OpenTransaction {
+        let (number, first) = self.change(State::begin);
+        OpenTransaction::new(self.clone(), number, first)
+    }
+
+    /// The documents of now: in natural order for capped collections, else in `_id` order. Empty when there is no such collection.
+    ///
+    /// # Errors
+    /// A malformed name.
+    pub fn documents(&self, namespace: &str) -> Result<Vec<RawDocumentBuf>> {
+        let position = lock(&self.shared.state).newest();
+        self.documents_at(namespace, position)
+    }
+
+    /// The documents at a position, whatever the snapshot window is.
+    ///
+    /// # Errors
+    /// A malformed name.
+    pub fn documents_at(&self, namespace: &str, at: Position) -> Result<Vec<RawDocumentBuf>> {
+        let namespace: Namespace = namespace.parse()?;
+        Ok(lock(&self.shared.state).documents_at(&namespace, at))
+    }
+
+    /// Every entry that the history still holds.
+    pub fn history(&self) -> Vec<Entry> {
+        lock(&self.shared.state).history()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let answer = change(&mut lock(&self.shared.state));
+        self.shared.changes.send_modify(|count| *count += 1);
+        answer
+    }
+
+    async fn before(&self, call: SourceCall) -> Result<()> {
+        self.shared.faults.pass(call, Moment::Before).await
+    }
+
+    async fn answer<T>(&self, call: SourceCall, answer: T) -> Result<T> {
+        self.shared.faults.pass(call, Moment::Answer).await?;
+        Ok(answer)
+    }
+}
+
+impl Default for MemorySource {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for MemorySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemorySource").field("seed", &self.shared.seed).finish()
+    }
+}
+
+#[async_trait]
+impl Source for MemorySource {
+    async fn describe(&self) -> Result<Deployment> {
+        self.before(SourceCall::Describe).await?;
+        let deployment = Deployment {
+            identity: format!("memory-source-{}", self.shared.seed),
+            name: "memory".to_owned(),
+            version: [6, 0, 0],
+            feature_compatibility: [6, 0],
+        };
+        self.answer(SourceCall::Describe, deployment).await
+    }
+
+    async fn collections(&self) -> Result<Vec<Collection>> {
+        self.before(SourceCall::Collections).await?;
+        let collections = lock(&self.shared.state).listed();
+        self.answer(SourceCall::Collections, collections).await
+    }
+
+    async fn position(&self) -> Result<Position> {
+        self.before(SourceCall::Position).await?;
+        let position = lock(&self.shared.state).newest();
+        self.answer(SourceCall::Position, position).await
+    }
+
+    async fn sentinel(&self) -> Result<Position> {
+        self.before(SourceCall::Sentinel).await?;
+        let position = lock(&self.shared.state).newest();
+        self.answer(SourceCall::Sentinel, position).await
+    }
+
+    async fn start_position(&self) -> Result<Position> {
+        self.before(SourceCall::StartPosition).await?;
+        let position = lock(&self.shared.state).start();
+        self.answer(SourceCall::StartPosition, position).await
+    }
+
+    async fn oldest_position(&self) -> Result<Position> {
+        self.before(SourceCall::OldestPosition).await?;
+        let position = lock(&self.shared.state).oldest();
+        self.answer(SourceCall::OldestPosition, position).await
+    }
+
+    async fn tail(&self, after: Position) -> Result<BoxStream<'static, Result<Vec<Entry>>>> {
+        self.before(SourceCall::Tail).await?;
+        let stream = tail::tail(self.clone(), after)?;
+        self.answer(SourceCall::Tail, stream).await
+    }
+
+    async fn split(&self, collection: &Collection, bytes: u64) -> Result<Vec<Key>> {
+        self.before(SourceCall::Split).await?;
+        let keys = lock(&self.shared.state).split(collection, bytes);
+        self.answer(SourceCall::Split, keys).await
+    }
+
+    async fn read(&self, request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>> {
+        self.before(SourceCall::Read).await?;
+        let stream = read::read(self.clone(), request).await?;
+        self.answer(SourceCall::Read, stream).await
+    }
+
+    async fn read_documents(&self, request: PointRequest<'_>) -> Result<Vec<RawDocumentBuf>> {
+        self.before(SourceCall::ReadDocuments).await?;
+        let documents = read::read_documents(self, request).await?;
+        self.answer(SourceCall::ReadDocuments, documents).await
+    }
+
+    async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
+        self.before(SourceCall::Digest).await?;
+        let documents = {
+            let state = lock(&self.shared.state);
+            state
+                .live(namespace)
+                .map(|_| state.documents_at(namespace, state.newest()))
+        };
+        let answer = documents.map(|documents| digest(documents.iter().map(AsRef::as_ref)));
+        self.answer(SourceCall::Digest, answer).await
+    }
+}
+
+/// The `_id` of a document to write.
+fn key_of(document: &RawDocumentBuf) -> Result<Key> {
+    Key::of_document(document).ok_or_else(|| Error::new(ErrorKind::Server, "write", "the document has no `_id`"))
+}

@@ -1,0 +1,383 @@
+//! The replica set in memory: its history, and every version of every document, so that any position can be read.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bson::raw::RawDocumentBuf;
+use bson::{DateTime, Uuid};
+
+use super::NameResolution;
+use super::table::Table;
+use crate::document::{Change, Collection, CollectionKind, Operation, Position, Write};
+use crate::error::{Error, ErrorKind, Result};
+use crate::namespace::Namespace;
+use crate::oplog::{Entry, Item, delta};
+use crate::order::Key;
+use crate::source::ReadMode;
+use crate::test_util::Random;
+
+/// Bytes that an entry has in the oplog beside its documents, roughly.
+const ENTRY_OVERHEAD: usize = 120;
+
+pub(super) struct State {
+    pub(super) random: Random,
+    pub(super) term: i64,
+    /// Every position there ever was, in order.
+    positions: Vec<Position>,
+    /// The entries that a tail can still reach. Never empty.
+    history: VecDeque<Recorded>,
+    pub(super) tables: Vec<Table>,
+    pub(super) views: BTreeMap<Namespace, RawDocumentBuf>,
+    /// For each open transaction its first entry's position, and the position before it.
+    open: BTreeMap<u64, (Position, Position)>,
+    next_transaction: u64,
+    pub(super) snapshots: bool,
+    pub(super) snapshot_window: Option<usize>,
+    pub(super) snapshot_floor: Position,
+    pub(super) history_window: Option<usize>,
+    pub(super) name_resolution: NameResolution,
+    pub(super) batch_documents: usize,
+    pub(super) batch_entries: usize,
+    /// How often all tails were disconnected.
+    pub(super) disconnects: u64,
+}
+
+struct Recorded {
+    entry: Entry,
+    /// For a commit the position of the transaction's first entry.
+    began: Option<Position>,
+}
+
+impl State {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut state = Self {
+            random: Random::new(seed),
+            term: 1,
+            positions: Vec::new(),
+            history: VecDeque::new(),
+            tables: Vec::new(),
+            views: BTreeMap::new(),
+            open: BTreeMap::new(),
+            next_transaction: 0,
+            snapshots: true,
+            snapshot_window: None,
+            snapshot_floor: Position::ZERO,
+            history_window: None,
+            name_resolution: NameResolution::AtPosition,
+            batch_documents: usize::MAX,
+            batch_entries: 100,
+            disconnects: 0,
+        };
+        let first = state.next_position();
+        state.record(first, Vec::new());
+        state
+    }
+
+    /// The newest position.
+    pub(super) fn newest(&self) -> Position {
+        self.positions.last().copied().unwrap_or(Position::ZERO)
+    }
+
+    pub(super) fn oldest(&self) -> Position {
+        self.history
+            .front()
+            .map_or(Position::ZERO, |recorded| recorded.entry.position)
+    }
+
+    pub(super) fn start(&self) -> Position {
+        self.resume_at(self.newest())
+    }
+
+    fn resume_at(&self, position: Position) -> Position {
+        self.open
+            .values()
+            .map(|(_, before)| *before)
+            .min()
+            .map_or(position, |before| before.min(position))
+    }
+
+    /// The position that the next entry gets: of the clock's second, or of the newest entry's where the clock is behind.
+    pub(super) fn next_position(&self) -> Position {
+        let newest = self.newest();
+        let now = u32::try_from(DateTime::now().timestamp_millis() / 1000).unwrap_or(u32::MAX);
+        if now > newest.time {
+            Position {
+                time: now,
+                increment: 1,
+                term: self.term,
+            }
+        } else {
+            Position {
+                time: newest.time,
+                increment: newest.increment + 1,
+                term: self.term,
+            }
+        }
+    }
+
+    /// Appends an entry at the position, which is that of [`Self::next_position`].
+    pub(super) fn record(&mut self, position: Position, items: Vec<Item>) {
+        self.record_commit(position, items, None);
+    }
+
+    fn record_commit(&mut self, position: Position, items: Vec<Item>, began: Option<Position>) {
+        let bytes = items.iter().map(size_of_item).sum::<usize>() + ENTRY_OVERHEAD;
+        self.positions.push(position);
+        self.history.push_back(Recorded {
+            entry: Entry {
+                position,
+                resume: self.resume_at(position),
+                wall: DateTime::now(),
+                items,
+                bytes,
+            },
+            began,
+        });
+        self.trim_history();
+    }
+
+    pub(super) fn trim_history(&mut self) {
+        if let Some(window) = self.history_window {
+            while self.history.len() > window.max(1) {
+                self.history.pop_front();
+            }
+        }
+    }
+
+    /// Begins a transaction by an entry of its own that has no effect yet, and gives its number.
+    pub(super) fn begin(&mut self) -> (u64, Position) {
+        let before = self.newest();
+        let first = self.next_position();
+        let number = self.next_transaction;
+        self.next_transaction += 1;
+        self.open.insert(number, (first, before));
+        self.record(first, Vec::new());
+        (number, first)
+    }
+
+    pub(super) fn abort(&mut self, number: u64) {
+        if self.open.remove(&number).is_some() {
+            let position = self.next_position();
+            self.record(position, Vec::new());
+        }
+    }
+
+    /// Applies the writes at one position, all or none. `transaction` is the number of the open transaction that is committed.
+    pub(super) fn write(&mut self, writes: Vec<(Namespace, Write)>, transaction: Option<u64>) -> Result<Position> {
+        for (namespace, write) in &writes {
+            if self.live(namespace).is_none() && matches!(write.operation, Operation::Insert(_)) {
+                self.create(namespace, RawDocumentBuf::new())?;
+            }
+        }
+        // What the documents become, before anything is changed.
+        let mut staged: BTreeMap<(usize, Key), Option<RawDocumentBuf>> = BTreeMap::new();
+        let mut changes = Vec::with_capacity(writes.len());
+        let position = self.next_position();
+        for (namespace, write) in writes {
+            let index = self
+                .live(&namespace)
+                .ok_or_else(|| refused("write", &namespace, "there is no such collection"))?;
+            let table = &self.tables[index];
+            let at = (index, write.key.clone());
+            let before = match staged.get(&at) {
+                Some(document) => document.as_ref(),
+                None => table.newest(&write.key),
+            };
+            let after = match (&write.operation, before) {
+                (Operation::Insert(document), None) | (Operation::Replace(document), Some(_)) => Some(document.clone()),
+                (Operation::Delta(delta), Some(document)) => {
+                    Some(delta::apply(document, delta).map_err(|error| {
+                        refused("update", &namespace, "the delta does not apply").with_source(error)
+                    })?)
+                }
+                (Operation::Delete, Some(_)) => None,
+                (Operation::Insert(_), Some(_)) => {
+                    return Err(refused("insert", &namespace, "the `_id` exists already"));
+                }
+                (_, None) => return Err(refused("write", &namespace, "there is no such document")),
+            };
+            staged.insert(at, after);
+            changes.push(Item::Change(Change {
+                position,
+                collection: table.id,
+                namespace: Arc::new(namespace),
+                write,
+            }));
+        }
+        for ((index, key), document) in staged {
+            self.tables[index].put(position, key, document);
+        }
+        let began = transaction
+            .and_then(|number| self.open.remove(&number))
+            .map(|(first, _)| first);
+        self.record_commit(position, changes, began);
+        Ok(position)
+    }
+
+    /// The collection that has the name now.
+    pub(super) fn live(&self, namespace: &Namespace) -> Option<usize> {
+        self.tables.iter().position(|table| table.name() == Some(namespace))
+    }
+
+    pub(super) fn add_table(
+        &mut self,
+        position: Position,
+        namespace: Namespace,
+        kind: CollectionKind,
+        options: RawDocumentBuf,
+    ) -> Uuid {
+        let id = self.random.uuid();
+        self.tables.push(Table::new(id, position, namespace, kind, options));
+        id
+    }
+
+    pub(super) fn listed(&self) -> Vec<Collection> {
+        let collections = self.tables.iter().filter_map(|table| {
+            let documents = table.live_documents().map(|(_, document)| document);
+            Some(Collection {
+                id: table.id,
+                namespace: table.name()?.clone(),
+                kind: table.kind,
+                options: table.options.clone(),
+                indexes: table.indexes.clone(),
+                documents: table.live_documents().count() as u64,
+                bytes: documents.map(|document| document.as_bytes().len() as u64).sum(),
+            })
+        });
+        let views = self.views.iter().map(|(namespace, options)| Collection {
+            id: Uuid::from_bytes([0; 16]),
+            namespace: namespace.clone(),
+            kind: CollectionKind::View,
+            options: options.clone(),
+            indexes: Vec::new(),
+            documents: 0,
+            bytes: 0,
+        });
+        collections
+            .chain(views)
+            .filter(|collection| !collection.namespace.is_internal())
+            .collect()
+    }
+
+    /// Whether documents can be read in this mode at this position.
+    pub(super) fn check_snapshot(&self, at: Position, mode: ReadMode) -> Result<()> {
+        let window = match self.snapshot_window {
+            Some(window) => self.positions[self.positions.len().saturating_sub(window.max(1))],
+            None => Position::ZERO,
+        };
+        if mode == ReadMode::Snapshot && (!self.snapshots || at < window.max(self.snapshot_floor)) {
+            return Err(Error::new(
+                ErrorKind::SnapshotUnavailable,
+                "read a snapshot",
+                "the position is too old",
+            )
+            .with_context("position", at));
+        }
+        Ok(())
+    }
+
+    /// The collection that a read of this name meets, if there is one.
+    pub(super) fn resolve(&self, namespace: &Namespace, at: Position, mode: ReadMode) -> Result<Option<usize>> {
+        match self.name_resolution {
+            NameResolution::AtPosition => Ok(self
+                .tables
+                .iter()
+                .position(|table| table.name_at(at) == Some(namespace))),
+            NameResolution::Newest => {
+                let found = self.live(namespace);
+                let named = found.map(|index| self.tables[index].named_at());
+                if mode == ReadMode::Snapshot && named.is_some_and(|position| position > at) {
+                    return Err(Error::new(
+                        ErrorKind::SnapshotUnavailable,
+                        "read a snapshot",
+                        "the collection got its name after the position",
+                    )
+                    .with_context("namespace", namespace));
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    /// As a cursor on a server that follows names: it ends when the collection loses its name.
+    pub(super) fn check_cursor(&self, index: usize, namespace: &Namespace) -> Result<()> {
+        if self.name_resolution == NameResolution::Newest && self.tables[index].name() != Some(namespace) {
+            return Err(Error::new(
+                ErrorKind::Connection,
+                "read documents",
+                "the cursor was killed: the collection was dropped or renamed",
+            )
+            .with_context("namespace", namespace));
+        }
+        Ok(())
+    }
+
+    /// The documents at the position, whatever the windows are: in natural order for capped collections, else in `_id` order.
+    pub(super) fn documents_at(&self, namespace: &Namespace, at: Position) -> Vec<RawDocumentBuf> {
+        let table = self.tables.iter().find(|table| table.name_at(at) == Some(namespace));
+        table.map(|table| table.documents_at(at)).unwrap_or_default()
+    }
+
+    /// Whether a tail can start after the position.
+    pub(super) fn check_tail(&self, after: Position) -> Result<()> {
+        if after < self.oldest() || self.positions.binary_search(&after).is_err() {
+            return Err(position_lost(after));
+        }
+        Ok(())
+    }
+
+    /// The entries after `after`, for a tail that was started after `started`.
+    pub(super) fn entries_after(&self, after: Position, started: Position) -> Result<Vec<Entry>> {
+        if after < self.oldest() {
+            return Err(position_lost(after));
+        }
+        let from = self
+            .history
+            .partition_point(|recorded| recorded.entry.position <= after);
+        let mut entries = Vec::new();
+        for recorded in self.history.iter().skip(from).take(self.batch_entries.max(1)) {
+            if let Some(began) = recorded.began
+                && began <= started
+                && began < self.oldest()
+            {
+                if !entries.is_empty() {
+                    break;
+                }
+                return Err(Error::new(
+                    ErrorKind::PositionLost,
+                    "read the history",
+                    "a transaction that was open where the tail was started has its first entry no longer in the history",
+                )
+                .with_context("transaction", began)
+                .with_context("started after", started));
+            }
+            entries.push(recorded.entry.clone());
+        }
+        Ok(entries)
+    }
+
+    /// Every entry that the history still holds.
+    pub(super) fn history(&self) -> Vec<Entry> {
+        self.history.iter().map(|recorded| recorded.entry.clone()).collect()
+    }
+}
+
+fn size_of_item(item: &Item) -> usize {
+    match item {
+        Item::Change(change) => change.write.size_in_bytes(),
+        Item::Command(command) => command.raw.as_bytes().len(),
+    }
+}
+
+fn position_lost(after: Position) -> Error {
+    Error::new(
+        ErrorKind::PositionLost,
+        "read the history",
+        "the history does not hold the position",
+    )
+    .with_context("position", after)
+}
+
+pub(super) fn refused(operation: &'static str, namespace: &Namespace, message: &'static str) -> Error {
+    Error::new(ErrorKind::Server, operation, message).with_context("namespace", namespace)
+}

@@ -1,0 +1,114 @@
+//! Writes that become visible at one position.
+
+use bson::raw::{RawBson, RawDocumentBuf};
+
+use super::{MemorySource, key_of};
+use crate::document::{Operation, Position, Write};
+use crate::error::Result;
+use crate::namespace::Namespace;
+use crate::order::Key;
+
+/// Collects the writes of a transaction. Whether they can be made is seen at its commit.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    writes: Vec<(Namespace, Write)>,
+}
+
+impl Transaction {
+    /// Inserts a document.
+    ///
+    /// # Errors
+    /// A malformed name, or a document without `_id`.
+    pub fn insert(&mut self, namespace: &str, document: RawDocumentBuf) -> Result<()> {
+        let key = key_of(&document)?;
+        self.push(namespace, key, Operation::Insert(document))
+    }
+
+    /// Replaces the document that has the new one's `_id`.
+    ///
+    /// # Errors
+    /// A malformed name, or a document without `_id`.
+    pub fn replace(&mut self, namespace: &str, document: RawDocumentBuf) -> Result<()> {
+        let key = key_of(&document)?;
+        self.push(namespace, key, Operation::Replace(document))
+    }
+
+    /// Applies a delta, the `o` of an update entry in the format `$v: 1` or `$v: 2`.
+    ///
+    /// # Errors
+    /// A malformed name.
+    pub fn update(&mut self, namespace: &str, id: impl Into<RawBson>, delta: RawDocumentBuf) -> Result<()> {
+        self.push(
+            namespace,
+            Key::from(id.into().as_raw_bson_ref()),
+            Operation::Delta(delta),
+        )
+    }
+
+    /// Deletes a document.
+    ///
+    /// # Errors
+    /// A malformed name.
+    pub fn delete(&mut self, namespace: &str, id: impl Into<RawBson>) -> Result<()> {
+        self.push(namespace, Key::from(id.into().as_raw_bson_ref()), Operation::Delete)
+    }
+
+    pub(super) fn into_writes(self) -> Vec<(Namespace, Write)> {
+        self.writes
+    }
+
+    fn push(&mut self, namespace: &str, key: Key, operation: Operation) -> Result<()> {
+        self.writes.push((namespace.parse()?, Write { key, operation }));
+        Ok(())
+    }
+}
+
+/// A transaction whose first entry is in the history, and whose writes become visible at its commit. Dropping it aborts it.
+#[derive(Debug)]
+pub struct OpenTransaction {
+    source: MemorySource,
+    number: u64,
+    first: Position,
+    ended: bool,
+}
+
+impl OpenTransaction {
+    pub(super) fn new(source: MemorySource, number: u64, first: Position) -> Self {
+        Self {
+            source,
+            number,
+            first,
+            ended: false,
+        }
+    }
+
+    /// The position of its first entry.
+    pub fn first_position(&self) -> Position {
+        self.first
+    }
+
+    /// Makes the writes at one position, which is given.
+    ///
+    /// # Errors
+    /// The closure's, or that of the first write that cannot be made. The transaction is aborted then.
+    pub fn commit(mut self, write: impl FnOnce(&mut Transaction) -> Result<()>) -> Result<Position> {
+        let mut transaction = Transaction::default();
+        write(&mut transaction)?;
+        let position = self
+            .source
+            .change(|state| state.write(transaction.into_writes(), Some(self.number)))?;
+        self.ended = true;
+        Ok(position)
+    }
+
+    /// Ends it without effect.
+    pub fn abort(self) {}
+}
+
+impl Drop for OpenTransaction {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.source.change(|state| state.abort(self.number));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Where a migration reads from.
+
+#[cfg(feature = "test-util")]
+mod memory;
+mod mongo;
+
+use async_trait::async_trait;
+use bson::raw::RawDocumentBuf;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use crate::document::{Batch, Collection, CollectionKind, Position, Range};
+use crate::error::Result;
+use crate::namespace::Namespace;
+use crate::oplog::Entry;
+use crate::order::Key;
+
+pub use self::mongo::MongoSource;
+#[cfg(feature = "test-util")]
+pub use memory::{MemorySource, NameResolution, OpenTransaction, SourceCall, Transaction};
+
+/// A replica set, or anything that behaves like one: documents that can be read at a point in time, and the history that follows it.
+///
+/// # Contract
+/// - Only what is majority-committed is ever returned, so that nothing returned can be rolled back.
+/// - [`position`](Source::position) never goes backwards, and [`tail`](Source::tail) yields every entry after the position it was given,
+///   in order, without a gap; an idle source's tail still reaches its newest position within seconds.
+/// - A read sees at least everything up to the position it was asked for; in [`ReadMode::Snapshot`] exactly that.
+/// - Every method is cancellation safe: dropping the future or stream releases what it held on the server.
+/// - Errors say with [`is_retryable`](crate::Error::is_retryable) whether the same call may succeed later. Implementations reconnect
+///   through elections on their own and give up only after a bounded time.
+#[async_trait]
+pub trait Source: Send + Sync + 'static {
+    /// What is known of the deployment. The identity must stay the same over restarts.
+    ///
+    /// # Errors
+    /// The deployment cannot be reached or is not one that can be migrated from.
+    async fn describe(&self) -> Result<Deployment>;
+
+    /// Every collection and view, the server's internal ones left out.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn collections(&self) -> Result<Vec<Collection>>;
+
+    /// The newest majority-committed position.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn position(&self) -> Result<Position>;
+
+    /// A position at or after everything that was written before the call, acknowledged or not; returned once it is majority-committed.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn sentinel(&self) -> Result<Position>;
+
+    /// The position from which a tail meets the first entry of every transaction that is open or prepared now.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn start_position(&self) -> Result<Position>;
+
+    /// The oldest position that a tail can still start after, and the newest: their distance is the oplog window.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn oldest_position(&self) -> Result<Position>;
+
+    /// The history after `after`, in vectors of at least one entry. The stream ends only by an error.
+    ///
+    /// # Errors
+    /// [`PositionLost`](crate::ErrorKind::PositionLost) when the history no longer reaches back to `after`, or does not hold it.
+    async fn tail(&self, after: Position) -> Result<BoxStream<'static, Result<Vec<Entry>>>>;
+
+    /// Keys that cut the collection into ranges of about `bytes` each, in ascending order. An empty answer means one range.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn split(&self, collection: &Collection, bytes: u64) -> Result<Vec<Key>>;
+
+    /// The documents of a range, in `_id` order where the collection's kind has ranges, else in natural order.
+    ///
+    /// # Errors
+    /// [`SnapshotUnavailable`](crate::ErrorKind::SnapshotUnavailable), from the call or from the stream, when a snapshot cannot be given.
+    async fn read(&self, request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>>;
+
+    /// Those of the documents that exist, in any order.
+    ///
+    /// # Errors
+    /// As [`read`](Source::read).
+    async fn read_documents(&self, request: PointRequest<'_>) -> Result<Vec<RawDocumentBuf>>;
+
+    /// A digest over all documents of the collection that is equal on both sides for equal data, or `None` where it cannot be had.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn digest(&self, namespace: &Namespace) -> Result<Option<String>>;
+}
+
+/// What a source or sink says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// An identity that stays the same over restarts and elections; on MongoDB the replica set's id.
+    pub identity: String,
+    /// Name for people, such as the replica set's name. Never holds credentials.
+    pub name: String,
+    /// The version of the server, such as `[6, 0, 5]`.
+    pub version: [u32; 3],
+    /// The feature compatibility version, such as `[6, 0]`.
+    pub feature_compatibility: [u32; 2],
+}
+
+/// How the documents of a read relate to the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadMode {
+    /// All documents exactly as they stood at the position.
+    Snapshot,
+    /// Each document as it stood at some point between the position and the end of the read.
+    Interval,
+}
+
+/// A range to read.
+#[derive(Clone, Debug)]
+pub struct ReadRequest {
+    /// The collection's name at the position.
+    pub namespace: Namespace,
+    /// How its documents are kept.
+    pub kind: CollectionKind,
+    /// Which documents. The full range for kinds without ranges.
+    pub range: Range,
+    /// The position that the read must see at least.
+    pub at: Position,
+    /// Whether it must see exactly that.
+    pub mode: ReadMode,
+    /// About how many bytes a batch should have.
+    pub batch_bytes: usize,
+    /// About how many bytes a document has, to size the batches by; 0 when not known.
+    pub document_bytes: usize,
+}
+
+/// Documents to read by `_id`.
+#[derive(Clone, Copy, Debug)]
+pub struct PointRequest<'a> {
+    /// The collection's name at the position.
+    pub namespace: &'a Namespace,
+    /// Which documents. The caller keeps them few enough that the answer fits in memory.
+    pub keys: &'a [Key],
+    /// The position that the read must see at least.
+    pub at: Position,
+    /// Whether it must see exactly that.
+    pub mode: ReadMode,
+}

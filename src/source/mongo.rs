@@ -1,0 +1,155 @@
+//! Reads from a MongoDB replica set.
+
+mod points;
+mod read;
+mod split;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use bson::raw::RawDocumentBuf;
+use futures::stream::BoxStream;
+use mongodb::Client;
+
+use super::{Deployment, PointRequest, ReadRequest, Source};
+use crate::document::{Batch, Collection, CollectionKind, Position};
+use crate::error::Result;
+use crate::namespace::Namespace;
+use crate::oplog::{self, Entry, OplogCursor};
+use crate::order::Key;
+use crate::{driver, driver_digest};
+
+/// A replica set of MongoDB 4.2 to 6.0 to migrate from.
+///
+/// Everything is read from the primary, through elections. Nothing is ever written.
+///
+/// # Snapshots
+/// Servers from 5.0 on are read outside transactions; they keep 300 seconds of history by default. Older ones give a snapshot only to
+/// a transaction, of which each read opens its own; they keep some seconds of history, fewer under heavy writes, and end a transaction
+/// after 60 seconds. A transaction is ended when its last batch has arrived or the stream is dropped, so that none is left behind to
+/// hold old data in the server's cache.
+///
+/// # Cancellation
+/// Dropping a stream closes its cursor. When a read is dropped in the moment in which the server opens the cursor, before its name is
+/// known here, the server closes it by its own rule, after 10 idle minutes by default. Such a cursor holds no snapshot.
+pub struct MongoSource {
+    client: Client,
+    version: [u32; 3],
+    /// The newest position that was ever given out.
+    newest: Mutex<Position>,
+    /// Collections that are stored by `_id` without an index on it, as far as they were listed: they want to be asked differently.
+    clustered: RwLock<HashSet<Namespace>>,
+}
+
+impl MongoSource {
+    /// Connects to the replica set that a connection string names.
+    ///
+    /// The connection string's read preference, read concern and write concern are not used. For sizes of its connection pool that it
+    /// does not state, ones that suit a migration are taken.
+    ///
+    /// # Errors
+    /// [`InvalidConfiguration`](crate::ErrorKind::InvalidConfiguration) for a malformed connection string, else as
+    /// [`from_client`](Self::from_client).
+    pub async fn connect(uri: &str) -> Result<Self> {
+        Self::from_client(driver::connect(uri).await?).await
+    }
+
+    /// Reads through a client that the host has made. Each range that is read at the same time takes one of its connections, and the
+    /// tail takes one.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) when it is not connected to a replica set, [`Connection`](crate::ErrorKind::Connection)
+    /// when that cannot be reached within a minute, or a server error.
+    pub async fn from_client(client: Client) -> Result<Self> {
+        let version = driver::describe(&client).await?.version;
+        Ok(Self {
+            client,
+            version,
+            newest: Mutex::new(Position::ZERO),
+            clustered: RwLock::default(),
+        })
+    }
+
+    /// Whether the collection is known to have no index on `_id`.
+    fn is_clustered(&self, namespace: &Namespace) -> bool {
+        namespace.time_series().is_some()
+            || self
+                .clustered
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(namespace)
+    }
+}
+
+#[async_trait]
+impl Source for MongoSource {
+    async fn describe(&self) -> Result<Deployment> {
+        driver::describe(&self.client).await
+    }
+
+    async fn collections(&self) -> Result<Vec<Collection>> {
+        let collections = driver::collections(&self.client).await?;
+        *self.clustered.write().unwrap_or_else(PoisonError::into_inner) = collections
+            .iter()
+            .filter(|collection| collection.kind == CollectionKind::Clustered)
+            .map(|collection| collection.namespace.clone())
+            .collect();
+        Ok(collections)
+    }
+
+    async fn position(&self) -> Result<Position> {
+        let newest = oplog::position::newest_position(&self.client).await?;
+        // A new primary may learn later than the old one did what a majority has. It stays committed all the same.
+        let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = newest.max(*known);
+        Ok(*known)
+    }
+
+    async fn sentinel(&self) -> Result<Position> {
+        let position = oplog::position::newest_written(&self.client).await?;
+        let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = position.max(*known);
+        Ok(position)
+    }
+
+    async fn start_position(&self) -> Result<Position> {
+        oplog::position::start_position(&self.client).await
+    }
+
+    async fn oldest_position(&self) -> Result<Position> {
+        oplog::position::oldest_position(&self.client).await
+    }
+
+    async fn tail(&self, after: Position) -> Result<BoxStream<'static, Result<Vec<Entry>>>> {
+        Ok(OplogCursor::builder(&self.client).after(after).build().into_batches())
+    }
+
+    async fn split(&self, collection: &Collection, bytes: u64) -> Result<Vec<Key>> {
+        split::split(&self.client, collection, bytes).await
+    }
+
+    async fn read(&self, request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>> {
+        read::range(&self.client, self.version, &request).await
+    }
+
+    async fn read_documents(&self, request: PointRequest<'_>) -> Result<Vec<RawDocumentBuf>> {
+        let is_clustered = self.is_clustered(request.namespace);
+        points::read(&self.client, self.version, request, is_clustered).await
+    }
+
+    async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
+        driver_digest::digest(&self.client, namespace).await
+    }
+}
+
+/// Without the client, whose options hold credentials.
+impl fmt::Debug for MongoSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("MongoSource")
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,142 @@
+//! Reads documents by their `_id`.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use mongodb::Client;
+
+use super::read::{Reader, Way};
+use crate::error::Result;
+use crate::namespace::Namespace;
+use crate::order::Key;
+use crate::source::PointRequest;
+use crate::splice::Splice;
+
+/// How many keys one `find` may ask for, and how many bytes they may have: small beside the 16 MB of a command, large enough that the
+/// number of commands does not matter.
+const KEYS: usize = 10_000;
+const KEY_BYTES: usize = 4 << 20;
+
+/// How many `find`s are under way at once.
+const FINDS: usize = 8;
+
+/// The documents that exist of those asked for.
+pub(super) async fn read(
+    client: &Client,
+    version: [u32; 3],
+    request: PointRequest<'_>,
+    is_clustered: bool,
+) -> Result<Vec<RawDocumentBuf>> {
+    let way = Way::new(version, request.mode);
+    let reader = Reader {
+        client: client.clone(),
+        database: request.namespace.database().to_owned(),
+        way,
+    };
+    let read_concern = way.read_concern(request.at);
+    let keys = request.keys;
+    let found: Vec<Vec<RawDocumentBuf>> = stream::iter(groups(keys, is_clustered))
+        .map(|group| documents(&reader, request.namespace, &keys[group], &read_concern))
+        .buffer_unordered(FINDS)
+        .try_collect()
+        .await
+        .map_err(|error| error.with_context("namespace", request.namespace))?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// The keys in groups that one `find` can ask for.
+///
+/// A collection that is stored by `_id` finds a single key at once, but reads all of itself to find one of several (5.0 and 6.0).
+fn groups(keys: &[Key], is_clustered: bool) -> Vec<Range<usize>> {
+    let mut groups = Vec::new();
+    let mut start = 0;
+    while start < keys.len() {
+        let mut bytes = 0;
+        let fitting = keys
+            .iter()
+            .skip(start)
+            .take(if is_clustered { 1 } else { KEYS })
+            .take_while(|key| {
+                bytes += key.document_bytes().len();
+                bytes <= KEY_BYTES
+            })
+            .count();
+        let end = start + fitting.max(1);
+        groups.push(start..end);
+        start = end;
+    }
+    groups
+}
+
+fn find(namespace: &Namespace, keys: &[Key], read_concern: &RawDocument) -> RawDocumentBuf {
+    let mut command = Splice::with_capacity(256 + keys.iter().map(|key| key.document_bytes().len() + 8).sum::<usize>());
+    command.string("find", namespace.collection());
+    command.open_document("filter").open_document("_id");
+    match keys {
+        [key] => {
+            command.value("$eq", key.as_raw());
+        }
+        keys => {
+            command.open_array("$in");
+            for (index, key) in keys.iter().enumerate() {
+                command.value(&index.to_string(), key.as_raw());
+            }
+            command.close();
+        }
+    }
+    command.close().close();
+    command.int64("batchSize", i64::from(batch_size(keys)));
+    command.document("readConcern", read_concern);
+    command.finish()
+}
+
+/// One more than there can be, so that the first batch is the only one unless it exceeds the 16 MB of a reply.
+fn batch_size(keys: &[Key]) -> u32 {
+    u32::try_from(keys.len()).unwrap_or(u32::MAX).saturating_add(1)
+}
+
+async fn documents(
+    reader: &Reader,
+    namespace: &Namespace,
+    keys: &[Key],
+    read_concern: &RawDocument,
+) -> Result<Vec<RawDocumentBuf>> {
+    // Where a default collation makes more values equal than are the same, another document can be found than the one asked for.
+    let wanted: HashSet<&Key> = keys.iter().collect();
+    let mut batches = reader
+        .open(&find(namespace, keys, read_concern), batch_size(keys))
+        .await?;
+    let mut found = Vec::new();
+    while let Some(batch) = batches.try_next().await? {
+        found.extend(
+            batch
+                .iter()
+                .filter(|document| Key::of_document(document).is_some_and(|key| wanted.contains(&key)))
+                .map(RawDocument::to_owned),
+        );
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::raw::RawBson;
+
+    fn key(value: impl Into<RawBson>) -> Key {
+        Key::from(value.into().as_raw_bson_ref())
+    }
+
+    #[test]
+    fn keys_are_grouped_by_number_and_bytes() {
+        let sizes = |keys: &[Key], is_clustered| groups(keys, is_clustered).iter().map(Range::len).collect::<Vec<_>>();
+        let small: Vec<Key> = (0..10_001).map(key).collect();
+        assert_eq!(sizes(&small, false), [10_000, 1]);
+        assert_eq!(sizes(&small[..3], true), [1, 1, 1]);
+        let large: Vec<Key> = (0..5).map(|at| key(format!("{at}{}", "x".repeat(3 << 20)))).collect();
+        assert_eq!(sizes(&large, false), [1; 5]);
+        assert_eq!(sizes(&[], false), [0; 0]);
+    }
+}

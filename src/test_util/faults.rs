@@ -1,0 +1,193 @@
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+use super::lock;
+use crate::error::{Error, Result};
+
+/// Stops every call that arrives at its point until it is released or dropped.
+///
+/// ```
+/// # async fn example() -> mongoferry::Result<()> {
+/// use mongoferry::Source;
+/// use mongoferry::source::{MemorySource, SourceCall};
+///
+/// let source = MemorySource::new();
+/// let gate = source.hold(SourceCall::Position);
+/// let mut call = source.position();
+/// tokio::select! {
+///     _ = &mut call => unreachable!("the gate is closed"),
+///     () = gate.reached() => {}
+/// }
+/// // Here the test does what has to happen just before the call.
+/// gate.release();
+/// call.await?;
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example()).unwrap();
+/// ```
+#[derive(Debug)]
+pub struct Gate {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: watch::Sender<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Calls that stand at the gate.
+    waiting: usize,
+    /// How many of them may go on.
+    passes: usize,
+    open: bool,
+}
+
+impl Gate {
+    fn new() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                state: watch::Sender::new(State::default()),
+            }),
+        }
+    }
+
+    /// Waits until a call stands at the gate.
+    ///
+    /// # Cancellation
+    /// Nothing is lost when the future is dropped.
+    pub async fn reached(&self) {
+        // The sender lives in `self`, so that the wait cannot fail.
+        let _ = self
+            .shared
+            .state
+            .subscribe()
+            .wait_for(|state| state.waiting > state.passes)
+            .await;
+    }
+
+    /// How many calls stand at the gate.
+    pub fn waiting(&self) -> usize {
+        let state = self.shared.state.borrow();
+        state.waiting.saturating_sub(state.passes)
+    }
+
+    /// Lets one call go on: one that stands at the gate, or the next one to arrive.
+    pub fn let_one_pass(&self) {
+        self.shared.state.send_modify(|state| state.passes += 1);
+    }
+
+    /// Opens the gate for good.
+    pub fn release(self) {}
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.shared.state.send_modify(|state| state.open = true);
+    }
+}
+
+impl Shared {
+    async fn pass(&self) {
+        if self.state.borrow().open {
+            return;
+        }
+        let mut changes = self.state.subscribe();
+        self.state.send_modify(|state| state.waiting += 1);
+        let leave = Leave(self);
+        loop {
+            if changes.wait_for(|state| state.open || state.passes > 0).await.is_err() {
+                return;
+            }
+            let mut passed = false;
+            self.state.send_if_modified(|state| {
+                passed = state.open || state.passes > 0;
+                if passed {
+                    // In one step with the count, so that nobody sees the call that leaves as one that waits.
+                    state.passes = state.passes.saturating_sub(1);
+                    state.waiting -= 1;
+                }
+                passed
+            });
+            if passed {
+                std::mem::forget(leave);
+                return;
+            }
+        }
+    }
+}
+
+/// Takes a call whose future is dropped off the count of those that wait.
+struct Leave<'a>(&'a Shared);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.state.send_modify(|state| state.waiting -= 1);
+    }
+}
+
+/// Whether a fault or gate comes before the call does its work, or between the work and the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Before,
+    Answer,
+}
+
+/// The faults and gates of one memory implementation, whose calls are named by `C`.
+#[derive(Debug)]
+pub(crate) struct Faults<C> {
+    planned: Mutex<Planned<C>>,
+}
+
+#[derive(Debug)]
+struct Planned<C> {
+    errors: Vec<(C, Moment, Error)>,
+    gates: Vec<(C, Moment, Arc<Shared>)>,
+}
+
+impl<C: Copy + PartialEq> Faults<C> {
+    pub(crate) fn new() -> Self {
+        Self {
+            planned: Mutex::new(Planned {
+                errors: Vec::new(),
+                gates: Vec::new(),
+            }),
+        }
+    }
+
+    pub(crate) fn fail_next(&self, call: C, moment: Moment, error: Error) {
+        lock(&self.planned).errors.push((call, moment, error));
+    }
+
+    pub(crate) fn hold(&self, call: C, moment: Moment) -> Gate {
+        let gate = Gate::new();
+        let mut planned = lock(&self.planned);
+        planned.gates.retain(|(_, _, gate)| !gate.state.borrow().open);
+        planned.gates.push((call, moment, gate.shared.clone()));
+        gate
+    }
+
+    /// Waits at the gates of this point, then answers with the first error planned for it.
+    pub(crate) async fn pass(&self, call: C, moment: Moment) -> Result<()> {
+        let gates: Vec<_> = lock(&self.planned)
+            .gates
+            .iter()
+            .filter(|(at, when, _)| *at == call && *when == moment)
+            .map(|(_, _, gate)| gate.clone())
+            .collect();
+        for gate in gates {
+            gate.pass().await;
+        }
+        let mut planned = lock(&self.planned);
+        match planned
+            .errors
+            .iter()
+            .position(|(at, when, _)| *at == call && *when == moment)
+        {
+            Some(index) => Err(planned.errors.remove(index).2),
+            None => Ok(()),
+        }
+    }
+}
