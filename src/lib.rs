@@ -1,1 +1,134 @@
-//! mongoferry
+//! Moves a live MongoDB replica set into another one while its applications keep writing, and hands over within seconds.
+//!
+//! A host program describes a [`Migration`] from a [`Source`] to a [`Sink`], starts it, watches its [`Event`]s, and calls
+//! [`cutover`](MigrationHandle::cutover). The answer says whether both sides are identical, byte for byte.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use futures::StreamExt;
+//! use mongoferry::{Migration, MongoSink, MongoSource, Outcome};
+//!
+//! async fn migrate() -> mongoferry::Result<()> {
+//!     let source = MongoSource::connect("mongodb://old.example/?replicaSet=rs0").await?;
+//!     let sink = MongoSink::connect("mongodb://new.example/?replicaSet=rs1").await?;
+//!     let migration = Migration::builder(source, sink)
+//!         .include("shop.*")
+//!         .exclude("shop.tmp_*")
+//!         .rename("shop.orders", "store.orders")
+//!         .build()?;
+//!
+//!     // What would be done, and what stands in the way. Nothing is changed yet.
+//!     println!("{}", migration.preflight().await?);
+//!
+//!     // Starts, or goes on from the checkpoint of an earlier run.
+//!     let run = migration.start().await?;
+//!     let mut events = run.events();
+//!     tokio::spawn(async move {
+//!         while let Some(event) = events.next().await {
+//!             println!("{event:?}");
+//!         }
+//!     });
+//!
+//!     run.ready_to_cut_over(Duration::from_secs(2)).await?;
+//!     let summary = run.cutover(stop_writes()).await?;
+//!     if summary.outcome == Outcome::Complete {
+//!         println!("both sides are identical: the applications may go to the target");
+//!     }
+//!     Ok(())
+//! }
+//!
+//! /// By the time this returns nothing may write to the source any more.
+//! async fn stop_writes() {}
+//! ```
+//!
+//! # How data flows
+//! The modules below stand in the order of the flow. A [`Source`] gives documents, read range by range, and the [oplog], read
+//! from the first second on. The router meets every change and, by the state of its document's range, drops it (a snapshot
+//! that is still to come has it), holds it (until the range is durable), or sends it to a lane, which applies it to the
+//! [`Sink`]. So the oplog's length never limits how long a copy may take.
+//!
+//! # Resuming
+//! A [`Checkpoint`] says up to which position everything is durable on the target, and which ranges are done. It is kept by a
+//! [`CheckpointStore`], by default on the target. [`Migration::start`] goes on from it after a crash, an error or a stop.
+//!
+//! # Extending
+//! [`Source`], [`Sink`] and [`CheckpointStore`] are object-safe traits with written contracts. With the feature `test-util`
+//! there are implementations in memory, and a conformance suite to run against one's own.
+//! [`OplogCursor`](oplog::OplogCursor) follows a replica set's oplog on its own.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+// What a host sees: it describes a migration, has it checked, starts it, and holds a handle to the run.
+mod migration;
+mod preflight;
+mod handle;
+mod event;
+mod phase;
+
+// The words that everything else is said in.
+mod document;
+mod namespace;
+pub mod order;
+
+// The plug points: where documents and history come from, where they go, where the checkpoint is kept.
+pub mod source;
+pub mod oplog;
+pub mod sink;
+pub mod checkpoint;
+
+// A run, in the order in which data flows through it: the engine starts the tasks, walkers copy chunks, the router decides about
+// changes, lanes apply them.
+mod engine;
+mod lease;
+mod walker;
+mod router;
+mod catalog;
+mod tracked;
+mod ranges;
+mod held;
+mod lane;
+mod fold;
+mod repair;
+mod index;
+mod watermark;
+mod verify;
+mod cutover;
+mod durability;
+
+// What several of them use.
+mod progress;
+mod driver;
+mod driver_digest;
+mod driver_range;
+mod splice;
+mod retry;
+mod error;
+
+// For tests of hosts and of implementations of the traits.
+#[cfg(feature = "test-util")]
+pub mod conformance;
+#[cfg(feature = "test-util")]
+pub mod test_util;
+
+pub use handle::MigrationHandle;
+pub use migration::{ExistingData, Migration, MigrationBuilder, Verification};
+pub use preflight::{Finding, Plan, PlannedCollection, Severity};
+
+pub use event::{Amount, ChangeCounts, CollectionSummary, Event, IndexSummary, Outcome, Status, Summary};
+pub use phase::Phase;
+
+pub use document::{Batch, Change, Collection, CollectionKind, Operation, Position, Range, Write};
+pub use namespace::{Namespace, Selection};
+
+pub use sink::{MongoSink, Sink};
+pub use source::{MongoSource, Source};
+
+pub use checkpoint::{Checkpoint, CheckpointStore, CollectionState, RangeState, Renaming, UnsettledDocuments};
+
+pub use error::{Error, ErrorKind, Result};
+
+/// The database on the target that holds a migration's own records.
+pub(crate) const METADATA_DATABASE: &str = "__mdb_internal_mongoferry";

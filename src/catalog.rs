@@ -1,0 +1,581 @@
+//! Carries changes of the source's catalogue over. Each is a barrier: everything before it is applied first.
+
+use std::sync::Arc;
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::{Uuid, rawdoc};
+
+use crate::checkpoint::Renaming;
+use crate::document::{CollectionKind, Position};
+use crate::driver::kind_of;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::index::{HARDLY_EVER, expiry, name_of};
+use crate::lane::Target;
+use crate::namespace::Namespace;
+use crate::oplog::{Command, CommandOperation, delta};
+use crate::ranges::Ranges;
+use crate::router::Router;
+use crate::sink::CatalogCommand;
+use crate::tracked::{IndexWork, Tracked};
+
+/// So many characters of an entry are shown in an error.
+const ENTRY_SHOWN: usize = 500;
+
+impl Router {
+    /// Applies one command. Answers whether a checkpoint must follow before anything else is applied.
+    pub(crate) async fn apply_command(&mut self, command: Command) -> Result<bool> {
+        let (position, raw) = (command.position, command.raw);
+        self.apply_operation(position, command.collection, command.operation)
+            .await
+            .map_err(|error| {
+                error
+                    .with_context("position", position)
+                    .with_context("entry", shortened(&raw))
+            })
+    }
+
+    async fn apply_operation(
+        &mut self,
+        position: Position,
+        id: Option<Uuid>,
+        operation: CommandOperation,
+    ) -> Result<bool> {
+        use CommandOperation as Op;
+        match operation {
+            Op::Create {
+                namespace,
+                options,
+                id_index,
+            } => self.create(position, id, &namespace, options, id_index).await?,
+            Op::CreateIndexes { namespace, indexes } => self.create_indexes(position, id, &namespace, &indexes).await?,
+            Op::DropIndex { namespace, name } => self.drop_index(position, id, &namespace, name).await?,
+            Op::Modify { namespace, arguments } => self.modify(position, id, &namespace, &arguments).await?,
+            Op::Drop { namespace } => self.drop_collection(position, id, &namespace).await?,
+            Op::DropDatabase { database } => self.drop_database(position, &database).await?,
+            Op::Rename { from, to, dropped } => return self.rename(position, id, &from, &to, dropped).await,
+            Op::SetView { namespace, options } => self.set_view(position, &namespace, options).await?,
+            Op::ChangeView { namespace, delta } => self.change_view(position, &namespace, &delta).await?,
+            Op::DropView { namespace } => self.drop_view(position, &namespace).await?,
+            Op::Unsupported { namespace, reason } => {
+                let known: Option<Namespace> = namespace.parse().ok();
+                if known.is_none_or(|known| self.selection.contains(&known)) {
+                    return Err(Error::new(ErrorKind::UnsupportedEntry, "apply an oplog entry", reason)
+                        .with_context("namespace", namespace));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    async fn create(
+        &mut self,
+        position: Position,
+        id: Option<Uuid>,
+        namespace: &Namespace,
+        options: RawDocumentBuf,
+        id_index: Option<RawDocumentBuf>,
+    ) -> Result<()> {
+        let id = required(id)?;
+        if !self.selection.contains(namespace) || self.tracked.contains_key(&id) {
+            return Ok(());
+        }
+        self.drain().await?;
+        let kind = kind_of(namespace, &options);
+        let target = self.selection.target(namespace);
+        if let Some(other) = self.tracked.values().find(|other| other.target.target == target) {
+            return Err(Error::new(
+                ErrorKind::UnsupportedEntry,
+                "create a collection",
+                "another collection has its name on the target: give one of them another name, or exclude it, and start anew",
+            )
+            .with_context("namespace", namespace)
+            .with_context("other", &other.target.namespace));
+        }
+        self.clear_later(position, &target).await?;
+        self.make(&target, kind, expiry_held_back(&options)).await?;
+        let collection = Tracked {
+            target: Arc::new(Target {
+                id,
+                namespace: namespace.clone(),
+                target,
+                kind,
+            }),
+            options,
+            indexes: id_index.into_iter().collect(),
+            documents: 0,
+            bytes: 0,
+            ranges: Ranges::done(position),
+            chunks: std::collections::HashMap::new(),
+            index_work: IndexWork::Done,
+            snapshots_refused: 0,
+            chunk_divisor: 1,
+        };
+        self.tracked.insert(id, collection);
+        self.report(position, format!("created {namespace}"));
+        Ok(())
+    }
+
+    /// Drops what an earlier run left under a name that was free on the source until `position`: it is of a later time, and is made again by
+    /// what follows.
+    async fn clear_later(&self, position: Position, target: &Namespace) -> Result<()> {
+        if position > self.replay_until {
+            return Ok(());
+        }
+        let namespace = target.clone();
+        self.sink.execute(&CatalogCommand::Drop { namespace }).await
+    }
+
+    async fn make(&self, target: &Namespace, kind: CollectionKind, options: RawDocumentBuf) -> Result<()> {
+        let command = CatalogCommand::Create {
+            namespace: target.clone(),
+            kind,
+            options,
+        };
+        self.sink.execute(&command).await
+    }
+
+    async fn create_indexes(
+        &mut self,
+        position: Position,
+        id: Option<Uuid>,
+        namespace: &Namespace,
+        indexes: &[RawDocumentBuf],
+    ) -> Result<()> {
+        let Some(id) = self.known(id, namespace)? else {
+            return Ok(());
+        };
+        self.drain().await?;
+        let Some(tracked) = self.tracked.get_mut(&id) else {
+            return Ok(());
+        };
+        // A walker builds them, since that can take longer than the tail may wait.
+        tracked.add_indexes(indexes);
+        self.update_progress();
+        let names: Vec<&str> = indexes.iter().map(|index| name_of(index)).collect();
+        self.report(
+            position,
+            format!("created the indexes {} of {namespace}", names.join(", ")),
+        );
+        Ok(())
+    }
+
+    async fn drop_index(
+        &mut self,
+        position: Position,
+        id: Option<Uuid>,
+        namespace: &Namespace,
+        name: String,
+    ) -> Result<()> {
+        let Some(tracked) = self.at_rest(id, namespace).await? else {
+            return Ok(());
+        };
+        tracked.remove_index(&name);
+        let target = tracked.target.target.clone();
+        self.report(position, format!("dropped the index {name} of {namespace}"));
+        self.sink
+            .execute(&CatalogCommand::DropIndex {
+                namespace: target,
+                name,
+            })
+            .await
+    }
+
+    async fn modify(
+        &mut self,
+        position: Position,
+        id: Option<Uuid>,
+        namespace: &Namespace,
+        arguments: &RawDocument,
+    ) -> Result<()> {
+        let Some(tracked) = self.at_rest(id, namespace).await? else {
+            return Ok(());
+        };
+        let target = tracked.target.target.clone();
+        let mut carried = RawDocumentBuf::new();
+        for element in arguments {
+            let (field, value) = element.map_err(malformed)?;
+            match field.as_str() {
+                "index" => {
+                    let change = value
+                        .as_document()
+                        .ok_or_else(|| unexpected("`index` of collMod is not a document"))?;
+                    if let Some((name, now)) = tracked.modify_index(change)?
+                        && tracked.is_built(&name)
+                    {
+                        carried.append(field, now);
+                    }
+                }
+                // Documents expire on the source alone until cutover.
+                "expireAfterSeconds" => tracked.set_option(field.as_str(), value)?,
+                _ => {
+                    tracked.set_option(field.as_str(), value)?;
+                    carried.append(field, value);
+                }
+            }
+        }
+        self.report(position, format!("modified {namespace}"));
+        if carried.is_empty() {
+            return Ok(());
+        }
+        let command = CatalogCommand::Modify {
+            namespace: target,
+            arguments: carried,
+        };
+        match self.sink.execute(&command).await {
+            // What it changes was dropped by an entry that an earlier run has applied, and that comes again.
+            Err(error) if error.kind() == ErrorKind::TargetRefused && position <= self.replay_until => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn drop_collection(&mut self, position: Position, id: Option<Uuid>, namespace: &Namespace) -> Result<()> {
+        if namespace.collection() == "system.views" {
+            return self.drop_views(position, namespace.database()).await;
+        }
+        let id = required(id)?;
+        if self.ghosts.remove(&id) || !self.tracked.contains_key(&id) {
+            return Ok(());
+        }
+        self.remove(id).await?;
+        self.report(position, format!("dropped {namespace}"));
+        Ok(())
+    }
+
+    /// Drops a collection on the sink and forgets it.
+    async fn remove(&mut self, id: Uuid) -> Result<()> {
+        self.stop_work_on(id).await?;
+        self.drain().await?;
+        self.announce_drop(id).await?;
+        if let Some(tracked) = self.tracked.remove(&id) {
+            self.sink
+                .execute(&CatalogCommand::Drop {
+                    namespace: tracked.target.target.clone(),
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The collections were dropped by entries of their own, so that only the empty database is left to go; views have no such entries.
+    async fn drop_database(&mut self, position: Position, database: &str) -> Result<()> {
+        let ids: Vec<Uuid> = self
+            .tracked
+            .iter()
+            .filter(|(_, t)| t.target.namespace.database() == database)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            self.remove(id).await?;
+        }
+        self.drop_views(position, database).await?;
+        self.report(position, format!("dropped the database {database}"));
+        Ok(())
+    }
+
+    /// Drops all views of a database, which the server does by dropping the collection that defines them.
+    async fn drop_views(&mut self, position: Position, database: &str) -> Result<()> {
+        let views: Vec<Namespace> = self
+            .views
+            .keys()
+            .filter(|view| view.database() == database)
+            .cloned()
+            .collect();
+        for view in views {
+            self.drop_view(position, &view).await?;
+        }
+        Ok(())
+    }
+
+    async fn rename(
+        &mut self,
+        position: Position,
+        id: Option<Uuid>,
+        from: &Namespace,
+        to: &Namespace,
+        dropped: Option<Uuid>,
+    ) -> Result<bool> {
+        let id = required(id)?;
+        self.ghosts.remove(&id);
+        if let Some(dropped) = dropped {
+            self.ghosts.remove(&dropped);
+            self.stop_work_on(dropped).await?;
+        }
+        match (self.tracked.contains_key(&id), self.selection.contains(to)) {
+            (true, true) => {}
+            // Out of the selection: for the target the collection is gone.
+            (true, false) => {
+                self.remove(id).await?;
+                self.report(
+                    position,
+                    format!("{from} was renamed to {to}, which is not selected: dropped"),
+                );
+                return Ok(false);
+            }
+            (false, true) => {
+                if let Some(dropped) = dropped {
+                    self.remove(dropped).await?;
+                }
+                self.adopt(position, id, from, to).await?;
+                return Ok(false);
+            }
+            (false, false) => return Ok(false),
+        }
+        self.stop_work_on(id).await?;
+        // From here to the checkpoint after it nothing else is done, so that a run that goes on from here can tell whether it was.
+        let renaming = Renaming {
+            collection: id,
+            to: to.clone(),
+            dropped,
+            position,
+        };
+        self.save_now(Some(renaming)).await?;
+        let Some(tracked) = self.tracked.get(&id) else {
+            return Ok(false);
+        };
+        let target = self.selection.target(to);
+        let kind = tracked.target.kind;
+        let command = CatalogCommand::Rename {
+            from: tracked.target.target.clone(),
+            to: target.clone(),
+        };
+        self.sink.execute(&command).await?;
+        if let Some(dropped) = dropped {
+            self.announce_drop(dropped).await?;
+            self.tracked.remove(&dropped);
+        }
+        let renamed = Arc::new(Target {
+            id,
+            namespace: to.clone(),
+            target,
+            kind,
+        });
+        if let Some(tracked) = self.tracked.get_mut(&id) {
+            tracked.target = Arc::clone(&renamed);
+        }
+        self.announce_rename(&renamed).await?;
+        self.report(position, format!("renamed {from} to {to}"));
+        Ok(true)
+    }
+
+    /// Begins to copy a collection that was renamed into the selection.
+    async fn adopt(&mut self, position: Position, id: Uuid, from: &Namespace, to: &Namespace) -> Result<()> {
+        let target = self.selection.target(to);
+        self.clear_later(position, &target).await?;
+        let listed = self.source.collections().await?;
+        let Some(collection) = listed
+            .into_iter()
+            .find(|collection| collection.id == id && collection.namespace == *to)
+        else {
+            // It has another name by now, or is gone; the entry that says so is still to come.
+            self.ghosts.insert(id);
+            return Ok(());
+        };
+        let options = expiry_held_back(&collection.options);
+        self.make(&target, collection.kind, options).await?;
+        self.tracked
+            .insert(id, Tracked::unread(&collection, target, Vec::new()));
+        self.update_progress();
+        self.report(
+            position,
+            format!("{from} was renamed to {to}, which is selected: copying it"),
+        );
+        Ok(())
+    }
+
+    async fn set_view(&mut self, position: Position, namespace: &Namespace, options: RawDocumentBuf) -> Result<()> {
+        if !self.selection.contains(namespace) {
+            return Ok(());
+        }
+        if self.views.get(namespace).is_some_and(|view| view.options == options) {
+            return Ok(());
+        }
+        // Changes of a collection that had the name before must not come again once the view stands in its place.
+        self.save_now(None).await?;
+        let target = self.selection.target(namespace);
+        if self.views.contains_key(namespace) {
+            let namespace = target.clone();
+            self.sink.execute(&CatalogCommand::Drop { namespace }).await?;
+        } else {
+            self.clear_later(position, &target).await?;
+        }
+        self.make(&target, CollectionKind::View, options.clone()).await?;
+        self.views
+            .insert(namespace.clone(), Tracked::view(namespace.clone(), target, options));
+        self.report(position, format!("defined the view {namespace}"));
+        Ok(())
+    }
+
+    async fn change_view(&mut self, position: Position, namespace: &Namespace, change: &RawDocument) -> Result<()> {
+        if !self.selection.contains(namespace) {
+            return Ok(());
+        }
+        let view = self
+            .views
+            .get(namespace)
+            .ok_or_else(|| unexpected("a view was changed whose creation was never seen"))?;
+        // The entry is an update of the view's document in `system.views`, which is its options and an `_id`.
+        let mut document = rawdoc! { "_id": namespace.as_str() };
+        for element in &view.options {
+            let (field, value) = element.map_err(malformed)?;
+            document.append(field, value);
+        }
+        let changed = delta::apply(&document, change).map_err(|error| {
+            Error::new(
+                ErrorKind::UnsupportedEntry,
+                "change a view",
+                "its definition cannot be updated",
+            )
+            .with_context("namespace", namespace)
+            .with_source(error)
+        })?;
+        let mut options = RawDocumentBuf::new();
+        for element in &changed {
+            let (field, value) = element.map_err(malformed)?;
+            if field != "_id" {
+                options.append(field, value);
+            }
+        }
+        self.set_view(position, namespace, options).await
+    }
+
+    async fn drop_view(&mut self, position: Position, namespace: &Namespace) -> Result<()> {
+        if let Some(view) = self.views.remove(namespace) {
+            self.drain().await?;
+            self.sink
+                .execute(&CatalogCommand::Drop {
+                    namespace: view.target.target.clone(),
+                })
+                .await?;
+            self.report(position, format!("dropped the view {namespace}"));
+        }
+        Ok(())
+    }
+
+    /// A collection that is migrated, with every change before this applied and none of its indexes being built: a build of the very index
+    /// that is dropped or changed has to end first.
+    async fn at_rest(&mut self, id: Option<Uuid>, namespace: &Namespace) -> Result<Option<&mut Tracked>> {
+        let Some(id) = self.known(id, namespace)? else {
+            return Ok(None);
+        };
+        self.drain().await?;
+        if self.tracked.get(&id).is_some_and(Tracked::builds_running) {
+            self.stop_work_on(id).await?;
+        }
+        Ok(self.tracked.get_mut(&id))
+    }
+
+    /// The id of a collection that is migrated, or `None` for one that is not.
+    fn known(&self, id: Option<Uuid>, namespace: &Namespace) -> Result<Option<Uuid>> {
+        let id = required(id)?;
+        if self.tracked.contains_key(&id) {
+            Ok(Some(id))
+        } else if self.selection.contains(namespace) && !self.ghosts.contains(&id) {
+            Err(unexpected("it concerns a collection whose creation was never seen")
+                .with_context("namespace", namespace))
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn report(&self, position: Position, description: String) {
+        self.events.send(Event::CatalogChanged { position, description });
+    }
+}
+
+impl Tracked {
+    /// Changes an index in the collection's list as collMod does. Answers its name and the change that the target has to make now: one of
+    /// the expiry waits for cutover.
+    fn modify_index(&mut self, change: &RawDocument) -> Result<Option<(String, RawDocumentBuf)>> {
+        let named = change.get_str("name").ok();
+        let pattern = change.get_document("keyPattern").ok();
+        let Some(index) = self.indexes.iter_mut().find(|index| match named {
+            Some(name) => name_of(index) == name,
+            None => index.get_document("key").ok() == pattern,
+        }) else {
+            // The list can be newer than the change, and the index be gone from it: where the collection was renamed into the selection.
+            return Ok(None);
+        };
+        let name = name_of(index).to_owned();
+        let mut carried = RawDocumentBuf::new();
+        let mut changes = false;
+        for element in change {
+            let (field, value) = element.map_err(malformed)?;
+            match field.as_str() {
+                "name" | "keyPattern" => carried.append(field, value),
+                "expireAfterSeconds" => {
+                    // An index that did not expire anything yet must become one that does, with the expiry held back.
+                    if expiry(index).is_none() {
+                        carried.append(field, HARDLY_EVER);
+                        changes = true;
+                    }
+                    set_field(index, field.as_str(), value)?;
+                }
+                _ => {
+                    carried.append(field, value);
+                    changes = true;
+                    set_field(index, field.as_str(), value)?;
+                }
+            }
+        }
+        Ok(changes.then_some((name, carried)))
+    }
+
+    fn set_option(&mut self, name: &str, value: bson::RawBsonRef<'_>) -> Result<()> {
+        set_field(&mut self.options, name, value)
+    }
+}
+
+/// A collection's options as it is made before cutover: its documents expire on the source alone.
+pub(crate) fn expiry_held_back(options: &RawDocument) -> RawDocumentBuf {
+    let mut kept = RawDocumentBuf::new();
+    for (field, value) in options.into_iter().filter_map(Result::ok) {
+        if field != "expireAfterSeconds" {
+            kept.append(field, value);
+        }
+    }
+    kept
+}
+
+/// Sets a field in its place, or at the end.
+fn set_field(document: &mut RawDocumentBuf, name: &str, value: bson::RawBsonRef<'_>) -> Result<()> {
+    let mut changed = RawDocumentBuf::new();
+    let mut set = false;
+    for element in &*document {
+        let (field, old) = element.map_err(malformed)?;
+        set |= field == name;
+        changed.append(field, if field == name { value } else { old });
+    }
+    if !set {
+        let name = bson::raw::CString::try_from(name.to_owned())
+            .map_err(|error| Error::malformed("read an oplog entry", error))?;
+        changed.append(name, value);
+    }
+    *document = changed;
+    Ok(())
+}
+
+/// An entry as it may stand in an error: it can hold user data of any size.
+fn shortened(entry: &RawDocument) -> String {
+    let mut text = match bson::Document::try_from(entry) {
+        Ok(entry) => entry.to_string(),
+        Err(_) => format!("{} bytes that cannot be shown", entry.as_bytes().len()),
+    };
+    if let Some((end, _)) = text.char_indices().nth(ENTRY_SHOWN) {
+        text.truncate(end);
+        text.push_str(" ...");
+    }
+    text
+}
+
+fn required(id: Option<Uuid>) -> Result<Uuid> {
+    id.ok_or_else(|| unexpected("it does not say which collection it concerns"))
+}
+
+fn unexpected(message: &'static str) -> Error {
+    Error::new(ErrorKind::UnsupportedEntry, "apply an oplog entry", message)
+}
+
+fn malformed(error: bson::error::Error) -> Error {
+    Error::malformed("read an oplog entry", error)
+}

@@ -1,0 +1,221 @@
+//! The hand-over: everything applied, everything compared, everything in its final form.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::raw::RawDocumentBuf;
+use bson::rawdoc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+
+use crate::checkpoint::{Checkpoint, CollectionState};
+use crate::document::{CollectionKind, Position};
+use crate::engine::{Engine, Requests};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{CollectionSummary, Event, Outcome, Summary};
+use crate::index::{expiry, name_of};
+use crate::migration::Verification;
+use crate::preflight::not_migrated;
+use crate::progress::Progress;
+use crate::router::{Report, Request};
+use crate::sink::CatalogCommand;
+use crate::verify;
+
+/// How often a collection is compared again because the source moved meanwhile: by documents that expire, for instance.
+const COMPARISONS: usize = 5;
+
+/// How long the hand-over waits for a run that goes on from its checkpoint after an error.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Applies what is left and compares both sides. Writers must have been stopped.
+///
+/// # Errors
+/// A server error, or the run does not come to the position at which the writers stopped.
+pub(crate) async fn hand_over(engine: &Engine, progress: &Arc<Progress>, requests: &Requests) -> Result<Summary> {
+    let sentinel = engine.source.sentinel().await?;
+    let (report, mut collections) = loop {
+        let (report, run) = applied_to(requests, sentinel).await?;
+        let mut collections = Vec::with_capacity(report.collections.len());
+        for state in &report.collections {
+            let mut summary = CollectionSummary {
+                namespace: state.namespace.clone(),
+                target: state.target.clone(),
+                documents: 0,
+                verified: false,
+                differences: Vec::new(),
+            };
+            if engine.settings.verification == Verification::Digest {
+                summary.differences = compare(engine, progress, requests, state).await?;
+                summary.verified = true;
+            } else {
+                summary.differences = progress.refused_of(&state.namespace);
+            }
+            collections.push(summary);
+        }
+        for state in &report.collections {
+            finalize(engine, state).await?;
+        }
+        // This makes the final form durable. When the target has lost it instead, the run has begun again from its checkpoint.
+        let (_, after) = applied_to(requests, sentinel).await?;
+        if after.same_channel(&run) {
+            break (report, collections);
+        }
+    };
+    let (listed, standing) = futures::try_join!(engine.source.collections(), engine.sink.collections())?;
+    let mut indexes = Vec::new();
+    for summary in &mut collections {
+        let target = verify::find(&standing, &summary.target);
+        summary.documents = target.map(|target| target.documents).unwrap_or_default();
+        match verify::find(&listed, &summary.namespace) {
+            Some(source) => {
+                summary.differences.extend(verify::compare_options(source, target));
+                indexes.extend(verify::compare_indexes(source, target));
+            }
+            None => summary.differences.push("it no longer exists on the source".to_owned()),
+        }
+        summary.verified &= summary.differences.is_empty();
+        let identical = summary.differences.is_empty();
+        progress.events.send(Event::Verified {
+            namespace: summary.namespace.clone(),
+            identical,
+        });
+    }
+    let same =
+        collections.iter().all(|collection| collection.differences.is_empty()) && indexes.iter().all(|index| index.ok);
+    let left_out: Vec<_> = listed
+        .iter()
+        .filter(|collection| !engine.settings.selection.contains(&collection.namespace))
+        .collect();
+    Ok(Summary {
+        outcome: if same { Outcome::Complete } else { Outcome::Differences },
+        position: Some(report.position),
+        collections,
+        indexes,
+        not_migrated: not_migrated(&left_out),
+    })
+}
+
+/// Notes in the checkpoint that the migration is over, so that it cannot be started again by mistake.
+///
+/// # Errors
+/// The store cannot be read or written.
+pub(crate) async fn complete(engine: &Engine, outcome: Outcome) -> Result<()> {
+    if outcome == Outcome::Complete
+        && let Some(bytes) = engine.store.load().await?
+    {
+        let checkpoint = Checkpoint {
+            complete: true,
+            ..Checkpoint::decode(&bytes)?
+        };
+        engine.store.save(&checkpoint.encode()?).await?;
+    }
+    Ok(())
+}
+
+/// The state of the migration once everything is copied and all changes up to `position` have been applied and are durable, and the run
+/// that says so.
+async fn applied_to(requests: &Requests, position: Position) -> Result<(Report, mpsc::Sender<Request>)> {
+    let started = Instant::now();
+    loop {
+        let sender = requests.borrow().clone();
+        if let Some(sender) = sender {
+            let (reply, report) = oneshot::channel();
+            // Both fail when the run has ended; it goes on from its checkpoint, and this waits for that.
+            if sender.send(Request::Report { reply }).await.is_ok()
+                && let Ok(report) = report.await
+                && report.complete
+                && report.position >= position
+            {
+                return Ok((report, sender));
+            }
+        }
+        if started.elapsed() > PATIENCE {
+            return Err(Error::new(
+                ErrorKind::Connection,
+                "cut over",
+                "the rest of the changes could not be applied in time",
+            ));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Compares a collection, again where the source has moved meanwhile.
+///
+/// Writers that insert into a capped collection at the same time can leave its documents in another order than the oplog has them in, so
+/// that the source's own secondaries differ. Nothing is written any more, so such a collection, which is small, is copied once more as it
+/// stands.
+async fn compare(
+    engine: &Engine,
+    progress: &Progress,
+    requests: &Requests,
+    state: &CollectionState,
+) -> Result<Vec<String>> {
+    for attempt in 0..COMPARISONS {
+        let before = applied_to(requests, engine.source.sentinel().await?).await?.0.position;
+        let differences = verify::compare_documents(engine, state).await?;
+        if differences.is_empty() {
+            return Ok(differences);
+        }
+        let still = engine.source.sentinel().await? <= before;
+        if attempt == 0 && state.kind == CollectionKind::Capped {
+            copy_again(progress, requests, state).await?;
+        } else if still {
+            return Ok(differences);
+        }
+    }
+    verify::compare_documents(engine, state).await
+}
+
+async fn copy_again(progress: &Progress, requests: &Requests, state: &CollectionState) -> Result<()> {
+    let sender = requests.borrow().clone();
+    let (reply, begun) = oneshot::channel();
+    if let Some(sender) = sender
+        && sender
+            .send(Request::CopyAgain {
+                collection: state.id,
+                reply,
+            })
+            .await
+            .is_ok()
+        && begun.await.is_ok()
+    {
+        let started = Instant::now();
+        while !progress.is_indexed() && started.elapsed() < PATIENCE {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(())
+}
+
+/// Lets documents expire on the target as they do on the source.
+async fn finalize(engine: &Engine, state: &CollectionState) -> Result<()> {
+    if state.kind == CollectionKind::View {
+        return Ok(());
+    }
+    let mut changes: Vec<RawDocumentBuf> = Vec::new();
+    for index in &state.indexes {
+        if let Some(seconds) = expiry(index) {
+            let mut change = rawdoc! { "name": name_of(index) };
+            change.append(bson::raw::cstr!("expireAfterSeconds"), seconds);
+            changes.push(rawdoc! { "index": change });
+        }
+    }
+    if let Some(seconds) = expiry(&state.options) {
+        let mut change = RawDocumentBuf::new();
+        change.append(bson::raw::cstr!("expireAfterSeconds"), seconds);
+        changes.push(change);
+    }
+    for arguments in changes {
+        let command = CatalogCommand::Modify {
+            namespace: state.target.clone(),
+            arguments,
+        };
+        match engine.sink.execute(&command).await {
+            // An index that could not be built: the summary names it.
+            Err(error) if error.kind() == ErrorKind::TargetRefused => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}

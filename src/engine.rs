@@ -1,0 +1,540 @@
+//! The only file that knows the order of the steps of a run. It owns the run's tasks.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::expiry_held_back;
+use crate::checkpoint::{Checkpoint, CheckpointStore, FORMAT};
+use crate::document::{Collection, CollectionKind, Position};
+use crate::durability::Durability;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Amount, Event};
+use crate::lane::Lane;
+use crate::lease::Lease;
+use crate::migration::{ExistingData, Verification};
+use crate::namespace::Selection;
+use crate::oplog::{Entry, Item};
+use crate::phase::Phase;
+use crate::preflight;
+use crate::progress::Progress;
+use crate::router::{Request, Router, RouterParts};
+use crate::sink::{CatalogCommand, Sink};
+use crate::source::Source;
+use crate::tracked::Tracked;
+use crate::walker::Walker;
+use crate::watermark::save_checkpoints;
+
+/// How often the source is asked for its newest position.
+const POSITION_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long the tasks of a run may take to finish what they are writing when the run ends.
+const ENDING: Duration = Duration::from_secs(15);
+
+/// How often the catalogue is listed again because it changed while it was being listed.
+const LISTINGS: usize = 50;
+
+/// The router's queue of requests; each walker has one under way at a time.
+pub(crate) type Requests = watch::Sender<Option<mpsc::Sender<Request>>>;
+
+/// What the host decided.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub selection: Selection,
+    pub existing_data: ExistingData,
+    pub verification: Verification,
+    pub walkers: usize,
+    pub lanes: usize,
+    pub chunk_bytes: u64,
+    pub memory_bytes: usize,
+    pub max_lag: Duration,
+    pub patience: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            selection: Selection::all(),
+            existing_data: ExistingData::default(),
+            verification: Verification::default(),
+            walkers: 4,
+            lanes: 4,
+            chunk_bytes: 64 << 20,
+            memory_bytes: 256 << 20,
+            max_lag: Duration::from_secs(2),
+            patience: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A migration's parts. Everything a run needs to know beyond them is in its checkpoint.
+pub(crate) struct Engine {
+    pub source: Arc<dyn Source>,
+    pub sink: Arc<dyn Sink>,
+    pub store: Arc<dyn CheckpointStore>,
+    pub settings: Settings,
+}
+
+/// Where a run begins.
+struct Beginning {
+    checkpoint: Checkpoint,
+    collections: Vec<Tracked>,
+    tail: BoxStream<'static, Result<Vec<Entry>>>,
+    /// Changes up to here may have been applied before.
+    replay_until: Position,
+}
+
+impl Engine {
+    /// Runs from the checkpoint, or from nothing, until the run is cancelled or fails.
+    ///
+    /// # Errors
+    /// What ended the run; never the mere fact that it was cancelled.
+    pub async fn run(&self, progress: &Arc<Progress>, requests: &Requests, cancel: &CancellationToken) -> Result<()> {
+        let lease = Lease::acquire(Arc::clone(&self.sink)).await?;
+        let cancel = cancel.child_token();
+        let mut tasks = JoinSet::new();
+        {
+            let (lease, cancel) = (lease.clone(), cancel.clone());
+            tasks.spawn(async move { lease.keep(cancel).await });
+        }
+        // What is dropped while it is under way may be carried out while the next run is at work.
+        let patience = async {
+            cancel.cancelled().await;
+            sleep(ENDING).await;
+        };
+        let began = tokio::select! {
+            () = patience => Ok(()),
+            began = self.begin(progress) => match began {
+                Ok(beginning) if !cancel.is_cancelled() => {
+                    self.spawn_tasks(&mut tasks, beginning, progress, requests, &cancel);
+                    Ok(())
+                }
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        let result = match began {
+            Ok(()) => until_first_end(&mut tasks, &cancel).await,
+            Err(error) => Err(error),
+        };
+        requests.send_replace(None);
+        cancel.cancel();
+        let result = end(&mut tasks, result).await;
+        lease.release().await;
+        result
+    }
+
+    /// Whether `checkpoint` is of this very migration.
+    ///
+    /// # Errors
+    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) that says what differs.
+    pub async fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
+        for (what, theirs, ours) in [
+            ("source", &checkpoint.source, &source.identity),
+            ("target", &checkpoint.sink, &sink.identity),
+        ] {
+            if theirs != ours {
+                return Err(mismatch(format!(
+                    "it belongs to the {what} `{theirs}`, this {what} is `{ours}`"
+                )));
+            }
+        }
+        if checkpoint.selection != self.settings.selection {
+            return Err(mismatch(
+                "it was made with other includes, excludes or renames".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The checkpoint to go on from, if there is one.
+    ///
+    /// # Errors
+    /// It belongs to another migration, or cannot be read.
+    pub async fn load(&self) -> Result<Option<Checkpoint>> {
+        let Some(bytes) = self.store.load().await? else {
+            return Ok(None);
+        };
+        let checkpoint = Checkpoint::decode(&bytes)?;
+        self.check(&checkpoint).await?;
+        Ok(Some(checkpoint))
+    }
+
+    async fn begin(&self, progress: &Arc<Progress>) -> Result<Beginning> {
+        let beginning = match self.load().await? {
+            Some(checkpoint) => self.go_on(checkpoint).await?,
+            None => self.begin_anew().await?,
+        };
+        let already = Amount {
+            documents: beginning.checkpoint.copied_documents,
+            bytes: beginning.checkpoint.copied_bytes,
+        };
+        let mut total = Amount::default();
+        for collection in &beginning.collections {
+            total.documents += collection.documents;
+            total.bytes += collection.bytes;
+        }
+        progress.begin_copy(total, already);
+        progress.set_watermark(beginning.checkpoint.watermark);
+        let (resumed, position) = (beginning.replay_until > Position::ZERO, beginning.checkpoint.watermark);
+        progress.events.send(Event::Started { resumed, position });
+        Ok(beginning)
+    }
+
+    async fn go_on(&self, mut checkpoint: Checkpoint) -> Result<Beginning> {
+        if checkpoint.complete {
+            return Err(mismatch(
+                "the migration is complete; to run it again remove its checkpoint first".to_owned(),
+            ));
+        }
+        self.end_rename(&mut checkpoint).await?;
+        let tail = self.source.tail(checkpoint.resume).await?;
+        // A new primary may not know yet what a majority has that an earlier run has seen.
+        let replay_until = self.source.sentinel().await?;
+        let collections: Vec<Tracked> = checkpoint.collections.iter().map(Tracked::from_checkpoint).collect();
+        // The process may have ended between its first checkpoint and the last of these.
+        if !checkpoint.created {
+            self.create_collections(&collections).await?;
+        }
+        Ok(Beginning {
+            checkpoint,
+            collections,
+            tail,
+            replay_until,
+        })
+    }
+
+    /// Finds out whether a rename that was under way was carried out. If it was, the checkpoint is as after it: whatever is written under
+    /// the old name would make a collection there, and the rename, done once more, would put that in the place of the whole one.
+    async fn end_rename(&self, checkpoint: &mut Checkpoint) -> Result<()> {
+        let Some(renaming) = checkpoint.renaming.take() else {
+            return Ok(());
+        };
+        let standing = self.sink.collections().await?;
+        let Some(state) = checkpoint
+            .collections
+            .iter_mut()
+            .find(|state| state.id == renaming.collection)
+        else {
+            return Ok(());
+        };
+        if standing.iter().any(|collection| collection.namespace == state.target) {
+            return Ok(());
+        }
+        state.target = self.settings.selection.target(&renaming.to);
+        state.namespace = renaming.to;
+        checkpoint
+            .collections
+            .retain(|state| Some(state.id) != renaming.dropped);
+        checkpoint.watermark = renaming.position;
+        Ok(())
+    }
+
+    async fn begin_anew(&self) -> Result<Beginning> {
+        let plan = preflight::check(self).await?;
+        plan.refuse()?;
+        let (position, resume, listed, tail) = self.list().await?;
+        let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
+        let on_sink = self.sink.collections().await?;
+        let standing: BTreeSet<_> = on_sink.iter().map(|collection| &collection.namespace).collect();
+        let mut collections = Vec::with_capacity(listed.len());
+        for collection in &listed {
+            let target = self.settings.selection.target(&collection.namespace);
+            let exists = standing.contains(&target);
+            if collection.kind == CollectionKind::View {
+                collections.push(Tracked::view(
+                    collection.namespace.clone(),
+                    target,
+                    collection.options.clone(),
+                ));
+                continue;
+            }
+            let mut tracked = Tracked::unread(collection, target, Vec::new());
+            if exists && self.settings.existing_data == ExistingData::Keep {
+                tracked = Tracked::from_checkpoint(&tracked.to_checkpoint());
+            }
+            collections.push(tracked);
+        }
+        let checkpoint = Checkpoint {
+            format: FORMAT,
+            source: source.identity,
+            sink: sink.identity,
+            selection: self.settings.selection.clone(),
+            watermark: position,
+            resume,
+            collections: collections.iter().map(Tracked::to_checkpoint).collect(),
+            unsettled: Vec::new(),
+            renaming: None,
+            gone: Vec::new(),
+            created: false,
+            copied: false,
+            copied_documents: 0,
+            copied_bytes: 0,
+            complete: false,
+        };
+        if self.settings.existing_data == ExistingData::Clear {
+            for collection in collections
+                .iter()
+                .filter(|collection| standing.contains(&collection.target.target))
+            {
+                self.sink
+                    .execute(&CatalogCommand::Drop {
+                        namespace: collection.target.target.clone(),
+                    })
+                    .await?;
+            }
+            // Else a crash could bring the old documents back under the new checkpoint.
+            self.sink.flush().await?;
+        }
+        self.store.save(&checkpoint.encode()?).await?;
+        self.create_collections(&collections).await?;
+        for (tracked, collection) in collections.iter_mut().zip(&listed) {
+            if collection.kind.has_ranges() && collection.bytes > self.settings.chunk_bytes {
+                let cuts = self.source.split(collection, self.settings.chunk_bytes).await?;
+                tracked.ranges.cut(cuts);
+            }
+        }
+        Ok(Beginning {
+            checkpoint,
+            collections,
+            tail,
+            replay_until: Position::ZERO,
+        })
+    }
+
+    /// The selected collections as they all stood at one position: the catalogue is listed while nothing in it changes, which the tail shows.
+    async fn list(
+        &self,
+    ) -> Result<(
+        Position,
+        Position,
+        Vec<Collection>,
+        BoxStream<'static, Result<Vec<Entry>>>,
+    )> {
+        let mut position = self.source.start_position().await?;
+        let mut resume = position;
+        let mut tail = self.source.tail(position).await?;
+        for _ in 0..LISTINGS {
+            let low = self.source.position().await?;
+            let mut listed = self.source.collections().await?;
+            listed.retain(|collection| self.settings.selection.contains(&collection.namespace));
+            // The listing shows what is written, whether or not a majority has it yet.
+            let high = self.source.sentinel().await?;
+            let mut changed = false;
+            while position < high {
+                let entries = tail.next().await.ok_or_else(|| Error::stopped("follow the oplog"))??;
+                for entry in entries {
+                    changed |= entry.position > low && entry.items.iter().any(|item| matches!(item, Item::Command(_)));
+                    (position, resume) = (entry.position, entry.resume);
+                }
+            }
+            if !changed {
+                // Collections first: a view is made on what it shows.
+                listed.sort_by(|a, b| {
+                    let view = |collection: &Collection| collection.kind == CollectionKind::View;
+                    (view(a), &a.namespace).cmp(&(view(b), &b.namespace))
+                });
+                return Ok((position, resume, listed, tail));
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Server,
+            "list the collections",
+            "the source's catalogue changes faster than it can be listed: pause what makes and drops collections until the copy has begun",
+        ))
+    }
+
+    async fn create_collections(&self, collections: &[Tracked]) -> Result<()> {
+        for collection in collections {
+            let command = CatalogCommand::Create {
+                namespace: collection.target.target.clone(),
+                kind: collection.target.kind,
+                options: expiry_held_back(&collection.options),
+            };
+            self.sink.execute(&command).await?;
+        }
+        Ok(())
+    }
+
+    fn spawn_tasks(
+        &self,
+        tasks: &mut JoinSet<Result<()>>,
+        beginning: Beginning,
+        progress: &Arc<Progress>,
+        requests: &Requests,
+        cancel: &CancellationToken,
+    ) {
+        let settings = &self.settings;
+        let (send_entries, entries) = mpsc::channel(4);
+        let (send_requests, received) = mpsc::channel(settings.walkers * 2);
+        let (reached, markers) = mpsc::unbounded_channel();
+        let (saves, save_requests) = mpsc::channel(1);
+        // Shares of the budget: three batches a walker, changes on their way to the lanes, changes held for chunks, and entries read ahead.
+        let batch_bytes = (settings.memory_bytes / 100 * 35 / (settings.walkers * 3)).clamp(64 << 10, 2 << 20);
+        let (lane_bytes, held_limit) = (settings.memory_bytes / 100 * 25, settings.memory_bytes / 100 * 25);
+        let mut lanes = Vec::with_capacity(settings.lanes);
+        for index in 0..settings.lanes {
+            let (sender, messages) = mpsc::channel(64);
+            lanes.push(sender);
+            let (source, sink, progress) = (Arc::clone(&self.source), Arc::clone(&self.sink), Arc::clone(progress));
+            tasks.spawn(
+                Lane::new(
+                    index,
+                    source,
+                    sink,
+                    progress,
+                    messages,
+                    reached.clone(),
+                    beginning.replay_until,
+                )
+                .run(cancel.clone()),
+            );
+        }
+        let router = Router::new(RouterParts {
+            source: Arc::clone(&self.source),
+            sink: Arc::clone(&self.sink),
+            selection: settings.selection.clone(),
+            progress: Arc::clone(progress),
+            entries,
+            requests: received,
+            lanes,
+            lane_bytes,
+            held_limit,
+            chunk_bytes: settings.chunk_bytes,
+            reached: markers,
+            saves,
+            cancel: cancel.clone(),
+            checkpoint: beginning.checkpoint,
+            collections: beginning.collections,
+            replay_until: beginning.replay_until,
+        });
+        tasks.spawn(router.run());
+        let durability = Durability::new(Arc::clone(&self.sink));
+        tasks.spawn(save_checkpoints(
+            durability.clone(),
+            Arc::clone(&self.store),
+            Arc::clone(progress),
+            save_requests,
+        ));
+        tasks.spawn(pump(beginning.tail, send_entries, cancel.clone()));
+        tasks.spawn(watch_source(
+            Arc::clone(&self.source),
+            Arc::clone(progress),
+            settings.max_lag,
+            cancel.clone(),
+        ));
+        for _ in 0..settings.walkers {
+            let walker = Walker {
+                source: Arc::clone(&self.source),
+                sink: Arc::clone(&self.sink),
+                durability: durability.clone(),
+                progress: Arc::clone(progress),
+                requests: send_requests.clone(),
+                batch_bytes,
+                cancel: cancel.clone(),
+            };
+            tasks.spawn(walker.run());
+        }
+        requests.send_replace(Some(send_requests));
+    }
+}
+
+fn mismatch(message: String) -> Error {
+    Error::new(ErrorKind::CheckpointMismatch, "go on from the checkpoint", message)
+}
+
+/// Hands the entries of the tail to the router.
+async fn pump(
+    mut tail: BoxStream<'static, Result<Vec<Entry>>>,
+    entries: mpsc::Sender<Vec<Entry>>,
+    cancel: CancellationToken,
+) -> Result<()> {
+    loop {
+        let read = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            read = tail.next() => read,
+        };
+        let Some(read) = read else {
+            return Err(Error::stopped("follow the oplog"));
+        };
+        if entries.send(read?).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Keeps the source's newest position, from which the lag is counted, and says when the run is ready and when no longer.
+async fn watch_source(
+    source: Arc<dyn Source>,
+    progress: Arc<Progress>,
+    max_lag: Duration,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let mut tick = tokio::time::interval(POSITION_INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            _ = tick.tick() => progress.set_source_position(source.position().await?),
+        }
+        if matches!(progress.phase(), Phase::CatchUp | Phase::Ready) && progress.is_indexed() {
+            let ready = progress.lag().is_some_and(|lag| lag <= max_lag);
+            progress.set_phase(if ready { Phase::Ready } else { Phase::CatchUp });
+        }
+    }
+}
+
+/// Waits until the run is cancelled or a task ends, which none does on its own before the run is over.
+async fn until_first_end(tasks: &mut JoinSet<Result<()>>, cancel: &CancellationToken) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            ended = tasks.join_next() => match ended {
+                Some(ended) => flatten(ended)?,
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+/// Lets the tasks finish what they are writing, and finds the error that the others follow from.
+async fn end(tasks: &mut JoinSet<Result<()>>, mut result: Result<()>) -> Result<()> {
+    let collect = async {
+        while let Some(ended) = tasks.join_next().await {
+            let secondary = matches!(&result, Err(error) if error.kind() == ErrorKind::Stopped);
+            if let Err(error) = flatten(ended)
+                && (secondary && error.kind() != ErrorKind::Stopped)
+            {
+                result = Err(error);
+            }
+        }
+    };
+    // Whatever has not ended by then waits for a server that does not answer.
+    if timeout(ENDING, collect).await.is_err() {
+        tasks.shutdown().await;
+    }
+    result
+}
+
+fn flatten(ended: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    ended.unwrap_or_else(|error| {
+        if error.is_panic() {
+            Err(Error::new(
+                ErrorKind::Panic,
+                "run the migration",
+                "a task panicked; the checkpoint is good to go on from",
+            )
+            .with_source(error))
+        } else {
+            Err(Error::stopped("run the migration"))
+        }
+    })
+}

@@ -1,0 +1,226 @@
+//! What a run tells its host: events as they happen, a status at any time, and a summary at the end.
+
+use std::time::Duration;
+
+use futures::stream::{self, Stream, StreamExt};
+use tokio::sync::broadcast;
+
+use crate::document::Position;
+use crate::namespace::Namespace;
+use crate::phase::Phase;
+
+/// Events kept for a reader that is behind; older ones are lost to it.
+const KEPT: usize = 1024;
+
+/// Something that happened in a run.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The run went on to another phase.
+    PhaseChanged {
+        /// The new phase.
+        phase: Phase,
+    },
+    /// The run began, from nothing or from a checkpoint.
+    Started {
+        /// Whether it goes on from a checkpoint.
+        resumed: bool,
+        /// Everything up to here was durable on the target already.
+        position: Position,
+    },
+    /// All documents of a collection are on the target.
+    CollectionCopied {
+        /// The collection's name on the source.
+        namespace: Namespace,
+    },
+    /// An index was built on the target.
+    IndexBuilt {
+        /// The collection's name on the source.
+        namespace: Namespace,
+        /// The index's name.
+        name: String,
+    },
+    /// An index could not be built yet or at all.
+    IndexFailed {
+        /// The collection's name on the source.
+        namespace: Namespace,
+        /// The index's name.
+        name: String,
+        /// The target's reason.
+        reason: String,
+    },
+    /// A change to the source's catalogue was carried over.
+    CatalogChanged {
+        /// Where in the source's history.
+        position: Position,
+        /// What was done, in words.
+        description: String,
+    },
+    /// The target refused a document for good. The summary names it too.
+    DocumentRefused {
+        /// The collection's name on the source.
+        namespace: Namespace,
+        /// The document's `_id` in extended JSON.
+        id: String,
+        /// The target's reason.
+        reason: String,
+    },
+    /// Something failed that will be tried again from the last checkpoint.
+    Retrying {
+        /// The error.
+        cause: String,
+        /// The pause before the next attempt.
+        delay: Duration,
+    },
+    /// A checkpoint was saved.
+    CheckpointSaved {
+        /// Everything up to here is durable on the target.
+        watermark: Position,
+    },
+    /// A collection was verified at cutover.
+    Verified {
+        /// The collection's name on the source.
+        namespace: Namespace,
+        /// Whether both sides are identical.
+        identical: bool,
+    },
+    /// The reader was too slow, and this many events were lost to it.
+    Missed {
+        /// How many.
+        events: u64,
+    },
+}
+
+/// The state of a run at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// How far the run is.
+    pub phase: Phase,
+    /// Everything up to here is durable on the target; `None` before the first checkpoint.
+    pub position: Option<Position>,
+    /// The newest majority-committed position of the source that is known; `None` before it was first asked.
+    pub source_position: Option<Position>,
+    /// How far `position` is behind `source_position`.
+    pub lag: Option<Duration>,
+    /// Whether every collection has been copied.
+    pub copy_complete: bool,
+    /// Whether `cutover` would succeed within seconds.
+    pub can_cut_over: bool,
+    /// Documents and bytes copied since the migration began.
+    pub copied: Amount,
+    /// Documents and bytes that the source had when it was listed.
+    pub total: Amount,
+    /// The source's changes since this process began.
+    pub changes: ChangeCounts,
+    /// How long the copy will still take at its present speed; `None` when not known.
+    pub time_left: Option<Duration>,
+}
+
+/// An amount of data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Documents.
+    pub documents: u64,
+    /// Bytes of uncompressed BSON.
+    pub bytes: u64,
+}
+
+/// What became of the source's changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChangeCounts {
+    /// Applied to the target.
+    pub applied: u64,
+    /// Dropped, since a copy has them or will have them.
+    pub dropped: u64,
+    /// Bytes of changes held back for chunks that are being read.
+    pub held_bytes: u64,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The position at which both sides were compared; `None` when they were not.
+    pub position: Option<Position>,
+    /// Each collection that was migrated.
+    pub collections: Vec<CollectionSummary>,
+    /// Each index that was migrated.
+    pub indexes: Vec<IndexSummary>,
+    /// What was left out on purpose: users, roles, system collections, what was not selected.
+    pub not_migrated: Vec<String>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Handed over; nothing differs.
+    Complete,
+    /// Handed over as far as possible, but the verification found differences. The target must not be used before they are understood.
+    Differences,
+}
+
+/// What became of a collection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CollectionSummary {
+    /// Its name on the source.
+    pub namespace: Namespace,
+    /// Its name on the target.
+    pub target: Namespace,
+    /// Documents on the target.
+    pub documents: u64,
+    /// Whether both sides were compared and are identical, options included.
+    pub verified: bool,
+    /// What differs, in words.
+    pub differences: Vec<String>,
+}
+
+/// What became of an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexSummary {
+    /// The collection's name on the source.
+    pub namespace: Namespace,
+    /// The index's name.
+    pub name: String,
+    /// Whether the target has it as the source has it.
+    pub ok: bool,
+    /// Why not.
+    pub reason: Option<String>,
+}
+
+/// The sending side of the event stream. Sending never waits.
+#[derive(Clone, Debug)]
+pub(crate) struct Events {
+    sender: broadcast::Sender<Event>,
+}
+
+impl Events {
+    pub fn new() -> Self {
+        Self {
+            sender: broadcast::Sender::new(KEPT),
+        }
+    }
+
+    pub fn send(&self, event: Event) {
+        // An error means that nobody listens, which is the host's choice.
+        let _ = self.sender.send(event);
+    }
+
+    /// The events from now on. The stream ends with the run, which is when its last phase was told; `ended` says that it was already.
+    pub fn subscribe(&self, ended: bool) -> impl Stream<Item = Event> + Send + Unpin + use<> {
+        let receiver = (!ended).then(|| self.sender.subscribe());
+        let events = stream::unfold(receiver, |receiver| async {
+            let mut receiver = receiver?;
+            match receiver.recv().await {
+                Ok(event) => {
+                    let is_last = matches!(&event, Event::PhaseChanged { phase } if phase.is_last());
+                    Some((event, (!is_last).then_some(receiver)))
+                }
+                Err(broadcast::error::RecvError::Lagged(events)) => Some((Event::Missed { events }, Some(receiver))),
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        });
+        // A host that selects over several things asks again after the end.
+        Box::pin(events.fuse())
+    }
+}

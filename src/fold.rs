@@ -1,0 +1,120 @@
+//! Folding of the writes of one batch, so that a document changed ten times is written once. Pure.
+
+use std::collections::HashMap;
+
+use crate::document::{Operation, Position, Write};
+use crate::oplog::delta;
+use crate::order::Key;
+
+/// Folds writes of one collection, which are given in source order with their positions.
+///
+/// A later whole document or delete takes the place of everything before it on that document; a delta on a whole document that is in the
+/// batch is applied in memory; deltas on a document that is not are kept one by one, since two deltas must never be merged. The writes of
+/// one document stay in order; each keeps the position of the last change that is in it.
+pub(crate) fn fold(changes: impl Iterator<Item = (Position, Write)>) -> (Vec<Position>, Vec<Write>) {
+    let mut slots: Vec<Option<(Position, Write)>> = Vec::with_capacity(changes.size_hint().0);
+    let mut of_key: HashMap<Key, Vec<usize>> = HashMap::with_capacity(changes.size_hint().0);
+    for (position, mut write) in changes {
+        let Some(earlier) = of_key.get_mut(&write.key) else {
+            of_key.insert(write.key.clone(), vec![slots.len()]);
+            slots.push(Some((position, write)));
+            continue;
+        };
+        if let Operation::Delta(delta) = &write.operation {
+            if let Some((last_position, last)) = earlier.last().and_then(|last| slots[*last].as_mut())
+                && let Operation::Insert(document) | Operation::Replace(document) = &mut last.operation
+                && let Ok(changed) = delta::apply(document, delta)
+            {
+                *document = changed;
+                *last_position = position;
+                continue;
+            }
+        } else {
+            // A whole document may take the place of one that exists, whatever came before in the batch.
+            if let Operation::Insert(document) = write.operation {
+                write.operation = Operation::Replace(document);
+            }
+            for slot in earlier.drain(..) {
+                slots[slot] = None;
+            }
+        }
+        earlier.push(slots.len());
+        slots.push(Some((position, write)));
+    }
+    slots.into_iter().flatten().unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{RawBsonRef, rawdoc};
+
+    use super::*;
+
+    fn write(id: i32, operation: Operation) -> Write {
+        Write {
+            key: Key::from(RawBsonRef::Int32(id)),
+            operation,
+        }
+    }
+
+    fn folded(writes: Vec<Write>) -> Vec<String> {
+        let changes = writes.into_iter().enumerate();
+        let at = |index: usize| Position {
+            time: index as u32,
+            increment: 1,
+            term: 1,
+        };
+        let (positions, writes) = fold(changes.map(|(index, write)| (at(index), write)));
+        positions
+            .iter()
+            .zip(writes)
+            .map(|(position, write)| format!("{} {:?}", position.time, write))
+            .collect()
+    }
+
+    fn plain(position: u32, write: &Write) -> String {
+        format!("{position} {write:?}")
+    }
+
+    #[test]
+    fn a_later_whole_document_or_delete_wins() {
+        let last = write(1, Operation::Delete);
+        let other = write(2, Operation::Insert(rawdoc! { "_id": 2 }));
+        assert_eq!(
+            folded(vec![
+                write(1, Operation::Insert(rawdoc! { "_id": 1, "a": 1 })),
+                other.clone(),
+                write(1, Operation::Delta(rawdoc! { "$v": 1, "$set": { "a": 2 } })),
+                last.clone(),
+            ]),
+            [plain(1, &other), plain(3, &last)]
+        );
+    }
+
+    #[test]
+    fn a_delete_and_a_new_insert_become_a_replacement() {
+        assert_eq!(
+            folded(vec![
+                write(1, Operation::Delete),
+                write(1, Operation::Insert(rawdoc! { "_id": 1 }))
+            ]),
+            [plain(1, &write(1, Operation::Replace(rawdoc! { "_id": 1 })))]
+        );
+    }
+
+    #[test]
+    fn a_delta_is_applied_to_a_document_of_the_batch_and_else_kept() {
+        let delta = write(1, Operation::Delta(rawdoc! { "$v": 1, "$set": { "a": 2 } }));
+        assert_eq!(
+            folded(vec![
+                write(1, Operation::Insert(rawdoc! { "_id": 1, "a": 1 })),
+                delta.clone()
+            ]),
+            [plain(1, &write(1, Operation::Insert(rawdoc! { "_id": 1, "a": 2 })))]
+        );
+        assert_eq!(
+            folded(vec![delta.clone(), delta.clone()]),
+            [plain(0, &delta), plain(1, &delta)]
+        );
+    }
+}

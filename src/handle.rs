@@ -1,0 +1,341 @@
+//! A running migration in the hands of its host.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::Stream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::cutover;
+use crate::engine::{Engine, Requests};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Events, Status, Summary};
+use crate::phase::Phase;
+use crate::preflight;
+use crate::progress::Progress;
+use crate::retry::{RetryRule, retry};
+
+/// The longest pause before a run that failed goes on from its checkpoint.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// How long the lag must have stayed small before a run counts as ready.
+const STEADY: Duration = Duration::from_secs(2);
+
+/// A running migration.
+///
+/// All its tasks belong to the handle: dropping it stops them, and the checkpoint stays. Starting the same migration again goes on from it.
+pub struct MigrationHandle {
+    engine: Arc<Engine>,
+    progress: Arc<Progress>,
+    requests: Arc<Requests>,
+    wanted: watch::Sender<Wanted>,
+    state: watch::Receiver<State>,
+    cancel: CancellationToken,
+    supervisor: AbortOnDropHandle<Result<()>>,
+}
+
+/// What the host wants the run to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Run,
+    Pause,
+    Stop,
+}
+
+/// What the run does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    Paused,
+    Ended { error: Option<(ErrorKind, String)> },
+}
+
+impl MigrationHandle {
+    pub(crate) async fn start(engine: Arc<Engine>) -> Result<Self> {
+        // What is wrong from the beginning is an error of the start, not of the run.
+        match engine.load().await? {
+            Some(checkpoint) if checkpoint.complete => {
+                return Err(Error::new(
+                    ErrorKind::CheckpointMismatch,
+                    "start the migration",
+                    "it is complete; to run it again remove its checkpoint first",
+                ));
+            }
+            Some(_) => {}
+            None => preflight::check(&engine).await?.refuse()?,
+        }
+        let progress = Arc::new(Progress::new(Events::new()));
+        let requests: Arc<Requests> = Arc::new(watch::Sender::new(None));
+        let wanted = watch::Sender::new(Wanted::Run);
+        let (report, state) = watch::channel(State::Running);
+        let cancel = CancellationToken::new();
+        let supervisor = supervise(
+            Arc::clone(&engine),
+            Arc::clone(&progress),
+            Arc::clone(&requests),
+            wanted.subscribe(),
+            report,
+            cancel.clone(),
+        );
+        let supervisor = AbortOnDropHandle::new(tokio::spawn(supervisor));
+        Ok(Self {
+            engine,
+            progress,
+            requests,
+            wanted,
+            state,
+            cancel,
+            supervisor,
+        })
+    }
+
+    /// The events from now on. A reader that is slow misses some, and is told so; it never slows the run. The stream ends with the run.
+    pub fn events(&self) -> impl Stream<Item = Event> + Send + Unpin + use<> {
+        self.progress.events.subscribe(self.progress.phase().is_last())
+    }
+
+    /// The state of the run now.
+    pub fn status(&self) -> Status {
+        self.progress.status(self.engine.settings.max_lag)
+    }
+
+    /// Waits until everything is copied and indexed, and the lag has stayed at or below `max_lag` for two seconds.
+    ///
+    /// # Errors
+    /// The error that ended the run meanwhile.
+    ///
+    /// # Cancellation
+    /// Dropping the future changes nothing.
+    pub async fn ready_to_cut_over(&self, max_lag: Duration) -> Result<()> {
+        let mut since: Option<Instant> = None;
+        loop {
+            self.check_running()?;
+            if self.progress.status(max_lag).can_cut_over {
+                if since.get_or_insert_with(Instant::now).elapsed() >= STEADY {
+                    return Ok(());
+                }
+            } else {
+                since = None;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Hands over: waits until the copy is complete and the lag small, then awaits `stop_writes`, by the end of which nothing may write to
+    /// the source any more; applies what is left, compares both sides, gives indexes their final form and ends the run.
+    ///
+    /// The answer says for each collection and index whether both sides are identical. Only when its outcome is
+    /// [`Complete`](crate::Outcome::Complete) may the applications go to the target.
+    ///
+    /// # Errors
+    /// The error that ended the run. The checkpoint stays: the migration can be started again and cut over later.
+    ///
+    /// # Cancellation
+    /// Dropping the future before it is done leaves the run going on; `cutover` may be called again.
+    pub async fn cutover(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
+        self.ready_to_cut_over(self.engine.settings.max_lag).await?;
+        pin!(stop_writes).await;
+        self.progress.set_phase(Phase::Cutover);
+        let back = BackToCatchUp(&self.progress);
+        let hand_over = cutover::hand_over(&self.engine, &self.progress, &self.requests);
+        let mut state = self.state.clone();
+        let handed_over = tokio::select! {
+            summary = hand_over => summary,
+            _ = state.wait_for(|state| matches!(state, State::Ended { .. })) => self.check_running().and(Err(Error::stopped("cut over"))),
+        };
+        let summary = handed_over?;
+        std::mem::forget(back);
+        self.end(Wanted::Stop).await;
+        // The run has ended, so that the host could not try this again.
+        retry(RetryRule::SERVER, || cutover::complete(&self.engine, summary.outcome))
+            .await
+            .inspect_err(|_| self.progress.set_phase(Phase::Failed))?;
+        self.progress.set_phase(Phase::Complete);
+        Ok(summary)
+    }
+
+    /// Stops reading and writing, and keeps the checkpoint. [`resume`](Self::resume) goes on from it. Returns when everything has stopped.
+    ///
+    /// # Errors
+    /// The error that ended the run before.
+    pub async fn pause(&self) -> Result<()> {
+        self.check_running()?;
+        self.wanted.send_replace(Wanted::Pause);
+        let mut state = self.state.clone();
+        let _ = state.wait_for(|state| *state != State::Running).await;
+        self.check_running()
+    }
+
+    /// Goes on after a [`pause`](Self::pause).
+    ///
+    /// # Errors
+    /// The error that ended the run before.
+    pub fn resume(&self) -> Result<()> {
+        self.check_running()?;
+        self.wanted.send_replace(Wanted::Run);
+        Ok(())
+    }
+
+    /// Ends the run. The checkpoint and what has been copied stay, so that the migration can be started again.
+    pub async fn abandon(self) {
+        self.end(Wanted::Stop).await;
+        self.progress.set_phase(Phase::Failed);
+    }
+
+    /// Waits until the run ends.
+    ///
+    /// # Errors
+    /// The error that ended it. It ends without one only after `cutover`.
+    pub async fn wait(mut self) -> Result<()> {
+        (&mut self.supervisor).await.unwrap_or_else(|error| {
+            Err(Error::new(
+                ErrorKind::Panic,
+                "run the migration",
+                "its task panicked; the checkpoint is kept",
+            )
+            .with_source(error))
+        })
+    }
+
+    async fn end(&self, wanted: Wanted) {
+        self.wanted.send_replace(wanted);
+        let mut state = self.state.clone();
+        let _ = state.wait_for(|state| matches!(state, State::Ended { .. })).await;
+    }
+
+    fn check_running(&self) -> Result<()> {
+        match &*self.state.borrow() {
+            State::Ended {
+                error: Some((kind, message)),
+            } => Err(Error::new(*kind, "run the migration", message.clone())),
+            State::Ended { error: None } => Err(Error::stopped("run the migration")),
+            State::Running | State::Paused => Ok(()),
+        }
+    }
+}
+
+/// A cutover that fails or is dropped leaves the run catching up, so that it may be called again.
+struct BackToCatchUp<'a>(&'a Progress);
+
+impl Drop for BackToCatchUp<'_> {
+    fn drop(&mut self) {
+        if self.0.phase() == Phase::Cutover {
+            self.0.set_phase(Phase::CatchUp);
+        }
+    }
+}
+
+impl Drop for MigrationHandle {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+impl std::fmt::Debug for MigrationHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MigrationHandle")
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs the engine again and again from its checkpoint, as the host wants and as long as errors may pass.
+async fn supervise(
+    engine: Arc<Engine>,
+    progress: Arc<Progress>,
+    requests: Arc<Requests>,
+    mut wanted: watch::Receiver<Wanted>,
+    state: watch::Sender<State>,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let result = run_as_wanted(&engine, &progress, &requests, &mut wanted, &state, &cancel).await;
+    if result.is_err() {
+        progress.set_phase(Phase::Failed);
+    }
+    state.send_replace(State::Ended {
+        error: result.as_ref().err().map(|error| (error.kind(), error.to_string())),
+    });
+    result
+}
+
+async fn run_as_wanted(
+    engine: &Engine,
+    progress: &Arc<Progress>,
+    requests: &Requests,
+    wanted: &mut watch::Receiver<Wanted>,
+    state: &watch::Sender<State>,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    let mut failing: Option<(Instant, Option<crate::document::Position>)> = None;
+    let mut pause = Duration::from_millis(200);
+    loop {
+        let now = *wanted.borrow_and_update();
+        match now {
+            Wanted::Run => {}
+            Wanted::Stop => return Ok(()),
+            Wanted::Pause => {
+                state.send_replace(State::Paused);
+                progress.set_phase(Phase::Paused);
+                // The handle is gone when this fails.
+                if wanted.changed().await.is_err() {
+                    return Ok(());
+                }
+                state.send_replace(State::Running);
+                continue;
+            }
+        }
+        if matches!(progress.phase(), Phase::Paused) {
+            progress.set_phase(Phase::Preflight);
+        }
+        let run_cancel = cancel.child_token();
+        let mut run = pin!(engine.run(progress, requests, &run_cancel));
+        let result = tokio::select! {
+            result = &mut run => result,
+            _ = wanted.changed() => {
+                run_cancel.cancel();
+                run.await
+            }
+        };
+        if cancel.is_cancelled() || *wanted.borrow() != Wanted::Run {
+            if cancel.is_cancelled() {
+                return Ok(());
+            }
+            continue;
+        }
+        let error = match result {
+            Ok(()) => continue,
+            Err(error) => error,
+        };
+        if !(error.is_retryable() || error.kind() == ErrorKind::Stopped) {
+            return Err(error);
+        }
+        // A run that has moved the watermark was not in vain: patience begins anew.
+        let reached = *progress.watermark().borrow();
+        let since = match failing {
+            Some((since, before)) if before == reached => since,
+            _ => {
+                pause = Duration::from_millis(200);
+                Instant::now()
+            }
+        };
+        failing = Some((since, reached));
+        if since.elapsed() > engine.settings.patience {
+            return Err(error);
+        }
+        progress.events.send(Event::Retrying {
+            cause: error.to_string(),
+            delay: pause,
+        });
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = cancel.cancelled() => return Ok(()),
+            _ = wanted.changed() => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}

@@ -1,0 +1,235 @@
+//! Changes that wait for a chunk, in order: in memory, or in a temporary file where the chunk cannot be made smaller.
+
+use std::io::SeekFrom;
+use std::path::PathBuf;
+use std::vec;
+
+use bson::Uuid;
+use bson::raw::RawDocumentBuf;
+use tokio::fs::{File, OpenOptions};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
+
+use crate::document::{Operation, Position, Write};
+use crate::error::{Error, ErrorKind, Result};
+use crate::order::Key;
+
+/// The changes held for one chunk.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    memory: Vec<(Position, Write)>,
+    bytes: usize,
+    file: Option<File>,
+    count: u64,
+}
+
+/// The changes of a chunk that is durable, in the order in which they were held.
+pub(crate) struct HeldReader {
+    file: Option<BufReader<File>>,
+    memory: vec::IntoIter<(Position, Write)>,
+}
+
+impl Held {
+    /// Keeps a change; answers the bytes of memory it takes.
+    pub fn push(&mut self, position: Position, write: Write) -> usize {
+        let bytes = size_of::<Position>() + write.size_in_bytes();
+        self.bytes += bytes;
+        self.count += 1;
+        self.memory.push((position, write));
+        bytes
+    }
+
+    /// The bytes of memory that the changes take.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many changes there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Moves everything in memory to the file; answers the bytes of memory that this sets free.
+    ///
+    /// # Errors
+    /// [`Io`](ErrorKind::Io) when the temporary folder cannot be written.
+    pub async fn spill(&mut self) -> Result<usize> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => create().await?,
+        };
+        let file = self.file.insert(file);
+        let mut encoded = Vec::with_capacity(self.bytes);
+        for (position, write) in self.memory.drain(..) {
+            encode(position, &write, &mut encoded);
+        }
+        file.write_all(&encoded).await.map_err(failed)?;
+        self.memory.shrink_to_fit();
+        Ok(std::mem::take(&mut self.bytes))
+    }
+
+    /// Gives the changes back, the oldest first.
+    ///
+    /// # Errors
+    /// [`Io`](ErrorKind::Io) when the file cannot be read.
+    pub async fn read(self) -> Result<HeldReader> {
+        let mut file = self.file;
+        if let Some(file) = &mut file {
+            file.flush().await.map_err(failed)?;
+            file.seek(SeekFrom::Start(0)).await.map_err(failed)?;
+        }
+        Ok(HeldReader {
+            file: file.map(BufReader::new),
+            memory: self.memory.into_iter(),
+        })
+    }
+}
+
+impl HeldReader {
+    /// The next change.
+    ///
+    /// # Errors
+    /// [`Io`](ErrorKind::Io) when the file cannot be read.
+    pub async fn next(&mut self) -> Result<Option<(Position, Write)>> {
+        if let Some(file) = &mut self.file {
+            match file.read_u32_le().await {
+                Ok(length) => {
+                    let mut record = vec![0; length as usize];
+                    file.read_exact(&mut record).await.map_err(failed)?;
+                    return decode(&record).map(Some);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => self.file = None,
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(self.memory.next())
+    }
+}
+
+/// A file that nobody else can open, and that is gone with its handle.
+async fn create() -> Result<File> {
+    let path: PathBuf = std::env::temp_dir().join(format!("mongoferry-held-{}", Uuid::new()));
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    #[cfg(unix)]
+    options.mode(0o600);
+    let file = options.open(&path).await.map_err(failed)?;
+    tokio::fs::remove_file(&path).await.map_err(failed)?;
+    Ok(file)
+}
+
+fn failed(error: std::io::Error) -> Error {
+    Error::new(
+        ErrorKind::Io,
+        "hold changes back in a temporary file",
+        "the temporary folder must be writable and have room",
+    )
+    .with_context("folder", std::env::temp_dir().display())
+    .with_source(error)
+}
+
+/// Length, position, kind, key, and the document where there is one.
+fn encode(position: Position, write: &Write, to: &mut Vec<u8>) {
+    let (kind, document) = match &write.operation {
+        Operation::Insert(document) => (0, Some(document)),
+        Operation::Replace(document) => (1, Some(document)),
+        Operation::Delta(delta) => (2, Some(delta)),
+        Operation::Delete => (3, None),
+    };
+    let key = write.key.document_bytes();
+    let document = document.map(|document| document.as_bytes()).unwrap_or_default();
+    // A change is at most two documents, far below 4 GiB.
+    to.extend_from_slice(&((17 + key.len() + document.len()) as u32).to_le_bytes());
+    to.extend_from_slice(&position.time.to_le_bytes());
+    to.extend_from_slice(&position.increment.to_le_bytes());
+    to.extend_from_slice(&position.term.to_le_bytes());
+    to.push(kind);
+    to.extend_from_slice(key);
+    to.extend_from_slice(document);
+}
+
+fn decode(record: &[u8]) -> Result<(Position, Write)> {
+    let damaged = || {
+        Error::new(
+            ErrorKind::Io,
+            "read changes held in a temporary file",
+            "the file is damaged",
+        )
+    };
+    let number = |at: usize| {
+        record
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u32::from_le_bytes)
+    };
+    let (time, increment) = (number(0).ok_or_else(damaged)?, number(4).ok_or_else(damaged)?);
+    let term = record
+        .get(8..16)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(i64::from_le_bytes)
+        .ok_or_else(damaged)?;
+    let kind = *record.get(16).ok_or_else(damaged)?;
+    let key_length = number(17).ok_or_else(damaged)? as usize;
+    let document = |bytes: Option<&[u8]>| -> Result<RawDocumentBuf> {
+        RawDocumentBuf::from_bytes(bytes.ok_or_else(damaged)?.to_vec()).map_err(|error| damaged().with_source(error))
+    };
+    let key = Key::of_document(&document(record.get(17..17 + key_length))?).ok_or_else(damaged)?;
+    let rest = record.get(17 + key_length..);
+    let operation = match kind {
+        0 => Operation::Insert(document(rest)?),
+        1 => Operation::Replace(document(rest)?),
+        2 => Operation::Delta(document(rest)?),
+        _ => Operation::Delete,
+    };
+    Ok((Position { time, increment, term }, Write { key, operation }))
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{RawBsonRef, rawdoc};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn changes_come_back_in_order_from_file_and_memory() {
+        let write = |number: u32| {
+            let document = rawdoc! { "_id": i64::from(number), "text": "x".repeat(number as usize % 50) };
+            let operation = match number % 4 {
+                0 => Operation::Insert(document),
+                1 => Operation::Replace(document),
+                2 => Operation::Delta(document),
+                _ => Operation::Delete,
+            };
+            (
+                Position {
+                    time: number,
+                    increment: 7,
+                    term: -1,
+                },
+                Write {
+                    key: Key::from(RawBsonRef::Int64(number.into())),
+                    operation,
+                },
+            )
+        };
+        let mut held = Held::default();
+        let mut bytes = 0;
+        for number in 0..1000 {
+            let (position, change) = write(number);
+            bytes += held.push(position, change);
+            if number % 300 == 299 {
+                assert_eq!(held.spill().await.unwrap(), bytes);
+                assert_eq!(held.bytes(), 0);
+                bytes = 0;
+            }
+        }
+        assert_eq!((held.bytes(), held.count()), (bytes, 1000));
+        let mut reader = held.read().await.unwrap();
+        for number in 0..1000 {
+            assert_eq!(
+                format!("{:?}", reader.next().await.unwrap().unwrap()),
+                format!("{:?}", write(number))
+            );
+        }
+        assert!(reader.next().await.unwrap().is_none());
+    }
+}

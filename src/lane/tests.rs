@@ -1,0 +1,199 @@
+use std::sync::Arc;
+
+use bson::raw::RawDocumentBuf;
+use bson::{RawBsonRef, rawdoc};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::event::Events;
+use crate::sink::MemorySink;
+use crate::source::MemorySource;
+
+const NAME: &str = "shop.orders";
+
+struct Bench {
+    source: MemorySource,
+    sink: MemorySink,
+    target: Arc<Target>,
+    messages: mpsc::Sender<LaneMessage>,
+    reached: mpsc::UnboundedReceiver<MarkerReached>,
+    lane: JoinHandle<Result<()>>,
+}
+
+impl Bench {
+    /// A lane whose collection has a unique index on `u`, and the same documents on both sides.
+    async fn new(replay_until: Position, documents: &[RawDocumentBuf]) -> Self {
+        let (source, sink) = (MemorySource::new(), MemorySink::new());
+        for document in documents {
+            source.insert(NAME, document.clone()).unwrap();
+        }
+        let listed = source.collections().await.unwrap().remove(0);
+        let namespace: Namespace = NAME.parse().unwrap();
+        let index = rawdoc! { "v": 2, "key": { "u": 1 }, "name": "u_1", "unique": true, "sparse": true };
+        sink.create_index(&namespace, &index).await.unwrap();
+        let target = Arc::new(Target {
+            id: listed.id,
+            namespace: namespace.clone(),
+            target: namespace,
+            kind: CollectionKind::Plain,
+        });
+        let (messages, received) = mpsc::channel(16);
+        let (send_reached, reached) = mpsc::unbounded_channel();
+        let lane = Lane::new(
+            0,
+            Arc::new(source.clone()),
+            Arc::new(sink.clone()),
+            Arc::new(Progress::new(Events::new())),
+            received,
+            send_reached,
+            replay_until,
+        );
+        let bench = Self {
+            source,
+            sink,
+            target,
+            messages,
+            reached,
+            lane: tokio::spawn(lane.run(CancellationToken::new())),
+        };
+        for document in documents {
+            bench.write(Operation::Insert(document.clone()), key_of(document)).await;
+        }
+        bench
+    }
+
+    /// Writes to the sink as another lane does.
+    async fn write(&self, operation: Operation, key: Key) {
+        let refused = self
+            .sink
+            .apply(&self.target.target, CollectionKind::Plain, &[Write { key, operation }])
+            .await
+            .unwrap();
+        assert_eq!(refused, []);
+    }
+
+    async fn send(&self, changes: Vec<(Position, i32, Operation)>) {
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let changes = changes
+            .into_iter()
+            .map(|(position, id, operation)| Routed {
+                target: Arc::clone(&self.target),
+                position,
+                write: Write {
+                    key: Key::from(RawBsonRef::Int32(id)),
+                    operation,
+                },
+            })
+            .collect();
+        self.message(LaneMessage::Changes {
+            changes,
+            bytes: 1,
+            permit,
+        })
+        .await;
+    }
+
+    async fn message(&self, message: LaneMessage) {
+        self.messages.send(message).await.ok().unwrap();
+    }
+
+    async fn marker(&mut self, routed: Position) -> MarkerReached {
+        self.message(LaneMessage::Marker {
+            id: 0,
+            routed,
+            unsettled_bytes: 1 << 20,
+        })
+        .await;
+        self.reached.recv().await.unwrap()
+    }
+
+    async fn resolve(&self, stuck: &Stuck, step: ResolveStep) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let stuck = stuck.clone();
+        self.message(LaneMessage::Resolve { stuck, step, reply }).await;
+        answer.await.unwrap()
+    }
+
+    async fn end(self) {
+        drop(self.messages);
+        self.lane.await.unwrap().unwrap();
+    }
+}
+
+fn key_of(document: &RawDocumentBuf) -> Key {
+    Key::of_document(document).unwrap()
+}
+
+fn v1(set: RawDocumentBuf) -> Operation {
+    Operation::Delta(rawdoc! { "$v": 1, "$set": set })
+}
+
+#[tokio::test]
+async fn what_follows_a_refused_write_does_not_change_the_order_of_fields() {
+    let mut bench = Bench::new(
+        Position::ZERO,
+        &[rawdoc! { "_id": 1 }, rawdoc! { "_id": 2, "u": 5 }, rawdoc! { "_id": 3 }],
+    )
+    .await;
+    // The value moves from the second document to the first, which its lane hears before the other lane has written that.
+    bench.source.replace(NAME, rawdoc! { "_id": 2 }).unwrap();
+    let update = |id: i32, set: RawDocumentBuf| {
+        let position = bench
+            .source
+            .update(NAME, id, rawdoc! { "$v": 1, "$set": set.clone() })
+            .unwrap();
+        (position, id, v1(set))
+    };
+    let changes = vec![
+        update(1, rawdoc! { "u": 5 }),
+        update(1, rawdoc! { "after": 1 }),
+        update(3, rawdoc! { "n": 1 }),
+    ];
+    let routed = changes[2].0;
+    bench.send(changes).await;
+    let reached = bench.marker(routed).await;
+    assert_eq!(reached.stuck.len(), 1);
+    assert_eq!(reached.unsettled.unwrap().len(), 1);
+    let key = Key::from(RawBsonRef::Int32(2));
+    bench.write(Operation::Replace(rawdoc! { "_id": 2 }), key).await;
+    assert!(!bench.resolve(&reached.stuck[0], ResolveStep::Retry).await);
+    assert!(bench.resolve(&reached.stuck[0], ResolveStep::Settle).await);
+    let (ours, theirs) = (bench.source.documents(NAME), bench.sink.documents(NAME));
+    assert_eq!(ours.unwrap(), theirs.unwrap());
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_replayed_delta_without_its_document_reads_it_again() {
+    let replay_until = Position {
+        time: u32::MAX,
+        ..Position::ZERO
+    };
+    let bench = Bench::new(replay_until, &[rawdoc! { "_id": 1, "n": 0 }]).await;
+    let delta = rawdoc! { "$v": 2, "diff": { "u": { "n": 1 } } };
+    let position = bench.source.update(NAME, 1, delta.clone()).unwrap();
+    // As a run leaves it that had cleared the document, to write it anew, when it ended.
+    bench.write(Operation::Delete, Key::from(RawBsonRef::Int32(1))).await;
+    bench.send(vec![(position, 1, Operation::Delta(delta))]).await;
+    let (source, sink) = (bench.source.clone(), bench.sink.clone());
+    bench.end().await;
+    assert_eq!(source.documents(NAME).unwrap(), sink.documents(NAME).unwrap());
+}
+
+#[tokio::test]
+async fn documents_read_ahead_of_the_tail_are_named_until_it_has_passed() {
+    let mut bench = Bench::new(Position::ZERO, &[rawdoc! { "_id": 1 }, rawdoc! { "_id": 2 }]).await;
+    let routed = bench.source.position().await.unwrap();
+    bench.source.replace(NAME, rawdoc! { "_id": 1, "n": 1 }).unwrap();
+    let ahead = bench.source.replace(NAME, rawdoc! { "_id": 2, "n": 1 }).unwrap();
+    let keys = vec![Key::from(RawBsonRef::Int32(1))];
+    let target = Arc::clone(&bench.target);
+    bench.message(LaneMessage::Settle { target, keys }).await;
+    let reached = bench.marker(routed).await;
+    let one = (bench.target.id, Key::from(RawBsonRef::Int32(1)));
+    assert_eq!((reached.unsettled, reached.ahead), (Some(vec![one]), ahead));
+    let reached = bench.marker(ahead).await;
+    assert_eq!((reached.unsettled, reached.ahead), (Some(vec![]), Position::ZERO));
+    bench.end().await;
+}

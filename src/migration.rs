@@ -1,0 +1,228 @@
+//! How a host describes a migration and starts it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::checkpoint::{CheckpointStore, SinkStore};
+use crate::engine::{Engine, Settings};
+use crate::error::{Error, ErrorKind, Result};
+use crate::handle::MigrationHandle;
+use crate::namespace::Selection;
+use crate::preflight::{self, Plan};
+use crate::sink::Sink;
+use crate::source::Source;
+
+/// A migration that has been described and not yet started.
+pub struct Migration {
+    engine: Arc<Engine>,
+}
+
+/// Describes a migration: see [`Migration::builder`].
+pub struct MigrationBuilder {
+    source: Arc<dyn Source>,
+    sink: Arc<dyn Sink>,
+    store: Option<Arc<dyn CheckpointStore>>,
+    settings: Settings,
+    selection: Result<Selection>,
+}
+
+/// What to do with collections on the target that stand where migrated ones will be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExistingData {
+    /// Refuse to start.
+    #[default]
+    Refuse,
+    /// Drop them: those that have a migrated collection's name, and no others.
+    Clear,
+    /// Keep what is equal, and make equal what is not: documents that the source does not have are deleted.
+    Keep,
+}
+
+/// How both sides are compared at cutover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verification {
+    /// Documents are not compared; options and indexes are.
+    None,
+    /// Every document is compared: by the servers' own digests, and where these differ or cannot be had, one by one.
+    #[default]
+    Digest,
+}
+
+impl Migration {
+    /// Describes a migration from `source` to `sink` of everything, under its own names.
+    pub fn builder(source: impl Source, sink: impl Sink) -> MigrationBuilder {
+        MigrationBuilder {
+            source: Arc::new(source),
+            sink: Arc::new(sink),
+            store: None,
+            settings: Settings::default(),
+            selection: Ok(Selection::all()),
+        }
+    }
+
+    /// Checks both sides and answers what a run would do, and every reason why it would fail. Nothing is changed.
+    ///
+    /// # Errors
+    /// A side cannot be reached, or does not let itself be described.
+    pub async fn preflight(&self) -> Result<Plan> {
+        preflight::check(&self.engine).await
+    }
+
+    /// Starts the migration, or goes on from its checkpoint where there is one.
+    ///
+    /// A runtime of the tokio crate must be running. The run's tasks belong to the handle: dropping it stops them.
+    ///
+    /// # Errors
+    /// [`Refused`](ErrorKind::Refused) when preflight finds a blocker, [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) when the
+    /// checkpoint belongs to another migration, [`Lease`](ErrorKind::Lease) when another process is at work, or a server error.
+    pub async fn start(self) -> Result<MigrationHandle> {
+        MigrationHandle::start(self.engine).await
+    }
+}
+
+impl std::fmt::Debug for Migration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Migration")
+            .field("settings", &self.engine.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MigrationBuilder {
+    /// Migrates the namespaces that fit `pattern`, such as `shop.*` or `*.orders`; may be called again for more. Without it everything is
+    /// migrated.
+    #[must_use]
+    pub fn include(mut self, pattern: &str) -> Self {
+        self.select(|selection| selection.include(pattern));
+        self
+    }
+
+    /// Leaves the namespaces out that fit `pattern`, whatever is included; may be called again for more.
+    #[must_use]
+    pub fn exclude(mut self, pattern: &str) -> Self {
+        self.select(|selection| selection.exclude(pattern));
+        self
+    }
+
+    /// Gives a collection another name on the target; may be called again for other collections.
+    #[must_use]
+    pub fn rename(mut self, from: &str, to: &str) -> Self {
+        self.select(|selection| selection.rename(from, to));
+        self
+    }
+
+    /// What to do with collections that stand in the way on the target. Default: [`ExistingData::Refuse`].
+    #[must_use]
+    pub fn existing_data(mut self, existing_data: ExistingData) -> Self {
+        self.settings.existing_data = existing_data;
+        self
+    }
+
+    /// Where the checkpoint is kept. Default: on the target, in the database `__mdb_internal_mongoferry`.
+    #[must_use]
+    pub fn checkpoint(mut self, store: impl CheckpointStore) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// How both sides are compared at cutover. Default: [`Verification::Digest`].
+    #[must_use]
+    pub fn verification(mut self, verification: Verification) -> Self {
+        self.settings.verification = verification;
+        self
+    }
+
+    /// How many ranges are copied, and indexes built, at the same time. Default: 4.
+    #[must_use]
+    pub fn walkers(mut self, walkers: usize) -> Self {
+        self.settings.walkers = walkers;
+        self
+    }
+
+    /// How many connections apply changes at the same time. Default: 4.
+    #[must_use]
+    pub fn lanes(mut self, lanes: usize) -> Self {
+        self.settings.lanes = lanes;
+        self
+    }
+
+    /// About how many bytes of documents a chunk has: what has to be read again after a crash. Default: 64 MiB.
+    #[must_use]
+    pub fn chunk_bytes(mut self, bytes: u64) -> Self {
+        self.settings.chunk_bytes = bytes;
+        self
+    }
+
+    /// How many bytes of documents and changes the run holds in memory. Default: 256 MiB.
+    #[must_use]
+    pub fn memory_bytes(mut self, bytes: usize) -> Self {
+        self.settings.memory_bytes = bytes;
+        self
+    }
+
+    /// The lag up to which the run counts as ready for cutover. Default: 2 s.
+    #[must_use]
+    pub fn max_lag(mut self, lag: Duration) -> Self {
+        self.settings.max_lag = lag;
+        self
+    }
+
+    /// How long the run tries to go on after failures without any progress before it gives up; the checkpoint stays. Default: 10 minutes.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.settings.patience = patience;
+        self
+    }
+
+    /// The migration.
+    ///
+    /// # Errors
+    /// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a malformed pattern or rename, or a number out of range.
+    pub fn build(self) -> Result<Migration> {
+        let mut settings = self.settings;
+        settings.selection = self.selection?;
+        for (name, value, least, most) in [
+            ("walkers", settings.walkers as u64, 1, 256),
+            ("lanes", settings.lanes as u64, 1, 256),
+            ("chunk_bytes", settings.chunk_bytes, 1 << 10, u64::MAX),
+            ("memory_bytes", settings.memory_bytes as u64, 16 << 20, u64::MAX),
+        ] {
+            if !(least..=most).contains(&value) {
+                let message = format!("`{name}` is {value}; it must be at least {least} and at most {most}");
+                return Err(Error::new(
+                    ErrorKind::InvalidConfiguration,
+                    "build the migration",
+                    message,
+                ));
+            }
+        }
+        let store = self
+            .store
+            .unwrap_or_else(|| Arc::new(SinkStore::new(Arc::clone(&self.sink))));
+        Ok(Migration {
+            engine: Arc::new(Engine {
+                source: self.source,
+                sink: self.sink,
+                store,
+                settings,
+            }),
+        })
+    }
+
+    fn select(&mut self, change: impl FnOnce(&mut Selection) -> Result<()>) {
+        // The first mistake is the one that `build` reports.
+        if let Ok(selection) = &mut self.selection
+            && let Err(error) = change(selection)
+        {
+            self.selection = Err(error);
+        }
+    }
+}
+
+impl std::fmt::Debug for MigrationBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MigrationBuilder")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,189 @@
+//! The numbers of a run that every task adds to and the host reads.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::document::Position;
+use crate::event::{Amount, ChangeCounts, Event, Events, Status};
+use crate::namespace::Namespace;
+use crate::phase::Phase;
+
+/// So many refused documents are named in the summary.
+const MOST_REFUSED: usize = 1000;
+
+/// Shared by all tasks of a run, and by its handle.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub events: Events,
+    pub copied_documents: AtomicU64,
+    pub copied_bytes: AtomicU64,
+    pub applied: AtomicU64,
+    pub dropped: AtomicU64,
+    pub held_bytes: AtomicU64,
+    total_documents: AtomicU64,
+    total_bytes: AtomicU64,
+    copied: AtomicBool,
+    indexed: AtomicBool,
+    phase: watch::Sender<Phase>,
+    watermark: watch::Sender<Option<Position>>,
+    source_position: watch::Sender<Option<Position>>,
+    pace: Mutex<Option<(Instant, u64)>>,
+    /// Documents that the target refused for good: namespace and, in words, which and why.
+    refused: Mutex<Vec<(Namespace, String)>>,
+}
+
+impl Progress {
+    pub fn new(events: Events) -> Self {
+        Self {
+            events,
+            copied_documents: AtomicU64::new(0),
+            copied_bytes: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            held_bytes: AtomicU64::new(0),
+            total_documents: AtomicU64::new(0),
+            total_bytes: AtomicU64::new(0),
+            copied: AtomicBool::new(false),
+            indexed: AtomicBool::new(false),
+            phase: watch::Sender::new(Phase::Preflight),
+            watermark: watch::Sender::new(None),
+            source_position: watch::Sender::new(None),
+            pace: Mutex::new(None),
+            refused: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// What there is to copy, and how much of it the target had when this process began.
+    pub fn begin_copy(&self, total: Amount, already: Amount) {
+        self.total_documents.store(total.documents, Relaxed);
+        self.total_bytes.store(total.bytes, Relaxed);
+        self.copied_documents.store(already.documents, Relaxed);
+        self.copied_bytes.store(already.bytes, Relaxed);
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), already.bytes));
+    }
+
+    /// Whether every collection has been copied, and every index built.
+    pub fn set_copied(&self, copied: bool, indexed: bool) {
+        self.copied.store(copied, Relaxed);
+        self.indexed.store(copied && indexed, Relaxed);
+    }
+
+    pub fn is_copied(&self) -> bool {
+        self.copied.load(Relaxed)
+    }
+
+    pub fn is_indexed(&self) -> bool {
+        self.indexed.load(Relaxed)
+    }
+
+    /// Tells the host of a document that the target refused for good, and keeps it for the summary.
+    pub fn document_refused(&self, namespace: Namespace, id: String, reason: String) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() < MOST_REFUSED {
+            refused.push((
+                namespace.clone(),
+                format!("the target refused the document with _id {id}: {reason}"),
+            ));
+        }
+        drop(refused);
+        self.events.send(Event::DocumentRefused { namespace, id, reason });
+    }
+
+    /// What is known of refused documents of a collection.
+    pub fn refused_of(&self, namespace: &Namespace) -> Vec<String> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused
+            .iter()
+            .filter(|(of, _)| of == namespace)
+            .map(|(_, text)| text.clone())
+            .collect()
+    }
+
+    /// Goes on to a phase, and says so if it is another one.
+    pub fn set_phase(&self, phase: Phase) {
+        let changed = self.phase.send_if_modified(|current| {
+            let changed = *current != phase;
+            *current = phase;
+            changed
+        });
+        if changed {
+            self.events.send(Event::PhaseChanged { phase });
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    pub fn set_watermark(&self, position: Position) {
+        self.watermark.send_replace(Some(position));
+    }
+
+    pub fn watermark(&self) -> watch::Receiver<Option<Position>> {
+        self.watermark.subscribe()
+    }
+
+    pub fn set_source_position(&self, position: Position) {
+        self.source_position.send_replace(Some(position));
+    }
+
+    /// How far the watermark is behind the source's newest position.
+    pub fn lag(&self) -> Option<Duration> {
+        let (watermark, newest) = ((*self.watermark.borrow())?, (*self.source_position.borrow())?);
+        Some(Duration::from_secs(u64::from(if watermark >= newest {
+            0
+        } else {
+            newest.time.saturating_sub(watermark.time)
+        })))
+    }
+
+    /// The state of the run now; `max_lag` is the lag up to which a cutover is possible.
+    pub fn status(&self, max_lag: Duration) -> Status {
+        let phase = self.phase();
+        let lag = self.lag();
+        let copy_complete = self.is_copied();
+        let copied = Amount {
+            documents: self.copied_documents.load(Relaxed),
+            bytes: self.copied_bytes.load(Relaxed),
+        };
+        let total = Amount {
+            documents: self.total_documents.load(Relaxed),
+            bytes: self.total_bytes.load(Relaxed),
+        };
+        let running = matches!(phase, Phase::Index | Phase::CatchUp | Phase::Ready);
+        Status {
+            phase,
+            position: *self.watermark.borrow(),
+            source_position: *self.source_position.borrow(),
+            lag,
+            copy_complete,
+            can_cut_over: running && self.is_indexed() && lag.is_some_and(|lag| lag <= max_lag),
+            copied,
+            total,
+            changes: ChangeCounts {
+                applied: self.applied.load(Relaxed),
+                dropped: self.dropped.load(Relaxed),
+                held_bytes: self.held_bytes.load(Relaxed),
+            },
+            time_left: if copy_complete {
+                Some(Duration::ZERO)
+            } else {
+                self.time_left(copied, total)
+            },
+        }
+    }
+
+    /// The rest of the bytes at the speed of this process so far.
+    fn time_left(&self, copied: Amount, total: Amount) -> Option<Duration> {
+        let (since, before) = (*self.pace.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let (seconds, done) = (since.elapsed().as_secs_f64(), copied.bytes.saturating_sub(before));
+        if seconds < 1.0 || done == 0 {
+            return None;
+        }
+        Duration::try_from_secs_f64(total.bytes.saturating_sub(copied.bytes) as f64 * seconds / done as f64).ok()
+    }
+}

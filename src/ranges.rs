@@ -1,0 +1,330 @@
+//! Which `_id` ranges of a collection have been read, are being read, and have still to be read. Pure.
+
+use crate::checkpoint::RangeState;
+use crate::document::{Position, Range};
+use crate::order::Key;
+
+/// Names one read of one range within a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ChunkId(pub u64);
+
+/// What is known of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RangeStatus {
+    /// It has still to be read. With `repair` the sink may hold documents of it already.
+    Unread { repair: bool },
+    /// It is being read by this chunk.
+    InFlight(ChunkId),
+    /// It is on the sink as it stood at this position.
+    Done(Position),
+}
+
+/// All ranges of a collection: they cover every `_id` and do not overlap.
+#[derive(Clone, Debug)]
+pub(crate) struct Ranges {
+    /// In ascending order. Each begins where the one before it ends; the last has no upper end.
+    segments: Vec<Segment>,
+}
+
+#[derive(Clone, Debug)]
+struct Segment {
+    upper: Option<Key>,
+    status: RangeStatus,
+}
+
+impl Ranges {
+    /// One range per cut and one above them, none of them read, on a sink that holds nothing of the collection.
+    pub fn unread(cuts: Vec<Key>) -> Self {
+        let status = RangeStatus::Unread { repair: false };
+        let uppers = cuts.into_iter().map(Some).chain([None]);
+        Self {
+            segments: uppers.map(|upper| Segment { upper, status }).collect(),
+        }
+    }
+
+    /// One range, not read, on a sink that may hold anything of the collection.
+    pub fn unread_again() -> Self {
+        Self {
+            segments: vec![Segment {
+                upper: None,
+                status: RangeStatus::Unread { repair: true },
+            }],
+        }
+    }
+
+    /// Everything is on the sink as of `position`.
+    pub fn done(position: Position) -> Self {
+        Self {
+            segments: vec![Segment {
+                upper: None,
+                status: RangeStatus::Done(position),
+            }],
+        }
+    }
+
+    /// The ranges of a checkpoint. What was not done there may have been written in part, so it is repaired.
+    pub fn from_checkpoint(states: &[RangeState]) -> Self {
+        let mut segments: Vec<Segment> = states
+            .iter()
+            .map(|state| Segment {
+                upper: state.upper.clone(),
+                status: state
+                    .done
+                    .map_or(RangeStatus::Unread { repair: true }, RangeStatus::Done),
+            })
+            .collect();
+        if segments.last().is_none_or(|last| last.upper.is_some()) {
+            segments.push(Segment {
+                upper: None,
+                status: RangeStatus::Unread { repair: true },
+            });
+        }
+        Self { segments }
+    }
+
+    /// What a checkpoint keeps: ranges in flight count as not read.
+    pub fn to_checkpoint(&self) -> Vec<RangeState> {
+        let mut states: Vec<RangeState> = Vec::new();
+        for segment in &self.segments {
+            let done = match segment.status {
+                RangeStatus::Done(position) => Some(position),
+                RangeStatus::Unread { .. } | RangeStatus::InFlight(_) => None,
+            };
+            match states.last_mut() {
+                Some(last) if last.done.is_some() && last.done == done => last.upper.clone_from(&segment.upper),
+                _ => states.push(RangeState {
+                    upper: segment.upper.clone(),
+                    done,
+                }),
+            }
+        }
+        states
+    }
+
+    /// What is known of the range that `key` lies in.
+    pub fn status(&self, key: &Key) -> RangeStatus {
+        if self.segments.len() == 1 {
+            return self.segments[0].status;
+        }
+        let at = self
+            .segments
+            .partition_point(|segment| segment.upper.as_ref().is_some_and(|upper| upper < key));
+        self.segments[at].status
+    }
+
+    /// The status of the whole collection, when it is one range.
+    pub fn only(&self) -> Option<RangeStatus> {
+        match self.segments.as_slice() {
+            [segment] => Some(segment.status),
+            _ => None,
+        }
+    }
+
+    /// Whether every range is done.
+    pub fn all_done(&self) -> bool {
+        self.segments
+            .iter()
+            .all(|segment| matches!(segment.status, RangeStatus::Done(_)))
+    }
+
+    /// Whether a range has still to be read.
+    pub fn has_unread(&self) -> bool {
+        self.segments
+            .iter()
+            .any(|segment| matches!(segment.status, RangeStatus::Unread { .. }))
+    }
+
+    /// Gives the first unread range to a chunk. Answers the range and whether it is to be repaired.
+    pub fn take(&mut self, chunk: ChunkId) -> Option<(Range, bool)> {
+        let at = self
+            .segments
+            .iter()
+            .position(|segment| matches!(segment.status, RangeStatus::Unread { .. }))?;
+        let RangeStatus::Unread { repair } = self.segments[at].status else {
+            return None;
+        };
+        self.segments[at].status = RangeStatus::InFlight(chunk);
+        let lower = at.checked_sub(1).and_then(|before| self.segments[before].upper.clone());
+        Some((
+            Range {
+                lower,
+                upper: self.segments[at].upper.clone(),
+            },
+            repair,
+        ))
+    }
+
+    /// The chunk's range is on the sink as of `position`, up to and including `last`; `None` means all of it. What lies above `last` goes
+    /// back to be read, with `repair` if the sink may hold documents of it.
+    pub fn finish(&mut self, chunk: ChunkId, last: Option<Key>, position: Position, repair: bool) {
+        let Some(at) = self.in_flight(chunk) else { return };
+        self.segments[at].status = RangeStatus::Done(position);
+        if let Some(last) = last
+            && self.segments[at].upper.as_ref() != Some(&last)
+        {
+            let upper = self.segments[at].upper.replace(last);
+            self.segments.insert(
+                at + 1,
+                Segment {
+                    upper,
+                    status: RangeStatus::Unread { repair },
+                },
+            );
+        }
+    }
+
+    /// The chunk was given up: its range has to be read again, and the sink may hold some of it.
+    pub fn release(&mut self, chunk: ChunkId) {
+        if let Some(at) = self.in_flight(chunk) {
+            self.segments[at].status = RangeStatus::Unread { repair: true };
+        }
+    }
+
+    /// Cuts a collection that is one unread range. Cuts of anything else are ignored.
+    pub fn cut(&mut self, cuts: Vec<Key>) {
+        if let Some(status @ RangeStatus::Unread { .. }) = self.only() {
+            let uppers = cuts.into_iter().map(Some).chain([None]);
+            self.segments = uppers.map(|upper| Segment { upper, status }).collect();
+        }
+    }
+
+    /// Joins neighbours that are done at or before `routed`, up to which every change has been routed: their positions no longer matter.
+    pub fn join(&mut self, routed: Position) {
+        if self.segments.len() == 1 {
+            return;
+        }
+        let past = |segment: &Segment| match segment.status {
+            RangeStatus::Done(position) if position <= routed => Some(position),
+            _ => None,
+        };
+        let mut joined: Vec<Segment> = Vec::with_capacity(self.segments.len());
+        for segment in self.segments.drain(..) {
+            if let (Some(position), Some(last)) = (past(&segment), joined.last_mut())
+                && let Some(before) = past(last)
+            {
+                *last = Segment {
+                    upper: segment.upper,
+                    status: RangeStatus::Done(position.max(before)),
+                };
+            } else {
+                joined.push(segment);
+            }
+        }
+        self.segments = joined;
+    }
+
+    fn in_flight(&self, chunk: ChunkId) -> Option<usize> {
+        self.segments
+            .iter()
+            .position(|segment| segment.status == RangeStatus::InFlight(chunk))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::RawBsonRef;
+
+    use super::*;
+
+    fn key(value: i32) -> Key {
+        Key::from(RawBsonRef::Int32(value))
+    }
+
+    fn at(time: u32) -> Position {
+        Position {
+            time,
+            increment: 1,
+            term: 1,
+        }
+    }
+
+    #[test]
+    fn a_range_holds_its_upper_end_and_not_its_lower() {
+        let mut ranges = Ranges::unread(vec![key(10), key(20)]);
+        let first = ChunkId(1);
+        assert_eq!(
+            ranges.take(first),
+            Some((
+                Range {
+                    lower: None,
+                    upper: Some(key(10))
+                },
+                false
+            ))
+        );
+        assert_eq!(ranges.status(&key(10)), RangeStatus::InFlight(first));
+        assert_eq!(ranges.status(&key(11)), RangeStatus::Unread { repair: false });
+        let second = ChunkId(2);
+        assert_eq!(
+            ranges.take(second),
+            Some((
+                Range {
+                    lower: Some(key(10)),
+                    upper: Some(key(20))
+                },
+                false
+            ))
+        );
+        assert_eq!(ranges.status(&key(20)), RangeStatus::InFlight(second));
+        assert_eq!(ranges.status(&key(21)), RangeStatus::Unread { repair: false });
+    }
+
+    #[test]
+    fn a_chunk_that_stops_early_gives_the_rest_back() {
+        let mut ranges = Ranges::unread(vec![key(10)]);
+        ranges.take(ChunkId(1)).unwrap();
+        ranges.finish(ChunkId(1), Some(key(4)), at(5), false);
+        assert_eq!(ranges.status(&key(4)), RangeStatus::Done(at(5)));
+        assert_eq!(ranges.status(&key(5)), RangeStatus::Unread { repair: false });
+        assert_eq!(
+            ranges.take(ChunkId(2)).unwrap().0,
+            Range {
+                lower: Some(key(4)),
+                upper: Some(key(10))
+            }
+        );
+        ranges.release(ChunkId(2));
+        assert_eq!(
+            ranges.take(ChunkId(3)).unwrap(),
+            (
+                Range {
+                    lower: Some(key(4)),
+                    upper: Some(key(10))
+                },
+                true
+            )
+        );
+        ranges.finish(ChunkId(3), Some(key(10)), at(6), true);
+        assert!(!ranges.all_done());
+        ranges.take(ChunkId(4)).unwrap();
+        ranges.finish(ChunkId(4), None, at(7), false);
+        assert!(ranges.all_done());
+    }
+
+    #[test]
+    fn only_ranges_whose_position_is_past_are_joined() {
+        let mut ranges = Ranges::unread(vec![key(10), key(20)]);
+        for (chunk, position) in [(1, at(5)), (2, at(9)), (3, at(7))] {
+            ranges.take(ChunkId(chunk)).unwrap();
+            ranges.finish(ChunkId(chunk), None, position, false);
+        }
+        ranges.join(at(8));
+        assert_eq!(ranges.status(&key(15)), RangeStatus::Done(at(9)));
+        assert_eq!(ranges.status(&key(5)), RangeStatus::Done(at(5)));
+        ranges.join(at(9));
+        assert_eq!(ranges.segments.len(), 1);
+        assert_eq!(ranges.status(&key(5)), RangeStatus::Done(at(9)));
+    }
+
+    #[test]
+    fn a_checkpoint_forgets_what_was_in_flight() {
+        let mut ranges = Ranges::unread(vec![key(10), key(20)]);
+        ranges.take(ChunkId(1)).unwrap();
+        ranges.take(ChunkId(2)).unwrap();
+        ranges.finish(ChunkId(1), None, at(5), false);
+        let again = Ranges::from_checkpoint(&ranges.to_checkpoint());
+        assert_eq!(again.status(&key(1)), RangeStatus::Done(at(5)));
+        assert_eq!(again.status(&key(15)), RangeStatus::Unread { repair: true });
+        assert_eq!(again.status(&key(25)), RangeStatus::Unread { repair: true });
+    }
+}

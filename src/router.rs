@@ -1,0 +1,514 @@
+//! The one task that sees every change in order and drops it, holds it or sends it to its lane.
+
+mod chunks;
+mod markers;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bson::Uuid;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use self::markers::Marker;
+use crate::checkpoint::{Checkpoint, CollectionState, Renaming, UnsettledDocuments};
+use crate::document::{Change, CollectionKind, Position, Range};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Events};
+use crate::held::Held;
+use crate::index::IndexJob;
+use crate::lane::{LaneMessage, MarkerReached, ResolveStep, Routed, Stuck, Target};
+use crate::namespace::Selection;
+use crate::oplog::{Entry, Item};
+use crate::order::Key;
+use crate::phase::Phase;
+use crate::progress::Progress;
+use crate::ranges::{ChunkId, RangeStatus};
+use crate::sink::{CatalogCommand, Sink};
+use crate::source::{ReadMode, Source};
+use crate::splice::element_type;
+use crate::tracked::{Chunk, Route, Tracked};
+use crate::watermark::SaveRequest;
+
+/// How often the watermark is moved.
+const MARKER_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The watermark is also moved when so many bytes have been sent to the lanes, so that little is applied again after a crash.
+const MARKER_BYTES: usize = 2 << 20;
+
+/// Changes are sent to a lane when so many bytes have come together, or when the router has nothing else to do.
+const LANE_BUFFER_BYTES: usize = 256 << 10;
+
+/// What walkers and the engine ask of the router.
+pub(crate) enum Request {
+    /// A walker wants work. `majority` is the source's newest position, asked for just now.
+    Take {
+        majority: Position,
+        reply: oneshot::Sender<Work>,
+    },
+    /// The documents of a chunk are durable on the sink.
+    Finish {
+        finished: Finished,
+        reply: oneshot::Sender<()>,
+    },
+    /// A chunk could not be finished. Its range has to be read again.
+    Release {
+        collection: Uuid,
+        chunk: ChunkId,
+        snapshot_refused: bool,
+    },
+    /// An index was built, or could not be.
+    IndexDone { job: IndexJob, result: Result<()> },
+    /// Copy a collection again from the beginning: what the sink has of it is repaired or replaced.
+    CopyAgain {
+        collection: Uuid,
+        reply: oneshot::Sender<()>,
+    },
+    /// Apply everything up to now and answer with the state of all collections at that position.
+    Report { reply: oneshot::Sender<Report> },
+}
+
+/// The state of the migration at a position up to which everything has been applied.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub position: Position,
+    pub collections: Vec<CollectionState>,
+    /// Whether everything is copied and indexed, and no document is stuck.
+    pub complete: bool,
+}
+
+/// What a walker is given to do.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Chunk(Assignment),
+    Index(IndexJob),
+}
+
+/// A range to be copied.
+#[derive(Debug)]
+pub(crate) struct Assignment {
+    pub chunk: ChunkId,
+    pub target: Arc<Target>,
+    pub options: bson::RawDocumentBuf,
+    pub range: Range,
+    pub repair: bool,
+    pub at: Position,
+    pub mode: ReadMode,
+    pub chunk_bytes: u64,
+    pub document_bytes: usize,
+    pub cancel: CancellationToken,
+    pub hurry: CancellationToken,
+}
+
+/// What a walker says of a chunk whose documents are durable.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub collection: Uuid,
+    pub chunk: ChunkId,
+    /// The last `_id` that was read; `None` when the whole range was.
+    pub last: Option<Key>,
+    /// Whether the sink may hold documents above `last`.
+    pub repair: bool,
+    /// A position at or after the opening of the read: a rename or drop up to here may have misled it.
+    pub opened: Position,
+    /// For an interval read, a position at or after its end.
+    pub high: Option<Position>,
+    /// Documents that the sink refused while the chunk was written.
+    pub refused: Vec<Key>,
+}
+
+/// What the router is made from.
+pub(crate) struct RouterParts {
+    pub source: Arc<dyn Source>,
+    pub sink: Arc<dyn Sink>,
+    pub selection: Selection,
+    pub progress: Arc<Progress>,
+    pub entries: mpsc::Receiver<Vec<Entry>>,
+    pub requests: mpsc::Receiver<Request>,
+    pub lanes: Vec<mpsc::Sender<LaneMessage>>,
+    pub lane_bytes: usize,
+    pub held_limit: usize,
+    pub chunk_bytes: u64,
+    pub reached: mpsc::UnboundedReceiver<MarkerReached>,
+    pub saves: mpsc::Sender<SaveRequest>,
+    pub cancel: CancellationToken,
+    /// The checkpoint to go on from.
+    pub checkpoint: Checkpoint,
+    pub collections: Vec<Tracked>,
+    /// Changes up to here may have been applied by an earlier run already.
+    pub replay_until: Position,
+}
+
+pub(crate) struct Router {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) sink: Arc<dyn Sink>,
+    pub(crate) selection: Selection,
+    pub(crate) events: Events,
+    pub(crate) tracked: HashMap<Uuid, Tracked>,
+    pub(crate) views: BTreeMap<crate::namespace::Namespace, Tracked>,
+    /// Collections that were renamed into the selection but are gone from the source by now: a later entry says how.
+    pub(crate) ghosts: HashSet<Uuid>,
+    /// Changes up to here may have been applied by an earlier run already.
+    pub(crate) replay_until: Position,
+    /// The position up to which everything has been routed, and where a tail would have to start again.
+    pub(crate) routed: Position,
+    resume: Position,
+    progress: Arc<Progress>,
+    entries: mpsc::Receiver<Vec<Entry>>,
+    requests: mpsc::Receiver<Request>,
+    /// Requests that came while the router was waiting for something else.
+    deferred: VecDeque<Request>,
+    idle: VecDeque<(Position, oneshot::Sender<Work>)>,
+    finishing: Vec<(Finished, oneshot::Sender<()>)>,
+    lanes: Vec<LaneOut>,
+    lane_permits: Arc<Semaphore>,
+    lane_bytes: usize,
+    held: usize,
+    held_limit: usize,
+    chunk_bytes: u64,
+    next_chunk: u64,
+    next_marker: u64,
+    reached: mpsc::UnboundedReceiver<MarkerReached>,
+    markers: HashMap<u64, Marker>,
+    stuck_since: HashMap<(Uuid, Key), StuckSince>,
+    saves: mpsc::Sender<SaveRequest>,
+    saving: Option<oneshot::Receiver<()>>,
+    next_save: Option<Checkpoint>,
+    /// How far the last marker was, and the bytes sent to the lanes since.
+    marked: Position,
+    since_marker: usize,
+    dirty: bool,
+    checkpoint: Checkpoint,
+    cancel: CancellationToken,
+}
+
+struct LaneOut {
+    sender: mpsc::Sender<LaneMessage>,
+    buffer: Vec<Routed>,
+    bytes: usize,
+}
+
+/// The state of the lanes when all have applied everything they were sent.
+pub(crate) struct Drained {
+    /// Documents that a run that goes on from here has to read again.
+    unsettled: Vec<(Uuid, Key)>,
+    /// A position at or after the newest state of a document on the sink.
+    ahead: Position,
+}
+
+/// When a document was first found to be stuck.
+#[derive(Clone, Copy)]
+struct StuckSince {
+    time: Instant,
+    /// The source's newest position then. Until it is routed the document, read from the source, can be refused for the sake of another
+    /// one whose change is still to come.
+    position: Position,
+}
+
+impl Router {
+    pub fn new(parts: RouterParts) -> Self {
+        let (mut tracked, mut views) = (HashMap::new(), BTreeMap::new());
+        for collection in parts.collections {
+            if collection.target.kind == CollectionKind::View {
+                views.insert(collection.target.namespace.clone(), collection);
+            } else {
+                tracked.insert(collection.target.id, collection);
+            }
+        }
+        Self {
+            source: parts.source,
+            sink: parts.sink,
+            selection: parts.selection,
+            events: parts.progress.events.clone(),
+            tracked,
+            views,
+            ghosts: parts.checkpoint.gone.iter().copied().collect(),
+            replay_until: parts.replay_until,
+            routed: parts.checkpoint.watermark,
+            resume: parts.checkpoint.resume,
+            progress: parts.progress,
+            entries: parts.entries,
+            requests: parts.requests,
+            deferred: VecDeque::new(),
+            idle: VecDeque::new(),
+            finishing: Vec::new(),
+            lanes: parts
+                .lanes
+                .into_iter()
+                .map(|sender| LaneOut {
+                    sender,
+                    buffer: Vec::new(),
+                    bytes: 0,
+                })
+                .collect(),
+            lane_permits: Arc::new(Semaphore::new(parts.lane_bytes)),
+            lane_bytes: parts.lane_bytes,
+            held: 0,
+            held_limit: parts.held_limit,
+            chunk_bytes: parts.chunk_bytes,
+            next_chunk: 0,
+            next_marker: 0,
+            reached: parts.reached,
+            markers: HashMap::new(),
+            stuck_since: HashMap::new(),
+            saves: parts.saves,
+            saving: None,
+            next_save: None,
+            marked: parts.checkpoint.watermark,
+            since_marker: 0,
+            dirty: true,
+            checkpoint: parts.checkpoint,
+            cancel: parts.cancel,
+        }
+    }
+
+    /// Routes until the run ends.
+    ///
+    /// # Errors
+    /// An entry that cannot be applied, or what source or sink answered for good.
+    pub async fn run(mut self) -> Result<()> {
+        let mut tick = interval(MARKER_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.update_progress();
+        self.settle_again().await?;
+        loop {
+            while let Some(request) = self.deferred.pop_front() {
+                self.handle(request).await?;
+            }
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Ok(()),
+                Some(request) = self.requests.recv() => self.handle(request).await?,
+                Some(reached) = self.reached.recv() => self.marker_reached(reached).await?,
+                _ = tick.tick() => self.send_marker_if_due().await?,
+                entries = self.entries.recv() => {
+                    let Some(entries) = entries else { return Err(Error::stopped("follow the oplog")) };
+                    for entry in entries {
+                        self.route(entry).await?;
+                    }
+                    if self.since_marker >= MARKER_BYTES {
+                        self.send_marker_if_due().await?;
+                    }
+                    self.finish_chunks().await?;
+                }
+            }
+            self.flush_buffers().await?;
+            self.serve_idle();
+        }
+    }
+
+    async fn route(&mut self, entry: Entry) -> Result<()> {
+        if entry.position <= self.routed {
+            // A tail that starts before a transaction that was open at the checkpoint shows again what is durable already. It must not be
+            // applied again: to a collection that was dropped since, it would do so under a name that may be another's by now.
+            self.resume = entry.resume;
+            return Ok(());
+        }
+        let mut renamed = false;
+        for item in entry.items {
+            match item {
+                Item::Change(change) => self.route_change(change).await?,
+                Item::Command(command) => renamed |= self.apply_command(command).await?,
+            }
+        }
+        self.routed = entry.position;
+        self.resume = entry.resume;
+        if renamed {
+            // Replaying a rename after later entries could move another collection, so nothing may come between it and its checkpoint.
+            self.save_now(None).await?;
+        }
+        Ok(())
+    }
+
+    async fn route_change(&mut self, change: Change) -> Result<()> {
+        let Some(tracked) = self.tracked.get_mut(&change.collection) else {
+            if self.selection.contains(&change.namespace) && !self.ghosts.contains(&change.collection) {
+                return Err(Error::new(
+                    ErrorKind::UnsupportedEntry,
+                    "route a change",
+                    "it belongs to a collection whose creation was never seen",
+                )
+                .with_context("namespace", &change.namespace)
+                .with_context("position", change.position));
+            }
+            return Ok(());
+        };
+        match tracked.route(&change.write.key, change.position) {
+            Route::Drop => {
+                self.progress.dropped.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            Route::Hold(chunk) => {
+                self.held += tracked.hold(chunk, change);
+                self.progress.held_bytes.store(self.held as u64, Relaxed);
+                self.relieve().await
+            }
+            Route::Send => {
+                let routed = Routed {
+                    target: Arc::clone(&tracked.target),
+                    position: change.position,
+                    write: change.write,
+                };
+                self.send(routed).await
+            }
+        }
+    }
+
+    /// Puts a change into the buffer of its document's lane.
+    pub(crate) async fn send(&mut self, routed: Routed) -> Result<()> {
+        let lane = self.lane_of(&routed.target, &routed.write.key);
+        let out = &mut self.lanes[lane];
+        let bytes = size_of::<Routed>() + routed.write.size_in_bytes();
+        out.bytes += bytes;
+        self.since_marker += bytes;
+        out.buffer.push(routed);
+        if out.bytes >= LANE_BUFFER_BYTES {
+            self.flush_buffer(lane).await
+        } else {
+            Ok(())
+        }
+    }
+
+    fn lane_of(&self, target: &Target, key: &Key) -> usize {
+        let bytes = target.id.bytes();
+        let collection = bytes
+            .iter()
+            .fold(0u64, |hash, byte| hash.rotate_left(5) ^ u64::from(*byte));
+        // The order of all inserts of a capped collection is data, and `_id`s that differ here may be one to a collation, so they share a
+        // lane.
+        let document = match target.kind {
+            CollectionKind::Capped => 0,
+            CollectionKind::Unordered if may_hold_string(key) => 0,
+            _ => key.stable_hash(),
+        };
+        ((collection ^ document) % self.lanes.len() as u64) as usize
+    }
+
+    async fn flush_buffer(&mut self, lane: usize) -> Result<()> {
+        let out = &mut self.lanes[lane];
+        if out.buffer.is_empty() {
+            return Ok(());
+        }
+        let (changes, bytes) = (std::mem::take(&mut out.buffer), std::mem::take(&mut out.bytes));
+        // A single change can be larger than the whole share; it then waits for all of it.
+        let permits = u32::try_from(bytes.min(self.lane_bytes)).unwrap_or(u32::MAX);
+        let permit = tokio::select! {
+            () = self.cancel.cancelled() => return Err(Error::stopped("apply changes")),
+            permit = Arc::clone(&self.lane_permits).acquire_many_owned(permits) => {
+                permit.map_err(|_| Error::stopped("apply changes"))?
+            }
+        };
+        self.message(lane, LaneMessage::Changes { changes, bytes, permit })
+            .await
+    }
+
+    pub(crate) async fn flush_buffers(&mut self) -> Result<()> {
+        for lane in 0..self.lanes.len() {
+            self.flush_buffer(lane).await?;
+        }
+        Ok(())
+    }
+
+    async fn message(&self, lane: usize, message: LaneMessage) -> Result<()> {
+        // A lane that is gone has failed; its own error is the one that counts.
+        self.lanes[lane]
+            .sender
+            .send(message)
+            .await
+            .map_err(|_| Error::stopped("apply changes"))
+    }
+
+    async fn handle(&mut self, request: Request) -> Result<()> {
+        match request {
+            Request::Take { majority, reply } => self.idle.push_back((majority, reply)),
+            Request::Finish { finished, reply } => {
+                self.finishing.push((finished, reply));
+                self.finish_chunks().await?;
+            }
+            Request::Release {
+                collection,
+                chunk,
+                snapshot_refused,
+            } => self.release(collection, chunk, snapshot_refused),
+            Request::IndexDone { job, result } => self.index_done(job, result).await?,
+            Request::CopyAgain { collection, reply } => {
+                self.drain().await?;
+                if let Some(tracked) = self.tracked.get_mut(&collection) {
+                    tracked.copy_again();
+                }
+                self.dirty = true;
+                self.update_progress();
+                let _ = reply.send(());
+            }
+            Request::Report { reply } => {
+                self.save_now(None).await?;
+                self.update_progress();
+                let collections = self.collection_states();
+                let _ = reply.send(Report {
+                    position: self.routed,
+                    collections,
+                    complete: self.progress.is_indexed() && self.stuck_since.is_empty(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the host how far the copy and the indexes are.
+    pub(crate) fn update_progress(&mut self) {
+        let copied = self.tracked.values().all(|tracked| tracked.ranges.all_done());
+        let routed = self.routed;
+        if copied {
+            for tracked in self.tracked.values_mut() {
+                tracked.settle_index_work(routed);
+            }
+        }
+        let indexed = self.tracked.values().all(Tracked::is_indexed);
+        self.progress.set_copied(copied, indexed);
+        // A run that went back to its checkpoint, or that a collection was renamed into, copies again.
+        match (self.progress.phase(), copied, indexed) {
+            (Phase::Preflight | Phase::Index | Phase::CatchUp | Phase::Ready, false, _) => {
+                self.progress.set_phase(Phase::Copy);
+            }
+            (Phase::Preflight | Phase::Copy | Phase::CatchUp | Phase::Ready, true, false) => {
+                self.progress.set_phase(Phase::Index);
+            }
+            (Phase::Preflight | Phase::Copy | Phase::Index, true, true) => self.progress.set_phase(Phase::CatchUp),
+            _ => {}
+        }
+    }
+
+    /// Tells every lane that a collection is gone.
+    pub(crate) async fn announce_drop(&mut self, collection: Uuid) -> Result<()> {
+        for lane in 0..self.lanes.len() {
+            self.message(lane, LaneMessage::Dropped { collection }).await?;
+        }
+        self.stuck_since.retain(|(id, _), _| *id != collection);
+        Ok(())
+    }
+
+    /// Tells every lane that a collection has another name now.
+    pub(crate) async fn announce_rename(&mut self, target: &Arc<Target>) -> Result<()> {
+        for lane in 0..self.lanes.len() {
+            self.message(
+                lane,
+                LaneMessage::Renamed {
+                    target: Arc::clone(target),
+                },
+            )
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a collation can take this `_id` for another one.
+fn may_hold_string(key: &Key) -> bool {
+    matches!(
+        key.as_raw().element_type(),
+        element_type::STRING | element_type::SYMBOL | element_type::DOCUMENT | element_type::ARRAY
+    )
+}

@@ -1,0 +1,342 @@
+//! Gives work out and takes it back: chunks of collections, and their indexes.
+
+use super::*;
+
+/// After so many refused snapshots in a row a chunk is read as an interval.
+const SNAPSHOT_ATTEMPTS: u32 = 3;
+
+impl Router {
+    /// When held changes use up their share of memory, chunks are hurried first. At last the chunk that holds most is given up, to be read
+    /// again in smaller parts; where that is not possible what it holds goes to a file.
+    pub(super) async fn relieve(&mut self) -> Result<()> {
+        if self.held < self.held_limit / 2 {
+            return Ok(());
+        }
+        let mut largest: Option<(Uuid, ChunkId, usize)> = None;
+        for (id, tracked) in &self.tracked {
+            for (chunk_id, chunk) in &tracked.chunks {
+                chunk.hurry.cancel();
+                let bytes = chunk.held.bytes();
+                if largest.is_none_or(|(_, _, most)| bytes > most) {
+                    largest = Some((*id, *chunk_id, bytes));
+                }
+            }
+        }
+        let Some((id, chunk, _)) = largest else { return Ok(()) };
+        if self.held < self.held_limit {
+            return Ok(());
+        }
+        let ranged = self
+            .tracked
+            .get(&id)
+            .is_some_and(|tracked| tracked.target.kind.has_ranges());
+        if ranged {
+            self.give_up(id, chunk);
+        } else if let Some(chunk) = self
+            .tracked
+            .get_mut(&id)
+            .and_then(|tracked| tracked.chunks.get_mut(&chunk))
+        {
+            self.held -= chunk.held.spill().await?;
+            self.progress.held_bytes.store(self.held as u64, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Stops a chunk: what it holds is dropped, since its range will be read again at a newer position.
+    pub(crate) fn give_up(&mut self, collection: Uuid, chunk: ChunkId) {
+        if let Some(tracked) = self.tracked.get_mut(&collection)
+            && let Some(chunk) = tracked.chunks.get_mut(&chunk)
+        {
+            chunk.cancel.cancel();
+            let held = std::mem::take(&mut chunk.held);
+            self.held -= held.bytes();
+            self.progress.dropped.fetch_add(held.count(), Relaxed);
+            tracked.chunk_divisor = (tracked.chunk_divisor * 2).min(64);
+            self.progress.held_bytes.store(self.held as u64, Relaxed);
+        }
+    }
+
+    /// Gives work to walkers that wait for it: chunks first, then indexes.
+    pub(super) fn serve_idle(&mut self) {
+        while let Some((majority, reply)) = self.idle.pop_front() {
+            if reply.is_closed() {
+                continue;
+            }
+            let Some(work) = self.next_work(majority) else {
+                self.idle.push_front((majority, reply));
+                return;
+            };
+            if let Err(Work::Chunk(lost)) = reply.send(work) {
+                self.release(lost.target.id, lost.chunk, false);
+            }
+        }
+    }
+
+    pub(super) fn next_work(&mut self, majority: Position) -> Option<Work> {
+        if self.routed < self.replay_until {
+            // An earlier run may have carried out a rename whose entry comes again. Until it does, a walker would make a collection of the
+            // old name, which would then take the place of the renamed one.
+            return None;
+        }
+        let id = self
+            .tracked
+            .iter()
+            .find(|(_, tracked)| tracked.ranges.has_unread())
+            .map(|(id, _)| *id);
+        if let Some(id) = id {
+            return self.assign(id, majority).map(Work::Chunk);
+        }
+        let routed = self.routed;
+        self.tracked
+            .values_mut()
+            .find_map(|tracked| tracked.next_index(routed))
+            .map(Work::Index)
+    }
+
+    /// Registers a chunk. Its position is never before what has been routed (I1): changes that were dropped because the range was not
+    /// read yet are in its snapshot.
+    pub(super) fn assign(&mut self, collection: Uuid, majority: Position) -> Option<Assignment> {
+        let at = majority.max(self.routed);
+        let tracked = self.tracked.get_mut(&collection)?;
+        let chunk = ChunkId(self.next_chunk);
+        let (range, repair) = tracked.ranges.take(chunk)?;
+        self.next_chunk += 1;
+        let (cancel, hurry) = (self.cancel.child_token(), CancellationToken::new());
+        tracked.chunks.insert(
+            chunk,
+            Chunk {
+                low: at,
+                held: Held::default(),
+                cancel: cancel.clone(),
+                hurry: hurry.clone(),
+            },
+        );
+        let interval = tracked.target.kind == CollectionKind::Capped || tracked.snapshots_refused >= SNAPSHOT_ATTEMPTS;
+        Some(Assignment {
+            chunk,
+            target: Arc::clone(&tracked.target),
+            options: tracked.options.clone(),
+            range,
+            repair,
+            at,
+            mode: if interval {
+                ReadMode::Interval
+            } else {
+                ReadMode::Snapshot
+            },
+            chunk_bytes: (self.chunk_bytes / tracked.chunk_divisor).max(1),
+            document_bytes: tracked.document_bytes(),
+            cancel,
+            hurry,
+        })
+    }
+
+    pub(crate) fn release(&mut self, collection: Uuid, chunk: ChunkId, snapshot_refused: bool) {
+        let Some(tracked) = self.tracked.get_mut(&collection) else {
+            return;
+        };
+        tracked.ranges.release(chunk);
+        if let Some(chunk) = tracked.chunks.remove(&chunk) {
+            self.held -= chunk.held.bytes();
+            self.progress.held_bytes.store(self.held as u64, Relaxed);
+        }
+        if snapshot_refused {
+            tracked.snapshots_refused += 1;
+            tracked.chunk_divisor = (tracked.chunk_divisor * 2).min(64);
+        }
+    }
+
+    /// Marks chunks done whose reads nothing can contradict any more, and sends on what was held for them (I2).
+    pub(crate) async fn finish_chunks(&mut self) -> Result<()> {
+        let mut at = 0;
+        while at < self.finishing.len() {
+            let (finished, _) = &self.finishing[at];
+            let cancelled = self
+                .tracked
+                .get(&finished.collection)
+                .and_then(|tracked| tracked.chunks.get(&finished.chunk))
+                .is_none_or(|chunk| chunk.cancel.is_cancelled());
+            if !cancelled && self.routed < finished.opened.max(finished.high.unwrap_or(finished.opened)) {
+                at += 1;
+                continue;
+            }
+            let (finished, reply) = self.finishing.swap_remove(at);
+            if cancelled {
+                self.release(finished.collection, finished.chunk, false);
+            } else {
+                self.finish_chunk(finished).await?;
+            }
+            let _ = reply.send(());
+        }
+        Ok(())
+    }
+
+    pub(super) async fn finish_chunk(&mut self, finished: Finished) -> Result<()> {
+        let Some(tracked) = self.tracked.get_mut(&finished.collection) else {
+            return Ok(());
+        };
+        let Some(chunk) = tracked.chunks.remove(&finished.chunk) else {
+            return Ok(());
+        };
+        tracked.snapshots_refused = 0;
+        tracked
+            .ranges
+            .finish(finished.chunk, finished.last.clone(), chunk.low, finished.repair);
+        tracked.ranges.join(self.routed);
+        self.held -= chunk.held.bytes();
+        self.progress.held_bytes.store(self.held as u64, Relaxed);
+        self.dirty = true;
+        let target = Arc::clone(&tracked.target);
+        let copied = tracked.ranges.all_done();
+        // Documents that changed during an interval read may or may not have been read with the change in them, so they are read again. In
+        // a capped collection, where only inserts matter, sending all changes again in order gives the same.
+        let settle_until = finished
+            .high
+            .filter(|_| target.kind != CollectionKind::Capped)
+            .unwrap_or(Position::ZERO);
+        let mut settle: BTreeSet<Key> = finished.refused.into_iter().collect();
+        let mut held = chunk.held.read().await?;
+        while let Some((position, write)) = held.next().await? {
+            // What lies above the last document that was read is in a later chunk's snapshot.
+            if finished.last.as_ref().is_some_and(|last| write.key > *last) {
+                continue;
+            }
+            if position <= settle_until {
+                settle.insert(write.key);
+                continue;
+            }
+            if !settle.is_empty() {
+                self.settle(&target, std::mem::take(&mut settle)).await?;
+            }
+            self.send(Routed {
+                target: Arc::clone(&target),
+                position,
+                write,
+            })
+            .await?;
+        }
+        self.settle(&target, settle).await?;
+        if copied {
+            self.events.send(Event::CollectionCopied {
+                namespace: target.namespace.clone(),
+            });
+        }
+        self.update_progress();
+        Ok(())
+    }
+
+    /// Reads again what the checkpoint could not vouch for. What is in a range that is not done will be read with it.
+    pub(super) async fn settle_again(&mut self) -> Result<()> {
+        for UnsettledDocuments { collection, ids } in std::mem::take(&mut self.checkpoint.unsettled) {
+            let Some(tracked) = self.tracked.get(&collection) else {
+                continue;
+            };
+            let done = |key: &Key| matches!(tracked.ranges.status(key), RangeStatus::Done(_));
+            let keys = ids.into_iter().filter(done).collect();
+            let target = Arc::clone(&tracked.target);
+            self.settle(&target, keys).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn settle(&mut self, target: &Arc<Target>, keys: BTreeSet<Key>) -> Result<()> {
+        let mut of_lane: HashMap<usize, Vec<Key>> = HashMap::new();
+        for key in keys {
+            of_lane.entry(self.lane_of(target, &key)).or_default().push(key);
+        }
+        for (lane, keys) in of_lane {
+            self.flush_buffer(lane).await?;
+            self.message(
+                lane,
+                LaneMessage::Settle {
+                    target: Arc::clone(target),
+                    keys,
+                },
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn index_done(&mut self, job: IndexJob, result: Result<()>) -> Result<()> {
+        let name = job.name.clone();
+        let namespace = job.target.namespace.clone();
+        let mut again = None;
+        let result = match result {
+            Err(error) if error.kind() == ErrorKind::TargetRefused => {
+                // Lanes run apart, so that two documents can hold one unique key for a moment. When all are at one position it must do.
+                let drained = self.drain().await?;
+                if drained.ahead > self.routed {
+                    again = Some(drained.ahead);
+                    Ok(())
+                } else {
+                    self.build_anew(&job).await
+                }
+            }
+            other => other,
+        };
+        match result {
+            Ok(()) if again.is_some() => {}
+            Ok(()) => self.events.send(Event::IndexBuilt { namespace, name }),
+            Err(error) if error.kind() == ErrorKind::TargetRefused => {
+                self.events.send(Event::IndexFailed {
+                    namespace,
+                    name,
+                    reason: error.to_string(),
+                });
+            }
+            Err(error) => return Err(error),
+        }
+        if let Some(tracked) = self.tracked.get_mut(&job.target.id) {
+            tracked.end_build(&job.name, again);
+            tracked.settle_index_work(self.routed);
+        }
+        self.dirty = true;
+        self.update_progress();
+        Ok(())
+    }
+
+    /// Builds an index in place of one of the same name, which an earlier run can have left there.
+    pub(super) async fn build_anew(&self, job: &IndexJob) -> Result<()> {
+        let command = CatalogCommand::DropIndex {
+            namespace: job.target.target.clone(),
+            name: job.name.clone(),
+        };
+        self.sink.execute(&command).await?;
+        self.sink.create_index(&job.target.target, &job.specification).await
+    }
+
+    /// Gives up the chunks of a collection that are in flight, and waits until their walkers and index builds have stopped.
+    ///
+    /// # Errors
+    /// As [`Router::run`].
+    pub(crate) async fn stop_work_on(&mut self, collection: Uuid) -> Result<()> {
+        let chunks: Vec<ChunkId> = self
+            .tracked
+            .get(&collection)
+            .map(|t| t.chunks.keys().copied().collect())
+            .unwrap_or_default();
+        for chunk in chunks {
+            self.give_up(collection, chunk);
+        }
+        self.finish_chunks().await?;
+        while self
+            .tracked
+            .get(&collection)
+            .is_some_and(|tracked| !tracked.chunks.is_empty() || tracked.builds_running())
+        {
+            let request = tokio::select! {
+                () = self.cancel.cancelled() => return Err(Error::stopped("stop a chunk")),
+                request = self.requests.recv() => request.ok_or_else(|| Error::stopped("stop a chunk"))?,
+            };
+            match request {
+                Request::Take { .. } | Request::Report { .. } | Request::CopyAgain { .. } => {
+                    self.deferred.push_back(request)
+                }
+                other => self.handle(other).await?,
+            }
+        }
+        Ok(())
+    }
+}

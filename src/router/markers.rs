@@ -1,0 +1,290 @@
+//! Markers through the lanes: what has been applied for certain, what is stuck, and the checkpoints that follow from it.
+
+use super::*;
+
+/// So many markers may be under way: lanes that are slow still let the watermark move in small steps.
+const MOST_MARKERS: usize = 8;
+
+/// A document that stays refused for so long, through many attempts, is reported and given up.
+const STUCK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A checkpoint names documents that have to be read again, up to so many bytes of `_id`s; a document holds 16 MiB.
+const UNSETTLED_BYTES: usize = 4 << 20;
+
+/// A marker that not every lane has reached yet.
+pub(super) struct Marker {
+    pub(super) waiting: usize,
+    pub(super) stuck: Vec<Stuck>,
+    pub(super) unsettled: Option<Vec<(Uuid, Key)>>,
+    pub(super) ahead: Position,
+    pub(super) checkpoint: Option<Checkpoint>,
+}
+
+impl Router {
+    pub(crate) fn collection_states(&self) -> Vec<CollectionState> {
+        self.tracked
+            .values()
+            .chain(self.views.values())
+            .map(Tracked::to_checkpoint)
+            .collect()
+    }
+
+    pub(super) fn checkpoint_now(&self) -> Checkpoint {
+        Checkpoint {
+            watermark: self.routed,
+            resume: self.resume,
+            collections: self.collection_states(),
+            renaming: None,
+            gone: self.ghosts.iter().copied().collect(),
+            created: true,
+            copied: self.progress.is_indexed(),
+            copied_documents: self.progress.copied_documents.load(Relaxed),
+            copied_bytes: self.progress.copied_bytes.load(Relaxed),
+            ..self.checkpoint.clone()
+        }
+    }
+
+    pub(super) async fn send_marker_if_due(&mut self) -> Result<()> {
+        if self
+            .saving
+            .as_mut()
+            .is_some_and(|saving| saving.try_recv() != Err(oneshot::error::TryRecvError::Empty))
+        {
+            self.saving = None;
+        }
+        self.update_progress();
+        if self.saving.is_none()
+            && let Some(checkpoint) = self.next_save.take()
+        {
+            self.saving = Some(self.request_save(checkpoint).await?);
+        }
+        if self.markers.len() >= MOST_MARKERS || (self.routed == self.marked && !self.dirty) {
+            return Ok(());
+        }
+        self.marked = self.routed;
+        self.since_marker = 0;
+        for tracked in self.tracked.values_mut() {
+            tracked.ranges.join(self.routed);
+        }
+        let checkpoint = self.checkpoint_now();
+        self.dirty = false;
+        self.send_marker(Some(checkpoint), UNSETTLED_BYTES / self.lanes.len())
+            .await?;
+        Ok(())
+    }
+
+    /// Each lane answers with the documents that are not settled, up to so many bytes of their `_id`s; with more it names none.
+    pub(super) async fn send_marker(&mut self, checkpoint: Option<Checkpoint>, unsettled_bytes: usize) -> Result<u64> {
+        self.flush_buffers().await?;
+        let id = self.next_marker;
+        self.next_marker += 1;
+        self.markers.insert(
+            id,
+            Marker {
+                waiting: self.lanes.len(),
+                stuck: Vec::new(),
+                unsettled: Some(Vec::new()),
+                ahead: Position::ZERO,
+                checkpoint,
+            },
+        );
+        for lane in 0..self.lanes.len() {
+            self.message(
+                lane,
+                LaneMessage::Marker {
+                    id,
+                    routed: self.routed,
+                    unsettled_bytes,
+                },
+            )
+            .await?;
+        }
+        Ok(id)
+    }
+
+    /// One lane has applied everything before a marker. Answers the marker when all have.
+    pub(super) fn note(&mut self, reached: MarkerReached) -> Option<Marker> {
+        let marker = self.markers.get_mut(&reached.id)?;
+        marker.waiting -= 1;
+        marker.stuck.extend(reached.stuck);
+        marker.ahead = marker.ahead.max(reached.ahead);
+        marker.unsettled = match (marker.unsettled.take(), reached.unsettled) {
+            (Some(mut all), Some(more)) => {
+                all.extend(more);
+                Some(all)
+            }
+            _ => None,
+        };
+        if marker.waiting > 0 {
+            return None;
+        }
+        self.markers.remove(&reached.id)
+    }
+
+    /// When all lanes have reached a marker its checkpoint is saved. It names the documents that are stuck, or that were read when a rename
+    /// may have come in between, since of them it cannot be said that they are on the sink as of the watermark.
+    pub(super) async fn marker_reached(&mut self, reached: MarkerReached) -> Result<()> {
+        let Some(marker) = self.note(reached) else {
+            return Ok(());
+        };
+        if marker.stuck.is_empty() {
+            self.stuck_since.clear();
+        } else {
+            self.dirty = true;
+            self.resolve(marker.stuck).await?;
+        }
+        let Some(mut checkpoint) = marker.checkpoint else {
+            return Ok(());
+        };
+        match marker.unsettled {
+            Some(unsettled) => {
+                checkpoint.unsettled = by_collection(unsettled);
+                // While one is being saved only the newest that follows it counts.
+                if self.saving.is_some() {
+                    self.next_save = Some(checkpoint);
+                } else {
+                    self.saving = Some(self.request_save(checkpoint).await?);
+                }
+            }
+            // They become fewer as the watermark passes the positions they were read at.
+            None => self.dirty = true,
+        }
+        Ok(())
+    }
+
+    pub(super) async fn request_save(&self, checkpoint: Checkpoint) -> Result<oneshot::Receiver<()>> {
+        let (done, saved) = oneshot::channel();
+        let request = SaveRequest { checkpoint, done };
+        self.saves
+            .send(request)
+            .await
+            .map_err(|_| Error::stopped("save a checkpoint"))?;
+        Ok(saved)
+    }
+
+    /// Waits until every lane has applied everything sent so far, as far as no document is stuck.
+    ///
+    /// # Errors
+    /// As [`Router::run`].
+    pub(crate) async fn drain(&mut self) -> Result<Drained> {
+        loop {
+            let id = self.send_marker(None, usize::MAX).await?;
+            let marker = loop {
+                let reached = tokio::select! {
+                    () = self.cancel.cancelled() => return Err(Error::stopped("apply changes")),
+                    reached = self.reached.recv() => reached.ok_or_else(|| Error::stopped("apply changes"))?,
+                };
+                let reached_id = reached.id;
+                match self.note(reached) {
+                    Some(marker) if reached_id == id => break marker,
+                    // An older one: what is stuck there is still stuck at this one, and its checkpoint will be made anew.
+                    Some(_) => self.dirty = true,
+                    None => {}
+                }
+            };
+            let mut drained = Drained {
+                unsettled: marker.unsettled.unwrap_or_default(),
+                ahead: marker.ahead,
+            };
+            if marker.stuck.is_empty() {
+                self.stuck_since.clear();
+                return Ok(drained);
+            }
+            // A unique key may be held by a document whose own change is not routed yet; nothing more can be done at this position then.
+            if self.resolve(marker.stuck).await? || self.stuck_since.values().any(|since| !self.is_hopeless(since)) {
+                drained.ahead = drained.ahead.max(self.source.sentinel().await?);
+                return Ok(drained);
+            }
+        }
+    }
+
+    /// Every lane has applied all it was sent, except for these documents. Answers whether none is stuck any more.
+    pub(super) async fn resolve(&mut self, mut stuck: Vec<Stuck>) -> Result<bool> {
+        stuck.sort_by_key(|stuck| stuck.position);
+        for step in [
+            ResolveStep::Retry,
+            ResolveStep::Clear,
+            ResolveStep::Retry,
+            ResolveStep::Settle,
+        ] {
+            let mut still = Vec::new();
+            for document in stuck {
+                if !self.ask(&document, step).await? {
+                    still.push(document);
+                }
+            }
+            stuck = still;
+        }
+        if stuck.is_empty() {
+            self.stuck_since.clear();
+            return Ok(true);
+        }
+        let now = StuckSince {
+            time: Instant::now(),
+            position: self.source.sentinel().await?,
+        };
+        let before = std::mem::take(&mut self.stuck_since);
+        let mut all = true;
+        for document in stuck {
+            let name = (document.target.id, document.key.clone());
+            let since = before.get(&name).copied().unwrap_or(now);
+            if !self.is_hopeless(&since) {
+                self.stuck_since.insert(name, since);
+                all = false;
+                continue;
+            }
+            self.ask(&document, ResolveStep::Forget).await?;
+            self.progress.document_refused(
+                document.target.namespace.clone(),
+                format!("{:?}", document.key),
+                document.reason.to_string(),
+            );
+        }
+        Ok(all)
+    }
+
+    fn is_hopeless(&self, since: &StuckSince) -> bool {
+        since.time.elapsed() >= STUCK_PATIENCE && self.routed >= since.position
+    }
+
+    pub(super) async fn ask(&self, stuck: &Stuck, step: ResolveStep) -> Result<bool> {
+        let (reply, answer) = oneshot::channel();
+        self.message(
+            stuck.lane,
+            LaneMessage::Resolve {
+                stuck: stuck.clone(),
+                step,
+                reply,
+            },
+        )
+        .await?;
+        answer.await.map_err(|_| Error::stopped("apply changes"))
+    }
+
+    /// Makes everything routed so far durable and saves a checkpoint of it.
+    ///
+    /// # Errors
+    /// As [`Router::run`].
+    pub(crate) async fn save_now(&mut self, renaming: Option<Renaming>) -> Result<()> {
+        let unsettled = by_collection(self.drain().await?.unsettled);
+        // It must not be followed by one from before it.
+        self.next_save = None;
+        let checkpoint = Checkpoint {
+            unsettled,
+            renaming,
+            ..self.checkpoint_now()
+        };
+        let saved = self.request_save(checkpoint).await?;
+        saved.await.map_err(|_| Error::stopped("save a checkpoint"))
+    }
+}
+
+fn by_collection(documents: Vec<(Uuid, Key)>) -> Vec<UnsettledDocuments> {
+    let mut all: HashMap<Uuid, Vec<Key>> = HashMap::new();
+    for (collection, id) in documents {
+        all.entry(collection).or_default().push(id);
+    }
+    all.into_iter()
+        .map(|(collection, ids)| UnsettledDocuments { collection, ids })
+        .collect()
+}

@@ -1,0 +1,212 @@
+//! Compares what was migrated on both sides: documents, options, indexes.
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+use futures::StreamExt;
+
+use crate::checkpoint::CollectionState;
+use crate::document::{Collection, CollectionKind, Operation, Range};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::event::IndexSummary;
+use crate::index::{name_of, seconds};
+use crate::order::Key;
+use crate::repair::Differences;
+use crate::sink::SinkRead;
+use crate::source::{ReadMode, ReadRequest};
+
+/// How many differing documents of a collection are named.
+const NAMED: usize = 20;
+
+/// Bytes of a batch while both sides are read.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What differs between the documents of a collection on both sides, in words.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn compare_documents(engine: &Engine, state: &CollectionState) -> Result<Vec<String>> {
+    if state.kind == CollectionKind::View {
+        return Ok(Vec::new());
+    }
+    // The servers' digests go by `_id`; where insertion order is data they say too little.
+    if state.kind == CollectionKind::Capped {
+        return compare_in_order(engine, state).await;
+    }
+    let (ours, theirs) = futures::try_join!(
+        engine.source.digest(&state.namespace),
+        engine.sink.digest(&state.target)
+    )?;
+    if ours.is_some() && ours == theirs {
+        return Ok(Vec::new());
+    }
+    if state.kind.has_ranges() {
+        compare_by_id(engine, state).await
+    } else {
+        compare_in_order(engine, state).await
+    }
+}
+
+fn reads(state: &CollectionState, at: crate::document::Position) -> (ReadRequest, SinkRead) {
+    let document_bytes = usize::try_from(state.bytes / state.documents.max(1)).unwrap_or_default();
+    let source = ReadRequest {
+        namespace: state.namespace.clone(),
+        kind: state.kind,
+        range: Range::FULL,
+        at,
+        mode: ReadMode::Interval,
+        batch_bytes: BATCH_BYTES,
+        document_bytes,
+    };
+    let sink = SinkRead {
+        namespace: state.target.clone(),
+        kind: state.kind,
+        range: Range::FULL,
+        batch_bytes: BATCH_BYTES,
+        document_bytes,
+    };
+    (source, sink)
+}
+
+async fn compare_by_id(engine: &Engine, state: &CollectionState) -> Result<Vec<String>> {
+    let (source, sink) = reads(state, engine.source.position().await?);
+    let mut steps = Differences::between(engine.source.read(source).await?, engine.sink.read(sink).await?);
+    let (mut found, mut count) = (Vec::new(), 0u64);
+    while let Some(step) = steps.next().await? {
+        let Some(write) = step else { continue };
+        count += 1;
+        if found.len() < NAMED {
+            let what = match write.operation {
+                Operation::Insert(_) => "is missing on the target",
+                Operation::Delete => "is on the target only",
+                Operation::Replace(_) | Operation::Delta(_) => "differs",
+            };
+            found.push(format!("the document with _id {:?} {what}", write.key));
+        }
+    }
+    if count > found.len() as u64 {
+        found.push(format!("{count} documents differ in all"));
+    }
+    Ok(found)
+}
+
+async fn compare_in_order(engine: &Engine, state: &CollectionState) -> Result<Vec<String>> {
+    let (source, sink) = reads(state, engine.source.position().await?);
+    let flatten = |batch: Result<crate::document::Batch>| match batch {
+        Ok(batch) => futures::stream::iter(
+            batch
+                .iter()
+                .map(|document| Ok(document.to_owned()))
+                .collect::<Vec<Result<_>>>(),
+        ),
+        Err(error) => futures::stream::iter(vec![Err(error)]),
+    };
+    let mut ours = engine.source.read(source).await?.flat_map(flatten);
+    let mut theirs = engine.sink.read(sink).await?.flat_map(flatten);
+    let mut number = 0u64;
+    loop {
+        let (our, their) = futures::join!(ours.next(), theirs.next());
+        let (our, their) = (our.transpose()?, their.transpose()?);
+        match (&our, &their) {
+            (None, None) => return Ok(Vec::new()),
+            (Some(our), Some(their)) if our.as_bytes() == their.as_bytes() => number += 1,
+            _ => {
+                let id = |document: &Option<RawDocumentBuf>| match document
+                    .as_ref()
+                    .and_then(|document| Key::of_document(document))
+                {
+                    Some(key) => format!("_id {key:?}"),
+                    None => "none".to_owned(),
+                };
+                return Ok(vec![format!(
+                    "document {number} in insertion order differs: {} on the source, {} on the target",
+                    id(&our),
+                    id(&their)
+                )]);
+            }
+        }
+    }
+}
+
+/// What differs between the options of a collection on both sides, in words.
+pub(crate) fn compare_options(source: &Collection, target: Option<&Collection>) -> Vec<String> {
+    let Some(target) = target else {
+        return vec!["it does not exist on the target".to_owned()];
+    };
+    let mut found = Vec::new();
+    if source.kind != target.kind {
+        found.push(format!(
+            "it is {:?} on the source and {:?} on the target",
+            source.kind, target.kind
+        ));
+    }
+    for (side, other, name) in [
+        (&source.options, &target.options, "source"),
+        (&target.options, &source.options, "target"),
+    ] {
+        for (field, value) in side.into_iter().filter_map(std::result::Result::ok) {
+            // The server's own notes, which differ between any two collections and versions.
+            if field == "uuid" || field == "temp" {
+                continue;
+            }
+            match other.get(field.as_str()) {
+                Ok(Some(other)) if other == value => {}
+                Ok(Some(_)) if name == "target" => {}
+                Ok(Some(_)) => found.push(format!("the option `{}` differs", field.as_str())),
+                _ => found.push(format!("the option `{}` is on the {name} only", field.as_str())),
+            }
+        }
+    }
+    found
+}
+
+/// Each index of a collection on the source, and whether the target has it; then those that only the target has.
+pub(crate) fn compare_indexes(source: &Collection, target: Option<&Collection>) -> Vec<IndexSummary> {
+    let theirs = target.map(|target| target.indexes.as_slice()).unwrap_or_default();
+    let summary = |index: &RawDocument, reason: Option<String>| IndexSummary {
+        namespace: source.namespace.clone(),
+        name: name_of(index).to_owned(),
+        ok: reason.is_none(),
+        reason,
+    };
+    let mut all: Vec<IndexSummary> = source
+        .indexes
+        .iter()
+        .map(
+            |ours| match theirs.iter().find(|theirs| name_of(theirs) == name_of(ours)) {
+                None => summary(ours, Some("it is missing on the target".to_owned())),
+                Some(theirs) => summary(ours, index_difference(ours, theirs)),
+            },
+        )
+        .collect();
+    for extra in theirs
+        .iter()
+        .filter(|theirs| !source.indexes.iter().any(|ours| name_of(ours) == name_of(theirs)))
+    {
+        all.push(summary(extra, Some("it is on the target only".to_owned())));
+    }
+    all
+}
+
+fn index_difference(ours: &RawDocument, theirs: &RawDocument) -> Option<String> {
+    for (side, other, name) in [(ours, theirs, "source"), (theirs, ours, "target")] {
+        for (field, value) in side.into_iter().filter_map(std::result::Result::ok) {
+            // Servers up to 4.2 note the namespace in each index, newer ones do not.
+            if field == "ns" {
+                continue;
+            }
+            match other.get(field.as_str()) {
+                Ok(Some(other)) if other == value => {}
+                // One server may keep the seconds as a double or long where the other has an int.
+                Ok(Some(_)) if field == "expireAfterSeconds" && seconds(ours) == seconds(theirs) => {}
+                Ok(Some(_)) => return Some(format!("`{}` differs", field.as_str())),
+                _ => return Some(format!("`{}` is on the {name} only", field.as_str())),
+            }
+        }
+    }
+    None
+}
+
+/// The collection of this name in a listing.
+pub(crate) fn find<'a>(listed: &'a [Collection], namespace: &crate::namespace::Namespace) -> Option<&'a Collection> {
+    listed.iter().find(|collection| collection.namespace == *namespace)
+}

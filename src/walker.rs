@@ -1,0 +1,311 @@
+//! Copies ranges: reads each at one position and writes it to the sink, the next batch being read while the last one is written.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::expiry_held_back;
+use crate::document::{Batch, Position, Write};
+use crate::durability::Durability;
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::IndexJob;
+use crate::order::Key;
+use crate::progress::Progress;
+use crate::repair::Differences;
+use crate::retry::{Attempts, RetryRule};
+use crate::router::{Assignment, Finished, Request, Work};
+use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead};
+use crate::source::{ReadMode, ReadRequest, Source};
+
+/// A chunk is finished when it has taken so long, so that its snapshot stays within the source's history.
+const CHUNK_TIME: Duration = Duration::from_secs(10);
+
+/// What a walker is made from.
+#[derive(Clone)]
+pub(crate) struct Walker {
+    pub source: Arc<dyn Source>,
+    pub sink: Arc<dyn Sink>,
+    pub durability: Durability,
+    pub progress: Arc<Progress>,
+    pub requests: mpsc::Sender<Request>,
+    /// About how many bytes a batch has; a walker holds up to three.
+    pub batch_bytes: usize,
+    pub cancel: CancellationToken,
+}
+
+/// How the reading of a chunk ended.
+struct Copied {
+    /// The last `_id` that is on the sink; `None` when the whole range is.
+    last: Option<Key>,
+    /// A position at or after the opening of the read.
+    opened: Position,
+    refused: Vec<Key>,
+    documents: u64,
+    bytes: u64,
+}
+
+impl Walker {
+    /// Asks the router for work and does it, until the run ends.
+    ///
+    /// # Errors
+    /// What source or sink answered for good, or for longer than patience lasts.
+    pub async fn run(self) -> Result<()> {
+        let mut attempts = RetryRule::SERVER.begin();
+        while !self.cancel.is_cancelled() {
+            let majority = self.source.position().await?;
+            let (reply, work) = oneshot::channel();
+            if self.requests.send(Request::Take { majority, reply }).await.is_err() {
+                break;
+            }
+            match work.await {
+                Ok(Work::Chunk(assignment)) => self.copy(assignment, &mut attempts).await?,
+                Ok(Work::Index(job)) => self.build(job).await?,
+                // The router is gone: the run ends, and the reason is reported elsewhere.
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    async fn build(&self, job: IndexJob) -> Result<()> {
+        let result = self.sink.create_index(&job.target.target, &job.specification).await;
+        let _ = self.requests.send(Request::IndexDone { job, result }).await;
+        Ok(())
+    }
+
+    async fn copy(&self, assignment: Assignment, attempts: &mut Attempts) -> Result<()> {
+        let result = match self.copy_range(&assignment).await {
+            Err(error) if error.kind() == ErrorKind::Stopped && assignment.cancel.is_cancelled() => Ok(None),
+            other => other.map(Some),
+        };
+        let (collection, chunk) = (assignment.target.id, assignment.chunk);
+        let error = match result {
+            Ok(Some(finished)) => {
+                let (reply, done) = oneshot::channel();
+                let _ = self.requests.send(Request::Finish { finished, reply }).await;
+                // An error means that the router is gone, which the next request finds out.
+                let _ = done.await;
+                *attempts = RetryRule::SERVER.begin();
+                return Ok(());
+            }
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        let snapshot_refused = error
+            .as_ref()
+            .is_some_and(|error| error.kind() == ErrorKind::SnapshotUnavailable);
+        let _ = self
+            .requests
+            .send(Request::Release {
+                collection,
+                chunk,
+                snapshot_refused,
+            })
+            .await;
+        let Some(error) = error else { return Ok(()) };
+        if error.kind() == ErrorKind::PrimaryChanged {
+            // Not only this chunk may be lost: the run has to go back to its checkpoint.
+            return Err(error);
+        }
+        if snapshot_refused && assignment.mode == ReadMode::Snapshot {
+            // After a few of these, however long each took and whether or not another snapshot may be given, the router asks for none.
+            tokio::time::sleep(RetryRule::SERVER.first_pause).await;
+            return Ok(());
+        }
+        match attempts.next_pause(&error) {
+            Some(pause) => {
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
+            None => Err(error.with_context("namespace", &assignment.target.namespace)),
+        }
+    }
+
+    /// Copies the assigned range, or a first part of it, and makes it durable.
+    async fn copy_range(&self, assignment: &Assignment) -> Result<Finished> {
+        let ranged = assignment.target.kind.has_ranges();
+        let compare = assignment.repair && ranged;
+        if assignment.repair && !ranged {
+            self.empty(assignment).await?;
+        }
+        let copied = if compare {
+            self.repair(assignment).await?
+        } else {
+            self.insert(assignment).await?
+        };
+        let high = match assignment.mode {
+            ReadMode::Snapshot => None,
+            ReadMode::Interval => Some(self.source.sentinel().await?),
+        };
+        self.durability.flush().await?;
+        self.progress.copied_documents.fetch_add(copied.documents, Relaxed);
+        self.progress.copied_bytes.fetch_add(copied.bytes, Relaxed);
+        Ok(Finished {
+            collection: assignment.target.id,
+            chunk: assignment.chunk,
+            last: copied.last,
+            repair: compare,
+            opened: copied.opened,
+            high,
+            refused: copied.refused,
+        })
+    }
+
+    async fn open(&self, assignment: &Assignment) -> Result<BoxStream<'static, Result<Batch>>> {
+        let request = ReadRequest {
+            namespace: assignment.target.namespace.clone(),
+            kind: assignment.target.kind,
+            range: assignment.range.clone(),
+            at: assignment.at,
+            mode: assignment.mode,
+            batch_bytes: self.batch_bytes,
+            document_bytes: assignment.document_bytes,
+        };
+        self.source.read(request).await
+    }
+
+    /// A collection without ranges cannot be compared in order, so that what an earlier attempt left is dropped.
+    async fn empty(&self, assignment: &Assignment) -> Result<()> {
+        let (namespace, kind) = (assignment.target.target.clone(), assignment.target.kind);
+        self.sink
+            .execute(&CatalogCommand::Drop {
+                namespace: namespace.clone(),
+            })
+            .await?;
+        let options = expiry_held_back(&assignment.options);
+        self.sink
+            .execute(&CatalogCommand::Create {
+                namespace,
+                kind,
+                options,
+            })
+            .await
+    }
+
+    /// The next batch of a read, unless the chunk is given up. A write under way is never dropped: the server might carry it out after
+    /// whatever comes next.
+    async fn next(assignment: &Assignment, batches: &mut BoxStream<'static, Result<Batch>>) -> Result<Option<Batch>> {
+        tokio::select! {
+            biased;
+            () = assignment.cancel.cancelled() => Err(Error::stopped("copy a range")),
+            batch = batches.next() => batch.transpose(),
+        }
+    }
+
+    fn is_enough(&self, assignment: &Assignment, bytes: u64, started: Instant) -> bool {
+        assignment.target.kind.has_ranges()
+            && (bytes >= assignment.chunk_bytes || started.elapsed() >= CHUNK_TIME || assignment.hurry.is_cancelled())
+    }
+
+    async fn insert(&self, assignment: &Assignment) -> Result<Copied> {
+        let started = Instant::now();
+        let mut batches = self.open(assignment).await?;
+        let mut batch = Self::next(assignment, &mut batches).await?;
+        let opened = self.source.sentinel().await?;
+        let mut copied = Copied {
+            last: None,
+            opened,
+            refused: Vec::new(),
+            documents: 0,
+            bytes: 0,
+        };
+        while let Some(writing) = batch.take() {
+            copied.bytes += writing.size_in_bytes() as u64;
+            copied.documents += writing.len() as u64;
+            let enough = self.is_enough(assignment, copied.bytes, started);
+            let write = self.sink.insert(&assignment.target.target, &writing);
+            let refusals = if enough {
+                copied.last = writing.iter().last().and_then(Key::of_document);
+                write.await?
+            } else {
+                let (refusals, next) = futures::join!(write, Self::next(assignment, &mut batches));
+                batch = next?;
+                refusals?
+            };
+            copied.refused.extend(refused_documents(&writing, &refusals));
+        }
+        Ok(copied)
+    }
+
+    async fn repair(&self, assignment: &Assignment) -> Result<Copied> {
+        let started = Instant::now();
+        let source = self.open(assignment).await?;
+        let sink = self
+            .sink
+            .read(SinkRead {
+                namespace: assignment.target.target.clone(),
+                kind: assignment.target.kind,
+                range: assignment.range.clone(),
+                batch_bytes: self.batch_bytes,
+                document_bytes: assignment.document_bytes,
+            })
+            .await?;
+        let mut differences = Differences::between(source, sink);
+        let (mut refused, mut writes, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut opened = None;
+        let mut last = None;
+        loop {
+            let step = tokio::select! {
+                biased;
+                () = assignment.cancel.cancelled() => return Err(Error::stopped("repair a range")),
+                step = differences.next() => step?,
+            };
+            if opened.is_none() {
+                opened = Some(self.source.sentinel().await?);
+            }
+            let ended = step.is_none();
+            if let Some(Some(write)) = step {
+                bytes += write.size_in_bytes();
+                writes.push(write);
+            }
+            let enough = !ended && self.is_enough(assignment, differences.bytes, started);
+            if bytes >= self.batch_bytes || ended || enough {
+                refused.extend(self.write(assignment, std::mem::take(&mut writes)).await?);
+                bytes = 0;
+            }
+            if enough {
+                last.clone_from(&differences.last);
+            }
+            if ended || enough {
+                break;
+            }
+        }
+        let opened = opened.unwrap_or(assignment.at);
+        Ok(Copied {
+            last,
+            opened,
+            refused,
+            documents: differences.documents,
+            bytes: differences.bytes,
+        })
+    }
+
+    async fn write(&self, assignment: &Assignment, writes: Vec<Write>) -> Result<Vec<Key>> {
+        if writes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let refusals = self
+            .sink
+            .apply(&assignment.target.target, assignment.target.kind, &writes)
+            .await?;
+        Ok(refusals
+            .iter()
+            .filter_map(|refusal| writes.get(refusal.index))
+            .map(|write| write.key.clone())
+            .collect())
+    }
+}
+
+fn refused_documents(batch: &Batch, refusals: &[Refusal]) -> Vec<Key> {
+    let mut keys = Vec::with_capacity(refusals.len());
+    for refusal in refusals {
+        keys.extend(batch.iter().nth(refusal.index).and_then(Key::of_document));
+    }
+    keys
+}
