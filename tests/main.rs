@@ -1,0 +1,23 @@
+//! Behaviour on real servers, one binary for all scenarios.
+
+// Clippy exempts test functions from these, but not the helpers that they call.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod scenarios {
+    mod conformance;
+    mod delta;
+    mod example;
+    mod invariants;
+    mod migration;
+    mod mongo_sink;
+    mod mongo_source;
+    mod oplog;
+    mod order;
+    mod random_memory;
+    mod recovery;
+}

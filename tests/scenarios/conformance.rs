@@ -1,0 +1,199 @@
+//! The MongoDB source and sink do what the traits' contracts say, on every version of server.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bson::raw::{CString, RawArrayBuf, RawBson, RawDocumentBuf};
+use bson::{Document, rawdoc};
+use mongodb::options::WriteConcern;
+use mongodb::{Client, ClientSession};
+use mongoferry::checkpoint::SinkStore;
+use mongoferry::conformance::{FixtureWrite, SourceFixture, check_checkpoint_store, check_sink, check_source};
+use mongoferry::sink::MongoSink;
+use mongoferry::source::MongoSource;
+use mongoferry::{Error, ErrorKind, Namespace, Result, Source};
+use mongoferry_testbed::{ReplicaSet, Version};
+
+#[tokio::test]
+async fn mongo_sources_of_4_2_conform() {
+    source_conforms(Version::V4_2).await;
+}
+
+#[tokio::test]
+async fn mongo_sources_of_4_4_conform() {
+    source_conforms(Version::V4_4).await;
+}
+
+#[tokio::test]
+async fn mongo_sources_of_5_0_conform() {
+    source_conforms(Version::V5_0).await;
+}
+
+#[tokio::test]
+async fn mongo_sources_of_6_0_conform() {
+    source_conforms(Version::V6_0).await;
+}
+
+#[tokio::test]
+async fn mongo_sinks_of_4_2_conform() {
+    sink_conforms(Version::V4_2).await;
+}
+
+#[tokio::test]
+async fn mongo_sinks_of_4_4_conform() {
+    sink_conforms(Version::V4_4).await;
+}
+
+#[tokio::test]
+async fn mongo_sinks_of_5_0_conform() {
+    sink_conforms(Version::V5_0).await;
+}
+
+#[tokio::test]
+async fn mongo_sinks_of_6_0_conform() {
+    sink_conforms(Version::V6_0).await;
+}
+
+async fn source_conforms(version: Version) {
+    let set = ReplicaSet::builder(version).start().await.unwrap();
+    let client = set.client().await.unwrap();
+    let source = MongoSource::from_client(set.client().await.unwrap()).await.unwrap();
+    check_source(&MongoFixture { client, source }).await.unwrap();
+}
+
+async fn sink_conforms(version: Version) {
+    let set = ReplicaSet::builder(version).start().await.unwrap();
+    let sink = MongoSink::from_client(set.client().await.unwrap()).await.unwrap();
+    check_sink(&sink).await.unwrap();
+    check_checkpoint_store(&SinkStore::new(Arc::new(sink))).await.unwrap();
+}
+
+/// Writes by commands whose bytes are made here, so that the server sees documents as the suite has them.
+struct MongoFixture {
+    client: Client,
+    source: MongoSource,
+}
+
+impl MongoFixture {
+    async fn run(&self, database: &str, mut command: RawDocumentBuf) -> Result<()> {
+        command.append(name("writeConcern"), rawdoc! { "w": "majority" });
+        let reply = self.client.database(database).run_raw_command(command).await;
+        checked(reply)
+    }
+}
+
+#[async_trait]
+impl SourceFixture for MongoFixture {
+    fn source(&self) -> &dyn Source {
+        &self.source
+    }
+
+    async fn create_collection(&self, namespace: &Namespace, options: RawDocumentBuf) -> Result<()> {
+        let mut command = rawdoc! { "create": namespace.collection() };
+        for field in options.iter() {
+            let (name, value) = field.unwrap();
+            command.append(name, value);
+        }
+        self.run(namespace.database(), command).await
+    }
+
+    async fn create_index(&self, namespace: &Namespace, specification: RawDocumentBuf) -> Result<()> {
+        let command = rawdoc! { "createIndexes": namespace.collection(), "indexes": [specification] };
+        self.run(namespace.database(), command).await
+    }
+
+    async fn rename_collection(&self, from: &Namespace, to: &Namespace) -> Result<()> {
+        let command = rawdoc! { "renameCollection": from.as_str(), "to": to.as_str() };
+        self.run("admin", command).await
+    }
+
+    async fn drop_collection(&self, namespace: &Namespace) -> Result<()> {
+        let command = rawdoc! { "drop": namespace.collection() };
+        self.run(namespace.database(), command).await
+    }
+
+    async fn write(&self, namespace: &Namespace, writes: Vec<FixtureWrite>) -> Result<()> {
+        for command in commands(namespace, writes) {
+            self.run(namespace.database(), command).await?;
+        }
+        Ok(())
+    }
+
+    async fn transaction(&self, namespace: &Namespace, writes: Vec<FixtureWrite>) -> Result<()> {
+        let mut session = self.client.start_session().await.map_err(failed)?;
+        session
+            .start_transaction()
+            .write_concern(WriteConcern::majority())
+            .await
+            .map_err(failed)?;
+        for command in commands(namespace, writes) {
+            self.run_in(&mut session, namespace.database(), command).await?;
+        }
+        session.commit_transaction().await.map_err(failed)
+    }
+}
+
+impl MongoFixture {
+    async fn run_in(&self, session: &mut ClientSession, database: &str, command: RawDocumentBuf) -> Result<()> {
+        let database = self.client.database(database);
+        checked(database.run_raw_command(command).session(session).await)
+    }
+}
+
+/// Commands for the writes, in order. Writes of one kind that follow each other go by one command, up to 200 of them.
+fn commands(namespace: &Namespace, writes: Vec<FixtureWrite>) -> Vec<RawDocumentBuf> {
+    let mut groups: Vec<(&str, &str, Vec<RawDocumentBuf>)> = Vec::new();
+    for write in writes {
+        let (command, field, statement) = match write {
+            FixtureWrite::Insert(document) => ("insert", "documents", document),
+            FixtureWrite::Replace(document) => {
+                let id: RawBson = document.get("_id").unwrap().unwrap().into();
+                ("update", "updates", rawdoc! { "q": { "_id": id }, "u": document })
+            }
+            FixtureWrite::Set { id, field, value } => {
+                let mut set = RawDocumentBuf::new();
+                set.append(name(field), value);
+                (
+                    "update",
+                    "updates",
+                    rawdoc! { "q": { "_id": id }, "u": { "$set": set } },
+                )
+            }
+            FixtureWrite::Delete { id } => ("delete", "deletes", rawdoc! { "q": { "_id": id }, "limit": 1 }),
+        };
+        match groups.last_mut() {
+            Some((last, _, statements)) if *last == command && statements.len() < 200 => statements.push(statement),
+            _ => groups.push((command, field, vec![statement])),
+        }
+    }
+    groups
+        .into_iter()
+        .map(|(command, field, statements)| {
+            let mut document = RawDocumentBuf::new();
+            document.append(name(command), namespace.collection());
+            let mut array = RawArrayBuf::new();
+            for statement in statements {
+                array.push(statement);
+            }
+            document.append(name(field), array);
+            document
+        })
+        .collect()
+}
+
+fn name(name: &str) -> CString {
+    name.try_into().unwrap()
+}
+
+fn failed(error: mongodb::error::Error) -> Error {
+    Error::new(ErrorKind::Server, "write on the source", "the server refused it").with_source(error)
+}
+
+/// An error also where the command went well and one of its writes did not.
+fn checked(reply: mongodb::error::Result<Document>) -> Result<()> {
+    let reply = reply.map_err(failed)?;
+    if reply.contains_key("writeErrors") || reply.contains_key("writeConcernError") {
+        return Err(Error::new(ErrorKind::Server, "write on the source", reply.to_string()));
+    }
+    Ok(())
+}

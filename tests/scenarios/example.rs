@@ -1,0 +1,472 @@
+//! The example `live_migration` as scripts use it: lines of JSON, commands, exit codes.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use mongodb::Client;
+use mongodb::bson::{DateTime, doc};
+use mongoferry_testbed::compare::{CompareOptions, assert_identical};
+use mongoferry_testbed::workload::{self, Writer};
+use mongoferry_testbed::{ReplicaSet, Version};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// How long anything may take that is waited for; far more than a busy machine needs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The example while it runs.
+struct Example {
+    child: Child,
+    commands: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+    seen: Vec<Value>,
+    errors: JoinHandle<String>,
+}
+
+/// The example after it has ended.
+struct Ended {
+    exit: Option<i32>,
+    lines: Vec<Value>,
+    /// What it wrote to standard error.
+    text: String,
+}
+
+impl Example {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(binary("live_migration"))
+            .arg("--json")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut errors = child.stderr.take().unwrap();
+        Self {
+            commands: child.stdin.take(),
+            lines: BufReader::new(child.stdout.take().unwrap()).lines(),
+            seen: Vec::new(),
+            errors: tokio::spawn(async move {
+                let mut text = String::new();
+                errors.read_to_string(&mut text).await.unwrap();
+                text
+            }),
+            child,
+        }
+    }
+
+    /// Reads until a line fits.
+    async fn until(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let read = timeout(PATIENCE, async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                let line: Value = serde_json::from_str(&line).unwrap();
+                self.seen.push(line.clone());
+                if fits(&line) {
+                    return Some(line);
+                }
+            }
+            None
+        });
+        match read.await {
+            Ok(Some(line)) => line,
+            Ok(None) => panic!("it ended without {what}: {:#?}", self.seen.last()),
+            Err(_) => panic!("{what} did not come: {:#?}", self.seen.last()),
+        }
+    }
+
+    async fn phase(&mut self, phase: &str) {
+        self.until(phase, |line| line["type"] == "status" && line["phase"] == phase)
+            .await;
+    }
+
+    async fn command(&mut self, command: &str) {
+        let commands = self.commands.as_mut().unwrap();
+        commands.write_all(format!("{command}\n").as_bytes()).await.unwrap();
+    }
+
+    async fn signal(&self, signal: &str) {
+        let process = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill")
+            .args(["-s", signal, &process])
+            .status()
+            .await
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// Reads the rest.
+    async fn end(mut self) -> Ended {
+        let end = async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                self.seen.push(serde_json::from_str(&line).unwrap());
+            }
+            self.child.wait().await.unwrap().code()
+        };
+        let exit = timeout(PATIENCE, end).await.expect("it did not end");
+        Ended {
+            exit,
+            lines: self.seen,
+            text: self.errors.await.unwrap(),
+        }
+    }
+}
+
+impl Ended {
+    /// The last line, which is the summary, whatever happened; checks outcome and exit code.
+    #[track_caller]
+    fn summary(&self, outcome: &str, exit: i32) -> &Value {
+        let last = self.lines.last().expect("it wrote nothing");
+        assert_eq!(last["type"], "summary", "{last:#}\n{}", self.text);
+        assert_eq!(last["outcome"], outcome, "{last:#}\n{}", self.text);
+        assert_eq!(self.exit, Some(exit), "{last:#}\n{}", self.text);
+        last
+    }
+
+    fn of_type<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.lines.iter().filter(move |line| line["type"] == wanted)
+    }
+
+    /// The phases in the order in which each was first reported.
+    fn phases(&self) -> Vec<&str> {
+        let mut phases = Vec::new();
+        for line in self.of_type("status") {
+            let phase = line["phase"].as_str().unwrap();
+            if !phases.contains(&phase) {
+                phases.push(phase);
+            }
+        }
+        phases
+    }
+
+    fn resumed(&self) -> bool {
+        self.of_type("started").next().expect("it did not start")["resumed"] == true
+    }
+}
+
+fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let examples = test.parent().and_then(Path::parent).unwrap().join("examples");
+    let binary = examples.join(name);
+    assert!(
+        binary.is_file(),
+        "build the example first, with `cargo test` or `cargo build --examples`"
+    );
+    binary
+}
+
+struct Sets {
+    source: ReplicaSet,
+    target: ReplicaSet,
+    source_client: Client,
+    target_client: Client,
+}
+
+impl Sets {
+    /// Two sets, of which the first has a shop.
+    async fn start(documents: u64) -> Self {
+        let (source, target) = futures::try_join!(
+            ReplicaSet::builder(Version::V6_0).start(),
+            ReplicaSet::builder(Version::V6_0).name("rs1").start()
+        )
+        .unwrap();
+        let (source_client, target_client) = (source.client().await.unwrap(), target.client().await.unwrap());
+        workload::load(&source_client, documents, 3).await.unwrap();
+        Self {
+            source,
+            target,
+            source_client,
+            target_client,
+        }
+    }
+
+    fn example(&self, arguments: &[&str]) -> Example {
+        let (source, target) = (self.source.uri(), self.target.uri());
+        let mut all = vec!["--source", &source, "--target", &target];
+        all.extend(arguments);
+        Example::start(&all)
+    }
+
+    async fn assert_identical(&self) {
+        assert_identical(&self.source_client, &self.target_client, &CompareOptions::default())
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_sees_refusal_stops_and_a_whole_migration() {
+    let sets = Sets::start(4000).await;
+
+    let in_the_way = sets.target_client.database("shop").collection("orders");
+    in_the_way.insert_one(doc! { "_id": 1 }).await.unwrap();
+    let refused = sets.example(&[]).end().await;
+    let error = refused.summary("refused", 2)["error"].as_str().unwrap();
+    assert!(error.contains("shop.orders"), "{error}");
+    let findings = &refused.of_type("plan").next().unwrap()["findings"];
+    assert_eq!(findings[0]["severity"], "blocker", "{findings:#}");
+    in_the_way.drop().await.unwrap();
+
+    let checked = sets.example(&["--stop-after", "preflight"]).end().await;
+    checked.summary("stopped", 4);
+    assert_eq!(checked.of_type("started").count(), 0);
+    assert_eq!(
+        sets.target_client
+            .database("shop")
+            .list_collection_names()
+            .await
+            .unwrap(),
+        Vec::<String>::new()
+    );
+
+    let failed = sets
+        .example(&["--checkpoint", "/no/such/folder/checkpoint"])
+        .end()
+        .await;
+    let error = failed.summary("failed", 1)["error"].as_str().unwrap();
+    assert!(error.contains("/no/such/folder"), "{error}");
+    assert!(failed.phases().contains(&"failed"), "{:?}", failed.phases());
+
+    let ready = sets.example(&["--stop-after", "ready", "--max-lag", "1.5"]).end().await;
+    ready.summary("stopped", 4);
+    assert!(!ready.resumed());
+    assert!(ready.phases().contains(&"ready"), "{:?}", ready.phases());
+
+    // A command that comes before the run is not lost.
+    let mut whole = sets.example(&["--cutover", "manual"]);
+    whole.command("cutover").await;
+    let whole = whole.end().await;
+    let summary = whole.summary("complete", 0);
+    assert!(whole.resumed());
+    assert_eq!(summary["error"], Value::Null);
+    for collection in summary["collections"].as_array().unwrap() {
+        assert_eq!(
+            (&collection["verified"], &collection["differences"]),
+            (&true.into(), &Value::Array(vec![]))
+        );
+    }
+    let indexes = summary["indexes"].as_array().unwrap();
+    assert!(indexes.iter().any(|index| index["name"] == "email"), "{indexes:#?}");
+    assert!(
+        indexes
+            .iter()
+            .all(|index| index["ok"] == true && index["reason"].is_null()),
+        "{indexes:#?}"
+    );
+    assert!(
+        summary["not_migrated"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|left_out| left_out.as_str().unwrap().contains("users"))
+    );
+    sets.assert_identical().await;
+
+    let again = sets.example(&[]).end().await;
+    let error = again.summary("failed", 1)["error"].as_str().unwrap();
+    assert!(error.contains("complete"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_phase_is_told_and_something_each_second() {
+    let sets = Sets::start(4000).await;
+    let extra = doc! { "_id": "not on the source" };
+    sets.target_client
+        .database("shop")
+        .collection("products")
+        .insert_one(extra)
+        .await
+        .unwrap();
+    let checkpoint = sets.source.folder().join("checkpoint").display().to_string();
+    let arguments = [
+        "--existing-data=keep",
+        "--exclude",
+        "shop.au*",
+        "--exclude=shop.counters",
+        "--rename",
+        "shop.orders=store.orders",
+        "--checkpoint",
+        &checkpoint,
+    ];
+    let ended = sets.example(&arguments).end().await;
+    ended.summary("complete", 0);
+    assert_eq!(
+        ended.phases(),
+        ["preflight", "copy", "index", "catch_up", "ready", "cutover", "complete"]
+    );
+    assert!(Path::new(&checkpoint).is_file());
+
+    let time = |line: &Value| DateTime::parse_rfc3339_str(line["at"].as_str().unwrap()).unwrap();
+    assert!(ended.lines.is_sorted_by_key(time));
+    let times: Vec<i64> = ended
+        .of_type("status")
+        .map(|line| time(line).timestamp_millis())
+        .collect();
+    // A second is the promise; the rest is for a machine that is busy with other tests.
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] < 3000), "{times:?}");
+    let status = ended.of_type("status").last().unwrap();
+    for (field, wanted) in [("copy_complete", true), ("can_cut_over", false)] {
+        assert_eq!(status[field], wanted, "{status:#}");
+    }
+    for number in [
+        "/position/t",
+        "/position/i",
+        "/source_position/t",
+        "/lag_seconds",
+        "/copied/documents",
+    ] {
+        assert!(status.pointer(number).unwrap().is_u64(), "{number} in {status:#}");
+    }
+    for number in [
+        "/copied/bytes",
+        "/total/documents",
+        "/total/bytes",
+        "/changes/applied",
+        "/changes/dropped",
+    ] {
+        assert!(status.pointer(number).unwrap().is_u64(), "{number} in {status:#}");
+    }
+
+    let names = sets
+        .target_client
+        .database("shop")
+        .list_collection_names()
+        .await
+        .unwrap();
+    assert!(
+        !names.iter().any(|name| name == "audit" || name == "counters"),
+        "{names:?}"
+    );
+    let options = CompareOptions {
+        namespaces: Some(
+            ["orders", "customers", "products", "events", "mixed", "open_orders"]
+                .map(|name| format!("shop.{name}"))
+                .to_vec(),
+        ),
+        renames: vec![("shop.orders".to_owned(), "store.orders".to_owned())],
+    };
+    assert_identical(&sets.source_client, &sets.target_client, &options)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_killed_stopped_or_abandoned_goes_on() {
+    let sets = Sets::start(20_000).await;
+    let writer = Writer::builder(&sets.source_client, 4)
+        .operations_per_second(50)
+        .start()
+        .await
+        .unwrap();
+    let arguments = [
+        "--cutover",
+        "manual",
+        "--chunk-bytes",
+        "65536",
+        "--walkers",
+        "1",
+        "--lanes",
+        "2",
+    ];
+
+    let mut killed = sets.example(&arguments);
+    killed
+        .until("a checkpoint", |line| line["type"] == "checkpoint_saved")
+        .await;
+    killed.signal("KILL").await;
+    let killed = killed.end().await;
+    assert_eq!(killed.exit, None);
+    assert!(!killed.resumed());
+    assert_eq!(
+        killed.of_type("phase_changed").last().unwrap()["phase"],
+        "copy",
+        "too late to be of interest"
+    );
+
+    let mut stopped = sets.example(&arguments);
+    stopped.until("the start", |line| line["type"] == "started").await;
+    stopped.signal("TERM").await;
+    let stopped = stopped.end().await;
+    assert!(stopped.resumed());
+    stopped.summary("stopped", 143);
+
+    let mut abandoned = sets.example(&arguments);
+    abandoned.phase("ready").await;
+    abandoned.command("pause").await;
+    abandoned.phase("paused").await;
+    abandoned.command("resume").await;
+    abandoned.phase("ready").await;
+    abandoned.command("nonsense").await;
+    abandoned
+        .until("a refusal", |line| {
+            line["type"] == "command" && line["accepted"] == false
+        })
+        .await;
+    abandoned.command("abandon").await;
+    abandoned.end().await.summary("stopped", 4);
+
+    let mut interrupted = sets.example(&arguments);
+    interrupted.phase("ready").await;
+    interrupted.signal("INT").await;
+    interrupted.end().await.summary("stopped", 130);
+
+    let mut last = sets.example(&arguments);
+    last.phase("ready").await;
+    let statistics = writer.stop().await;
+    assert_eq!(statistics.errors, 0, "{statistics:?}");
+    last.command("cutover").await;
+    let last = last.end().await;
+    assert!(last.resumed());
+    last.summary("complete", 0);
+    sets.assert_identical().await;
+}
+
+#[tokio::test]
+async fn wrong_arguments_are_named_and_passwords_are_not() {
+    let source = "mongodb://user:secret-word@127.0.0.1:1/?replicaSet=rs0&serverSelectionTimeoutMS=300";
+    for (arguments, message) in [
+        (&["--source", source][..], "--target"),
+        (&["--sauce", source], "--sauce"),
+        (&[source], "no option"),
+        (&["--walkers", "many"], "--walkers"),
+        (&["--existing-data", "burn"], "refuse, clear, keep"),
+        (
+            &["--source", source, "--target", source, "--rename", "shop.orders"],
+            "FROM=TO",
+        ),
+        (&["--source", source, "--target", source, "--include", "shop"], "shop.*"),
+        (
+            &["--source", "mongodb://user:secret-word@", "--target", source],
+            "connection string",
+        ),
+        (&["--source", source, "--target", source], "cannot"),
+    ] {
+        let ended = Example::start(arguments).end().await;
+        let error = ended.summary("failed", 1)["error"].as_str().unwrap().to_owned();
+        assert!(error.contains(message), "{arguments:?}: {error}");
+        assert!(ended.text.contains(&error), "{error}: {}", ended.text);
+        let all = format!("{:?}{}", ended.lines, ended.text);
+        assert!(!all.contains("secret-word"), "{all}");
+    }
+}
+
+#[tokio::test]
+async fn the_small_examples_end_well() {
+    for (name, said) in [
+        ("oplog_tail", "zoo.animals was dropped"),
+        ("custom_checkpoint", "going on: true"),
+        ("custom_sink", "shop.orders: Count"),
+    ] {
+        let run = Command::new(binary(name)).kill_on_drop(true).output();
+        let output = timeout(PATIENCE, run).await.expect("it did not end").unwrap();
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(output.status.success() && out.contains(said), "{name}: {out}\n{err}");
+    }
+}

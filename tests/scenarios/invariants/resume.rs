@@ -1,0 +1,225 @@
+//! Crashes, and what the checkpoint says.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bson::raw::RawDocumentBuf;
+use bson::rawdoc;
+use mongoferry::checkpoint::MemoryStore;
+use mongoferry::sink::{JournalEntry, MemorySink, SinkCall};
+use mongoferry::source::SourceCall;
+use mongoferry::{Checkpoint, CheckpointStore, Position, Result};
+use tokio::time::{sleep, timeout};
+
+use super::super::random_memory::chaos::{ChaosSink, Dice};
+use super::{Bench, DEADLINE, applied_to, documents, settle_down, until};
+
+/// I4: what a target loses before a chunk is flushed is copied again, and what had been applied to other collections too.
+#[tokio::test(start_paused = true)]
+async fn a_crash_of_the_target_takes_the_run_back_to_its_checkpoint() {
+    let bench = Bench::with_orders(5);
+    let run = bench.start().await;
+    bench.caught_up().await;
+    // A collection that is renamed into the selection gives the walkers something to do.
+    bench.source.insert_many("other.items", documents(0..20, 100)).unwrap();
+    let inserting = bench.sink.hold_answer(SinkCall::Insert);
+    bench.source.rename("other.items", "shop.items").unwrap();
+    timeout(DEADLINE, inserting.reached()).await.unwrap();
+    // The walker is the one that flushes first, and that is told.
+    bench.caught_up().await;
+    let flushing = bench.sink.hold(SinkCall::Flush);
+    inserting.release();
+    timeout(DEADLINE, flushing.reached()).await.unwrap();
+    bench.set("shop.orders", 1, 1);
+    until("the change is applied", || bench.applied(1) == [1]).await;
+    bench.sink.crash();
+    let lost = bench.sink.documents("shop.orders").unwrap().remove(0);
+    assert_eq!(lost, rawdoc! { "_id": 1, "n": 0 });
+    flushing.release();
+    bench.finish(run).await;
+}
+
+/// I4: the range that was being copied when the process died is made equal, not copied on top of what is there.
+#[tokio::test(start_paused = true)]
+async fn a_range_that_was_in_flight_is_repaired() {
+    let bench = Bench::with_orders(9);
+    let flushing = bench.sink.hold(SinkCall::Flush);
+    let run = bench.start().await;
+    until("the documents are on the target", || {
+        bench.sink.documents("shop.orders").unwrap().len() == 9
+    })
+    .await;
+    drop(run);
+    flushing.release();
+    bench.source.delete("shop.orders", 4).unwrap();
+    bench.source.delete("shop.orders", 9).unwrap();
+    bench.set("shop.orders", 5, 1);
+    let run = bench.start().await;
+    bench.finish(run).await;
+    assert_eq!(bench.sink.documents("shop.orders").unwrap().len(), 7);
+}
+
+/// I4: at the moment a checkpoint is saved everything up to its watermark has been applied and flushed.
+#[tokio::test(start_paused = true)]
+async fn the_watermark_covers_only_what_is_durable() {
+    let bench = Bench::with_orders(4);
+    let store = Witness::new(&bench);
+    let sink = ChaosSink {
+        inner: bench.sink.clone(),
+        dice: Dice::new(9, 1, Duration::from_millis(300), false),
+    };
+    let run = mongoferry::Migration::builder(bench.source.clone(), sink)
+        .include("shop.*")
+        .checkpoint(store.clone())
+        .lanes(4)
+        .build()
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
+    until("everything is copied", || run.status().copy_complete).await;
+    let mut written = Vec::new();
+    for n in 1..=400 {
+        let id = 1 + n % 4;
+        let delta = rawdoc! { "u": { "n": n } };
+        written.push((bench.source.update_v2("shop.orders", id, delta).unwrap(), id, n));
+        sleep(Duration::from_millis(20)).await;
+    }
+    bench.finish(run).await;
+    let saves = store.saves.lock().unwrap();
+    assert!(saves.len() > 10, "{}", saves.len());
+    for (watermark, durable) in &*saves {
+        for id in 1..=4 {
+            let last = written
+                .iter()
+                .rev()
+                .find(|(position, to, _)| position <= watermark && *to == id);
+            let expected = last.map_or(0, |(_, _, n)| *n);
+            assert!(
+                durable[id as usize] >= expected,
+                "document {id} at {watermark}: {durable:?}, not {expected}"
+            );
+        }
+    }
+}
+
+/// I4: a rename that was carried out, and not noted before the process died, is not carried out once more over what it made.
+#[tokio::test(start_paused = true)]
+async fn a_rename_is_not_repeated_onto_its_own_result() {
+    for crash in [false, true] {
+        let bench = Bench::default();
+        bench.source.insert_many("shop.orders", documents(0..20, 200)).unwrap();
+        let reading = bench.source.hold(SourceCall::Read);
+        let migration = bench.migration().chunk_bytes(1 << 10).walkers(1).build().unwrap();
+        let run = migration.start().await.unwrap();
+        // One range is done, the others are not.
+        reading.let_one_pass();
+        until("a range is done", || done_ranges(&bench) == 1 && reading.waiting() == 1).await;
+        let renaming = bench.sink.hold_answer(SinkCall::Execute);
+        bench.source.rename("shop.orders", "shop.archive").unwrap();
+        reading.let_one_pass();
+        timeout(DEADLINE, renaming.reached()).await.unwrap();
+        drop(run);
+        if crash {
+            bench.sink.crash();
+        }
+        renaming.release();
+        reading.release();
+        // What has the old name now is what a walker reads that does not know of the rename yet.
+        bench.source.insert_many("shop.orders", documents(15..25, 200)).unwrap();
+        let tail = bench.source.hold(SourceCall::TailEntries);
+        let run = bench.start().await;
+        settle_down().await;
+        tail.release();
+        bench.finish(run).await;
+        assert_eq!(bench.sink.documents("shop.archive").unwrap().len(), 20);
+    }
+}
+
+/// I6: the resume position stays before the first entry of a transaction that is open, and what a tail that starts there shows once more is
+/// not applied once more.
+#[tokio::test(start_paused = true)]
+async fn the_resume_position_stays_before_an_open_transaction() {
+    let bench = Bench::with_orders(3);
+    let run = bench.start().await;
+    bench.caught_up().await;
+    let before = bench.source.noop();
+    let open = bench.source.open_transaction();
+    // Done twice, the first creation and its drop would take the second collection for the first.
+    for n in [1, 2] {
+        bench.source.create_collection("shop.short", rawdoc! {}).unwrap();
+        bench.source.insert("shop.short", rawdoc! { "_id": n, "n": n }).unwrap();
+        if n == 1 {
+            bench.source.drop_collection("shop.short").unwrap();
+        }
+    }
+    bench.set("shop.orders", 1, 1);
+    let checkpoint = bench.caught_up().await;
+    assert_eq!(checkpoint.resume, before);
+    drop(run);
+    open.commit(|transaction| transaction.insert("shop.orders", rawdoc! { "_id": 4, "n": 4 }))
+        .unwrap();
+    let run = bench.start().await;
+    let checkpoint = bench.caught_up().await;
+    assert!(checkpoint.resume > before);
+    bench.finish(run).await;
+}
+
+fn done_ranges(bench: &Bench) -> usize {
+    let Some(checkpoint) = bench.checkpoint() else { return 0 };
+    let ranges = checkpoint.collections.iter().flat_map(|collection| &collection.ranges);
+    ranges.filter(|range| range.done.is_some()).count()
+}
+
+/// The watermark of a saved checkpoint, and the documents that were on the target then.
+type Saved = (Position, Vec<i32>);
+
+/// A store that looks at the target whenever a checkpoint is saved.
+#[derive(Clone)]
+struct Witness {
+    store: MemoryStore,
+    sink: MemorySink,
+    /// Each watermark, with what was durable of the documents 1 to 4 when it was saved.
+    saves: Arc<Mutex<Vec<Saved>>>,
+}
+
+impl Witness {
+    fn new(bench: &Bench) -> Self {
+        Self {
+            store: bench.store.clone(),
+            sink: bench.sink.clone(),
+            saves: Arc::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl CheckpointStore for Witness {
+    async fn load(&self) -> Result<Option<RawDocumentBuf>> {
+        self.store.load().await
+    }
+
+    async fn save(&self, checkpoint: &RawDocumentBuf) -> Result<()> {
+        let (mut flushed, mut durable) = (vec![0; 5], vec![0; 5]);
+        for entry in self.sink.journal() {
+            match entry {
+                JournalEntry::Flushed => durable.clone_from(&flushed),
+                entry => {
+                    for id in 1..=4 {
+                        if let Some(n) = applied_to(&entry, id) {
+                            flushed[id as usize] = n;
+                        }
+                    }
+                }
+            }
+        }
+        let watermark = Checkpoint::decode(checkpoint)?.watermark;
+        self.saves.lock().unwrap().push((watermark, durable));
+        self.store.save(checkpoint).await
+    }
+
+    async fn clear(&self) -> Result<()> {
+        self.store.clear().await
+    }
+}
