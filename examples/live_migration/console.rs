@@ -1,0 +1,247 @@
+//! What the user sees: JSON lines, a progress display on a terminal, or a line a second.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use mongoferry::{Event, Plan, Status};
+use serde_json::Value;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use crate::ending::Ending;
+use crate::json;
+
+/// How wide a progress bar is.
+const BAR: usize = 30;
+
+/// Where and how things are shown.
+pub struct Console {
+    mode: Mode,
+    /// Lines of the progress display that stand on the terminal now.
+    drawn: usize,
+    /// A further line of the progress display.
+    further: Option<Box<dyn Fn() -> String>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// JSON on standard output, text on standard error.
+    Json,
+    /// A progress display that is drawn again and again.
+    Terminal,
+    /// A line now and then.
+    Lines,
+}
+
+impl Console {
+    pub fn new(json: bool) -> Self {
+        let mode = match json {
+            true => Mode::Json,
+            false if io::stdout().is_terminal() => Mode::Terminal,
+            false => Mode::Lines,
+        };
+        Self {
+            mode,
+            drawn: 0,
+            further: None,
+        }
+    }
+
+    /// Shows one more line below the progress from now on, or no longer.
+    pub fn set_further(&mut self, further: Option<Box<dyn Fn() -> String>>) {
+        self.further = further;
+    }
+
+    /// How often a status is shown.
+    pub fn interval(&self) -> Interval {
+        let mut interval = interval(match self.mode {
+            // Twice as often as promised, so that a busy machine does not break the promise.
+            Mode::Json => Duration::from_millis(500),
+            Mode::Terminal => Duration::from_millis(200),
+            Mode::Lines => Duration::from_secs(1),
+        });
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        interval
+    }
+
+    /// Shows a status, as is done at each tick.
+    pub fn status(&mut self, status: &Status) {
+        match self.mode {
+            Mode::Json => self.line(json::status(status)),
+            Mode::Terminal => self.draw(status),
+            Mode::Lines => {
+                let further = self
+                    .further
+                    .as_ref()
+                    .map(|further| format!("; {}", further()))
+                    .unwrap_or_default();
+                self.text(&format!("{}; {}{further}", copy_text(status), changes_text(status)));
+            }
+        }
+    }
+
+    /// Shows a status because it has changed or was asked for. People see changes anyway.
+    pub fn status_now(&mut self, status: &Status) {
+        if self.mode == Mode::Json {
+            self.line(json::status(status));
+        }
+    }
+
+    /// Shows an event. On standard error only what needs attention.
+    pub fn event(&mut self, event: &Event) {
+        if self.mode == Mode::Json {
+            self.line(json::event(event));
+        }
+        let text = match event {
+            Event::Started { resumed: true, .. } => "going on from the checkpoint".to_owned(),
+            Event::CatalogChanged { description, .. } => format!("carried over: {description}"),
+            Event::IndexFailed {
+                namespace,
+                name,
+                reason,
+            } => format!("index `{name}` of {namespace}: {reason}"),
+            Event::DocumentRefused { namespace, id, reason } => format!("{namespace}: {id} was refused: {reason}"),
+            Event::Retrying { cause, delay } => format!("trying again in {:.1} s: {cause}", delay.as_secs_f64()),
+            _ => return,
+        };
+        self.text(&text);
+    }
+
+    /// Shows what preflight found.
+    pub fn plan(&mut self, plan: &Plan) {
+        if self.mode == Mode::Json {
+            self.line(json::plan(plan));
+        }
+        self.text(plan.to_string().trim_end());
+    }
+
+    /// Answers a command.
+    pub fn reply(&mut self, command: &str, accepted: bool, message: &str) {
+        if self.mode == Mode::Json {
+            self.line(json::command(command, accepted, message));
+        }
+        self.text(&format!(
+            "{command}: {}{message}",
+            if accepted { "" } else { "refused: " }
+        ));
+    }
+
+    /// Shows text.
+    pub fn note(&mut self, text: &str) {
+        self.text(text);
+    }
+
+    /// Shows how it ended: the last line.
+    pub fn summary(&mut self, ending: &Ending) {
+        for line in ending.to_string().lines() {
+            self.text(line);
+        }
+        if self.mode == Mode::Json {
+            self.line(json::summary(ending));
+        }
+    }
+
+    // Who closes the output before the end does not want to see more; the migration goes on all the same.
+
+    fn line(&self, line: Value) {
+        let _ = writeln!(io::stdout(), "{}", json::stamped(line));
+    }
+
+    fn text(&mut self, text: &str) {
+        let _ = match self.mode {
+            Mode::Json => writeln!(io::stderr(), "{text}"),
+            Mode::Lines => writeln!(io::stdout(), "{text}"),
+            Mode::Terminal => writeln!(io::stdout(), "{}{text}", self.erasure()),
+        };
+    }
+
+    /// Draws the progress in place of what was drawn before.
+    fn draw(&mut self, status: &Status) {
+        let mut lines = vec![bar(status) + &copy_text(status), changes_text(status)];
+        lines.extend(self.further.as_ref().map(|further| further()));
+        let erasure = self.erasure();
+        self.drawn = lines.len();
+        // A line that wraps could not be erased; terminals are at least so wide.
+        let lines: Vec<String> = lines
+            .iter()
+            .map(|line| line.chars().take(columns()).collect())
+            .collect();
+        let mut out = io::stdout();
+        let _ = writeln!(out, "{erasure}{}", lines.join("\n"));
+        let _ = out.flush();
+    }
+
+    /// The escape codes that take away what is drawn.
+    fn erasure(&mut self) -> String {
+        match std::mem::take(&mut self.drawn) {
+            0 => String::new(),
+            lines => format!("\x1b[{lines}A\x1b[J"),
+        }
+    }
+}
+
+fn columns() -> usize {
+    std::env::var("COLUMNS")
+        .ok()
+        .and_then(|columns| columns.parse().ok())
+        .unwrap_or(80)
+        .max(40)
+        - 1
+}
+
+fn bar(status: &Status) -> String {
+    let share = share(status);
+    let full = (share * BAR as f64).round() as usize;
+    format!("[{}{}] ", "#".repeat(full), "-".repeat(BAR - full))
+}
+
+/// How much is copied, from 0 to 1.
+fn share(status: &Status) -> f64 {
+    match (status.copy_complete, status.total.bytes) {
+        (true, _) => 1.0,
+        (false, 0) => 0.0,
+        (false, total) => (status.copied.bytes as f64 / total as f64).min(1.0),
+    }
+}
+
+fn copy_text(status: &Status) -> String {
+    let mut text = format!("{:<9} {:>3.0} %", status.phase.as_str(), share(status) * 100.0);
+    text += &format!(
+        "  {} documents, {}",
+        grouped(status.copied.documents),
+        megabytes(status.copied.bytes)
+    );
+    if let (false, Some(left)) = (status.copy_complete, status.time_left) {
+        text += &format!(", {} s left", left.as_secs());
+    }
+    text
+}
+
+fn changes_text(status: &Status) -> String {
+    let changes = status.changes;
+    let lag = status
+        .lag
+        .map_or("unknown".to_owned(), |lag| format!("{} s", lag.as_secs()));
+    format!(
+        "changes: {} applied, {} dropped, {} held; lag: {lag}",
+        grouped(changes.applied),
+        grouped(changes.dropped),
+        megabytes(changes.held_bytes)
+    )
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+/// A number with a comma between each three digits.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,135 @@
+//! How a run of the example ends.
+
+use std::fmt;
+use std::time::Duration;
+
+use mongoferry::{CollectionSummary, Error, ErrorKind, IndexSummary, Namespace, Outcome, Position, Summary};
+
+use crate::console::grouped;
+
+/// Exit code: stopped by `--stop-after` or `abandon`.
+pub const STOPPED: u8 = 4;
+
+/// What the last line tells, and the exit code.
+pub struct Ending {
+    pub exit: u8,
+    /// `complete`, `refused`, `differences`, `stopped` or `failed`.
+    pub outcome: &'static str,
+    pub position: Option<Position>,
+    pub collections: Vec<CollectionSummary>,
+    pub indexes: Vec<IndexSummary>,
+    pub not_migrated: Vec<String>,
+    pub error: Option<String>,
+    /// From the beginning to the end.
+    pub took: Option<Duration>,
+    /// How long nothing could be written.
+    pub downtime: Option<Duration>,
+}
+
+impl Ending {
+    fn new(exit: u8, outcome: &'static str) -> Self {
+        Self {
+            exit,
+            outcome,
+            position: None,
+            collections: Vec::new(),
+            indexes: Vec::new(),
+            not_migrated: Vec::new(),
+            error: None,
+            took: None,
+            downtime: None,
+        }
+    }
+
+    /// Handed over, with or without differences.
+    pub fn handed_over(summary: Summary) -> Self {
+        let ending = match summary.outcome {
+            Outcome::Complete => Self::new(0, "complete"),
+            Outcome::Differences => Self::new(3, "differences"),
+        };
+        Self {
+            position: summary.position,
+            collections: summary.collections,
+            indexes: summary.indexes,
+            not_migrated: summary.not_migrated,
+            ..ending
+        }
+    }
+
+    /// Stopped because the user wanted it, with the exit code that says how.
+    pub fn stopped(exit: u8) -> Self {
+        Self::new(exit, "stopped")
+    }
+
+    /// Refused by preflight, or failed.
+    pub fn of_error(error: &Error) -> Self {
+        if error.kind() == ErrorKind::Refused {
+            return Self {
+                error: Some(error.to_string()),
+                ..Self::new(2, "refused")
+            };
+        }
+        Self::failed(error.to_string())
+    }
+
+    /// Failed for any other reason.
+    pub fn failed(error: String) -> Self {
+        Self {
+            error: Some(error),
+            ..Self::new(1, "failed")
+        }
+    }
+
+    /// Found to differ after it was complete.
+    pub fn set_differences(&mut self, error: String) {
+        (self.exit, self.outcome, self.error) = (3, "differences", Some(error));
+    }
+}
+
+/// The name that users know: that of a time series rather than that of its buckets.
+pub fn shown(namespace: &Namespace) -> Namespace {
+    namespace.time_series().unwrap_or_else(|| namespace.clone())
+}
+
+/// A table for people.
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.collections.is_empty() {
+            writeln!(f, "{:<40} {:>12}  verification", "collection", "documents")?;
+        }
+        for collection in &self.collections {
+            let verification = match (collection.verified, collection.differences.is_empty()) {
+                (true, _) => "identical",
+                (false, true) => "not compared",
+                (false, false) => "DIFFERENT",
+            };
+            let (name, documents) = (shown(&collection.target), grouped(collection.documents));
+            writeln!(f, "{:<40} {documents:>12}  {verification}", name.as_str())?;
+            for difference in &collection.differences {
+                writeln!(f, "    {difference}")?;
+            }
+        }
+        let (good, bad): (Vec<_>, Vec<_>) = self.indexes.iter().partition(|index| index.ok);
+        if !self.indexes.is_empty() {
+            writeln!(f, "indexes: {} identical, {} different", good.len(), bad.len())?;
+        }
+        for index in bad {
+            let reason = index.reason.as_deref().unwrap_or("it differs");
+            writeln!(f, "    {} of {}: {reason}", index.name, index.namespace)?;
+        }
+        for left_out in &self.not_migrated {
+            writeln!(f, "not migrated: {left_out}")?;
+        }
+        if let Some(error) = &self.error {
+            writeln!(f, "error: {error}")?;
+        }
+        write!(f, "outcome: {}", self.outcome)?;
+        if let Some(took) = self.took {
+            write!(f, " after {:.1} s", took.as_secs_f64())?;
+        }
+        if let Some(downtime) = self.downtime {
+            write!(f, ", {:.1} s of them without writes", downtime.as_secs_f64())?;
+        }
+        Ok(())
+    }
+}

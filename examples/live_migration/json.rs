@@ -1,0 +1,153 @@
+//! The lines of `--json`: one object each, with `type` and `at`.
+
+use bson::DateTime;
+use mongoferry::{Amount, CollectionSummary, Event, Finding, IndexSummary, Plan, Position, Status};
+use serde_json::{Value, json};
+
+use crate::ending::{Ending, shown};
+
+/// Adds the time to a line.
+pub fn stamped(mut line: Value) -> Value {
+    line["at"] = DateTime::now().try_to_rfc3339_string().unwrap_or_default().into();
+    line
+}
+
+pub fn status(status: &Status) -> Value {
+    json!({
+        "type": "status",
+        "phase": status.phase.as_str(),
+        "position": status.position.map(position),
+        "source_position": status.source_position.map(position),
+        "lag_seconds": status.lag.map(|lag| lag.as_secs()),
+        "copy_complete": status.copy_complete,
+        "can_cut_over": status.can_cut_over,
+        "copied": amount(status.copied),
+        "total": amount(status.total),
+        "changes": {
+            "applied": status.changes.applied,
+            "dropped": status.changes.dropped,
+            "held_bytes": status.changes.held_bytes,
+        },
+        "eta_seconds": status.time_left.map(|left| left.as_secs()),
+    })
+}
+
+pub fn event(event: &Event) -> Value {
+    match event {
+        Event::PhaseChanged { phase } => json!({ "type": "phase_changed", "phase": phase.as_str() }),
+        Event::Started {
+            resumed,
+            position: from,
+        } => {
+            json!({ "type": "started", "resumed": resumed, "position": position(*from) })
+        }
+        Event::CollectionCopied { namespace } => {
+            json!({ "type": "collection_copied", "namespace": shown(namespace).as_str() })
+        }
+        Event::IndexBuilt { namespace, name } => {
+            json!({ "type": "index_built", "namespace": shown(namespace).as_str(), "name": name })
+        }
+        Event::IndexFailed {
+            namespace,
+            name,
+            reason,
+        } => {
+            json!({ "type": "index_failed", "namespace": shown(namespace).as_str(), "name": name, "reason": reason })
+        }
+        Event::CatalogChanged {
+            position: at,
+            description,
+        } => {
+            json!({ "type": "catalog_changed", "position": position(*at), "description": description })
+        }
+        Event::DocumentRefused { namespace, id, reason } => {
+            json!({ "type": "document_refused", "namespace": shown(namespace).as_str(), "id": id, "reason": reason })
+        }
+        Event::Retrying { cause, delay } => {
+            json!({ "type": "retrying", "cause": cause, "delay_seconds": delay.as_secs_f64() })
+        }
+        Event::CheckpointSaved { watermark } => {
+            json!({ "type": "checkpoint_saved", "position": position(*watermark) })
+        }
+        Event::Verified { namespace, identical } => {
+            json!({ "type": "verified", "namespace": shown(namespace).as_str(), "identical": identical })
+        }
+        Event::Missed { events } => json!({ "type": "missed", "events": events }),
+        other => json!({ "type": "event", "description": format!("{other:?}") }),
+    }
+}
+
+pub fn plan(plan: &Plan) -> Value {
+    let collections: Vec<Value> = plan
+        .collections
+        .iter()
+        .map(|collection| {
+            json!({
+                "namespace": shown(&collection.namespace).as_str(),
+                "target": shown(&collection.target).as_str(),
+                "documents": collection.amount.documents,
+                "bytes": collection.amount.bytes,
+                "indexes": collection.indexes,
+            })
+        })
+        .collect();
+    json!({
+        "type": "plan",
+        "total": amount(plan.total),
+        "collections": collections,
+        "findings": plan.findings.iter().map(finding).collect::<Vec<_>>(),
+        "not_migrated": plan.not_migrated,
+    })
+}
+
+fn finding(finding: &Finding) -> Value {
+    json!({
+        "severity": format!("{:?}", finding.severity).to_lowercase(),
+        "code": finding.code,
+        "message": finding.message,
+        "fix": finding.fix,
+    })
+}
+
+pub fn command(command: &str, accepted: bool, message: &str) -> Value {
+    json!({ "type": "command", "command": command, "accepted": accepted, "message": message })
+}
+
+pub fn summary(ending: &Ending) -> Value {
+    let collection = |collection: &CollectionSummary| {
+        json!({
+            "namespace": shown(&collection.namespace).as_str(),
+            "target": shown(&collection.target).as_str(),
+            "documents": collection.documents,
+            "verified": collection.verified,
+            "differences": collection.differences,
+        })
+    };
+    let index = |index: &IndexSummary| {
+        json!({
+            "namespace": shown(&index.namespace).as_str(),
+            "name": index.name,
+            "ok": index.ok,
+            "reason": index.reason,
+        })
+    };
+    json!({
+        "type": "summary",
+        "outcome": ending.outcome,
+        "position": ending.position.map(position),
+        "collections": ending.collections.iter().map(collection).collect::<Vec<_>>(),
+        "indexes": ending.indexes.iter().map(index).collect::<Vec<_>>(),
+        "not_migrated": ending.not_migrated,
+        "error": ending.error,
+        "seconds": ending.took.map(|took| took.as_secs_f64()),
+        "downtime_seconds": ending.downtime.map(|downtime| downtime.as_secs_f64()),
+    })
+}
+
+fn position(position: Position) -> Value {
+    json!({ "t": position.time, "i": position.increment })
+}
+
+fn amount(amount: Amount) -> Value {
+    json!({ "documents": amount.documents, "bytes": amount.bytes })
+}

@@ -1,0 +1,71 @@
+//! Migrates a live MongoDB replica set into another one, on the command line.
+//!
+//! `cargo run --release --example live_migration` shows a whole migration on two replica sets of its own;
+//! `cargo run --release --example live_migration -- --help` says how to migrate others.
+//!
+//! What a host program needs to know is in `assembly.rs`, which describes a migration, and in `session.rs`, which starts it,
+//! follows its events, and hands over. The other files are the command line around them.
+
+mod arguments;
+mod assembly;
+mod console;
+mod demo;
+mod ending;
+mod input;
+mod json;
+mod session;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, USAGE};
+use console::Console;
+use ending::Ending;
+use input::Input;
+use session::Session;
+
+fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let json = words.iter().any(|word| word == "--json");
+    let mut console = Console::new(json);
+    let ending = match Arguments::parse(words) {
+        Ok(arguments) if arguments.help => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(mut arguments) => {
+            if arguments.deployments.is_none() {
+                // Small chunks, since the demonstration's data is small too: so its progress can be seen.
+                arguments.chunk_bytes.get_or_insert(4 << 20);
+            }
+            run(&arguments, &mut console)
+        }
+        Err(message) => {
+            eprintln!("live_migration: {message}; --help lists the options");
+            Ending::failed(message)
+        }
+    };
+    console.summary(&ending);
+    ExitCode::from(ending.exit)
+}
+
+fn run(arguments: &Arguments, console: &mut Console) -> Ending {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Ending::failed(format!("the runtime cannot be started: {error}")),
+    };
+    runtime.block_on(async {
+        let input = match Input::new() {
+            Ok(input) => input,
+            Err(error) => return Ending::failed(format!("signals cannot be received: {error}")),
+        };
+        let mut session = Session::new(arguments, console, input);
+        match &arguments.deployments {
+            Some((source, target)) => {
+                // The applications that write to the source are the user's own affair: with `--cutover manual` they are
+                // stopped before `cutover` is entered.
+                session.migrate(source, target, Box::pin(std::future::ready(()))).await
+            }
+            None => demo::run(&mut session).await,
+        }
+    })
+}

@@ -1,0 +1,294 @@
+//! One migration from beginning to end, as a host program runs it: connect, check, start, follow, hand over.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use futures::future::LocalBoxFuture;
+use futures::{FutureExt, StreamExt};
+use mongoferry::{Amount, ChangeCounts, Error, Event, MigrationHandle, Phase, Result, Status, Summary};
+
+use crate::arguments::{Arguments, StopAfter};
+use crate::assembly::assemble;
+use crate::console::Console;
+use crate::ending::{Ending, STOPPED};
+use crate::input::{Input, Wish};
+
+/// How often a hand-over is tried again that an election or a lost connection has interrupted.
+const ATTEMPTS: usize = 5;
+
+/// What a migration on the command line has around it.
+pub struct Session<'a> {
+    pub arguments: &'a Arguments,
+    pub console: &'a mut Console,
+    pub input: Input,
+    /// The last status of the run, which is shown while there is no run to ask.
+    last: Status,
+    /// Whether `cutover` was entered before there was a run.
+    cutover_wanted: bool,
+}
+
+/// Why following a run ended.
+enum End {
+    HandedOver(Summary, Duration),
+    /// It is ready and was to stop there, or the user has had enough.
+    Stop(u8),
+    /// The hand-over failed.
+    Failed(Error),
+    /// The run ended by itself; it knows why.
+    Over,
+}
+
+impl<'a> Session<'a> {
+    pub fn new(arguments: &'a Arguments, console: &'a mut Console, input: Input) -> Self {
+        Self {
+            arguments,
+            console,
+            input,
+            last: before_the_start(),
+            cutover_wanted: false,
+        }
+    }
+
+    /// Migrates. `stop_writes` is awaited at the cutover; when it is done nothing writes to the source any more.
+    pub async fn migrate(&mut self, source: &str, target: &str, stop_writes: LocalBoxFuture<'_, ()>) -> Ending {
+        let began = Instant::now();
+        let mut ending = match self.try_migrate(source, target, stop_writes).await {
+            Ok(ending) => ending,
+            Err(ending) => *ending,
+        };
+        ending.took = Some(began.elapsed());
+        ending
+    }
+
+    async fn try_migrate(
+        &mut self,
+        source: &str,
+        target: &str,
+        stop_writes: LocalBoxFuture<'_, ()>,
+    ) -> Result<Ending, Box<Ending>> {
+        let arguments = self.arguments;
+        let migration = self.while_informing(assemble(arguments, source, target)).await?;
+        let plan = self.while_informing(migration.preflight()).await?;
+        self.console.plan(&plan);
+        if arguments.stop_after == Some(StopAfter::Preflight) && plan.blockers().next().is_none() {
+            return Ok(Ending {
+                not_migrated: plan.not_migrated,
+                ..Ending::stopped(STOPPED)
+            });
+        }
+        // Refuses by itself when there are blockers.
+        let started = self.while_informing(migration.start()).await;
+        let run = started.map_err(|ending| {
+            Box::new(Ending {
+                not_migrated: plan.not_migrated.clone(),
+                ..*ending
+            })
+        })?;
+        let mut events = run.events();
+        let end = self.follow(&run, &mut events, stop_writes).await;
+        self.last = run.status();
+        let mut ending = match end {
+            End::HandedOver(summary, downtime) => Ending {
+                downtime: Some(downtime),
+                ..Ending::handed_over(summary)
+            },
+            End::Stop(exit) => {
+                self.console.note("stopping; the checkpoint is kept");
+                // Whoever wishes to stop a second time does not want to wait for what is under way.
+                let _ = self.while_informing(run.abandon().map(Ok)).await;
+                Ending::stopped(exit)
+            }
+            End::Failed(error) => {
+                let _ = self.while_informing(run.abandon().map(Ok)).await;
+                Ending::of_error(&error)
+            }
+            End::Over => match run.wait().await {
+                Ok(()) => Ending::failed("the run ended before it was complete".to_owned()),
+                Err(error) => Ending::of_error(&error),
+            },
+        };
+        while let Some(Some(event)) = events.next().now_or_never() {
+            self.say(&event);
+        }
+        if ending.not_migrated.is_empty() {
+            ending.not_migrated = plan.not_migrated;
+        }
+        Ok(ending)
+    }
+
+    /// Follows a run until it is handed over, is to be stopped, or has failed.
+    async fn follow(
+        &mut self,
+        run: &MigrationHandle,
+        events: &mut (impl futures::Stream<Item = Event> + Unpin),
+        stop_writes: LocalBoxFuture<'_, ()>,
+    ) -> End {
+        let max_lag = self.arguments.max_lag.unwrap_or(Duration::from_secs(2));
+        let mut stop_writes = Some(stop_writes);
+        let mut awaited: Option<LocalBoxFuture<'_, Result<End>>> = if self.arguments.stop_after.is_some() {
+            Some(
+                run.ready_to_cut_over(max_lag)
+                    .map(|ready| ready.map(|()| End::Stop(STOPPED)))
+                    .boxed_local(),
+            )
+        } else if self.arguments.manual_cutover && !self.cutover_wanted {
+            None
+        } else {
+            stop_writes
+                .take()
+                .map(|stop_writes| hand_over(run, stop_writes).boxed_local())
+        };
+        let mut pausing: Option<LocalBoxFuture<'_, Result<()>>> = None;
+        let mut tick = self.console.interval();
+        loop {
+            let awaited_end = async {
+                match &mut awaited {
+                    Some(awaited) => awaited.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let paused = async {
+                match &mut pausing {
+                    Some(pausing) => pausing.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let wish = tokio::select! {
+                end = awaited_end => match end {
+                    Ok(end) => return end,
+                    Err(_) if run.status().phase == Phase::Failed => return End::Over,
+                    Err(error) => return End::Failed(error),
+                },
+                paused = paused => {
+                    pausing = None;
+                    self.console.reply("pause", paused.is_ok(), "paused");
+                    continue;
+                }
+                _ = tick.tick() => {
+                    self.last = run.status();
+                    self.console.status(&self.last);
+                    if self.last.phase == Phase::Failed {
+                        return End::Over;
+                    }
+                    continue;
+                }
+                Some(event) = events.next() => {
+                    self.last = run.status();
+                    self.say(&event);
+                    continue;
+                }
+                wish = self.input.next() => wish,
+            };
+            let cutting_over = run.status().phase == Phase::Cutover;
+            match wish {
+                Wish::Stop(exit) => return End::Stop(exit),
+                Wish::Status => self.console.status_now(&run.status()),
+                Wish::Cutover => {
+                    let accepted = self.arguments.stop_after.is_none() && stop_writes.is_some();
+                    if let (true, Some(stop_writes)) = (accepted, stop_writes.take()) {
+                        awaited = Some(hand_over(run, stop_writes).boxed_local());
+                        self.console.reply(
+                            "cutover",
+                            true,
+                            "begins as soon as everything is copied and the lag is small",
+                        );
+                    } else {
+                        self.console.reply(
+                            "cutover",
+                            false,
+                            "it is under way already, or the run is to stop before it",
+                        );
+                    }
+                }
+                Wish::Pause if cutting_over || pausing.is_some() => {
+                    self.console
+                        .reply("pause", false, "not while the run hands over or is pausing already");
+                }
+                Wish::Pause => pausing = Some(run.pause().boxed_local()),
+                Wish::Resume => {
+                    // A pause that is wished for and taken back at once is over as well.
+                    pausing = None;
+                    self.console.reply("resume", run.resume().is_ok(), "going on");
+                }
+                Wish::Unknown(line) => {
+                    self.console.reply(
+                        &line,
+                        false,
+                        "the commands are cutover, pause, resume, status and abandon",
+                    );
+                }
+            }
+        }
+    }
+
+    /// Awaits a step for which no run is asked how far it is, goes on reporting, and lets the user stop it.
+    pub async fn while_informing<T>(&mut self, step: impl Future<Output = Result<T>>) -> Result<T, Box<Ending>> {
+        let mut step = pin!(step);
+        let mut tick = self.console.interval();
+        loop {
+            tokio::select! {
+                done = &mut step => return done.map_err(|error| Box::new(Ending::of_error(&error))),
+                _ = tick.tick() => self.console.status_now(&self.last),
+                wish = self.input.next() => match wish {
+                    Wish::Stop(exit) => return Err(Box::new(Ending::stopped(exit))),
+                    Wish::Status => self.console.status_now(&self.last),
+                    Wish::Cutover => {
+                        self.cutover_wanted = true;
+                        self.console.reply("cutover", true, "begins as soon as everything is copied and the lag is small");
+                    }
+                    wish => self.console.reply(wish.name(), false, "there is no run now"),
+                },
+            }
+        }
+    }
+
+    /// Reports an event, and a change of phase as a status too.
+    fn say(&mut self, event: &Event) {
+        self.console.event(event);
+        if let Event::PhaseChanged { phase } = event {
+            // The run may be further than its events; the reader is to see every phase.
+            self.last.phase = *phase;
+            self.console.status_now(&self.last);
+        }
+    }
+}
+
+/// Hands over as soon as the lag is small, again where an election or a lost connection interrupts it.
+async fn hand_over(run: &MigrationHandle, stop_writes: LocalBoxFuture<'_, ()>) -> Result<End> {
+    let mut stop_writes = Some(stop_writes);
+    let mut stopped = None;
+    let mut attempt = 1;
+    loop {
+        let cutover = run.cutover(async {
+            stopped.get_or_insert_with(Instant::now);
+            if let Some(stop_writes) = stop_writes.take() {
+                stop_writes.await;
+            }
+        });
+        match cutover.await {
+            Ok(summary) => {
+                let downtime = stopped.map(|since| since.elapsed()).unwrap_or_default();
+                return Ok(End::HandedOver(summary, downtime));
+            }
+            Err(error) if error.is_retryable() && attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The status while there is no run yet.
+fn before_the_start() -> Status {
+    Status {
+        phase: Phase::Preflight,
+        position: None,
+        source_position: None,
+        lag: None,
+        copy_complete: false,
+        can_cut_over: false,
+        copied: Amount::default(),
+        total: Amount::default(),
+        changes: ChangeCounts::default(),
+        time_left: None,
+    }
+}
