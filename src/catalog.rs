@@ -105,7 +105,8 @@ impl Router {
             indexes: id_index.into_iter().collect(),
             documents: 0,
             bytes: 0,
-            ranges: Ranges::done(position),
+            // Just before, since a transaction makes a collection and writes to it at one position.
+            ranges: Ranges::done(position.predecessor()),
             chunks: std::collections::HashMap::new(),
             index_work: IndexWork::Done,
             snapshots_refused: 0,
@@ -269,6 +270,15 @@ impl Router {
             self.remove(id).await?;
         }
         self.drop_views(position, database).await?;
+        // What the server keeps of views that are gone would keep the database. What has been made there since stays.
+        let left = self.sink.collections().await?;
+        if !left
+            .iter()
+            .any(|collection| collection.namespace.database() == database)
+        {
+            let database = database.to_owned();
+            self.sink.execute(&CatalogCommand::DropDatabase { database }).await?;
+        }
         self.report(position, format!("dropped the database {database}"));
         Ok(())
     }

@@ -47,6 +47,21 @@ impl Position {
     }
 }
 
+impl Position {
+    /// After every entry before this position, and before this position.
+    pub(crate) fn predecessor(self) -> Position {
+        let (time, increment) = match self.increment.checked_sub(1) {
+            Some(increment) => (self.time, increment),
+            None => (self.time.saturating_sub(1), u32::MAX),
+        };
+        Position {
+            time,
+            increment,
+            term: self.term,
+        }
+    }
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}@{}", self.time, self.increment, self.term)

@@ -9,6 +9,7 @@
 )]
 
 mod scenarios {
+    mod cases;
     mod conformance;
     mod delta;
     mod example;

@@ -94,10 +94,11 @@ impl Parser {
         let operation = match entry.op {
             "d" => Operation::Delete,
             "i" => Operation::Insert(entry.o.to_owned()),
-            // A replacement has its `_id` first and may hold any other name after it, `$v` included; a delta begins with `$v`.
+            // A replacement always holds its `_id`, first but after a pipeline that made the document anew, and may hold any other name,
+            // `$v` included. A delta begins with `$v` and has no `_id`.
             _ => match entry.first_name() {
+                _ if entry.o.get("_id").map_err(malformed)?.is_some() => Operation::Replace(entry.o.to_owned()),
                 "$v" => Operation::Delta(entry.o.to_owned()),
-                "_id" => Operation::Replace(entry.o.to_owned()),
                 other => {
                     let reason = format!("it is an update that begins with `{other}`, which no ordinary write logs");
                     return unsupported(entry, position, items, &reason);
@@ -403,13 +404,19 @@ mod tests {
     }
 
     #[test]
-    fn a_replacement_may_hold_any_name_after_its_id() {
-        let entry =
-            doc! { "op": "u", "ns": "a.b", "ui": ui(), "o2": { "_id": 1 }, "o": { "_id": 1, "$v": 2, "$set": 1 } };
-        let [Item::Change(change)] = &parse(entry)[..] else {
-            panic!()
-        };
-        assert!(matches!(change.write.operation, Operation::Replace(_)));
+    fn a_replacement_may_hold_any_name_beside_its_id() {
+        for o in [
+            doc! { "_id": 1, "$v": 2, "$set": 1 },
+            // What a pipeline makes: the server stores `_id` first, but logs the document as the pipeline left it.
+            doc! { "last": 1, "_id": 1 },
+            doc! { "$v": 2, "diff": {}, "_id": 1 },
+        ] {
+            let entry = doc! { "op": "u", "ns": "a.b", "ui": ui(), "o2": { "_id": 1 }, "o": o.clone() };
+            let [Item::Change(change)] = &parse(entry)[..] else {
+                panic!()
+            };
+            assert!(matches!(change.write.operation, Operation::Replace(_)), "{o}");
+        }
     }
 
     #[test]
