@@ -1,6 +1,8 @@
 //! Compares what was migrated on both sides: documents, options, indexes.
 
-use bson::raw::{RawDocument, RawDocumentBuf};
+use std::collections::BTreeMap;
+
+use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 use futures::StreamExt;
 
 use crate::checkpoint::CollectionState;
@@ -198,6 +200,9 @@ fn index_difference(ours: &RawDocument, theirs: &RawDocument) -> Option<String> 
                 Ok(Some(other)) if other == value => {}
                 // One server may keep the seconds as a double or long where the other has an int.
                 Ok(Some(_)) if field == "expireAfterSeconds" && seconds(ours) == seconds(theirs) => {}
+                Ok(Some(other))
+                    if field == "wildcardProjection"
+                        && projected(value).is_some_and(|paths| projected(other) == Some(paths)) => {}
                 Ok(Some(_)) => return Some(format!("`{}` differs", field.as_str())),
                 _ => return Some(format!("`{}` is on the {name} only", field.as_str())),
             }
@@ -206,7 +211,60 @@ fn index_difference(ours: &RawDocument, theirs: &RawDocument) -> Option<String> 
     None
 }
 
+/// Which paths a wildcard index takes or leaves. Servers up to 4.4 keep the projection as it was given, newer ones as they read it: with
+/// booleans, dotted names nested, and `_id` said to be left out where nothing was said of it.
+fn projected(projection: RawBsonRef<'_>) -> Option<BTreeMap<String, bool>> {
+    fn collect(prefix: &str, fields: &RawDocument, paths: &mut BTreeMap<String, bool>) -> Option<()> {
+        for (name, value) in fields.into_iter().filter_map(std::result::Result::ok) {
+            let path = format!("{prefix}{}", name.as_str());
+            let taken = match value {
+                RawBsonRef::Document(nested) => {
+                    collect(&format!("{path}."), nested, paths)?;
+                    continue;
+                }
+                RawBsonRef::Boolean(taken) => taken,
+                RawBsonRef::Int32(number) => number != 0,
+                RawBsonRef::Int64(number) => number != 0,
+                RawBsonRef::Double(number) => number != 0.0,
+                _ => return None,
+            };
+            paths.insert(path, taken);
+        }
+        Some(())
+    }
+    let mut paths = BTreeMap::from([("_id".to_owned(), false)]);
+    collect("", projection.as_document()?, &mut paths)?;
+    Some(paths)
+}
+
 /// The collection of this name in a listing.
 pub(crate) fn find<'a>(listed: &'a [Collection], namespace: &crate::namespace::Namespace) -> Option<&'a Collection> {
     listed.iter().find(|collection| collection.namespace == *namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    fn wildcard(projection: RawDocumentBuf) -> RawDocumentBuf {
+        rawdoc! { "v": 2, "key": { "$**": 1 }, "name": "$**_1", "wildcardProjection": projection }
+    }
+
+    #[test]
+    fn a_wildcard_projection_is_the_same_however_it_is_written() {
+        let given = wildcard(rawdoc! { "a": 1, "b.c": 1.0 });
+        let kept_by_5_0 = wildcard(rawdoc! { "a": true, "b": { "c": true }, "_id": false });
+        assert_eq!(index_difference(&given, &kept_by_5_0), None);
+        for other in [
+            rawdoc! { "a": true, "b": { "c": true }, "_id": true },
+            rawdoc! { "a": true, "b": { "d": true }, "_id": false },
+            rawdoc! { "a": true, "_id": false },
+            rawdoc! { "a": false, "b": { "c": false }, "_id": false },
+            rawdoc! { "a": "unknown", "_id": false },
+        ] {
+            assert!(index_difference(&given, &wildcard(other)).is_some());
+        }
+    }
 }

@@ -200,6 +200,8 @@ impl CompareOptions {
 /// The field of a TTL index.
 const EXPIRY: &str = "expireAfterSeconds";
 
+const PROJECTION: &str = "wildcardProjection";
+
 /// The fields of a specification by name, each as a document of its own, so that they compare by their bytes and in any
 /// order.
 type Fields = BTreeMap<String, RawDocumentBuf>;
@@ -321,9 +323,33 @@ async fn indexes(collection: &Collection<RawDocumentBuf>) -> Result<BTreeMap<Str
         {
             specification.insert(EXPIRY.to_owned(), single(EXPIRY, RawBsonRef::Int64(seconds))?);
         }
+        // Servers up to 4.4 keep this as it was given, newer ones as they read it.
+        if let Some(RawBsonRef::Document(projection)) = listed.get(PROJECTION)? {
+            let mut paths = BTreeMap::from([("_id".to_owned(), false)]);
+            projection_paths("", projection, &mut paths)?;
+            let text = format!("{paths:?}");
+            specification.insert(PROJECTION.to_owned(), single(PROJECTION, RawBsonRef::String(&text))?);
+        }
         indexes.insert(listed.get_str("name")?.to_owned(), specification);
     }
     Ok(indexes)
+}
+
+/// The paths of a wildcard index's projection, and whether each is taken.
+fn projection_paths(prefix: &str, projection: &RawDocument, paths: &mut BTreeMap<String, bool>) -> Result<(), Error> {
+    for field in projection {
+        let (name, value) = field?;
+        let path = format!("{prefix}{}", name.as_str());
+        match value {
+            RawBsonRef::Document(nested) => projection_paths(&format!("{path}."), nested, paths)?,
+            RawBsonRef::Boolean(taken) => _ = paths.insert(path, taken),
+            RawBsonRef::Int32(number) => _ = paths.insert(path, number != 0),
+            RawBsonRef::Int64(number) => _ = paths.insert(path, number != 0),
+            RawBsonRef::Double(number) => _ = paths.insert(path, number != 0.0),
+            other => _ = paths.insert(format!("{path} {other:?}"), true),
+        }
+    }
+    Ok(())
 }
 
 /// Reads both sides side by side. A document that does not stand at the same place on the other side waits for it to
