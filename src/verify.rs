@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::rawdoc;
 use futures::StreamExt;
 
 use crate::checkpoint::CollectionState;
@@ -147,7 +148,7 @@ pub(crate) fn compare_options(source: &Collection, target: Option<&Collection>) 
     ] {
         for (field, value) in side.into_iter().filter_map(std::result::Result::ok) {
             // The server's own notes, which differ between any two collections and versions.
-            if field == "uuid" || field == "temp" {
+            if field == "uuid" || field == "temp" || announces_mixed_types(field.as_str(), value) {
                 continue;
             }
             match other.get(field.as_str()) {
@@ -159,6 +160,14 @@ pub(crate) fn compare_options(source: &Collection, target: Option<&Collection>) 
         }
     }
     found
+}
+
+/// Whether an option says no more than that buckets of a time-series collection may hold values of different types. The sink announces
+/// it for each, as it can't know their past; late releases of 6.0 list it among the options, earlier ones keep it to themselves.
+fn announces_mixed_types(option: &str, value: RawBsonRef<'_>) -> bool {
+    let announcement =
+        rawdoc! { "wiredTiger": { "configString": "app_metadata=(timeseriesBucketsMayHaveMixedSchemaData=true)" } };
+    option == "storageEngine" && value == RawBsonRef::Document(&announcement)
 }
 
 /// Each index of a collection on the source, and whether the target has it; then those that only the target has.
@@ -244,8 +253,6 @@ pub(crate) fn find<'a>(listed: &'a [Collection], namespace: &crate::namespace::N
 
 #[cfg(test)]
 mod tests {
-    use bson::rawdoc;
-
     use super::*;
 
     fn wildcard(projection: RawDocumentBuf) -> RawDocumentBuf {

@@ -200,6 +200,11 @@ impl CompareOptions {
 /// The field of a TTL index.
 const EXPIRY: &str = "expireAfterSeconds";
 
+/// The option by which late releases of 6.0 show whether buckets of a time-series collection may hold values of different types. What it
+/// says is about the past of the buckets, which a target does not know.
+const ENGINE: &str = "storageEngine";
+const MIXED_TYPES: &str = "timeseriesBucketsMayHaveMixedSchemaData=true";
+
 const PROJECTION: &str = "wildcardProjection";
 
 /// The fields of a specification by name, each as a document of its own, so that they compare by their bytes and in any
@@ -237,6 +242,12 @@ async fn entries(client: &Client) -> Result<BTreeMap<String, Entry>, Error> {
             }
             let options = listed.get_document("options")?;
             let mut facts = fields(options, "uuid")?;
+            if facts
+                .get(ENGINE)
+                .is_some_and(|engine| text(engine).contains(MIXED_TYPES))
+            {
+                facts.remove(ENGINE);
+            }
             facts.extend(fields(&listed, "name")?.remove_entry("type"));
             let entry = Entry {
                 facts,
