@@ -485,9 +485,15 @@ async fn watch_source(
             () = cancel.cancelled() => return Ok(()),
             _ = tick.tick() => progress.set_source_position(source.position().await?),
         }
-        if matches!(progress.phase(), Phase::CatchUp | Phase::Ready) && progress.is_indexed() {
+        if matches!(progress.phase(), Phase::CatchUp | Phase::Ready) {
             let ready = progress.lag().is_some_and(|lag| lag <= max_lag);
-            progress.set_phase(if ready { Phase::Ready } else { Phase::CatchUp });
+            progress.set_phase(match progress.is_indexed_but_for(max_lag) {
+                true if ready => Phase::Ready,
+                true => Phase::CatchUp,
+                // A run that went back to its checkpoint, or that a collection was renamed into, copies again.
+                false if !progress.is_copied() => Phase::Copy,
+                false => Phase::Index,
+            });
         }
     }
 }

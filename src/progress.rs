@@ -15,6 +15,16 @@ use crate::phase::Phase;
 /// So many refused documents are named in the summary.
 const MOST_REFUSED: usize = 1000;
 
+/// Whether collections have still to be copied or indexes to be built.
+#[derive(Clone, Copy, Debug)]
+enum Work {
+    /// What there was at the beginning is not done yet.
+    First,
+    Done,
+    /// Everything was done before, and since then the source has made more to do.
+    More(Instant),
+}
+
 /// Shared by all tasks of a run, and by its handle.
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -27,7 +37,7 @@ pub(crate) struct Progress {
     total_documents: AtomicU64,
     total_bytes: AtomicU64,
     copied: AtomicBool,
-    indexed: AtomicBool,
+    work: Mutex<Work>,
     phase: watch::Sender<Phase>,
     watermark: watch::Sender<Option<Position>>,
     source_position: watch::Sender<Option<Position>>,
@@ -48,7 +58,7 @@ impl Progress {
             total_documents: AtomicU64::new(0),
             total_bytes: AtomicU64::new(0),
             copied: AtomicBool::new(false),
-            indexed: AtomicBool::new(false),
+            work: Mutex::new(Work::First),
             phase: watch::Sender::new(Phase::Preflight),
             watermark: watch::Sender::new(None),
             source_position: watch::Sender::new(None),
@@ -61,6 +71,7 @@ impl Progress {
     pub fn begin_copy(&self, total: Amount, already: Amount) {
         self.total_documents.store(total.documents, Relaxed);
         self.total_bytes.store(total.bytes, Relaxed);
+        *self.work.lock().unwrap_or_else(PoisonError::into_inner) = Work::First;
         self.copied_documents.store(already.documents, Relaxed);
         self.copied_bytes.store(already.bytes, Relaxed);
         *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), already.bytes));
@@ -69,7 +80,12 @@ impl Progress {
     /// Whether every collection has been copied, and every index built.
     pub fn set_copied(&self, copied: bool, indexed: bool) {
         self.copied.store(copied, Relaxed);
-        self.indexed.store(copied && indexed, Relaxed);
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        *work = match *work {
+            _ if copied && indexed => Work::Done,
+            Work::Done => Work::More(Instant::now()),
+            before => before,
+        };
     }
 
     pub fn is_copied(&self) -> bool {
@@ -77,7 +93,17 @@ impl Progress {
     }
 
     pub fn is_indexed(&self) -> bool {
-        self.indexed.load(Relaxed)
+        matches!(*self.work.lock().unwrap_or_else(PoisonError::into_inner), Work::Done)
+    }
+
+    /// Whether everything has been copied and indexed, but for what the source has made within `latest`. An application that makes small
+    /// collections and indexes all the time would else never be ready for cutover, which waits for these as it does for the lag.
+    pub fn is_indexed_but_for(&self, latest: Duration) -> bool {
+        match *self.work.lock().unwrap_or_else(PoisonError::into_inner) {
+            Work::First => false,
+            Work::Done => true,
+            Work::More(since) => since.elapsed() <= latest,
+        }
     }
 
     /// Tells the host of a document that the target refused for good, and keeps it for the summary.
@@ -161,7 +187,7 @@ impl Progress {
             source_position: *self.source_position.borrow(),
             lag,
             copy_complete,
-            can_cut_over: running && self.is_indexed() && lag.is_some_and(|lag| lag <= max_lag),
+            can_cut_over: running && self.is_indexed_but_for(max_lag) && lag.is_some_and(|lag| lag <= max_lag),
             copied,
             total,
             changes: ChangeCounts {
@@ -185,5 +211,41 @@ impl Progress {
             return None;
         }
         Duration::try_from_secs_f64(total.bytes.saturating_sub(copied.bytes) as f64 * seconds / done as f64).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAG: Duration = Duration::from_secs(2);
+
+    #[tokio::test(start_paused = true)]
+    async fn small_work_that_comes_later_does_not_put_the_cutover_off() {
+        let progress = Progress::new(Events::new());
+        progress.begin_copy(Amount::default(), Amount::default());
+        progress.set_watermark(Position::ZERO);
+        progress.set_source_position(Position::ZERO);
+        progress.set_phase(Phase::CatchUp);
+        let ready = || progress.status(LAG).can_cut_over;
+        progress.set_copied(true, false);
+        assert!(!ready(), "what there was at the beginning is not done");
+        progress.set_copied(true, true);
+        assert!(ready());
+        for (copied, indexed) in [(true, false), (false, true)] {
+            progress.set_copied(copied, indexed);
+            assert!(ready());
+            tokio::time::advance(LAG).await;
+            progress.set_copied(copied, indexed);
+            assert!(ready());
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert!(!ready(), "it takes longer than a cutover may");
+            progress.set_copied(true, true);
+            assert!(ready());
+        }
+        // A run that goes back to its checkpoint.
+        progress.begin_copy(Amount::default(), Amount::default());
+        progress.set_copied(true, false);
+        assert!(!ready());
     }
 }

@@ -20,5 +20,6 @@ mod scenarios {
     mod oplog;
     mod order;
     mod random_memory;
+    mod random_servers;
     mod recovery;
 }

@@ -1,0 +1,245 @@
+//! Random workloads on real servers: documents, transactions and the catalogue change while a migration copies, follows, is paused, is
+//! started anew and hands over; then both sides are identical, indexes and options included.
+//!
+//! `MONGOFERRY_SEED=17` runs one seed with what happens printed, `MONGOFERRY_SEEDS=100` that many from `MONGOFERRY_FIRST_SEED` on, and
+//! `MONGOFERRY_PAIR=4.2-6.0` chooses the versions of the long run. A seed gives each writer the same commands again; how the writers
+//! meet each other and the migration is up to the machine.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+use mongodb::Client;
+use mongoferry::sink::MongoSink;
+use mongoferry::source::MongoSource;
+use mongoferry::{Event, Migration, MigrationHandle, Outcome};
+use mongoferry_testbed::compare::{CompareOptions, assert_identical};
+use mongoferry_testbed::{ReplicaSet, Version};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::{sleep, timeout};
+
+use self::commands::Commands;
+
+mod commands;
+
+/// How long one seed may take on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(240);
+
+/// How many write at the same time.
+const WRITERS: u64 = 3;
+
+/// The pause of a writer that has done its share.
+const IDLE: Duration = Duration::from_millis(5);
+
+const PAIRS: [(Version, Version); 11] = [
+    (Version::V4_2, Version::V4_2),
+    (Version::V4_2, Version::V4_4),
+    (Version::V4_2, Version::V5_0),
+    (Version::V4_2, Version::V6_0),
+    (Version::V4_4, Version::V4_4),
+    (Version::V4_4, Version::V5_0),
+    (Version::V4_4, Version::V6_0),
+    (Version::V5_0, Version::V5_0),
+    (Version::V5_0, Version::V6_0),
+    (Version::V6_0, Version::V6_0),
+    (Version::V6_0_27, Version::V6_0_27),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_workloads_from_6_0_to_6_0() {
+    seeds(Version::V6_0, Version::V6_0, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_workloads_from_4_2_to_4_2() {
+    seeds(Version::V4_2, Version::V4_2, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes to hours"]
+async fn random_workloads_on_every_pair() {
+    let only = std::env::var("MONGOFERRY_PAIR").ok();
+    let name = |pair: &(Version, Version)| format!("{}-{}", pair.0.release(), pair.1.release());
+    let wanted = |pair: &&(Version, Version)| {
+        let series = format!("{}-{}", pair.0.series(), pair.1.series());
+        only.as_ref()
+            .is_none_or(|only| *only == name(pair) || (*only == series && pair.0 != Version::V6_0_27))
+    };
+    let pairs: Vec<_> = PAIRS.iter().filter(wanted).collect();
+    assert!(
+        !pairs.is_empty(),
+        "no such pair; there are {:?}",
+        PAIRS.map(|pair| name(&pair))
+    );
+    for (from, to) in pairs {
+        seeds(*from, *to, 50).await;
+    }
+}
+
+async fn seeds(from: Version, to: Version, count: u64) {
+    let number = |name: &str| {
+        let value = std::env::var(name).ok()?;
+        Some(value.parse::<u64>().expect("a number"))
+    };
+    let (source_set, target_set) = futures::try_join!(
+        ReplicaSet::builder(from).cache_gb(1.0).start(),
+        ReplicaSet::builder(to).name("rs1").cache_gb(1.0).start()
+    )
+    .unwrap();
+    let (source, target) = (source_set.client().await.unwrap(), target_set.client().await.unwrap());
+    let only = number("MONGOFERRY_SEED");
+    let first = only.or_else(|| number("MONGOFERRY_FIRST_SEED")).unwrap_or(1);
+    let count = only.map_or_else(|| number("MONGOFERRY_SEEDS").unwrap_or(count), |_| 1);
+    let mut failed = Vec::new();
+    for seed in first..first + count {
+        for client in [&source, &target] {
+            for database in client.list_database_names().await.unwrap() {
+                if !["admin", "config", "local"].contains(&database.as_str()) {
+                    client.database(&database).drop().await.unwrap();
+                }
+            }
+        }
+        let scenario = Scenario {
+            seed,
+            from,
+            loud: only.is_some(),
+            source: source.clone(),
+            target: target.clone(),
+            uris: [source_set.uri(), target_set.uri()],
+        };
+        let run = AssertUnwindSafe(timeout(DEADLINE, scenario.run())).catch_unwind();
+        match run.await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => {
+                eprintln!("{from} to {to}: seed {seed} is not done after {DEADLINE:?}");
+                failed.push(seed);
+            }
+            Err(_) => {
+                eprintln!("{from} to {to}: seed {seed} failed");
+                failed.push(seed);
+            }
+        }
+    }
+    assert!(
+        failed.is_empty(),
+        "{from} to {to}: run again with MONGOFERRY_SEED one of {failed:?}"
+    );
+    eprintln!("{from} to {to}: {count} seeds from {first} on");
+}
+
+struct Scenario {
+    seed: u64,
+    from: Version,
+    loud: bool,
+    source: Client,
+    target: Client,
+    uris: [String; 2],
+}
+
+impl Scenario {
+    async fn run(self) {
+        let mut random = StdRng::seed_from_u64(self.seed);
+        let mut before = Commands::new(self.from, random.random());
+        for _ in 0..random.random_range(20..200) {
+            before.next().perform(&self.source, self.loud).await;
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let least = random.random_range(50..400);
+        let pause = Duration::from_millis([0, 2, 10][random.random_range(0..3)]);
+        let writers = Writers(
+            (0..WRITERS)
+                .map(|_| {
+                    let mut commands = Commands::new(self.from, random.random());
+                    let (source, stop, loud) = (self.source.clone(), Arc::clone(&stop), self.loud);
+                    tokio::spawn(async move {
+                        for done in 0.. {
+                            if done >= least && stop.load(Ordering::Relaxed) {
+                                break;
+                            }
+                            commands.next().perform(&source, loud).await;
+                            // Who waits for the cutover is not to be a flood.
+                            sleep(if done < least { pause } else { pause.max(IDLE) }).await;
+                        }
+                    })
+                })
+                .collect(),
+        );
+
+        let shape = Shape {
+            walkers: random.random_range(1..4),
+            lanes: random.random_range(1..5),
+            chunk_bytes: 1 << random.random_range(9..16),
+        };
+        let mut handle = self.start(&shape).await;
+        for _ in 0..random.random_range(0..4) {
+            sleep(Duration::from_millis(random.random_range(0..700))).await;
+            if random.random_bool(0.5) {
+                handle.pause().await.unwrap();
+                sleep(Duration::from_millis(random.random_range(0..300))).await;
+                handle.resume().unwrap();
+            } else {
+                handle.abandon().await;
+                handle = self.start(&shape).await;
+            }
+        }
+        let stop_writes = async {
+            stop.store(true, Ordering::Relaxed);
+            writers.end().await;
+        };
+        let summary = handle.cutover(stop_writes).await;
+        let summary = summary.unwrap_or_else(|error| panic!("seed {}: {error:?}", self.seed));
+        assert_identical(&self.source, &self.target, &CompareOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+    }
+
+    async fn start(&self, shape: &Shape) -> MigrationHandle {
+        let [from, to] = &self.uris;
+        let (reader, writer) = futures::try_join!(MongoSource::connect(from), MongoSink::connect(to)).unwrap();
+        let builder = Migration::builder(reader, writer)
+            .walkers(shape.walkers)
+            .lanes(shape.lanes)
+            .chunk_bytes(shape.chunk_bytes);
+        let handle = builder.build().unwrap().start().await.unwrap();
+        if self.loud {
+            let mut events = handle.events();
+            tokio::spawn(async move {
+                while let Some(event) = events.next().await {
+                    if !matches!(event, Event::CheckpointSaved { .. }) {
+                        eprintln!("      {event:?}");
+                    }
+                }
+            });
+        }
+        handle
+    }
+}
+
+struct Shape {
+    walkers: usize,
+    lanes: usize,
+    chunk_bytes: u64,
+}
+
+/// Tasks that do not outlive their seed, however it ends.
+struct Writers(Vec<tokio::task::JoinHandle<()>>);
+
+impl Writers {
+    async fn end(mut self) {
+        for writer in &mut self.0 {
+            writer.await.unwrap();
+        }
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        for writer in &self.0 {
+            writer.abort();
+        }
+    }
+}
