@@ -1,4 +1,5 @@
 //! The source's oplog: typed entries, delta updates, and a cursor that resumes.
+#![doc = include_str!("entries.md")]
 
 mod batch;
 mod command;
@@ -10,6 +11,8 @@ pub(crate) mod position;
 mod raw;
 #[cfg(test)]
 mod samples;
+#[cfg(test)]
+mod table;
 mod tail;
 mod transaction;
 

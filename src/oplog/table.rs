@@ -1,0 +1,155 @@
+//! The table in `entries.md` against the parser: every entry that real servers wrote has its row, and every row says what the code does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bson::Document;
+use bson::raw::RawDocumentBuf;
+
+use super::samples::{VERSIONS, is_skipped, items, raw, samples};
+use crate::document::{Operation, Position};
+use crate::oplog::entry::{CommandOperation, Item};
+use crate::oplog::transaction::{Assembler, Taken};
+
+const TABLE: &str = include_str!("entries.md");
+
+/// Entry and treatment, with the versions that wrote it.
+type Rows = BTreeMap<(String, String), BTreeSet<&'static str>>;
+
+/// What sort of operation it is, by its decoded form.
+fn kind(operation: &Document) -> String {
+    let (op, ns) = (operation.get_str("op").unwrap(), operation.get_str("ns").unwrap());
+    let o = operation.get_document("o").unwrap();
+    let first = o.keys().next().map_or("", String::as_str);
+    if op == "n" {
+        return "`n`".to_owned();
+    }
+    if op == "c" {
+        let database = ns.strip_suffix(".$cmd").unwrap();
+        let on = match o.get_str(first) {
+            Ok("system.views") => " of `system.views`",
+            Ok(name) if name.starts_with("system.buckets.") => " of `system.buckets.*`",
+            Ok(name) if is_skipped(&format!("{database}.{name}")) => " in `config` or `admin`",
+            _ => "",
+        };
+        let part = match first {
+            "applyOps" if o.contains_key("partialTxn") => " with `partialTxn`",
+            "applyOps" if o.contains_key("prepare") => " with `prepare`",
+            "collMod" if o.len() == 1 => " without arguments",
+            _ => on,
+        };
+        return format!("`c` `{first}`{part}");
+    }
+    let what = match first {
+        _ if op != "u" => String::new(),
+        "$v" => format!(", `$v: {}`", o.get("$v").unwrap()),
+        _ => ", replacement".to_owned(),
+    };
+    let on = match ns.split_once('.').unwrap().1 {
+        _ if is_skipped(ns) => " in `config` or `admin.system.*`",
+        "system.views" if o.get_str("viewOn").is_ok_and(|on| on.starts_with("system.buckets.")) => {
+            " of `system.views`, for a time-series collection"
+        }
+        "system.views" => " of `system.views`",
+        name if name.starts_with("system.buckets.") => " of `system.buckets.*`",
+        _ => "",
+    };
+    format!("`{op}`{what}{on}")
+}
+
+/// What the router does with an item.
+fn treatment(item: &Item) -> &'static str {
+    match item {
+        Item::Change(change) => match change.write.operation {
+            Operation::Insert(_) => "inserts the document; one with its `_id` is replaced",
+            Operation::Replace(_) => "replaces the document",
+            Operation::Delta(_) => "leaves the document byte for byte as the source has it",
+            Operation::Delete => "deletes the document, if there is one",
+        },
+        Item::Command(command) => match command.operation {
+            CommandOperation::Create { .. } => "makes the collection with these options",
+            CommandOperation::CreateIndexes { .. } => "builds the indexes",
+            CommandOperation::DropIndex { .. } => "drops the index",
+            CommandOperation::Modify { .. } => "makes the same change; of an expiry at cutover",
+            CommandOperation::Drop { .. } => "drops the collection",
+            CommandOperation::DropDatabase { .. } => "drops what is left of the database",
+            CommandOperation::Rename { .. } => {
+                "renames; into the selection it copies the collection, out of it it drops it"
+            }
+            CommandOperation::SetView { .. } => "makes the view, in place of one that stands",
+            CommandOperation::ChangeView { .. } => "makes the view anew with the change in it",
+            CommandOperation::DropView { .. } => "drops the view",
+            CommandOperation::Unsupported { .. } => "**stops the run** with an error that names the entry",
+        },
+    }
+}
+
+/// Adds the row of an operation, and those of the operations within it.
+fn add(rows: &mut Rows, version: &'static str, operation: &Document) {
+    if let Ok(inner) = operation.get_document("o").unwrap().get_array("applyOps") {
+        for operation in inner {
+            add(rows, version, operation.as_document().unwrap());
+        }
+        return;
+    }
+    let of_operation: BTreeSet<&str> = items(operation).iter().map(treatment).collect();
+    assert!(of_operation.len() <= 1, "{operation}");
+    let does = of_operation
+        .first()
+        .copied()
+        .unwrap_or("nothing; the position moves on");
+    rows.entry((kind(operation), does.to_owned()))
+        .or_default()
+        .insert(version);
+}
+
+/// What becomes of entries that are part of transactions shows only when they come in a row.
+fn add_transactions(rows: &mut Rows, version: &'static str) {
+    let mut assembler = Assembler::new(Position::ZERO, 1 << 20);
+    for (case, sample) in samples(version) {
+        let entry: RawDocumentBuf = raw(&sample);
+        let Taken::Entry(entry) = assembler.take(&entry).unwrap() else {
+            panic!("{version} {case}")
+        };
+        let name = sample
+            .get_document("o")
+            .unwrap()
+            .keys()
+            .next()
+            .cloned()
+            .unwrap_or_default();
+        let waits = entry.resume != entry.position;
+        let does = match name.as_str() {
+            "applyOps" | "commitTransaction" | "abortTransaction" if waits => "waits for the end of its transaction",
+            "applyOps" => "does what its operations say, at this position",
+            "commitTransaction" => "does what its transaction says, at this position",
+            "abortTransaction" => "forgets its transaction",
+            _ => continue,
+        };
+        rows.entry((kind(&sample), does.to_owned()))
+            .or_default()
+            .insert(version);
+    }
+}
+
+#[test]
+fn the_table_says_what_the_code_does() {
+    let mut rows = Rows::new();
+    for version in VERSIONS {
+        for (_, sample) in samples(version) {
+            let first = sample.get_document("o").unwrap().keys().next().cloned();
+            if !matches!(first.as_deref(), Some("commitTransaction" | "abortTransaction")) {
+                add(&mut rows, version, &sample);
+            }
+        }
+        add_transactions(&mut rows, version);
+    }
+    let expected: Vec<String> = rows
+        .iter()
+        .map(|((kind, does), versions)| {
+            let versions: Vec<&str> = versions.iter().map(|version| &version[..3]).collect();
+            format!("| {kind} | {} | {does} |", versions.join(", "))
+        })
+        .collect();
+    let written: Vec<&str> = TABLE.lines().filter(|line| line.starts_with("| `")).collect();
+    assert!(written == expected, "the rows must be\n{}", expected.join("\n"));
+}
