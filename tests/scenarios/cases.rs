@@ -39,6 +39,8 @@ struct Case {
     name: &'static str,
     /// The first server version that knows what is used.
     since: Version,
+    /// The last one that allows it.
+    until: Version,
     before: Vec<Step>,
     during: Vec<Step>,
 }
@@ -56,6 +58,7 @@ fn case(name: &'static str, before: Vec<Step>, during: Vec<Step>) -> Case {
     Case {
         name,
         since: Version::V4_2,
+        until: Version::V6_0_27,
         before,
         during,
     }
@@ -64,6 +67,11 @@ fn case(name: &'static str, before: Vec<Step>, during: Vec<Step>) -> Case {
 impl Case {
     fn since(mut self, version: Version) -> Self {
         self.since = version;
+        self
+    }
+
+    fn until(mut self, version: Version) -> Self {
+        self.until = version;
         self
     }
 
@@ -215,7 +223,7 @@ async fn migrate(from: Version, to: Version) {
     .unwrap();
     let (source, target) = (source_set.client().await.unwrap(), target_set.client().await.unwrap());
     let mut cases = all();
-    cases.retain(|case| case.since <= from);
+    cases.retain(|case| case.since <= from && from <= case.until);
     if let Ok(only) = std::env::var("MONGOFERRY_CASE") {
         cases.retain(|case| case.name == only);
     }

@@ -34,6 +34,10 @@ const WRITERS: u64 = 3;
 /// The pause of a writer that has done its share.
 const IDLE: Duration = Duration::from_millis(5);
 
+/// What is left out, and what gets another name, where not everything is selected.
+const LEFT_OUT: &str = "one.d";
+const RENAMED: (&str, &str) = ("one.a", "uno.a");
+
 const PAIRS: [(Version, Version); 11] = [
     (Version::V4_2, Version::V4_2),
     (Version::V4_2, Version::V4_4),
@@ -171,7 +175,8 @@ impl Scenario {
         let shape = Shape {
             walkers: random.random_range(1..4),
             lanes: random.random_range(1..5),
-            chunk_bytes: 1 << random.random_range(9..16),
+            chunk_bytes: 1 << random.random_range(10..16),
+            selected: random.random_bool(0.3),
         };
         let mut handle = self.start(&shape).await;
         for _ in 0..random.random_range(0..4) {
@@ -191,10 +196,38 @@ impl Scenario {
         };
         let summary = handle.cutover(stop_writes).await;
         let summary = summary.unwrap_or_else(|error| panic!("seed {}: {error:?}", self.seed));
-        assert_identical(&self.source, &self.target, &CompareOptions::default())
-            .await
-            .unwrap();
+        let options = match shape.selected {
+            true => self.selected().await,
+            false => CompareOptions::default(),
+        };
+        assert_identical(&self.source, &self.target, &options).await.unwrap();
         assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+    }
+
+    /// What is to be compared where not everything was selected. On the target there must be nothing besides.
+    async fn selected(&self) -> CompareOptions {
+        let names = async |client: &Client, database: &str| {
+            let names = client.database(database).list_collection_names().await.unwrap();
+            let names = names.into_iter().filter(|name| !name.starts_with("system."));
+            names.map(|name| format!("{database}.{name}")).collect::<Vec<_>>()
+        };
+        let mut wanted = names(&self.source, "one").await;
+        wanted.retain(|name| name != LEFT_OUT);
+        let mut expected: Vec<_> = wanted
+            .iter()
+            .map(|name| if name == RENAMED.0 { RENAMED.1 } else { name })
+            .collect();
+        let mut standing = Vec::new();
+        for database in ["one", "two", "uno"] {
+            standing.extend(names(&self.target, database).await);
+        }
+        expected.sort_unstable();
+        standing.sort_unstable();
+        assert_eq!(standing, expected, "the collections on the target");
+        CompareOptions {
+            namespaces: Some(wanted),
+            renames: vec![(RENAMED.0.to_owned(), RENAMED.1.to_owned())],
+        }
     }
 
     async fn start(&self, shape: &Shape) -> MigrationHandle {
@@ -204,6 +237,10 @@ impl Scenario {
             .walkers(shape.walkers)
             .lanes(shape.lanes)
             .chunk_bytes(shape.chunk_bytes);
+        let builder = match shape.selected {
+            true => builder.include("one.*").exclude(LEFT_OUT).rename(RENAMED.0, RENAMED.1),
+            false => builder,
+        };
         let handle = builder.build().unwrap().start().await.unwrap();
         if self.loud {
             let mut events = handle.events();
@@ -219,10 +256,12 @@ impl Scenario {
     }
 }
 
+/// How a run is set up. Where not everything is selected, renames lead into the selection and out of it, and transactions touch both sides.
 struct Shape {
     walkers: usize,
     lanes: usize,
     chunk_bytes: u64,
+    selected: bool,
 }
 
 /// Tasks that do not outlive their seed, however it ends.

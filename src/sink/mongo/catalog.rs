@@ -5,6 +5,7 @@ mod options;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Document, doc};
 
+use super::index::is_expiry_of_capped;
 use super::target::Target;
 use crate::document::CollectionKind;
 use crate::driver;
@@ -170,6 +171,8 @@ async fn send(
     };
     match driver::code(&error) {
         Some(code) if fine.contains(&code) => Ok(()),
+        // The index was built without its expiry for the same reason.
+        Some(_) if is_expiry_of_capped(&error) => Ok(()),
         Some(_) if error.kind() == ErrorKind::Server => {
             Err(Error::new(ErrorKind::TargetRefused, operation, driver::answer(&error)).with_context("name", subject))
         }

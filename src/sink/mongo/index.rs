@@ -21,10 +21,35 @@ pub(super) async fn create(target: &Target, namespace: &Namespace, specification
     if comes_with_collection(specification) {
         return Ok(());
     }
+    match build(target, namespace, specification, Expiry::AsGiven).await {
+        Err(error) if is_expiry_of_capped(&error) => build(target, namespace, specification, Expiry::Left).await,
+        other => other,
+    }
+    .map_err(|error| refusal(error, namespace, specification))
+}
+
+/// Whether a specification is sent with its `expireAfterSeconds`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expiry {
+    AsGiven,
+    Left,
+}
+
+/// Whether the target refuses that an index of a capped collection expires documents. Servers up to 5.0 take such an index, and their
+/// expiry never takes effect, since documents of a capped collection cannot be deleted there; 6.0 refuses it.
+pub(super) fn is_expiry_of_capped(error: &Error) -> bool {
+    // CannotCreateIndex and, of collMod, InvalidOptions.
+    matches!(driver::code(error), Some(67 | 72)) && {
+        let answer = driver::answer(error);
+        answer.contains("TTL index") && answer.contains("capped collection")
+    }
+}
+
+async fn build(target: &Target, namespace: &Namespace, specification: &RawDocument, expiry: Expiry) -> Result<()> {
     let mut command = Splice::with_capacity(specification.as_bytes().len() + 256);
     command.string("createIndexes", namespace.collection());
     command.open_array("indexes");
-    write_specification(&mut command, target, specification);
+    write_specification(&mut command, target, specification, expiry);
     command.close();
     if target.is_at_least(4, 4) {
         // By default every voting member has to be ready, so that one that is down would hold the build up for as long.
@@ -59,7 +84,7 @@ pub(super) async fn create(target: &Target, namespace: &Namespace, specification
         };
         match attempts.next_pause(&error) {
             Some(pause) => tokio::time::sleep(pause).await,
-            None => return Err(refusal(error, namespace, specification)),
+            None => return Err(error),
         }
     }
 }
@@ -85,7 +110,7 @@ fn comes_with_collection(specification: &RawDocument) -> bool {
 }
 
 /// The specification without what says nothing on the target.
-fn write_specification(command: &mut Splice, target: &Target, specification: &RawDocument) {
+fn write_specification(command: &mut Splice, target: &Target, specification: &RawDocument, expiry: Expiry) {
     command.open_document("0");
     for element in Elements::of(specification.as_bytes()) {
         let Element::Field { name, value } = element else {
@@ -97,6 +122,7 @@ fn write_specification(command: &mut Splice, target: &Target, specification: &Ra
             // The namespace of a 4.2 source may have another name here.
             "ns" => true,
             "dropDups" | "safe" => true,
+            "expireAfterSeconds" => expiry == Expiry::Left,
             "hidden" if is_false => !target.is_at_least(4, 4),
             "prepareUnique" if is_false => !target.is_at_least(6, 0),
             _ => false,

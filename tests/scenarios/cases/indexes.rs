@@ -97,6 +97,8 @@ pub fn cases() -> Vec<Case> {
         case("index_ttl_after_create", vec![], vec![
             insert("a", vec![doc! { "at": bson::DateTime::now() }]), index("a", doc! { "at": 1 }, doc! { "name": "short", "expireAfterSeconds": 1260 }),
             modify("a", doc! { "name": "short", "expireAfterSeconds": 77_000 })]),
+        case("index_ttl_capped", vec![create("a", doc! { "capped": true, "size": 9000 }), create("b", doc! { "capped": true, "size": 9000 }), index("b", doc! { "i": 1 }, doc! {})], vec![
+            index("a", doc! { "i": 1 }, doc! { "expireAfterSeconds": 77_000 }), modify("a", doc! { "name": "i_1", "expireAfterSeconds": 88_000 })]).until(Version::V5_0),
         case("index_unique_swap", vec![insert("a", vec![doc! { "_id": 1, "u": "a" }, doc! { "_id": 2, "u": "b" }]), index("a", doc! { "u": 1 }, doc! { "unique": true })], vec![
             update("a", 1, doc! { "$set": { "u": "t" } }), update("a", 2, doc! { "$set": { "u": "a" } }), update("a", 1, doc! { "$set": { "u": "b" } }),
             delete("a", 2), insert("a", vec![doc! { "_id": 3, "u": "a" }]), update("a", 1, doc! { "$set": { "u": "c" } }), insert("a", vec![doc! { "_id": 4, "u": "b" }])]),

@@ -169,7 +169,7 @@ async fn compare(source: &Client, target: &Client, options: &CompareOptions) -> 
         }
         let source_collection = collection(source, name);
         let target_collection = collection(target, &target_name);
-        compare_indexes(&source_collection, &target_collection, &mut report).await?;
+        compare_indexes(&source_collection, &target_collection, source_entry.capped, &mut report).await?;
         compare_documents(&source_collection, &target_collection, source_entry.capped, &mut report).await?;
     }
     let extra = target_entries.into_keys().map(|namespace| Difference {
@@ -299,10 +299,19 @@ fn collection(client: &Client, namespace: &str) -> Collection<RawDocumentBuf> {
 async fn compare_indexes(
     source: &Collection<RawDocumentBuf>,
     target: &Collection<RawDocumentBuf>,
+    capped: bool,
     report: &mut impl FnMut(DifferenceKind),
 ) -> Result<(), Error> {
-    let source = indexes(source).await?;
+    let mut source = indexes(source).await?;
     let target = indexes(target).await?;
+    if capped {
+        // Servers from 6.0 on refuse an expiry that never takes effect.
+        for (name, specification) in &mut source {
+            if target.get(name).is_some_and(|target| !target.contains_key(EXPIRY)) {
+                specification.remove(EXPIRY);
+            }
+        }
+    }
     let names: BTreeSet<&String> = source.keys().chain(target.keys()).collect();
     for name in names {
         let sides = [source.get(name), target.get(name)];
