@@ -100,14 +100,15 @@ pub(crate) async fn hand_over(engine: &Engine, progress: &Arc<Progress>, request
 /// # Errors
 /// The store cannot be read or written.
 pub(crate) async fn complete(engine: &Engine, outcome: Outcome) -> Result<()> {
+    // The run has ended, and the lease with it. Another process that has begun since would be refused, or refuses this.
     if outcome == Outcome::Complete
-        && let Some(bytes) = engine.store.load().await?
+        && let Some(bytes) = engine.unfenced.store.load().await?
     {
         let checkpoint = Checkpoint {
             complete: true,
             ..Checkpoint::decode(&bytes)?
         };
-        engine.store.save(&checkpoint.encode()?).await?;
+        engine.unfenced.store.save(&checkpoint.encode()?).await?;
     }
     Ok(())
 }

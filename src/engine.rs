@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalog::expiry_held_back;
 use crate::checkpoint::{Checkpoint, CheckpointStore, FORMAT};
@@ -17,6 +18,7 @@ use crate::document::{Collection, CollectionKind, Position};
 use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Amount, Event};
+use crate::fence::Fence;
 use crate::lane::Lane;
 use crate::lease::Lease;
 use crate::migration::{ExistingData, Verification};
@@ -77,9 +79,20 @@ impl Default for Settings {
 /// A migration's parts. Everything a run needs to know beyond them is in its checkpoint.
 pub(crate) struct Engine {
     pub source: Arc<dyn Source>,
+    /// Writes only while a run has the lease.
+    pub sink: Arc<dyn Sink>,
+    /// Saves only while a run has the lease.
+    pub store: Arc<dyn CheckpointStore>,
+    /// For what comes before and after the lease.
+    pub unfenced: Unfenced,
+    pub fence: Fence,
+    pub settings: Settings,
+}
+
+/// The sink and store as the host gave them.
+pub(crate) struct Unfenced {
     pub sink: Arc<dyn Sink>,
     pub store: Arc<dyn CheckpointStore>,
-    pub settings: Settings,
 }
 
 /// Where a run begins.
@@ -97,13 +110,19 @@ impl Engine {
     /// # Errors
     /// What ended the run; never the mere fact that it was cancelled.
     pub async fn run(&self, progress: &Arc<Progress>, requests: &Requests, cancel: &CancellationToken) -> Result<()> {
-        let lease = Lease::acquire(Arc::clone(&self.sink)).await?;
+        let lease = Lease::acquire(Arc::clone(&self.unfenced.sink), self.fence.clone()).await?;
         let cancel = cancel.child_token();
+        // The lease is kept for as long as any task may still be writing, which is longer than the run goes on.
+        let ended = CancellationToken::new();
+        let keeper = {
+            let (lease, ended, cancel) = (lease.clone(), ended.clone(), cancel.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                let kept = lease.keep(ended).await;
+                cancel.cancel();
+                kept
+            }))
+        };
         let mut tasks = JoinSet::new();
-        {
-            let (lease, cancel) = (lease.clone(), cancel.clone());
-            tasks.spawn(async move { lease.keep(cancel).await });
-        }
         // What is dropped while it is under way may be carried out while the next run is at work.
         let patience = async {
             cancel.cancelled().await;
@@ -127,8 +146,11 @@ impl Engine {
         requests.send_replace(None);
         cancel.cancel();
         let result = end(&mut tasks, result).await;
+        ended.cancel();
+        let kept = flatten(keeper.await);
         lease.release().await;
-        result
+        // Without the lease everything else fails too.
+        kept.and(result)
     }
 
     /// Whether `checkpoint` is of this very migration.
@@ -169,6 +191,9 @@ impl Engine {
     }
 
     async fn begin(&self, progress: &Arc<Progress>) -> Result<Beginning> {
+        // Whoever had the lease before may have been cut off in the middle of something.
+        self.sink.quiesce().await?;
+        self.store.claim().await?;
         let beginning = match self.load().await? {
             Some(checkpoint) => self.go_on(checkpoint).await?,
             None => self.begin_anew().await?,

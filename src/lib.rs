@@ -83,6 +83,7 @@ pub mod checkpoint;
 // changes, lanes apply them.
 mod engine;
 mod lease;
+mod fence;
 mod walker;
 mod router;
 mod catalog;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::checkpoint::{CheckpointStore, SinkStore};
-use crate::engine::{Engine, Settings};
+use crate::engine::{Engine, Settings, Unfenced};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fence::{Fence, FencedSink, FencedStore};
 use crate::handle::MigrationHandle;
 use crate::namespace::Selection;
 use crate::preflight::{self, Plan};
@@ -199,11 +200,14 @@ impl MigrationBuilder {
         let store = self
             .store
             .unwrap_or_else(|| Arc::new(SinkStore::new(Arc::clone(&self.sink))));
+        let fence = Fence::default();
         Ok(Migration {
             engine: Arc::new(Engine {
                 source: self.source,
-                sink: self.sink,
-                store,
+                sink: Arc::new(FencedSink::new(Arc::clone(&self.sink), fence.clone())),
+                store: Arc::new(FencedStore::new(Arc::clone(&store), fence.clone())),
+                unfenced: Unfenced { sink: self.sink, store },
+                fence,
                 settings,
             }),
         })

@@ -13,6 +13,7 @@ mod scenarios {
     mod conformance;
     mod delta;
     mod example;
+    mod fencing;
     mod invariants;
     mod migration;
     mod mongo_sink;

@@ -37,6 +37,15 @@ pub trait CheckpointStore: Send + Sync + 'static {
     /// The store cannot be read.
     async fn load(&self) -> Result<Option<RawDocumentBuf>>;
 
+    /// Makes the checkpoint this store's own: from now on what another process saves, which has not claimed it later, is refused. A run calls
+    /// it once it has the lease. Default: does nothing, so that a process whose lease has run out is kept from saving by itself alone.
+    ///
+    /// # Errors
+    /// The store cannot be read or written.
+    async fn claim(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Replaces the checkpoint.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bson::raw::RawDocumentBuf;
+use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 use bson::{Uuid, rawdoc};
 
 use super::CheckpointStore;
@@ -13,9 +13,13 @@ use crate::sink::Sink;
 /// The record's name on the sink.
 const RECORD: &str = "checkpoint";
 
+/// How often a claim is tried against a process that saves at the same time. The other's lease has run out, so that once is the rule.
+const CLAIMS: usize = 10;
+
 /// Keeps the checkpoint among the migration's own records on the sink.
 ///
-/// Each save states which one it replaces, so that a process that has lost the migration to another cannot overwrite the other's.
+/// Each save states which one it replaces, so that a process that has lost the migration to another cannot overwrite the other's: not
+/// even before that one has saved its first, since it claims the record as it begins.
 pub struct SinkStore {
     sink: Arc<dyn Sink>,
     /// Tells this store's records from those of other processes.
@@ -36,9 +40,12 @@ impl SinkStore {
 
 impl SinkStore {
     /// Saves the checkpoint over the one with the fence, which then moves. Answers whether that one was there.
-    async fn save_over(&self, fence: &mut i64, checkpoint: &RawDocumentBuf) -> Result<bool> {
+    async fn save_over(&self, fence: &mut i64, checkpoint: Option<&RawDocument>) -> Result<bool> {
         let next = *fence + 1;
-        let record = rawdoc! { "fence": next, "writer": self.writer.to_string(), "checkpoint": checkpoint.clone() };
+        let mut record = rawdoc! { "fence": next, "writer": self.writer.to_string() };
+        if let Some(checkpoint) = checkpoint {
+            record.append(cstr!("checkpoint"), checkpoint);
+        }
         let saved = self.sink.save_record(RECORD, &record, *fence).await?;
         if saved {
             *fence = next;
@@ -61,21 +68,34 @@ impl CheckpointStore for SinkStore {
             *fence = 0;
             return Ok(None);
         };
-        let damaged = |error| {
-            Error::new(
-                ErrorKind::CheckpointMismatch,
-                "load the checkpoint",
-                "the record on the target is damaged",
-            )
-            .with_source(error)
-        };
         *fence = record.get_i64("fence").map_err(damaged)?;
-        Ok(Some(record.get_document("checkpoint").map_err(damaged)?.to_owned()))
+        Ok(checkpoint_of(&record)?.map(ToOwned::to_owned))
+    }
+
+    async fn claim(&self) -> Result<()> {
+        let mut fence = self.fence.lock().await;
+        for _ in 0..CLAIMS {
+            let record = self.sink.load_record(RECORD).await?;
+            let checkpoint = match &record {
+                Some(record) => {
+                    *fence = record.get_i64("fence").map_err(damaged)?;
+                    checkpoint_of(record)?
+                }
+                None => {
+                    *fence = 0;
+                    None
+                }
+            };
+            if self.save_over(&mut fence, checkpoint).await? {
+                return Ok(());
+            }
+        }
+        Err(taken("claim the checkpoint"))
     }
 
     async fn save(&self, checkpoint: &RawDocumentBuf) -> Result<()> {
         let mut fence = self.fence.lock().await;
-        if self.save_over(&mut fence, checkpoint).await? {
+        if self.save_over(&mut fence, Some(checkpoint)).await? {
             return Ok(());
         }
         // A save before this one may have arrived although its answer was lost or its future dropped. Then the record is our own.
@@ -86,15 +106,11 @@ impl CheckpointStore for SinkStore {
             && let Ok(stored) = record.get_i64("fence")
         {
             *fence = stored;
-            if self.save_over(&mut fence, checkpoint).await? {
+            if self.save_over(&mut fence, Some(checkpoint)).await? {
                 return Ok(());
             }
         }
-        Err(Error::new(
-            ErrorKind::Lease,
-            "save the checkpoint",
-            "another process has saved one since: it has taken the migration over",
-        ))
+        Err(taken("save the checkpoint"))
     }
 
     async fn clear(&self) -> Result<()> {
@@ -102,6 +118,31 @@ impl CheckpointStore for SinkStore {
         *self.fence.lock().await = 0;
         Ok(())
     }
+}
+
+/// The checkpoint in a record; one that was claimed before anything was saved has none.
+fn checkpoint_of(record: &RawDocument) -> Result<Option<&RawDocument>> {
+    match record.get("checkpoint").map_err(damaged)? {
+        Some(_) => record.get_document("checkpoint").map(Some).map_err(damaged),
+        None => Ok(None),
+    }
+}
+
+fn damaged(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(
+        ErrorKind::CheckpointMismatch,
+        "load the checkpoint",
+        "the record on the target is damaged",
+    )
+    .with_source(error)
+}
+
+fn taken(operation: &'static str) -> Error {
+    Error::new(
+        ErrorKind::Lease,
+        operation,
+        "another process has saved one since: it has taken the migration over",
+    )
 }
 
 #[cfg(test)]
@@ -141,5 +182,28 @@ mod tests {
             assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Lease, false));
         }
         assert_eq!(second.load().await.unwrap(), Some(rawdoc! { "n": 2 }));
+    }
+
+    #[tokio::test]
+    async fn a_claimed_checkpoint_is_kept_and_refuses_whoever_had_it_before() {
+        let sink = Arc::new(MemorySink::new());
+        for saved in [None, Some(rawdoc! { "n": 1 })] {
+            let (first, second) = (SinkStore::new(sink.clone()), SinkStore::new(sink.clone()));
+            first.load().await.unwrap();
+            if let Some(checkpoint) = &saved {
+                first.claim().await.unwrap();
+                first.save(checkpoint).await.unwrap();
+            }
+            // The second has not saved anything yet.
+            second.claim().await.unwrap();
+            assert_eq!(second.load().await.unwrap(), saved);
+            assert_eq!(
+                first.save(&rawdoc! { "n": 2 }).await.unwrap_err().kind(),
+                ErrorKind::Lease
+            );
+            assert_eq!(second.load().await.unwrap(), saved);
+            second.save(&rawdoc! { "n": 3 }).await.unwrap();
+            second.clear().await.unwrap();
+        }
     }
 }

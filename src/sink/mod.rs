@@ -74,6 +74,15 @@ pub trait Sink: Send + Sync + 'static {
     /// [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged), or a server error.
     async fn flush(&self) -> Result<()>;
 
+    /// Waits until no write is being carried out any more that was sent before, by this process or by one whose place it takes. A run calls
+    /// it once it has the lease and before it reads anything. Default: there is nothing to wait for.
+    ///
+    /// # Errors
+    /// A retryable error when that takes longer than a bounded time, or a server error.
+    async fn quiesce(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The documents of a range, in `_id` order where the kind has ranges, else in natural order.
     ///
     /// # Errors

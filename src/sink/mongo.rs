@@ -7,6 +7,7 @@ mod documents;
 mod flush;
 mod index;
 mod insert;
+mod quiesce;
 mod read;
 mod records;
 mod statements;
@@ -102,6 +103,10 @@ impl Sink for MongoSink {
 
     async fn flush(&self) -> Result<()> {
         flush::flush(&self.target).await
+    }
+
+    async fn quiesce(&self) -> Result<()> {
+        quiesce::quiesce(&self.target).await
     }
 
     async fn read(&self, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {

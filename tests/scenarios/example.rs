@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use mongodb::Client;
-use mongodb::bson::{DateTime, doc};
+use mongodb::bson::{DateTime, Document, Timestamp, doc};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::workload::{self, Writer};
 use mongoferry_testbed::{ReplicaSet, Version};
@@ -469,4 +469,55 @@ async fn the_small_examples_end_well() {
         );
         assert!(output.status.success() && out.contains(said), "{name}: {out}\n{err}");
     }
+}
+
+/// The newest entry of a server's oplog that concerns the shop.
+async fn newest_of_the_shop(client: &Client) -> Option<Timestamp> {
+    let oplog = client.database("local").collection::<Document>("oplog.rs");
+    let newest = oplog
+        .find_one(doc! { "ns": { "$regex": "^shop\\." } })
+        .sort(doc! { "$natural": -1 })
+        .await
+        .unwrap()?;
+    Some(newest.get_timestamp("ts").unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_slept_through_a_takeover_writes_nothing_more() {
+    let sets = Sets::start(30_000).await;
+    let writer = Writer::start(&sets.source_client, 4).await.unwrap();
+    let arguments = ["--chunk-bytes", "65536", "--cutover", "manual"];
+    let mut sleeper = sets.example(&arguments);
+    sleeper
+        .until("the copy", |line| line["copied"]["documents"].as_u64() > Some(0))
+        .await;
+    sleeper.signal("STOP").await;
+    let mut next = sets.example(&arguments);
+    next.phase("ready").await;
+    let stats = writer.stop().await;
+    assert_eq!(stats.errors, 0, "{stats:?}");
+    // Nothing more comes from the source: whatever is written to the shop from now on is not the second's.
+    let mut newest = None;
+    timeout(PATIENCE, async {
+        loop {
+            next.until("a status", |line| line["type"] == "status").await;
+            next.until("another", |line| line["type"] == "status").await;
+            let now = newest_of_the_shop(&sets.target_client).await;
+            if now == newest {
+                return;
+            }
+            newest = now;
+        }
+    })
+    .await
+    .unwrap();
+    sleeper.signal("CONT").await;
+    let process = next.child.id().unwrap().to_string();
+    let ended = sleeper.end().await;
+    let error = ended.summary("failed", 1)["error"].as_str().unwrap();
+    assert!(error.contains(&format!("process {process} on host")), "{error}");
+    assert_eq!(newest_of_the_shop(&sets.target_client).await, newest);
+    next.command("cutover").await;
+    next.end().await.summary("complete", 0);
+    sets.assert_identical().await;
 }
