@@ -1,12 +1,13 @@
 //! Changes that wait for a chunk, in order: in memory, or in a temporary file where the chunk cannot be made smaller.
 
+use std::fs::OpenOptions;
 use std::io::SeekFrom;
 use std::path::PathBuf;
 use std::vec;
 
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
-use tokio::fs::{File, OpenOptions};
+use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
 
 use crate::document::{Operation, Position, Write};
@@ -55,7 +56,7 @@ impl Held {
     pub async fn spill(&mut self) -> Result<usize> {
         let file = match self.file.take() {
             Some(file) => file,
-            None => create().await?,
+            None => create(std::env::temp_dir()).await?,
         };
         let file = self.file.insert(file);
         let mut encoded = Vec::with_capacity(self.bytes);
@@ -106,15 +107,24 @@ impl HeldReader {
 }
 
 /// A file that nobody else can open, and that is gone with its handle.
-async fn create() -> Result<File> {
-    let path: PathBuf = std::env::temp_dir().join(format!("mongoferry-held-{}", Uuid::new()));
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true);
-    #[cfg(unix)]
-    options.mode(0o600);
-    let file = options.open(&path).await.map_err(failed)?;
-    tokio::fs::remove_file(&path).await.map_err(failed)?;
-    Ok(file)
+async fn create(folder: PathBuf) -> Result<File> {
+    // One blocking step, so that dropping the future cannot stop between making the file and taking its name away.
+    let create = move || {
+        let path = folder.join(format!("mongoferry-held-{}", Uuid::new()));
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(&path)?;
+        std::fs::remove_file(&path)?;
+        Ok(file)
+    };
+    tokio::task::spawn_blocking(create)
+        .await
+        .map_err(std::io::Error::from)
+        .and_then(|made| made)
+        .map(File::from_std)
+        .map_err(failed)
 }
 
 fn failed(error: std::io::Error) -> Error {
@@ -231,5 +241,29 @@ mod tests {
             );
         }
         assert!(reader.next().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn no_file_is_left_wherever_the_making_of_one_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        for polls in 0..6 {
+            let mut making = Box::pin(create(folder.path().to_owned()));
+            for _ in 0..polls {
+                if futures::poll!(&mut making).is_ready() {
+                    break;
+                }
+                // What was begun on another thread is done by then.
+                tokio::task::spawn_blocking(|| ()).await.unwrap();
+            }
+            drop(making);
+        }
+        let left = || std::fs::read_dir(folder.path()).unwrap().count();
+        for _ in 0..1000 {
+            if left() == 0 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        panic!("{} files are left", left());
     }
 }

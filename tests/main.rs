@@ -9,6 +9,7 @@
 )]
 
 mod scenarios {
+    mod cancellation;
     mod cases;
     mod conformance;
     mod delta;
