@@ -109,6 +109,7 @@ impl Router {
             ranges: Ranges::done(position.predecessor()),
             chunks: std::collections::HashMap::new(),
             index_work: IndexWork::Done,
+            failed_indexes: std::collections::BTreeSet::new(),
             snapshots_refused: 0,
             chunk_divisor: 1,
         };

@@ -175,11 +175,8 @@ pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
         })
         .map_err(|error| Error::malformed(OPERATION, error))?;
     // Reading the parameter needs a privilege; without it the binary's own version is what the server normally runs at.
-    let feature_compatibility = client
-        .database("admin")
-        .run_command(doc! { "getParameter": 1, "featureCompatibilityVersion": 1 })
-        .await
-        .ok()
+    let parameter = doc! { "getParameter": 1, "featureCompatibilityVersion": 1 };
+    let feature_compatibility = if_allowed(run(client, OPERATION, "admin", parameter).await)?
         .and_then(|reply| {
             let text = reply
                 .get_document("featureCompatibilityVersion")
@@ -192,11 +189,7 @@ pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
         })
         .unwrap_or([version[0], version[1]]);
     // The id in the replica set's configuration stays when members or names change. Where it may not be read, the name has to do.
-    let identity = client
-        .database("admin")
-        .run_command(doc! { "replSetGetConfig": 1 })
-        .await
-        .ok()
+    let identity = if_allowed(run(client, OPERATION, "admin", doc! { "replSetGetConfig": 1 }).await)?
         .and_then(|reply| {
             let settings = reply.get_document("config").ok()?.get_document("settings").ok()?;
             Some(settings.get_object_id("replicaSetId").ok()?.to_hex())
@@ -208,6 +201,16 @@ pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
         version,
         feature_compatibility,
     })
+}
+
+/// An answer that may be missing for want of a privilege, and for no other reason: what is made up in its place would differ from what the
+/// server says the next time.
+fn if_allowed<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// An optime `{ts, t}` as the server writes it. The entry that a replica set begins with has no term.
@@ -445,6 +448,17 @@ pub(crate) fn is_transient(code: i32) -> bool {
     )
 }
 
+/// What to do about a server that takes no writes at present, for the codes that say so.
+pub(crate) fn blocked(code: i32) -> Option<&'static str> {
+    match code {
+        // OutOfDiskSpace.
+        14031 => Some("its disk is full: make room on it"),
+        // UserWritesBlocked, from 6.0 on.
+        371 => Some("its writes are blocked: unblock them with `setUserWriteBlockMode: 1, global: false`"),
+        _ => None,
+    }
+}
+
 fn driver_code(error: &DriverError) -> Option<i32> {
     match &*error.kind {
         DriverErrorKind::Command(error) => Some(error.code),
@@ -471,7 +485,12 @@ pub(crate) fn convert(operation: &'static str, error: DriverError) -> Error {
             "{}; grant the missing privilege or correct the credentials",
             reason(&error)
         ),
+        ErrorKind::Connection if driver_code(&error).is_some() => "the server cannot do this at present".to_owned(),
         ErrorKind::Connection => "the server cannot be reached or the connection broke".to_owned(),
+        ErrorKind::TargetBlocked => {
+            let what = driver_code(&error).and_then(blocked).unwrap_or("it takes no writes");
+            format!("{what}, and the run goes on")
+        }
         _ => "the server answered with an error".to_owned(),
     };
     Error::new(kind, operation, message)
@@ -496,6 +515,7 @@ fn classify(error: &DriverError) -> (ErrorKind, bool) {
             // CappedPositionLost, ChangeStreamFatalError, ChangeStreamHistoryLost.
             Some(136 | 280 | 286) => (ErrorKind::PositionLost, false),
             Some(code) if is_transient(code) => (ErrorKind::Connection, true),
+            Some(code) if blocked(code).is_some() => (ErrorKind::TargetBlocked, false),
             _ => (ErrorKind::Server, false),
         },
     }

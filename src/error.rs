@@ -46,6 +46,9 @@ pub enum ErrorKind {
     UnsupportedEntry,
     /// The target refused a document, an index or a command.
     TargetRefused,
+    /// The target takes no writes at present: its disk is full, or its writes are blocked. The message says how to put that right. A run
+    /// goes on by itself once it is, as long as its patience lasts.
+    TargetBlocked,
     /// The checkpoint belongs to another migration, source, selection or format version.
     CheckpointMismatch,
     /// Another process holds the lease on the target, or took it over.

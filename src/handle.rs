@@ -311,7 +311,8 @@ async fn run_as_wanted(
             Ok(()) => continue,
             Err(error) => error,
         };
-        if !(error.is_retryable() || error.kind() == ErrorKind::Stopped) {
+        // Writes that are blocked are put right by people, who may need a while.
+        if !(error.is_retryable() || matches!(error.kind(), ErrorKind::Stopped | ErrorKind::TargetBlocked)) {
             return Err(error);
         }
         // A run that has moved the watermark was not in vain: patience begins anew.

@@ -125,6 +125,7 @@ impl Tracked {
     /// Takes an index out of the collection's list.
     pub fn remove_index(&mut self, name: &str) {
         self.indexes.retain(|index| name_of(index) != name);
+        self.failed_indexes.remove(name);
         if let IndexWork::Building { waiting, .. } = &mut self.index_work {
             waiting.retain(|waiting| waiting != name);
         }

@@ -112,7 +112,9 @@ impl Progress {
         if refused.len() < MOST_REFUSED {
             refused.push((
                 namespace.clone(),
-                format!("the target refused the document with _id {id}: {reason}"),
+                format!(
+                    "the target refused the document with _id {id}: {reason}; put that right and start again: it is read anew then"
+                ),
             ));
         }
         drop(refused);

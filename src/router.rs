@@ -174,6 +174,9 @@ pub(crate) struct Router {
     reached: mpsc::UnboundedReceiver<MarkerReached>,
     markers: HashMap<u64, Marker>,
     stuck_since: HashMap<(Uuid, Key), StuckSince>,
+    /// Documents that the target refused for good, and the bytes of their `_id`s.
+    given_up: HashSet<(Uuid, Key)>,
+    given_up_bytes: usize,
     saves: mpsc::Sender<SaveRequest>,
     saving: Option<oneshot::Receiver<()>>,
     next_save: Option<Checkpoint>,
@@ -254,6 +257,8 @@ impl Router {
             reached: parts.reached,
             markers: HashMap::new(),
             stuck_since: HashMap::new(),
+            given_up: HashSet::new(),
+            given_up_bytes: 0,
             saves: parts.saves,
             saving: None,
             next_save: None,
@@ -483,6 +488,7 @@ impl Router {
             self.message(lane, LaneMessage::Dropped { collection }).await?;
         }
         self.stuck_since.retain(|(id, _), _| *id != collection);
+        self.given_up.retain(|(id, _)| *id != collection);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! What the router knows of each collection.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bson::Uuid;
@@ -26,6 +26,8 @@ pub(crate) struct Tracked {
     pub ranges: Ranges,
     pub chunks: HashMap<ChunkId, Chunk>,
     pub index_work: IndexWork,
+    /// Indexes that were given up with an event. A run that goes on from the checkpoint tries all anew.
+    pub failed_indexes: BTreeSet<String>,
     /// How often in a row a snapshot was refused; after a few the next chunk is an interval read.
     pub snapshots_refused: u32,
     /// Chunks become this much smaller after they were given up.
@@ -89,6 +91,7 @@ impl Tracked {
             ranges: Ranges::unread(cuts),
             chunks: HashMap::new(),
             index_work: IndexWork::NotBegun,
+            failed_indexes: BTreeSet::new(),
             snapshots_refused: 0,
             chunk_divisor: 1,
         }
@@ -115,6 +118,7 @@ impl Tracked {
             } else {
                 IndexWork::NotBegun
             },
+            failed_indexes: BTreeSet::new(),
             snapshots_refused: 0,
             chunk_divisor: 1,
         }
@@ -129,7 +133,7 @@ impl Tracked {
             kind: self.target.kind,
             options: self.options.clone(),
             indexes: self.indexes.clone(),
-            indexed: self.is_indexed(),
+            indexed: self.is_indexed() && self.failed_indexes.is_empty(),
             documents: self.documents,
             bytes: self.bytes,
             ranges: self.ranges.to_checkpoint(),
@@ -160,6 +164,7 @@ impl Tracked {
     pub fn copy_again(&mut self) {
         self.ranges = Ranges::unread_again();
         self.index_work = IndexWork::NotBegun;
+        self.failed_indexes.clear();
     }
 
     pub fn is_indexed(&self) -> bool {

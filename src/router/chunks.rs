@@ -280,10 +280,13 @@ impl Router {
             Ok(()) if again.is_some() => {}
             Ok(()) => self.events.send(Event::IndexBuilt { namespace, name }),
             Err(error) if error.kind() == ErrorKind::TargetRefused => {
+                if let Some(tracked) = self.tracked.get_mut(&job.target.id) {
+                    tracked.failed_indexes.insert(name.clone());
+                }
                 self.events.send(Event::IndexFailed {
                     namespace,
                     name,
-                    reason: error.to_string(),
+                    reason: format!("{error}; put that right and start again: the index is tried anew then"),
                 });
             }
             Err(error) => return Err(error),

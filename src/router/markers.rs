@@ -11,6 +11,9 @@ const STUCK_PATIENCE: Duration = Duration::from_secs(30);
 /// A checkpoint names documents that have to be read again, up to so many bytes of `_id`s; a document holds 16 MiB.
 const UNSETTLED_BYTES: usize = 4 << 20;
 
+/// As many bytes of `_id`s are kept of documents that were given up. The comparison at cutover names all of them.
+const GIVEN_UP_BYTES: usize = 1 << 20;
+
 /// A marker that not every lane has reached yet.
 pub(super) struct Marker {
     pub(super) waiting: usize,
@@ -138,7 +141,7 @@ impl Router {
         };
         match marker.unsettled {
             Some(unsettled) => {
-                checkpoint.unsettled = by_collection(unsettled);
+                checkpoint.unsettled = by_collection(self.with_given_up(unsettled));
                 // While one is being saved only the newest that follows it counts.
                 if self.saving.is_some() {
                     self.next_save = Some(checkpoint);
@@ -234,6 +237,7 @@ impl Router {
                 continue;
             }
             self.ask(&document, ResolveStep::Forget).await?;
+            self.give_up_document(name);
             self.progress.document_refused(
                 document.target.namespace.clone(),
                 format!("{:?}", document.key),
@@ -241,6 +245,20 @@ impl Router {
             );
         }
         Ok(all)
+    }
+
+    /// Remembers a document that the target refused for good: a run that goes on from the checkpoint reads it again.
+    fn give_up_document(&mut self, document: (Uuid, Key)) {
+        let bytes = document.1.size_in_bytes();
+        if self.given_up_bytes + bytes <= GIVEN_UP_BYTES && self.given_up.insert(document) {
+            self.given_up_bytes += bytes;
+            self.dirty = true;
+        }
+    }
+
+    fn with_given_up(&self, mut unsettled: Vec<(Uuid, Key)>) -> Vec<(Uuid, Key)> {
+        unsettled.extend(self.given_up.iter().cloned());
+        unsettled
     }
 
     fn is_hopeless(&self, since: &StuckSince) -> bool {
@@ -266,7 +284,8 @@ impl Router {
     /// # Errors
     /// As [`Router::run`].
     pub(crate) async fn save_now(&mut self, renaming: Option<Renaming>) -> Result<()> {
-        let unsettled = by_collection(self.drain().await?.unsettled);
+        let unsettled = self.drain().await?.unsettled;
+        let unsettled = by_collection(self.with_given_up(unsettled));
         // It must not be followed by one from before it.
         self.next_save = None;
         let checkpoint = Checkpoint {

@@ -171,6 +171,17 @@ impl Reply {
         if let Some(error) = errors.iter().find(|error| driver::is_transient(error.code)) {
             return Err(transient(operation, error.code, &error.message));
         }
+        // Nor is it the fault of a document that the target takes none.
+        if let Some((error, what)) = errors
+            .iter()
+            .find_map(|error| driver::blocked(error.code).map(|what| (error, what)))
+        {
+            return Err(Error::new(
+                ErrorKind::TargetBlocked,
+                operation,
+                format!("{what}, and the run goes on: {} (code {})", error.message, error.code),
+            ));
+        }
         Ok(Self {
             count: driver::number(reply, "n"),
             errors,
