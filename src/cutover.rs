@@ -91,6 +91,7 @@ pub(crate) async fn hand_over(engine: &Engine, progress: &Arc<Progress>, request
         position: Some(report.position),
         collections,
         indexes,
+        resyncs: progress.resyncs(),
         not_migrated: not_migrated(&left_out),
     })
 }

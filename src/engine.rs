@@ -1,6 +1,5 @@
 //! The only file that knows the order of the steps of a run. It owns the run's tasks.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +11,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::catalog::expiry_held_back;
-use crate::checkpoint::{Checkpoint, CheckpointStore, FORMAT};
+use crate::arrange::arrange;
+use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::document::{Collection, CollectionKind, Position};
 use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,12 +20,13 @@ use crate::event::{Amount, Event};
 use crate::fence::Fence;
 use crate::lane::Lane;
 use crate::lease::Lease;
-use crate::migration::{ExistingData, Verification};
-use crate::namespace::Selection;
+use crate::migration::{ExistingData, LostPosition, Verification};
+use crate::namespace::{Namespace, Selection};
 use crate::oplog::{Entry, Item};
 use crate::phase::Phase;
 use crate::preflight;
 use crate::progress::Progress;
+use crate::resync::must_hold;
 use crate::router::{Request, Router, RouterParts};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
@@ -51,6 +51,7 @@ pub(crate) type Requests = watch::Sender<Option<mpsc::Sender<Request>>>;
 pub(crate) struct Settings {
     pub selection: Selection,
     pub existing_data: ExistingData,
+    pub lost_position: LostPosition,
     pub verification: Verification,
     pub walkers: usize,
     pub lanes: usize,
@@ -65,6 +66,7 @@ impl Default for Settings {
         Self {
             selection: Selection::all(),
             existing_data: ExistingData::default(),
+            lost_position: LostPosition::default(),
             verification: Verification::default(),
             walkers: 4,
             lanes: 4,
@@ -96,20 +98,32 @@ pub(crate) struct Unfenced {
 }
 
 /// Where a run begins.
-struct Beginning {
-    checkpoint: Checkpoint,
-    collections: Vec<Tracked>,
-    tail: BoxStream<'static, Result<Vec<Entry>>>,
+pub(crate) struct Beginning {
+    pub checkpoint: Checkpoint,
+    pub collections: Vec<Tracked>,
+    pub tail: EntryStream,
     /// Changes up to here may have been applied before.
-    replay_until: Position,
+    pub replay_until: Position,
+    /// Whether there was a checkpoint.
+    pub resumed: bool,
 }
 
+/// The source's history from some position on.
+pub(crate) type EntryStream = BoxStream<'static, Result<Vec<Entry>>>;
+
 impl Engine {
-    /// Runs from the checkpoint, or from nothing, until the run is cancelled or fails.
+    /// Runs from the checkpoint, or from nothing, until the run is cancelled or fails. `lost` says why the checkpoint's position is known to
+    /// be lost, so that everything has to be compared with the source.
     ///
     /// # Errors
     /// What ended the run; never the mere fact that it was cancelled.
-    pub async fn run(&self, progress: &Arc<Progress>, requests: &Requests, cancel: &CancellationToken) -> Result<()> {
+    pub async fn run(
+        &self,
+        progress: &Arc<Progress>,
+        requests: &Requests,
+        cancel: &CancellationToken,
+        lost: Option<&str>,
+    ) -> Result<()> {
         let lease = Lease::acquire(Arc::clone(&self.unfenced.sink), self.fence.clone()).await?;
         let cancel = cancel.child_token();
         // The lease is kept for as long as any task may still be writing, which is longer than the run goes on.
@@ -130,7 +144,7 @@ impl Engine {
         };
         let began = tokio::select! {
             () = patience => Ok(()),
-            began = self.begin(progress) => match began {
+            began = self.begin(progress, lost) => match began {
                 Ok(beginning) if !cancel.is_cancelled() => {
                     self.spawn_tasks(&mut tasks, beginning, progress, requests, &cancel);
                     Ok(())
@@ -190,12 +204,20 @@ impl Engine {
         Ok(Some(checkpoint))
     }
 
-    async fn begin(&self, progress: &Arc<Progress>) -> Result<Beginning> {
+    async fn begin(&self, progress: &Arc<Progress>, lost: Option<&str>) -> Result<Beginning> {
         // Whoever had the lease before may have been cut off in the middle of something.
         self.sink.quiesce().await?;
         self.store.claim().await?;
         let beginning = match self.load().await? {
-            Some(checkpoint) => self.go_on(checkpoint).await?,
+            Some(checkpoint) if checkpoint.complete => {
+                return Err(mismatch(
+                    "the migration is complete; to run it again remove its checkpoint first".to_owned(),
+                ));
+            }
+            Some(checkpoint) => match lost {
+                Some(reason) => self.resync(checkpoint, progress, reason).await?,
+                None => self.go_on(checkpoint, progress).await?,
+            },
             None => self.begin_anew().await?,
         };
         let already = Amount {
@@ -209,37 +231,36 @@ impl Engine {
         }
         progress.begin_copy(total, already);
         progress.set_watermark(beginning.checkpoint.watermark);
-        let (resumed, position) = (beginning.replay_until > Position::ZERO, beginning.checkpoint.watermark);
+        progress.set_resyncs(beginning.checkpoint.resyncs);
+        let (resumed, position) = (beginning.resumed, beginning.checkpoint.watermark);
         progress.events.send(Event::Started { resumed, position });
         Ok(beginning)
     }
 
-    async fn go_on(&self, mut checkpoint: Checkpoint) -> Result<Beginning> {
-        if checkpoint.complete {
-            return Err(mismatch(
-                "the migration is complete; to run it again remove its checkpoint first".to_owned(),
-            ));
-        }
+    async fn go_on(&self, mut checkpoint: Checkpoint, progress: &Progress) -> Result<Beginning> {
         self.end_rename(&mut checkpoint).await?;
-        let tail = self.source.tail(checkpoint.resume).await?;
+        // A run of this process may have read further than the last checkpoint says.
+        let seen = checkpoint.seen.max(checkpoint.watermark).max(progress.read());
         // A new primary may not know yet what a majority has that an earlier run has seen.
-        let replay_until = self.source.sentinel().await?;
+        let replay_until = self.newest_after(seen).await?;
+        let tail = must_hold(seen, checkpoint.resume, self.source.tail(checkpoint.resume).await?);
         let collections: Vec<Tracked> = checkpoint.collections.iter().map(Tracked::from_checkpoint).collect();
         // The process may have ended between its first checkpoint and the last of these.
         if !checkpoint.created {
-            self.create_collections(&collections).await?;
+            arrange(&*self.sink, &collections, &checkpoint.left_over).await?;
         }
         Ok(Beginning {
             checkpoint,
             collections,
             tail,
             replay_until,
+            resumed: true,
         })
     }
 
     /// Finds out whether a rename that was under way was carried out. If it was, the checkpoint is as after it: whatever is written under
     /// the old name would make a collection there, and the rename, done once more, would put that in the place of the whole one.
-    async fn end_rename(&self, checkpoint: &mut Checkpoint) -> Result<()> {
+    pub(crate) async fn end_rename(&self, checkpoint: &mut Checkpoint) -> Result<()> {
         let Some(renaming) = checkpoint.renaming.take() else {
             return Ok(());
         };
@@ -269,46 +290,19 @@ impl Engine {
         let (position, resume, listed, tail) = self.list().await?;
         let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
         let on_sink = self.sink.collections().await?;
-        let standing: BTreeSet<_> = on_sink.iter().map(|collection| &collection.namespace).collect();
-        let mut collections = Vec::with_capacity(listed.len());
-        for collection in &listed {
-            let target = self.settings.selection.target(&collection.namespace);
-            let exists = standing.contains(&target);
-            if collection.kind == CollectionKind::View {
-                collections.push(Tracked::view(
-                    collection.namespace.clone(),
-                    target,
-                    collection.options.clone(),
-                ));
-                continue;
-            }
-            let mut tracked = Tracked::unread(collection, target, Vec::new());
-            if exists && self.settings.existing_data == ExistingData::Keep {
-                tracked = Tracked::from_checkpoint(&tracked.to_checkpoint());
-            }
-            collections.push(tracked);
-        }
+        let stands = |name: &Namespace| on_sink.iter().any(|collection| collection.namespace == *name);
+        let mut collections = self.track(&listed, |name| {
+            self.settings.existing_data == ExistingData::Keep && stands(name)
+        });
+        let selection = self.settings.selection.clone();
         let checkpoint = Checkpoint {
-            format: FORMAT,
-            source: source.identity,
-            sink: sink.identity,
-            selection: self.settings.selection.clone(),
-            watermark: position,
-            resume,
             collections: collections.iter().map(Tracked::to_checkpoint).collect(),
-            unsettled: Vec::new(),
-            renaming: None,
-            gone: Vec::new(),
-            created: false,
-            copied: false,
-            copied_documents: 0,
-            copied_bytes: 0,
-            complete: false,
+            ..Checkpoint::begin(source.identity, sink.identity, selection, position, resume)
         };
         if self.settings.existing_data == ExistingData::Clear {
             for collection in collections
                 .iter()
-                .filter(|collection| standing.contains(&collection.target.target))
+                .filter(|collection| stands(&collection.target.target))
             {
                 self.sink
                     .execute(&CatalogCommand::Drop {
@@ -320,30 +314,48 @@ impl Engine {
             self.sink.flush().await?;
         }
         self.store.save(&checkpoint.encode()?).await?;
-        self.create_collections(&collections).await?;
-        for (tracked, collection) in collections.iter_mut().zip(&listed) {
-            if collection.kind.has_ranges() && collection.bytes > self.settings.chunk_bytes {
-                let cuts = self.source.split(collection, self.settings.chunk_bytes).await?;
-                tracked.ranges.cut(cuts);
-            }
-        }
+        arrange(&*self.sink, &collections, &checkpoint.left_over).await?;
+        self.cut(&mut collections, &listed).await?;
         Ok(Beginning {
             checkpoint,
             collections,
             tail,
             replay_until: Position::ZERO,
+            resumed: false,
         })
     }
 
+    /// What is listed, none of it read. What may have documents on the target is repaired.
+    pub(crate) fn track(&self, listed: &[Collection], has_documents: impl Fn(&Namespace) -> bool) -> Vec<Tracked> {
+        let track = |collection: &Collection| {
+            let target = self.settings.selection.target(&collection.namespace);
+            if collection.kind == CollectionKind::View {
+                return Tracked::view(collection.namespace.clone(), target, collection.options.clone());
+            }
+            let has_documents = has_documents(&target);
+            let tracked = Tracked::unread(collection, target, Vec::new());
+            if has_documents {
+                Tracked::from_checkpoint(&tracked.to_checkpoint())
+            } else {
+                tracked
+            }
+        };
+        listed.iter().map(track).collect()
+    }
+
+    /// Cuts large collections into ranges, so that several walkers can copy one.
+    pub(crate) async fn cut(&self, collections: &mut [Tracked], listed: &[Collection]) -> Result<()> {
+        for (tracked, collection) in collections.iter_mut().zip(listed) {
+            if collection.kind.has_ranges() && collection.bytes > self.settings.chunk_bytes {
+                let cuts = self.source.split(collection, self.settings.chunk_bytes).await?;
+                tracked.ranges.cut(cuts);
+            }
+        }
+        Ok(())
+    }
+
     /// The selected collections as they all stood at one position: the catalogue is listed while nothing in it changes, which the tail shows.
-    async fn list(
-        &self,
-    ) -> Result<(
-        Position,
-        Position,
-        Vec<Collection>,
-        BoxStream<'static, Result<Vec<Entry>>>,
-    )> {
+    pub(crate) async fn list(&self) -> Result<(Position, Position, Vec<Collection>, EntryStream)> {
         let mut position = self.source.start_position().await?;
         let mut resume = position;
         let mut tail = self.source.tail(position).await?;
@@ -375,18 +387,6 @@ impl Engine {
             "list the collections",
             "the source's catalogue changes faster than it can be listed: pause what makes and drops collections until the copy has begun",
         ))
-    }
-
-    async fn create_collections(&self, collections: &[Tracked]) -> Result<()> {
-        for collection in collections {
-            let command = CatalogCommand::Create {
-                namespace: collection.target.target.clone(),
-                kind: collection.target.kind,
-                options: expiry_held_back(&collection.options),
-            };
-            self.sink.execute(&command).await?;
-        }
-        Ok(())
     }
 
     fn spawn_tasks(
@@ -449,7 +449,7 @@ impl Engine {
             Arc::clone(progress),
             save_requests,
         ));
-        tasks.spawn(pump(beginning.tail, send_entries, cancel.clone()));
+        tasks.spawn(pump(beginning.tail, send_entries, Arc::clone(progress), cancel.clone()));
         tasks.spawn(watch_source(
             Arc::clone(&self.source),
             Arc::clone(progress),
@@ -478,8 +478,9 @@ fn mismatch(message: String) -> Error {
 
 /// Hands the entries of the tail to the router.
 async fn pump(
-    mut tail: BoxStream<'static, Result<Vec<Entry>>>,
+    mut tail: EntryStream,
     entries: mpsc::Sender<Vec<Entry>>,
+    progress: Arc<Progress>,
     cancel: CancellationToken,
 ) -> Result<()> {
     loop {
@@ -490,7 +491,11 @@ async fn pump(
         let Some(read) = read else {
             return Err(Error::stopped("follow the oplog"));
         };
-        if entries.send(read?).await.is_err() {
+        let read = read?;
+        if let Some(last) = read.last() {
+            progress.set_read(last.position.max(progress.read()));
+        }
+        if entries.send(read).await.is_err() {
             return Ok(());
         }
     }

@@ -28,6 +28,18 @@ pub enum Event {
         /// Everything up to here was durable on the target already.
         position: Position,
     },
+    /// The source's history no longer held the position to go on from. The run follows it from a new position on, and compares everything
+    /// with the source: only what differs is written.
+    Resync {
+        /// Everything up to here was durable on the target.
+        lost: Position,
+        /// Where the history is followed from now on.
+        position: Position,
+        /// How much of the source's time lies between the two.
+        gap: Duration,
+        /// What was found.
+        reason: String,
+    },
     /// All documents of a collection are on the target.
     CollectionCopied {
         /// The collection's name on the source.
@@ -147,6 +159,8 @@ pub struct Summary {
     pub collections: Vec<CollectionSummary>,
     /// Each index that was migrated.
     pub indexes: Vec<IndexSummary>,
+    /// How often the source's history no longer held the position to go on from, so that everything was compared again.
+    pub resyncs: u32,
     /// What was left out on purpose: users, roles, system collections, what was not selected.
     pub not_migrated: Vec<String>,
 }

@@ -15,6 +15,7 @@ use crate::cutover;
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events, Status, Summary};
+use crate::migration::LostPosition;
 use crate::phase::Phase;
 use crate::preflight;
 use crate::progress::Progress;
@@ -273,6 +274,8 @@ async fn run_as_wanted(
 ) -> Result<()> {
     let mut failing: Option<(Instant, Option<crate::document::Position>)> = None;
     let mut pause = Duration::from_millis(200);
+    // Why the checkpoint's position is known to be lost.
+    let mut lost: Option<String> = None;
     loop {
         let now = *wanted.borrow_and_update();
         match now {
@@ -293,7 +296,9 @@ async fn run_as_wanted(
             progress.set_phase(Phase::Preflight);
         }
         let run_cancel = cancel.child_token();
-        let mut run = pin!(engine.run(progress, requests, &run_cancel));
+        // Should the resync not come about, the next run finds the loss again.
+        let reason = lost.take();
+        let mut run = pin!(engine.run(progress, requests, &run_cancel, reason.as_deref()));
         let result = tokio::select! {
             result = &mut run => result,
             _ = wanted.changed() => {
@@ -311,8 +316,10 @@ async fn run_as_wanted(
             Ok(()) => continue,
             Err(error) => error,
         };
-        // Writes that are blocked are put right by people, who may need a while.
-        if !(error.is_retryable() || matches!(error.kind(), ErrorKind::Stopped | ErrorKind::TargetBlocked)) {
+        if error.kind() == ErrorKind::PositionLost && engine.settings.lost_position == LostPosition::Resync {
+            lost = Some(error.to_string());
+        } else if !(error.is_retryable() || matches!(error.kind(), ErrorKind::Stopped | ErrorKind::TargetBlocked)) {
+            // Writes that are blocked are put right by people, who may need a while.
             return Err(error);
         }
         // A run that has moved the watermark was not in vain: patience begins anew.

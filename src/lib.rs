@@ -50,7 +50,8 @@
 //!
 //! # Resuming
 //! A [`Checkpoint`] says up to which position everything is durable on the target, and which ranges are done. It is kept by a
-//! [`CheckpointStore`], by default on the target. [`Migration::start`] goes on from it after a crash, an error or a stop.
+//! [`CheckpointStore`], by default on the target. [`Migration::start`] goes on from it after a crash, an error or a stop. When the
+//! source's history no longer holds the position, the run compares everything with the source again and writes what differs.
 //!
 //! # Extending
 //! [`Source`], [`Sink`] and [`CheckpointStore`] are object-safe traits with written contracts. With the feature `test-util`
@@ -82,6 +83,8 @@ pub mod checkpoint;
 // A run, in the order in which data flows through it: the engine starts the tasks, walkers copy chunks, the router decides about
 // changes, lanes apply them.
 mod engine;
+mod resync;
+mod arrange;
 mod lease;
 mod fence;
 mod walker;
@@ -115,7 +118,7 @@ pub mod conformance;
 pub mod test_util;
 
 pub use handle::MigrationHandle;
-pub use migration::{ExistingData, Migration, MigrationBuilder, Verification};
+pub use migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
 pub use preflight::{Finding, Plan, PlannedCollection, Severity};
 
 pub use event::{Amount, ChangeCounts, CollectionSummary, Event, IndexSummary, Outcome, Status, Summary};
@@ -127,7 +130,9 @@ pub use namespace::{Namespace, Selection};
 pub use sink::{MongoSink, Sink};
 pub use source::{MongoSource, Source};
 
-pub use checkpoint::{Checkpoint, CheckpointStore, CollectionState, RangeState, Renaming, UnsettledDocuments};
+pub use checkpoint::{
+    Checkpoint, CheckpointStore, CollectionState, LeftOver, RangeState, Renaming, UnsettledDocuments,
+};
 
 pub use error::{Error, ErrorKind, Result};
 

@@ -39,6 +39,18 @@ pub enum ExistingData {
     Keep,
 }
 
+/// What to do when the source's history no longer holds the position to go on from: the process was down for longer than the oplog reaches
+/// back, the oplog was made smaller, or the source was restored from a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LostPosition {
+    /// Follow the history from now on, compare everything with the source, and write what differs.
+    #[default]
+    Resync,
+    /// End the run with [`PositionLost`](ErrorKind::PositionLost). The checkpoint stays, and a run with
+    /// [`Resync`](LostPosition::Resync) can go on from it.
+    Fail,
+}
+
 /// How both sides are compared at cutover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verification {
@@ -130,6 +142,13 @@ impl MigrationBuilder {
     #[must_use]
     pub fn verification(mut self, verification: Verification) -> Self {
         self.settings.verification = verification;
+        self
+    }
+
+    /// What to do when the source's history no longer holds the position to go on from. Default: [`LostPosition::Resync`].
+    #[must_use]
+    pub fn on_lost_position(mut self, lost_position: LostPosition) -> Self {
+        self.settings.lost_position = lost_position;
         self
     }
 

@@ -1,6 +1,6 @@
 //! The numbers of a run that every task adds to and the host reads.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +42,9 @@ pub(crate) struct Progress {
     watermark: watch::Sender<Option<Position>>,
     source_position: watch::Sender<Option<Position>>,
     pace: Mutex<Option<(Instant, u64)>>,
+    /// How far the source's history was read, by this run or one before it.
+    read: Mutex<Position>,
+    resyncs: AtomicU32,
     /// Documents that the target refused for good: namespace and, in words, which and why.
     refused: Mutex<Vec<(Namespace, String)>>,
 }
@@ -63,6 +66,8 @@ impl Progress {
             watermark: watch::Sender::new(None),
             source_position: watch::Sender::new(None),
             pace: Mutex::new(None),
+            read: Mutex::new(Position::ZERO),
+            resyncs: AtomicU32::new(0),
             refused: Mutex::new(Vec::new()),
         }
     }
@@ -157,6 +162,24 @@ impl Progress {
 
     pub fn set_source_position(&self, position: Position) {
         self.source_position.send_replace(Some(position));
+    }
+
+    /// Notes how far the source's history was read: what follows from it may be applied from now on.
+    pub fn set_read(&self, position: Position) {
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = position;
+    }
+
+    pub fn read(&self) -> Position {
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often everything had to be compared with the source again since the migration began.
+    pub fn set_resyncs(&self, resyncs: u32) {
+        self.resyncs.store(resyncs, Relaxed);
+    }
+
+    pub fn resyncs(&self) -> u32 {
+        self.resyncs.load(Relaxed)
     }
 
     /// How far the watermark is behind the source's newest position.

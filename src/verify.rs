@@ -142,9 +142,20 @@ pub(crate) fn compare_options(source: &Collection, target: Option<&Collection>) 
             source.kind, target.kind
         ));
     }
-    for (side, other, name) in [
-        (&source.options, &target.options, "source"),
-        (&target.options, &source.options, "target"),
+    found.extend(
+        option_differences(&source.options, &target.options)
+            .into_iter()
+            .map(|(field, what)| format!("the option `{field}` {what}")),
+    );
+    found
+}
+
+/// The options that differ between both sides, each with what is the matter with it.
+pub(crate) fn option_differences(source: &RawDocument, target: &RawDocument) -> Vec<(String, &'static str)> {
+    let mut found = Vec::new();
+    for (side, other, only) in [
+        (source, target, "is on the source only"),
+        (target, source, "is on the target only"),
     ] {
         for (field, value) in side.into_iter().filter_map(std::result::Result::ok) {
             // The server's own notes, which differ between any two collections and versions.
@@ -153,9 +164,10 @@ pub(crate) fn compare_options(source: &Collection, target: Option<&Collection>) 
             }
             match other.get(field.as_str()) {
                 Ok(Some(other)) if other == value => {}
-                Ok(Some(_)) if name == "target" => {}
-                Ok(Some(_)) => found.push(format!("the option `{}` differs", field.as_str())),
-                _ => found.push(format!("the option `{}` is on the {name} only", field.as_str())),
+                // Said when the source's were looked at.
+                Ok(Some(_)) if std::ptr::eq(side, target) => {}
+                Ok(Some(_)) => found.push((field.as_str().to_owned(), "differs")),
+                _ => found.push((field.as_str().to_owned(), only)),
             }
         }
     }
@@ -198,7 +210,8 @@ pub(crate) fn compare_indexes(source: &Collection, target: Option<&Collection>) 
     all
 }
 
-fn index_difference(ours: &RawDocument, theirs: &RawDocument, kind: CollectionKind) -> Option<String> {
+/// What differs between two indexes of one name, in words; `kind` is that of the collection.
+pub(crate) fn index_difference(ours: &RawDocument, theirs: &RawDocument, kind: CollectionKind) -> Option<String> {
     for (side, other, name) in [(ours, theirs, "source"), (theirs, ours, "target")] {
         for (field, value) in side.into_iter().filter_map(std::result::Result::ok) {
             // Servers up to 4.2 note the namespace in each index, newer ones do not.

@@ -27,8 +27,9 @@ pub(crate) async fn save_checkpoints(
     progress: Arc<Progress>,
     mut requests: mpsc::Receiver<SaveRequest>,
 ) -> Result<()> {
-    while let Some(SaveRequest { checkpoint, done }) = requests.recv().await {
+    while let Some(SaveRequest { mut checkpoint, done }) = requests.recv().await {
         durability.flush().await?;
+        checkpoint.seen = progress.read().max(checkpoint.watermark);
         store.save(&checkpoint.encode()?).await?;
         progress.set_watermark(checkpoint.watermark);
         progress.events.send(Event::CheckpointSaved {

@@ -93,6 +93,10 @@ impl Console {
         }
         let text = match event {
             Event::Started { resumed: true, .. } => "going on from the checkpoint".to_owned(),
+            Event::Resync { gap, reason, .. } => format!(
+                "the position is lost, {} s of history lie between: comparing everything with the source ({reason})",
+                gap.as_secs()
+            ),
             Event::CatalogChanged { description, .. } => format!("carried over: {description}"),
             Event::IndexFailed {
                 namespace,

@@ -18,6 +18,7 @@ pub struct Ending {
     pub position: Option<Position>,
     pub collections: Vec<CollectionSummary>,
     pub indexes: Vec<IndexSummary>,
+    pub resyncs: u32,
     pub not_migrated: Vec<String>,
     pub error: Option<String>,
     /// From the beginning to the end.
@@ -34,6 +35,7 @@ impl Ending {
             position: None,
             collections: Vec::new(),
             indexes: Vec::new(),
+            resyncs: 0,
             not_migrated: Vec::new(),
             error: None,
             took: None,
@@ -51,6 +53,7 @@ impl Ending {
             position: summary.position,
             collections: summary.collections,
             indexes: summary.indexes,
+            resyncs: summary.resyncs,
             not_migrated: summary.not_migrated,
             ..ending
         }

@@ -41,6 +41,20 @@ pub fn event(event: &Event) -> Value {
         } => {
             json!({ "type": "started", "resumed": resumed, "position": position(*from) })
         }
+        Event::Resync {
+            lost,
+            position: from,
+            gap,
+            reason,
+        } => {
+            json!({
+                "type": "resync",
+                "lost": position(*lost),
+                "position": position(*from),
+                "gap_seconds": gap.as_secs(),
+                "reason": reason,
+            })
+        }
         Event::CollectionCopied { namespace } => {
             json!({ "type": "collection_copied", "namespace": shown(namespace).as_str() })
         }
@@ -137,6 +151,7 @@ pub fn summary(ending: &Ending) -> Value {
         "position": ending.position.map(position),
         "collections": ending.collections.iter().map(collection).collect::<Vec<_>>(),
         "indexes": ending.indexes.iter().map(index).collect::<Vec<_>>(),
+        "resyncs": ending.resyncs,
         "not_migrated": ending.not_migrated,
         "error": ending.error,
         "seconds": ending.took.map(|took| took.as_secs_f64()),

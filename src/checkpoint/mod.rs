@@ -74,11 +74,18 @@ pub struct Checkpoint {
     pub watermark: Position,
     /// Where the tail starts again: the watermark, or before the first entry of a transaction that was open there.
     pub resume: Position,
+    /// How far the source's history had been read when the checkpoint was saved. Something up to here may have been applied, so that a
+    /// history that does not hold it is another one, even where it holds the watermark.
+    #[serde(default = "nothing_seen")]
+    pub seen: Position,
     /// Documents that have to be read from the source again when the run goes on, whatever the watermark says of them.
     #[serde(default)]
     pub unsettled: Vec<UnsettledDocuments>,
     /// The collections as the source had them at the watermark.
     pub collections: Vec<CollectionState>,
+    /// What a resync has still to put away on the sink before anything is copied.
+    #[serde(default)]
+    pub left_over: Vec<LeftOver>,
     /// A rename on the sink that may or may not have been carried out.
     #[serde(default)]
     pub renaming: Option<Renaming>,
@@ -97,6 +104,9 @@ pub struct Checkpoint {
     /// Bytes copied so far.
     #[serde(default)]
     pub copied_bytes: u64,
+    /// How often the position was lost and everything compared with the source again.
+    #[serde(default)]
+    pub resyncs: u32,
     /// Whether the cutover has been finished.
     pub complete: bool,
 }
@@ -139,6 +149,15 @@ pub struct Renaming {
     pub position: Position,
 }
 
+/// A collection or view on the sink that was migrated and is gone from the source, or has another name there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LeftOver {
+    /// Its name on the sink.
+    pub target: Namespace,
+    /// The name it gets on the sink; `None` when it is dropped.
+    pub moved_to: Option<Namespace>,
+}
+
 /// Documents of a collection that have to be read again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UnsettledDocuments {
@@ -158,6 +177,36 @@ pub struct RangeState {
 }
 
 impl Checkpoint {
+    /// The first checkpoint of a migration, with no collections yet.
+    pub(crate) fn begin(
+        source: impl Into<String>,
+        sink: impl Into<String>,
+        selection: Selection,
+        watermark: Position,
+        resume: Position,
+    ) -> Self {
+        Self {
+            format: FORMAT,
+            source: source.into(),
+            sink: sink.into(),
+            selection,
+            watermark,
+            resume,
+            seen: watermark,
+            unsettled: Vec::new(),
+            collections: Vec::new(),
+            left_over: Vec::new(),
+            renaming: None,
+            gone: Vec::new(),
+            created: false,
+            copied: false,
+            copied_documents: 0,
+            copied_bytes: 0,
+            resyncs: 0,
+            complete: false,
+        }
+    }
+
     /// The bytes that a store keeps.
     ///
     /// # Errors
@@ -201,6 +250,10 @@ impl Checkpoint {
     }
 }
 
+fn nothing_seen() -> Position {
+    Position::ZERO
+}
+
 #[cfg(test)]
 mod tests {
     use bson::{RawBsonRef, rawdoc};
@@ -228,6 +281,11 @@ mod tests {
             selection,
             watermark: position(9),
             resume: position(4),
+            seen: position(11),
+            left_over: vec![LeftOver {
+                target: Namespace::new("shop", "old"),
+                moved_to: Some(Namespace::new("shop", "new")),
+            }],
             collections: vec![CollectionState {
                 id: Uuid::from_bytes([7; 16]),
                 namespace: Namespace::new("shop", "orders"),
@@ -257,6 +315,7 @@ mod tests {
             copied: true,
             copied_documents: 12,
             copied_bytes: 3456,
+            resyncs: 2,
             complete: false,
         }
     }

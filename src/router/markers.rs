@@ -38,6 +38,7 @@ impl Router {
             resume: self.resume,
             collections: self.collection_states(),
             renaming: None,
+            left_over: Vec::new(),
             gone: self.ghosts.iter().copied().collect(),
             created: true,
             copied: self.progress.is_indexed(),

@@ -23,7 +23,8 @@ pub use memory::{MemorySource, NameResolution, OpenTransaction, SourceCall, Tran
 ///
 /// # Contract
 /// - Only what is majority-committed is ever returned, so that nothing returned can be rolled back.
-/// - [`position`](Source::position) never goes backwards, and [`tail`](Source::tail) yields every entry after the position it was given,
+/// - [`position`](Source::position) never goes backwards, unless the deployment was restored from a backup and
+///   [`start_position`](Source::start_position) was asked since; [`sentinel`](Source::sentinel) always tells what is there. [`tail`](Source::tail) yields every entry after the position it was given,
 ///   in order, without a gap; an idle source's tail still reaches its newest position within seconds.
 /// - A read sees at least everything up to the position it was asked for; in [`ReadMode::Snapshot`] exactly that.
 /// - Every method is cancellation safe: dropping the future or stream releases what it held on the server.

@@ -115,7 +115,11 @@ impl Source for MongoSource {
     }
 
     async fn start_position(&self) -> Result<Position> {
-        oplog::position::start_position(&self.client).await
+        let newest = oplog::position::newest_position(&self.client).await?;
+        let start = oplog::position::start_position(&self.client).await?;
+        // Whoever asks begins anew. The source may have been restored from a backup, and what was known be of a history that is no more.
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = newest;
+        Ok(start)
     }
 
     async fn oldest_position(&self) -> Result<Position> {

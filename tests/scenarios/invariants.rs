@@ -5,6 +5,7 @@
 mod copy;
 mod order;
 mod resume;
+mod resync;
 
 use std::time::Duration;
 

@@ -164,6 +164,12 @@ impl MemorySource {
         self.change(|state| state.disconnects += 1);
     }
 
+    /// Goes back to what it was at a position of its history and into a new term, as when a backup is restored: everything after it never
+    /// happened. Options, indexes and views stay as they are.
+    pub fn restore(&self, at: Position) {
+        self.change(|state| state.restore(at));
+    }
+
     /// Begins a new term, as an election does, by an entry without effect.
     pub fn elect(&self) -> Position {
         self.change(|state| {

@@ -144,6 +144,23 @@ impl State {
         }
     }
 
+    /// Forgets everything after the position.
+    pub(super) fn restore(&mut self, at: Position) {
+        self.positions.retain(|position| *position <= at);
+        self.history.retain(|recorded| recorded.entry.position <= at);
+        self.open.retain(|_, (first, _)| *first <= at);
+        for table in &mut self.tables {
+            table.restore(at);
+        }
+        self.tables.retain(|table| table.named_at() > Position::ZERO);
+        self.term += 1;
+        self.disconnects += 1;
+        if self.history.is_empty() {
+            let position = self.next_position();
+            self.record(position, Vec::new());
+        }
+    }
+
     /// Begins a transaction by an entry of its own that has no effect yet, and gives its number.
     pub(super) fn begin(&mut self) -> (u64, Position) {
         let before = self.newest();

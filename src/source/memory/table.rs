@@ -90,6 +90,15 @@ impl Table {
         self.names.push((position, name));
     }
 
+    /// Forgets everything after the position: of a table that did not exist then, its names too.
+    pub(super) fn restore(&mut self, at: Position) {
+        self.names.retain(|(position, _)| *position <= at);
+        for versions in self.documents.values_mut() {
+            versions.retain(|version| version.position <= at);
+        }
+        self.documents.retain(|_, versions| !versions.is_empty());
+    }
+
     pub(super) fn newest(&self, key: &Key) -> Option<&RawDocumentBuf> {
         self.documents.get(key)?.last()?.document.as_ref()
     }

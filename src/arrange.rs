@@ -1,0 +1,179 @@
+//! Makes the target's catalogue as the source's was when it was listed, whatever stands there.
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::{RawBson, rawdoc};
+
+use crate::catalog::expiry_held_back;
+use crate::checkpoint::LeftOver;
+use crate::document::{Collection, CollectionKind};
+use crate::error::{ErrorKind, Result};
+use crate::index::{held_back, is_id_index, name_of};
+use crate::sink::{CatalogCommand, Sink};
+use crate::tracked::Tracked;
+use crate::verify::{find, index_difference, option_differences};
+
+/// Moves or drops what is left over, makes the collections that are missing, and puts options, views and indexes right of those that are
+/// there. Indexes are built later, when the documents are there; those that differ are dropped here. Doing it again changes nothing.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn arrange(sink: &dyn Sink, collections: &[Tracked], left_over: &[LeftOver]) -> Result<()> {
+    let standing = sink.collections().await?;
+    for left in left_over {
+        put_away(sink, left, &standing).await?;
+    }
+    let standing = if left_over.is_empty() {
+        standing
+    } else {
+        sink.collections().await?
+    };
+    let mut modified = false;
+    for collection in collections {
+        match find(&standing, &collection.target.target) {
+            None => create(sink, collection).await?,
+            Some(there) => {
+                drop_indexes(sink, collection, there).await?;
+                modified |= put_options_right(sink, collection, there).await?;
+            }
+        }
+    }
+    if modified {
+        // What could be modified to be the same is the same now. The rest has to be made anew.
+        let standing = sink.collections().await?;
+        for collection in collections {
+            if let Some(there) = find(&standing, &collection.target.target)
+                && !differing_options(collection, there).is_empty()
+            {
+                make_anew(sink, collection).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn put_away(sink: &dyn Sink, left: &LeftOver, standing: &[Collection]) -> Result<()> {
+    let stands = |name| find(standing, name).is_some();
+    let command = match &left.moved_to {
+        Some(to) if stands(&left.target) && !stands(to) => CatalogCommand::Rename {
+            from: left.target.clone(),
+            to: to.clone(),
+        },
+        _ => CatalogCommand::Drop {
+            namespace: left.target.clone(),
+        },
+    };
+    sink.execute(&command).await
+}
+
+async fn create(sink: &dyn Sink, collection: &Tracked) -> Result<()> {
+    let command = CatalogCommand::Create {
+        namespace: collection.target.target.clone(),
+        kind: collection.target.kind,
+        options: expiry_held_back(&collection.options),
+    };
+    sink.execute(&command).await
+}
+
+async fn make_anew(sink: &dyn Sink, collection: &Tracked) -> Result<()> {
+    let namespace = collection.target.target.clone();
+    sink.execute(&CatalogCommand::Drop { namespace }).await?;
+    create(sink, collection).await
+}
+
+/// Drops the indexes that the source does not have, or has otherwise.
+async fn drop_indexes(sink: &dyn Sink, collection: &Tracked, there: &Collection) -> Result<()> {
+    for index in there.indexes.iter().filter(|index| !is_id_index(index)) {
+        let same = collection
+            .indexes
+            .iter()
+            .find(|ours| name_of(ours) == name_of(index))
+            .is_some_and(|ours| index_difference(&held_back(ours), index, collection.target.kind).is_none());
+        if !same {
+            let command = CatalogCommand::DropIndex {
+                namespace: collection.target.target.clone(),
+                name: name_of(index).to_owned(),
+            };
+            sink.execute(&command).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the options of a collection that exists right. Answers whether it has to be looked at again, since they were modified.
+async fn put_options_right(sink: &dyn Sink, collection: &Tracked, there: &Collection) -> Result<bool> {
+    let differing = differing_options(collection, there);
+    if collection.target.kind == there.kind && differing.is_empty() {
+        return Ok(false);
+    }
+    // Another kind of collection, or a view, which has nothing to lose, is made anew.
+    if collection.target.kind == there.kind
+        && there.kind != CollectionKind::View
+        && let Some(arguments) = modification(&collection.options, &differing)
+    {
+        let command = CatalogCommand::Modify {
+            namespace: collection.target.target.clone(),
+            arguments,
+        };
+        match sink.execute(&command).await {
+            Err(error) if error.kind() == ErrorKind::TargetRefused => {}
+            other => return other.map(|()| true),
+        }
+    }
+    make_anew(sink, collection).await?;
+    Ok(false)
+}
+
+/// The options that the target must have otherwise before cutover.
+fn differing_options(collection: &Tracked, there: &Collection) -> Vec<String> {
+    option_differences(&expiry_held_back(&collection.options), &there.options)
+        .into_iter()
+        .map(|(field, _)| field)
+        .collect()
+}
+
+/// The fields of the `collMod` that makes these options as they are wanted, or `None` where one of them cannot be modified.
+fn modification(wanted: &RawDocument, differing: &[String]) -> Option<RawDocumentBuf> {
+    let mut arguments = RawDocumentBuf::new();
+    for field in differing {
+        // What an option is where a collection does not state it.
+        let (name, default): (_, RawBson) = match field.as_str() {
+            "validator" => (bson::raw::cstr!("validator"), rawdoc! {}.into()),
+            "validationLevel" => (bson::raw::cstr!("validationLevel"), "strict".into()),
+            "validationAction" => (bson::raw::cstr!("validationAction"), "error".into()),
+            "recordPreImages" => (bson::raw::cstr!("recordPreImages"), false.into()),
+            "changeStreamPreAndPostImages" => (
+                bson::raw::cstr!("changeStreamPreAndPostImages"),
+                rawdoc! { "enabled": false }.into(),
+            ),
+            // Documents expire on the source alone until cutover.
+            "expireAfterSeconds" => {
+                arguments.append(bson::raw::cstr!("expireAfterSeconds"), "off");
+                continue;
+            }
+            _ => return None,
+        };
+        match wanted.get(field).ok().flatten() {
+            Some(value) => arguments.append(name, value),
+            None => arguments.append(name, default),
+        }
+    }
+    Some(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_server_can_modify_is_modified() {
+        let wanted = rawdoc! { "validator": { "a": 1 }, "expireAfterSeconds": 5 };
+        let differing = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let arguments = modification(
+            &wanted,
+            &differing(&["validator", "validationLevel", "expireAfterSeconds"]),
+        );
+        let expected = rawdoc! { "validator": { "a": 1 }, "validationLevel": "strict", "expireAfterSeconds": "off" };
+        assert_eq!(arguments, Some(expected));
+        assert_eq!(modification(&wanted, &differing(&["validator", "collation"])), None);
+    }
+}

@@ -1,0 +1,240 @@
+//! A new beginning where the source's history no longer holds the position to go on from.
+//!
+//! Nothing that was copied is thrown away: the tail starts at now, what the target has is compared with the source, and only what
+//! differs is written.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::time::{Instant, sleep};
+
+use crate::arrange::arrange;
+use crate::checkpoint::{Checkpoint, LeftOver};
+use crate::document::{Collection, CollectionKind, Position};
+use crate::engine::{Beginning, Engine, EntryStream};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::namespace::Namespace;
+use crate::progress::Progress;
+use crate::tracked::Tracked;
+
+/// How long the source may know of nothing as new as the checkpoint before its history counts as another one. A primary that has lost its
+/// majority, which may be behind, notices within 10 seconds.
+const BEHIND: Duration = Duration::from_secs(12);
+
+/// How often it is asked meanwhile.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// The source's newest position, which has to be at or after what an earlier run has seen. A source that was restored from a backup is
+    /// behind that: without this it would look like one on which nothing is new.
+    ///
+    /// # Errors
+    /// [`PositionLost`](ErrorKind::PositionLost) when it stays behind, or a server error.
+    pub async fn newest_after(&self, seen: Position) -> Result<Position> {
+        let started = Instant::now();
+        loop {
+            let newest = self.source.sentinel().await?;
+            if newest >= seen {
+                return Ok(newest);
+            }
+            if started.elapsed() > BEHIND {
+                return Err(Error::new(
+                    ErrorKind::PositionLost,
+                    "go on from the checkpoint",
+                    format!(
+                        "the source's newest position is {newest}, which is before {seen}, up to where the migration has read: it was \
+                         restored from a backup or has lost its data"
+                    ),
+                )
+                .with_context("position", seen));
+            }
+            sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// Begins anew on top of what the target has. `reason` says why.
+    ///
+    /// # Errors
+    /// A server error. The checkpoint is then either the one before, whose position is still lost, or the new one.
+    pub(crate) async fn resync(
+        &self,
+        mut before: Checkpoint,
+        progress: &Arc<Progress>,
+        reason: &str,
+    ) -> Result<Beginning> {
+        self.end_rename(&mut before).await?;
+        let (position, resume, listed, tail) = self.list().await?;
+        let standing = self.sink.collections().await?;
+        let target = |namespace: &Namespace| self.settings.selection.target(namespace);
+        let left_over = left_over(&before, &listed, &standing, target);
+        let mut collections = self.track(&listed, |name| {
+            standing.iter().any(|standing| standing.namespace == *name)
+                || left_over.iter().any(|left| left.moved_to.as_ref() == Some(name))
+        });
+        let lost = before.watermark;
+        let mut checkpoint = Checkpoint {
+            watermark: position,
+            resume,
+            seen: position,
+            unsettled: Vec::new(),
+            collections: collections.iter().map(Tracked::to_checkpoint).collect(),
+            left_over,
+            renaming: None,
+            gone: Vec::new(),
+            created: false,
+            copied: false,
+            copied_documents: 0,
+            copied_bytes: 0,
+            resyncs: before.resyncs.saturating_add(1),
+            ..before
+        };
+        // From here on the checkpoint is good whatever happens: a run that goes on from it does the rest.
+        self.store.save(&checkpoint.encode()?).await?;
+        progress.set_read(position);
+        progress.events.send(Event::Resync {
+            lost,
+            position,
+            gap: Duration::from_secs(u64::from(position.time.abs_diff(lost.time))),
+            reason: reason.to_owned(),
+        });
+        arrange(&*self.sink, &collections, &checkpoint.left_over).await?;
+        checkpoint.left_over.clear();
+        self.cut(&mut collections, &listed).await?;
+        Ok(Beginning {
+            checkpoint,
+            collections,
+            tail,
+            replay_until: Position::ZERO,
+            resumed: true,
+        })
+    }
+}
+
+/// The tail after `after`, which must come by `seen`: an earlier run has read up to there, and may have applied it. A source that was restored
+/// from a backup can hold the one and not the other.
+pub(crate) fn must_hold(seen: Position, after: Position, tail: EntryStream) -> EntryStream {
+    // A tail makes sure of the position it starts after.
+    let mut expected = (seen > after).then_some(seen);
+    tail.map(move |entries| {
+        let entries = entries?;
+        if let Some(seen) = expected
+            && let Some(entry) = entries.iter().find(|entry| entry.position >= seen)
+        {
+            if entry.position != seen {
+                return Err(Error::new(
+                    ErrorKind::PositionLost,
+                    "follow the oplog",
+                    format!(
+                        "the source's history goes on after {after}, and no longer holds {seen}, up to where the migration has read: it \
+                         was restored from a backup"
+                    ),
+                )
+                .with_context("position", seen));
+            }
+            expected = None;
+        }
+        Ok(entries)
+    })
+    .boxed()
+}
+
+/// What the target has of collections that the source no longer has under that name. Only what the checkpoint knows as migrated is among
+/// them. A collection that has another name by now keeps its documents where nothing stands in the way.
+fn left_over(
+    before: &Checkpoint,
+    listed: &[Collection],
+    standing: &[Collection],
+    target: impl Fn(&Namespace) -> Namespace,
+) -> Vec<LeftOver> {
+    let wanted: BTreeSet<Namespace> = listed.iter().map(|collection| target(&collection.namespace)).collect();
+    let stands = |name: &Namespace| standing.iter().any(|standing| standing.namespace == *name);
+    let mut left = Vec::new();
+    for state in before
+        .collections
+        .iter()
+        .filter(|state| !wanted.contains(&state.target))
+    {
+        let moved_to = listed
+            .iter()
+            .find(|collection| collection.id == state.id && collection.kind == state.kind)
+            .filter(|collection| collection.kind != CollectionKind::View)
+            .map(|collection| target(&collection.namespace))
+            .filter(|name| !stands(name) && stands(&state.target) && name.database() == state.target.database());
+        left.push(LeftOver {
+            target: state.target.clone(),
+            moved_to,
+        });
+    }
+    // Of a resync before this one that did not come to its end.
+    for earlier in &before.left_over {
+        if !wanted.contains(&earlier.target) && !left.iter().any(|left| left.target == earlier.target) {
+            left.push(LeftOver {
+                target: earlier.target.clone(),
+                moved_to: None,
+            });
+        }
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Uuid, rawdoc};
+
+    use super::*;
+    use crate::namespace::Selection;
+
+    fn collection(id: u8, name: &str) -> Collection {
+        Collection {
+            id: Uuid::from_bytes([id; 16]),
+            namespace: name.parse().unwrap(),
+            kind: CollectionKind::Plain,
+            options: rawdoc! {},
+            indexes: Vec::new(),
+            documents: 1,
+            bytes: 1,
+        }
+    }
+
+    fn plan(before: &[&Collection], listed: &[&Collection], standing: &[&Collection]) -> Vec<(String, Option<String>)> {
+        let owned = |collections: &[&Collection]| collections.iter().copied().cloned().collect::<Vec<_>>();
+        let collections = before
+            .iter()
+            .map(|collection| Tracked::unread(collection, collection.namespace.clone(), Vec::new()).to_checkpoint())
+            .collect();
+        let before = Checkpoint {
+            collections,
+            ..Checkpoint::begin("source", "sink", Selection::all(), Position::ZERO, Position::ZERO)
+        };
+        left_over(&before, &owned(listed), &owned(standing), Namespace::clone)
+            .into_iter()
+            .map(|left| (left.target.to_string(), left.moved_to.map(|to| to.to_string())))
+            .collect()
+    }
+
+    #[test]
+    fn what_the_checkpoint_does_not_know_is_left_alone() {
+        let (a, b, foreign) = (collection(1, "d.a"), collection(2, "d.b"), collection(9, "d.foreign"));
+        let found = plan(&[&a, &b], &[&a], &[&a, &b, &foreign]);
+        assert_eq!(found, [("d.b".to_owned(), None)]);
+    }
+
+    #[test]
+    fn a_collection_is_moved_only_where_nothing_stands_in_the_way() {
+        let (a, b) = (collection(1, "d.a"), collection(2, "d.b"));
+        let moved = collection(1, "d.c");
+        let to_c = [("d.a".to_owned(), Some("d.c".to_owned()))];
+        assert_eq!(plan(&[&a], &[&moved], &[&a]), to_c);
+        // Another collection has the name on the target, or the two have each other's.
+        let dropped = [("d.a".to_owned(), None)];
+        assert_eq!(plan(&[&a], &[&moved], &[&a, &collection(7, "d.c")]), dropped);
+        let swapped = [&collection(2, "d.a"), &collection(1, "d.b")];
+        assert_eq!(plan(&[&a, &b], &swapped, &[&a, &b]), []);
+        // Another database, or a target that has lost it.
+        assert_eq!(plan(&[&a], &[&collection(1, "e.a")], &[&a]), dropped);
+        assert_eq!(plan(&[&a], &[&moved], &[]), dropped);
+    }
+}
