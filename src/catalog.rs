@@ -7,7 +7,7 @@ use bson::{Uuid, rawdoc};
 
 use crate::checkpoint::Renaming;
 use crate::document::{CollectionKind, Position};
-use crate::driver::kind_of;
+use crate::driver_listing::kind_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::index::{HARDLY_EVER, expiry, name_of};

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use bson::raw::{RawArray, RawDocument, RawDocumentBuf};
+use bson::raw::{RawArray, RawDocumentBuf};
 use bson::{Document, doc};
-use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use mongodb::Client;
 use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind, WriteFailure};
 use mongodb::options::{ClientOptions, RunCursorCommandOptions};
 
-use crate::document::{Batch, Collection, CollectionKind, Position};
+use crate::document::{Batch, Position};
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::Namespace;
 use crate::retry::{RetryRule, retry};
 use crate::source::Deployment;
 
@@ -217,176 +216,6 @@ fn if_allowed<T>(answer: Result<T>) -> Result<Option<T>> {
 pub(crate) fn position_of(optime: &Document) -> Option<Position> {
     let term = optime.get_i64("t").unwrap_or(Position::ZERO.term);
     Some(Position::new(optime.get_timestamp("ts").ok()?, term))
-}
-
-/// How many collections are asked for their indexes and sizes at once.
-const LISTINGS: usize = 8;
-
-/// The collections and views of every database, with their options, indexes and sizes; the server's internal ones are left out.
-///
-/// # Errors
-/// A server error. A collection that is dropped meanwhile is left out.
-pub(crate) async fn collections(client: &Client) -> Result<Vec<Collection>> {
-    const OPERATION: &str = "list the collections";
-    let databases = run(
-        client,
-        OPERATION,
-        "admin",
-        // Without the privilege to list all of them this is an error, and not a migration of some of them.
-        doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": false },
-    )
-    .await?;
-    let mut found = Vec::new();
-    for database in databases
-        .get_array("databases")
-        .map_err(|error| Error::malformed(OPERATION, error))?
-    {
-        let Some(database) = database
-            .as_document()
-            .and_then(|database| database.get_str("name").ok())
-        else {
-            continue;
-        };
-        if matches!(database, "admin" | "local" | "config") || database.starts_with(crate::METADATA_DATABASE) {
-            continue;
-        }
-        let listed = read_all(client, OPERATION, database, doc! { "listCollections": 1, "cursor": {} }).await?;
-        let completed: Vec<Option<Collection>> = stream::iter(listed)
-            .map(|listed| async move { collection_of(client, database, &listed).await })
-            .buffered(LISTINGS)
-            .try_collect()
-            .await?;
-        found.extend(completed.into_iter().flatten());
-    }
-    Ok(found)
-}
-
-/// All documents of a cursor, for answers known to be small.
-async fn read_all(
-    client: &Client,
-    operation: &'static str,
-    database: &str,
-    command: Document,
-) -> Result<Vec<RawDocumentBuf>> {
-    let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
-    retry(RetryRule::SERVER, || async {
-        let mut cursor = open_cursor(client, operation, database, command.clone(), None).await?;
-        let mut documents = Vec::new();
-        while let Some(batch) = cursor.next().await {
-            documents.extend(batch?.iter().map(RawDocument::to_owned));
-        }
-        Ok(documents)
-    })
-    .await
-}
-
-/// One answer of `listCollections`, completed by its indexes and size; `None` for what is not migrated or is gone.
-async fn collection_of(client: &Client, database: &str, listed: &RawDocument) -> Result<Option<Collection>> {
-    const OPERATION: &str = "list the collections";
-    let malformed = |error| Error::malformed(OPERATION, error);
-    let namespace = Namespace::new(database, listed.get_str("name").map_err(malformed)?);
-    if namespace.is_internal() {
-        return Ok(None);
-    }
-    let options = listed.get_document("options").map_err(malformed)?.to_owned();
-    let kind = match listed.get_str("type").unwrap_or("collection") {
-        "view" => CollectionKind::View,
-        // The view over the buckets, which themselves are listed as an ordinary collection.
-        "timeseries" => return Ok(None),
-        _ => kind_of(&namespace, &options),
-    };
-    if kind == CollectionKind::View {
-        let id = bson::Uuid::from_bytes([0; 16]);
-        return Ok(Some(Collection {
-            id,
-            namespace,
-            kind,
-            options,
-            indexes: Vec::new(),
-            documents: 0,
-            bytes: 0,
-        }));
-    }
-    let id = match listed
-        .get_document("info")
-        .ok()
-        .and_then(|info| info.get("uuid").ok().flatten())
-    {
-        Some(bson::RawBsonRef::Binary(binary)) => {
-            binary.bytes.try_into().map(bson::Uuid::from_bytes).map_err(|_| {
-                Error::new(ErrorKind::Protocol, OPERATION, "a collection's uuid has a wrong length")
-                    .with_context("namespace", &namespace)
-            })?
-        }
-        _ => {
-            return Err(Error::new(ErrorKind::Protocol, OPERATION, "a collection has no uuid")
-                .with_context("namespace", &namespace));
-        }
-    };
-    let indexes = match read_all(
-        client,
-        OPERATION,
-        database,
-        doc! { "listIndexes": namespace.collection() },
-    )
-    .await
-    {
-        Ok(indexes) => indexes,
-        Err(error) if is_gone(&error) => return Ok(None),
-        Err(error) => return Err(error.with_context("namespace", namespace)),
-    };
-    let (documents, bytes) = match run(
-        client,
-        OPERATION,
-        database,
-        doc! { "collStats": namespace.collection() },
-    )
-    .await
-    {
-        Ok(stats) => {
-            // For buckets the count stands one level below.
-            let documents = match stats.get_document("timeseries") {
-                Ok(buckets) => number(buckets, "bucketCount"),
-                Err(_) => number(&stats, "count"),
-            };
-            (documents, number(&stats, "size"))
-        }
-        Err(error) if is_gone(&error) => return Ok(None),
-        Err(error) => return Err(error.with_context("namespace", namespace)),
-    };
-    Ok(Some(Collection {
-        id,
-        namespace,
-        kind,
-        options,
-        indexes,
-        documents,
-        bytes,
-    }))
-}
-
-/// How a collection with these options keeps its documents.
-pub(crate) fn kind_of(namespace: &Namespace, options: &RawDocument) -> CollectionKind {
-    let is_set = |name: &str| {
-        options
-            .get(name)
-            .ok()
-            .flatten()
-            .is_some_and(|value| value.as_bool() != Some(false))
-    };
-    if is_set("viewOn") {
-        CollectionKind::View
-    } else if is_set("capped") {
-        CollectionKind::Capped
-    } else if namespace.time_series().is_some() {
-        CollectionKind::TimeSeriesBuckets
-    } else if is_set("clusteredIndex") {
-        CollectionKind::Clustered
-    } else if is_set("collation") || options.get_bool("autoIndexId").is_ok_and(|made| !made) {
-        CollectionKind::Unordered
-    } else {
-        CollectionKind::Plain
-    }
 }
 
 /// A count that the server may give as an int, a long or a double.

@@ -20,9 +20,10 @@ use crate::event::{Amount, Event};
 use crate::fence::Fence;
 use crate::lane::Lane;
 use crate::lease::Lease;
+use crate::listing::{self, Listing};
 use crate::migration::{ExistingData, LostPosition, Verification};
 use crate::namespace::{Namespace, Selection};
-use crate::oplog::{Entry, Item};
+use crate::oplog::Entry;
 use crate::phase::Phase;
 use crate::preflight;
 use crate::progress::Progress;
@@ -39,9 +40,6 @@ const POSITION_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long the tasks of a run may take to finish what they are writing when the run ends.
 const ENDING: Duration = Duration::from_secs(15);
-
-/// How often the catalogue is listed again because it changed while it was being listed.
-const LISTINGS: usize = 50;
 
 /// The router's queue of requests; each walker has one under way at a time.
 pub(crate) type Requests = watch::Sender<Option<mpsc::Sender<Request>>>;
@@ -287,7 +285,12 @@ impl Engine {
     async fn begin_anew(&self) -> Result<Beginning> {
         let plan = preflight::check(self).await?;
         plan.refuse()?;
-        let (position, resume, listed, tail) = self.list().await?;
+        let Listing {
+            position,
+            resume,
+            collections: listed,
+            tail,
+        } = listing::list(&*self.source, &self.settings.selection).await?;
         let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
         let on_sink = self.sink.collections().await?;
         let stands = |name: &Namespace| on_sink.iter().any(|collection| collection.namespace == *name);
@@ -352,41 +355,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    /// The selected collections as they all stood at one position: the catalogue is listed while nothing in it changes, which the tail shows.
-    pub(crate) async fn list(&self) -> Result<(Position, Position, Vec<Collection>, EntryStream)> {
-        let mut position = self.source.start_position().await?;
-        let mut resume = position;
-        let mut tail = self.source.tail(position).await?;
-        for _ in 0..LISTINGS {
-            let low = self.source.position().await?;
-            let mut listed = self.source.collections().await?;
-            listed.retain(|collection| self.settings.selection.contains(&collection.namespace));
-            // The listing shows what is written, whether or not a majority has it yet.
-            let high = self.source.sentinel().await?;
-            let mut changed = false;
-            while position < high {
-                let entries = tail.next().await.ok_or_else(|| Error::stopped("follow the oplog"))??;
-                for entry in entries {
-                    changed |= entry.position > low && entry.items.iter().any(|item| matches!(item, Item::Command(_)));
-                    (position, resume) = (entry.position, entry.resume);
-                }
-            }
-            if !changed {
-                // Collections first: a view is made on what it shows.
-                listed.sort_by(|a, b| {
-                    let view = |collection: &Collection| collection.kind == CollectionKind::View;
-                    (view(a), &a.namespace).cmp(&(view(b), &b.namespace))
-                });
-                return Ok((position, resume, listed, tail));
-            }
-        }
-        Err(Error::new(
-            ErrorKind::Server,
-            "list the collections",
-            "the source's catalogue changes faster than it can be listed: pause what makes and drops collections until the copy has begun",
-        ))
     }
 
     fn spawn_tasks(

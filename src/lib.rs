@@ -84,6 +84,7 @@ pub mod checkpoint;
 // changes, lanes apply them.
 mod engine;
 mod resync;
+mod listing;
 mod arrange;
 mod lease;
 mod fence;
@@ -106,6 +107,7 @@ mod durability;
 mod progress;
 mod driver;
 mod driver_digest;
+mod driver_listing;
 mod driver_range;
 mod splice;
 mod retry;

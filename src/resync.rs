@@ -14,6 +14,7 @@ use crate::arrange::arrange;
 use crate::checkpoint::{Checkpoint, LeftOver};
 use crate::document::{Collection, CollectionKind, Position};
 use crate::engine::{Beginning, Engine, EntryStream};
+use crate::listing::{self, Listing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::namespace::Namespace;
@@ -66,7 +67,12 @@ impl Engine {
         reason: &str,
     ) -> Result<Beginning> {
         self.end_rename(&mut before).await?;
-        let (position, resume, listed, tail) = self.list().await?;
+        let Listing {
+            position,
+            resume,
+            collections: listed,
+            tail,
+        } = listing::list(&*self.source, &self.settings.selection).await?;
         let standing = self.sink.collections().await?;
         let target = |namespace: &Namespace| self.settings.selection.target(namespace);
         let left_over = left_over(&before, &listed, &standing, target);

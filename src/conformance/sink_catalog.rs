@@ -26,7 +26,7 @@ pub(super) async fn run(sink: &dyn Sink) -> std::result::Result<(), ConformanceF
 }
 
 pub(super) async fn make(sink: &dyn Sink, namespace: &Namespace, options: RawDocumentBuf) -> Result<()> {
-    let kind = crate::driver::kind_of(namespace, &options);
+    let kind = crate::driver_listing::kind_of(namespace, &options);
     sink.execute(&CatalogCommand::Create {
         namespace: namespace.clone(),
         kind,

@@ -94,6 +94,15 @@ async fn listing(fixture: &dyn SourceFixture) -> Outcome {
     );
     let internal = listed.iter().find(|collection| collection.namespace.is_internal());
     ensure!(internal.is_none(), "the server's own {internal:?} is listed");
+
+    let missing = namespace("listed_never");
+    let named = source.collections_named(&[plain, view, missing].into()).await?;
+    let mut same: Vec<_> = listed.iter().filter(|one| named.contains(one)).collect();
+    same.dedup();
+    ensure!(
+        (named.len(), same.len()) == (2, 2),
+        "asked for two of the collections by name and for one that does not exist, the source gives {named:?}"
+    );
     Ok(())
 }
 

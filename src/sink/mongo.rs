@@ -22,11 +22,11 @@ use mongodb::Client;
 use super::{CatalogCommand, Refusal, Sink, SinkRead};
 use crate::document::{Batch, Collection, CollectionKind, Write};
 use crate::driver;
-use crate::driver_digest;
 use crate::error::Result;
 use crate::namespace::Namespace;
 use crate::order::Key;
 use crate::source::Deployment;
+use crate::{driver_digest, driver_listing};
 use target::Target;
 
 /// Writes to a MongoDB replica set of version 4.2 to 6.0.
@@ -82,7 +82,7 @@ impl Sink for MongoSink {
     }
 
     async fn collections(&self) -> Result<Vec<Collection>> {
-        driver::collections(self.client()).await
+        driver_listing::collections(self.client()).await
     }
 
     async fn execute(&self, command: &CatalogCommand) -> Result<()> {

@@ -4,6 +4,8 @@
 mod memory;
 mod mongo;
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
@@ -43,6 +45,17 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// A server error.
     async fn collections(&self) -> Result<Vec<Collection>>;
+
+    /// Those of `names` that are collections or views, as [`collections`](Source::collections) gives them. A source that has many should
+    /// find these without listing all: that is asked for when a few of them change all the time.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
+        let mut collections = self.collections().await?;
+        collections.retain(|collection| names.contains(&collection.namespace));
+        Ok(collections)
+    }
 
     /// The newest majority-committed position.
     ///

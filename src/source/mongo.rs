@@ -4,7 +4,7 @@ mod points;
 mod read;
 mod split;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::{Mutex, PoisonError, RwLock};
 
@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::namespace::Namespace;
 use crate::oplog::{self, Entry, OplogCursor};
 use crate::order::Key;
-use crate::{driver, driver_digest};
+use crate::{driver, driver_digest, driver_listing};
 
 /// A replica set of MongoDB 4.2 to 6.0 to migrate from.
 ///
@@ -90,12 +90,25 @@ impl Source for MongoSource {
     }
 
     async fn collections(&self) -> Result<Vec<Collection>> {
-        let collections = driver::collections(&self.client).await?;
+        let collections = driver_listing::collections(&self.client).await?;
         *self.clustered.write().unwrap_or_else(PoisonError::into_inner) = collections
             .iter()
             .filter(|collection| collection.kind == CollectionKind::Clustered)
             .map(|collection| collection.namespace.clone())
             .collect();
+        Ok(collections)
+    }
+
+    async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
+        let collections = driver_listing::collections_named(&self.client, names).await?;
+        let mut clustered = self.clustered.write().unwrap_or_else(PoisonError::into_inner);
+        clustered.retain(|name| !names.contains(name));
+        clustered.extend(
+            collections
+                .iter()
+                .filter(|collection| collection.kind == CollectionKind::Clustered)
+                .map(|collection| collection.namespace.clone()),
+        );
         Ok(collections)
     }
 

@@ -10,7 +10,7 @@ use super::super::{CatalogCommand, Refusal, RefusalReason};
 use super::JournalEntry;
 use super::unique::Index;
 use crate::document::{Batch, Collection, CollectionKind, Operation, Range, Write};
-use crate::driver::kind_of;
+use crate::driver_listing::kind_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
 use crate::oplog::delta;

@@ -7,7 +7,7 @@ use bson::{Uuid, rawdoc};
 
 use super::state::{State, refused};
 use crate::document::{CollectionKind, Position};
-use crate::driver::kind_of;
+use crate::driver_listing::kind_of;
 use crate::error::Result;
 use crate::namespace::Namespace;
 use crate::oplog::{Command, CommandOperation, Item};

@@ -9,6 +9,7 @@ mod tail;
 mod tests;
 mod transaction;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -54,6 +55,8 @@ pub enum SourceCall {
     Describe,
     /// [`Source::collections`]
     Collections,
+    /// [`Source::collections_named`]
+    CollectionsNamed,
     /// [`Source::position`]
     Position,
     /// [`Source::sentinel`]
@@ -401,6 +404,13 @@ impl Source for MemorySource {
         self.before(SourceCall::Collections).await?;
         let collections = lock(&self.shared.state).listed();
         self.answer(SourceCall::Collections, collections).await
+    }
+
+    async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
+        self.before(SourceCall::CollectionsNamed).await?;
+        let mut collections = lock(&self.shared.state).listed();
+        collections.retain(|collection| names.contains(&collection.namespace));
+        self.answer(SourceCall::CollectionsNamed, collections).await
     }
 
     async fn position(&self) -> Result<Position> {
