@@ -36,7 +36,7 @@ use crate::walker::Walker;
 use crate::watermark::save_checkpoints;
 
 /// How often the source is asked for its newest position.
-const POSITION_INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const POSITION_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long the tasks of a run may take to finish what they are writing when the run ends.
 const ENDING: Duration = Duration::from_secs(15);

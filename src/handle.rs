@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cutover;
-use crate::engine::{Engine, Requests};
+use crate::engine::{Engine, POSITION_INTERVAL, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events, Status, Summary};
 use crate::migration::LostPosition;
@@ -20,6 +20,7 @@ use crate::phase::Phase;
 use crate::preflight;
 use crate::progress::Progress;
 use crate::retry::{RetryRule, retry};
+use crate::source::Source;
 
 /// The longest pause before a run that failed goes on from its checkpoint.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -285,7 +286,11 @@ async fn run_as_wanted(
                 state.send_replace(State::Paused);
                 progress.set_phase(Phase::Paused);
                 // The handle is gone when this fails.
-                if wanted.changed().await.is_err() {
+                let changed = tokio::select! {
+                    changed = wanted.changed() => changed,
+                    never = follow_lag(&*engine.source, progress) => never,
+                };
+                if changed.is_err() {
                     return Ok(());
                 }
                 state.send_replace(State::Running);
@@ -343,7 +348,19 @@ async fn run_as_wanted(
             () = sleep(pause) => {}
             () = cancel.cancelled() => return Ok(()),
             _ = wanted.changed() => {}
+            never = follow_lag(&*engine.source, progress) => never,
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Keeps the source's newest position while nothing is migrated, so that the lag does not seem to stand still. Never ends.
+async fn follow_lag<T>(source: &dyn Source, progress: &Progress) -> T {
+    loop {
+        // The source may be what the run waits for. When it is back the run will say so.
+        if let Ok(position) = source.position().await {
+            progress.set_source_position(position);
+        }
+        sleep(POSITION_INTERVAL).await;
     }
 }

@@ -9,7 +9,7 @@ use bson::rawdoc;
 use mongoferry::checkpoint::MemoryStore;
 use mongoferry::sink::{JournalEntry, MemorySink, SinkCall};
 use mongoferry::source::SourceCall;
-use mongoferry::{Checkpoint, CheckpointStore, Position, Result};
+use mongoferry::{Checkpoint, CheckpointStore, Position, Result, Source};
 use tokio::time::{sleep, timeout};
 
 use super::super::random_memory::chaos::{ChaosSink, Dice};
@@ -222,4 +222,22 @@ impl CheckpointStore for Witness {
     async fn clear(&self) -> Result<()> {
         self.store.clear().await
     }
+}
+
+/// A host that waits for the lag to be small must not be told that it is while nothing is migrated.
+#[tokio::test(start_paused = true)]
+async fn what_the_source_writes_during_a_pause_is_seen() {
+    let bench = Bench::with_orders(1);
+    let run = bench.start().await;
+    until("the run is ready", || run.status().can_cut_over).await;
+    run.pause().await.unwrap();
+    bench.set("shop.orders", 1, 1);
+    let newest = bench.source.position().await.unwrap();
+    until("the newest position is known", || {
+        run.status().source_position == Some(newest)
+    })
+    .await;
+    assert!(run.status().position < Some(newest));
+    run.resume().unwrap();
+    bench.finish(run).await;
 }
