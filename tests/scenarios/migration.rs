@@ -263,6 +263,23 @@ async fn existing_data_is_refused_cleared_or_made_equal() {
         insert(&target, "shop.orders", documents(2, 40..50)).await;
         insert(&target, "shop.orders", documents(2, 90..120)).await;
         insert(&target, "shop.mine", documents(3, 0..3)).await;
+        let indexes = async |client: &Client, indexes: Vec<Document>| {
+            let command = doc! { "createIndexes": "orders", "indexes": indexes };
+            client.database("shop").run_command(command).await.unwrap();
+        };
+        let expiry = doc! { "key": { "until": 1 }, "name": "until", "expireAfterSeconds": 60 };
+        indexes(
+            &source,
+            vec![expiry.clone(), doc! { "key": { "v": 1 }, "name": "mine" }],
+        )
+        .await;
+        // One that the source does not have, one that it has another one of, and one that would let documents expire too early.
+        let unknown = doc! { "key": { "w": 1 }, "name": "unknown" };
+        indexes(
+            &target,
+            vec![unknown, doc! { "key": { "v": -1 }, "name": "mine" }, expiry],
+        )
+        .await;
         let migration = pair.migration().await.existing_data(choice).build().unwrap();
         if choice == ExistingData::Refuse {
             let plan = migration.preflight().await.unwrap();
