@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::arrange::arrange;
+use crate::budget::Budget;
 use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::document::{Collection, CollectionKind, Position};
 use crate::durability::Durability;
@@ -28,7 +29,7 @@ use crate::phase::Phase;
 use crate::preflight;
 use crate::progress::Progress;
 use crate::resync::must_hold;
-use crate::router::{Request, Router, RouterParts};
+use crate::router::{ReadAhead, Request, Router, RouterParts};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
 use crate::tracked::Tracked;
@@ -373,6 +374,8 @@ impl Engine {
         // Shares of the budget: three batches a walker, changes on their way to the lanes, changes held for chunks, and entries read ahead.
         let batch_bytes = (settings.memory_bytes / 100 * 35 / (settings.walkers * 3)).clamp(64 << 10, 2 << 20);
         let (lane_bytes, held_limit) = (settings.memory_bytes / 100 * 25, settings.memory_bytes / 100 * 25);
+        let batches = Budget::new(batch_bytes * settings.walkers * 3);
+        let read_ahead = Budget::new(settings.memory_bytes / 100 * 15);
         let mut lanes = Vec::with_capacity(settings.lanes);
         for index in 0..settings.lanes {
             let (sender, messages) = mpsc::channel(64);
@@ -417,7 +420,13 @@ impl Engine {
             Arc::clone(progress),
             save_requests,
         ));
-        tasks.spawn(pump(beginning.tail, send_entries, Arc::clone(progress), cancel.clone()));
+        tasks.spawn(pump(
+            beginning.tail,
+            send_entries,
+            read_ahead,
+            Arc::clone(progress),
+            cancel.clone(),
+        ));
         tasks.spawn(watch_source(
             Arc::clone(&self.source),
             Arc::clone(progress),
@@ -432,6 +441,7 @@ impl Engine {
                 progress: Arc::clone(progress),
                 requests: send_requests.clone(),
                 batch_bytes,
+                batches: batches.clone(),
                 cancel: cancel.clone(),
             };
             tasks.spawn(walker.run());
@@ -447,7 +457,8 @@ fn mismatch(message: String) -> Error {
 /// Hands the entries of the tail to the router.
 async fn pump(
     mut tail: EntryStream,
-    entries: mpsc::Sender<Vec<Entry>>,
+    entries: mpsc::Sender<ReadAhead>,
+    read_ahead: Budget,
     progress: Arc<Progress>,
     cancel: CancellationToken,
 ) -> Result<()> {
@@ -463,7 +474,12 @@ async fn pump(
         if let Some(last) = read.last() {
             progress.set_read(last.position.max(progress.read()));
         }
-        if entries.send(read).await.is_err() {
+        let bytes = read.iter().map(Entry::size_in_memory).sum();
+        let taken = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            taken = read_ahead.take(bytes) => taken?,
+        };
+        if entries.send(ReadAhead { entries: read, taken }).await.is_err() {
             return Ok(());
         }
     }

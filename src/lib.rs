@@ -105,6 +105,7 @@ mod durability;
 
 // What several of them use.
 mod progress;
+mod budget;
 mod driver;
 mod driver_digest;
 mod driver_listing;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use self::markers::Marker;
+use crate::budget::Taken;
 use crate::checkpoint::{Checkpoint, CollectionState, Renaming, UnsettledDocuments};
 use crate::document::{Change, CollectionKind, Position, Range};
 use crate::error::{Error, ErrorKind, Result};
@@ -41,6 +42,13 @@ const MARKER_BYTES: usize = 2 << 20;
 
 /// Changes are sent to a lane when so many bytes have come together, or when the router has nothing else to do.
 const LANE_BUFFER_BYTES: usize = 256 << 10;
+
+/// Entries that were read and not routed yet.
+pub(crate) struct ReadAhead {
+    pub entries: Vec<Entry>,
+    /// The memory they take.
+    pub taken: Taken,
+}
 
 /// What walkers and the engine ask of the router.
 pub(crate) enum Request {
@@ -126,7 +134,7 @@ pub(crate) struct RouterParts {
     pub sink: Arc<dyn Sink>,
     pub selection: Selection,
     pub progress: Arc<Progress>,
-    pub entries: mpsc::Receiver<Vec<Entry>>,
+    pub entries: mpsc::Receiver<ReadAhead>,
     pub requests: mpsc::Receiver<Request>,
     pub lanes: Vec<mpsc::Sender<LaneMessage>>,
     pub lane_bytes: usize,
@@ -157,7 +165,7 @@ pub(crate) struct Router {
     pub(crate) routed: Position,
     resume: Position,
     progress: Arc<Progress>,
-    entries: mpsc::Receiver<Vec<Entry>>,
+    entries: mpsc::Receiver<ReadAhead>,
     requests: mpsc::Receiver<Request>,
     /// Requests that came while the router was waiting for something else.
     deferred: VecDeque<Request>,
@@ -290,10 +298,11 @@ impl Router {
                 Some(reached) = self.reached.recv() => self.marker_reached(reached).await?,
                 _ = tick.tick() => self.send_marker_if_due().await?,
                 entries = self.entries.recv() => {
-                    let Some(entries) = entries else { return Err(Error::stopped("follow the oplog")) };
-                    for entry in entries {
+                    let Some(read) = entries else { return Err(Error::stopped("follow the oplog")) };
+                    for entry in read.entries {
                         self.route(entry).await?;
                     }
+                    drop(read.taken);
                     if self.since_marker >= MARKER_BYTES {
                         self.send_marker_if_due().await?;
                     }

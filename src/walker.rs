@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::{Budget, Taken};
 use crate::catalog::expiry_held_back;
 use crate::document::{Batch, Position, Write};
 use crate::durability::Durability;
@@ -36,6 +37,8 @@ pub(crate) struct Walker {
     pub requests: mpsc::Sender<Request>,
     /// About how many bytes a batch has; a walker holds up to three.
     pub batch_bytes: usize,
+    /// What the batches of all walkers may take: one with large documents is larger.
+    pub batches: Budget,
     pub cancel: CancellationToken,
 }
 
@@ -198,15 +201,26 @@ impl Walker {
         }
     }
 
+    /// Waits until another batch of so many bytes may be read, unless the chunk is given up.
+    async fn room(assignment: &Assignment, batches: &Budget, bytes: usize) -> Result<Taken> {
+        tokio::select! {
+            biased;
+            () = assignment.cancel.cancelled() => Err(Error::stopped("copy a range")),
+            taken = batches.take(bytes) => taken,
+        }
+    }
+
     fn is_enough(&self, assignment: &Assignment, bytes: u64, started: Instant) -> bool {
         assignment.target.kind.has_ranges()
             && (bytes >= assignment.chunk_bytes || started.elapsed() >= CHUNK_TIME || assignment.hurry.is_cancelled())
     }
 
     async fn insert(&self, assignment: &Assignment) -> Result<Copied> {
+        let bytes = self.batch_bytes.max(assignment.document_bytes);
+        let taken = Self::room(assignment, &self.batches, bytes).await?;
         let started = Instant::now();
         let mut batches = self.open(assignment).await?;
-        let mut batch = Self::next(assignment, &mut batches).await?;
+        let mut ready = Self::next(assignment, &mut batches).await?.map(|batch| (batch, taken));
         let opened = self.source.sentinel().await?;
         let mut copied = Copied {
             last: None,
@@ -215,17 +229,28 @@ impl Walker {
             documents: 0,
             bytes: 0,
         };
-        while let Some(writing) = batch.take() {
+        while let Some((writing, taken)) = ready.take() {
             copied.bytes += writing.size_in_bytes() as u64;
             copied.documents += writing.len() as u64;
             let enough = self.is_enough(assignment, copied.bytes, started);
-            let write = self.sink.insert(&assignment.target.target, &writing);
+            let write = async {
+                let refusals = self.sink.insert(&assignment.target.target, &writing).await;
+                drop(taken);
+                refusals
+            };
             let refusals = if enough {
                 copied.last = writing.iter().last().and_then(Key::of_document);
                 write.await?
             } else {
-                let (refusals, next) = futures::join!(write, Self::next(assignment, &mut batches));
-                batch = next?;
+                // The next batch may be as large as this one; where both have no room it waits for this one to be written.
+                let bytes = self.batch_bytes.max(writing.size_in_bytes());
+                let read = async {
+                    let taken = Self::room(assignment, &self.batches, bytes).await?;
+                    let batch = Self::next(assignment, &mut batches).await?;
+                    Ok::<_, Error>(batch.map(|batch| (batch, taken)))
+                };
+                let (refusals, next) = futures::join!(write, read);
+                ready = next?;
                 refusals?
             };
             copied.refused.extend(refused_documents(&writing, &refusals));
@@ -234,6 +259,9 @@ impl Walker {
     }
 
     async fn repair(&self, assignment: &Assignment) -> Result<Copied> {
+        let bytes = self.batch_bytes.max(assignment.document_bytes);
+        // A batch of each side.
+        let _taken = Self::room(assignment, &self.batches, bytes * 2).await?;
         let started = Instant::now();
         let source = self.open(assignment).await?;
         let sink = self

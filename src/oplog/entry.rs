@@ -24,6 +24,13 @@ pub struct Entry {
     pub bytes: usize,
 }
 
+impl Entry {
+    /// About how many bytes of memory it takes.
+    pub(crate) fn size_in_memory(&self) -> usize {
+        self.bytes + size_of::<Self>() + self.items.len() * size_of::<Item>()
+    }
+}
+
 /// One part of an entry.
 #[derive(Clone, Debug)]
 pub enum Item {

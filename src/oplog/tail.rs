@@ -16,7 +16,7 @@ use crate::document::Position;
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oplog::batch::Documents;
-use crate::oplog::entry::{Entry, Item};
+use crate::oplog::entry::Entry;
 use crate::oplog::position::{entry_at, find_from, is_at, oldest_position, standing, start_position};
 use crate::oplog::transaction::{Assembler, Taken};
 use crate::retry::{Attempts, RetryRule};
@@ -212,7 +212,7 @@ fn take(assembler: &mut Assembler, documents: &mut Documents) -> Result<(Vec<Ent
     while let Some(document) = documents.first()? {
         match assembler.take(document)? {
             Taken::Entry(entry) => {
-                bytes += entry.bytes + size_of::<Entry>() + entry.items.len() * size_of::<Item>();
+                bytes += entry.size_in_memory();
                 entries.push(entry);
             }
             Taken::Missing(position) => return Ok((entries, Some(position))),
