@@ -16,6 +16,7 @@ mod scenarios {
     mod example;
     mod fencing;
     mod invariants;
+    mod lost_position;
     mod migration;
     mod mongo_sink;
     mod mongo_source;
