@@ -3,6 +3,7 @@
 mod file;
 #[cfg(feature = "test-util")]
 mod memory;
+mod parts;
 mod sink;
 
 use async_trait::async_trait;
@@ -330,6 +331,42 @@ mod tests {
         assert_eq!(again.encode().unwrap().as_bytes(), bytes.as_bytes());
         let upper = again.collections[0].ranges[2].upper.as_ref().unwrap();
         assert!(matches!(upper.to_bson_ref().unwrap(), RawBsonRef::Int64(5)));
+    }
+
+    /// The first version that was released wrote it. Whatever is added to the format, this must stay readable.
+    #[test]
+    fn a_checkpoint_of_format_1_stays_readable() {
+        let path = format!("{}/tests/samples/checkpoint/1.bson", env!("CARGO_MANIFEST_DIR"));
+        let bytes = RawDocumentBuf::from_bytes(std::fs::read(path).unwrap()).unwrap();
+        let read = Checkpoint::decode(&bytes).unwrap();
+        let expected = Checkpoint {
+            seen: Position::ZERO,
+            left_over: Vec::new(),
+            resyncs: 0,
+            unsettled: vec![UnsettledDocuments {
+                collection: Uuid::from_bytes([7; 16]),
+                ids: vec![Key::from(RawBsonRef::String("a"))],
+            }],
+            renaming: Some(Renaming {
+                collection: Uuid::from_bytes([7; 16]),
+                to: Namespace::new("shop", "sold"),
+                dropped: Some(Uuid::from_bytes([8; 16])),
+                position: Position {
+                    time: 1_700_000_001,
+                    increment: 1,
+                    term: 3,
+                },
+            }),
+            gone: vec![Uuid::from_bytes([9; 16])],
+            ..checkpoint()
+        };
+        assert_eq!(read, expected);
+        let upper = |range: usize| format!("{:?}", read.collections[0].ranges[range].upper);
+        let expected_upper = |range: usize| format!("{:?}", expected.collections[0].ranges[range].upper);
+        for range in 0..expected.collections[0].ranges.len() {
+            // Keys are equal by value; their types must have stayed, too.
+            assert_eq!(upper(range), expected_upper(range));
+        }
     }
 
     #[test]

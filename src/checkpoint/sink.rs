@@ -7,6 +7,7 @@ use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 use bson::{Uuid, rawdoc};
 
 use super::CheckpointStore;
+use super::parts::{PART, Parts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::Sink;
 
@@ -16,15 +17,29 @@ const RECORD: &str = "checkpoint";
 /// How often a claim is tried against a process that saves at the same time. The other's lease has run out, so that once is the rule.
 const CLAIMS: usize = 10;
 
+/// How often a checkpoint is read again because it was replaced meanwhile.
+const READS: usize = 10;
+
 /// Keeps the checkpoint among the migration's own records on the sink.
 ///
 /// Each save states which one it replaces, so that a process that has lost the migration to another cannot overwrite the other's: not
-/// even before that one has saved its first, since it claims the record as it begins.
+/// even before that one has saved its first, since it claims the record as it begins. A checkpoint that is too large for one record, of
+/// tens of thousands of collections, is kept in several.
 pub struct SinkStore {
     sink: Arc<dyn Sink>,
     /// Tells this store's records from those of other processes.
     writer: Uuid,
-    fence: tokio::sync::Mutex<i64>,
+    state: tokio::sync::Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The fence of the record as far as it is known.
+    fence: i64,
+    /// The number of the next set of parts; none is used twice.
+    next_set: i64,
+    /// Sets of parts that may be on the sink, the one that the record names among them.
+    sets: Vec<Parts>,
 }
 
 impl SinkStore {
@@ -33,24 +48,58 @@ impl SinkStore {
         Self {
             sink,
             writer: Uuid::new(),
-            fence: tokio::sync::Mutex::new(0),
+            state: tokio::sync::Mutex::default(),
         }
     }
 }
 
 impl SinkStore {
-    /// Saves the checkpoint over the one with the fence, which then moves. Answers whether that one was there.
-    async fn save_over(&self, fence: &mut i64, checkpoint: Option<&RawDocument>) -> Result<bool> {
+    /// Saves the record over the one with the fence, which then moves. Answers whether that one was there.
+    async fn save_over(&self, fence: &mut i64, content: &Content<'_>) -> Result<bool> {
         let next = *fence + 1;
         let mut record = rawdoc! { "fence": next, "writer": self.writer.to_string() };
-        if let Some(checkpoint) = checkpoint {
-            record.append(cstr!("checkpoint"), checkpoint);
+        match content {
+            Content::Nothing => {}
+            Content::Whole(checkpoint) => record.append(cstr!("checkpoint"), *checkpoint),
+            Content::Parts(parts) => {
+                let parts = rawdoc! { "writer": parts.writer.to_string(), "set": parts.set, "count": parts.count };
+                record.append(cstr!("parts"), parts);
+            }
         }
         let saved = self.sink.save_record(RECORD, &record, *fence).await?;
         if saved {
             *fence = next;
         }
         Ok(saved)
+    }
+
+    /// The same, also when the record is this store's own after all: a save before this one may have arrived although its answer was lost
+    /// or its future dropped.
+    async fn save_over_own(&self, fence: &mut i64, content: &Content<'_>) -> Result<bool> {
+        if self.save_over(fence, content).await? {
+            return Ok(true);
+        }
+        if let Some(record) = self.sink.load_record(RECORD).await?
+            && record
+                .get_str("writer")
+                .is_ok_and(|writer| writer == self.writer.to_string())
+            && let Ok(stored) = record.get_i64("fence")
+        {
+            *fence = stored;
+            return self.save_over(fence, content).await;
+        }
+        Ok(false)
+    }
+
+    /// Deletes the sets of parts that the record, which was just saved, does not name. What cannot be deleted now is later.
+    async fn tidy(&self, state: &mut State, kept: Option<Parts>) {
+        let mut left = Vec::new();
+        for parts in std::mem::take(&mut state.sets) {
+            if Some(parts) == kept || parts.delete(&self.sink).await.is_err() {
+                left.push(parts);
+            }
+        }
+        state.sets = left;
     }
 }
 
@@ -63,30 +112,47 @@ impl std::fmt::Debug for SinkStore {
 #[async_trait]
 impl CheckpointStore for SinkStore {
     async fn load(&self) -> Result<Option<RawDocumentBuf>> {
-        let mut fence = self.fence.lock().await;
-        let Some(record) = self.sink.load_record(RECORD).await? else {
-            *fence = 0;
-            return Ok(None);
-        };
-        *fence = record.get_i64("fence").map_err(damaged)?;
-        Ok(checkpoint_of(&record)?.map(ToOwned::to_owned))
+        let mut state = self.state.lock().await;
+        for _ in 0..READS {
+            let Some(record) = self.sink.load_record(RECORD).await? else {
+                state.fence = 0;
+                return Ok(None);
+            };
+            state.fence = record.get_i64("fence").map_err(damaged)?;
+            match content_of(&record)? {
+                Content::Nothing => return Ok(None),
+                Content::Whole(checkpoint) => return Ok(Some(checkpoint.to_owned())),
+                Content::Parts(parts) => {
+                    if let Some(checkpoint) = parts.load(&self.sink).await? {
+                        return Ok(Some(checkpoint));
+                    }
+                }
+            }
+        }
+        Err(damaged("a part of it is missing"))
     }
 
     async fn claim(&self) -> Result<()> {
-        let mut fence = self.fence.lock().await;
+        let mut state = self.state.lock().await;
         for _ in 0..CLAIMS {
             let record = self.sink.load_record(RECORD).await?;
-            let checkpoint = match &record {
+            let content = match &record {
                 Some(record) => {
-                    *fence = record.get_i64("fence").map_err(damaged)?;
-                    checkpoint_of(record)?
+                    state.fence = record.get_i64("fence").map_err(damaged)?;
+                    content_of(record)?
                 }
                 None => {
-                    *fence = 0;
-                    None
+                    state.fence = 0;
+                    Content::Nothing
                 }
             };
-            if self.save_over(&mut fence, checkpoint).await? {
+            if self.save_over(&mut state.fence, &content).await? {
+                if let Content::Parts(parts) = content
+                    && parts.writer != self.writer
+                {
+                    state.sets.push(parts);
+                    state.sets.extend(parts.neighbours());
+                }
                 return Ok(());
             }
         }
@@ -94,41 +160,65 @@ impl CheckpointStore for SinkStore {
     }
 
     async fn save(&self, checkpoint: &RawDocumentBuf) -> Result<()> {
-        let mut fence = self.fence.lock().await;
-        if self.save_over(&mut fence, Some(checkpoint)).await? {
-            return Ok(());
+        let mut state = self.state.lock().await;
+        let bytes = checkpoint.as_bytes();
+        let parts = (bytes.len() > PART).then(|| Parts {
+            writer: self.writer,
+            set: state.next_set,
+            count: i64::try_from(bytes.len().div_ceil(PART)).unwrap_or(i64::MAX),
+        });
+        if let Some(parts) = parts {
+            state.next_set += 1;
+            state.sets.push(parts);
+            parts.save(&self.sink, bytes).await?;
         }
-        // A save before this one may have arrived although its answer was lost or its future dropped. Then the record is our own.
-        if let Some(record) = self.sink.load_record(RECORD).await?
-            && record
-                .get_str("writer")
-                .is_ok_and(|writer| writer == self.writer.to_string())
-            && let Ok(stored) = record.get_i64("fence")
-        {
-            *fence = stored;
-            if self.save_over(&mut fence, Some(checkpoint)).await? {
-                return Ok(());
-            }
+        let content = parts.map_or(Content::Whole(checkpoint), Content::Parts);
+        if !self.save_over_own(&mut state.fence, &content).await? {
+            return Err(taken("save the checkpoint"));
         }
-        Err(taken("save the checkpoint"))
+        self.tidy(&mut state, parts).await;
+        Ok(())
     }
 
     async fn clear(&self) -> Result<()> {
+        let mut state = self.state.lock().await;
+        if let Some(record) = self.sink.load_record(RECORD).await?
+            && let Content::Parts(parts) = content_of(&record)?
+        {
+            state.sets.push(parts);
+        }
         self.sink.delete_record(RECORD).await?;
-        *self.fence.lock().await = 0;
+        self.tidy(&mut state, None).await;
+        state.fence = 0;
         Ok(())
     }
 }
 
-/// The checkpoint in a record; one that was claimed before anything was saved has none.
-fn checkpoint_of(record: &RawDocument) -> Result<Option<&RawDocument>> {
-    match record.get("checkpoint").map_err(damaged)? {
-        Some(_) => record.get_document("checkpoint").map(Some).map_err(damaged),
-        None => Ok(None),
-    }
+/// What a record has of the checkpoint.
+#[derive(Clone, Copy)]
+enum Content<'a> {
+    /// It was claimed before anything was saved.
+    Nothing,
+    Whole(&'a RawDocument),
+    Parts(Parts),
 }
 
-fn damaged(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+fn content_of(record: &RawDocument) -> Result<Content<'_>> {
+    if record.get("checkpoint").map_err(damaged)?.is_some() {
+        return record.get_document("checkpoint").map(Content::Whole).map_err(damaged);
+    }
+    if record.get("parts").map_err(damaged)?.is_some() {
+        let parts = record.get_document("parts").map_err(damaged)?;
+        return Ok(Content::Parts(Parts {
+            writer: Uuid::parse_str(parts.get_str("writer").map_err(damaged)?).map_err(damaged)?,
+            set: parts.get_i64("set").map_err(damaged)?,
+            count: parts.get_i64("count").map_err(damaged)?,
+        }));
+    }
+    Ok(Content::Nothing)
+}
+
+pub(super) fn damaged(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::new(
         ErrorKind::CheckpointMismatch,
         "load the checkpoint",
@@ -148,7 +238,7 @@ fn taken(operation: &'static str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::{MemorySink, SinkCall};
+    use crate::sink::{JournalEntry, MemorySink, SinkCall};
 
     #[tokio::test]
     async fn a_save_whose_answer_was_lost_is_not_taken_for_another_process() {
@@ -204,6 +294,88 @@ mod tests {
             assert_eq!(second.load().await.unwrap(), saved);
             second.save(&rawdoc! { "n": 3 }).await.unwrap();
             second.clear().await.unwrap();
+        }
+    }
+
+    /// The names of the records, by what the journal says of them.
+    fn records(sink: &MemorySink) -> std::collections::BTreeSet<String> {
+        let mut records = std::collections::BTreeSet::new();
+        for entry in sink.journal() {
+            match entry {
+                JournalEntry::RecordSaved { name, .. } => records.insert(name),
+                JournalEntry::RecordDeleted { name } => records.remove(&name),
+                _ => false,
+            };
+        }
+        records
+    }
+
+    /// A checkpoint of so many parts.
+    fn large(n: i32, parts: usize) -> RawDocumentBuf {
+        rawdoc! { "n": n, "large": "x".repeat(PART * parts - 100) }
+    }
+
+    #[tokio::test]
+    async fn a_large_checkpoint_is_kept_in_parts_and_leaves_none_behind() {
+        let sink = MemorySink::new();
+        let (first, second) = (
+            SinkStore::new(Arc::new(sink.clone())),
+            SinkStore::new(Arc::new(sink.clone())),
+        );
+        for (n, parts) in [(1, 3), (2, 1), (3, 4), (4, 2)] {
+            first.save(&large(n, parts)).await.unwrap();
+            assert_eq!(first.load().await.unwrap(), Some(large(n, parts)));
+            let expected = if parts == 1 { 1 } else { 1 + parts };
+            assert_eq!(records(&sink).len(), expected, "{:?}", records(&sink));
+        }
+        assert_eq!(second.load().await.unwrap(), Some(large(4, 2)));
+        second.claim().await.unwrap();
+        assert_eq!(second.load().await.unwrap(), Some(large(4, 2)));
+        // The stale one's parts arrive, but what names them does not.
+        assert_eq!(first.save(&large(5, 3)).await.unwrap_err().kind(), ErrorKind::Lease);
+        assert_eq!(second.load().await.unwrap(), Some(large(4, 2)));
+        second.save(&large(6, 3)).await.unwrap();
+        assert_eq!(second.load().await.unwrap(), Some(large(6, 3)));
+        assert_eq!(records(&sink).len(), 4, "{:?}", records(&sink));
+        second.clear().await.unwrap();
+        assert_eq!(second.load().await.unwrap(), None);
+        assert_eq!(records(&sink).len(), 0, "{:?}", records(&sink));
+    }
+
+    #[tokio::test]
+    async fn a_large_save_that_is_cut_off_anywhere_leaves_one_or_the_other() {
+        for passes in 0..12 {
+            for lost in [false, true] {
+                let sink = MemorySink::new();
+                let store = SinkStore::new(Arc::new(sink.clone()));
+                store.save(&large(1, 3)).await.unwrap();
+                let (save, delete) = (SinkCall::SaveRecord, SinkCall::DeleteRecord);
+                let gates = if lost {
+                    [sink.hold_answer(save), sink.hold_answer(delete)]
+                } else {
+                    [sink.hold(save), sink.hold(delete)]
+                };
+                // Four saves, then three deletions.
+                for pass in 0..passes {
+                    gates[usize::from(pass >= 4)].let_one_pass();
+                }
+                let two = large(2, 3);
+                tokio::select! {
+                    saved = store.save(&two) => saved.unwrap(),
+                    () = gates[0].reached() => {}
+                    () = gates[1].reached() => {}
+                }
+                drop(gates);
+                // A process that takes over finds one of them, and leaves nothing of the other behind.
+                let next = SinkStore::new(Arc::new(sink.clone()));
+                let found = next.load().await.unwrap().unwrap();
+                let arrived = passes >= 4 || (lost && passes == 3);
+                assert_eq!(found, if arrived { two } else { large(1, 3) }, "{passes} {lost}");
+                next.claim().await.unwrap();
+                next.save(&large(3, 2)).await.unwrap();
+                assert_eq!(next.load().await.unwrap(), Some(large(3, 2)));
+                assert_eq!(records(&sink).len(), 3, "{passes} {lost} {:?}", records(&sink));
+            }
         }
     }
 }
