@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -23,21 +22,20 @@ use crate::lane::Lane;
 use crate::lease::Lease;
 use crate::listing::{self, Listing};
 use crate::migration::{ExistingData, LostPosition, Verification};
+use crate::monitor::watch_source;
 use crate::namespace::{Namespace, Selection};
 use crate::oplog::Entry;
-use crate::phase::Phase;
 use crate::preflight;
 use crate::progress::Progress;
+use crate::pump::{READ_AHEAD, pump};
 use crate::resync::must_hold;
-use crate::router::{ReadAhead, Request, Router, RouterParts};
+use crate::router::{Request, Router, RouterParts};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
+use crate::throttle::Throttle;
 use crate::tracked::Tracked;
 use crate::walker::Walker;
 use crate::watermark::save_checkpoints;
-
-/// How often the source is asked for its newest position.
-pub(crate) const POSITION_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long the tasks of a run may take to finish what they are writing when the run ends.
 const ENDING: Duration = Duration::from_secs(15);
@@ -58,6 +56,7 @@ pub(crate) struct Settings {
     pub memory_bytes: usize,
     pub max_lag: Duration,
     pub patience: Duration,
+    pub throttle: Throttle,
 }
 
 impl Default for Settings {
@@ -73,6 +72,7 @@ impl Default for Settings {
             memory_bytes: 256 << 20,
             max_lag: Duration::from_secs(2),
             patience: Duration::from_secs(600),
+            throttle: Throttle::default(),
         }
     }
 }
@@ -230,6 +230,8 @@ impl Engine {
         }
         progress.begin_copy(total, already);
         progress.set_watermark(beginning.checkpoint.watermark);
+        progress.set_read(progress.read().max(beginning.checkpoint.watermark));
+        progress.set_resume(beginning.checkpoint.resume);
         progress.set_resyncs(beginning.checkpoint.resyncs);
         let (resumed, position) = (beginning.resumed, beginning.checkpoint.watermark);
         progress.events.send(Event::Started { resumed, position });
@@ -367,7 +369,7 @@ impl Engine {
         cancel: &CancellationToken,
     ) {
         let settings = &self.settings;
-        let (send_entries, entries) = mpsc::channel(4);
+        let (send_entries, entries) = mpsc::channel(READ_AHEAD);
         let (send_requests, received) = mpsc::channel(settings.walkers * 2);
         let (reached, markers) = mpsc::unbounded_channel();
         let (saves, save_requests) = mpsc::channel(1);
@@ -452,64 +454,6 @@ impl Engine {
 
 fn mismatch(message: String) -> Error {
     Error::new(ErrorKind::CheckpointMismatch, "go on from the checkpoint", message)
-}
-
-/// Hands the entries of the tail to the router.
-async fn pump(
-    mut tail: EntryStream,
-    entries: mpsc::Sender<ReadAhead>,
-    read_ahead: Budget,
-    progress: Arc<Progress>,
-    cancel: CancellationToken,
-) -> Result<()> {
-    loop {
-        let read = tokio::select! {
-            () = cancel.cancelled() => return Ok(()),
-            read = tail.next() => read,
-        };
-        let Some(read) = read else {
-            return Err(Error::stopped("follow the oplog"));
-        };
-        let read = read?;
-        if let Some(last) = read.last() {
-            progress.set_read(last.position.max(progress.read()));
-        }
-        let bytes = read.iter().map(Entry::size_in_memory).sum();
-        let taken = tokio::select! {
-            () = cancel.cancelled() => return Ok(()),
-            taken = read_ahead.take(bytes) => taken?,
-        };
-        if entries.send(ReadAhead { entries: read, taken }).await.is_err() {
-            return Ok(());
-        }
-    }
-}
-
-/// Keeps the source's newest position, from which the lag is counted, and says when the run is ready and when no longer.
-async fn watch_source(
-    source: Arc<dyn Source>,
-    progress: Arc<Progress>,
-    max_lag: Duration,
-    cancel: CancellationToken,
-) -> Result<()> {
-    let mut tick = tokio::time::interval(POSITION_INTERVAL);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = cancel.cancelled() => return Ok(()),
-            _ = tick.tick() => progress.set_source_position(source.position().await?),
-        }
-        if matches!(progress.phase(), Phase::CatchUp | Phase::Ready) {
-            let ready = progress.lag().is_some_and(|lag| lag <= max_lag);
-            progress.set_phase(match progress.is_indexed_but_for(max_lag) {
-                true if ready => Phase::Ready,
-                true => Phase::CatchUp,
-                // A run that went back to its checkpoint, or that a collection was renamed into, copies again.
-                false if !progress.is_copied() => Phase::Copy,
-                false => Phase::Index,
-            });
-        }
-    }
 }
 
 /// Waits until the run is cancelled or a task ends, which none does on its own before the run is over.

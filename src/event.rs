@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 use crate::document::Position;
 use crate::namespace::Namespace;
 use crate::phase::Phase;
+use crate::throttle::Throttle;
 
 /// Events kept for a reader that is behind; older ones are lost to it.
 const KEPT: usize = 1024;
@@ -39,6 +40,28 @@ pub enum Event {
         gap: Duration,
         /// What was found.
         reason: String,
+    },
+    /// For half a minute the source has written faster than the target could take it, so that the lag has grown beyond the one that a
+    /// cutover needs. It is said again each minute while it lasts.
+    FallingBehind {
+        /// Operations that the source writes each second.
+        source_rate: f64,
+        /// Operations that are applied, or dropped since a copy has them, each second.
+        applied_rate: f64,
+        /// How far the target is behind.
+        lag: Duration,
+    },
+    /// Less than a quarter of the oplog is left between its oldest entry and the position to go on from. When that is gone, everything has
+    /// to be compared with the source again; a larger oplog (`replSetResizeOplog`), a lower load or a resumed run prevent it.
+    OplogWindowShort {
+        /// The position that the run has to go on from.
+        position: Position,
+        /// The oldest position that the oplog still holds.
+        oldest: Position,
+        /// The time that the oplog spans.
+        window: Duration,
+        /// How long the position will still be there at the present speed; `None` when not known.
+        time_left: Option<Duration>,
     },
     /// All documents of a collection are on the target.
     CollectionCopied {
@@ -126,6 +149,13 @@ pub struct Status {
     pub changes: ChangeCounts,
     /// How long the copy will still take at its present speed; `None` when not known.
     pub time_left: Option<Duration>,
+    /// The time that the source's oplog spans, measured each 10 seconds, also while the run is paused; `None` when not known.
+    pub oplog_window: Option<Duration>,
+    /// How long the oplog will still hold the position to go on from, at the speed at which it rolled off in the last 10 minutes; `None`
+    /// when it did not, or is not known. A run that keeps up has always about the whole window.
+    pub oplog_time_left: Option<Duration>,
+    /// How fast the run may go.
+    pub throttle: Throttle,
 }
 
 /// An amount of data.

@@ -12,15 +12,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cutover;
-use crate::engine::{Engine, POSITION_INTERVAL, Requests};
+use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events, Status, Summary};
 use crate::migration::LostPosition;
+use crate::monitor::{POSITION_INTERVAL, watch_window};
 use crate::phase::Phase;
 use crate::preflight;
 use crate::progress::Progress;
 use crate::retry::{RetryRule, retry};
 use crate::source::Source;
+use crate::throttle::Throttle;
 
 /// The longest pause before a run that failed goes on from its checkpoint.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -72,6 +74,7 @@ impl MigrationHandle {
             None => preflight::check(&engine).await?.refuse()?,
         }
         let progress = Arc::new(Progress::new(Events::new()));
+        progress.limits.set(engine.settings.throttle);
         let requests: Arc<Requests> = Arc::new(watch::Sender::new(None));
         let wanted = watch::Sender::new(Wanted::Run);
         let (report, state) = watch::channel(State::Running);
@@ -183,6 +186,11 @@ impl MigrationHandle {
         Ok(())
     }
 
+    /// Changes how fast the run may go, at any time. It stays through pauses and through restarts after errors.
+    pub fn throttle(&self, throttle: Throttle) {
+        self.progress.limits.set(throttle);
+    }
+
     /// Ends the run. The checkpoint and what has been copied stay, so that the migration can be started again.
     pub async fn abandon(self) {
         self.end(Wanted::Stop).await;
@@ -255,7 +263,10 @@ async fn supervise(
     state: watch::Sender<State>,
     cancel: CancellationToken,
 ) -> Result<()> {
-    let result = run_as_wanted(&engine, &progress, &requests, &mut wanted, &state, &cancel).await;
+    let result = tokio::select! {
+        result = run_as_wanted(&engine, &progress, &requests, &mut wanted, &state, &cancel) => result,
+        never = watch_window(&*engine.source, &progress) => match never {},
+    };
     if result.is_err() {
         progress.set_phase(Phase::Failed);
     }

@@ -88,6 +88,7 @@ mod listing;
 mod arrange;
 mod lease;
 mod fence;
+mod pump;
 mod walker;
 mod router;
 mod catalog;
@@ -106,6 +107,9 @@ mod durability;
 // What several of them use.
 mod progress;
 mod budget;
+mod pace;
+mod throttle;
+mod monitor;
 mod driver;
 mod driver_digest;
 mod driver_listing;
@@ -126,6 +130,7 @@ pub use preflight::{Finding, Plan, PlannedCollection, Severity};
 
 pub use event::{Amount, ChangeCounts, CollectionSummary, Event, IndexSummary, Outcome, Status, Summary};
 pub use phase::Phase;
+pub use throttle::Throttle;
 
 pub use document::{Batch, Change, Collection, CollectionKind, Operation, Position, Range, Write};
 pub use namespace::{Namespace, Selection};

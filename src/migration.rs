@@ -12,6 +12,7 @@ use crate::namespace::Selection;
 use crate::preflight::{self, Plan};
 use crate::sink::Sink;
 use crate::source::Source;
+use crate::throttle::Throttle;
 
 /// A migration that has been described and not yet started.
 pub struct Migration {
@@ -184,6 +185,13 @@ impl MigrationBuilder {
     #[must_use]
     pub fn max_lag(mut self, lag: Duration) -> Self {
         self.settings.max_lag = lag;
+        self
+    }
+
+    /// How fast the run may go; [`MigrationHandle::throttle`] changes it later. Default: as fast as it can.
+    #[must_use]
+    pub fn throttle(mut self, throttle: Throttle) -> Self {
+        self.settings.throttle = throttle;
         self
     }
 

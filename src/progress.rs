@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use crate::document::Position;
 use crate::event::{Amount, ChangeCounts, Event, Events, Status};
 use crate::namespace::Namespace;
+use crate::pace::Window;
 use crate::phase::Phase;
+use crate::throttle::Limits;
 
 /// So many refused documents are named in the summary.
 const MOST_REFUSED: usize = 1000;
@@ -44,6 +46,12 @@ pub(crate) struct Progress {
     pace: Mutex<Option<(Instant, u64)>>,
     /// How far the source's history was read, by this run or one before it.
     read: Mutex<Position>,
+    /// How many operations that were, since this process began.
+    pub read_operations: AtomicU64,
+    /// Where the source's history would have to be read from if the run went on from its last checkpoint.
+    resume: Mutex<Option<Position>>,
+    oplog_window: Mutex<Option<Window>>,
+    pub limits: Limits,
     resyncs: AtomicU32,
     /// Documents that the target refused for good: namespace and, in words, which and why.
     refused: Mutex<Vec<(Namespace, String)>>,
@@ -67,6 +75,10 @@ impl Progress {
             source_position: watch::Sender::new(None),
             pace: Mutex::new(None),
             read: Mutex::new(Position::ZERO),
+            read_operations: AtomicU64::new(0),
+            resume: Mutex::new(None),
+            oplog_window: Mutex::new(None),
+            limits: Limits::default(),
             resyncs: AtomicU32::new(0),
             refused: Mutex::new(Vec::new()),
         }
@@ -173,6 +185,20 @@ impl Progress {
         *self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes where a run would go on that began now.
+    pub fn set_resume(&self, position: Position) {
+        *self.resume.lock().unwrap_or_else(PoisonError::into_inner) = Some(position);
+    }
+
+    pub fn resume(&self) -> Option<Position> {
+        *self.resume.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what is known of the time that the source's history spans.
+    pub fn set_oplog_window(&self, window: Option<Window>) {
+        *self.oplog_window.lock().unwrap_or_else(PoisonError::into_inner) = window;
+    }
+
     /// How often everything had to be compared with the source again since the migration began.
     pub fn set_resyncs(&self, resyncs: u32) {
         self.resyncs.store(resyncs, Relaxed);
@@ -205,6 +231,7 @@ impl Progress {
             documents: self.total_documents.load(Relaxed),
             bytes: self.total_bytes.load(Relaxed),
         };
+        let window = *self.oplog_window.lock().unwrap_or_else(PoisonError::into_inner);
         let running = matches!(phase, Phase::Index | Phase::CatchUp | Phase::Ready);
         Status {
             phase,
@@ -225,6 +252,9 @@ impl Progress {
             } else {
                 self.time_left(copied, total)
             },
+            oplog_window: window.map(|window| window.span),
+            oplog_time_left: window.and_then(|window| window.left),
+            throttle: self.limits.get(),
         }
     }
 

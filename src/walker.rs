@@ -61,6 +61,11 @@ impl Walker {
     pub async fn run(self) -> Result<()> {
         let mut attempts = RetryRule::SERVER.begin();
         while !self.cancel.is_cancelled() {
+            // Before a range is taken: changes would have to be held for it, and its snapshot would age.
+            tokio::select! {
+                () = self.cancel.cancelled() => break,
+                () = self.progress.limits.copy.ready() => {}
+            }
             let majority = self.source.position().await?;
             let (reply, work) = oneshot::channel();
             if self.requests.send(Request::Take { majority, reply }).await.is_err() {
@@ -167,10 +172,16 @@ impl Walker {
             range: assignment.range.clone(),
             at: assignment.at,
             mode: assignment.mode,
-            batch_bytes: self.batch_bytes,
+            batch_bytes: self.batch_bytes(),
             document_bytes: assignment.document_bytes,
         };
         self.source.read(request).await
+    }
+
+    /// Smaller batches keep a limit more evenly.
+    fn batch_bytes(&self) -> usize {
+        let most = self.batch_bytes as u64;
+        usize::try_from(self.progress.limits.copy.portion(most)).unwrap_or(self.batch_bytes)
     }
 
     /// A collection without ranges cannot be compared in order, so that what an earlier attempt left is dropped.
@@ -215,6 +226,20 @@ impl Walker {
             && (bytes >= assignment.chunk_bytes || started.elapsed() >= CHUNK_TIME || assignment.hurry.is_cancelled())
     }
 
+    /// Counts bytes that were read. Answers whether the copy has to wait, for which a chunk ends; one that cannot end has waited here.
+    async fn spend(&self, assignment: &Assignment, bytes: u64) -> bool {
+        let limit = &self.progress.limits.copy;
+        limit.spend(bytes);
+        if assignment.target.kind.has_ranges() {
+            return limit.wait().is_some();
+        }
+        tokio::select! {
+            () = assignment.cancel.cancelled() => {}
+            () = limit.ready() => {}
+        }
+        false
+    }
+
     async fn insert(&self, assignment: &Assignment) -> Result<Copied> {
         let bytes = self.batch_bytes.max(assignment.document_bytes);
         let taken = Self::room(assignment, &self.batches, bytes).await?;
@@ -232,7 +257,8 @@ impl Walker {
         while let Some((writing, taken)) = ready.take() {
             copied.bytes += writing.size_in_bytes() as u64;
             copied.documents += writing.len() as u64;
-            let enough = self.is_enough(assignment, copied.bytes, started);
+            let must_wait = self.spend(assignment, writing.size_in_bytes() as u64).await;
+            let enough = must_wait || self.is_enough(assignment, copied.bytes, started);
             let write = async {
                 let refusals = self.sink.insert(&assignment.target.target, &writing).await;
                 drop(taken);
@@ -270,7 +296,7 @@ impl Walker {
                 namespace: assignment.target.target.clone(),
                 kind: assignment.target.kind,
                 range: assignment.range.clone(),
-                batch_bytes: self.batch_bytes,
+                batch_bytes: self.batch_bytes(),
                 document_bytes: assignment.document_bytes,
             })
             .await?;
@@ -278,6 +304,7 @@ impl Walker {
         let (mut refused, mut writes, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut opened = None;
         let mut last = None;
+        let (mut spent, portion) = (0, self.batch_bytes() as u64);
         loop {
             let step = tokio::select! {
                 biased;
@@ -292,7 +319,12 @@ impl Walker {
                 bytes += write.size_in_bytes();
                 writes.push(write);
             }
-            let enough = !ended && self.is_enough(assignment, differences.bytes, started);
+            let mut must_wait = false;
+            if ended || differences.bytes - spent >= portion {
+                must_wait = self.spend(assignment, differences.bytes - spent).await;
+                spent = differences.bytes;
+            }
+            let enough = !ended && (must_wait || self.is_enough(assignment, differences.bytes, started));
             if bytes >= self.batch_bytes || ended || enough {
                 refused.extend(self.write(assignment, std::mem::take(&mut writes)).await?);
                 bytes = 0;

@@ -32,6 +32,7 @@ pub(crate) async fn save_checkpoints(
         checkpoint.seen = progress.read().max(checkpoint.watermark);
         store.save(&checkpoint.encode()?).await?;
         progress.set_watermark(checkpoint.watermark);
+        progress.set_resume(checkpoint.resume);
         progress.events.send(Event::CheckpointSaved {
             watermark: checkpoint.watermark,
         });

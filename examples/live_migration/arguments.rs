@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use mongoferry::{ExistingData, Namespace, Verification};
+use mongoferry::{ExistingData, Namespace, Throttle, Verification};
 
 pub const USAGE: &str = "\
 Migrates a live MongoDB replica set into another one.
@@ -34,10 +34,13 @@ Options:
       --lanes N                      connections that apply changes [default: 4]
       --chunk-bytes N                bytes of documents in a chunk [default: 67108864]
       --memory-bytes N               bytes of documents and changes held in memory [default: 268435456]
+      --copy-bytes-per-second N      bytes of documents read from the source each second at most [default: no limit]
+      --tail-operations-per-second N operations taken out of the oplog each second at most [default: no limit]
       --json                         one JSON object a line on standard output, text on standard error
       --help                         print this and exit
 
-Commands on standard input, one a line: cutover, pause, resume, status, abandon.
+Commands on standard input, one a line: cutover, pause, resume, status, abandon, and throttle BYTES OPERATIONS, which
+changes the two limits (0 for none).
 
 Exit codes: 0 complete and verified; 2 refused by preflight; 3 differences found; 4 stopped by --stop-after or abandon;
 130 and 143 stopped by SIGINT and SIGTERM; 1 any other failure. The same command again resumes what was stopped.
@@ -62,6 +65,7 @@ pub struct Arguments {
     pub lanes: Option<usize>,
     pub chunk_bytes: Option<u64>,
     pub memory_bytes: Option<usize>,
+    pub throttle: Throttle,
     pub json: bool,
     pub help: bool,
     /// How many documents the demonstration loads; not in the usage, as it is for tests.
@@ -156,6 +160,12 @@ impl Arguments {
                 "--lanes" => arguments.lanes = Some(number(&option, &value()?)?),
                 "--chunk-bytes" => arguments.chunk_bytes = Some(number(&option, &value()?)?),
                 "--memory-bytes" => arguments.memory_bytes = Some(number(&option, &value()?)?),
+                "--copy-bytes-per-second" => {
+                    arguments.throttle.copy_bytes_per_second = limit(number(&option, &value()?)?);
+                }
+                "--tail-operations-per-second" => {
+                    arguments.throttle.tail_operations_per_second = limit(number(&option, &value()?)?);
+                }
                 "--documents" => arguments.documents = Some(number(&option, &value()?)?),
                 _ => return Err(format!("there is no option {option}")),
             }
@@ -185,6 +195,11 @@ fn choice<T: Copy>(option: &str, value: &str, choices: &[(&str, T)]) -> Result<T
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
         format!("{option} needs one of: {}", names.join(", "))
     })
+}
+
+/// 0 is for no limit.
+pub fn limit(per_second: u64) -> Option<u64> {
+    (per_second > 0).then_some(per_second)
 }
 
 fn number<T: FromStr>(option: &str, value: &str) -> Result<T, String> {

@@ -10,7 +10,8 @@ pub async fn assemble(arguments: &Arguments, source: &str, target: &str) -> Resu
     let (source, sink) = futures::try_join!(MongoSource::connect(source), MongoSink::connect(target))?;
     let mut builder = Migration::builder(source, sink)
         .existing_data(arguments.existing_data)
-        .verification(arguments.verification);
+        .verification(arguments.verification)
+        .throttle(arguments.throttle);
     for pattern in &arguments.include {
         builder = builder.include(pattern);
     }

@@ -97,6 +97,21 @@ impl Console {
                 "the position is lost, {} s of history lie between: comparing everything with the source ({reason})",
                 gap.as_secs()
             ),
+            Event::FallingBehind {
+                source_rate,
+                applied_rate,
+                lag,
+            } => format!(
+                "falling behind: the source writes {source_rate:.0} operations a second, {applied_rate:.0} are applied; the lag is {} s",
+                lag.as_secs()
+            ),
+            Event::OplogWindowShort { window, time_left, .. } => {
+                let left = time_left.map_or_else(|| "soon".to_owned(), |left| format!("in {} s", left.as_secs()));
+                format!(
+                    "the oplog, which spans {} s, no longer holds the position {left}",
+                    window.as_secs()
+                )
+            }
             Event::CatalogChanged { description, .. } => format!("carried over: {description}"),
             Event::IndexFailed {
                 namespace,

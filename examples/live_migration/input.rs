@@ -2,8 +2,11 @@
 
 use std::io;
 
+use mongoferry::Throttle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+
+use crate::arguments::limit;
 
 /// Where the user is heard.
 pub struct Input {
@@ -23,6 +26,8 @@ pub enum Wish {
     Resume,
     /// Say how far it is.
     Status,
+    /// Go no faster than this.
+    Throttle(Throttle),
     /// End, with the checkpoint kept, and with this exit code.
     Stop(u8),
     /// A line that is no command.
@@ -37,6 +42,7 @@ impl Wish {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Status => "status",
+            Self::Throttle(_) => "throttle",
             Self::Stop(_) => "abandon",
             Self::Unknown(line) => line,
         }
@@ -69,10 +75,21 @@ impl Input {
                 "resume" => Wish::Resume,
                 "status" => Wish::Status,
                 "abandon" => Wish::Stop(crate::ending::STOPPED),
-                other => Wish::Unknown(other.to_owned()),
+                other => throttle(other).map_or_else(|| Wish::Unknown(other.to_owned()), Wish::Throttle),
             };
         }
     }
+}
+
+/// The limits that a line `throttle BYTES OPERATIONS` sets.
+fn throttle(line: &str) -> Option<Throttle> {
+    let mut words = line.split_whitespace();
+    let (command, bytes, operations) = (words.next()?, words.next()?, words.next()?);
+    (command == "throttle" && words.next().is_none()).then_some(())?;
+    Some(Throttle {
+        copy_bytes_per_second: limit(bytes.parse().ok()?),
+        tail_operations_per_second: limit(operations.parse().ok()?),
+    })
 }
 
 /// The lines of standard input. A thread of its own waits for them, as nothing can end such a wait but the process's end.

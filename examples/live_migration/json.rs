@@ -29,6 +29,12 @@ pub fn status(status: &Status) -> Value {
             "held_bytes": status.changes.held_bytes,
         },
         "eta_seconds": status.time_left.map(|left| left.as_secs()),
+        "oplog_window_seconds": status.oplog_window.map(|window| window.as_secs()),
+        "oplog_left_seconds": status.oplog_time_left.map(|left| left.as_secs()),
+        "throttle": {
+            "copy_bytes_per_second": status.throttle.copy_bytes_per_second,
+            "tail_operations_per_second": status.throttle.tail_operations_per_second,
+        },
     })
 }
 
@@ -53,6 +59,32 @@ pub fn event(event: &Event) -> Value {
                 "position": position(*from),
                 "gap_seconds": gap.as_secs(),
                 "reason": reason,
+            })
+        }
+        Event::FallingBehind {
+            source_rate,
+            applied_rate,
+            lag,
+        } => {
+            json!({
+                "type": "falling_behind",
+                "source_rate": source_rate,
+                "applied_rate": applied_rate,
+                "lag_seconds": lag.as_secs(),
+            })
+        }
+        Event::OplogWindowShort {
+            position: needed,
+            oldest,
+            window,
+            time_left,
+        } => {
+            json!({
+                "type": "oplog_window_short",
+                "position": position(*needed),
+                "oldest": position(*oldest),
+                "window_seconds": window.as_secs(),
+                "left_seconds": time_left.map(|left| left.as_secs()),
             })
         }
         Event::CollectionCopied { namespace } => {

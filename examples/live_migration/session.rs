@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::LocalBoxFuture;
 use futures::{FutureExt, StreamExt};
-use mongoferry::{Amount, ChangeCounts, Error, Event, MigrationHandle, Phase, Result, Status, Summary};
+use mongoferry::{Amount, ChangeCounts, Error, Event, MigrationHandle, Phase, Result, Status, Summary, Throttle};
 
 use crate::arguments::{Arguments, StopAfter};
 use crate::assembly::assemble;
@@ -211,11 +211,15 @@ impl<'a> Session<'a> {
                     pausing = None;
                     self.console.reply("resume", run.resume().is_ok(), "going on");
                 }
+                Wish::Throttle(throttle) => {
+                    run.throttle(throttle);
+                    self.console.reply("throttle", true, "takes effect within a second");
+                }
                 Wish::Unknown(line) => {
                     self.console.reply(
                         &line,
                         false,
-                        "the commands are cutover, pause, resume, status and abandon",
+                        "the commands are cutover, pause, resume, status, abandon, and throttle BYTES OPERATIONS",
                     );
                 }
             }
@@ -290,5 +294,8 @@ fn before_the_start() -> Status {
         total: Amount::default(),
         changes: ChangeCounts::default(),
         time_left: None,
+        oplog_window: None,
+        oplog_time_left: None,
+        throttle: Throttle::default(),
     }
 }

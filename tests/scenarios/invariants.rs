@@ -4,6 +4,7 @@
 
 mod copy;
 mod order;
+mod pace;
 mod resume;
 mod resync;
 

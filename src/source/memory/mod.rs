@@ -183,6 +183,12 @@ impl MemorySource {
         })
     }
 
+    /// Sets the clock of the positions forward. Together they follow the clock of the machine, which does not stand still in a test with a
+    /// paused clock, nor go on with it.
+    pub fn skip_time(&self, seconds: u32) {
+        self.change(|state| state.skipped += seconds);
+    }
+
     /// Appends an entry without effect.
     pub fn noop(&self) -> Position {
         self.change(|state| {

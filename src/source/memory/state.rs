@@ -22,6 +22,8 @@ const ENTRY_OVERHEAD: usize = 120;
 pub(super) struct State {
     pub(super) random: Random,
     pub(super) term: i64,
+    /// How many seconds the clock is ahead of the machine's.
+    pub(super) skipped: u32,
     /// Every position there ever was, in order.
     positions: Vec<Position>,
     /// The entries that a tail can still reach. Never empty.
@@ -53,6 +55,7 @@ impl State {
         let mut state = Self {
             random: Random::new(seed),
             term: 1,
+            skipped: 0,
             positions: Vec::new(),
             history: VecDeque::new(),
             tables: Vec::new(),
@@ -100,6 +103,7 @@ impl State {
     pub(super) fn next_position(&self) -> Position {
         let newest = self.newest();
         let now = u32::try_from(DateTime::now().timestamp_millis() / 1000).unwrap_or(u32::MAX);
+        let now = now.saturating_add(self.skipped);
         if now > newest.time {
             Position {
                 time: now,

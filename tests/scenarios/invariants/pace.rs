@@ -1,0 +1,212 @@
+//! How fast a run goes: throttled by its host, behind its source, and soon out of its history.
+
+use std::time::Duration;
+
+use bson::rawdoc;
+use futures::StreamExt;
+use mongoferry::source::SourceCall;
+use mongoferry::{Event, MigrationHandle, Phase, Throttle};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Bench, DEADLINE, documents, until};
+
+/// The copy keeps to its limit, whether chunks can end early or not, and a change of the limit takes effect on what is under way.
+#[tokio::test(start_paused = true)]
+async fn the_copy_keeps_to_its_limit() {
+    for options in [rawdoc! {}, rawdoc! { "capped": true, "size": 1 << 30 }] {
+        let bench = Bench::default();
+        bench.source.create_collection("shop.orders", options).unwrap();
+        // 2 MB.
+        bench
+            .source
+            .insert_many("shop.orders", documents(0..200, 10_000))
+            .unwrap();
+        let migration = bench.migration().throttle(copy_bytes(200_000));
+        let started = Instant::now();
+        let run = migration.build().unwrap().start().await.unwrap();
+        until("half of it is copied", || {
+            run.status().copied.bytes >= 1_000_000 || started.elapsed().as_secs() > 5
+        })
+        .await;
+        assert!(started.elapsed() >= Duration::from_secs(4), "{:?}", started.elapsed());
+        run.throttle(Throttle::default());
+        let changed = Instant::now();
+        until("it is copied", || run.status().copy_complete).await;
+        assert!(
+            changed.elapsed() < Duration::from_millis(1500),
+            "{:?}",
+            changed.elapsed()
+        );
+        bench.finish(run).await;
+    }
+}
+
+/// What is repaired counts as what is copied.
+#[tokio::test(start_paused = true)]
+async fn a_repair_keeps_to_the_limit() {
+    let bench = Bench::default();
+    bench
+        .source
+        .insert_many("shop.orders", documents(0..200, 10_000))
+        .unwrap();
+    let run = bench.start().await;
+    bench.caught_up().await;
+    drop(run);
+    bench.source.noop();
+    bench.source.set_history_window(1);
+    let migration = bench.migration().throttle(copy_bytes(200_000)).walkers(1);
+    let run = migration.build().unwrap().start().await.unwrap();
+    until("it has begun", || run.status().phase == Phase::Copy).await;
+    let started = Instant::now();
+    until("it is compared", || run.status().copy_complete).await;
+    let took = started.elapsed().as_secs_f64();
+    assert!((8.0..13.0).contains(&took), "{took}");
+    bench.finish(run).await;
+}
+
+/// The tail keeps to its limit, through a pause too, until that is taken away.
+#[tokio::test(start_paused = true)]
+async fn the_tail_keeps_to_its_limit_through_a_pause() {
+    let bench = Bench::with_orders(4);
+    let run = bench.start().await;
+    bench.caught_up().await;
+    run.throttle(Throttle {
+        tail_operations_per_second: Some(50),
+        ..Throttle::default()
+    });
+    for n in 0..1000 {
+        bench.set("shop.orders", 1 + n % 4, n);
+    }
+    sleep(Duration::from_secs(5)).await;
+    run.pause().await.unwrap();
+    assert_eq!(run.status().throttle.tail_operations_per_second, Some(50));
+    run.resume().unwrap();
+    sleep(Duration::from_secs(5)).await;
+    // What was applied after the last checkpoint comes again.
+    let applied = run.status().changes.applied;
+    assert!((300..=650).contains(&applied), "{applied}");
+    run.throttle(Throttle::default());
+    let changed = Instant::now();
+    bench.caught_up().await;
+    assert!(
+        changed.elapsed() < Duration::from_millis(1500),
+        "{:?}",
+        changed.elapsed()
+    );
+    bench.finish(run).await;
+}
+
+/// A run that cannot keep up says so, with both rates, and not again and again.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_falls_behind_says_so() {
+    let bench = Bench::with_orders(4);
+    let run = bench.start().await;
+    bench.caught_up().await;
+    run.throttle(Throttle {
+        tail_operations_per_second: Some(5),
+        ..Throttle::default()
+    });
+    let mut events = run.events();
+    // 20 operations each second for two minutes.
+    for second in 0..120 {
+        bench.source.skip_time(1);
+        for n in 0..20 {
+            bench.set("shop.orders", 1 + n % 4, second);
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    run.throttle(Throttle::default());
+    bench.caught_up().await;
+    bench.finish(run).await;
+    let mut said = Vec::new();
+    while let Some(event) = events.next().await {
+        if let Event::FallingBehind {
+            source_rate,
+            applied_rate,
+            lag,
+        } = event
+        {
+            said.push((source_rate, applied_rate, lag));
+        }
+    }
+    assert_eq!(said.len(), 2, "{said:?}");
+    for (source, applied, lag) in said {
+        assert!((15.0..30.0).contains(&source), "{source}");
+        assert!((4.0..6.0).contains(&applied), "{applied}");
+        assert!(lag > Duration::from_secs(15), "{lag:?}");
+    }
+}
+
+/// It is warned before the position rolls off, by a run that cannot go on as well as by one that is paused; and when that does not help the
+/// run goes on all the same.
+#[tokio::test(start_paused = true)]
+async fn it_is_warned_before_the_position_rolls_off() {
+    for paused in [false, true] {
+        let bench = Bench::with_orders(4);
+        bench.source.set_history_window(600);
+        let run = bench.start().await;
+        // Ten minutes of history.
+        for _ in 0..1500 {
+            bench.source.skip_time(1);
+            bench.source.noop();
+            sleep(Duration::from_secs(1)).await;
+        }
+        bench.caught_up().await;
+        let status = run.status();
+        let near = |seconds: Option<Duration>| seconds.is_some_and(|it| it.as_secs().abs_diff(600) < 30);
+        assert!(near(status.oplog_window) && near(status.oplog_time_left), "{status:?}");
+        let mut events = run.events();
+        let tail = bench.source.hold(SourceCall::TailEntries);
+        if paused {
+            run.pause().await.unwrap();
+            assert_eq!(run.status().phase, Phase::Paused);
+        }
+        let warned = async {
+            for second in 0..590 {
+                bench.source.skip_time(1);
+                bench.source.noop();
+                sleep(Duration::from_secs(1)).await;
+                if let Some(left) = warning(&run, &mut events) {
+                    return (second, left);
+                }
+            }
+            panic!("there was no warning");
+        };
+        let (second, left) = warned.await;
+        assert!((430..480).contains(&second), "{second}");
+        assert!((120..=160).contains(&left), "{left}");
+        for _ in 0..300 {
+            bench.source.skip_time(1);
+            bench.source.noop();
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(warning(&run, &mut events), None, "once is enough");
+        }
+        tail.release();
+        if paused {
+            run.resume().unwrap();
+        }
+        let summary = timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap();
+        assert_eq!(summary.resyncs, 1);
+    }
+}
+
+/// The seconds that are left by a warning among the events so far.
+fn warning(run: &MigrationHandle, events: &mut (impl futures::Stream<Item = Event> + Unpin)) -> Option<u64> {
+    while let Some(Some(event)) = futures::FutureExt::now_or_never(events.next()) {
+        if let Event::OplogWindowShort {
+            position, time_left, ..
+        } = event
+        {
+            assert_eq!(run.status().position, Some(position));
+            return Some(time_left.unwrap().as_secs());
+        }
+    }
+    None
+}
+
+fn copy_bytes(per_second: u64) -> Throttle {
+    Throttle {
+        copy_bytes_per_second: Some(per_second),
+        ..Throttle::default()
+    }
+}
