@@ -131,7 +131,22 @@ fn write_specification(command: &mut Splice, target: &Target, specification: &Ra
             command.value(name, value);
         }
     }
+    // An index without a collation has the simple one, and a new one takes that of its collection where it states none.
+    let states_collation = matches!(specification.get("collation"), Ok(Some(_)));
+    if !states_collation && !is_of_first_version(specification) {
+        command.open_document("collation").string("locale", "simple").close();
+    }
     command.close();
+}
+
+/// Whether the index has the format of before 3.4, which knows no collation.
+fn is_of_first_version(specification: &RawDocument) -> bool {
+    match specification.get("v") {
+        Ok(Some(RawBsonRef::Int32(version))) => version < 2,
+        Ok(Some(RawBsonRef::Int64(version))) => version < 2,
+        Ok(Some(RawBsonRef::Double(version))) => version < 2.0,
+        _ => false,
+    }
 }
 
 /// BackgroundOperationInProgressForDatabase and ..ForNamespace, IndexBuildAborted, IndexBuildAlreadyInProgress.

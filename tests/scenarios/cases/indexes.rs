@@ -84,6 +84,10 @@ pub fn cases() -> Vec<Case> {
             index("a", doc! { "z": 1 }, doc! {})]),
         case("index_same_key", vec![numbered("a", 9)], vec![
             index("a", doc! { "g": 1 }, doc! { "name": "simple" }), index("a", doc! { "g": 1 }, doc! { "name": "german", "collation": { "locale": "de" } })]),
+        // Its absence says in an index that it has the simple collation, whatever the collection has.
+        case("index_simple_in_collated", vec![create("a", doc! { "collation": { "locale": "de" } }), insert("a", vec![doc! { "_id": 1, "i": "x" }]),
+            index("a", doc! { "i": 1 }, doc! { "collation": { "locale": "simple" } }), index("a", doc! { "i": "text" }, doc! { "collation": { "locale": "simple" } })], vec![
+            index("a", doc! { "g": 1 }, doc! { "collation": { "locale": "simple" } }), index("a", doc! { "h": 1 }, doc! {})]),
         case("index_drop", vec![numbered("a", 9), index("a", doc! { "i": 1 }, doc! {})], vec![drop_index("a", "i_1")]),
         case("index_drop_new", vec![numbered("a", 9)], vec![index("a", doc! { "i": 1 }, doc! {}), drop_index("a", "i_1")]),
         case("index_drop_all", vec![numbered("a", 9), index("a", doc! { "i": 1 }, doc! {}), index("a", doc! { "g": 1 }, doc! {})], vec![drop_index("a", "*")]),
