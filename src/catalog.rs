@@ -1,19 +1,23 @@
 //! Carries changes of the source's catalogue over. Each is a barrier: everything before it is applied first.
 
+mod options;
+mod views;
+
 use std::sync::Arc;
 
+use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
-use bson::{Uuid, rawdoc};
 
+pub(crate) use self::options::expiry_held_back;
 use crate::checkpoint::Renaming;
 use crate::document::{CollectionKind, Position};
 use crate::driver_listing::kind_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::index::{HARDLY_EVER, expiry, name_of};
+use crate::index::name_of;
 use crate::lane::Target;
 use crate::namespace::Namespace;
-use crate::oplog::{Command, CommandOperation, delta};
+use crate::oplog::{Command, CommandOperation};
 use crate::ranges::Ranges;
 use crate::router::Router;
 use crate::sink::CatalogCommand;
@@ -216,6 +220,7 @@ impl Router {
                 }
             }
         }
+        tracked.complete_validation(arguments)?;
         self.report(position, format!("modified {namespace}"));
         if carried.is_empty() {
             return Ok(());
@@ -281,20 +286,6 @@ impl Router {
             self.sink.execute(&CatalogCommand::DropDatabase { database }).await?;
         }
         self.report(position, format!("dropped the database {database}"));
-        Ok(())
-    }
-
-    /// Drops all views of a database, which the server does by dropping the collection that defines them.
-    async fn drop_views(&mut self, position: Position, database: &str) -> Result<()> {
-        let views: Vec<Namespace> = self
-            .views
-            .keys()
-            .filter(|view| view.database() == database)
-            .cloned()
-            .collect();
-        for view in views {
-            self.drop_view(position, &view).await?;
-        }
         Ok(())
     }
 
@@ -394,75 +385,6 @@ impl Router {
         Ok(())
     }
 
-    async fn set_view(&mut self, position: Position, namespace: &Namespace, options: RawDocumentBuf) -> Result<()> {
-        if !self.selection.contains(namespace) {
-            return Ok(());
-        }
-        if self.views.get(namespace).is_some_and(|view| view.options == options) {
-            return Ok(());
-        }
-        // Changes of a collection that had the name before must not come again once the view stands in its place.
-        self.save_now(None).await?;
-        let target = self.selection.target(namespace);
-        if self.views.contains_key(namespace) {
-            let namespace = target.clone();
-            self.sink.execute(&CatalogCommand::Drop { namespace }).await?;
-        } else {
-            self.clear_later(position, &target).await?;
-        }
-        self.make(&target, CollectionKind::View, options.clone()).await?;
-        self.views
-            .insert(namespace.clone(), Tracked::view(namespace.clone(), target, options));
-        self.report(position, format!("defined the view {namespace}"));
-        Ok(())
-    }
-
-    async fn change_view(&mut self, position: Position, namespace: &Namespace, change: &RawDocument) -> Result<()> {
-        if !self.selection.contains(namespace) {
-            return Ok(());
-        }
-        let view = self
-            .views
-            .get(namespace)
-            .ok_or_else(|| unexpected("a view was changed whose creation was never seen"))?;
-        // The entry is an update of the view's document in `system.views`, which is its options and an `_id`.
-        let mut document = rawdoc! { "_id": namespace.as_str() };
-        for element in &view.options {
-            let (field, value) = element.map_err(malformed)?;
-            document.append(field, value);
-        }
-        let changed = delta::apply(&document, change).map_err(|error| {
-            Error::new(
-                ErrorKind::UnsupportedEntry,
-                "change a view",
-                "its definition cannot be updated",
-            )
-            .with_context("namespace", namespace)
-            .with_source(error)
-        })?;
-        let mut options = RawDocumentBuf::new();
-        for element in &changed {
-            let (field, value) = element.map_err(malformed)?;
-            if field != "_id" {
-                options.append(field, value);
-            }
-        }
-        self.set_view(position, namespace, options).await
-    }
-
-    async fn drop_view(&mut self, position: Position, namespace: &Namespace) -> Result<()> {
-        if let Some(view) = self.views.remove(namespace) {
-            self.drain().await?;
-            self.sink
-                .execute(&CatalogCommand::Drop {
-                    namespace: view.target.target.clone(),
-                })
-                .await?;
-            self.report(position, format!("dropped the view {namespace}"));
-        }
-        Ok(())
-    }
-
     /// A collection that is migrated, with every change before this applied and none of its indexes being built: a build of the very index
     /// that is dropped or changed has to end first.
     async fn at_rest(&mut self, id: Option<Uuid>, namespace: &Namespace) -> Result<Option<&mut Tracked>> {
@@ -492,78 +414,6 @@ impl Router {
     fn report(&self, position: Position, description: String) {
         self.events.send(Event::CatalogChanged { position, description });
     }
-}
-
-impl Tracked {
-    /// Changes an index in the collection's list as collMod does. Answers its name and the change that the target has to make now: one of
-    /// the expiry waits for cutover.
-    fn modify_index(&mut self, change: &RawDocument) -> Result<Option<(String, RawDocumentBuf)>> {
-        let named = change.get_str("name").ok();
-        let pattern = change.get_document("keyPattern").ok();
-        let Some(index) = self.indexes.iter_mut().find(|index| match named {
-            Some(name) => name_of(index) == name,
-            None => index.get_document("key").ok() == pattern,
-        }) else {
-            // The list can be newer than the change, and the index be gone from it: where the collection was renamed into the selection.
-            return Ok(None);
-        };
-        let name = name_of(index).to_owned();
-        let mut carried = RawDocumentBuf::new();
-        let mut changes = false;
-        for element in change {
-            let (field, value) = element.map_err(malformed)?;
-            match field.as_str() {
-                "name" | "keyPattern" => carried.append(field, value),
-                "expireAfterSeconds" => {
-                    // An index that did not expire anything yet must become one that does, with the expiry held back.
-                    if expiry(index).is_none() {
-                        carried.append(field, HARDLY_EVER);
-                        changes = true;
-                    }
-                    set_field(index, field.as_str(), value)?;
-                }
-                _ => {
-                    carried.append(field, value);
-                    changes = true;
-                    set_field(index, field.as_str(), value)?;
-                }
-            }
-        }
-        Ok(changes.then_some((name, carried)))
-    }
-
-    fn set_option(&mut self, name: &str, value: bson::RawBsonRef<'_>) -> Result<()> {
-        set_field(&mut self.options, name, value)
-    }
-}
-
-/// A collection's options as it is made before cutover: its documents expire on the source alone.
-pub(crate) fn expiry_held_back(options: &RawDocument) -> RawDocumentBuf {
-    let mut kept = RawDocumentBuf::new();
-    for (field, value) in options.into_iter().filter_map(Result::ok) {
-        if field != "expireAfterSeconds" {
-            kept.append(field, value);
-        }
-    }
-    kept
-}
-
-/// Sets a field in its place, or at the end.
-fn set_field(document: &mut RawDocumentBuf, name: &str, value: bson::RawBsonRef<'_>) -> Result<()> {
-    let mut changed = RawDocumentBuf::new();
-    let mut set = false;
-    for element in &*document {
-        let (field, old) = element.map_err(malformed)?;
-        set |= field == name;
-        changed.append(field, if field == name { value } else { old });
-    }
-    if !set {
-        let name = bson::raw::CString::try_from(name.to_owned())
-            .map_err(|error| Error::malformed("read an oplog entry", error))?;
-        changed.append(name, value);
-    }
-    *document = changed;
-    Ok(())
 }
 
 /// An entry as it may stand in an error: it can hold user data of any size.

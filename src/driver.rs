@@ -5,14 +5,14 @@ use std::time::Duration;
 use bson::raw::{RawArray, RawDocumentBuf};
 use bson::{Document, doc};
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use mongodb::Client;
 use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind, WriteFailure};
 use mongodb::options::{ClientOptions, RunCursorCommandOptions};
 
 use crate::document::{Batch, Position};
 use crate::error::{Error, ErrorKind, Result};
-use crate::retry::{RetryRule, retry};
+use crate::retry::{ANSWER, RetryRule, answered, retry};
 use crate::source::Deployment;
 
 /// A client for `uri`, with defaults that suit a migration where the connection string says nothing.
@@ -67,17 +67,31 @@ pub(crate) async fn run(
     database: &str,
     command: Document,
 ) -> Result<Document> {
-    retry(RetryRule::SERVER, || async {
-        client
-            .database(database)
-            .run_command(command.clone())
-            .await
-            .map_err(|error| convert(operation, error))
+    run_within(ANSWER, client, operation, database, command).await
+}
+
+/// As [`run`], for a command that may take longer than others.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_within(
+    limit: Duration,
+    client: &Client,
+    operation: &'static str,
+    database: &str,
+    command: Document,
+) -> Result<Document> {
+    let database = client.database(database);
+    retry(RetryRule::SERVER, || {
+        answered(operation, limit, async {
+            let answer = database.run_command(command.clone()).await;
+            answer.map_err(|error| convert(operation, error))
+        })
     })
     .await
 }
 
-/// Runs a command whose body is sent as it is, once.
+/// Runs a command whose body is sent as it is, once, however long it takes.
 ///
 /// # Errors
 /// The server's answer, or the connection's failure.
@@ -108,24 +122,46 @@ pub(crate) async fn open_cursor(
     command: RawDocumentBuf,
     batch_size: Option<u32>,
 ) -> Result<BoxStream<'static, Result<Batch>>> {
+    open_cursor_within(ANSWER, client, operation, database, command, batch_size).await
+}
+
+/// As [`open_cursor`], for a cursor whose batches may take longer than other answers.
+///
+/// # Errors
+/// As [`open_cursor`].
+pub(crate) async fn open_cursor_within(
+    limit: Duration,
+    client: &Client,
+    operation: &'static str,
+    database: &str,
+    command: RawDocumentBuf,
+    batch_size: Option<u32>,
+) -> Result<BoxStream<'static, Result<Batch>>> {
     let mut options = RunCursorCommandOptions::default();
     options.batch_size = batch_size;
-    let cursor = client
-        .database(database)
-        .run_raw_cursor_command(command)
-        .with_options(options)
-        .batch()
-        .await
-        .map_err(|error| convert(operation, error))?;
-    Ok(cursor
-        .map(move |batch| {
-            let batch = batch.map_err(|error| convert(operation, error))?;
-            batch_of(
-                operation,
-                batch.doc_slices().map_err(|error| convert(operation, error))?,
-            )
-        })
-        .boxed())
+    let database = client.database(database);
+    let cursor = answered(operation, limit, async {
+        let opened = database.run_raw_cursor_command(command).with_options(options).batch();
+        opened.await.map_err(|error| convert(operation, error))
+    });
+    Ok(stream::unfold(Some(cursor.await?), move |cursor| async move {
+        let mut cursor = cursor?;
+        let next = answered(operation, limit, async {
+            let batch = cursor.next().await.transpose();
+            batch.map_err(|error| convert(operation, error))
+        });
+        match next.await {
+            Ok(batch) => {
+                let documents = batch?
+                    .doc_slices()
+                    .map_err(|error| convert(operation, error))
+                    .and_then(|documents| batch_of(operation, documents));
+                Some((documents, Some(cursor)))
+            }
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+    .boxed())
 }
 
 /// A batch out of the array of a cursor's reply.

@@ -3,9 +3,10 @@
 use bson::doc;
 use mongodb::Client;
 
-use crate::driver::run;
+use crate::driver::run_within;
 use crate::error::Result;
 use crate::namespace::Namespace;
+use crate::retry::WHOLE_COLLECTION;
 
 /// The MD5 that `dbHash` gives for the collection: over its documents in `_id` order, or in natural order where it is capped. `None` for
 /// views and collections that do not exist.
@@ -17,7 +18,8 @@ use crate::namespace::Namespace;
 /// A server error.
 pub(crate) async fn digest(client: &Client, namespace: &Namespace) -> Result<Option<String>> {
     let name = namespace.collection();
-    let reply = run(
+    let reply = run_within(
+        WHOLE_COLLECTION,
         client,
         "compute a collection's digest",
         namespace.database(),

@@ -16,7 +16,7 @@ use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::document::{Collection, CollectionKind, Position};
 use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Amount, Event};
+use crate::event::{Amount, Event, Side};
 use crate::fence::Fence;
 use crate::lane::Lane;
 use crate::lease::Lease;
@@ -34,6 +34,7 @@ use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
 use crate::throttle::Throttle;
 use crate::tracked::Tracked;
+use crate::waiting::telling;
 use crate::walker::Walker;
 use crate::watermark::save_checkpoints;
 
@@ -123,7 +124,8 @@ impl Engine {
         cancel: &CancellationToken,
         lost: Option<&str>,
     ) -> Result<()> {
-        let lease = Lease::acquire(Arc::clone(&self.unfenced.sink), self.fence.clone()).await?;
+        let lease = Lease::acquire(Arc::clone(&self.unfenced.sink), self.fence.clone());
+        let lease = telling(&progress.events, Side::Target, "take the lease", lease).await?;
         let cancel = cancel.child_token();
         // The lease is kept for as long as any task may still be writing, which is longer than the run goes on.
         let ended = CancellationToken::new();

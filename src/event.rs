@@ -100,6 +100,16 @@ pub enum Event {
         /// The target's reason.
         reason: String,
     },
+    /// A server has kept the run waiting for some seconds: an election, a restart or a lost connection is being sat out. It is told again
+    /// as long as it lasts.
+    Waiting {
+        /// Whose server.
+        side: Side,
+        /// What was asked of it, such as `flush the target`.
+        operation: &'static str,
+        /// For how long there has been no answer.
+        elapsed: Duration,
+    },
     /// Something failed that will be tried again from the last checkpoint.
     Retrying {
         /// The error.
@@ -124,6 +134,25 @@ pub enum Event {
         /// How many.
         events: u64,
     },
+}
+
+/// One of the two deployments of a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The one that is migrated.
+    Source,
+    /// The one that it is migrated to.
+    Target,
+}
+
+impl Side {
+    /// `source` or `target`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        }
+    }
 }
 
 /// The state of a run at one moment.

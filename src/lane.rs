@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::document::{CollectionKind, Operation, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Side;
 use crate::fold::fold;
 use crate::namespace::Namespace;
 use crate::oplog::delta::{self, DeltaFormat, format_of};
@@ -21,6 +22,7 @@ use crate::order::Key;
 use crate::progress::Progress;
 use crate::sink::{RefusalReason, Sink};
 use crate::source::{PointRequest, ReadMode, Source};
+use crate::waiting::telling;
 
 /// Bytes of changes that a lane applies at once; more waiting changes mean more folding.
 const BATCH_BYTES: usize = 4 << 20;
@@ -344,7 +346,8 @@ impl Lane {
         } else {
             fold(writes.into_iter())
         };
-        let refusals = self.sink.apply(&target.target, target.kind, &writes).await?;
+        let applied = self.sink.apply(&target.target, target.kind, &writes);
+        let refusals = telling(&self.progress.events, Side::Target, "apply changes", applied).await?;
         if refusals.is_empty() {
             return Ok(());
         }

@@ -110,6 +110,7 @@ mod budget;
 mod pace;
 mod throttle;
 mod monitor;
+mod waiting;
 mod driver;
 mod driver_digest;
 mod driver_listing;
@@ -128,7 +129,7 @@ pub use handle::MigrationHandle;
 pub use migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
 pub use preflight::{Finding, Plan, PlannedCollection, Severity};
 
-pub use event::{Amount, ChangeCounts, CollectionSummary, Event, IndexSummary, Outcome, Status, Summary};
+pub use event::{Amount, ChangeCounts, CollectionSummary, Event, IndexSummary, Outcome, Side, Status, Summary};
 pub use phase::Phase;
 pub use throttle::Throttle;
 

@@ -9,11 +9,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
-use crate::event::Event;
+use crate::event::{Event, Side};
 use crate::pace::{Behind, Pace, RollOff, Sample};
 use crate::phase::Phase;
 use crate::progress::Progress;
 use crate::source::Source;
+use crate::waiting::telling;
 
 /// How often the source is asked for its newest position.
 pub(crate) const POSITION_INTERVAL: Duration = Duration::from_millis(500);
@@ -36,9 +37,14 @@ pub(crate) async fn watch_source(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut pace = Pace::new(max_lag);
     loop {
+        let position = async {
+            tick.tick().await;
+            let operation = "ask for the newest position";
+            telling(&progress.events, Side::Source, operation, source.position()).await
+        };
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
-            _ = tick.tick() => progress.set_source_position(source.position().await?),
+            position = position => progress.set_source_position(position?),
         }
         if matches!(progress.phase(), Phase::CatchUp | Phase::Ready) {
             let ready = progress.lag().is_some_and(|lag| lag <= max_lag);

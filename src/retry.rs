@@ -2,9 +2,41 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long a server may take to answer a command. One that takes longer has lost the command or its answer, or hangs; on a connection
+/// that stays open nothing else would tell.
+pub(crate) const ANSWER: Duration = Duration::from_secs(60);
+
+/// How long a server may work on a write. It must have given it up before it is sent again: a write that came late could undo a newer one
+/// of the same document.
+pub(crate) const WRITE: Duration = Duration::from_secs(45);
+
+/// How long a server may take to read a whole collection for its digest.
+pub(crate) const WHOLE_COLLECTION: Duration = Duration::from_secs(3600);
+
+/// Awaits an answer for so long.
+///
+/// # Errors
+/// [`Connection`](ErrorKind::Connection), which may be tried again, when there is none.
+///
+/// # Cancellation
+/// Dropping the future drops `answer`.
+pub(crate) async fn answered<T>(
+    operation: &'static str,
+    limit: Duration,
+    answer: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    timeout(limit, answer).await.unwrap_or_else(|_| {
+        Err(Error::new(
+            ErrorKind::Connection,
+            operation,
+            format!("the server did not answer within {} seconds", limit.as_secs()),
+        ))
+    })
+}
 
 /// How often, how fast and how long something is tried again.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +114,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
 
     #[tokio::test(start_paused = true)]
     async fn retryable_errors_are_retried_until_patience_runs_out() {

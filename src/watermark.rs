@@ -7,8 +7,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::durability::Durability;
 use crate::error::Result;
-use crate::event::Event;
+use crate::event::{Event, Side};
 use crate::progress::Progress;
+use crate::waiting::telling;
 
 /// A checkpoint whose changes every lane has applied.
 pub(crate) struct SaveRequest {
@@ -28,7 +29,7 @@ pub(crate) async fn save_checkpoints(
     mut requests: mpsc::Receiver<SaveRequest>,
 ) -> Result<()> {
     while let Some(SaveRequest { mut checkpoint, done }) = requests.recv().await {
-        durability.flush().await?;
+        telling(&progress.events, Side::Target, "flush the target", durability.flush()).await?;
         checkpoint.seen = progress.read().max(checkpoint.watermark);
         store.save(&checkpoint.encode()?).await?;
         progress.set_watermark(checkpoint.watermark);

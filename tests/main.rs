@@ -14,6 +14,7 @@ mod scenarios {
     mod conformance;
     mod delta;
     mod example;
+    mod faults;
     mod fencing;
     mod invariants;
     mod lost_position;

@@ -119,6 +119,15 @@ impl Console {
                 reason,
             } => format!("index `{name}` of {namespace}: {reason}"),
             Event::DocumentRefused { namespace, id, reason } => format!("{namespace}: {id} was refused: {reason}"),
+            Event::Waiting {
+                side,
+                operation,
+                elapsed,
+            } => format!(
+                "the {} has not answered for {:.0} s: {operation}",
+                side.as_str(),
+                elapsed.as_secs_f64()
+            ),
             Event::Retrying { cause, delay } => format!("trying again in {:.1} s: {cause}", delay.as_secs_f64()),
             _ => return,
         };

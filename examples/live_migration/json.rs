@@ -109,6 +109,16 @@ pub fn event(event: &Event) -> Value {
         Event::DocumentRefused { namespace, id, reason } => {
             json!({ "type": "document_refused", "namespace": shown(namespace).as_str(), "id": id, "reason": reason })
         }
+        Event::Waiting {
+            side,
+            operation,
+            elapsed,
+        } => json!({
+            "type": "waiting",
+            "side": side.as_str(),
+            "operation": operation,
+            "elapsed_seconds": elapsed.as_secs_f64(),
+        }),
         Event::Retrying { cause, delay } => {
             json!({ "type": "retrying", "cause": cause, "delay_seconds": delay.as_secs_f64() })
         }

@@ -8,7 +8,7 @@ use mongodb::Client;
 use crate::document::Position;
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
-use crate::retry::{RetryRule, retry};
+use crate::retry::{ANSWER, RetryRule, answered, retry};
 
 /// The first wire version whose servers seek in the oplog on their own (4.4). Older ones must be told to with `oplogReplay`.
 const SEEKS: i32 = 9;
@@ -30,12 +30,13 @@ pub(crate) struct Standing {
 /// [`Refused`](ErrorKind::Refused) when the server is no member of a replica set, or a server error.
 pub(crate) async fn standing(client: &Client) -> Result<Standing> {
     const OPERATION: &str = "ask for the newest position";
+    let database = client.database("admin");
     // The name that every version knows; `hello` came with 4.4.2.
-    let hello = client
-        .database("admin")
-        .run_command(doc! { "isMaster": 1 })
-        .await
-        .map_err(|error| driver::convert(OPERATION, error))?;
+    let hello = answered(OPERATION, ANSWER, async {
+        let hello = database.run_command(doc! { "isMaster": 1 }).await;
+        hello.map_err(|error| driver::convert(OPERATION, error))
+    })
+    .await?;
     let Ok(last_write) = hello.get_document("lastWrite") else {
         if hello.contains_key("setName") || hello.contains_key("isreplicaset") {
             return Err(Error::new(

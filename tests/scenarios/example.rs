@@ -19,7 +19,7 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The example while it runs.
-struct Example {
+pub(super) struct Example {
     child: Child,
     commands: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
@@ -28,8 +28,8 @@ struct Example {
 }
 
 /// The example after it has ended.
-struct Ended {
-    exit: Option<i32>,
+pub(super) struct Ended {
+    pub(super) exit: Option<i32>,
     lines: Vec<Value>,
     /// What it wrote to standard error.
     text: String,
@@ -61,7 +61,7 @@ impl Example {
     }
 
     /// Reads until a line fits.
-    async fn until(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    pub(super) async fn until(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let read = timeout(PATIENCE, async {
             while let Some(line) = self.lines.next_line().await.unwrap() {
                 let line: Value = serde_json::from_str(&line).unwrap();
@@ -79,17 +79,17 @@ impl Example {
         }
     }
 
-    async fn phase(&mut self, phase: &str) {
+    pub(super) async fn phase(&mut self, phase: &str) {
         self.until(phase, |line| line["type"] == "status" && line["phase"] == phase)
             .await;
     }
 
-    async fn command(&mut self, command: &str) {
+    pub(super) async fn command(&mut self, command: &str) {
         let commands = self.commands.as_mut().unwrap();
         commands.write_all(format!("{command}\n").as_bytes()).await.unwrap();
     }
 
-    async fn signal(&self, signal: &str) {
+    pub(super) async fn signal(&self, signal: &str) {
         let process = self.child.id().unwrap().to_string();
         let sent = Command::new("kill")
             .args(["-s", signal, &process])
@@ -99,8 +99,24 @@ impl Example {
         assert!(sent.success());
     }
 
+    /// Reads for so long, or until it ends; answers the newest status that came.
+    pub(super) async fn last_status_within(&mut self, time: Duration) -> Option<Value> {
+        let mut last = None;
+        let read = async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                let line: Value = serde_json::from_str(&line).unwrap();
+                self.seen.push(line.clone());
+                if line["type"] == "status" {
+                    last = Some(line);
+                }
+            }
+        };
+        let _ = timeout(time, read).await;
+        last
+    }
+
     /// Reads the rest.
-    async fn end(mut self) -> Ended {
+    pub(super) async fn end(mut self) -> Ended {
         let end = async {
             while let Some(line) = self.lines.next_line().await.unwrap() {
                 self.seen.push(serde_json::from_str(&line).unwrap());
@@ -119,7 +135,7 @@ impl Example {
 impl Ended {
     /// The last line, which is the summary, whatever happened; checks outcome and exit code.
     #[track_caller]
-    fn summary(&self, outcome: &str, exit: i32) -> &Value {
+    pub(super) fn summary(&self, outcome: &str, exit: i32) -> &Value {
         let last = self.lines.last().expect("it wrote nothing");
         assert_eq!(last["type"], "summary", "{last:#}\n{}", self.text);
         assert_eq!(last["outcome"], outcome, "{last:#}\n{}", self.text);
@@ -159,16 +175,16 @@ fn binary(name: &str) -> PathBuf {
     binary
 }
 
-struct Sets {
+pub(super) struct Sets {
     source: ReplicaSet,
     target: ReplicaSet,
-    source_client: Client,
+    pub(super) source_client: Client,
     target_client: Client,
 }
 
 impl Sets {
     /// Two sets, of which the first has a shop.
-    async fn start(documents: u64) -> Self {
+    pub(super) async fn start(documents: u64) -> Self {
         let (source, target) = futures::try_join!(
             ReplicaSet::builder(Version::V6_0).start(),
             ReplicaSet::builder(Version::V6_0).name("rs1").start()
@@ -184,14 +200,14 @@ impl Sets {
         }
     }
 
-    fn example(&self, arguments: &[&str]) -> Example {
+    pub(super) fn example(&self, arguments: &[&str]) -> Example {
         let (source, target) = (self.source.uri(), self.target.uri());
         let mut all = vec!["--source", &source, "--target", &target];
         all.extend(arguments);
         Example::start(&all)
     }
 
-    async fn assert_identical(&self) {
+    pub(super) async fn assert_identical(&self) {
         assert_identical(&self.source_client, &self.target_client, &CompareOptions::default())
             .await
             .unwrap();

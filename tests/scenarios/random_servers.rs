@@ -5,9 +5,11 @@
 //! `MONGOFERRY_PAIR=4.2-6.0` chooses the versions of the long run. A seed gives each writer the same commands again; how the writers
 //! meet each other and the migration is up to the machine.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
@@ -113,16 +115,18 @@ async fn seeds(from: Version, to: Version, count: u64) {
             source: source.clone(),
             target: target.clone(),
             uris: [source_set.uri(), target_set.uri()],
+            diary: Diary::default(),
         };
+        let diary = scenario.diary.clone();
         let run = AssertUnwindSafe(timeout(DEADLINE, scenario.run())).catch_unwind();
         match run.await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => {
-                eprintln!("{from} to {to}: seed {seed} is not done after {DEADLINE:?}");
+                eprintln!("{from} to {to}: seed {seed} is not done after {DEADLINE:?}: {diary}");
                 failed.push(seed);
             }
             Err(_) => {
-                eprintln!("{from} to {to}: seed {seed} failed");
+                eprintln!("{from} to {to}: seed {seed} failed: {diary}");
                 failed.push(seed);
             }
         }
@@ -141,6 +145,31 @@ struct Scenario {
     source: Client,
     target: Client,
     uris: [String; 2],
+    diary: Diary,
+}
+
+/// The last things that happened, for a seed that fails.
+#[derive(Clone, Default)]
+struct Diary(Arc<Mutex<VecDeque<String>>>);
+
+impl Diary {
+    fn add(&self, line: String) {
+        let mut lines = self.0.lock().unwrap();
+        if lines.len() == 60 {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+}
+
+impl std::fmt::Display for Diary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0
+            .lock()
+            .unwrap()
+            .iter()
+            .try_for_each(|line| write!(f, "\n      {line}"))
+    }
 }
 
 impl Scenario {
@@ -182,17 +211,22 @@ impl Scenario {
         for _ in 0..random.random_range(0..4) {
             sleep(Duration::from_millis(random.random_range(0..700))).await;
             if random.random_bool(0.5) {
+                self.diary.add("pausing".to_owned());
                 handle.pause().await.unwrap();
                 sleep(Duration::from_millis(random.random_range(0..300))).await;
                 handle.resume().unwrap();
             } else {
+                self.diary.add("starting anew".to_owned());
                 handle.abandon().await;
                 handle = self.start(&shape).await;
             }
         }
+        self.diary.add("cutting over".to_owned());
         let stop_writes = async {
+            self.diary.add("the writers stop".to_owned());
             stop.store(true, Ordering::Relaxed);
             writers.end().await;
+            self.diary.add("the writers have stopped".to_owned());
         };
         let summary = handle.cutover(stop_writes).await;
         let summary = summary.unwrap_or_else(|error| panic!("seed {}: {error:?}", self.seed));
@@ -242,16 +276,17 @@ impl Scenario {
             false => builder,
         };
         let handle = builder.build().unwrap().start().await.unwrap();
-        if self.loud {
-            let mut events = handle.events();
-            tokio::spawn(async move {
-                while let Some(event) = events.next().await {
-                    if !matches!(event, Event::CheckpointSaved { .. }) {
+        let (mut events, diary, loud) = (handle.events(), self.diary.clone(), self.loud);
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                if !matches!(event, Event::CheckpointSaved { .. }) {
+                    diary.add(format!("{event:?}"));
+                    if loud {
                         eprintln!("      {event:?}");
                     }
                 }
-            });
-        }
+            }
+        });
         handle
     }
 }

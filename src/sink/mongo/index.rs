@@ -1,17 +1,23 @@
 //! Indexes.
 
-use bson::raw::{RawBsonRef, RawDocument};
-use tokio::time::Instant;
+use bson::Document;
+use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::{Instant, timeout};
 
 use super::target::Target;
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
 use crate::order::{Element, Elements};
-use crate::retry::RetryRule;
+use crate::retry::{ANSWER, RetryRule};
 use crate::splice::Splice;
 
 const OPERATION: &str = "create an index";
+
+/// So many calls may wait for one build.
+const MOST_ASKED: usize = 3;
 
 /// Builds one index, as [`Sink::create_index`](crate::Sink::create_index) says, however long it takes.
 ///
@@ -60,7 +66,7 @@ async fn build(target: &Target, namespace: &Namespace, specification: &RawDocume
     let mut attempts = RetryRule::SERVER.begin();
     loop {
         let began = Instant::now();
-        let error = match driver::run_raw(target.client(), OPERATION, namespace.database(), command.clone()).await {
+        let error = match ask(target, namespace, &command).await {
             Ok(reply) => match reply.get_document("writeConcernError") {
                 // The index is there; asking again waits until a majority has it.
                 Ok(error) => Error::new(
@@ -85,6 +91,38 @@ async fn build(target: &Target, namespace: &Namespace, specification: &RawDocume
         match attempts.next_pause(&error) {
             Some(pause) => tokio::time::sleep(pause).await,
             None => return Err(error),
+        }
+    }
+}
+
+/// Asks for the build. It may take hours, so that no limit tells an answer that was lost. Asked once more on another connection the server
+/// answers at once where the index stands, and joins the build where it is going on; the first call is not dropped meanwhile, since
+/// servers give up a build whose client is gone.
+async fn ask(target: &Target, namespace: &Namespace, command: &RawDocumentBuf) -> Result<Document> {
+    let mut asked = FuturesUnordered::new();
+    let mut refused = None;
+    loop {
+        if asked.len() < MOST_ASKED {
+            let database = namespace.database();
+            asked.push(driver::run_raw(target.client(), OPERATION, database, command.clone()));
+        }
+        let answers = async {
+            while let Some(answer) = asked.next().await {
+                match answer {
+                    Err(error) if error.is_retryable() || is_build_interrupted(&error) => refused = Some(error),
+                    answer => return Some(answer),
+                }
+            }
+            None
+        };
+        match timeout(ANSWER, answers).await {
+            Ok(Some(answer)) => return answer,
+            Ok(None) => {
+                if let Some(error) = refused {
+                    return Err(error);
+                }
+            }
+            Err(_) => {}
         }
     }
 }

@@ -9,7 +9,7 @@ use mongodb::Client;
 use super::flush::{Terms, term_of};
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
-use crate::retry::{RetryRule, retry};
+use crate::retry::{ANSWER, RetryRule, WRITE, answered, retry};
 
 /// How long a majority may take to confirm a write before it is asked for again.
 const MAJORITY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -72,8 +72,10 @@ impl Target {
         body: impl Fn() -> RawDocumentBuf,
     ) -> Result<Reply> {
         let reply = retry(RetryRule::SERVER, || async {
-            let reply = driver::run_raw(&self.client, operation, database, body()).await?;
-            Reply::read(operation, &reply)
+            let mut body = body();
+            body.append(cstr!("maxTimeMS"), i64::try_from(WRITE.as_millis()).unwrap_or(i64::MAX));
+            let reply = driver::run_raw(&self.client, operation, database, body);
+            Reply::read(operation, &answered(operation, ANSWER, reply).await?)
         })
         .await?;
         if let Some(term) = reply.term {
@@ -90,8 +92,8 @@ impl Target {
         let mut body = command.to_owned();
         body.append(cstr!("writeConcern"), durable());
         retry(RetryRule::SERVER, || async {
-            let reply = driver::run_raw(&self.client, operation, database, body.clone()).await?;
-            Reply::read(operation, &reply)
+            let reply = driver::run_raw(&self.client, operation, database, body.clone());
+            Reply::read(operation, &answered(operation, ANSWER, reply).await?)
         })
         .await
     }

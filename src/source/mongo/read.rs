@@ -14,7 +14,7 @@ use crate::document::{Batch, Position};
 use crate::driver::{batch_of, code, convert, open_cursor};
 use crate::driver_range::{batch_size, range_find};
 use crate::error::{Error, ErrorKind, Result};
-use crate::retry::{RetryRule, retry};
+use crate::retry::{ANSWER, RetryRule, answered, retry};
 use crate::source::{ReadMode, ReadRequest};
 
 const OPERATION: &str = "read documents";
@@ -216,9 +216,18 @@ impl Transaction {
     fn into_batches(self) -> BoxStream<'static, Result<Batch>> {
         stream::unfold(Some(self), |transaction| async {
             let mut transaction = transaction?;
-            let batch = transaction.cursor.stream(&mut transaction.session).next().await?;
-            match batch {
+            let next = answered(OPERATION, ANSWER, async {
+                let batch = transaction
+                    .cursor
+                    .stream(&mut transaction.session)
+                    .next()
+                    .await
+                    .transpose();
+                batch.map_err(|error| convert(OPERATION, error))
+            });
+            match next.await {
                 Ok(batch) => {
+                    let batch = batch?;
                     let documents = batch
                         .doc_slices()
                         .map_err(|error| convert(OPERATION, error))
@@ -231,7 +240,7 @@ impl Transaction {
                     // The snapshot is let go with the last batch, not when the caller is done with that.
                     Some((documents, (!is_last).then_some(transaction)))
                 }
-                Err(error) => Some((Err(convert(OPERATION, error)), None)),
+                Err(error) => Some((Err(error), None)),
             }
         })
         .boxed()

@@ -6,10 +6,10 @@ use futures::TryStreamExt;
 use mongodb::Client;
 
 use crate::document::{Collection, CollectionKind};
-use crate::driver::{code, is_gone, open_cursor};
+use crate::driver::{code, is_gone, open_cursor_within};
 use crate::error::{Error, Result};
 use crate::order::Key;
-use crate::retry::{RetryRule, retry};
+use crate::retry::{RetryRule, WHOLE_COLLECTION, retry};
 
 const OPERATION: &str = "split a collection";
 
@@ -117,7 +117,8 @@ async fn each_key(
     let malformed = |error| Error::malformed(OPERATION, error);
     let command = RawDocumentBuf::try_from(command).map_err(malformed)?;
     let database = collection.namespace.database();
-    let mut batches = open_cursor(client, OPERATION, database, command, Some(BATCH)).await?;
+    // Random documents of a large collection on slow disks take their time.
+    let mut batches = open_cursor_within(WHOLE_COLLECTION, client, OPERATION, database, command, Some(BATCH)).await?;
     while let Some(batch) = batches.try_next().await? {
         for key in batch.iter().filter_map(Key::of_document) {
             if !take(key) {

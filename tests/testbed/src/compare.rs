@@ -242,6 +242,8 @@ async fn entries(client: &Client) -> Result<BTreeMap<String, Entry>, Error> {
             }
             let options = listed.get_document("options")?;
             let mut facts = fields(options, "uuid")?;
+            // A command that was refused half way can leave a temporary collection. No client can make one, and so no target has it.
+            facts.remove("temp");
             if facts
                 .get(ENGINE)
                 .is_some_and(|engine| text(engine).contains(MIXED_TYPES))

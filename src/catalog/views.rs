@@ -1,0 +1,108 @@
+//! Views, which the server keeps as documents of `system.views`.
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::rawdoc;
+
+use super::{malformed, unexpected};
+use crate::document::{CollectionKind, Position};
+use crate::error::{Error, ErrorKind, Result};
+use crate::namespace::Namespace;
+use crate::oplog::delta;
+use crate::router::Router;
+use crate::sink::CatalogCommand;
+use crate::tracked::Tracked;
+
+impl Router {
+    /// Drops all views of a database, which the server does by dropping the collection that defines them.
+    pub(super) async fn drop_views(&mut self, position: Position, database: &str) -> Result<()> {
+        let views: Vec<Namespace> = self
+            .views
+            .keys()
+            .filter(|view| view.database() == database)
+            .cloned()
+            .collect();
+        for view in views {
+            self.drop_view(position, &view).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn set_view(
+        &mut self,
+        position: Position,
+        namespace: &Namespace,
+        options: RawDocumentBuf,
+    ) -> Result<()> {
+        if !self.selection.contains(namespace) {
+            return Ok(());
+        }
+        if self.views.get(namespace).is_some_and(|view| view.options == options) {
+            return Ok(());
+        }
+        // Changes of a collection that had the name before must not come again once the view stands in its place.
+        self.save_now(None).await?;
+        let target = self.selection.target(namespace);
+        if self.views.contains_key(namespace) {
+            let namespace = target.clone();
+            self.sink.execute(&CatalogCommand::Drop { namespace }).await?;
+        } else {
+            self.clear_later(position, &target).await?;
+        }
+        self.make(&target, CollectionKind::View, options.clone()).await?;
+        self.views
+            .insert(namespace.clone(), Tracked::view(namespace.clone(), target, options));
+        self.report(position, format!("defined the view {namespace}"));
+        Ok(())
+    }
+
+    pub(super) async fn change_view(
+        &mut self,
+        position: Position,
+        namespace: &Namespace,
+        change: &RawDocument,
+    ) -> Result<()> {
+        if !self.selection.contains(namespace) {
+            return Ok(());
+        }
+        let view = self
+            .views
+            .get(namespace)
+            .ok_or_else(|| unexpected("a view was changed whose creation was never seen"))?;
+        // The entry is an update of the view's document in `system.views`, which is its options and an `_id`.
+        let mut document = rawdoc! { "_id": namespace.as_str() };
+        for element in &view.options {
+            let (field, value) = element.map_err(malformed)?;
+            document.append(field, value);
+        }
+        let changed = delta::apply(&document, change).map_err(|error| {
+            Error::new(
+                ErrorKind::UnsupportedEntry,
+                "change a view",
+                "its definition cannot be updated",
+            )
+            .with_context("namespace", namespace)
+            .with_source(error)
+        })?;
+        let mut options = RawDocumentBuf::new();
+        for element in &changed {
+            let (field, value) = element.map_err(malformed)?;
+            if field != "_id" {
+                options.append(field, value);
+            }
+        }
+        self.set_view(position, namespace, options).await
+    }
+
+    pub(super) async fn drop_view(&mut self, position: Position, namespace: &Namespace) -> Result<()> {
+        if let Some(view) = self.views.remove(namespace) {
+            self.drain().await?;
+            self.sink
+                .execute(&CatalogCommand::Drop {
+                    namespace: view.target.target.clone(),
+                })
+                .await?;
+            self.report(position, format!("dropped the view {namespace}"));
+        }
+        Ok(())
+    }
+}
