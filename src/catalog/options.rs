@@ -119,7 +119,7 @@ mod tests {
             (
                 rawdoc! {},
                 rawdoc! { "changeStreamPreAndPostImages": { "enabled": true } },
-                rawdoc! {},
+                rawdoc! { "changeStreamPreAndPostImages": { "enabled": true } },
             ),
         ] {
             let collection = Collection {

@@ -28,7 +28,7 @@ use self::commands::Commands;
 mod commands;
 
 /// How long one seed may take on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(240);
+const DEADLINE: Duration = Duration::from_secs(150);
 
 /// How many write at the same time.
 const WRITERS: u64 = 3;
@@ -228,7 +228,16 @@ impl Scenario {
             writers.end().await;
             self.diary.add("the writers have stopped".to_owned());
         };
-        let summary = handle.cutover(stop_writes).await;
+        let report = async {
+            loop {
+                sleep(DEADLINE / 10).await;
+                self.diary.add(format!("{:?}", handle.status()));
+            }
+        };
+        let summary = tokio::select! {
+            summary = handle.cutover(stop_writes) => summary,
+            () = report => unreachable!("it goes on for ever"),
+        };
         let summary = summary.unwrap_or_else(|error| panic!("seed {}: {error:?}", self.seed));
         let options = match shape.selected {
             true => self.selected().await,
