@@ -112,7 +112,9 @@ impl Router {
                 hurry: hurry.clone(),
             },
         );
+        // A snapshot may last for a smaller chunk; what is read without one need not be small.
         let interval = tracked.target.kind == CollectionKind::Capped || tracked.snapshots_refused >= SNAPSHOT_ATTEMPTS;
+        let shrunk = if interval { 1 } else { 1 << tracked.snapshots_refused };
         Some(Assignment {
             chunk,
             target: Arc::clone(&tracked.target),
@@ -125,7 +127,7 @@ impl Router {
             } else {
                 ReadMode::Snapshot
             },
-            chunk_bytes: (self.chunk_bytes / tracked.chunk_divisor).max(1),
+            chunk_bytes: (self.chunk_bytes / tracked.chunk_divisor / shrunk).max(1),
             document_bytes: tracked.document_bytes(),
             cancel,
             hurry,
@@ -143,7 +145,6 @@ impl Router {
         }
         if snapshot_refused {
             tracked.snapshots_refused += 1;
-            tracked.chunk_divisor = (tracked.chunk_divisor * 2).min(64);
         }
     }
 
@@ -180,6 +181,8 @@ impl Router {
             return Ok(());
         };
         tracked.snapshots_refused = 0;
+        // Else a range to which the application adds more than a small chunk, while that is finished, would never come to its end.
+        tracked.chunk_divisor = (tracked.chunk_divisor / 2).max(1);
         tracked
             .ranges
             .finish(finished.chunk, finished.last.clone(), chunk.low, finished.repair);

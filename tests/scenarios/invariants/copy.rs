@@ -136,3 +136,35 @@ async fn write_much(bench: &Bench, run: &mongoferry::MigrationHandle) {
     assert!(most > HELD_LIMIT / 2, "{most}");
     assert!(most <= HELD_LIMIT + 2 * BYTES as u64, "{most}");
 }
+
+/// A chunk is finished when the router has come past it. If chunks stayed small after trouble with snapshots, an application that adds
+/// documents at the end of a collection would outrun them for ever.
+#[tokio::test(start_paused = true)]
+async fn chunks_are_not_small_for_want_of_snapshots() {
+    let bench = Bench::default();
+    bench
+        .source
+        .insert_many("shop.orders", documents(0..400, 1000))
+        .unwrap();
+    bench.source.set_snapshots(false);
+    bench.source.set_batch_documents(1);
+    let run = bench
+        .migration()
+        .walkers(1)
+        .chunk_bytes(40_000)
+        .build()
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
+    until("everything is copied", || run.status().copy_complete).await;
+    let flushes = bench
+        .sink
+        .journal()
+        .iter()
+        .filter(|entry| matches!(entry, JournalEntry::Flushed))
+        .count();
+    // Ten chunks, and some checkpoints.
+    assert!(flushes < 40, "{flushes}");
+    bench.finish(run).await;
+}
