@@ -354,7 +354,7 @@ pub(crate) fn convert(operation: &'static str, error: DriverError) -> Error {
         ErrorKind::Connection => "the server cannot be reached or the connection broke".to_owned(),
         ErrorKind::TargetBlocked => {
             let what = driver_code(&error).and_then(blocked).unwrap_or("it takes no writes");
-            format!("{what}, and the run goes on")
+            format!("the server takes no writes: {what}")
         }
         _ => "the server answered with an error".to_owned(),
     };

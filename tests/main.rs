@@ -26,4 +26,5 @@ mod scenarios {
     mod random_memory;
     mod random_servers;
     mod recovery;
+    mod target_trouble;
 }

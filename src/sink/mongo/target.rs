@@ -181,7 +181,10 @@ impl Reply {
             return Err(Error::new(
                 ErrorKind::TargetBlocked,
                 operation,
-                format!("{what}, and the run goes on: {} (code {})", error.message, error.code),
+                format!(
+                    "the server takes no writes: {what} ({}, code {})",
+                    error.message, error.code
+                ),
             ));
         }
         Ok(Self {
@@ -198,4 +201,24 @@ fn transient(operation: &'static str, code: i32, message: &str) -> Error {
         operation,
         format!("{message} (code {code}); the server cannot take writes now"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_takes_no_writes_is_no_fault_of_a_document() {
+        let reply = |code: i32| {
+            let error = doc! { "index": 3, "code": code, "errmsg": "what the server says" };
+            Reply::read("write", &doc! { "n": 0, "writeErrors": [error] })
+        };
+        for (code, advice) in [(371, "setUserWriteBlockMode"), (14031, "make room")] {
+            let error = reply(code).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TargetBlocked);
+            let text = error.to_string();
+            assert!(text.contains(advice) && text.contains("what the server says"), "{text}");
+        }
+        assert_eq!(reply(121).unwrap().errors.len(), 1);
+    }
 }

@@ -1,0 +1,262 @@
+//! A target that cannot or will not take what it is given: each ends in an error or event that says what to do, and when that is done the
+//! migration goes on and arrives identical.
+
+use std::time::Duration;
+
+use bson::{Document, doc};
+use futures::{Stream, StreamExt};
+use mongodb::Client;
+use mongoferry::sink::MongoSink;
+use mongoferry::source::MongoSource;
+use mongoferry::{ErrorKind, Event, Migration, MigrationHandle, Outcome, Summary};
+use mongoferry_testbed::compare::{CompareOptions, assert_identical};
+use mongoferry_testbed::{ReplicaSet, Version};
+use tokio::time::timeout;
+
+/// How long anything may take on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+struct Pair {
+    source: ReplicaSet,
+    target: ReplicaSet,
+    ours: Client,
+    theirs: Client,
+}
+
+impl Pair {
+    /// With some orders on the source, one of whose indexes is unique.
+    async fn start(secured: bool) -> Self {
+        let mut target = ReplicaSet::builder(Version::V6_0)
+            .name("rs1")
+            .enable_test_commands(true);
+        if secured {
+            target = target.key_file_auth();
+        }
+        let source = ReplicaSet::builder(Version::V6_0).start();
+        let (source, target) = futures::try_join!(source, target.start()).unwrap();
+        let (ours, theirs) = (source.client().await.unwrap(), target.client().await.unwrap());
+        let index = doc! { "key": { "u": 1 }, "name": "u_1", "unique": true };
+        admin(&ours, "shop", doc! { "createIndexes": "orders", "indexes": [index] }).await;
+        let pair = Self {
+            source,
+            target,
+            ours,
+            theirs,
+        };
+        pair.insert(0..2_000).await;
+        pair
+    }
+
+    async fn insert(&self, ids: std::ops::Range<i32>) {
+        let documents = ids.map(|id| doc! { "_id": id, "u": id, "text": "x".repeat(200) });
+        self.orders(&self.ours).insert_many(documents).await.unwrap();
+    }
+
+    fn orders(&self, client: &Client) -> mongodb::Collection<Document> {
+        client.database("shop").collection("orders")
+    }
+
+    async fn migration(&self, target: &str) -> Migration {
+        let from = self.source.uri();
+        let (source, sink) = futures::try_join!(MongoSource::connect(&from), MongoSink::connect(target)).unwrap();
+        Migration::builder(source, sink).chunk_bytes(64 << 10).build().unwrap()
+    }
+
+    async fn run(&self, target: &str) -> MigrationHandle {
+        self.migration(target).await.start().await.unwrap()
+    }
+
+    async fn fail(&self, commands: &[&str], code: Option<i32>) {
+        let mut point = doc! { "configureFailPoint": "failCommand", "mode": "off" };
+        if let Some(code) = code {
+            point.insert("mode", "alwaysOn");
+            point.insert("data", doc! { "failCommands": commands, "errorCode": code });
+        }
+        admin(&self.theirs, "admin", point).await;
+    }
+
+    async fn finish(&self, run: MigrationHandle) {
+        let summary = cut_over(&run).await;
+        assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+        assert_identical(&self.ours, &self.theirs, &CompareOptions::default())
+            .await
+            .unwrap();
+    }
+}
+
+async fn admin(client: &Client, database: &str, command: Document) {
+    client.database(database).run_command(command).await.unwrap();
+}
+
+async fn ready(run: &MigrationHandle) {
+    let ready = run.ready_to_cut_over(Duration::from_secs(2));
+    timeout(DEADLINE, ready).await.unwrap().unwrap();
+}
+
+async fn cut_over(run: &MigrationHandle) -> Summary {
+    timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap()
+}
+
+/// Waits for an event that `find` finds something in.
+async fn event<T>(events: &mut (impl Stream<Item = Event> + Unpin), find: impl Fn(Event) -> Option<T>) -> T {
+    let found = async {
+        while let Some(event) = events.next().await {
+            if let Some(found) = find(event) {
+                return found;
+            }
+        }
+        panic!("the run ended");
+    };
+    timeout(DEADLINE, found).await.expect("the event comes")
+}
+
+fn retrying(event: Event) -> Option<String> {
+    match event {
+        Event::Retrying { cause, .. } => Some(cause),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocked_writes_are_said_and_sat_out() {
+    let pair = Pair::start(false).await;
+    let block = async |on: bool| {
+        admin(&pair.theirs, "admin", doc! { "setUserWriteBlockMode": 1, "global": on }).await;
+    };
+    let run = pair.run(&pair.target.uri()).await;
+    ready(&run).await;
+    let mut events = run.events();
+    block(true).await;
+    pair.insert(2_000..3_000).await;
+    let cause = event(&mut events, retrying).await;
+    assert!(cause.contains("setUserWriteBlockMode"), "{cause}");
+    block(false).await;
+    pair.finish(run).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_and_sat_out() {
+    const OUT_OF_DISK_SPACE: i32 = 14031;
+    let pair = Pair::start(false).await;
+    // While documents are copied, while an index is built, and while changes are applied.
+    for commands in [
+        ["insert", "update"],
+        ["createIndexes", "createIndexes"],
+        ["update", "delete"],
+    ] {
+        let migration = pair.migration(&pair.target.uri()).await;
+        pair.fail(&commands, Some(OUT_OF_DISK_SPACE)).await;
+        let run = migration.start().await.unwrap();
+        let mut events = run.events();
+        let cause = event(&mut events, retrying).await;
+        assert!(cause.contains("its disk is full: make room"), "{commands:?}: {cause}");
+        pair.fail(&commands, None).await;
+        ready(&run).await;
+        let index = doc! { "key": { commands[0]: 1 }, "name": commands[0] };
+        admin(
+            &pair.ours,
+            "shop",
+            doc! { "createIndexes": "orders", "indexes": [index] },
+        )
+        .await;
+    }
+    let run = pair.run(&pair.target.uri()).await;
+    pair.finish(run).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_target_is_said_and_sat_out() {
+    let pair = Pair::start(false).await;
+    let run = pair.run(&pair.target.uri()).await;
+    ready(&run).await;
+    let mut events = run.events();
+    admin(&pair.theirs, "admin", doc! { "fsync": 1, "lock": true }).await;
+    pair.insert(2_000..3_000).await;
+    let cause = event(&mut events, retrying).await;
+    assert!(cause.contains("fsyncLock"), "{cause}");
+    admin(&pair.theirs, "admin", doc! { "fsyncUnlock": 1 }).await;
+    pair.finish(run).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_privilege_that_is_taken_away_is_named_and_can_be_given_back() {
+    let pair = Pair::start(true).await;
+    let roles = ["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"];
+    let mover = doc! {
+        "createUser": "mover",
+        "pwd": "secret-of-the-mover",
+        "roles": [roles[0], roles[1], roles[2], { "role": "readWrite", "db": "__mdb_internal_mongoferry" }],
+    };
+    admin(&pair.theirs, "admin", mover).await;
+    let credentials = pair.target.uri();
+    let (_, rest) = credentials.split_once('@').unwrap();
+    let uri = format!("mongodb://mover:secret-of-the-mover@{rest}");
+    let run = pair.run(&uri).await;
+    ready(&run).await;
+    let change = |command: &str| doc! { command: "mover", "roles": ["readWriteAnyDatabase"] };
+    admin(&pair.theirs, "admin", change("revokeRolesFromUser")).await;
+    pair.insert(2_000..2_100).await;
+    let error = timeout(DEADLINE, run.wait()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("shop.orders") && text.contains("grant the missing privilege"),
+        "{text}"
+    );
+    assert!(!text.contains("secret"), "{text}");
+    admin(&pair.theirs, "admin", change("grantRolesToUser")).await;
+    let run = pair.run(&uri).await;
+    pair.finish(run).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_cannot_be_built_is_tried_anew_when_the_run_starts_again() {
+    const CANNOT_CREATE_INDEX: i32 = 67;
+    let pair = Pair::start(false).await;
+    pair.fail(&["createIndexes"], Some(CANNOT_CREATE_INDEX)).await;
+    let run = pair.run(&pair.target.uri()).await;
+    let mut events = run.events();
+    let (namespace, name, reason) = event(&mut events, |event| match event {
+        Event::IndexFailed {
+            namespace,
+            name,
+            reason,
+        } => Some((namespace.to_string(), name, reason)),
+        _ => None,
+    })
+    .await;
+    assert_eq!((namespace.as_str(), name.as_str()), ("shop.orders", "u_1"));
+    assert!(reason.contains("start again"), "{reason}");
+    let summary = cut_over(&run).await;
+    assert_eq!(summary.outcome, Outcome::Differences);
+    let failed = summary.indexes.iter().find(|index| !index.ok).unwrap();
+    assert_eq!(failed.name, "u_1");
+    drop(run);
+    pair.fail(&[], None).await;
+    let run = pair.run(&pair.target.uri()).await;
+    pair.finish(run).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_is_refused_is_read_again_when_the_run_starts_again() {
+    let pair = Pair::start(false).await;
+    let run = pair.run(&pair.target.uri()).await;
+    ready(&run).await;
+    let mut events = run.events();
+    let foreign = pair.orders(&pair.theirs);
+    foreign.insert_one(doc! { "_id": "foreign", "u": 2_000 }).await.unwrap();
+    pair.insert(2_000..2_001).await;
+    let (namespace, id, reason) = event(&mut events, |event| match event {
+        Event::DocumentRefused { namespace, id, reason } => Some((namespace.to_string(), id, reason)),
+        _ => None,
+    })
+    .await;
+    assert_eq!(namespace, "shop.orders");
+    assert!(id.contains("2000") && reason.contains("u_1"), "{id}: {reason}");
+    let summary = cut_over(&run).await;
+    assert_eq!(summary.outcome, Outcome::Differences);
+    drop(run);
+    foreign.delete_one(doc! { "_id": "foreign" }).await.unwrap();
+    let run = pair.run(&pair.target.uri()).await;
+    pair.finish(run).await;
+}
