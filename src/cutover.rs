@@ -92,6 +92,7 @@ pub(crate) async fn hand_over(engine: &Engine, progress: &Arc<Progress>, request
         collections,
         indexes,
         resyncs: progress.resyncs(),
+        foreign_writes: progress.foreign_writes(),
         not_migrated: not_migrated(&left_out),
     })
 }

@@ -36,6 +36,7 @@ use crate::throttle::Throttle;
 use crate::tracked::Tracked;
 use crate::waiting::telling;
 use crate::walker::Walker;
+use crate::watch::{Seen, watch_deployments, watch_foreign_writes};
 use crate::watermark::save_checkpoints;
 
 /// How long the tasks of a run may take to finish what they are writing when the run ends.
@@ -58,6 +59,7 @@ pub(crate) struct Settings {
     pub max_lag: Duration,
     pub patience: Duration,
     pub throttle: Throttle,
+    pub watch_foreign_writes: bool,
 }
 
 impl Default for Settings {
@@ -74,6 +76,7 @@ impl Default for Settings {
             max_lag: Duration::from_secs(2),
             patience: Duration::from_secs(600),
             throttle: Throttle::default(),
+            watch_foreign_writes: true,
         }
     }
 }
@@ -88,6 +91,7 @@ pub(crate) struct Engine {
     /// For what comes before and after the lease.
     pub unfenced: Unfenced,
     pub fence: Fence,
+    pub seen: Arc<Seen>,
     pub settings: Settings,
 }
 
@@ -437,6 +441,22 @@ impl Engine {
             settings.max_lag,
             cancel.clone(),
         ));
+        tasks.spawn(watch_deployments(
+            Arc::clone(&self.source),
+            Arc::clone(&self.sink),
+            Arc::clone(&self.seen),
+            Arc::clone(progress),
+            cancel.clone(),
+        ));
+        if settings.watch_foreign_writes {
+            let (sink, selection) = (Arc::clone(&self.sink), settings.selection.clone());
+            tasks.spawn(watch_foreign_writes(
+                sink,
+                selection,
+                Arc::clone(progress),
+                cancel.clone(),
+            ));
+        }
         for _ in 0..settings.walkers {
             let walker = Walker {
                 source: Arc::clone(&self.source),

@@ -49,6 +49,8 @@ pub enum ErrorKind {
     /// The target takes no writes at present: its disk is full, or its writes are blocked. The message says how to put that right. A run
     /// goes on by itself once it is, as long as its patience lasts.
     TargetBlocked,
+    /// The feature compatibility version of a side was changed during the run. The migration can be started again.
+    VersionChanged,
     /// The checkpoint belongs to another migration, source, selection or format version.
     CheckpointMismatch,
     /// Another process holds the lease on the target, or took it over.

@@ -129,6 +129,37 @@ pub enum Event {
         /// Whether both sides are identical.
         identical: bool,
     },
+    /// Another program writes to a collection of the target that is migrated. It is told at once, and then every 10 seconds at most. The
+    /// comparison at cutover says whether it does harm.
+    ForeignWrite {
+        /// The collection's name on the target.
+        namespace: Namespace,
+        /// How many writes were seen since this process began.
+        writes: u64,
+    },
+    /// Writes of others to the target cannot be watched: reading its oplog needs the privilege `find` on `local.oplog.rs`.
+    ForeignWritesNotWatched {
+        /// The target's reason.
+        reason: String,
+    },
+    /// Members were added to a replica set or taken out of it.
+    MembersChanged {
+        /// Which one's.
+        side: Side,
+        /// The addresses of the new ones.
+        added: Vec<String>,
+        /// The addresses of those that are gone.
+        removed: Vec<String>,
+    },
+    /// The feature compatibility version of a side was changed, by which the run ends.
+    FeatureCompatibilityChanged {
+        /// Which one's.
+        side: Side,
+        /// The version before, such as `[5, 0]`.
+        from: [u32; 2],
+        /// The version now.
+        to: [u32; 2],
+    },
     /// The reader was too slow, and this many events were lost to it.
     Missed {
         /// How many.
@@ -137,7 +168,7 @@ pub enum Event {
 }
 
 /// One of the two deployments of a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// The one that is migrated.
     Source,
@@ -152,6 +183,12 @@ impl Side {
             Self::Source => "source",
             Self::Target => "target",
         }
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -220,8 +257,19 @@ pub struct Summary {
     pub indexes: Vec<IndexSummary>,
     /// How often the source's history no longer held the position to go on from, so that everything was compared again.
     pub resyncs: u32,
+    /// Collections of the target that another program wrote to, as far as this process has seen it.
+    pub foreign_writes: Vec<ForeignWrites>,
     /// What was left out on purpose: users, roles, system collections, what was not selected.
     pub not_migrated: Vec<String>,
+}
+
+/// Writes of another program to a collection of the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignWrites {
+    /// The collection's name on the target.
+    pub namespace: Namespace,
+    /// How many were seen.
+    pub writes: u64,
 }
 
 /// How a run ended.

@@ -157,6 +157,14 @@ impl Sink for FencedSink {
         self.sink.describe().await
     }
 
+    async fn members(&self) -> Result<Vec<String>> {
+        self.sink.members().await
+    }
+
+    async fn foreign_writes(&self) -> Result<Option<BoxStream<'static, Result<Namespace>>>> {
+        self.sink.foreign_writes().await
+    }
+
     async fn collections(&self) -> Result<Vec<Collection>> {
         self.sink.collections().await
     }

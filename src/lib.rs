@@ -103,6 +103,7 @@ mod watermark;
 mod verify;
 mod cutover;
 mod durability;
+mod watch;
 
 // What several of them use.
 mod progress;
@@ -114,6 +115,7 @@ mod waiting;
 mod driver;
 mod driver_digest;
 mod driver_listing;
+mod driver_watch;
 mod driver_range;
 mod splice;
 mod retry;
@@ -129,7 +131,9 @@ pub use handle::MigrationHandle;
 pub use migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
 pub use preflight::{Finding, Plan, PlannedCollection, Severity};
 
-pub use event::{Amount, ChangeCounts, CollectionSummary, Event, IndexSummary, Outcome, Side, Status, Summary};
+pub use event::{
+    Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,
+};
 pub use phase::Phase;
 pub use throttle::Throttle;
 

@@ -202,6 +202,16 @@ impl MigrationBuilder {
         self
     }
 
+    /// Whether others who write to what is migrated on the target are watched for, which takes a cursor on the target's oplog. Default: yes.
+    ///
+    /// Seen are writes that drivers can retry, as they do by default, and transactions; never a write of this migration. Not seen are updates
+    /// and deletes of many documents at once, and programs with `retryWrites=false`. The comparison at cutover finds what they did.
+    #[must_use]
+    pub fn watch_foreign_writes(mut self, watch: bool) -> Self {
+        self.settings.watch_foreign_writes = watch;
+        self
+    }
+
     /// The migration.
     ///
     /// # Errors
@@ -235,6 +245,7 @@ impl MigrationBuilder {
                 store: Arc::new(FencedStore::new(Arc::clone(&store), fence.clone())),
                 unfenced: Unfenced { sink: self.sink, store },
                 fence,
+                seen: Arc::default(),
                 settings,
             }),
         })

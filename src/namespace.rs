@@ -184,6 +184,20 @@ impl Selection {
     }
 }
 
+impl Selection {
+    /// The name on the source of what is migrated to this name on the target; `None` when nothing is.
+    pub(crate) fn source_of(&self, target: &Namespace) -> Option<Namespace> {
+        let shown = target.time_series();
+        let name = shown.as_ref().unwrap_or(target);
+        let source = match self.rename.iter().find(|(_, to)| to == name) {
+            Some((from, _)) => from,
+            None if self.rename.iter().any(|(from, _)| from == name) => return None,
+            None => name,
+        };
+        self.contains(source).then(|| source.clone())
+    }
+}
+
 fn checked(pattern: &str) -> Result<String> {
     let dot = pattern.find('.');
     if dot.is_none_or(|dot| dot == 0 || dot + 1 == pattern.len()) {
@@ -272,5 +286,28 @@ mod tests {
             namespace("store.system.buckets.weather")
         );
         assert!(selection.rename("shop.weather", "x.y").is_err());
+    }
+
+    #[test]
+    fn a_name_on_the_target_leads_back_to_the_source() {
+        let mut selection = Selection::all();
+        selection.include("shop.*").unwrap();
+        selection.exclude("shop.tmp").unwrap();
+        selection.rename("shop.orders", "store.bought").unwrap();
+        selection.rename("shop.tmp", "shop.kept").unwrap();
+        for (target, source) in [
+            ("shop.carts", Some("shop.carts")),
+            ("store.bought", Some("shop.orders")),
+            ("store.system.buckets.bought", Some("shop.orders")),
+            ("shop.orders", None),
+            ("shop.kept", None),
+            ("other.carts", None),
+        ] {
+            assert_eq!(
+                selection.source_of(&namespace(target)),
+                source.map(namespace),
+                "{target}"
+            );
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The numbers of a run that every task adds to and the host reads.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::document::Position;
-use crate::event::{Amount, ChangeCounts, Event, Events, Status};
+use crate::event::{Amount, ChangeCounts, Event, Events, ForeignWrites, Status};
 use crate::namespace::Namespace;
 use crate::pace::Window;
 use crate::phase::Phase;
@@ -16,6 +17,9 @@ use crate::throttle::Limits;
 
 /// So many refused documents are named in the summary.
 const MOST_REFUSED: usize = 1000;
+
+/// So many collections that others write to are named.
+const MOST_FOREIGN: usize = 1000;
 
 /// Whether collections have still to be copied or indexes to be built.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +59,8 @@ pub(crate) struct Progress {
     resyncs: AtomicU32,
     /// Documents that the target refused for good: namespace and, in words, which and why.
     refused: Mutex<Vec<(Namespace, String)>>,
+    /// Writes of others to collections of the target.
+    foreign_writes: Mutex<BTreeMap<Namespace, u64>>,
 }
 
 impl Progress {
@@ -81,6 +87,7 @@ impl Progress {
             limits: Limits::default(),
             resyncs: AtomicU32::new(0),
             refused: Mutex::new(Vec::new()),
+            foreign_writes: Mutex::new(BTreeMap::new()),
         }
     }
 
@@ -136,6 +143,29 @@ impl Progress {
         }
         drop(refused);
         self.events.send(Event::DocumentRefused { namespace, id, reason });
+    }
+
+    /// Counts a write of another program; answers how many there were of this collection, or `None` when too many collections are known.
+    pub fn foreign_write(&self, namespace: &Namespace) -> Option<u64> {
+        let mut known = self.foreign_writes.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST_FOREIGN && !known.contains_key(namespace) {
+            return None;
+        }
+        let writes = known.entry(namespace.clone()).or_default();
+        *writes += 1;
+        Some(*writes)
+    }
+
+    /// The collections that others wrote to.
+    pub fn foreign_writes(&self) -> Vec<ForeignWrites> {
+        let known = self.foreign_writes.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .iter()
+            .map(|(namespace, writes)| ForeignWrites {
+                namespace: namespace.clone(),
+                writes: *writes,
+            })
+            .collect()
     }
 
     /// What is known of refused documents of a collection.

@@ -27,4 +27,5 @@ mod scenarios {
     mod random_servers;
     mod recovery;
     mod target_trouble;
+    mod watch;
 }

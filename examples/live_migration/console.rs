@@ -129,6 +129,13 @@ impl Console {
                 elapsed.as_secs_f64()
             ),
             Event::Retrying { cause, delay } => format!("trying again in {:.1} s: {cause}", delay.as_secs_f64()),
+            Event::ForeignWrite { namespace, writes } => {
+                format!("another program writes to {namespace} on the target: {writes} writes so far")
+            }
+            Event::ForeignWritesNotWatched { reason } => format!("others' writes to the target are not seen: {reason}"),
+            Event::MembersChanged { side, added, removed } => {
+                format!("the members of the {side} have changed: {added:?} were added, {removed:?} are gone")
+            }
             _ => return,
         };
         self.text(&text);

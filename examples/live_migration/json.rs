@@ -128,6 +128,9 @@ pub fn event(event: &Event) -> Value {
         Event::Verified { namespace, identical } => {
             json!({ "type": "verified", "namespace": shown(namespace).as_str(), "identical": identical })
         }
+        Event::ForeignWrite { namespace, writes } => {
+            json!({ "type": "foreign_write", "namespace": shown(namespace).as_str(), "writes": writes })
+        }
         Event::Missed { events } => json!({ "type": "missed", "events": events }),
         other => json!({ "type": "event", "description": format!("{other:?}") }),
     }

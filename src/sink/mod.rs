@@ -37,6 +37,22 @@ pub trait Sink: Send + Sync + 'static {
     /// The deployment cannot be reached or is not one that can be migrated to.
     async fn describe(&self) -> Result<Deployment>;
 
+    /// As [`Source::members`](crate::Source::members).
+    ///
+    /// # Errors
+    /// A server error.
+    async fn members(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    /// The collections that others write to from now on, once for each write; never for a write of this crate. Default: that is not known.
+    ///
+    /// # Errors
+    /// A server error, from the call or as the last item of the stream.
+    async fn foreign_writes(&self) -> Result<Option<BoxStream<'static, Result<Namespace>>>> {
+        Ok(None)
+    }
+
     /// Every collection and view, the server's internal ones left out.
     ///
     /// # Errors

@@ -21,12 +21,11 @@ use mongodb::Client;
 
 use super::{CatalogCommand, Refusal, Sink, SinkRead};
 use crate::document::{Batch, Collection, CollectionKind, Write};
-use crate::driver;
 use crate::error::Result;
 use crate::namespace::Namespace;
 use crate::order::Key;
 use crate::source::Deployment;
-use crate::{driver_digest, driver_listing};
+use crate::{driver, driver_digest, driver_listing, driver_watch};
 use target::Target;
 
 /// Writes to a MongoDB replica set of version 4.2 to 6.0.
@@ -79,6 +78,14 @@ impl std::fmt::Debug for MongoSink {
 impl Sink for MongoSink {
     async fn describe(&self) -> Result<Deployment> {
         driver::describe(self.client()).await
+    }
+
+    async fn members(&self) -> Result<Vec<String>> {
+        driver_watch::members(self.client()).await
+    }
+
+    async fn foreign_writes(&self) -> Result<Option<BoxStream<'static, Result<Namespace>>>> {
+        driver_watch::foreign_writes(self.client()).await.map(Some)
     }
 
     async fn collections(&self) -> Result<Vec<Collection>> {

@@ -40,6 +40,14 @@ pub trait Source: Send + Sync + 'static {
     /// The deployment cannot be reached or is not one that can be migrated from.
     async fn describe(&self) -> Result<Deployment>;
 
+    /// The addresses of its members, in order; a run tells when they change. Default: none are known.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn members(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Every collection and view, the server's internal ones left out.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::namespace::Namespace;
 use crate::oplog::{self, Entry, OplogCursor};
 use crate::order::Key;
-use crate::{driver, driver_digest, driver_listing};
+use crate::{driver, driver_digest, driver_listing, driver_watch};
 
 /// A replica set of MongoDB 4.2 to 6.0 to migrate from.
 ///
@@ -87,6 +87,10 @@ impl MongoSource {
 impl Source for MongoSource {
     async fn describe(&self) -> Result<Deployment> {
         driver::describe(&self.client).await
+    }
+
+    async fn members(&self) -> Result<Vec<String>> {
+        driver_watch::members(&self.client).await
     }
 
     async fn collections(&self) -> Result<Vec<Collection>> {

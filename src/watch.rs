@@ -1,0 +1,181 @@
+//! What goes on around a migration: other writers on the target, members that come and go, versions that change.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Side};
+use crate::namespace::{Namespace, Selection};
+use crate::progress::Progress;
+use crate::sink::Sink;
+use crate::source::Source;
+
+/// How often members and versions are asked for, and how often writes to one collection are told at most.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// What was seen of both sides when a run of this process first looked. It outlives a run, so that a change is not missed that takes the run
+/// back to its checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    sides: Mutex<BTreeMap<Side, Known>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Known {
+    feature_compatibility: [u32; 2],
+    members: Vec<String>,
+}
+
+/// Tells of members that came or went, and ends the run when the feature compatibility version of a side has changed.
+///
+/// # Errors
+/// [`VersionChanged`](ErrorKind::VersionChanged). What cannot be asked at present is asked again: the run notices by itself when a side is
+/// gone.
+pub(crate) async fn watch_deployments(
+    source: Arc<dyn Source>,
+    sink: Arc<dyn Sink>,
+    seen: Arc<Seen>,
+    progress: Arc<Progress>,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let mut tick = interval(INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            _ = tick.tick() => {}
+        }
+        let look = async {
+            let ours = futures::try_join!(source.describe(), source.members());
+            let theirs = futures::try_join!(sink.describe(), sink.members());
+            [(Side::Source, ours), (Side::Target, theirs)]
+        };
+        let looks = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            looks = look => looks,
+        };
+        for (side, look) in looks {
+            let Ok((deployment, members)) = look else { continue };
+            let now = Known {
+                feature_compatibility: deployment.feature_compatibility,
+                members,
+            };
+            compare(side, seen.replace(side, now.clone()), now, &progress)?;
+        }
+    }
+}
+
+impl Seen {
+    fn replace(&self, side: Side, now: Known) -> Option<Known> {
+        let mut sides = self.sides.lock().unwrap_or_else(PoisonError::into_inner);
+        sides.insert(side, now)
+    }
+}
+
+fn compare(side: Side, before: Option<Known>, now: Known, progress: &Progress) -> Result<()> {
+    let Some(before) = before else { return Ok(()) };
+    if before.members != now.members {
+        let gone =
+            |old: &[String], new: &[String]| old.iter().filter(|member| !new.contains(member)).cloned().collect();
+        progress.events.send(Event::MembersChanged {
+            side,
+            added: gone(&now.members, &before.members),
+            removed: gone(&before.members, &now.members),
+        });
+    }
+    let (from, to) = (before.feature_compatibility, now.feature_compatibility);
+    if from == to {
+        return Ok(());
+    }
+    progress
+        .events
+        .send(Event::FeatureCompatibilityChanged { side, from, to });
+    Err(Error::new(
+        ErrorKind::VersionChanged,
+        "go on with the migration",
+        format!(
+            "the feature compatibility version of the {side} was changed from {}.{} to {}.{}; the checkpoint is kept: start the migration \
+             again once the change is complete on all members",
+            from[0], from[1], to[0], to[1]
+        ),
+    ))
+}
+
+/// Tells of others who write to what is migrated. Nothing depends on it, so that it never ends a run.
+pub(crate) async fn watch_foreign_writes(
+    sink: Arc<dyn Sink>,
+    selection: Selection,
+    progress: Arc<Progress>,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let watch = async {
+        let mut writes = match sink.foreign_writes().await {
+            Ok(Some(writes)) => writes,
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut told: BTreeMap<Namespace, Told> = BTreeMap::new();
+        let mut tick = interval(INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let due = tokio::select! {
+                written = writes.next() => match written {
+                    Some(written) => written?,
+                    None => return Ok(()),
+                },
+                _ = tick.tick() => {
+                    for (namespace, told) in &mut told {
+                        told.tell(namespace, &progress);
+                    }
+                    continue;
+                }
+            };
+            if selection.source_of(&due).is_some()
+                && let Some(writes) = progress.foreign_write(&due)
+            {
+                let told = told.entry(due.clone()).or_default();
+                told.writes = writes;
+                told.tell(&due, &progress);
+            }
+        }
+    };
+    let watched = tokio::select! {
+        () = cancel.cancelled() => return Ok(()),
+        watched = watch => watched,
+    };
+    if let Err(error) = watched {
+        progress.events.send(Event::ForeignWritesNotWatched {
+            reason: error.to_string(),
+        });
+    }
+    cancel.cancelled().await;
+    Ok(())
+}
+
+/// What the host knows of the writes to one collection.
+#[derive(Default)]
+struct Told {
+    writes: u64,
+    last: Option<(Instant, u64)>,
+}
+
+impl Told {
+    /// Tells the host, unless it was told just now or knows already.
+    fn tell(&mut self, namespace: &Namespace, progress: &Progress) {
+        let due = self
+            .last
+            .is_none_or(|(since, writes)| since.elapsed() >= INTERVAL && writes != self.writes);
+        if due {
+            self.last = Some((Instant::now(), self.writes));
+            progress.events.send(Event::ForeignWrite {
+                namespace: namespace.clone(),
+                writes: self.writes,
+            });
+        }
+    }
+}

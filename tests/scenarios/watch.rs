@@ -1,0 +1,174 @@
+//! What goes on around a migration: other writers on the target, members that come and go, versions that change.
+
+use std::time::Duration;
+
+use bson::{Document, doc};
+use futures::{Stream, StreamExt};
+use mongodb::Client;
+use mongoferry::sink::MongoSink;
+use mongoferry::source::MongoSource;
+use mongoferry::{ErrorKind, Event, Migration, MigrationBuilder, MigrationHandle, Outcome, Side};
+use mongoferry_testbed::workload::{self, Writer};
+use mongoferry_testbed::{ReplicaSet, Version};
+use tokio::time::timeout;
+
+const DEADLINE: Duration = Duration::from_secs(180);
+
+struct Pair {
+    /// Kept so that the servers stay.
+    _source: ReplicaSet,
+    target: ReplicaSet,
+    ours: Client,
+    theirs: Client,
+}
+
+impl Pair {
+    async fn start(version: Version, target_members: usize) -> Self {
+        let source = ReplicaSet::builder(version).start();
+        let target = ReplicaSet::builder(version).name("rs1").members(target_members).start();
+        let (source, target) = futures::try_join!(source, target).unwrap();
+        let (ours, theirs) = (source.client().await.unwrap(), target.client().await.unwrap());
+        workload::load(&ours, 1_000, 3).await.unwrap();
+        Self {
+            _source: source,
+            target,
+            ours,
+            theirs,
+        }
+    }
+
+    /// With clients of the host's own, whose writes can be retried where it is for the driver to say.
+    async fn migration(&self) -> MigrationBuilder {
+        let source = MongoSource::from_client(self.ours.clone()).await.unwrap();
+        let sink = MongoSink::from_client(self.theirs.clone()).await.unwrap();
+        Migration::builder(source, sink)
+    }
+
+    async fn run(&self) -> MigrationHandle {
+        self.migration().await.build().unwrap().start().await.unwrap()
+    }
+}
+
+async fn ready(run: &MigrationHandle) {
+    let ready = run.ready_to_cut_over(Duration::from_secs(2));
+    timeout(DEADLINE, ready).await.unwrap().unwrap();
+}
+
+async fn event<T>(events: &mut (impl Stream<Item = Event> + Unpin), find: impl Fn(Event) -> Option<T>) -> T {
+    let found = async {
+        while let Some(event) = events.next().await {
+            if let Some(found) = find(event) {
+                return found;
+            }
+        }
+        panic!("the run ended");
+    };
+    timeout(DEADLINE, found).await.expect("the event comes")
+}
+
+async fn admin(client: &Client, command: Document) -> Document {
+    client.database("admin").run_command(command).await.unwrap()
+}
+
+async fn foreign_writes_are_told(version: Version) {
+    let pair = Pair::start(version, 1).await;
+    let run = pair
+        .migration()
+        .await
+        .exclude("shop.mine")
+        .rename("shop.orders", "store.bought")
+        .build()
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
+    let mut events = run.events();
+    let writer = Writer::start(&pair.ours, 2).await.unwrap();
+    ready(&run).await;
+    let stats = writer.stop().await;
+    assert_eq!(stats.errors, 0, "{stats:?}");
+    // What is not migrated is nobody's business; `shop.orders` is another name on the target.
+    for name in ["mine", "orders"] {
+        let others = pair.theirs.database("shop").collection(name);
+        others.insert_one(doc! { "_id": "foreign" }).await.unwrap();
+    }
+    let bought = pair.theirs.database("store").collection::<Document>("bought");
+    bought.insert_one(doc! { "_id": "foreign" }).await.unwrap();
+    let told = |event| match event {
+        Event::ForeignWrite { namespace, writes } => Some((namespace.to_string(), writes)),
+        _ => None,
+    };
+    assert_eq!(event(&mut events, told).await, ("store.bought".to_owned(), 1));
+    // A second one is told later, together with whatever has come by then.
+    let mut session = pair.theirs.start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    for number in 0..3 {
+        let document = doc! { "_id": format!("foreign {number}") };
+        bought.insert_one(document).session(&mut session).await.unwrap();
+    }
+    session.commit_transaction().await.unwrap();
+    assert_eq!(event(&mut events, told).await, ("store.bought".to_owned(), 4));
+    bought
+        .delete_many(doc! { "_id": { "$regex": "foreign" } })
+        .await
+        .unwrap();
+    let summary = timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap();
+    assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+    let seen: Vec<_> = summary
+        .foreign_writes
+        .iter()
+        .map(|foreign| (foreign.namespace.to_string(), foreign.writes))
+        .collect();
+    assert_eq!(seen, [("store.bought".to_owned(), 4)], "and no write of our own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_writes_are_told_on_4_2() {
+    foreign_writes_are_told(Version::V4_2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_writes_are_told_on_6_0() {
+    foreign_writes_are_told(Version::V6_0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_version_ends_the_run_and_members_are_told() {
+    let pair = Pair::start(Version::V6_0, 3).await;
+    let run = pair.run().await;
+    ready(&run).await;
+    let mut events = run.events();
+    // Both sides have been looked at once by now, or are looked at within ten seconds from the start.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let config = admin(&pair.theirs, doc! { "replSetGetConfig": 1 }).await;
+    let mut config = config.get_document("config").unwrap().clone();
+    let primary = pair.target.primary_index().await.unwrap();
+    let leaving = pair.target.member_address((primary + 1) % 3);
+    let version = config.get_i32("version").unwrap() + 1;
+    config.insert("version", version);
+    let members = config.get_array_mut("members").unwrap();
+    members.retain(|member| member.as_document().unwrap().get_str("host").unwrap() != leaving);
+    admin(&pair.theirs, doc! { "replSetReconfig": config }).await;
+    let (side, added, removed) = event(&mut events, |event| match event {
+        Event::MembersChanged { side, added, removed } => Some((side, added, removed)),
+        _ => None,
+    })
+    .await;
+    assert_eq!((side, added, removed), (Side::Target, vec![], vec![leaving]));
+
+    admin(&pair.theirs, doc! { "setFeatureCompatibilityVersion": "5.0" }).await;
+    let change = event(&mut events, |event| match event {
+        Event::FeatureCompatibilityChanged { side, from, to } => Some((side, from, to)),
+        _ => None,
+    })
+    .await;
+    assert_eq!(change, (Side::Target, [6, 0], [5, 0]));
+    let error = timeout(DEADLINE, run.wait()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::VersionChanged);
+    let text = error.to_string();
+    assert!(text.contains("of the target was changed from 6.0 to 5.0"), "{text}");
+    admin(&pair.theirs, doc! { "setFeatureCompatibilityVersion": "6.0" }).await;
+    let run = pair.run().await;
+    let summary = timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap();
+    assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+}
