@@ -13,6 +13,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
 use crate::retry::{RetryRule, retry};
 
+const OPERATION: &str = "list the collections";
+
 /// How many collections are asked for their indexes and sizes at once.
 const LISTINGS: usize = 8;
 
@@ -24,7 +26,6 @@ const NAMES: usize = 1000;
 /// # Errors
 /// A server error. A collection that is dropped meanwhile is left out.
 pub(crate) async fn collections(client: &Client) -> Result<Vec<Collection>> {
-    const OPERATION: &str = "list the collections";
     let databases = run(
         client,
         OPERATION,
@@ -69,10 +70,29 @@ pub(crate) async fn collections_named(client: &Client, names: &BTreeSet<Namespac
     Ok(found)
 }
 
+/// Whether it is a collection, of which each has a uuid, and shows none.
+fn lacks_uuid(listed: &RawDocument) -> bool {
+    listed.get_str("type").is_ok_and(|kind| kind == "collection")
+        && !listed
+            .get_document("info")
+            .is_ok_and(|info| info.get("uuid").is_ok_and(|uuid| uuid.is_some()))
+}
+
+fn no_uuid() -> Error {
+    Error::new(ErrorKind::Protocol, OPERATION, "a collection has no uuid")
+}
+
 /// The collections and views of a database that fit the filter.
 async fn collections_of(client: &Client, database: &str, filter: Document) -> Result<Vec<Collection>> {
     let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
-    let listed = read_all(client, "list the collections", database, command).await?;
+    let listed = retry(RetryRule::SERVER, || async {
+        match read_all(client, OPERATION, database, command.clone()).await {
+            // 4.2 shows a collection for an instant without, while it is made.
+            Ok(listed) if listed.iter().any(|listed| lacks_uuid(listed)) => Err(no_uuid().with_retryable(true)),
+            listed => Ok(listed),
+        }
+    })
+    .await??;
     let completed: Vec<Option<Collection>> = stream::iter(listed)
         .map(|listed| async move { collection_of(client, database, &listed).await })
         .buffered(LISTINGS)
@@ -102,7 +122,6 @@ async fn read_all(
 
 /// One answer of `listCollections`, completed by its indexes and size; `None` for what is not migrated or is gone.
 async fn collection_of(client: &Client, database: &str, listed: &RawDocument) -> Result<Option<Collection>> {
-    const OPERATION: &str = "list the collections";
     let malformed = |error| Error::malformed(OPERATION, error);
     let namespace = Namespace::new(database, listed.get_str("name").map_err(malformed)?);
     if namespace.is_internal() {
@@ -139,8 +158,7 @@ async fn collection_of(client: &Client, database: &str, listed: &RawDocument) ->
             })?
         }
         _ => {
-            return Err(Error::new(ErrorKind::Protocol, OPERATION, "a collection has no uuid")
-                .with_context("namespace", &namespace));
+            return Err(no_uuid().with_context("namespace", &namespace));
         }
     };
     let indexes = match read_all(

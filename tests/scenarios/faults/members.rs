@@ -84,6 +84,7 @@ async fn a_set_without_a_primary_is_told() {
     .unwrap();
     let uris = [source.uri(), target.uri()];
     let run = Run::start(source, target, uris).await;
+    run.moves_on().await;
     for set in [&run.source, &run.target] {
         let before = run.retried.load(Ordering::Relaxed);
         set.kill(0).await.unwrap();
