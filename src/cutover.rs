@@ -13,7 +13,7 @@ use crate::document::{CollectionKind, Position};
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{CollectionSummary, Event, Outcome, Summary};
-use crate::index::{expiry, name_of};
+use crate::index::{HARDLY_EVER, expiry, name_of};
 use crate::migration::Verification;
 use crate::preflight::not_migrated;
 use crate::progress::Progress;
@@ -29,12 +29,33 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Applies what is left and compares both sides. Writers must have been stopped.
 ///
+/// Unless both sides are identical, documents do not expire on the target afterwards, as before.
+///
 /// # Errors
-/// A server error, or the run does not come to the position at which the writers stopped.
+/// [`WritesAfterStop`](ErrorKind::WritesAfterStop), a server error, or the run does not come to the position at which the writers stopped.
 pub(crate) async fn hand_over(engine: &Engine, progress: &Arc<Progress>, requests: &Requests) -> Result<Summary> {
-    let sentinel = engine.source.sentinel().await?;
+    let mut finalized = Vec::new();
+    let result = try_hand_over(engine, progress, requests, &mut finalized).await;
+    if !matches!(&result, Ok(summary) if summary.outcome == Outcome::Complete) {
+        for state in &finalized {
+            // What cannot be taken back now is compared at the next cutover. The error that led here is the one that counts.
+            let _ = set_expiry(engine, state, Expiry::HeldBack).await;
+        }
+    }
+    result
+}
+
+/// As [`hand_over`]; `finalized` are the collections that may have got their final form.
+async fn try_hand_over(
+    engine: &Engine,
+    progress: &Arc<Progress>,
+    requests: &Requests,
+    finalized: &mut Vec<CollectionState>,
+) -> Result<Summary> {
+    let stopped = watch_for_late_writes(requests).await?;
     let (report, mut collections) = loop {
-        let (report, run) = applied_to(requests, sentinel).await?;
+        let (report, run) = applied_to(requests, stopped).await?;
+        check_late_writes(engine, progress)?;
         let mut collections = Vec::with_capacity(report.collections.len());
         for state in &report.collections {
             let mut summary = CollectionSummary {
@@ -52,11 +73,14 @@ pub(crate) async fn hand_over(engine: &Engine, progress: &Arc<Progress>, request
             }
             collections.push(summary);
         }
+        finalized.clone_from(&report.collections);
         for state in &report.collections {
-            finalize(engine, state).await?;
+            set_expiry(engine, state, Expiry::Final).await?;
         }
-        // This makes the final form durable. When the target has lost it instead, the run has begun again from its checkpoint.
-        let (_, after) = applied_to(requests, sentinel).await?;
+        // This makes the final form durable, and meets every write that came until now. When the target has lost it instead, the run has
+        // begun again from its checkpoint.
+        let (_, after) = applied_to(requests, engine.source.sentinel().await?).await?;
+        check_late_writes(engine, progress)?;
         if after.same_channel(&run) {
             break (report, collections);
         }
@@ -80,6 +104,13 @@ pub(crate) async fn hand_over(engine: &Engine, progress: &Arc<Progress>, request
             identical,
         });
     }
+    let late_writes = progress.late_writes.found();
+    if late_writes.count > 0 {
+        progress.events.send(Event::WritesAfterStop {
+            writes: late_writes.clone(),
+            accepted: true,
+        });
+    }
     let same =
         collections.iter().all(|collection| collection.differences.is_empty()) && indexes.iter().all(|index| index.ok);
     let left_out: Vec<_> = listed
@@ -91,6 +122,7 @@ pub(crate) async fn hand_over(engine: &Engine, progress: &Arc<Progress>, request
         position: Some(report.position),
         collections,
         indexes,
+        late_writes,
         resyncs: progress.resyncs(),
         foreign_writes: progress.foreign_writes(),
         not_migrated: not_migrated(&left_out),
@@ -101,11 +133,9 @@ pub(crate) async fn hand_over(engine: &Engine, progress: &Arc<Progress>, request
 ///
 /// # Errors
 /// The store cannot be read or written.
-pub(crate) async fn complete(engine: &Engine, outcome: Outcome) -> Result<()> {
+pub(crate) async fn complete(engine: &Engine) -> Result<()> {
     // The run has ended, and the lease with it. Another process that has begun since would be refused, or refuses this.
-    if outcome == Outcome::Complete
-        && let Some(bytes) = engine.unfenced.store.load().await?
-    {
+    if let Some(bytes) = engine.unfenced.store.load().await? {
         let checkpoint = Checkpoint {
             complete: true,
             ..Checkpoint::decode(&bytes)?
@@ -113,6 +143,45 @@ pub(crate) async fn complete(engine: &Engine, outcome: Outcome) -> Result<()> {
         engine.unfenced.store.save(&checkpoint.encode()?).await?;
     }
     Ok(())
+}
+
+/// From now on every write to the source is one that came too late. Answers the position from which on that is so.
+async fn watch_for_late_writes(requests: &Requests) -> Result<Position> {
+    let started = Instant::now();
+    loop {
+        let sender = requests.borrow().clone();
+        if let Some(sender) = sender {
+            let (reply, stopped) = oneshot::channel();
+            // Both fail when the run has ended; it goes on from its checkpoint, and this waits for that.
+            if sender.send(Request::WatchForLateWrites { reply }).await.is_ok()
+                && let Ok(stopped) = stopped.await
+            {
+                return stopped;
+            }
+        }
+        if started.elapsed() > PATIENCE {
+            return Err(Error::new(
+                ErrorKind::Connection,
+                "cut over",
+                "the run did not go on in time",
+            ));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Unless the host accepts them, writes that came too late end the cutover.
+fn check_late_writes(engine: &Engine, progress: &Progress) -> Result<()> {
+    let writes = progress.late_writes.found();
+    if writes.count == 0 || engine.settings.accept_late_writes {
+        return Ok(());
+    }
+    let error = writes.to_error();
+    progress.events.send(Event::WritesAfterStop {
+        writes,
+        accepted: false,
+    });
+    Err(error)
 }
 
 /// The state of the migration once everything is copied and all changes up to `position` have been applied and are durable, and the run
@@ -156,6 +225,7 @@ async fn compare(
 ) -> Result<Vec<String>> {
     for attempt in 0..COMPARISONS {
         let before = applied_to(requests, engine.source.sentinel().await?).await?.0.position;
+        check_late_writes(engine, progress)?;
         let differences = verify::compare_documents(engine, state).await?;
         if differences.is_empty() {
             return Ok(differences);
@@ -191,8 +261,17 @@ async fn copy_again(progress: &Progress, requests: &Requests, state: &Collection
     Ok(())
 }
 
-/// Lets documents expire on the target as they do on the source.
-async fn finalize(engine: &Engine, state: &CollectionState) -> Result<()> {
+/// When documents expire on the target.
+#[derive(Clone, Copy)]
+enum Expiry {
+    /// Hardly ever, as long as the source is followed.
+    HeldBack,
+    /// As on the source.
+    Final,
+}
+
+/// Lets documents expire on the target as they do on the source, or no longer.
+async fn set_expiry(engine: &Engine, state: &CollectionState, form: Expiry) -> Result<()> {
     if state.kind == CollectionKind::View {
         return Ok(());
     }
@@ -200,13 +279,19 @@ async fn finalize(engine: &Engine, state: &CollectionState) -> Result<()> {
     for index in &state.indexes {
         if let Some(seconds) = expiry(index) {
             let mut change = rawdoc! { "name": name_of(index) };
-            change.append(bson::raw::cstr!("expireAfterSeconds"), seconds);
+            match form {
+                Expiry::HeldBack => change.append(bson::raw::cstr!("expireAfterSeconds"), HARDLY_EVER),
+                Expiry::Final => change.append(bson::raw::cstr!("expireAfterSeconds"), seconds),
+            }
             changes.push(rawdoc! { "index": change });
         }
     }
     if let Some(seconds) = expiry(&state.options) {
         let mut change = RawDocumentBuf::new();
-        change.append(bson::raw::cstr!("expireAfterSeconds"), seconds);
+        match form {
+            Expiry::HeldBack => change.append(bson::raw::cstr!("expireAfterSeconds"), "off"),
+            Expiry::Final => change.append(bson::raw::cstr!("expireAfterSeconds"), seconds),
+        }
         changes.push(change);
     }
     for arguments in changes {

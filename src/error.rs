@@ -55,6 +55,9 @@ pub enum ErrorKind {
     CheckpointMismatch,
     /// Another process holds the lease on the target, or took it over.
     Lease,
+    /// The source was written to after the host had said that nothing writes to it any more. The run goes on following, and the cutover can be
+    /// tried again.
+    WritesAfterStop,
     /// The run was stopped or abandoned before it was complete.
     Stopped,
     /// A server answered with something that does not fit its documented behaviour.

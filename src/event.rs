@@ -6,6 +6,7 @@ use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::broadcast;
 
 use crate::document::Position;
+use crate::late_writes::LateWrites;
 use crate::namespace::Namespace;
 use crate::phase::Phase;
 use crate::throttle::Throttle;
@@ -121,6 +122,13 @@ pub enum Event {
     CheckpointSaved {
         /// Everything up to here is durable on the target.
         watermark: Position,
+    },
+    /// The source was written to after the host had said that nothing writes to it any more.
+    WritesAfterStop {
+        /// These.
+        writes: LateWrites,
+        /// Whether the cutover goes on all the same, since the host accepts them.
+        accepted: bool,
     },
     /// A collection was verified at cutover.
     Verified {
@@ -255,6 +263,8 @@ pub struct Summary {
     pub collections: Vec<CollectionSummary>,
     /// Each index that was migrated.
     pub indexes: Vec<IndexSummary>,
+    /// Writes to the source after the host had said that nothing writes to it any more. There are none unless the host accepts them.
+    pub late_writes: LateWrites,
     /// How often the source's history no longer held the position to go on from, so that everything was compared again.
     pub resyncs: u32,
     /// Collections of the target that another program wrote to, as far as this process has seen it.
@@ -277,7 +287,8 @@ pub struct ForeignWrites {
 pub enum Outcome {
     /// Handed over; nothing differs.
     Complete,
-    /// Handed over as far as possible, but the verification found differences. The target must not be used before they are understood.
+    /// Not handed over: the verification found differences. The run goes on following, so that the cutover can be called again. The target
+    /// must not be used before they are understood.
     Differences,
 }
 

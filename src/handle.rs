@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::cutover;
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Events, Status, Summary};
+use crate::event::{Event, Events, Outcome, Status, Summary};
 use crate::migration::LostPosition;
 use crate::monitor::{POSITION_INTERVAL, watch_window};
 use crate::phase::Phase;
@@ -135,10 +135,12 @@ impl MigrationHandle {
     /// the source any more; applies what is left, compares both sides, gives indexes their final form and ends the run.
     ///
     /// The answer says for each collection and index whether both sides are identical. Only when its outcome is
-    /// [`Complete`](crate::Outcome::Complete) may the applications go to the target.
+    /// [`Complete`](crate::Outcome::Complete) may the applications go to the target. With any other the run goes on following, as it does
+    /// after an error that did not end it, and `cutover` may be called again.
     ///
     /// # Errors
-    /// The error that ended the run. The checkpoint stays: the migration can be started again and cut over later.
+    /// [`WritesAfterStop`](ErrorKind::WritesAfterStop) when the source was written to after `stop_writes` had returned, a server error, or
+    /// the error that ended the run. The checkpoint stays: the migration can be started again and cut over later.
     ///
     /// # Cancellation
     /// Dropping the future before it is done leaves the run going on; `cutover` may be called again.
@@ -154,10 +156,13 @@ impl MigrationHandle {
             _ = state.wait_for(|state| matches!(state, State::Ended { .. })) => self.check_running().and(Err(Error::stopped("cut over"))),
         };
         let summary = handed_over?;
+        if summary.outcome != Outcome::Complete {
+            return Ok(summary);
+        }
         std::mem::forget(back);
         self.end(Wanted::Stop).await;
         // The run has ended, so that the host could not try this again.
-        retry(RetryRule::SERVER, || cutover::complete(&self.engine, summary.outcome))
+        retry(RetryRule::SERVER, || cutover::complete(&self.engine))
             .await
             .inspect_err(|_| self.progress.set_phase(Phase::Failed))?;
         self.progress.set_phase(Phase::Complete);
@@ -234,6 +239,7 @@ struct BackToCatchUp<'a>(&'a Progress);
 
 impl Drop for BackToCatchUp<'_> {
     fn drop(&mut self) {
+        self.0.late_writes.end();
         if self.0.phase() == Phase::Cutover {
             self.0.set_phase(Phase::CatchUp);
         }

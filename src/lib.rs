@@ -102,6 +102,7 @@ mod index;
 mod watermark;
 mod verify;
 mod cutover;
+mod late_writes;
 mod durability;
 mod watch;
 
@@ -134,6 +135,7 @@ pub use preflight::{Finding, Plan, PlannedCollection, Severity};
 pub use event::{
     Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,
 };
+pub use late_writes::{LateWrite, LateWrites};
 pub use phase::Phase;
 pub use throttle::Throttle;
 

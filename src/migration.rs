@@ -146,6 +146,15 @@ impl MigrationBuilder {
         self
     }
 
+    /// Whether a cutover may go on when the source is still written to after the host has stopped the writers. These writes are carried over
+    /// and named in the summary; without this they make the cutover fail. What is written after the end of the cutover is lost in any case.
+    /// Default: no.
+    #[must_use]
+    pub fn accept_late_writes(mut self, accept: bool) -> Self {
+        self.settings.accept_late_writes = accept;
+        self
+    }
+
     /// What to do when the source's history no longer holds the position to go on from. Default: [`LostPosition::Resync`].
     #[must_use]
     pub fn on_lost_position(mut self, lost_position: LostPosition) -> Self {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::document::Position;
 use crate::event::{Amount, ChangeCounts, Event, Events, ForeignWrites, Status};
+use crate::late_writes::LateWatch;
 use crate::namespace::Namespace;
 use crate::pace::Window;
 use crate::phase::Phase;
@@ -56,6 +57,7 @@ pub(crate) struct Progress {
     resume: Mutex<Option<Position>>,
     oplog_window: Mutex<Option<Window>>,
     pub limits: Limits,
+    pub late_writes: LateWatch,
     resyncs: AtomicU32,
     /// Documents that the target refused for good: namespace and, in words, which and why.
     refused: Mutex<Vec<(Namespace, String)>>,
@@ -85,6 +87,7 @@ impl Progress {
             resume: Mutex::new(None),
             oplog_window: Mutex::new(None),
             limits: Limits::default(),
+            late_writes: LateWatch::default(),
             resyncs: AtomicU32::new(0),
             refused: Mutex::new(Vec::new()),
             foreign_writes: Mutex::new(BTreeMap::new()),

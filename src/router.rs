@@ -1,6 +1,7 @@
 //! The one task that sees every change in order and drops it, holds it or sends it to its lane.
 
 mod chunks;
+mod late;
 mod markers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::markers::Marker;
 use crate::budget::Taken;
 use crate::checkpoint::{Checkpoint, CollectionState, Renaming, UnsettledDocuments};
-use crate::document::{Change, CollectionKind, Position, Range};
+use crate::document::{Change, CollectionKind, Operation, Position, Range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::held::Held;
@@ -75,6 +76,8 @@ pub(crate) enum Request {
         collection: Uuid,
         reply: oneshot::Sender<()>,
     },
+    /// Watch for writes from a position on that is after everything that was written before the request, and answer with that position.
+    WatchForLateWrites { reply: oneshot::Sender<Result<Position>> },
     /// Apply everything up to now and answer with the state of all collections at that position.
     Report { reply: oneshot::Sender<Report> },
 }
@@ -321,6 +324,9 @@ impl Router {
             self.resume = entry.resume;
             return Ok(());
         }
+        if self.progress.late_writes.is_on() {
+            self.note_late_writes(&entry);
+        }
         let mut renamed = false;
         for item in entry.items {
             match item {
@@ -456,6 +462,9 @@ impl Router {
                 self.dirty = true;
                 self.update_progress();
                 let _ = reply.send(());
+            }
+            Request::WatchForLateWrites { reply } => {
+                let _ = reply.send(self.watch_for_late_writes().await);
             }
             Request::Report { reply } => {
                 self.save_now(None).await?;

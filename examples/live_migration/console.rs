@@ -112,6 +112,9 @@ impl Console {
                     window.as_secs()
                 )
             }
+            Event::WritesAfterStop { writes, accepted: true } => {
+                format!("the source was written to after the writers had been stopped, which was accepted: {writes}")
+            }
             Event::CatalogChanged { description, .. } => format!("carried over: {description}"),
             Event::IndexFailed {
                 namespace,

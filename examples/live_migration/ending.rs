@@ -3,7 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use mongoferry::{CollectionSummary, Error, ErrorKind, IndexSummary, Namespace, Outcome, Position, Summary};
+use mongoferry::{
+    CollectionSummary, Error, ErrorKind, IndexSummary, LateWrites, Namespace, Outcome, Position, Summary,
+};
 
 use crate::console::grouped;
 
@@ -18,6 +20,7 @@ pub struct Ending {
     pub position: Option<Position>,
     pub collections: Vec<CollectionSummary>,
     pub indexes: Vec<IndexSummary>,
+    pub late_writes: LateWrites,
     pub resyncs: u32,
     pub not_migrated: Vec<String>,
     pub error: Option<String>,
@@ -35,6 +38,7 @@ impl Ending {
             position: None,
             collections: Vec::new(),
             indexes: Vec::new(),
+            late_writes: LateWrites::default(),
             resyncs: 0,
             not_migrated: Vec::new(),
             error: None,
@@ -53,6 +57,7 @@ impl Ending {
             position: summary.position,
             collections: summary.collections,
             indexes: summary.indexes,
+            late_writes: summary.late_writes,
             resyncs: summary.resyncs,
             not_migrated: summary.not_migrated,
             ..ending

@@ -1,7 +1,7 @@
 //! The lines of `--json`: one object each, with `type` and `at`.
 
 use bson::DateTime;
-use mongoferry::{Amount, CollectionSummary, Event, Finding, IndexSummary, Plan, Position, Status};
+use mongoferry::{Amount, CollectionSummary, Event, Finding, IndexSummary, LateWrites, Plan, Position, Status};
 use serde_json::{Value, json};
 
 use crate::ending::{Ending, shown};
@@ -125,6 +125,12 @@ pub fn event(event: &Event) -> Value {
         Event::CheckpointSaved { watermark } => {
             json!({ "type": "checkpoint_saved", "position": position(*watermark) })
         }
+        Event::WritesAfterStop { writes, accepted } => {
+            let mut line = late_writes(writes);
+            line["type"] = "writes_after_stop".into();
+            line["accepted"] = (*accepted).into();
+            line
+        }
         Event::Verified { namespace, identical } => {
             json!({ "type": "verified", "namespace": shown(namespace).as_str(), "identical": identical })
         }
@@ -196,12 +202,29 @@ pub fn summary(ending: &Ending) -> Value {
         "position": ending.position.map(position),
         "collections": ending.collections.iter().map(collection).collect::<Vec<_>>(),
         "indexes": ending.indexes.iter().map(index).collect::<Vec<_>>(),
+        "late_writes": late_writes(&ending.late_writes),
         "resyncs": ending.resyncs,
         "not_migrated": ending.not_migrated,
         "error": ending.error,
         "seconds": ending.took.map(|took| took.as_secs_f64()),
         "downtime_seconds": ending.downtime.map(|downtime| downtime.as_secs_f64()),
     })
+}
+
+/// Their number, and some of them by name.
+fn late_writes(writes: &LateWrites) -> Value {
+    let named: Vec<Value> = writes
+        .named
+        .iter()
+        .map(|write| {
+            json!({
+                "namespace": shown(&write.namespace).as_str(),
+                "id": write.id,
+                "position": position(write.position),
+            })
+        })
+        .collect();
+    json!({ "count": writes.count, "named": named })
 }
 
 fn position(position: Position) -> Value {

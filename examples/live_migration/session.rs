@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use futures::future::LocalBoxFuture;
 use futures::{FutureExt, StreamExt};
-use mongoferry::{Amount, ChangeCounts, Error, Event, MigrationHandle, Phase, Result, Status, Summary, Throttle};
+use mongoferry::{
+    Amount, ChangeCounts, Error, ErrorKind, Event, MigrationHandle, Outcome, Phase, Result, Status, Summary, Throttle,
+};
 
 use crate::arguments::{Arguments, StopAfter};
 use crate::assembly::assemble;
@@ -89,10 +91,16 @@ impl<'a> Session<'a> {
         let end = self.follow(&run, &mut events, stop_writes).await;
         self.last = run.status();
         let mut ending = match end {
-            End::HandedOver(summary, downtime) => Ending {
-                downtime: Some(downtime),
-                ..Ending::handed_over(summary)
-            },
+            End::HandedOver(summary, downtime) => {
+                if summary.outcome != Outcome::Complete {
+                    // The run would go on. What differs is for people to understand, who can start it again.
+                    let _ = self.while_informing(run.abandon().map(Ok)).await;
+                }
+                Ending {
+                    downtime: Some(downtime),
+                    ..Ending::handed_over(summary)
+                }
+            }
             End::Stop(exit) => {
                 self.console.note("stopping; the checkpoint is kept");
                 // Whoever wishes to stop a second time does not want to wait for what is under way.
@@ -158,6 +166,12 @@ impl<'a> Session<'a> {
                 end = awaited_end => match end {
                     Ok(end) => return end,
                     Err(_) if run.status().phase == Phase::Failed => return End::Over,
+                    Err(error) if error.kind() == ErrorKind::WritesAfterStop && self.arguments.manual_cutover => {
+                        // The user can stop what still writes, and enter the command again.
+                        (awaited, stop_writes) = (None, Some(std::future::ready(()).boxed_local()));
+                        self.console.reply("cutover", false, &error.to_string());
+                        continue;
+                    }
                     Err(error) => return End::Failed(error),
                 },
                 paused = paused => {

@@ -3,6 +3,7 @@
 //! Time is paused: whenever every task waits, the clock goes on to the next timer.
 
 mod copy;
+mod cutover;
 mod order;
 mod pace;
 mod resume;
