@@ -27,6 +27,7 @@ pub struct ReplicaSetBuilder {
     test_commands: bool,
     key_file_auth: bool,
     tls: bool,
+    standalone: bool,
     parameters: Vec<(String, String)>,
     arguments: Vec<String>,
 }
@@ -42,6 +43,7 @@ impl ReplicaSetBuilder {
             test_commands: true,
             key_file_auth: false,
             tls: false,
+            standalone: false,
             parameters: Vec::new(),
             arguments: Vec::new(),
         }
@@ -89,6 +91,12 @@ impl ReplicaSetBuilder {
     /// Needs the `openssl` program.
     pub fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// Starts servers that belong to no replica set, to see how they are refused.
+    pub fn standalone(mut self) -> Self {
+        self.standalone = true;
         self
     }
 
@@ -208,6 +216,9 @@ impl ReplicaSetBuilder {
         ]
         .map(str::to_owned)
         .to_vec();
+        if self.standalone {
+            arguments.drain(..2);
+        }
 
         let mut parameters: Vec<(&str, &str)> = vec![
             ("diagnosticDataCollectionEnabled", "false"),
@@ -230,8 +241,10 @@ impl ReplicaSetBuilder {
     }
 
     async fn initiate(&self, mut set: ReplicaSet) -> Result<ReplicaSet, TestbedError> {
-        set.command(0, doc! { "replSetInitiate": self.configuration(&set) })
-            .await?;
+        if !self.standalone {
+            set.command(0, doc! { "replSetInitiate": self.configuration(&set) })
+                .await?;
+        }
         let primary = ready(&set).await?;
         if self.key_file_auth {
             // Until there is a user the server takes this from its own host.

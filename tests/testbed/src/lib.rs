@@ -29,6 +29,7 @@ mod wire;
 pub mod workload;
 
 pub use builder::ReplicaSetBuilder;
+pub use certificates::{Certificate, TlsListener};
 pub use error::TestbedError;
 pub use proxy::Proxy;
 pub use replica_set::ReplicaSet;

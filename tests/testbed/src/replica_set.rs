@@ -1,6 +1,6 @@
 use std::{
     fmt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -13,7 +13,9 @@ use mongodb::{
 };
 use tempfile::TempDir;
 
-use crate::{TestbedError, Version, binary::Binary, builder::ReplicaSetBuilder, server::Server, wait_until, wire};
+use crate::{
+    Certificate, TestbedError, Version, binary::Binary, builder::ReplicaSetBuilder, server::Server, wait_until, wire,
+};
 
 /// How long a server may take to start, to end or to answer, and a set to elect. Far more than a healthy machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -107,6 +109,18 @@ impl ReplicaSet {
         self.certificates
             .as_ref()
             .map(|certificates| certificates.authority.as_path())
+    }
+
+    /// Has the set's authority make a certificate; gives the file that holds it with its key.
+    ///
+    /// # Errors
+    ///
+    /// [`TestbedError::Misuse`] when the set does not use TLS, [`TestbedError::Program`] when `openssl` fails.
+    pub fn issue(&self, certificate: Certificate) -> Result<PathBuf, TestbedError> {
+        match &self.certificates {
+            Some(certificates) => certificates.issue(certificate),
+            None => Err(TestbedError::Misuse("the set does not use TLS".to_owned())),
+        }
     }
 
     /// A new client for the whole set.
