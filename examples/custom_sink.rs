@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 use mongoferry::order::Key;
+use mongoferry::preflight::Inspection;
 use mongoferry::sink::{CatalogCommand, Refusal, SinkRead};
 use mongoferry::source::Deployment;
 use mongoferry::{
@@ -99,6 +100,10 @@ impl Sink for CountingSink {
 
     async fn read_documents(&self, namespace: &Namespace, keys: &[Key]) -> Result<Vec<RawDocumentBuf>> {
         self.inner.read_documents(namespace, keys).await
+    }
+
+    async fn inspect(&self) -> Result<Inspection> {
+        self.inner.inspect().await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {

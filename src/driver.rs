@@ -8,54 +8,12 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use mongodb::Client;
 use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind, WriteFailure};
-use mongodb::options::{ClientOptions, RunCursorCommandOptions};
+use mongodb::options::RunCursorCommandOptions;
 
 use crate::document::{Batch, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::{ANSWER, RetryRule, answered, retry};
 use crate::source::Deployment;
-
-/// A client for `uri`, with defaults that suit a migration where the connection string says nothing.
-///
-/// # Errors
-/// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a malformed connection string. Servers are not contacted yet, except that
-/// a `mongodb+srv` name is resolved.
-pub(crate) async fn connect(uri: &str) -> Result<Client> {
-    let invalid = |error: DriverError| {
-        Error::new(
-            ErrorKind::InvalidConfiguration,
-            "read the connection string",
-            reason(&error),
-        )
-        .with_context("uri", redacted(uri))
-    };
-    let mut options = ClientOptions::parse(uri).await.map_err(invalid)?;
-    options.app_name.get_or_insert_with(|| "mongoferry".to_owned());
-    options.max_pool_size.get_or_insert(64);
-    options.max_connecting.get_or_insert(8);
-    options.server_selection_timeout.get_or_insert(Duration::from_secs(15));
-    options.connect_timeout.get_or_insert(Duration::from_secs(10));
-    // Every command carries its own concerns; defaults of the connection string would be added to them a second time.
-    options.read_concern = None;
-    options.write_concern = None;
-    options.retry_writes = Some(false);
-    Client::with_options(options).map_err(invalid)
-}
-
-/// The connection string without user name and password.
-pub(crate) fn redacted(uri: &str) -> String {
-    let Some((scheme, rest)) = uri.split_once("://") else {
-        return "(not a connection string)".to_owned();
-    };
-    let hosts_end = rest.find('/').unwrap_or(rest.len());
-    // A password that was not escaped may itself hold a slash, so that the last `@` of the whole is what ends the credentials.
-    let rest = match rest.rfind('@') {
-        Some(at) => &rest[at + 1..],
-        None => &rest[..hosts_end],
-    };
-    let hosts = rest.split(['/', '?']).next().unwrap_or_default();
-    format!("{scheme}://{hosts}")
-}
 
 /// Runs a command on a database, through elections.
 ///
@@ -177,23 +135,17 @@ pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
     const OPERATION: &str = "describe the deployment";
     let hello = run(client, OPERATION, "admin", doc! { "isMaster": 1 }).await?;
     let Ok(name) = hello.get_str("setName") else {
-        let (what, fix) = if hello.get_str("msg").is_ok_and(|text| text == "isdbgrid") {
-            (
-                "it is a mongos of a sharded cluster",
-                "only replica sets can be migrated",
-            )
-        } else if hello.get_bool("isreplicaset").unwrap_or(false) {
-            (
-                "it is a member of a replica set that has no configuration yet",
-                "run `rs.initiate()` on it",
-            )
-        } else {
-            (
-                "it is a standalone server",
-                "restart mongod with `--replSet rs0` and run `rs.initiate()` to make it a replica set of one member",
-            )
+        // Tells what only imitates MongoDB; most of these forget the replica set.
+        let build = run(client, OPERATION, "admin", doc! { "buildInfo": 1 })
+            .await
+            .unwrap_or_default();
+        let message = match crate::preflight::imitation(&hello, &build) {
+            Some(kind) => {
+                format!("it is {kind}, which has no oplog to follow; only replica sets of MongoDB can be migrated")
+            }
+            None => not_a_replica_set(&hello),
         };
-        return Err(Error::new(ErrorKind::Refused, OPERATION, format!("{what}; {fix}")));
+        return Err(Error::new(ErrorKind::Refused, OPERATION, message));
     };
     let build = run(client, OPERATION, "admin", doc! { "buildInfo": 1 }).await?;
     let version = build
@@ -246,6 +198,27 @@ fn if_allowed<T>(answer: Result<T>) -> Result<Option<T>> {
         Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What a server is that belongs to no replica set, and what to do about it.
+pub(crate) fn not_a_replica_set(hello: &Document) -> String {
+    let (what, fix) = if hello.get_str("msg").is_ok_and(|text| text == "isdbgrid") {
+        (
+            "it is a mongos of a sharded cluster",
+            "only replica sets can be migrated; give the connection string of one that is not a shard",
+        )
+    } else if hello.get_bool("isreplicaset").unwrap_or(false) {
+        (
+            "it is a member of a replica set that has no configuration yet",
+            "run `rs.initiate()` on it",
+        )
+    } else {
+        (
+            "it is a standalone server",
+            "restart mongod with `--replSet rs0` and run `rs.initiate()` to make it a replica set of one member",
+        )
+    };
+    format!("{what}; {fix}")
 }
 
 /// An optime `{ts, t}` as the server writes it. The entry that a replica set begins with has no term.
@@ -335,7 +308,7 @@ fn driver_code(error: &DriverError) -> Option<i32> {
 
 /// The server's or driver's own words. They hold no credentials: the driver never puts the connection string in its errors, except for
 /// a malformed one, of which only the reason is repeated.
-fn reason(error: &DriverError) -> String {
+pub(crate) fn reason(error: &DriverError) -> String {
     match &*error.kind {
         DriverErrorKind::Command(error) => format!("{} (code {}, {})", error.message, error.code, error.code_name),
         other => other.to_string(),
@@ -383,41 +356,5 @@ fn classify(error: &DriverError) -> (ErrorKind, bool) {
             Some(code) if blocked(code).is_some() => (ErrorKind::TargetBlocked, false),
             _ => (ErrorKind::Server, false),
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connection_strings_lose_their_credentials() {
-        for (uri, shown) in [
-            (
-                "mongodb://user:pa%40ss@h1:1,h2:2/admin?replicaSet=rs",
-                "mongodb://h1:1,h2:2",
-            ),
-            ("mongodb://user:p/a@s@h1:1/?tls=true", "mongodb://h1:1"),
-            ("mongodb://h1", "mongodb://h1"),
-            ("mongodb+srv://u:p@cluster.example", "mongodb+srv://cluster.example"),
-            ("user:secret", "(not a connection string)"),
-        ] {
-            assert_eq!(redacted(uri), shown);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_malformed_connection_string_is_named_without_its_password() {
-        for uri in [
-            "mongodb://user:sec/ret@host",
-            "mongo://user:secret@host",
-            "mongodb://user:secret@host/?authMechanism=NOPE",
-        ] {
-            let error = connect(uri).await.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidConfiguration);
-            for text in [error.to_string(), format!("{error:?}")] {
-                assert!(!text.contains("sec"), "{text}");
-            }
-        }
     }
 }

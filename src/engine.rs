@@ -25,7 +25,7 @@ use crate::migration::{ExistingData, LostPosition, Verification};
 use crate::monitor::watch_source;
 use crate::namespace::{Namespace, Selection};
 use crate::oplog::Entry;
-use crate::preflight;
+use crate::preflight::{self, PathPolicy};
 use crate::progress::Progress;
 use crate::pump::{READ_AHEAD, pump};
 use crate::resync::must_hold;
@@ -61,6 +61,9 @@ pub(crate) struct Settings {
     pub patience: Duration,
     pub throttle: Throttle,
     pub watch_foreign_writes: bool,
+    pub path_policy: PathPolicy,
+    pub accept_unencrypted: bool,
+    pub scan_documents: bool,
 }
 
 impl Default for Settings {
@@ -79,6 +82,9 @@ impl Default for Settings {
             patience: Duration::from_secs(600),
             throttle: Throttle::default(),
             watch_foreign_writes: true,
+            path_policy: PathPolicy::default(),
+            accept_unencrypted: false,
+            scan_documents: false,
         }
     }
 }
@@ -294,7 +300,7 @@ impl Engine {
     }
 
     async fn begin_anew(&self) -> Result<Beginning> {
-        let plan = preflight::check(self).await?;
+        let plan = preflight::check(self, preflight::Purpose::Start).await?;
         plan.refuse()?;
         let Listing {
             position,

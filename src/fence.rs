@@ -37,6 +37,7 @@ use tokio::time::Instant;
 use crate::checkpoint::CheckpointStore;
 use crate::document::{Batch, Collection, CollectionKind, Write};
 use crate::error::{Error, ErrorKind, Result};
+use crate::inspection::Inspection;
 use crate::namespace::Namespace;
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead};
@@ -203,6 +204,10 @@ impl Sink for FencedSink {
 
     async fn read_documents(&self, namespace: &Namespace, keys: &[Key]) -> Result<Vec<RawDocumentBuf>> {
         self.sink.read_documents(namespace, keys).await
+    }
+
+    async fn inspect(&self) -> Result<Inspection> {
+        self.sink.inspect().await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {

@@ -71,7 +71,7 @@ impl MigrationHandle {
                 ));
             }
             Some(_) => {}
-            None => preflight::check(&engine).await?.refuse()?,
+            None => preflight::check(&engine, preflight::Purpose::Start).await?.refuse()?,
         }
         let progress = Arc::new(Progress::new(Events::new()));
         progress.limits.set(engine.settings.throttle);

@@ -175,6 +175,30 @@ impl Lease {
     }
 }
 
+/// The process that holds the lease and renews it now, if there is one. A lease that stands is looked at for as long as a renewal takes.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn holder(sink: &dyn Sink) -> Result<Option<String>> {
+    let mut seen = None;
+    let began = Instant::now();
+    loop {
+        let Some(record) = sink.load_record(RECORD).await? else {
+            return Ok(None);
+        };
+        if record.get_bool("released").unwrap_or(false) {
+            return Ok(None);
+        }
+        let fence = record.get_i64("fence").unwrap_or_default();
+        match seen {
+            Some(before) if before != fence => return Ok(Some(name(&record))),
+            Some(_) if began.elapsed() >= RENEWAL * 2 => return Ok(None),
+            _ => seen = Some(fence),
+        }
+        sleep(EXPIRY / 20).await;
+    }
+}
+
 fn held(record: &RawDocumentBuf, age: Duration) -> Error {
     let age = age.as_secs_f64().ceil().max(1.0);
     Error::new(

@@ -64,7 +64,7 @@ struct Readme;
 
 // What a host sees: it describes a migration, has it checked, starts it, and holds a handle to the run.
 mod migration;
-mod preflight;
+pub mod preflight;
 mod handle;
 mod event;
 mod phase;
@@ -72,6 +72,7 @@ mod phase;
 // The words that everything else is said in.
 mod document;
 mod namespace;
+mod inspection;
 pub mod order;
 
 // The plug points: where documents and history come from, where they go, where the checkpoint is kept.
@@ -114,7 +115,9 @@ mod throttle;
 mod monitor;
 mod waiting;
 mod driver;
+mod driver_connect;
 mod driver_digest;
+mod driver_inspect;
 mod driver_listing;
 mod driver_watch;
 mod driver_range;
@@ -130,7 +133,7 @@ pub mod test_util;
 
 pub use handle::MigrationHandle;
 pub use migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
-pub use preflight::{Finding, Plan, PlannedCollection, Severity};
+pub use preflight::{Estimate, Finding, PathPolicy, Plan, PlannedCollection, Severity};
 
 pub use event::{
     Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,

@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fence::{Fence, FencedSink, FencedStore};
 use crate::handle::MigrationHandle;
 use crate::namespace::Selection;
-use crate::preflight::{self, Plan};
+use crate::preflight::{self, PathPolicy, Plan};
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::throttle::Throttle;
@@ -74,12 +74,13 @@ impl Migration {
         }
     }
 
-    /// Checks both sides and answers what a run would do, and every reason why it would fail. Nothing is changed.
+    /// Checks both sides and answers what a run would do, and every reason why it would fail. Nothing is changed. The rules are listed in
+    /// [`preflight`](crate::preflight).
     ///
     /// # Errors
     /// A side cannot be reached, or does not let itself be described.
     pub async fn preflight(&self) -> Result<Plan> {
-        preflight::check(&self.engine).await
+        preflight::check(&self.engine, preflight::Purpose::Plan).await
     }
 
     /// Starts the migration, or goes on from its checkpoint where there is one.
@@ -218,6 +219,29 @@ impl MigrationBuilder {
     #[must_use]
     pub fn watch_foreign_writes(mut self, watch: bool) -> Self {
         self.settings.watch_foreign_writes = watch;
+        self
+    }
+
+    /// From which version to which a migration may lead. Default: [`PathPolicy::Upward`].
+    #[must_use]
+    pub fn path_policy(mut self, policy: PathPolicy) -> Self {
+        self.settings.path_policy = policy;
+        self
+    }
+
+    /// Whether documents and passwords may go to other hosts without encryption. Default: no, so that preflight refuses connections without
+    /// TLS, except to a loopback address.
+    #[must_use]
+    pub fn accept_unencrypted(mut self, accept: bool) -> Self {
+        self.settings.accept_unencrypted = accept;
+        self
+    }
+
+    /// Whether [`Migration::preflight`] reads every document, to find those that a target would refuse. It takes as long as reading the
+    /// whole source. Default: no.
+    #[must_use]
+    pub fn scan_documents(mut self, scan: bool) -> Self {
+        self.settings.scan_documents = scan;
         self
     }
 

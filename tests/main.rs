@@ -23,6 +23,7 @@ mod scenarios {
     mod mongo_source;
     mod oplog;
     mod order;
+    mod preflight;
     mod random_memory;
     mod random_servers;
     mod recovery;

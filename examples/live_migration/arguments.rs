@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use mongoferry::{ExistingData, Namespace, Throttle, Verification};
+use mongoferry::{ExistingData, Namespace, PathPolicy, Throttle, Verification};
 
 pub const USAGE: &str = "\
 Migrates a live MongoDB replica set into another one.
@@ -36,6 +36,9 @@ Options:
       --memory-bytes N               bytes of documents and changes held in memory [default: 268435456]
       --copy-bytes-per-second N      bytes of documents read from the source each second at most [default: no limit]
       --tail-operations-per-second N operations taken out of the oplog each second at most [default: no limit]
+      --accept-unencrypted           let documents and passwords go to other hosts without TLS
+      --path-policy upward|hosted    any path to the same or a newer version, or those of hosted services [default: upward]
+      --scan                         let preflight read every document, to find those that the target would refuse
       --json                         one JSON object a line on standard output, text on standard error
       --help                         print this and exit
 
@@ -66,6 +69,9 @@ pub struct Arguments {
     pub chunk_bytes: Option<u64>,
     pub memory_bytes: Option<usize>,
     pub throttle: Throttle,
+    pub accept_unencrypted: bool,
+    pub path_policy: PathPolicy,
+    pub scan: bool,
     pub json: bool,
     pub help: bool,
     /// How many documents the demonstration loads; not in the usage, as it is for tests.
@@ -93,7 +99,17 @@ impl Arguments {
                 _ => (word, None),
             };
             match option.as_str() {
-                "--json" | "--help" | "-h" if attached.is_some() => return Err(format!("{option} takes no value")),
+                "--json" | "--accept-unencrypted" | "--scan" | "--help" | "-h" if attached.is_some() => {
+                    return Err(format!("{option} takes no value"));
+                }
+                "--accept-unencrypted" => {
+                    arguments.accept_unencrypted = true;
+                    continue;
+                }
+                "--scan" => {
+                    arguments.scan = true;
+                    continue;
+                }
                 "--json" => {
                     arguments.json = true;
                     continue;
@@ -155,6 +171,10 @@ impl Arguments {
                 "--verify" => {
                     let choices = [("none", Verification::None), ("digest", Verification::Digest)];
                     arguments.verification = choice(&option, &value()?, &choices)?;
+                }
+                "--path-policy" => {
+                    let choices = [("upward", PathPolicy::Upward), ("hosted", PathPolicy::Hosted)];
+                    arguments.path_policy = choice(&option, &value()?, &choices)?;
                 }
                 "--walkers" => arguments.walkers = Some(number(&option, &value()?)?),
                 "--lanes" => arguments.lanes = Some(number(&option, &value()?)?),

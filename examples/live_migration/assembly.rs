@@ -11,7 +11,10 @@ pub async fn assemble(arguments: &Arguments, source: &str, target: &str) -> Resu
     let mut builder = Migration::builder(source, sink)
         .existing_data(arguments.existing_data)
         .verification(arguments.verification)
-        .throttle(arguments.throttle);
+        .throttle(arguments.throttle)
+        .accept_unencrypted(arguments.accept_unencrypted)
+        .path_policy(arguments.path_policy)
+        .scan_documents(arguments.scan);
     for pattern in &arguments.include {
         builder = builder.include(pattern);
     }

@@ -148,6 +148,9 @@ impl Console {
     pub fn plan(&mut self, plan: &Plan) {
         if self.mode == Mode::Json {
             self.line(json::plan(plan));
+            for finding in &plan.findings {
+                self.line(json::finding_line(finding));
+            }
         }
         self.text(plan.to_string().trim_end());
     }

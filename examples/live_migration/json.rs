@@ -1,7 +1,9 @@
 //! The lines of `--json`: one object each, with `type` and `at`.
 
 use bson::DateTime;
-use mongoferry::{Amount, CollectionSummary, Event, Finding, IndexSummary, LateWrites, Plan, Position, Status};
+use mongoferry::{
+    Amount, CollectionSummary, Estimate, Event, Finding, IndexSummary, LateWrites, Plan, Position, Status,
+};
 use serde_json::{Value, json};
 
 use crate::ending::{Ending, shown};
@@ -159,15 +161,33 @@ pub fn plan(plan: &Plan) -> Value {
     json!({
         "type": "plan",
         "total": amount(plan.total),
+        "indexes": plan.indexes,
+        "estimate": plan.estimate.map(estimate),
+        "to_drop": plan.to_drop.iter().map(|namespace| shown(namespace).to_string()).collect::<Vec<_>>(),
         "collections": collections,
         "findings": plan.findings.iter().map(finding).collect::<Vec<_>>(),
         "not_migrated": plan.not_migrated,
     })
 }
 
+fn estimate(estimate: Estimate) -> Value {
+    json!({
+        "copy_seconds": estimate.copy_time.as_secs_f64(),
+        "bytes_per_second": estimate.bytes_per_second,
+        "oplog_bytes": estimate.oplog_bytes,
+    })
+}
+
+/// A finding on a line of its own, for scripts that look for its code.
+pub fn finding_line(found: &Finding) -> Value {
+    let mut line = finding(found);
+    line["type"] = "finding".into();
+    line
+}
+
 fn finding(finding: &Finding) -> Value {
     json!({
-        "severity": format!("{:?}", finding.severity).to_lowercase(),
+        "severity": finding.severity.to_string(),
         "code": finding.code,
         "message": finding.message,
         "fix": finding.fix,

@@ -10,6 +10,7 @@ use futures::stream::BoxStream;
 
 use crate::document::{Batch, Collection, CollectionKind, Range, Write};
 use crate::error::Result;
+use crate::inspection::Inspection;
 use crate::namespace::Namespace;
 use crate::order::Key;
 use crate::source::Deployment;
@@ -110,6 +111,14 @@ pub trait Sink: Send + Sync + 'static {
     /// # Errors
     /// A server error.
     async fn read_documents(&self, namespace: &Namespace, keys: &[Key]) -> Result<Vec<RawDocumentBuf>>;
+
+    /// As [`Source::inspect`](crate::Source::inspect).
+    ///
+    /// # Errors
+    /// The deployment cannot be reached. What it refuses to tell is among the facts.
+    async fn inspect(&self) -> Result<Inspection> {
+        Ok(Inspection::default())
+    }
 
     /// As [`Source::digest`](crate::Source::digest).
     ///

@@ -21,11 +21,14 @@ use mongodb::Client;
 
 use super::{CatalogCommand, Refusal, Sink, SinkRead};
 use crate::document::{Batch, Collection, CollectionKind, Write};
+use crate::driver_connect::Connected;
 use crate::error::Result;
+use crate::event::Side;
+use crate::inspection::{Connection, Inspection};
 use crate::namespace::Namespace;
 use crate::order::Key;
 use crate::source::Deployment;
-use crate::{driver, driver_digest, driver_listing, driver_watch};
+use crate::{driver, driver_connect, driver_digest, driver_inspect, driver_listing, driver_watch};
 use target::Target;
 
 /// Writes to a MongoDB replica set of version 4.2 to 6.0.
@@ -37,6 +40,7 @@ use target::Target;
 /// The migration's own records are in the database `__mdb_internal_mongoferry`.
 pub struct MongoSink {
     target: Target,
+    connection: Connection,
 }
 
 impl MongoSink {
@@ -46,7 +50,8 @@ impl MongoSink {
     /// [`InvalidConfiguration`](crate::ErrorKind::InvalidConfiguration) for a malformed connection string, otherwise as
     /// [`from_client`](Self::from_client).
     pub async fn connect(uri: &str) -> Result<Self> {
-        Self::from_client(driver::connect(uri).await?).await
+        let Connected { client, connection } = driver_connect::connect(uri).await?;
+        Self::new(client, connection).await
     }
 
     /// Uses a client that the host has set up. Its read and write concerns are not used.
@@ -55,8 +60,13 @@ impl MongoSink {
     /// [`Refused`](crate::ErrorKind::Refused) when it is not a replica set,
     /// [`Connection`](crate::ErrorKind::Connection) when it cannot be reached.
     pub async fn from_client(client: Client) -> Result<Self> {
+        Self::new(client, Connection::default()).await
+    }
+
+    async fn new(client: Client, connection: Connection) -> Result<Self> {
         Ok(Self {
             target: Target::probe(client).await?,
+            connection,
         })
     }
 
@@ -124,6 +134,10 @@ impl Sink for MongoSink {
         let kind = documents::kind_of(&self.target, namespace).await?;
         let keys: Vec<&Key> = keys.iter().collect();
         documents::find(&self.target, namespace, kind, &keys, documents::Part::Whole).await
+    }
+
+    async fn inspect(&self) -> Result<Inspection> {
+        driver_inspect::inspect(self.client(), &self.connection, Side::Target).await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {

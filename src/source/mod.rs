@@ -7,12 +7,13 @@ mod mongo;
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use bson::raw::RawDocumentBuf;
+use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use crate::document::{Batch, Collection, CollectionKind, Position, Range};
 use crate::error::Result;
+use crate::inspection::Inspection;
 use crate::namespace::Namespace;
 use crate::oplog::Entry;
 use crate::order::Key;
@@ -112,6 +113,24 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// As [`read`](Source::read).
     async fn read_documents(&self, request: PointRequest<'_>) -> Result<Vec<RawDocumentBuf>>;
+
+    /// Facts that [preflight](crate::preflight) looks at, found without changing anything. By default nothing is known.
+    ///
+    /// # Errors
+    /// The deployment cannot be reached. What it refuses to tell is among the facts.
+    async fn inspect(&self) -> Result<Inspection> {
+        Ok(Inspection::default())
+    }
+
+    /// Keys of the unique index that more than one document has, as text and up to `limit`; preflight asks for them where the host wants
+    /// the documents scanned. By default none are looked for.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn duplicates(&self, collection: &Collection, index: &RawDocument, limit: usize) -> Result<Vec<String>> {
+        let _ = (collection, index, limit);
+        Ok(Vec::new())
+    }
 
     /// A digest over all documents of the collection that is equal on both sides for equal data, or `None` where it cannot be had.
     ///

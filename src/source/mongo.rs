@@ -1,5 +1,6 @@
 //! Reads from a MongoDB replica set.
 
+mod duplicates;
 mod points;
 mod read;
 mod split;
@@ -9,17 +10,20 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use bson::raw::RawDocumentBuf;
+use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 use mongodb::Client;
 
 use super::{Deployment, PointRequest, ReadRequest, Source};
 use crate::document::{Batch, Collection, CollectionKind, Position};
+use crate::driver_connect::Connected;
 use crate::error::Result;
+use crate::event::Side;
+use crate::inspection::{Connection, Inspection};
 use crate::namespace::Namespace;
 use crate::oplog::{self, Entry, OplogCursor};
 use crate::order::Key;
-use crate::{driver, driver_digest, driver_listing, driver_watch};
+use crate::{driver, driver_connect, driver_digest, driver_inspect, driver_listing, driver_watch};
 
 /// A replica set of MongoDB 4.2 to 6.0 to migrate from.
 ///
@@ -37,6 +41,7 @@ use crate::{driver, driver_digest, driver_listing, driver_watch};
 pub struct MongoSource {
     client: Client,
     version: [u32; 3],
+    connection: Connection,
     /// The newest position that was ever given out.
     newest: Mutex<Position>,
     /// Collections that are stored by `_id` without an index on it, as far as they were listed: they want to be asked differently.
@@ -53,7 +58,8 @@ impl MongoSource {
     /// [`InvalidConfiguration`](crate::ErrorKind::InvalidConfiguration) for a malformed connection string, else as
     /// [`from_client`](Self::from_client).
     pub async fn connect(uri: &str) -> Result<Self> {
-        Self::from_client(driver::connect(uri).await?).await
+        let Connected { client, connection } = driver_connect::connect(uri).await?;
+        Self::new(client, connection).await
     }
 
     /// Reads through a client that the host has made. Each range that is read at the same time takes one of its connections, and the
@@ -63,10 +69,15 @@ impl MongoSource {
     /// [`Refused`](crate::ErrorKind::Refused) when it is not connected to a replica set, [`Connection`](crate::ErrorKind::Connection)
     /// when that cannot be reached within a minute, or a server error.
     pub async fn from_client(client: Client) -> Result<Self> {
+        Self::new(client, Connection::default()).await
+    }
+
+    async fn new(client: Client, connection: Connection) -> Result<Self> {
         let version = driver::describe(&client).await?.version;
         Ok(Self {
             client,
             version,
+            connection,
             newest: Mutex::new(Position::ZERO),
             clustered: RwLock::default(),
         })
@@ -158,6 +169,14 @@ impl Source for MongoSource {
     async fn read_documents(&self, request: PointRequest<'_>) -> Result<Vec<RawDocumentBuf>> {
         let is_clustered = self.is_clustered(request.namespace);
         points::read(&self.client, self.version, request, is_clustered).await
+    }
+
+    async fn inspect(&self) -> Result<Inspection> {
+        driver_inspect::inspect(&self.client, &self.connection, Side::Source).await
+    }
+
+    async fn duplicates(&self, collection: &Collection, index: &RawDocument, limit: usize) -> Result<Vec<String>> {
+        duplicates::find(&self.client, collection, index, limit).await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {

@@ -225,6 +225,13 @@ async fn a_script_sees_refusal_stops_and_a_whole_migration() {
     assert!(error.contains("shop.orders"), "{error}");
     let findings = &refused.of_type("plan").next().unwrap()["findings"];
     assert_eq!(findings[0]["severity"], "blocker", "{findings:#}");
+    let finding = refused.of_type("finding").next().unwrap();
+    assert_eq!(finding["code"], "existing_data", "{finding:#}");
+    assert!(
+        finding["message"].as_str().unwrap().contains("shop.orders"),
+        "{finding:#}"
+    );
+    assert!(finding["fix"].as_str().unwrap().contains(".drop()"), "{finding:#}");
     in_the_way.drop().await.unwrap();
 
     let checked = sets.example(&["--stop-after", "preflight"]).end().await;

@@ -1,0 +1,100 @@
+//! The rules' stable names.
+
+/// Lists each code once: as a variant, as its name, and in `ALL`.
+macro_rules! codes {
+    ($($variant:ident = $name:literal,)*) => {
+        /// The name of a rule. What a host matches on is its text, which never changes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Code {
+            $($variant,)*
+        }
+
+        impl Code {
+            /// Every code.
+            #[cfg(test)]
+            pub(crate) const ALL: &[Code] = &[$(Code::$variant,)*];
+
+            /// Its text.
+            pub(crate) const fn as_str(self) -> &'static str {
+                match self {
+                    $(Code::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    SameDeployment = "same_deployment",
+    MemberUnhealthy = "member_unhealthy",
+    NoMajority = "no_majority",
+    DelayedMajority = "delayed_majority",
+    UnusedMember = "unused_member",
+    DirectConnection = "direct_connection",
+    ReadPreference = "read_preference",
+    Downgrade = "downgrade",
+    SourceTooOld = "source_too_old",
+    PathNotOffered = "path_not_offered",
+    UntestedPath = "untested_path",
+    VersionJump = "version_jump",
+    TestApplication = "test_application",
+    FeatureCompatibilityChanging = "feature_compatibility_changing",
+    FeatureCompatibilityLower = "feature_compatibility_lower",
+    FeatureCompatibilityBehind = "feature_compatibility_behind",
+    NotMongodb = "not_mongodb",
+    OplogRefused = "oplog_refused",
+    Unencrypted = "unencrypted",
+    MissingPrivilege = "missing_privilege",
+    Unchecked = "unchecked",
+    SameTarget = "same_target",
+    DatabaseCase = "database_case",
+    NameTooLong = "name_too_long",
+    CollectionOption = "collection_option",
+    ViewWithoutCollection = "view_without_collection",
+    QueryableEncryption = "queryable_encryption",
+    ClientEncryption = "client_encryption",
+    GeoHaystack = "geo_haystack",
+    IndexKeyLimit = "index_key_limit",
+    IndexOption = "index_option",
+    IndexValue = "index_value",
+    IndexVersion = "index_version",
+    IdIndexOption = "id_index_option",
+    IdIndexMissing = "id_index_missing",
+    NestedDocument = "nested_document",
+    MisplacedId = "misplaced_id",
+    UniqueViolation = "unique_violation",
+    ExistingData = "existing_data",
+    LeaseHeld = "lease_held",
+    OtherMigration = "other_migration",
+    AlreadyComplete = "already_complete",
+    OtherTool = "other_tool",
+    WritesBlocked = "writes_blocked",
+    DiskSpace = "disk_space",
+    SmallCache = "small_cache",
+    SmallOplog = "small_oplog",
+    ClockSkew = "clock_skew",
+    OplogWindow = "oplog_window",
+    LongTransaction = "long_transaction",
+    IndexBuild = "index_build",
+    Profiler = "profiler",
+    HeavyLoad = "heavy_load",
+    LenientIndexKeys = "lenient_index_keys",
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_documented_table_has_every_code_and_no_other() {
+        let documented: Vec<&str> = include_str!("mod.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! | `")?.split_once('`').map(|(code, _)| code))
+            .collect();
+        let unique: BTreeSet<&str> = documented.iter().copied().collect();
+        assert_eq!(unique.len(), documented.len(), "a code stands in the table twice");
+        assert_eq!(unique, Code::ALL.iter().map(|code| code.as_str()).collect());
+    }
+}

@@ -1,0 +1,315 @@
+//! Names and options of collections and views that the target would refuse.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bson::raw::{RawBsonRef, RawDocument};
+
+use super::code::Code;
+use super::finding::Finding;
+use super::{Context, PlannedCollection};
+use crate::document::{Collection, CollectionKind};
+use crate::namespace::Namespace;
+
+/// The most bytes of a name `database.collection`, by the target's feature compatibility version.
+const NAME_LIMITS: &[([u32; 2], usize)] = &[([4, 4], 255), ([0, 0], 120)];
+
+/// The most bytes of a database's name.
+const DATABASE_LIMIT: usize = 63;
+
+/// Options and the series that takes them first.
+const OPTIONS_SINCE: &[(&str, [u32; 2])] = &[
+    ("timeseries", [5, 0]),
+    ("clusteredIndex", [5, 3]),
+    ("changeStreamPreAndPostImages", [6, 0]),
+    ("encryptedFields", [6, 0]),
+];
+
+/// Catalogue of what is migrated.
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    collisions(context.planned, findings);
+    names(context, findings);
+    database_case(context, findings);
+    for collection in context.selected {
+        options(context, collection, findings);
+        encryption(collection, findings);
+        if collection.kind == CollectionKind::View {
+            view(context, collection, findings);
+        }
+    }
+}
+
+/// Collections that would become one on the target.
+fn collisions(planned: &[PlannedCollection], findings: &mut Vec<Finding>) {
+    let mut sources: BTreeMap<Namespace, &Namespace> = BTreeMap::new();
+    for PlannedCollection { namespace, target, .. } in planned {
+        // A time-series collection takes its own name and that of its buckets.
+        let shown = target.time_series().unwrap_or_else(|| target.clone());
+        if let Some(other) = sources.insert(shown.clone(), namespace) {
+            findings.push(Finding::blocker(
+                Code::SameTarget,
+                format!("`{other}` and `{namespace}` would both become `{shown}` on the target"),
+                "rename one of them to another name, or exclude it",
+            ));
+        }
+    }
+}
+
+fn names(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    let compatibility = context.target.deployment.feature_compatibility;
+    let limit = NAME_LIMITS
+        .iter()
+        .find(|(since, _)| compatibility >= *since)
+        .map_or(usize::MAX, |(_, limit)| *limit);
+    for planned in context.planned {
+        let (target, length) = (&planned.target, planned.target.as_str().len());
+        let database = target.database().len();
+        let [major, minor] = compatibility;
+        let seen = if length > limit {
+            format!("`{target}` has {length} bytes; a target of {major}.{minor} takes names up to {limit}")
+        } else if database > DATABASE_LIMIT {
+            format!("the database of `{target}` has {database} bytes; a name of a database may have {DATABASE_LIMIT}")
+        } else {
+            continue;
+        };
+        findings.push(Finding::blocker(
+            Code::NameTooLong,
+            seen,
+            format!(
+                "give it a shorter one with `.rename(\"{}\", \"NAME\")`",
+                planned.namespace
+            ),
+        ));
+    }
+}
+
+/// A server refuses a database whose name differs from that of another in the case of letters alone.
+fn database_case(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    let planned: BTreeSet<&str> = context
+        .planned
+        .iter()
+        .map(|planned| planned.target.database())
+        .collect();
+    for database in &planned {
+        let clash = context
+            .target
+            .inspection
+            .databases
+            .iter()
+            .find(|name| name.as_str() != *database && name.eq_ignore_ascii_case(database));
+        if let Some(clash) = clash {
+            findings.push(Finding::blocker(
+                Code::DatabaseCase,
+                format!("the target has a database `{clash}`, beside which it takes none of the name `{database}`"),
+                format!("on the target: `db.getSiblingDB(\"{clash}\").dropDatabase()` if it is not needed, or rename the collections"),
+            ));
+        }
+    }
+}
+
+fn options(context: &Context<'_>, collection: &Collection, findings: &mut Vec<Finding>) {
+    let compatibility = context.target.deployment.feature_compatibility;
+    let [major, minor] = compatibility;
+    for (option, _) in OPTIONS_SINCE.iter().filter(|(_, since)| compatibility < *since) {
+        // Buckets are stored like that by themselves.
+        let is_implied = *option == "clusteredIndex" && collection.kind == CollectionKind::TimeSeriesBuckets;
+        if is_implied || !is_on(&collection.options, option) {
+            continue;
+        }
+        let namespace = &collection.namespace;
+        let fix = match *option {
+            "changeStreamPreAndPostImages" => format!(
+                "on the source: `db.getSiblingDB(\"{}\").runCommand({{ collMod: \"{}\", {option}: {{ enabled: false }} }})`",
+                namespace.database(),
+                namespace.collection()
+            ),
+            _ => format!("use a newer target, or leave it out with `.exclude(\"{namespace}\")`"),
+        };
+        findings.push(Finding::blocker(
+            Code::CollectionOption,
+            format!("`{namespace}` has the option `{option}`, which a target of {major}.{minor} does not take"),
+            fix,
+        ));
+    }
+}
+
+/// Whether an option is there and says anything.
+fn is_on(options: &RawDocument, name: &str) -> bool {
+    match options.get(name).ok().flatten() {
+        None => false,
+        Some(RawBsonRef::Boolean(value)) => value,
+        Some(RawBsonRef::Document(value)) => value.get_bool("enabled").unwrap_or(true),
+        Some(_) => true,
+    }
+}
+
+fn encryption(collection: &Collection, findings: &mut Vec<Finding>) {
+    let namespace = &collection.namespace;
+    if is_on(&collection.options, "encryptedFields") {
+        findings.push(Finding::blocker(
+            Code::QueryableEncryption,
+            format!(
+                "`{namespace}` is encrypted so that it can be queried; only its own clients can write its hidden fields"
+            ),
+            format!("leave it out with `.exclude(\"{namespace}\")` and copy it with an application that has the keys"),
+        ));
+        return;
+    }
+    let is_encrypted = collection
+        .options
+        .get_document("validator")
+        .and_then(|validator| validator.get_document("$jsonSchema"))
+        .is_ok_and(names_encryption);
+    if is_encrypted {
+        findings.push(Finding::warning(
+            Code::ClientEncryption,
+            format!("fields of `{namespace}` are encrypted by its clients; they arrive as they are and are of no use without their keys"),
+            "migrate the key vault's collection as well (often `encryption.__keyVault`), under its own name",
+        ));
+    }
+}
+
+/// Whether a schema says of any field that it is encrypted.
+fn names_encryption(schema: &RawDocument) -> bool {
+    schema.iter().flatten().any(|(name, value)| {
+        matches!(name.as_str(), "encrypt" | "encryptMetadata") || value.as_document().is_some_and(names_encryption)
+    })
+}
+
+fn view(context: &Context<'_>, view: &Collection, findings: &mut Vec<Finding>) {
+    let Ok(on) = view.options.get_str("viewOn") else { return };
+    let shown = Namespace::new(view.namespace.database(), on);
+    let names = |collection: &Collection| collection.namespace == shown || collection.namespace == shown.buckets();
+    let (seen, fix) = if !context.listed.iter().any(names) {
+        (
+            "which does not exist",
+            format!(
+                "on the source: `db.getSiblingDB(\"{}\").getCollection(\"{}\").drop()` if the view is not needed",
+                view.namespace.database(),
+                view.namespace.collection()
+            ),
+        )
+    } else if !context.selected.iter().copied().any(names) {
+        (
+            "which is not migrated",
+            format!(
+                "select it with `.include(\"{shown}\")`, or leave the view out with `.exclude(\"{}\")`",
+                view.namespace
+            ),
+        )
+    } else {
+        return;
+    };
+    findings.push(Finding::warning(
+        Code::ViewWithoutCollection,
+        format!("the view `{}` shows `{shown}`, {seen}", view.namespace),
+        fix,
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+    use crate::preflight::fixture::{Facts, codes};
+
+    #[test]
+    fn two_collections_cannot_become_one() {
+        for (target, expected) in [
+            ("shop.b", &["same_target"] as &[&str]),
+            ("shop.system.buckets.b", &["same_target"]),
+            ("shop.c", &[]),
+        ] {
+            let mut facts = Facts::new();
+            facts.plan("shop.a", target);
+            facts.plan("shop.b", "shop.b");
+            assert_eq!(codes(&facts, check), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn names_have_a_limit_by_version() {
+        for (version, length, fits) in [
+            ([6, 0], 255, true),
+            ([6, 0], 256, false),
+            ([4, 4], 255, true),
+            ([4, 2], 120, true),
+            ([4, 2], 121, false),
+        ] {
+            let mut facts = Facts::new();
+            facts.target.deployment.feature_compatibility = version;
+            facts.plan("shop.a", &format!("shop.{}", "x".repeat(length - 5)));
+            assert_eq!(codes(&facts, check).is_empty(), fits, "{version:?} {length}");
+        }
+        let mut facts = Facts::new();
+        facts.plan("shop.a", &format!("{}.a", "x".repeat(64)));
+        assert_eq!(codes(&facts, check), ["name_too_long"]);
+    }
+
+    #[test]
+    fn databases_differ_by_more_than_case() {
+        let mut facts = Facts::new();
+        facts.target.inspection.databases = vec!["Shop".to_owned()];
+        facts.plan("shop.a", "shop.a");
+        assert_eq!(codes(&facts, check), ["database_case"]);
+        facts.target.inspection.databases = vec!["shop".to_owned()];
+        assert_eq!(codes(&facts, check), [""; 0]);
+    }
+
+    #[test]
+    fn options_are_those_of_the_target() {
+        let time_series = rawdoc! { "timeseries": { "timeField": "t" } };
+        let clustered = rawdoc! { "clusteredIndex": { "v": 2 } };
+        let images = |enabled: bool| rawdoc! { "changeStreamPreAndPostImages": { "enabled": enabled } };
+
+        for (options, version, fits) in [
+            (time_series.clone(), [4, 4], false),
+            (time_series, [5, 0], true),
+            (clustered.clone(), [5, 0], false),
+            (clustered, [6, 0], true),
+            (images(true), [5, 0], false),
+            (images(false), [5, 0], true),
+            (images(true), [6, 0], true),
+        ] {
+            let mut facts = Facts::new();
+            facts.target.deployment.feature_compatibility = version;
+            facts.collection("shop.a", CollectionKind::Plain, options.clone());
+            let found = codes(&facts, check);
+            assert_eq!(found.is_empty(), fits, "{options:?} {version:?}");
+            assert!(found.iter().all(|code| *code == "collection_option"));
+        }
+    }
+
+    #[test]
+    fn encrypted_collections_are_told() {
+        let mut facts = Facts::new();
+        let queryable = rawdoc! { "encryptedFields": { "fields": [] } };
+        facts.collection("shop.a", CollectionKind::Plain, queryable);
+        let schema = rawdoc! {
+            "validator": { "$jsonSchema": { "properties": { "ssn": { "encrypt": { "bsonType": "string" } } } } }
+        };
+        facts.collection("shop.b", CollectionKind::Plain, schema);
+        let plain = rawdoc! { "validator": { "$jsonSchema": { "properties": { "ssn": { "bsonType": "string" } } } } };
+        facts.collection("shop.c", CollectionKind::Plain, plain);
+        assert_eq!(codes(&facts, check), ["queryable_encryption", "client_encryption"]);
+    }
+
+    #[test]
+    fn a_view_wants_what_it_shows() {
+        let on = |name: &str| rawdoc! { "viewOn": name, "pipeline": [] };
+        for (namespace, expected) in [
+            ("shop.orders", &[] as &[&str]),
+            ("shop.system.buckets.orders", &[]),
+            ("shop.other", &["view_without_collection"]),
+        ] {
+            let mut facts = Facts::new();
+            facts.collection("shop.view", CollectionKind::View, on("orders"));
+            facts.collection(namespace, CollectionKind::Plain, rawdoc! {});
+            assert_eq!(codes(&facts, check), expected, "{namespace}");
+        }
+        let mut facts = Facts::new();
+        facts.collection("shop.view", CollectionKind::View, on("orders"));
+        facts.left_out("shop.orders");
+        assert_eq!(codes(&facts, check), ["view_without_collection"]);
+    }
+}

@@ -1,0 +1,115 @@
+//! Whether others can read what is sent.
+
+use std::net::IpAddr;
+
+use super::code::Code;
+use super::finding::Finding;
+use super::{Context, SideFacts};
+
+/// Traffic that leaves this host without encryption has to be accepted by the host program.
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    if context.settings.accept_unencrypted {
+        return;
+    }
+    for side in context.sides() {
+        if side.inspection.connection.encrypted != Some(false) {
+            continue;
+        }
+        let outside: Vec<String> = addresses(side).into_iter().filter(|host| !is_loopback(host)).collect();
+        if !outside.is_empty() {
+            findings.push(Finding::blocker(
+                Code::Unencrypted,
+                format!("documents and passwords go to the {} in the clear: {}", side.name, outside.join(", ")),
+                "add `tls=true&tlsCAFile=FILE` to its connection string, or state with `MigrationBuilder::accept_unencrypted(true)` that \
+                 nobody else can listen",
+            ));
+        }
+    }
+}
+
+/// The addresses that are talked to: of a set those that its members have for each other, which take the place of those given.
+fn addresses(side: &SideFacts) -> Vec<String> {
+    let connection = &side.inspection.connection;
+    let listed = side
+        .inspection
+        .hello
+        .get_array("hosts")
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let mut all = connection.hosts.clone();
+    if !connection.direct {
+        all.extend(listed.iter().filter_map(|name| name.as_str().map(str::to_owned)));
+    }
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// Whether what is sent there stays on this host. Other names may mean it too; that cannot be told from the name.
+fn is_loopback(address: &str) -> bool {
+    if address.starts_with('/') || address.ends_with(".sock") {
+        return true;
+    }
+    let host = match address.rsplit_once(':') {
+        // More colons are those of an IPv6 address without a port.
+        Some((host, port)) if port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')) => host,
+        _ => address,
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::doc;
+
+    use super::*;
+    use crate::preflight::fixture::{Facts, codes, findings};
+
+    #[test]
+    fn loopback_is_told_from_the_rest() {
+        for (address, expected) in [
+            ("127.0.0.1:27017", true),
+            ("127.1.2.3:1", true),
+            ("localhost:27017", true),
+            ("LOCALHOST", true),
+            ("[::1]:27017", true),
+            ("::1", true),
+            ("/tmp/mongodb-27017.sock", true),
+            ("10.0.0.1:27017", false),
+            ("0.0.0.0:27017", false),
+            ("[2001:db8::1]:27017", false),
+            ("localhost.example:27017", false),
+            ("db.example", false),
+        ] {
+            assert_eq!(is_loopback(address), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_leaves_the_host_in_the_clear_is_to_be_accepted() {
+        let mut facts = Facts::new();
+        facts.source.inspection.connection.hosts = vec!["db1.example:27017".to_owned()];
+        // A client of the host's own making may be encrypted or not.
+        assert_eq!(codes(&facts, check), [""; 0]);
+        facts.source.inspection.connection.encrypted = Some(true);
+        assert_eq!(codes(&facts, check), [""; 0]);
+        facts.source.inspection.connection.encrypted = Some(false);
+        assert_eq!(codes(&facts, check), ["unencrypted"]);
+        facts.settings.accept_unencrypted = true;
+        assert_eq!(codes(&facts, check), [""; 0]);
+    }
+
+    #[test]
+    fn the_names_that_members_have_for_each_other_count_unless_one_is_talked_to_alone() {
+        let mut facts = Facts::new();
+        facts.target.inspection.connection.encrypted = Some(false);
+        facts.target.inspection.connection.hosts = vec!["127.0.0.1:27017".to_owned()];
+        assert_eq!(codes(&facts, check), [""; 0]);
+        facts.target.inspection.hello = doc! { "hosts": ["inner.example:27017"] };
+        let found = findings(&facts, check);
+        assert!(found[0].message.contains("inner.example:27017"), "{found:?}");
+        facts.target.inspection.connection.direct = true;
+        assert_eq!(codes(&facts, check), [""; 0]);
+    }
+}

@@ -1,0 +1,127 @@
+//! Facts for the tests of the rules.
+
+use bson::raw::RawDocumentBuf;
+use bson::rawdoc;
+
+use super::{Checkpointed, Context, Finding, PlannedCollection, SideFacts};
+use crate::document::{Collection, CollectionKind};
+use crate::engine::Settings;
+use crate::event::{Amount, Side};
+use crate::inspection::Inspection;
+use crate::source::Deployment;
+
+/// Two healthy sets of 6.0, of which nothing more is known, and an empty plan.
+pub(super) struct Facts {
+    pub settings: Settings,
+    pub source: SideFacts,
+    pub target: SideFacts,
+    pub total: Amount,
+    pub checkpointed: Checkpointed,
+    pub lease_holder: Option<String>,
+    listed: Vec<Collection>,
+    selected: usize,
+    standing: Vec<Collection>,
+    planned: Vec<PlannedCollection>,
+}
+
+impl Facts {
+    pub fn new() -> Self {
+        let side = |side: Side, name: &'static str| SideFacts {
+            side,
+            name,
+            deployment: Deployment {
+                identity: name.to_owned(),
+                name: name.to_owned(),
+                version: [6, 0, 5],
+                feature_compatibility: [6, 0],
+            },
+            inspection: Inspection::default(),
+            unlisted: None,
+        };
+        Self {
+            settings: Settings::default(),
+            source: side(Side::Source, "source"),
+            target: side(Side::Target, "target"),
+            total: Amount::default(),
+            checkpointed: Checkpointed::Not,
+            lease_holder: None,
+            listed: Vec::new(),
+            selected: 0,
+            standing: Vec::new(),
+            planned: Vec::new(),
+        }
+    }
+
+    /// Plans a collection of which nothing but the names matters.
+    pub fn plan(&mut self, namespace: &str, target: &str) {
+        self.planned.push(PlannedCollection {
+            namespace: namespace.parse().unwrap(),
+            target: target.parse().unwrap(),
+            kind: CollectionKind::Plain,
+            amount: Amount::default(),
+            indexes: 1,
+        });
+    }
+
+    /// Selects a collection, under its own name.
+    pub fn collection(&mut self, namespace: &str, kind: CollectionKind, options: RawDocumentBuf) {
+        self.plan(namespace, namespace);
+        let mut collection = collection(namespace, kind);
+        collection.options = options;
+        self.listed.insert(self.selected, collection);
+        self.selected += 1;
+    }
+
+    /// Gives the collection selected last these indexes.
+    pub fn indexes(&mut self, indexes: Vec<RawDocumentBuf>) {
+        self.listed[self.selected - 1].indexes = indexes;
+    }
+
+    /// Lists a collection that is not selected.
+    pub fn left_out(&mut self, namespace: &str) {
+        self.listed.push(collection(namespace, CollectionKind::Plain));
+    }
+
+    /// Puts a collection on the target.
+    pub fn standing(&mut self, namespace: &str) {
+        self.standing.push(collection(namespace, CollectionKind::Plain));
+    }
+}
+
+/// A collection with nothing but an index on `_id`.
+fn collection(namespace: &str, kind: CollectionKind) -> Collection {
+    Collection {
+        id: bson::Uuid::from_bytes([0; 16]),
+        namespace: namespace.parse().unwrap(),
+        kind,
+        options: RawDocumentBuf::new(),
+        indexes: vec![rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }],
+        documents: 0,
+        bytes: 0,
+    }
+}
+
+/// What a rule finds.
+pub(super) fn findings(facts: &Facts, rule: fn(&Context<'_>, &mut Vec<Finding>)) -> Vec<Finding> {
+    let selected: Vec<&Collection> = facts.listed[..facts.selected].iter().collect();
+    let context = Context {
+        settings: &facts.settings,
+        source: &facts.source,
+        target: &facts.target,
+        listed: &facts.listed,
+        selected: &selected,
+        standing: &facts.standing,
+        planned: &facts.planned,
+        total: facts.total,
+        checkpointed: &facts.checkpointed,
+        lease_holder: facts.lease_holder.as_deref(),
+    };
+    let mut findings = Vec::new();
+    rule(&context, &mut findings);
+    findings
+}
+
+/// The codes of what a rule finds.
+pub(super) fn codes(facts: &Facts, rule: fn(&Context<'_>, &mut Vec<Finding>)) -> Vec<&'static str> {
+    findings(facts, rule).iter().map(|finding| finding.code).collect()
+}

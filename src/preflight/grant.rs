@@ -1,0 +1,168 @@
+//! The least that a migration's users have to be allowed, and the commands that give it to them.
+
+use crate::event::Side;
+use crate::inspection::Access;
+
+/// The built-in roles that suffice from a server version on.
+struct Roles {
+    since: [u32; 2],
+    source: &'static [&'static str],
+    target: &'static [&'static str],
+}
+
+/// Newest first. Before 4.2 nothing can be migrated; the row says what such a server wants for an upgrade's sake.
+const ROLES: &[Roles] = &[
+    Roles {
+        since: [4, 2],
+        source: &["readAnyDatabase", "clusterMonitor"],
+        target: &["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"],
+    },
+    Roles {
+        since: [2, 6],
+        source: &["readAnyDatabase", "clusterMonitor", "backup"],
+        target: &[
+            "readWriteAnyDatabase",
+            "dbAdminAnyDatabase",
+            "clusterMonitor",
+            "restore",
+        ],
+    },
+];
+
+/// What is of use on both sides in each database: digests, without which both sides are compared document by document. It is not tried,
+/// since the server locks the whole database for it.
+pub(super) const DIGEST_ACTION: &str = "dbHash";
+
+/// What the target's user has to be allowed in each database that is migrated to.
+pub(super) const TARGET_ACTIONS: &[&str] = &[
+    "find",
+    "insert",
+    "update",
+    "remove",
+    "createCollection",
+    "createIndex",
+    "dropCollection",
+    "dropIndex",
+    "collMod",
+    "listCollections",
+    "listIndexes",
+    "collStats",
+];
+
+/// What the source's user has to be allowed in each database that is migrated.
+pub(super) const SOURCE_ACTIONS: &[&str] = &["find", "listCollections", "listIndexes", "collStats"];
+
+/// A privilege as `createRole` takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Grant {
+    pub resource: String,
+    pub actions: Vec<String>,
+}
+
+impl Grant {
+    pub fn in_database(database: &str, actions: &[&str]) -> Self {
+        Self {
+            resource: format!("{{ db: {database:?}, collection: \"\" }}"),
+            actions: actions.iter().map(|action| (*action).to_owned()).collect(),
+        }
+    }
+
+    fn of_cluster(action: &str) -> Self {
+        Self {
+            resource: "{ cluster: true }".to_owned(),
+            actions: vec![action.to_owned()],
+        }
+    }
+
+    fn of_collection(database: &str, collection: &str) -> Self {
+        Self {
+            resource: format!("{{ db: {database:?}, collection: {collection:?} }}"),
+            actions: vec!["find".to_owned()],
+        }
+    }
+
+    /// What has to be granted for this access.
+    pub fn of(access: &Access) -> Self {
+        match access {
+            Access::ReadOplog => Self::of_collection("local", "oplog.rs"),
+            Access::ReadTransactions => Self::of_collection("config", "transactions"),
+            Access::ListDatabases => Self::of_cluster("listDatabases"),
+            Access::ListCollections(database) => Self::in_database(database, &["listCollections"]),
+            Access::ListIndexes(database) => Self::in_database(database, &["listIndexes"]),
+            Access::CollectionStatistics(database) => Self::in_database(database, &["collStats"]),
+            Access::ReadData(database) => Self::in_database(database, &["find"]),
+            Access::WriteRecords => Self::in_database(
+                crate::METADATA_DATABASE,
+                &["find", "insert", "update", "remove", "createCollection"],
+            ),
+            Access::ReplicaSetConfiguration => Self::of_cluster("replSetGetConfig"),
+            Access::ReplicaSetStatus => Self::of_cluster("replSetGetStatus"),
+            Access::ServerStatus => Self::of_cluster("serverStatus"),
+            Access::Parameters => Self::of_cluster("getParameter"),
+            Access::CurrentOperations => Self::of_cluster("inprog"),
+            Access::DatabaseStatistics => Self::in_database("admin", &["dbStats"]),
+        }
+    }
+}
+
+/// The commands that give a user what is missing.
+pub(super) fn commands(side: Side, version: [u32; 3], user: Option<&(String, String)>, grants: &[Grant]) -> String {
+    let [major, minor, _] = version;
+    let roles = ROLES
+        .iter()
+        .find(|roles| [major, minor] >= roles.since)
+        .map_or(&[] as &[&str], |roles| match side {
+            Side::Source => roles.source,
+            Side::Target => roles.target,
+        });
+    let roles: Vec<String> = roles
+        .iter()
+        .map(|role| format!("{{ role: \"{role}\", db: \"admin\" }}"))
+        .collect();
+    let roles = roles.join(", ");
+    let Some((name, database)) = user else {
+        // Before 4.2 the shell has no `passwordPrompt`.
+        let password = if [major, minor] >= [4, 2] {
+            "passwordPrompt()"
+        } else {
+            "\"PASSWORD\""
+        };
+        return format!(
+            "make a user with `db.getSiblingDB(\"admin\").createUser({{ user: \"mongoferry\", pwd: {password}, roles: [{roles}] }})` and name \
+             it in the connection string"
+        );
+    };
+    let privileges: Vec<String> = grants
+        .iter()
+        .map(|Grant { resource, actions }| format!("{{ resource: {resource}, actions: {actions:?} }}"))
+        .collect();
+    let on = format!("db.getSiblingDB({database:?})");
+    format!(
+        "`{on}.grantRolesToUser({name:?}, [{roles}])`; or, for what is missing alone, `db.getSiblingDB(\"admin\").createRole({{ role: \
+         \"mongoferryMissing\", privileges: [{}], roles: [] }})` and `{on}.grantRolesToUser({name:?}, [{{ role: \"mongoferryMissing\", db: \
+         \"admin\" }}])`",
+        privileges.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_those_of_the_version() {
+        let user = ("anna".to_owned(), "shop".to_owned());
+        let text = commands(Side::Source, [6, 0, 5], Some(&user), &[Grant::of(&Access::ReadOplog)]);
+        assert!(text.starts_with(
+            "`db.getSiblingDB(\"shop\").grantRolesToUser(\"anna\", [{ role: \"readAnyDatabase\", db: \"admin\" }, { role: \"clusterMonitor\", \
+             db: \"admin\" }])`"
+        ));
+        assert!(text.contains(
+            "privileges: [{ resource: { db: \"local\", collection: \"oplog.rs\" }, actions: [\"find\"] }], roles: [] })`"
+        ));
+        assert!(commands(Side::Source, [3, 4, 0], Some(&user), &[]).contains("backup"));
+        assert!(commands(Side::Target, [5, 0, 0], Some(&user), &[]).contains("dbAdminAnyDatabase"));
+        assert!(commands(Side::Target, [5, 0, 0], None, &[]).contains("pwd: passwordPrompt()"));
+        assert!(commands(Side::Target, [3, 6, 0], None, &[]).contains("pwd: \"PASSWORD\""));
+    }
+}

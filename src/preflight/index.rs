@@ -1,0 +1,359 @@
+//! Indexes that the target would refuse, or would not build the same.
+
+use bson::raw::{RawBsonRef, RawDocument};
+
+use super::Context;
+use super::code::Code;
+use super::finding::Finding;
+use crate::document::{Collection, CollectionKind};
+
+/// From this series on no server has geoHaystack indexes.
+const WITHOUT_HAYSTACK: [u32; 2] = [5, 0];
+
+/// From this feature compatibility version on keys of indexes may have any length.
+const WITHOUT_KEY_LIMIT: [u32; 2] = [4, 2];
+
+/// The fields of a specification that servers take. Others have been accepted before 3.4 and are refused since.
+const FIELDS: &[&str] = &[
+    "v",
+    "key",
+    "name",
+    "ns",
+    "unique",
+    "sparse",
+    "background",
+    "hidden",
+    "prepareUnique",
+    "expireAfterSeconds",
+    "partialFilterExpression",
+    "wildcardProjection",
+    "columnstoreProjection",
+    "collation",
+    "storageEngine",
+    "weights",
+    "default_language",
+    "language_override",
+    "textIndexVersion",
+    "2dsphereIndexVersion",
+    "coarsestIndexedLevel",
+    "finestIndexedLevel",
+    "bits",
+    "min",
+    "max",
+    "bucketSize",
+    "clustered",
+    // Without meaning; they are left out when the index is made.
+    "dropDups",
+    "safe",
+];
+
+/// The fields of the index on `_id` that a target makes by itself.
+const ID_FIELDS: &[&str] = &["v", "key", "name", "ns", "collation", "clustered", "unique"];
+
+/// Indexes of what is migrated.
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    for collection in context.selected {
+        let mut has_id_index = false;
+        for index in &collection.indexes {
+            if is_on_id(index) {
+                has_id_index = true;
+                id_index(collection, index, findings);
+            } else {
+                secondary(context, collection, index, findings);
+            }
+        }
+        let wants_one = matches!(
+            collection.kind,
+            CollectionKind::Plain | CollectionKind::Capped | CollectionKind::Unordered
+        );
+        if wants_one && !has_id_index {
+            let namespace = &collection.namespace;
+            findings.push(Finding::warning(
+                Code::IdIndexMissing,
+                format!("`{namespace}` has no index on `_id`; the target makes one, and refuses documents with the `_id` of another"),
+                format!("on the source: `{}.createIndex({{ _id: 1 }})`", shell(collection)),
+            ));
+        }
+    }
+    let [major, minor] = context.target.deployment.feature_compatibility;
+    if [major, minor] < WITHOUT_KEY_LIMIT {
+        let series = [
+            context.target.deployment.version[0],
+            context.target.deployment.version[1],
+        ];
+        findings.push(Finding::warning(
+            Code::IndexKeyLimit,
+            format!(
+                "at the feature compatibility version {major}.{minor} the target refuses documents whose keys in an index have more than \
+                 1024 bytes"
+            ),
+            format!(
+                "on the target: `db.adminCommand({{ setFeatureCompatibilityVersion: \"{}.{}\" }})`",
+                series[0], series[1]
+            ),
+        ));
+    }
+}
+
+fn id_index(collection: &Collection, index: &RawDocument, findings: &mut Vec<Finding>) {
+    let odd = fields(index)
+        .filter(|field| !ID_FIELDS.contains(field))
+        .collect::<Vec<_>>();
+    if !odd.is_empty() {
+        findings.push(Finding::warning(
+            Code::IdIndexOption,
+            format!(
+                "the index on `_id` of `{}` has {}, which that on the target will not have",
+                collection.namespace,
+                list(&odd)
+            ),
+            "nothing has to be done; these options have no effect on the index on `_id`",
+        ));
+    }
+    version(collection, index, findings);
+}
+
+fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument, findings: &mut Vec<Finding>) {
+    let (namespace, name) = (&collection.namespace, name(index));
+    let drop = || {
+        format!(
+            "on the source: `{}.dropIndex(\"{name}\")`, and make it anew without",
+            shell(collection)
+        )
+    };
+    let version_of_target = [
+        context.target.deployment.version[0],
+        context.target.deployment.version[1],
+    ];
+    let is_haystack = index.get_document("key").is_ok_and(|key| {
+        key.iter()
+            .flatten()
+            .any(|(_, kind)| kind.as_str() == Some("geoHaystack"))
+    });
+    if is_haystack && version_of_target >= WITHOUT_HAYSTACK {
+        findings.push(Finding::blocker(
+            Code::GeoHaystack,
+            format!(
+                "the index `{name}` of `{namespace}` is a geoHaystack index, which servers from 5.0 on do not have"
+            ),
+            format!(
+                "on the source: `{}.dropIndex(\"{name}\")`; a 2d index with `$geoNear` takes its place",
+                shell(collection)
+            ),
+        ));
+    }
+    let unknown = fields(index)
+        .filter(|field| !FIELDS.contains(field))
+        .collect::<Vec<_>>();
+    if !unknown.is_empty() {
+        findings.push(Finding::blocker(
+            Code::IndexOption,
+            format!(
+                "the index `{name}` of `{namespace}` has {}, which the target does not take",
+                list(&unknown)
+            ),
+            drop(),
+        ));
+    }
+    let mut wrong: Vec<String> = Vec::new();
+    for (field, value) in index.iter().flatten() {
+        if !is_valid(field.as_str(), value) {
+            wrong.push(format!("`{field}`"));
+        }
+    }
+    if !wrong.is_empty() {
+        findings.push(Finding::blocker(
+            Code::IndexValue,
+            format!(
+                "the index `{name}` of `{namespace}` has a value of {} that the target does not take",
+                wrong.join(", ")
+            ),
+            drop(),
+        ));
+    }
+    version(collection, index, findings);
+}
+
+/// Version 0 is from before 2.0; no server since 4.2 makes such an index.
+fn version(collection: &Collection, index: &RawDocument, findings: &mut Vec<Finding>) {
+    if index.get("v").ok().flatten().and_then(number) == Some(0.0) {
+        findings.push(Finding::blocker(
+            Code::IndexVersion,
+            format!(
+                "the index `{}` of `{}` is of version 0",
+                name(index),
+                collection.namespace
+            ),
+            format!(
+                "on the source: `{}.reIndex()`, which makes its indexes anew",
+                shell(collection)
+            ),
+        ));
+    }
+}
+
+/// Whether a server takes the value for the field of a specification.
+fn is_valid(field: &str, value: RawBsonRef<'_>) -> bool {
+    match field {
+        "unique" | "sparse" | "background" | "hidden" | "prepareUnique" => {
+            value.as_bool().is_some() || number(value).is_some()
+        }
+        "expireAfterSeconds" => number(value).is_some_and(|seconds| (0.0..=f64::from(i32::MAX)).contains(&seconds)),
+        "key" => value.as_document().is_some_and(|key| {
+            let mut parts = key.iter().flatten().peekable();
+            parts.peek().is_some()
+                && parts.all(|(_, kind)| match kind {
+                    RawBsonRef::String(text) => !text.is_empty(),
+                    other => number(other).is_some_and(|order| order != 0.0),
+                })
+        }),
+        "partialFilterExpression" | "collation" | "wildcardProjection" | "weights" => value.as_document().is_some(),
+        _ => true,
+    }
+}
+
+/// A number of any type, unless it is not one.
+fn number(value: RawBsonRef<'_>) -> Option<f64> {
+    match value {
+        RawBsonRef::Int32(value) => Some(f64::from(value)),
+        // Beyond 2^53 it is out of any range here all the same.
+        RawBsonRef::Int64(value) => Some(value as f64),
+        RawBsonRef::Double(value) => (!value.is_nan()).then_some(value),
+        _ => None,
+    }
+}
+
+fn is_on_id(index: &RawDocument) -> bool {
+    let Ok(key) = index.get_document("key") else {
+        return false;
+    };
+    let mut parts = key.iter().flatten();
+    matches!(parts.next(), Some((field, order)) if field.as_str() == "_id" && number(order) == Some(1.0))
+        && parts.next().is_none()
+}
+
+fn fields(index: &RawDocument) -> impl Iterator<Item = &str> {
+    index.iter().flatten().map(|(field, _)| field.as_str())
+}
+
+fn name(index: &RawDocument) -> &str {
+    index.get_str("name").unwrap_or("(without a name)")
+}
+
+fn list(fields: &[&str]) -> String {
+    let quoted: Vec<String> = fields.iter().map(|field| format!("`{field}`")).collect();
+    let noun = if fields.len() == 1 { "the field" } else { "the fields" };
+    format!("{noun} {}", quoted.join(", "))
+}
+
+/// The collection, as the shell calls it.
+fn shell(collection: &Collection) -> String {
+    format!(
+        "db.getSiblingDB(\"{}\").getCollection(\"{}\")",
+        collection.namespace.database(),
+        collection.namespace.collection()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::raw::RawDocumentBuf;
+    use bson::rawdoc;
+
+    use super::*;
+    use crate::preflight::fixture::{Facts, codes};
+
+    fn id() -> RawDocumentBuf {
+        rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }
+    }
+
+    #[track_caller]
+    fn assert_found(index: RawDocumentBuf, expected: &[&str]) {
+        let mut facts = Facts::new();
+        facts.collection("shop.a", CollectionKind::Plain, rawdoc! {});
+        facts.indexes(vec![id(), index.clone()]);
+        assert_eq!(codes(&facts, check), expected, "{index:?}");
+    }
+
+    #[test]
+    fn ordinary_indexes_pass() {
+        for index in [
+            rawdoc! { "v": 2, "key": { "a": 1, "b": -1.0 }, "name": "a", "ns": "shop.a" },
+            rawdoc! { "v": 1, "key": { "a": "hashed" }, "name": "a", "background": 1, "sparse": true },
+            rawdoc! { "v": 2, "key": { "at": 1 }, "name": "a", "expireAfterSeconds": 0 },
+            rawdoc! { "v": 2, "key": { "at": 1 }, "name": "a", "expireAfterSeconds": 3600.0, "hidden": true },
+            rawdoc! { "v": 2, "key": { "_id": "hashed" }, "name": "a" },
+            rawdoc! { "v": 2, "key": { "_fts": "text", "_ftsx": 1 }, "name": "a", "weights": { "t": 1 }, "textIndexVersion": 3 },
+            rawdoc! { "v": 2, "key": { "$**": 1 }, "name": "a", "wildcardProjection": { "a": 1 } },
+            rawdoc! { "v": 1, "key": { "a": 1 }, "name": "a", "dropDups": true, "safe": true },
+        ] {
+            assert_found(index, &[]);
+        }
+    }
+
+    #[test]
+    fn what_a_target_refuses_is_found() {
+        for field in ["bogus", "Unique", "expireafterseconds"] {
+            let mut index = rawdoc! { "v": 1, "key": { "a": 1 }, "name": "a" };
+            index.append(bson::raw::CString::try_from(field).unwrap(), true);
+            assert_found(index, &["index_option"]);
+        }
+        for index in [
+            rawdoc! { "v": 1, "key": { "a": 1 }, "name": "a", "unique": "true" },
+            rawdoc! { "v": 1, "key": { "a": 1 }, "name": "a", "sparse": {} },
+            rawdoc! { "v": 1, "key": { "a": 1 }, "name": "a", "expireAfterSeconds": f64::NAN },
+            rawdoc! { "v": 1, "key": { "a": 1 }, "name": "a", "expireAfterSeconds": -1 },
+            rawdoc! { "v": 1, "key": { "a": 1 }, "name": "a", "expireAfterSeconds": "3600" },
+            rawdoc! { "v": 1, "key": { "a": 0 }, "name": "a" },
+            rawdoc! { "v": 1, "key": { "a": "" }, "name": "a" },
+            rawdoc! { "v": 1, "key": { "a": true }, "name": "a" },
+            rawdoc! { "v": 1, "key": {}, "name": "a" },
+        ] {
+            assert_found(index, &["index_value"]);
+        }
+        assert_found(rawdoc! { "v": 0, "key": { "a": 1 }, "name": "a" }, &["index_version"]);
+    }
+
+    #[test]
+    fn haystacks_end_with_5_0() {
+        for (version, expected) in [
+            ([4, 4, 2], &[] as &[&str]),
+            ([5, 0, 4], &["geo_haystack"]),
+            ([6, 0, 5], &["geo_haystack"]),
+        ] {
+            let mut facts = Facts::new();
+            facts.target.deployment.version = version;
+            facts.collection("shop.a", CollectionKind::Plain, rawdoc! {});
+            let haystack = rawdoc! { "v": 2, "key": { "at": "geoHaystack", "kind": 1 }, "name": "a", "bucketSize": 1 };
+            facts.indexes(vec![id(), haystack]);
+            assert_eq!(codes(&facts, check), expected);
+        }
+    }
+
+    #[test]
+    fn keys_are_limited_by_old_compatibility_alone() {
+        let mut facts = Facts::new();
+        assert_eq!(codes(&facts, check), [""; 0]);
+        facts.target.deployment.version = [4, 2, 6];
+        facts.target.deployment.feature_compatibility = [4, 0];
+        assert_eq!(codes(&facts, check), ["index_key_limit"]);
+    }
+
+    #[test]
+    fn the_index_on_id_is_there_and_plain() {
+        let odd = rawdoc! { "v": 1, "key": { "_id": 1 }, "name": "_id_", "sparse": true };
+        for (kind, indexes, expected) in [
+            (CollectionKind::Plain, vec![id()], &[] as &[&str]),
+            (CollectionKind::Plain, vec![odd], &["id_index_option"]),
+            (CollectionKind::Plain, vec![], &["id_index_missing"]),
+            (CollectionKind::Unordered, vec![], &["id_index_missing"]),
+            (CollectionKind::Clustered, vec![], &[]),
+            (CollectionKind::View, vec![], &[]),
+        ] {
+            let mut facts = Facts::new();
+            facts.collection("shop.a", kind, rawdoc! {});
+            facts.indexes(indexes);
+            assert_eq!(codes(&facts, check), expected, "{kind:?}");
+        }
+    }
+}

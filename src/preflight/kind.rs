@@ -1,0 +1,162 @@
+//! What only imitates MongoDB, or is MongoDB with its oplog locked away.
+
+use bson::Document;
+
+use super::code::Code;
+use super::finding::Finding;
+use super::{Context, SideFacts};
+use crate::inspection::Access;
+
+/// Host names that tell a service, by their endings.
+const SERVICES: &[(&str, &str)] = &[
+    (".docdb.amazonaws.com", "Amazon DocumentDB"),
+    (".docdb-elastic.amazonaws.com", "Amazon DocumentDB"),
+    (".cosmos.azure.com", "Azure Cosmos DB"),
+    (".documents.azure.com", "Azure Cosmos DB"),
+    (".firestore.goog", "Google Firestore"),
+];
+
+/// Fields of `buildInfo` that MongoDB does not have.
+const BUILDS: &[(&str, &str)] = &[
+    ("ferretdb", "FerretDB"),
+    ("ferretdbVersion", "FerretDB"),
+    ("ferretdbFeatures", "FerretDB"),
+    ("documentdb", "Amazon DocumentDB"),
+    ("tigris", "Tigris"),
+];
+
+/// The name of what answers so where it is not MongoDB.
+pub(crate) fn imitation(hello: &Document, build: &Document) -> Option<&'static str> {
+    if let Some((_, name)) = BUILDS.iter().find(|(field, _)| build.contains_key(field)) {
+        return Some(name);
+    }
+    let listed = hello.get_array("hosts").map(Vec::as_slice).unwrap_or_default();
+    let names = listed
+        .iter()
+        .filter_map(|name| name.as_str())
+        .chain(hello.get_str("me").ok());
+    for name in names {
+        if let Some(service) = service_of(name) {
+            return Some(service);
+        }
+    }
+    // Every release since 3.0 names its storage engines, and the commit it was built from.
+    let is_bare = !build.is_empty() && !build.contains_key("storageEngines") && !build.contains_key("gitVersion");
+    is_bare.then_some("a service that speaks MongoDB's protocol")
+}
+
+fn service_of(host: &str) -> Option<&'static str> {
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    SERVICES
+        .iter()
+        .find(|(ending, _)| host.ends_with(ending))
+        .map(|(_, name)| *name)
+}
+
+/// What both sides are, by what they answer.
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    for side in context.sides() {
+        let inspection = &side.inspection;
+        let by_host = inspection.connection.hosts.iter().find_map(|host| service_of(host));
+        if let Some(kind) = imitation(&inspection.hello, &inspection.build).or(by_host) {
+            findings.push(Finding::blocker(
+                Code::NotMongodb,
+                format!("the {} is {kind}", side.name),
+                "use a replica set of MongoDB; carry the data of other services over with mongodump and mongorestore",
+            ));
+        }
+    }
+    oplog(context.source, findings);
+}
+
+/// A service that keeps its oplog to itself says so in other words than those for a missing privilege.
+fn oplog(source: &SideFacts, findings: &mut Vec<Finding>) {
+    let refusal = source
+        .inspection
+        .probes
+        .iter()
+        .find(|probe| probe.access == Access::ReadOplog)
+        .and_then(|probe| probe.refusal.as_deref());
+    if let Some(refusal) = refusal.filter(|refusal| !is_unauthorized(refusal)) {
+        findings.push(Finding::blocker(
+            Code::OplogRefused,
+            format!("the source does not let its oplog be read: {refusal}"),
+            "shared and serverless tiers keep it to themselves: move the source to a dedicated replica set first",
+        ));
+    }
+}
+
+/// Whether these are a server's words for a missing privilege.
+pub(super) fn is_unauthorized(refusal: &str) -> bool {
+    refusal.contains("(code 13,")
+        || refusal.contains("not authorized on")
+        || refusal.contains("requires authentication")
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::doc;
+
+    use super::*;
+    use crate::inspection::Probe;
+    use crate::preflight::fixture::{Facts, codes, findings};
+
+    #[test]
+    fn imitations_are_told_by_what_they_answer() {
+        let genuine = doc! { "version": "6.0.5", "gitVersion": "c9a99c12", "storageEngines": ["wiredTiger"] };
+        for (hello, build, expected) in [
+            (doc! { "me": "db1.example:27017" }, genuine.clone(), None),
+            (doc! {}, doc! {}, None),
+            (
+                doc! {},
+                doc! { "version": "7.0.77", "gitVersion": "1", "ferretdb": { "version": "2.1" } },
+                Some("FerretDB"),
+            ),
+            (
+                doc! {},
+                doc! { "version": "6.0.42", "ferretdbVersion": "v1.24" },
+                Some("FerretDB"),
+            ),
+            (
+                doc! { "setName": "rs0", "hosts": ["a.cluster-x.eu-west-1.docdb.amazonaws.com:27017"] },
+                doc! { "version": "5.0.0", "gitVersion": "1", "storageEngines": [] },
+                Some("Amazon DocumentDB"),
+            ),
+            (
+                doc! { "me": "acc.mongo.cosmos.azure.com:10255" },
+                genuine,
+                Some("Azure Cosmos DB"),
+            ),
+            (
+                doc! {},
+                doc! { "version": "4.2.0" },
+                Some("a service that speaks MongoDB's protocol"),
+            ),
+        ] {
+            assert_eq!(imitation(&hello, &build), expected, "{hello} {build}");
+        }
+    }
+
+    #[test]
+    fn an_imitation_is_blocked_on_either_side() {
+        let mut facts = Facts::new();
+        facts.source.inspection.build = doc! { "ferretdb": {} };
+        facts.target.inspection.connection.hosts = vec!["x.docdb.amazonaws.com:27017".to_owned()];
+        assert_eq!(codes(&facts, check), ["not_mongodb", "not_mongodb"]);
+    }
+
+    #[test]
+    fn an_oplog_that_is_locked_away_is_no_missing_privilege() {
+        let mut facts = Facts::new();
+        let refuse = |text: &str| vec![Probe::new(Access::ReadOplog, Some(text.to_owned()))];
+        facts.source.inspection.probes =
+            refuse("user is not allowed to do action [find] on [local.oplog.rs] (code 8000, AtlasError)");
+        let found = findings(&facts, check);
+        assert_eq!(found[0].code, "oplog_refused");
+        assert!(found[0].message.contains("AtlasError"));
+        facts.source.inspection.probes = refuse("not authorized on local to execute command (code 13, Unauthorized)");
+        assert_eq!(codes(&facts, check), [""; 0]);
+        facts.source.inspection.probes = vec![Probe::new(Access::ReadOplog, None)];
+        assert_eq!(codes(&facts, check), [""; 0]);
+    }
+}

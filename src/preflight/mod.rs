@@ -1,0 +1,350 @@
+//! Finds every reason why a migration would fail, before anything is changed.
+//!
+//! [`Migration::preflight`](crate::Migration::preflight) asks both sides for facts (an [`Inspection`]), puts every rule of the table below
+//! to them, and answers with a [`Plan`]: what would be done, and all findings at once. A start is refused while there is a blocker.
+//!
+//! What keeps a connection from being made at all is an error of [`MongoSource::connect`](crate::MongoSource::connect) or
+//! [`MongoSink::connect`](crate::MongoSink::connect) instead, which says what to change: a standalone server, a mongos, a server below 4.2,
+//! a set without a primary, refused credentials, TLS on one side only, and certificates that are of another authority, expired, or for
+//! another host.
+//!
+//! A rule that may not look says so as `unchecked`, and the others go on.
+//!
+//! # Rules
+//! | code | severity | what it checks |
+//! |---|---|---|
+//! | `same_deployment` | blocker | source and target are two replica sets |
+//! | `member_unhealthy` | warning | every member is primary, secondary or arbiter; none is recovering or down |
+//! | `no_majority` | blocker | members with data that are up make a majority, arbiters not counted |
+//! | `delayed_majority` | blocker, warning | they do so without those that stay behind on purpose; a warning for the source |
+//! | `unused_member` | note | hidden and delayed members |
+//! | `direct_connection` | warning | the whole set is connected to, so that elections can be followed |
+//! | `read_preference` | note | the source's read preference is `primary`; others are not used |
+//! | `downgrade` | blocker | the target is not older than the source |
+//! | `source_too_old` | blocker | the source is 4.2 or newer |
+//! | `path_not_offered` | blocker | the path is one of those of [`PathPolicy::Hosted`], where that is chosen |
+//! | `untested_path` | warning | the path is covered by tests: between 4.2, 4.4, 5.0 and 6.0 |
+//! | `version_jump` | warning | there is at most one major version between both sides |
+//! | `test_application` | note, warning | both sides are of one version, else the application is to be tested; a warning from 4.0 and before |
+//! | `feature_compatibility_changing` | blocker | no change of the feature compatibility version is under way |
+//! | `feature_compatibility_lower` | blocker | the target's is not lower than the source's |
+//! | `feature_compatibility_behind` | warning, note | it is that of the binaries; a warning for the target |
+//! | `not_mongodb` | blocker | both sides are MongoDB, and not a service that imitates it |
+//! | `oplog_refused` | blocker | the source is not a tier that keeps its oplog to itself |
+//! | `unencrypted` | blocker | traffic to other hosts is encrypted, or [accepted](crate::MigrationBuilder::accept_unencrypted) in the clear |
+//! | `missing_privilege` | blocker | the users may do all that is needed, as [below](#privileges) |
+//! | `unchecked` | note | a rule could look at what it looks at |
+//! | `same_target` | blocker | no two collections become one |
+//! | `database_case` | blocker | no database on the target differs from a migrated one in the case of letters alone |
+//! | `name_too_long` | blocker | names have up to 255 bytes, 120 on 4.2; those of databases 63 |
+//! | `collection_option` | blocker | the target takes the options of every collection |
+//! | `view_without_collection` | warning | what views show exists and is migrated |
+//! | `queryable_encryption` | blocker | no collection is encrypted so that it can be queried |
+//! | `client_encryption` | warning | no collection has fields that clients encrypt |
+//! | `geo_haystack` | blocker | no geoHaystack indexes for a target of 5.0 or newer |
+//! | `index_key_limit` | warning | the target does not enforce the limit of 1024 bytes for keys of indexes |
+//! | `index_option` | blocker | specifications of indexes have no unknown fields |
+//! | `index_value` | blocker | nor values that servers no longer take |
+//! | `index_version` | blocker | nor version 0 |
+//! | `id_index_option` | warning | indexes on `_id` are ordinary |
+//! | `id_index_missing` | warning | every collection has one |
+//! | `nested_document` | warning | documents have up to 180 levels ([scan](crate::MigrationBuilder::scan_documents) only) |
+//! | `misplaced_id` | blocker | documents begin with their `_id` (scan only) |
+//! | `unique_violation` | blocker | no two documents have one key in a unique index (scan only) |
+//! | `existing_data` | blocker, warning | nothing stands in the way on the target; a warning names what is dropped or made equal |
+//! | `lease_held` | blocker | no other process migrates to the target |
+//! | `other_migration` | blocker | the checkpoint is of this very migration |
+//! | `already_complete` | blocker | it is not complete |
+//! | `other_tool` | warning | no other tool keeps its state on the target |
+//! | `writes_blocked` | blocker | the target takes writes, or its user may pass a block (6.0) |
+//! | `disk_space` | warning | the target's disk has room for the data, uncompressed |
+//! | `small_cache` | warning | the target's cache is at least half the source's |
+//! | `small_oplog` | note | so is its oplog |
+//! | `clock_skew` | warning | the clocks are at most 5 s apart |
+//! | `oplog_window` | note | how long the process may be down |
+//! | `long_transaction` | warning | no transaction has been open for 30 s or more |
+//! | `index_build` | warning | no index is being built on the source |
+//! | `profiler` | note | the source's profilers are off |
+//! | `heavy_load` | warning | at most 100 operations wait for a lock on the source |
+//! | `lenient_index_keys` | warning | `failIndexKeyTooLong` is not off on the source |
+//!
+//! # Privileges
+//! The source's user needs the roles `readAnyDatabase` and `clusterMonitor`, the target's user `readWriteAnyDatabase`,
+//! `dbAdminAnyDatabase` and `clusterMonitor`, all on `admin`. What is needed of them is tried, in a way that leaves nothing behind, or
+//! looked up in the list of privileges that the server gives; roles by other names that allow the same do as well.
+
+mod code;
+mod collection;
+mod connection;
+mod finding;
+#[cfg(test)]
+mod fixture;
+mod grant;
+mod index;
+mod kind;
+mod path;
+mod plan;
+mod privilege;
+mod sample;
+mod scan;
+mod source;
+mod target;
+mod topology;
+
+use crate::document::{Collection, CollectionKind};
+use crate::engine::{Engine, Settings};
+use crate::error::{ErrorKind, Result};
+use crate::event::{Amount, Side};
+use crate::lease;
+use crate::migration::ExistingData;
+use crate::source::Deployment;
+
+pub use self::finding::{Finding, Severity};
+pub use self::path::PathPolicy;
+pub use self::plan::{Estimate, Plan, PlannedCollection};
+pub use crate::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe, TransactionFacts};
+
+pub(crate) use self::kind::imitation;
+
+/// What the checks are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To show a plan: everything is looked at.
+    Plan,
+    /// To start: what takes long is left out, and who holds the lease is known.
+    Start,
+}
+
+/// One side of a migration.
+struct SideFacts {
+    side: Side,
+    /// What messages call it.
+    name: &'static str,
+    deployment: Deployment,
+    inspection: Inspection,
+    /// Why its collections could not be listed.
+    unlisted: Option<String>,
+}
+
+impl SideFacts {
+    fn user(&self) -> Option<&(String, String)> {
+        self.inspection.connection.user.as_ref()
+    }
+
+    /// The one severity or the other.
+    fn severity(&self, on_source: Severity, on_target: Severity) -> Severity {
+        match self.side {
+            Side::Source => on_source,
+            Side::Target => on_target,
+        }
+    }
+}
+
+/// Whether a run has begun.
+#[derive(Clone, Debug)]
+enum Checkpointed {
+    Not,
+    Yes,
+    Complete,
+    /// The checkpoint is of another migration, for this reason.
+    Otherwise(String),
+}
+
+/// What the rules look at.
+struct Context<'a> {
+    settings: &'a Settings,
+    source: &'a SideFacts,
+    target: &'a SideFacts,
+    /// Every collection of the source.
+    listed: &'a [Collection],
+    /// Those of them that are migrated.
+    selected: &'a [&'a Collection],
+    /// Every collection of the target.
+    standing: &'a [Collection],
+    planned: &'a [PlannedCollection],
+    total: Amount,
+    checkpointed: &'a Checkpointed,
+    /// The process that holds the lease now.
+    lease_holder: Option<&'a str>,
+}
+
+impl Context<'_> {
+    fn sides(&self) -> [&SideFacts; 2] {
+        [self.source, self.target]
+    }
+
+    /// Collections on the target that have the name of one that is migrated.
+    fn in_the_way(&self) -> impl Iterator<Item = &Collection> {
+        self.standing
+            .iter()
+            .filter(|standing| self.planned.iter().any(|planned| planned.target == standing.namespace))
+    }
+}
+
+/// Checks both sides and changes nothing.
+pub(crate) async fn check(engine: &Engine, purpose: Purpose) -> Result<Plan> {
+    let settings = &engine.settings;
+    let ((source, listed), (target, standing)) = futures::try_join!(source_facts(engine), target_facts(engine))?;
+    let (selected, left_out): (Vec<&Collection>, Vec<&Collection>) = listed
+        .iter()
+        .partition(|collection| settings.selection.contains(&collection.namespace));
+    let planned: Vec<PlannedCollection> = selected
+        .iter()
+        .map(|collection| PlannedCollection {
+            namespace: collection.namespace.clone(),
+            target: settings.selection.target(&collection.namespace),
+            kind: collection.kind,
+            amount: Amount {
+                documents: collection.documents,
+                bytes: collection.bytes,
+            },
+            indexes: collection.indexes.len(),
+        })
+        .collect();
+    let mut total = Amount::default();
+    for collection in &planned {
+        total.documents += collection.amount.documents;
+        total.bytes += collection.amount.bytes;
+    }
+    // Records are read with what a majority confirms; where there is none, that is a finding of its own.
+    let (checkpointed, lease_holder) = match topology::has_prompt_majority(&target) {
+        true => (checkpointed(engine).await?, lease_holder(engine, purpose).await?),
+        false => (Checkpointed::Not, None),
+    };
+    let context = Context {
+        settings,
+        source: &source,
+        target: &target,
+        listed: &listed,
+        selected: &selected,
+        standing: &standing,
+        planned: &planned,
+        total,
+        checkpointed: &checkpointed,
+        lease_holder: lease_holder.as_deref(),
+    };
+    let mut findings = Vec::new();
+    for rule in [
+        kind::check,
+        topology::check,
+        path::check,
+        connection::check,
+        privilege::check,
+        collection::check,
+        index::check,
+        target::check,
+        source::check,
+    ] {
+        rule(&context, &mut findings);
+    }
+    let to_drop = match (settings.existing_data, &checkpointed) {
+        (ExistingData::Clear, Checkpointed::Not) => context
+            .in_the_way()
+            .map(|collection| collection.namespace.clone())
+            .collect(),
+        _ => Vec::new(),
+    };
+    let mut estimate = None;
+    if purpose == Purpose::Plan {
+        if settings.scan_documents {
+            scan::check(&*engine.source, &selected, &mut findings).await?;
+        }
+        estimate = sample::estimate(&*engine.source, &source.inspection, &selected, total).await;
+    }
+    findings.sort_by_key(|finding| finding.severity);
+    let on_id = |collection: &PlannedCollection| usize::from(collection.kind != CollectionKind::View);
+    Ok(Plan {
+        findings,
+        indexes: planned
+            .iter()
+            .map(|collection| collection.indexes.saturating_sub(on_id(collection)))
+            .sum(),
+        collections: planned,
+        total,
+        estimate,
+        to_drop,
+        not_migrated: not_migrated(&left_out),
+        source: source.deployment,
+        target: target.deployment,
+    })
+}
+
+async fn source_facts(engine: &Engine) -> Result<(SideFacts, Vec<Collection>)> {
+    let deployment = engine.source.describe().await?;
+    let inspection = engine.source.inspect().await?;
+    let listed = unless_unauthorized(engine.source.collections().await)?;
+    Ok(side_facts(Side::Source, "source", deployment, inspection, listed))
+}
+
+async fn target_facts(engine: &Engine) -> Result<(SideFacts, Vec<Collection>)> {
+    let deployment = engine.sink.describe().await?;
+    let inspection = engine.sink.inspect().await?;
+    let listed = unless_unauthorized(engine.sink.collections().await)?;
+    Ok(side_facts(Side::Target, "target", deployment, inspection, listed))
+}
+
+fn side_facts(
+    side: Side,
+    name: &'static str,
+    deployment: Deployment,
+    inspection: Inspection,
+    listed: Result<Vec<Collection>, String>,
+) -> (SideFacts, Vec<Collection>) {
+    let (collections, unlisted) = match listed {
+        Ok(collections) => (collections, None),
+        Err(refusal) => (Vec::new(), Some(refusal)),
+    };
+    let facts = SideFacts {
+        side,
+        name,
+        deployment,
+        inspection,
+        unlisted,
+    };
+    (facts, collections)
+}
+
+/// Takes a missing privilege for an answer, since the others are to be found as well.
+fn unless_unauthorized<T>(answer: Result<T>) -> Result<Result<T, String>> {
+    match answer {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+async fn checkpointed(engine: &Engine) -> Result<Checkpointed> {
+    match engine.load().await {
+        Ok(None) => Ok(Checkpointed::Not),
+        Ok(Some(checkpoint)) if checkpoint.complete => Ok(Checkpointed::Complete),
+        Ok(Some(_)) => Ok(Checkpointed::Yes),
+        Err(error) if error.kind() == ErrorKind::CheckpointMismatch => {
+            Ok(Checkpointed::Otherwise(error.message().to_owned()))
+        }
+        Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(Checkpointed::Not),
+        Err(error) => Err(error),
+    }
+}
+
+async fn lease_holder(engine: &Engine, purpose: Purpose) -> Result<Option<String>> {
+    match purpose {
+        // Without the privilege to read records this is told by the rule for privileges.
+        Purpose::Plan => Ok(unless_unauthorized(lease::holder(&*engine.sink).await)?.ok().flatten()),
+        Purpose::Start => Ok(None),
+    }
+}
+
+/// What a migration leaves out, of this source and always.
+pub(crate) fn not_migrated(left_out: &[&Collection]) -> Vec<String> {
+    let mut all = vec![
+        "users and roles (admin.system.users, admin.system.roles)".to_owned(),
+        "the databases admin, config and local".to_owned(),
+        "profiler data (system.profile)".to_owned(),
+    ];
+    all.extend(
+        left_out
+            .iter()
+            .map(|collection| format!("{} (not selected)", collection.namespace)),
+    );
+    all
+}

@@ -1,0 +1,247 @@
+//! What a run would do, and how it is shown.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::finding::{Finding, Severity};
+use crate::document::CollectionKind;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Amount;
+use crate::namespace::Namespace;
+use crate::source::Deployment;
+
+/// What a run would do, and everything that stands in its way.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Plan {
+    /// The deployment that is migrated.
+    pub source: Deployment,
+    /// The deployment that it is migrated to.
+    pub target: Deployment,
+    /// What was found, blockers first.
+    pub findings: Vec<Finding>,
+    /// The collections and views to be migrated.
+    pub collections: Vec<PlannedCollection>,
+    /// Documents and bytes to be copied.
+    pub total: Amount,
+    /// How many indexes are to be built, those on `_id` left out.
+    pub indexes: usize,
+    /// How long it may take, where a sample could be measured.
+    pub estimate: Option<Estimate>,
+    /// Collections on the target that a start would drop, with [`ExistingData::Clear`](crate::ExistingData::Clear), and no others.
+    pub to_drop: Vec<Namespace>,
+    /// What is left out.
+    pub not_migrated: Vec<String>,
+}
+
+/// A collection or view that would be migrated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlannedCollection {
+    /// Its name on the source.
+    pub namespace: Namespace,
+    /// Its name on the target.
+    pub target: Namespace,
+    /// How its documents are kept.
+    pub kind: CollectionKind,
+    /// Documents and bytes, as the source's metadata counts them.
+    pub amount: Amount,
+    /// How many indexes it has, the one on `_id` included.
+    pub indexes: usize,
+}
+
+/// How long a copy may take, from reading a few megabytes of the source with one reader. Writing, indexes and the load of others are not
+/// in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Estimate {
+    /// What was read.
+    pub sample: Amount,
+    /// Bytes of documents that were read in a second.
+    pub bytes_per_second: u64,
+    /// How long everything takes at this speed.
+    pub copy_time: Duration,
+    /// The bytes that the source's oplog grows by in that time, at the pace of the entries that it holds. It need not be as large: it is
+    /// followed while the copy goes on.
+    pub oplog_bytes: Option<u64>,
+}
+
+impl Plan {
+    /// The findings that make a start impossible.
+    pub fn blockers(&self) -> impl Iterator<Item = &Finding> {
+        self.findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Blocker)
+    }
+
+    /// An error that names every blocker, if there is one.
+    pub(crate) fn refuse(&self) -> Result<()> {
+        let blockers: Vec<String> = self
+            .blockers()
+            .map(|finding| format!("{} ({})", finding.message, finding.fix))
+            .collect();
+        if blockers.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Refused,
+            "start the migration",
+            blockers.join("; "),
+        ))
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = |deployment: &Deployment| {
+            let [major, minor, patch] = deployment.version;
+            format!("{} ({major}.{minor}.{patch})", deployment.name)
+        };
+        writeln!(f, "{} -> {}", version(&self.source), version(&self.target))?;
+        if !self.findings.is_empty() {
+            writeln!(f)?;
+        }
+        for finding in &self.findings {
+            writeln!(f, "{:<8} {:<24} {}", finding.severity, finding.code, finding.message)?;
+            writeln!(f, "{:<8} {:<24} -> {}", "", "", finding.fix)?;
+        }
+        // As wide as the longest name, so that the numbers stand in columns.
+        let name = |collection: &PlannedCollection| match collection.namespace == collection.target {
+            true => collection.namespace.to_string(),
+            false => format!("{} -> {}", collection.namespace, collection.target),
+        };
+        let width = self
+            .collections
+            .iter()
+            .map(|collection| name(collection).len())
+            .max()
+            .unwrap_or_default()
+            .max(40);
+        writeln!(f)?;
+        writeln!(
+            f,
+            "{:<width$} {:>12} {:>16} {:>8}",
+            "collection", "documents", "bytes", "indexes"
+        )?;
+        for collection in &self.collections {
+            let Amount { documents, bytes } = collection.amount;
+            writeln!(
+                f,
+                "{:<width$} {documents:>12} {bytes:>16} {:>8}",
+                name(collection),
+                collection.indexes
+            )?;
+        }
+        let indexes: usize = self.collections.iter().map(|collection| collection.indexes).sum();
+        let Amount { documents, bytes } = self.total;
+        writeln!(f, "{:<width$} {documents:>12} {bytes:>16} {indexes:>8}", "in all")?;
+        writeln!(f)?;
+        if let Some(estimate) = &self.estimate {
+            writeln!(
+                f,
+                "estimated copy time: {} (one reader gets {:.1} MB a second)",
+                duration(estimate.copy_time),
+                estimate.bytes_per_second as f64 / 1e6
+            )?;
+            if let Some(bytes) = estimate.oplog_bytes {
+                writeln!(f, "oplog written meanwhile: {:.1} MB", bytes as f64 / 1e6)?;
+            }
+        }
+        for namespace in &self.to_drop {
+            writeln!(f, "dropped on the target: {namespace}")?;
+        }
+        for left_out in &self.not_migrated {
+            writeln!(f, "not migrated: {left_out}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A duration for people: the two largest units that are not zero.
+pub(super) fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let parts = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+    let mut left = seconds;
+    let mut shown = Vec::new();
+    for (unit, name) in parts {
+        if left >= unit {
+            shown.push(format!("{} {name}", left / unit));
+            left %= unit;
+        }
+    }
+    match shown.is_empty() {
+        true => "less than a second".to_owned(),
+        false => shown.into_iter().take(2).collect::<Vec<_>>().join(" "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preflight::code::Code;
+
+    #[test]
+    fn durations_are_for_people() {
+        for (seconds, text) in [
+            (0, "less than a second"),
+            (59, "59 s"),
+            (61, "1 min 1 s"),
+            (7_200, "2 h"),
+            (90_061, "1 d 1 h"),
+        ] {
+            assert_eq!(duration(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn the_plan_is_a_table() {
+        let deployment = |name: &str| Deployment {
+            identity: name.to_owned(),
+            name: name.to_owned(),
+            version: [6, 0, 5],
+            feature_compatibility: [6, 0],
+        };
+        let amount = Amount {
+            documents: 3,
+            bytes: 2_000_000,
+        };
+        let plan = Plan {
+            source: deployment("rs0"),
+            target: deployment("rs1"),
+            findings: vec![Finding::warning(Code::SmallCache, "it is small", "make it larger")],
+            collections: vec![PlannedCollection {
+                namespace: "shop.orders".parse().unwrap(),
+                target: "store.orders".parse().unwrap(),
+                kind: CollectionKind::Plain,
+                amount,
+                indexes: 2,
+            }],
+            total: amount,
+            indexes: 1,
+            estimate: Some(Estimate {
+                sample: amount,
+                bytes_per_second: 20_000_000,
+                copy_time: Duration::from_secs(61),
+                oplog_bytes: Some(1_500_000),
+            }),
+            to_drop: vec!["store.orders".parse().unwrap()],
+            not_migrated: vec!["users".to_owned()],
+        };
+        let expected = "\
+rs0 (6.0.5) -> rs1 (6.0.5)
+
+warning  small_cache              it is small
+                                  -> make it larger
+
+collection                                  documents            bytes  indexes
+shop.orders -> store.orders                         3          2000000        2
+in all                                              3          2000000        2
+
+estimated copy time: 1 min 1 s (one reader gets 20.0 MB a second)
+oplog written meanwhile: 1.5 MB
+dropped on the target: store.orders
+not migrated: users
+";
+        assert_eq!(plan.to_string(), expected);
+    }
+}

@@ -1,0 +1,304 @@
+//! Whether the users may do what a migration does.
+
+use std::collections::BTreeSet;
+
+use bson::{Bson, Document};
+
+use super::code::Code;
+use super::finding::Finding;
+use super::grant::{self, DIGEST_ACTION, Grant, SOURCE_ACTIONS, TARGET_ACTIONS};
+use super::{Context, SideFacts, kind};
+use crate::event::Side;
+use crate::inspection::Access;
+
+/// What was refused when it was tried, and what the server's own list of privileges lacks.
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    for side in context.sides() {
+        let mut reported = tried(side, findings);
+        let databases: BTreeSet<&str> = context
+            .planned
+            .iter()
+            .map(|collection| match side.side {
+                Side::Source => collection.namespace.database(),
+                Side::Target => collection.target.database(),
+            })
+            .collect();
+        reported |= listed(side, &databases, findings);
+        // What was not tried is told by what could not be done.
+        if let Some(refusal) = &side.unlisted
+            && !reported
+        {
+            findings.push(Finding::blocker(
+                Code::MissingPrivilege,
+                format!("the collections of the {} cannot be listed: {refusal}", side.name),
+                grant::commands(
+                    side.side,
+                    side.deployment.version,
+                    side.user(),
+                    &[Grant::of(&Access::ListDatabases)],
+                ),
+            ));
+        }
+    }
+}
+
+/// What has been tried and refused. Answers whether anything of it is needed.
+fn tried(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
+    let mut reported = false;
+    for probe in &side.inspection.probes {
+        let Some(refusal) = &probe.refusal else { continue };
+        if probe.access == Access::ReadOplog && !kind::is_unauthorized(refusal) {
+            continue;
+        }
+        let (what, is_needed) = description(&probe.access);
+        let fix = || {
+            grant::commands(
+                side.side,
+                side.deployment.version,
+                side.user(),
+                &[Grant::of(&probe.access)],
+            )
+        };
+        if is_needed {
+            reported = true;
+            findings.push(Finding::blocker(
+                Code::MissingPrivilege,
+                format!("the user on the {} may not {what}: {refusal}", side.name),
+                fix(),
+            ));
+        } else {
+            findings.push(Finding::note(
+                Code::Unchecked,
+                format!("the {} was not asked to {what}, as it refused: {refusal}", side.name),
+                fix(),
+            ));
+        }
+    }
+    reported
+}
+
+/// What an access is, and whether a migration cannot do without.
+fn description(access: &Access) -> (String, bool) {
+    match access {
+        Access::ReadOplog => ("read local.oplog.rs".to_owned(), true),
+        Access::ReadTransactions => ("read config.transactions".to_owned(), true),
+        Access::ListDatabases => ("list the databases".to_owned(), true),
+        Access::ListCollections(database) => (format!("list the collections of {database}"), true),
+        Access::ListIndexes(database) => (format!("list the indexes in {database}"), true),
+        Access::CollectionStatistics(database) => (format!("ask for the size of collections in {database}"), true),
+        Access::ReadData(database) => (format!("read the collections of {database}"), true),
+        Access::WriteRecords => (
+            format!("write the migration's own records to {}", crate::METADATA_DATABASE),
+            true,
+        ),
+        // The set's name then has to stand for its identity.
+        Access::ReplicaSetConfiguration => (
+            "tell its configuration and identity (replSetGetConfig)".to_owned(),
+            false,
+        ),
+        Access::ReplicaSetStatus => ("tell its members' states (replSetGetStatus)".to_owned(), false),
+        Access::ServerStatus => (
+            "tell its cache, load and write blocking (serverStatus)".to_owned(),
+            false,
+        ),
+        Access::Parameters => (
+            "tell its feature compatibility version (getParameter)".to_owned(),
+            false,
+        ),
+        Access::CurrentOperations => (
+            "tell its open transactions and index builds (currentOp)".to_owned(),
+            false,
+        ),
+        Access::DatabaseStatistics => ("tell the free space on its disk (dbStats)".to_owned(), false),
+    }
+}
+
+/// What is missing in the list of the user's privileges, database by database. Answers whether anything is.
+fn listed(side: &SideFacts, databases: &BTreeSet<&str>, findings: &mut Vec<Finding>) -> bool {
+    let Some(privileges) = &side.inspection.privileges else {
+        return false;
+    };
+    let wanted = match side.side {
+        Side::Source => SOURCE_ACTIONS,
+        Side::Target => TARGET_ACTIONS,
+    };
+    let mut reported = false;
+    for database in databases {
+        if !is_allowed(privileges, database, DIGEST_ACTION) {
+            findings.push(Finding::note(
+                Code::Unchecked,
+                format!(
+                    "the user on the {} lacks the privilege {DIGEST_ACTION} on the database {database}, so that both sides are compared document \
+                     by document",
+                    side.name
+                ),
+                grant::commands(
+                    side.side,
+                    side.deployment.version,
+                    side.user(),
+                    &[Grant::in_database(database, &[DIGEST_ACTION])],
+                ),
+            ));
+        }
+        let missing: Vec<&str> = wanted
+            .iter()
+            .filter(|action| !is_allowed(privileges, database, action) && !is_tried(side, database, action))
+            .copied()
+            .collect();
+        if missing.is_empty() {
+            continue;
+        }
+        reported = true;
+        findings.push(Finding::blocker(
+            Code::MissingPrivilege,
+            format!(
+                "the user on the {} lacks the privileges {} on the database {database}",
+                side.name,
+                missing.join(", ")
+            ),
+            grant::commands(
+                side.side,
+                side.deployment.version,
+                side.user(),
+                &[Grant::in_database(database, &missing)],
+            ),
+        ));
+    }
+    reported
+}
+
+/// Whether this was tried and refused, so that it is reported already.
+fn is_tried(side: &SideFacts, database: &str, action: &str) -> bool {
+    side.inspection
+        .probes
+        .iter()
+        .filter(|probe| probe.refusal.is_some())
+        .any(|probe| match &probe.access {
+            // Nothing below it could be tried.
+            Access::ListDatabases => true,
+            Access::ListCollections(of) => of == database && action == "listCollections",
+            Access::ListIndexes(of) => of == database && action == "listIndexes",
+            Access::CollectionStatistics(of) => of == database && action == "collStats",
+            Access::ReadData(of) => of == database && action == "find",
+            _ => false,
+        })
+}
+
+/// Whether the privileges allow an action on every ordinary collection of a database.
+fn is_allowed(privileges: &[Document], database: &str, action: &str) -> bool {
+    privileges.iter().any(|privilege| {
+        let Ok(resource) = privilege.get_document("resource") else {
+            return false;
+        };
+        let fits = resource.get_bool("anyResource").unwrap_or(false)
+            || (resource.get_str("collection").is_ok_and(str::is_empty)
+                && resource.get_str("db").is_ok_and(|of| of.is_empty() || of == database));
+        let listed = privilege.get_array("actions").map(Vec::as_slice).unwrap_or_default();
+        fits && listed
+            .iter()
+            .filter_map(Bson::as_str)
+            .any(|allowed| allowed == action || allowed == "anyAction")
+    })
+}
+
+/// Whether the user may write while the writes of others are blocked.
+pub(super) fn passes_write_block(side: &SideFacts) -> bool {
+    // Without access control nobody may.
+    let privileges = side.inspection.privileges.as_deref().unwrap_or_default();
+    privileges.iter().any(|privilege| {
+        let listed = privilege.get_array("actions").map(Vec::as_slice).unwrap_or_default();
+        listed
+            .iter()
+            .filter_map(Bson::as_str)
+            .any(|action| matches!(action, "bypassWriteBlockingMode" | "anyAction"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::doc;
+
+    use super::*;
+    use crate::inspection::Probe;
+    use crate::preflight::Severity;
+    use crate::preflight::fixture::{Facts, codes, findings};
+
+    #[test]
+    fn each_access_that_is_needed_blocks_and_each_other_is_noted() {
+        let shop = || "shop".to_owned();
+        for (access, severity) in [
+            (Access::ReadOplog, Severity::Blocker),
+            (Access::ReadTransactions, Severity::Blocker),
+            (Access::ListDatabases, Severity::Blocker),
+            (Access::ListCollections(shop()), Severity::Blocker),
+            (Access::ListIndexes(shop()), Severity::Blocker),
+            (Access::CollectionStatistics(shop()), Severity::Blocker),
+            (Access::ReadData(shop()), Severity::Blocker),
+            (Access::WriteRecords, Severity::Blocker),
+            (Access::ReplicaSetConfiguration, Severity::Note),
+            (Access::ReplicaSetStatus, Severity::Note),
+            (Access::ServerStatus, Severity::Note),
+            (Access::Parameters, Severity::Note),
+            (Access::CurrentOperations, Severity::Note),
+            (Access::DatabaseStatistics, Severity::Note),
+        ] {
+            let mut facts = Facts::new();
+            facts.source.inspection.connection.user = Some(("anna".to_owned(), "admin".to_owned()));
+            facts.source.inspection.probes = vec![Probe::new(access.clone(), None)];
+            assert_eq!(codes(&facts, check), [""; 0]);
+            let refusal = "not authorized (code 13, Unauthorized)".to_owned();
+            facts.source.inspection.probes = vec![Probe::new(access.clone(), Some(refusal))];
+            let found = findings(&facts, check);
+            assert_eq!(found.len(), 1, "{access:?}: {found:?}");
+            assert_eq!(found[0].severity, severity, "{access:?}");
+            assert!(
+                found[0].fix.contains("createRole") && found[0].fix.contains("\"anna\""),
+                "{found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_action_that_the_list_of_privileges_lacks_is_named() {
+        for taken in TARGET_ACTIONS {
+            let all = TARGET_ACTIONS.iter().chain([&DIGEST_ACTION]);
+            let actions: Vec<&str> = all.filter(|action| *action != taken).copied().collect();
+            let mut facts = Facts::new();
+            facts.plan("shop.orders", "store.orders");
+            facts.target.inspection.privileges = Some(vec![
+                doc! { "resource": { "db": "shop", "collection": "" }, "actions": TARGET_ACTIONS },
+                doc! { "resource": { "db": "store", "collection": "" }, "actions": actions },
+            ]);
+            let found = findings(&facts, check);
+            assert_eq!(found.len(), 1, "{taken}");
+            assert!(
+                found[0]
+                    .message
+                    .contains(&format!("privileges {taken} on the database store")),
+                "{found:?}"
+            );
+        }
+        for (resource, action) in [
+            (
+                doc! { "db": "", "collection": "" },
+                TARGET_ACTIONS.join(",") + ",dbHash",
+            ),
+            (doc! { "anyResource": true }, "anyAction".to_owned()),
+        ] {
+            let mut facts = Facts::new();
+            facts.plan("shop.orders", "store.orders");
+            let actions: Vec<&str> = action.split(',').collect();
+            facts.target.inspection.privileges = Some(vec![doc! { "resource": resource, "actions": actions }]);
+            assert_eq!(codes(&facts, check), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn a_listing_that_fails_for_reasons_not_tried_is_told() {
+        let mut facts = Facts::new();
+        facts.source.unlisted = Some("not authorized".to_owned());
+        assert_eq!(codes(&facts, check), ["missing_privilege"]);
+        facts.source.inspection.probes = vec![Probe::new(Access::ListDatabases, Some("not authorized".to_owned()))];
+        assert_eq!(codes(&facts, check), ["missing_privilege"]);
+    }
+}

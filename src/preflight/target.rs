@@ -1,0 +1,273 @@
+//! Whether the target is free, empty where it has to be, and large enough.
+
+use super::code::Code;
+use super::finding::Finding;
+use super::privilege::passes_write_block;
+use super::{Checkpointed, Context};
+use crate::migration::ExistingData;
+
+/// Databases on the target that other migration tools keep their state in.
+const OTHER_TOOLS: &[(&str, &str)] = &[
+    ("__mdb_internal_mongosync", "mongosync"),
+    ("mongosync_reserved_for_internal_use", "mongosync"),
+    ("mongomirror", "mongomirror"),
+    ("percona_clustersync_mongodb", "Percona ClusterSync"),
+    ("percona_link_mongodb", "Percona ClusterSync"),
+    ("mongoshake", "MongoShake"),
+    ("mongopush", "mongopush"),
+];
+
+/// How far the clocks may be apart, in milliseconds, before TTL and the application's times suffer.
+const CLOCK_SKEW_MS: i64 = 5_000;
+
+/// What stands on the target, and what it can bear.
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    records(context, findings);
+    if matches!(context.checkpointed, Checkpointed::Not) {
+        existing(context, findings);
+    }
+    let inspection = &context.target.inspection;
+    if inspection.writes_blocked == Some(true) && !passes_write_block(context.target) {
+        findings.push(Finding::blocker(
+            Code::WritesBlocked,
+            "the target blocks writes of clients (setUserWriteBlockMode)",
+            "on the target: `db.adminCommand({ setUserWriteBlockMode: 1, global: false })`",
+        ));
+    }
+    sizes(context, findings);
+    let clocks = (context.source.inspection.clock_ahead_ms, inspection.clock_ahead_ms);
+    if let (Some(source), Some(target)) = clocks
+        && (target - source).abs() > CLOCK_SKEW_MS
+    {
+        findings.push(Finding::warning(
+            Code::ClockSkew,
+            format!(
+                "the target's clock is {:.1} s {} the source's",
+                (target - source).abs() as f64 / 1e3,
+                if target > source { "ahead of" } else { "behind" }
+            ),
+            "synchronise both with NTP: `timedatectl set-ntp true`",
+        ));
+    }
+}
+
+/// Records of this and of other migrations.
+fn records(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    let remove = format!(
+        "on the target: `db.getSiblingDB(\"{}\").dropDatabase()`, or remove the file that holds the checkpoint",
+        crate::METADATA_DATABASE
+    );
+    match context.checkpointed {
+        Checkpointed::Not | Checkpointed::Yes => {}
+        Checkpointed::Complete => findings.push(Finding::blocker(
+            Code::AlreadyComplete,
+            "the checkpoint says that this migration is complete",
+            remove,
+        )),
+        Checkpointed::Otherwise(reason) => findings.push(Finding::blocker(
+            Code::OtherMigration,
+            format!("the checkpoint is of another migration: {reason}"),
+            remove,
+        )),
+    }
+    if let Some(holder) = context.lease_holder {
+        findings.push(Finding::blocker(
+            Code::LeaseHeld,
+            format!("the process {holder} is migrating to this target"),
+            "stop it, or wait for it to end",
+        ));
+    }
+    for database in &context.target.inspection.databases {
+        if let Some((_, tool)) = OTHER_TOOLS.iter().find(|(name, _)| name == database) {
+            findings.push(Finding::warning(
+                Code::OtherTool,
+                format!("the target has the database `{database}`, in which {tool} keeps its state"),
+                format!("make sure that {tool} is stopped, then on the target: `db.getSiblingDB(\"{database}\").dropDatabase()`"),
+            ));
+        }
+    }
+}
+
+/// What stands on the target where migrated collections will be.
+fn existing(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    for collection in context.in_the_way() {
+        let (name, documents) = (&collection.namespace, collection.documents);
+        let drop = format!(
+            "on the target: `db.getSiblingDB(\"{}\").getCollection(\"{}\").drop()`",
+            name.database(),
+            name.collection()
+        );
+        findings.push(match context.settings.existing_data {
+            ExistingData::Refuse => Finding::blocker(
+                Code::ExistingData,
+                format!("the target already has `{name}` with {documents} documents"),
+                format!("{drop}, or choose to clear or keep existing data"),
+            ),
+            ExistingData::Clear => Finding::warning(
+                Code::ExistingData,
+                format!("`{name}` with {documents} documents on the target will be dropped"),
+                "choose to refuse or keep existing data if this is not wanted",
+            ),
+            ExistingData::Keep => Finding::warning(
+                Code::ExistingData,
+                format!("`{name}` on the target will be made equal to the source; other documents in it are deleted"),
+                "choose to refuse existing data if this is not wanted",
+            ),
+        });
+    }
+}
+
+fn sizes(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    let (source, target) = (&context.source.inspection, &context.target.inspection);
+    if let Some(free) = target.free_disk_bytes
+        && free < context.total.bytes
+    {
+        findings.push(Finding::warning(
+            Code::DiskSpace,
+            format!(
+                "{} are to be copied and {} are free on the target's disk; compression may or may not make it fit",
+                gigabytes(context.total.bytes),
+                gigabytes(free)
+            ),
+            "give the target a larger disk, or select less",
+        ));
+    }
+    if let (Some(source), Some(target)) = (source.cache_bytes, target.cache_bytes)
+        && target < source / 2
+    {
+        findings.push(Finding::warning(
+            Code::SmallCache,
+            format!(
+                "the target's cache of {} is less than half the source's of {}",
+                gigabytes(target),
+                gigabytes(source)
+            ),
+            format!(
+                "on the target: `db.adminCommand({{ setParameter: 1, wiredTigerEngineRuntimeConfig: \"cache_size={}M\" }})` where there is \
+                 memory for it",
+                source >> 20
+            ),
+        ));
+    }
+    if let (Some(source), Some(target)) = (source.oplog, target.oplog)
+        && target.limit_bytes < source.limit_bytes / 2
+    {
+        findings.push(Finding::note(
+            Code::SmallOplog,
+            format!(
+                "the target's oplog of {} is less than half the source's of {}: its secondaries and change streams may be away for a shorter \
+                 time",
+                gigabytes(target.limit_bytes),
+                gigabytes(source.limit_bytes)
+            ),
+            format!(
+                "on each member of the target: `db.adminCommand({{ replSetResizeOplog: 1, size: {}.0 }})`",
+                (source.limit_bytes >> 20).max(990)
+            ),
+        ));
+    }
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{doc, rawdoc};
+
+    use super::*;
+    use crate::document::CollectionKind;
+    use crate::inspection::OplogFacts;
+    use crate::preflight::fixture::{Facts, codes, findings};
+
+    #[test]
+    fn what_stands_in_the_way_is_as_the_host_chose() {
+        for (choice, severity) in [
+            (ExistingData::Refuse, "blocker"),
+            (ExistingData::Clear, "warning"),
+            (ExistingData::Keep, "warning"),
+        ] {
+            let mut facts = Facts::new();
+            facts.settings.existing_data = choice;
+            facts.collection("shop.a", CollectionKind::Plain, rawdoc! {});
+            facts.standing("shop.a");
+            facts.standing("shop.b");
+            let found = findings(&facts, check);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].severity.to_string(), severity);
+            assert!(found[0].message.contains("`shop.a`"));
+            // What is there is the run's own once it has begun.
+            facts.checkpointed = Checkpointed::Yes;
+            assert_eq!(codes(&facts, check), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn records_of_others_are_told_apart() {
+        for (checkpointed, expected) in [
+            (Checkpointed::Not, &[] as &[&str]),
+            (Checkpointed::Yes, &[]),
+            (Checkpointed::Complete, &["already_complete"]),
+            (Checkpointed::Otherwise("it differs".to_owned()), &["other_migration"]),
+        ] {
+            let mut facts = Facts::new();
+            facts.checkpointed = checkpointed;
+            assert_eq!(codes(&facts, check), expected);
+        }
+        let mut facts = Facts::new();
+        facts.lease_holder = Some("1234".to_owned());
+        facts.target.inspection.databases = vec!["mongosync_reserved_for_internal_use".to_owned(), "shop".to_owned()];
+        assert_eq!(codes(&facts, check), ["lease_held", "other_tool"]);
+    }
+
+    #[test]
+    fn blocked_writes_block_who_may_not_pass() {
+        let mut facts = Facts::new();
+        facts.target.inspection.writes_blocked = Some(true);
+        facts.target.inspection.connection.user = Some(("anna".to_owned(), "admin".to_owned()));
+        facts.target.inspection.privileges =
+            Some(vec![doc! { "resource": { "cluster": true }, "actions": ["inprog"] }]);
+        assert_eq!(codes(&facts, check), ["writes_blocked"]);
+        let passing = doc! { "resource": { "cluster": true }, "actions": ["bypassWriteBlockingMode"] };
+        facts.target.inspection.privileges = Some(vec![passing]);
+        assert_eq!(codes(&facts, check), [""; 0]);
+    }
+
+    #[test]
+    fn sizes_are_compared_with_the_plan_and_the_source() {
+        let mut facts = Facts::new();
+        facts.total.bytes = 10 << 30;
+        facts.target.inspection.free_disk_bytes = Some(11 << 30);
+        facts.source.inspection.cache_bytes = Some(4 << 30);
+        facts.target.inspection.cache_bytes = Some(2 << 30);
+        let oplog = |limit_bytes: u64| {
+            Some(OplogFacts {
+                limit_bytes,
+                ..OplogFacts::default()
+            })
+        };
+        facts.source.inspection.oplog = oplog(1 << 30);
+        facts.target.inspection.oplog = oplog(1 << 29);
+        assert_eq!(codes(&facts, check), [""; 0]);
+        facts.target.inspection.free_disk_bytes = Some(9 << 30);
+        facts.target.inspection.cache_bytes = Some(1 << 30);
+        facts.target.inspection.oplog = oplog(1 << 28);
+        assert_eq!(codes(&facts, check), ["disk_space", "small_cache", "small_oplog"]);
+    }
+
+    #[test]
+    fn clocks_go_together() {
+        for (source, target, expected) in [
+            (0, 4_000, &[] as &[&str]),
+            (60_000, 60_000, &[]),
+            (0, 6_000, &["clock_skew"]),
+            (3_000, -3_000, &["clock_skew"]),
+        ] {
+            let mut facts = Facts::new();
+            facts.source.inspection.clock_ahead_ms = Some(source);
+            facts.target.inspection.clock_ahead_ms = Some(target);
+            assert_eq!(codes(&facts, check), expected);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Which members there are, and whether they can do what a migration asks of them.
+
+use super::code::Code;
+use super::finding::{Finding, Severity};
+use super::{Context, SideFacts};
+use crate::inspection::Member;
+
+/// How both sides are built.
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    if context.source.deployment.identity == context.target.deployment.identity {
+        findings.push(Finding::blocker(
+            Code::SameDeployment,
+            format!(
+                "source and target are the same replica set `{}`",
+                context.source.deployment.name
+            ),
+            "give the connection string of another one as the target",
+        ));
+    }
+    for side in context.sides() {
+        members(side, findings);
+        reached(side, findings);
+    }
+    if let Some(preference) = &context.source.inspection.connection.read_preference {
+        findings.push(Finding::note(
+            Code::ReadPreference,
+            format!("the source's connection string asks for the read preference `{preference}`; everything is read from the primary all the same"),
+            "remove `readPreference` from the connection string",
+        ));
+    }
+}
+
+fn members(side: &SideFacts, findings: &mut Vec<Finding>) {
+    let members = &side.inspection.members;
+    for member in members.iter().filter(|member| !is_up(member)) {
+        findings.push(Finding::warning(
+            Code::MemberUnhealthy,
+            format!("the member {} of the {} is in the state {}", member.host, side.name, member.state),
+            format!(
+                "bring it back, or take it out of the set with `rs.remove(\"{}\")`; `rs.status()` and its log tell what it does",
+                member.host
+            ),
+        ));
+    }
+    let votes = Votes::of(members);
+    if votes.up < votes.majority {
+        findings.push(Finding::blocker(
+            Code::NoMajority,
+            format!(
+                "of the {} votes of the {} only {} are of members with data that are up; {} are needed before anything counts as committed \
+                 by a majority",
+                votes.all, side.name, votes.up, votes.majority
+            ),
+            "start the members that are down, or put members with data in the place of arbiters: `rs.remove(\"HOST\")`, `rs.add(\"HOST\")`",
+        ));
+    } else if votes.prompt < votes.majority {
+        findings.push(Finding::new(
+            // The target is waited for again and again.
+            side.severity(Severity::Warning, Severity::Blocker),
+            Code::DelayedMajority,
+            format!(
+                "a majority of the {} includes members that stay behind on purpose; what a majority has to confirm comes as late as they do",
+                side.name
+            ),
+            "take the vote of the delayed members for the time of the migration: `cfg = rs.conf(); cfg.members[N].votes = 0; \
+             cfg.members[N].priority = 0; rs.reconfig(cfg)`",
+        ));
+    }
+    let unused: Vec<String> = members
+        .iter()
+        .filter(|member| member.hidden || !member.delay.is_zero())
+        .map(|member| match member.delay.as_secs() {
+            0 => format!("{} (hidden)", member.host),
+            seconds => format!("{} ({seconds} s behind)", member.host),
+        })
+        .collect();
+    if !unused.is_empty() {
+        findings.push(Finding::note(
+            Code::UnusedMember,
+            format!(
+                "the {} has hidden or delayed members, which are neither read nor written: {}",
+                side.name,
+                unused.join(", ")
+            ),
+            "nothing has to be done",
+        ));
+    }
+}
+
+/// Whether a majority confirms what is written, and soon; also where nothing is known of the members.
+pub(super) fn has_prompt_majority(side: &SideFacts) -> bool {
+    let votes = Votes::of(&side.inspection.members);
+    votes.prompt >= votes.majority
+}
+
+/// The votes of a set.
+struct Votes {
+    all: usize,
+    /// How many make a majority.
+    majority: usize,
+    /// Those of members that are up and hold data, since only these make a write durable.
+    up: usize,
+    /// Those of them that do not stay behind on purpose.
+    prompt: usize,
+}
+
+impl Votes {
+    fn of(members: &[Member]) -> Self {
+        let count =
+            |fits: &dyn Fn(&Member) -> bool| members.iter().filter(|member| member.votes && fits(member)).count();
+        let all = count(&|_| true);
+        Self {
+            all,
+            majority: if all == 0 { 0 } else { all / 2 + 1 },
+            up: count(&|member| !member.arbiter && is_up(member)),
+            prompt: count(&|member| !member.arbiter && is_up(member) && member.delay.is_zero()),
+        }
+    }
+}
+
+/// Whether a member does its work. Without the privilege to ask for them no states are known.
+fn is_up(member: &Member) -> bool {
+    matches!(member.state.as_str(), "" | "PRIMARY" | "SECONDARY" | "ARBITER")
+}
+
+fn reached(side: &SideFacts, findings: &mut Vec<Finding>) {
+    let connection = &side.inspection.connection;
+    if !connection.direct {
+        return;
+    }
+    let host = connection.hosts.join(", ");
+    let (seen, fix) = if connection.unreachable.is_empty() {
+        (
+            format!("`directConnection=true` ties the {} to {host}", side.name),
+            "remove `directConnection` and name the set with `replicaSet`".to_owned(),
+        )
+    } else {
+        let names = connection.unreachable.join(", ");
+        (
+            format!(
+                "the members of the {} call each other {names}, which cannot be reached from here, so that {host} is talked to alone",
+                side.name
+            ),
+            format!("make these names known here, in DNS or in /etc/hosts, and their ports open: {names}"),
+        )
+    };
+    findings.push(Finding::warning(
+        Code::DirectConnection,
+        format!("{seen}; an election cannot be followed, and ends the run until that member is the primary again"),
+        fix,
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::preflight::fixture::{Facts, codes};
+
+    fn member(host: &str, state: &str) -> Member {
+        Member {
+            host: host.to_owned(),
+            state: state.to_owned(),
+            votes: true,
+            ..Member::default()
+        }
+    }
+
+    #[track_caller]
+    fn assert_found(members: Vec<Member>, expected: &[&str]) {
+        for on_source in [true, false] {
+            let mut facts = Facts::new();
+            let side = if on_source {
+                &mut facts.source
+            } else {
+                &mut facts.target
+            };
+            side.inspection.members = members.clone();
+            assert_eq!(codes(&facts, check), expected);
+        }
+    }
+
+    #[test]
+    fn a_healthy_set_and_one_that_nothing_is_known_of_pass() {
+        assert_found(Vec::new(), &[]);
+        assert_found(vec![member("a", "PRIMARY")], &[]);
+        assert_found(
+            vec![
+                member("a", "PRIMARY"),
+                member("b", "SECONDARY"),
+                member("c", "SECONDARY"),
+            ],
+            &[],
+        );
+        // Who may not ask for the states knows the members alone.
+        assert_found(vec![member("a", ""), member("b", ""), member("c", "")], &[]);
+    }
+
+    #[test]
+    fn a_member_that_is_not_up_is_named() {
+        for state in ["RECOVERING", "STARTUP2", "ROLLBACK", "(not reachable/healthy)"] {
+            assert_found(
+                vec![member("a", "PRIMARY"), member("b", "SECONDARY"), member("c", state)],
+                &["member_unhealthy"],
+            );
+        }
+    }
+
+    #[test]
+    fn arbiters_make_no_majority() {
+        let arbiter = Member {
+            arbiter: true,
+            ..member("c", "ARBITER")
+        };
+        assert_found(
+            vec![member("a", "PRIMARY"), member("b", "SECONDARY"), arbiter.clone()],
+            &[],
+        );
+        assert_found(
+            vec![member("a", "PRIMARY"), member("b", "RECOVERING"), arbiter.clone()],
+            &["member_unhealthy", "no_majority"],
+        );
+        assert_found(vec![member("a", "PRIMARY"), arbiter], &["no_majority"]);
+    }
+
+    #[test]
+    fn hidden_and_delayed_members_are_understood() {
+        let hidden = Member {
+            hidden: true,
+            ..member("c", "SECONDARY")
+        };
+        assert_found(
+            vec![member("a", "PRIMARY"), member("b", "SECONDARY"), hidden],
+            &["unused_member"],
+        );
+        let delayed = |host: &str| Member {
+            delay: Duration::from_secs(3600),
+            hidden: true,
+            ..member(host, "SECONDARY")
+        };
+        assert_found(
+            vec![member("a", "PRIMARY"), member("b", "SECONDARY"), delayed("c")],
+            &["unused_member"],
+        );
+        assert_found(
+            vec![member("a", "PRIMARY"), delayed("b"), delayed("c")],
+            &["delayed_majority", "unused_member"],
+        );
+    }
+
+    #[test]
+    fn one_member_talked_to_alone_is_a_warning() {
+        let mut facts = Facts::new();
+        facts.source.inspection.connection.direct = true;
+        assert_eq!(codes(&facts, check), ["direct_connection"]);
+        facts.source.inspection.connection.unreachable = vec!["inner:27017".to_owned()];
+        let found = crate::preflight::fixture::findings(&facts, check);
+        assert!(found[0].message.contains("inner:27017"), "{found:?}");
+    }
+
+    #[test]
+    fn the_same_set_on_both_sides_is_blocked() {
+        let mut facts = Facts::new();
+        facts.target.deployment.identity = facts.source.deployment.identity.clone();
+        assert_eq!(codes(&facts, check), ["same_deployment"]);
+    }
+
+    #[test]
+    fn a_read_preference_that_is_not_used_is_noted() {
+        let mut facts = Facts::new();
+        facts.source.inspection.connection.read_preference = Some("nearest".to_owned());
+        assert_eq!(codes(&facts, check), ["read_preference"]);
+    }
+}

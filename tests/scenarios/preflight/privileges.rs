@@ -1,0 +1,284 @@
+//! Users who may do less than a migration needs.
+
+use std::time::Duration;
+
+use bson::{Document, doc};
+use mongodb::Client;
+use mongoferry::{Outcome, Plan, Severity};
+use mongoferry_testbed::compare::{CompareOptions, assert_identical};
+use mongoferry_testbed::workload::{self, Writer};
+use mongoferry_testbed::{ReplicaSet, Version};
+
+use super::{admin, assert_found, between, insert, of_code, plan};
+
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// The least roles, as documented.
+const SOURCE_ROLES: &[&str] = &["readAnyDatabase", "clusterMonitor"];
+const TARGET_ROLES: &[&str] = &["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"];
+
+async fn secured(name: &str) -> ReplicaSet {
+    ReplicaSet::builder(Version::V6_0)
+        .name(name)
+        .key_file_auth()
+        .start()
+        .await
+        .unwrap()
+}
+
+async fn create_user(root: &Client, name: &str, roles: &[&str]) {
+    admin(root, doc! { "createUser": name, "pwd": "a secret", "roles": roles }).await;
+}
+
+fn uri(set: &ReplicaSet, user: &str) -> String {
+    format!(
+        "mongodb://{user}:a%20secret@{}/?replicaSet={}",
+        set.member_address(0),
+        set.name()
+    )
+}
+
+/// What both users are to be allowed of the cluster.
+const CLUSTER: &[&str] = &[
+    "listDatabases",
+    "replSetGetConfig",
+    "replSetGetStatus",
+    "serverStatus",
+    "getParameter",
+    "inprog",
+];
+
+/// A privilege: on a resource, these actions.
+struct Privilege(Document, &'static [&'static str]);
+
+/// What the source's user needs, one by one.
+fn of_source() -> Vec<Privilege> {
+    let collection = |database: &str, name: &str| doc! { "db": database, "collection": name };
+    vec![
+        Privilege(doc! { "cluster": true }, CLUSTER),
+        Privilege(
+            collection("", ""),
+            &["find", "listCollections", "listIndexes", "collStats", "dbHash"],
+        ),
+        Privilege(collection("local", "oplog.rs"), &["find", "collStats"]),
+        Privilege(collection("config", "transactions"), &["find"]),
+        Privilege(collection("admin", ""), &["dbStats"]),
+    ]
+}
+
+/// What the target's user needs, one by one.
+fn of_target() -> Vec<Privilege> {
+    let anywhere = doc! { "db": "", "collection": "" };
+    vec![
+        Privilege(doc! { "cluster": true }, CLUSTER),
+        Privilege(
+            anywhere,
+            &[
+                "find",
+                "insert",
+                "update",
+                "remove",
+                "createCollection",
+                "createIndex",
+                "dropCollection",
+                "dropIndex",
+                "collMod",
+                "listCollections",
+                "listIndexes",
+                "collStats",
+                "dbHash",
+                "dbStats",
+            ],
+        ),
+    ]
+}
+
+/// Gives the role `name` these privileges, without `action` on `resource` where they are given.
+async fn grant(root: &Client, command: &str, name: &str, all: &[Privilege], without: Option<(&Document, &str)>) {
+    let privileges: Vec<Document> = all
+        .iter()
+        .map(|Privilege(resource, actions)| {
+            let is_taken = |action: &&&str| without == Some((resource, **action));
+            let actions: Vec<&str> = actions.iter().filter(|action| !is_taken(action)).copied().collect();
+            doc! { "resource": resource, "actions": actions }
+        })
+        .filter(|privilege| !privilege.get_array("actions").unwrap().is_empty())
+        .collect();
+    let roles: [&str; 0] = [];
+    admin(root, doc! { command: name, "privileges": privileges, "roles": roles }).await;
+}
+
+fn refusals(plan: &Plan) -> Vec<&str> {
+    ["missing_privilege", "unchecked"]
+        .into_iter()
+        .flat_map(|code| of_code(plan, code))
+        .map(|finding| finding.message.as_str())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_privilege_is_missed() {
+    // One server is both sides: what it lets a user do is all that is looked at.
+    let set = secured("rs0").await;
+    let root = set.client().await.unwrap();
+    insert(&root, "shop.orders", [doc! { "_id": 1 }]).await;
+    for (role, all) in [("source", of_source()), ("target", of_target())] {
+        grant(&root, "createRole", role, &all, None).await;
+        create_user(&root, role, &[role]).await;
+    }
+    let (source, target) = (uri(&set, "source"), uri(&set, "target"));
+    let whole = plan(between(&source, &target).await).await;
+    assert_eq!(refusals(&whole), [""; 0], "{whole}");
+    // Neither the probes of preflight nor those of connecting have left anything behind.
+    let databases = root.list_database_names().await.unwrap();
+    assert_eq!(databases, ["admin", "config", "local", "shop"]);
+
+    // What is missed by the name that the message has for it, where it is not the action's own.
+    for (action, on, severity, named) in [
+        ("listDatabases", "cluster", Severity::Blocker, "list the databases"),
+        ("find", "", Severity::Blocker, "read the collections of shop"),
+        ("listCollections", "", Severity::Blocker, "list the collections of shop"),
+        ("listIndexes", "", Severity::Blocker, "list the indexes in shop"),
+        (
+            "collStats",
+            "",
+            Severity::Blocker,
+            "ask for the size of collections in shop",
+        ),
+        ("find", "local", Severity::Blocker, "read local.oplog.rs"),
+        ("find", "config", Severity::Blocker, "read config.transactions"),
+        ("dbHash", "", Severity::Note, "dbHash"),
+        ("replSetGetConfig", "cluster", Severity::Note, "replSetGetConfig"),
+        ("replSetGetStatus", "cluster", Severity::Note, "replSetGetStatus"),
+        ("serverStatus", "cluster", Severity::Note, "serverStatus"),
+        ("getParameter", "cluster", Severity::Note, "getParameter"),
+        ("inprog", "cluster", Severity::Note, "currentOp"),
+        ("dbStats", "admin", Severity::Note, "dbStats"),
+    ] {
+        let all = of_source();
+        let is_meant = |resource: &Document| match on {
+            "cluster" => resource.contains_key("cluster"),
+            database => resource.get_str("db").is_ok_and(|of| of == database),
+        };
+        let Privilege(resource, _) = all
+            .iter()
+            .find(|Privilege(resource, actions)| is_meant(resource) && actions.contains(&action))
+            .unwrap();
+        grant(&root, "updateRole", "source", &all, Some((resource, action))).await;
+        let found = plan(between(&source, &target).await).await;
+        let code = if severity == Severity::Blocker {
+            "missing_privilege"
+        } else {
+            "unchecked"
+        };
+        let finding = assert_found(&found, severity, code, named);
+        assert_eq!(refusals(&found).len(), 1, "{found}");
+        assert!(finding.message.contains("source"), "{found}");
+        assert!(
+            finding.fix.contains("{ role: \"readAnyDatabase\", db: \"admin\" }"),
+            "{found}"
+        );
+        let granted = format!("actions: [\"{action}\"]");
+        assert!(finding.fix.contains(&granted), "{found}");
+    }
+    grant(&root, "updateRole", "source", &of_source(), None).await;
+
+    for action in of_target()[1].1 {
+        let all = of_target();
+        grant(&root, "updateRole", "target", &all, Some((&all[1].0, action))).await;
+        let found = plan(between(&source, &target).await).await;
+        let refusals = refusals(&found);
+        assert!(!refusals.is_empty(), "without {action}: {found}");
+        assert!(refusals.iter().all(|message| message.contains("target")), "{found}");
+        let is_needed = !matches!(*action, "dbHash" | "dbStats");
+        assert_eq!(
+            of_code(&found, "missing_privilege").is_empty(),
+            !is_needed,
+            "without {action}: {found}"
+        );
+    }
+    grant(&root, "updateRole", "target", &of_target(), None).await;
+    assert_eq!(root.list_database_names().await.unwrap(), databases);
+
+    // Writes of others are blocked, and this user is not one who may pass.
+    admin(&root, doc! { "setUserWriteBlockMode": 1, "global": true }).await;
+    let found = plan(between(&source, &target).await).await;
+    assert_found(&found, Severity::Blocker, "writes_blocked", "setUserWriteBlockMode");
+    let blocked = Client::with_uri_str(&target).await.unwrap();
+    let refused = blocked
+        .database("shop")
+        .collection("orders")
+        .insert_one(doc! { "_id": 2 })
+        .await;
+    assert!(refused.unwrap_err().to_string().contains("block"));
+    let passing = plan(between(&source, &set.uri()).await).await;
+    assert_eq!(of_code(&passing, "writes_blocked").len(), 0, "{passing}");
+    admin(&root, doc! { "setUserWriteBlockMode": 1, "global": false }).await;
+
+    // Nobody at all.
+    let nobody = format!("mongodb://{}/?replicaSet=rs0", set.member_address(0));
+    let found = plan(between(&nobody, &target).await).await;
+    let missing = of_code(&found, "missing_privilege");
+    assert!(missing.len() >= 3, "{found}");
+    assert!(missing[0].fix.contains("createUser("), "{found}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_least_roles_carry_a_whole_migration() {
+    let (source, target) = tokio::join!(secured("rs0"), secured("rs1"));
+    let (on_source, on_target) = (source.client().await.unwrap(), target.client().await.unwrap());
+    create_user(&on_source, "reader", SOURCE_ROLES).await;
+    create_user(&on_target, "writer", TARGET_ROLES).await;
+    workload::load(&on_source, 2_000, 7).await.unwrap();
+    let shop = on_source.database("shop");
+    for command in [
+        doc! { "create": "readings", "timeseries": { "timeField": "at" } },
+        doc! { "insert": "readings", "documents": [{ "at": bson::DateTime::now(), "value": 1 }] },
+        doc! { "create": "view", "viewOn": "orders", "pipeline": [] },
+        doc! { "create": "capped", "capped": true, "size": 4096 },
+        doc! { "insert": "capped", "documents": [{ "_id": 1 }] },
+        doc! { "create": "checked", "validator": { "a": { "$exists": true } } },
+        doc! { "insert": "checked", "documents": [{ "_id": 1 }], "bypassDocumentValidation": true },
+    ] {
+        shop.run_command(command).await.unwrap();
+    }
+    let builder = between(&uri(&source, "reader"), &uri(&target, "writer")).await;
+    let migration = builder.build().unwrap();
+    let plan = migration.preflight().await.unwrap();
+    assert_eq!(refusals(&plan), [""; 0], "{plan}");
+    assert_eq!(plan.blockers().count(), 0, "{plan}");
+    let writer = Writer::start(&on_source, 8).await.unwrap();
+    let run = migration.start().await.unwrap();
+    tokio::time::timeout(DEADLINE, run.ready_to_cut_over(Duration::from_secs(2)))
+        .await
+        .unwrap()
+        .unwrap();
+    // Changes of the catalogue want privileges of their own.
+    for command in [
+        doc! { "createIndexes": "orders", "indexes": [{ "key": { "late": 1 }, "name": "late" }] },
+        doc! { "dropIndexes": "orders", "index": "late" },
+        doc! { "collMod": "checked", "validationLevel": "moderate" },
+        doc! { "create": "short" },
+        doc! { "drop": "short" },
+    ] {
+        shop.run_command(command).await.unwrap();
+    }
+    admin(
+        &on_source,
+        doc! { "renameCollection": "shop.capped", "to": "shop.ring" },
+    )
+    .await;
+    on_source.database("gone").create_collection("a").await.unwrap();
+    on_source.database("gone").drop().await.unwrap();
+    let stop = async {
+        writer.stop().await;
+    };
+    let summary = tokio::time::timeout(DEADLINE, run.cutover(stop))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+    assert_identical(&on_source, &on_target, &CompareOptions::default())
+        .await
+        .unwrap();
+}
