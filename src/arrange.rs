@@ -1,16 +1,24 @@
 //! Makes the target's catalogue as the source's was when it was listed, whatever stands there.
 
+use std::collections::HashMap;
+
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{RawBson, rawdoc};
+use futures::FutureExt;
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::catalog::expiry_held_back;
 use crate::checkpoint::LeftOver;
 use crate::document::{Collection, CollectionKind};
 use crate::error::{ErrorKind, Result};
 use crate::index::{held_back, is_id_index, name_of};
+use crate::namespace::Namespace;
 use crate::sink::{CatalogCommand, Sink};
 use crate::tracked::Tracked;
 use crate::verify::{find, index_difference, option_differences};
+
+/// How many collections are arranged at the same time. Each waits for a majority of the target, which thousands would add up.
+const AT_ONCE: usize = 8;
 
 /// Moves or drops what is left over, makes the collections that are missing, and puts options, views and indexes right of those that are
 /// there. Indexes are built later, when the documents are there; those that differ are dropped here. Doing it again changes nothing.
@@ -27,17 +35,13 @@ pub(crate) async fn arrange(sink: &dyn Sink, collections: &[Tracked], left_over:
     } else {
         sink.collections().await?
     };
-    let mut modified = false;
-    for collection in collections {
-        match find(&standing, &collection.target.target) {
-            None => create(sink, collection).await?,
-            Some(there) => {
-                drop_indexes(sink, collection, there).await?;
-                modified |= put_options_right(sink, collection, there).await?;
-            }
-        }
-    }
-    if modified {
+    let by_name: HashMap<&Namespace, &Collection> = standing.iter().map(|there| (&there.namespace, there)).collect();
+    let arranging: Vec<_> = collections
+        .iter()
+        .map(|collection| arrange_one(sink, collection, by_name.get(&collection.target.target).copied()).boxed())
+        .collect();
+    let arranged: Vec<bool> = stream::iter(arranging).buffer_unordered(AT_ONCE).try_collect().await?;
+    if arranged.contains(&true) {
         // What could be modified to be the same is the same now. The rest has to be made anew.
         let standing = sink.collections().await?;
         for collection in collections {
@@ -49,6 +53,15 @@ pub(crate) async fn arrange(sink: &dyn Sink, collections: &[Tracked], left_over:
         }
     }
     Ok(())
+}
+
+/// Answers whether the collection has to be looked at again, since its options were modified.
+async fn arrange_one(sink: &dyn Sink, collection: &Tracked, there: Option<&Collection>) -> Result<bool> {
+    let Some(there) = there else {
+        return create(sink, collection).await.map(|()| false);
+    };
+    drop_indexes(sink, collection, there).await?;
+    put_options_right(sink, collection, there).await
 }
 
 async fn put_away(sink: &dyn Sink, left: &LeftOver, standing: &[Collection]) -> Result<()> {
