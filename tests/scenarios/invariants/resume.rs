@@ -124,7 +124,7 @@ async fn no_checkpoint_is_ever_ahead_of_what_is_durable() {
         .await;
         dice.set_faults(true);
         let mut written = Vec::new();
-        for n in 1..=300 {
+        for n in 1..=400 {
             let id = random.random_range(1..=DOCUMENTS);
             let delta = rawdoc! { "u": { "n": n } };
             written.push((bench.source.update_v2("shop.orders", id, delta).unwrap(), id, n));
