@@ -38,6 +38,7 @@ use crate::waiting::telling;
 use crate::walker::Walker;
 use crate::watch::{Seen, watch_deployments, watch_foreign_writes};
 use crate::watermark::save_checkpoints;
+use crate::window;
 
 /// How long the tasks of a run may take to finish what they are writing when the run ends.
 const ENDING: Duration = Duration::from_secs(15);
@@ -58,6 +59,8 @@ pub(crate) struct Settings {
     pub chunk_bytes: u64,
     pub memory_bytes: usize,
     pub max_lag: Duration,
+    pub cutover_window: Duration,
+    pub clock: window::Clock,
     pub patience: Duration,
     pub throttle: Throttle,
     pub watch_foreign_writes: bool,
@@ -79,6 +82,8 @@ impl Default for Settings {
             chunk_bytes: 64 << 20,
             memory_bytes: 256 << 20,
             max_lag: Duration::from_secs(2),
+            cutover_window: window::DEFAULT,
+            clock: window::Clock::default(),
             patience: Duration::from_secs(600),
             throttle: Throttle::default(),
             watch_foreign_writes: true,

@@ -58,6 +58,10 @@ pub enum ErrorKind {
     /// The source was written to after the host had said that nothing writes to it any more. The run goes on following, and the cutover can be
     /// tried again.
     WritesAfterStop,
+    /// The call does not fit what the run is doing. The message says what is possible.
+    WrongPhase,
+    /// The cutover window has run out. The checkpoint is kept, and the migration can be started again.
+    WindowClosed,
     /// The run was stopped or abandoned before it was complete.
     Stopped,
     /// A server answered with something that does not fit its documented behaviour.

@@ -1,6 +1,6 @@
 //! What a run tells its host: events as they happen, a status at any time, and a summary at the end.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::broadcast;
@@ -63,6 +63,14 @@ pub enum Event {
         window: Duration,
         /// How long the position will still be there at the present speed; `None` when not known.
         time_left: Option<Duration>,
+    },
+    /// The cutover window runs out: 24 hours, 4 hours, 1 hour or 10 minutes before its end, and once more by a process that goes on from a
+    /// checkpoint. [`extend`](crate::MigrationHandle::extend) makes it longer; at its end the run stops, with its checkpoint kept.
+    CutoverWindowShort {
+        /// When it ends.
+        deadline: SystemTime,
+        /// How much is left.
+        left: Duration,
     },
     /// All documents of a collection are on the target.
     CollectionCopied {
@@ -228,6 +236,8 @@ pub struct Status {
     /// How long the oplog will still hold the position to go on from, at the speed at which it rolled off in the last 10 minutes; `None`
     /// when it did not, or is not known. A run that keeps up has always about the whole window.
     pub oplog_time_left: Option<Duration>,
+    /// When the cutover window ends, and with it the run; `None` before the run was first ready, and for a window without end.
+    pub cutover_deadline: Option<SystemTime>,
     /// How fast the run may go.
     pub throttle: Throttle,
 }

@@ -23,6 +23,7 @@ use crate::progress::Progress;
 use crate::retry::{RetryRule, retry};
 use crate::source::Source;
 use crate::throttle::Throttle;
+use crate::window::{self, CutoverWindow, keep_window};
 
 /// The longest pause before a run that failed goes on from its checkpoint.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -62,7 +63,7 @@ enum State {
 impl MigrationHandle {
     pub(crate) async fn start(engine: Arc<Engine>) -> Result<Self> {
         // What is wrong from the beginning is an error of the start, not of the run.
-        match engine.load().await? {
+        let kept = match engine.load().await? {
             Some(checkpoint) if checkpoint.complete => {
                 return Err(Error::new(
                     ErrorKind::CheckpointMismatch,
@@ -70,11 +71,16 @@ impl MigrationHandle {
                     "it is complete; to run it again remove its checkpoint first",
                 ));
             }
-            Some(_) => {}
-            None => preflight::check(&engine, preflight::Purpose::Start).await?.refuse()?,
-        }
+            Some(checkpoint) => checkpoint.window,
+            None => {
+                preflight::check(&engine, preflight::Purpose::Start).await?.refuse()?;
+                CutoverWindow::default()
+            }
+        };
         let progress = Arc::new(Progress::new(Events::new()));
         progress.limits.set(engine.settings.throttle);
+        let (length, now) = (engine.settings.cutover_window, engine.settings.clock.now());
+        progress.window.go_on(length, kept, now);
         let requests: Arc<Requests> = Arc::new(watch::Sender::new(None));
         let wanted = watch::Sender::new(Wanted::Run);
         let (report, state) = watch::channel(State::Running);
@@ -191,6 +197,24 @@ impl MigrationHandle {
         Ok(())
     }
 
+    /// Makes the cutover window longer, any number of times. Returns once that is in the checkpoint; while the run is paused it comes there
+    /// only after [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// [`WrongPhase`](ErrorKind::WrongPhase) before the run was ready for the first time, or the error that ended the run.
+    pub async fn extend(&self, by: Duration) -> Result<()> {
+        self.check_running()?;
+        if !self.progress.window.extend(by) {
+            return Err(Error::new(
+                ErrorKind::WrongPhase,
+                "extend the cutover window",
+                "it begins when the run is ready for the first time; until then there is nothing to extend",
+            ));
+        }
+        window::save(&self.requests).await;
+        Ok(())
+    }
+
     /// Changes how fast the run may go, at any time. It stays through pauses and through restarts after errors.
     pub fn throttle(&self, throttle: Throttle) {
         self.progress.limits.set(throttle);
@@ -269,8 +293,20 @@ async fn supervise(
     state: watch::Sender<State>,
     cancel: CancellationToken,
 ) -> Result<()> {
+    let mut run = pin!(run_as_wanted(
+        &engine,
+        &progress,
+        &requests,
+        &mut wanted,
+        &state,
+        &cancel
+    ));
     let result = tokio::select! {
-        result = run_as_wanted(&engine, &progress, &requests, &mut wanted, &state, &cancel) => result,
+        result = &mut run => result,
+        closed = keep_window(&progress, &requests, &engine.settings.clock) => {
+            cancel.cancel();
+            run.await.and(Err(closed))
+        }
         never = watch_window(&*engine.source, &progress) => match never {},
     };
     if result.is_err() {
@@ -305,6 +341,7 @@ async fn run_as_wanted(
                 // The handle is gone when this fails.
                 let changed = tokio::select! {
                     changed = wanted.changed() => changed,
+                    () = cancel.cancelled() => return Ok(()),
                     never = follow_lag(&*engine.source, progress) => never,
                 };
                 if changed.is_err() {

@@ -103,6 +103,7 @@ mod index;
 mod watermark;
 mod verify;
 mod cutover;
+mod window;
 mod late_writes;
 mod durability;
 mod watch;
@@ -141,6 +142,7 @@ pub use event::{
 pub use late_writes::{LateWrite, LateWrites};
 pub use phase::Phase;
 pub use throttle::Throttle;
+pub use window::CutoverWindow;
 
 pub use document::{Batch, Change, Collection, CollectionKind, Operation, Position, Range, Write};
 pub use namespace::{Namespace, Selection};

@@ -1,7 +1,7 @@
 //! How a host describes a migration and starts it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::checkpoint::{CheckpointStore, SinkStore};
 use crate::engine::{Engine, Settings, Unfenced};
@@ -13,6 +13,7 @@ use crate::preflight::{self, PathPolicy, Plan};
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::throttle::Throttle;
+use crate::window;
 
 /// A migration that has been described and not yet started.
 pub struct Migration {
@@ -195,6 +196,22 @@ impl MigrationBuilder {
     #[must_use]
     pub fn max_lag(mut self, lag: Duration) -> Self {
         self.settings.max_lag = lag;
+        self
+    }
+
+    /// How long the run follows the source after it was first ready; then it ends with [`WindowClosed`](ErrorKind::WindowClosed), and its
+    /// checkpoint stays. [`MigrationHandle::extend`] makes it longer, and [`Event::CutoverWindowShort`](crate::Event::CutoverWindowShort)
+    /// warns before. It goes on through restarts of the process; a start after its end begins a new one. Default: 120 hours.
+    #[must_use]
+    pub fn cutover_window(mut self, window: Duration) -> Self {
+        self.settings.cutover_window = window;
+        self
+    }
+
+    /// The clock that the cutover window goes by. Default: the system's.
+    #[must_use]
+    pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.settings.clock = window::Clock::new(now);
         self
     }
 

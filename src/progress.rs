@@ -15,6 +15,7 @@ use crate::namespace::Namespace;
 use crate::pace::Window;
 use crate::phase::Phase;
 use crate::throttle::Limits;
+use crate::window;
 
 /// So many refused documents are named in the summary.
 const MOST_REFUSED: usize = 1000;
@@ -58,6 +59,7 @@ pub(crate) struct Progress {
     oplog_window: Mutex<Option<Window>>,
     pub limits: Limits,
     pub late_writes: LateWatch,
+    pub window: window::Window,
     resyncs: AtomicU32,
     /// Documents that the target refused for good: namespace and, in words, which and why.
     refused: Mutex<Vec<(Namespace, String)>>,
@@ -88,6 +90,7 @@ impl Progress {
             oplog_window: Mutex::new(None),
             limits: Limits::default(),
             late_writes: LateWatch::default(),
+            window: window::Window::default(),
             resyncs: AtomicU32::new(0),
             refused: Mutex::new(Vec::new()),
             foreign_writes: Mutex::new(BTreeMap::new()),
@@ -183,6 +186,9 @@ impl Progress {
 
     /// Goes on to a phase, and says so if it is another one.
     pub fn set_phase(&self, phase: Phase) {
+        if phase == Phase::Ready {
+            self.window.note_ready();
+        }
         let changed = self.phase.send_if_modified(|current| {
             let changed = *current != phase;
             *current = phase;
@@ -287,6 +293,7 @@ impl Progress {
             },
             oplog_window: window.map(|window| window.span),
             oplog_time_left: window.and_then(|window| window.left),
+            cutover_deadline: self.window.deadline(),
             throttle: self.limits.get(),
         }
     }

@@ -31,6 +31,7 @@ pub(crate) async fn save_checkpoints(
     while let Some(SaveRequest { mut checkpoint, done }) = requests.recv().await {
         telling(&progress.events, Side::Target, "flush the target", durability.flush()).await?;
         checkpoint.seen = progress.read().max(checkpoint.watermark);
+        checkpoint.window = progress.window.kept();
         store.save(&checkpoint.encode()?).await?;
         progress.set_watermark(checkpoint.watermark);
         progress.set_resume(checkpoint.resume);

@@ -28,6 +28,7 @@ Options:
       --cutover auto|manual          cut over as soon as the lag has stayed small for two seconds, or when `cutover` is
                                      read from standard input [default: auto]
       --max-lag SECONDS              the lag that counts as small [default: 2]
+      --window-hours N               hours that the source is followed after the run was first ready [default: 120]
       --stop-after preflight|ready   stop there, with the checkpoint kept
       --verify none|digest           how documents are compared at cutover [default: digest]
       --walkers N                    ranges copied at the same time [default: 4]
@@ -42,8 +43,8 @@ Options:
       --json                         one JSON object a line on standard output, text on standard error
       --help                         print this and exit
 
-Commands on standard input, one a line: cutover, pause, resume, status, abandon, and throttle BYTES OPERATIONS, which
-changes the two limits (0 for none).
+Commands on standard input, one a line: cutover, pause, resume, status, abandon, extend HOURS, which makes the cutover
+window longer, and throttle BYTES OPERATIONS, which changes the two limits (0 for none).
 
 Exit codes: 0 complete and verified; 2 refused by preflight; 3 differences found; 4 stopped by --stop-after or abandon;
 130 and 143 stopped by SIGINT and SIGTERM; 1 any other failure. The same command again resumes what was stopped.
@@ -62,6 +63,7 @@ pub struct Arguments {
     pub checkpoint: Option<PathBuf>,
     pub manual_cutover: bool,
     pub max_lag: Option<Duration>,
+    pub window: Option<Duration>,
     pub stop_after: Option<StopAfter>,
     pub verification: Verification,
     pub walkers: Option<usize>,
@@ -164,6 +166,10 @@ impl Arguments {
                         .map_err(|_| "--max-lag needs a number of seconds that is not negative")?;
                     arguments.max_lag = Some(lag);
                 }
+                "--window-hours" => {
+                    let window = hours(&value()?).ok_or("--window-hours needs a number of hours above 0")?;
+                    arguments.window = Some(window);
+                }
                 "--stop-after" => {
                     let choices = [("preflight", StopAfter::Preflight), ("ready", StopAfter::Ready)];
                     arguments.stop_after = Some(choice(&option, &value()?, &choices)?);
@@ -215,6 +221,13 @@ fn choice<T: Copy>(option: &str, value: &str, choices: &[(&str, T)]) -> Result<T
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
         format!("{option} needs one of: {}", names.join(", "))
     })
+}
+
+/// A time in hours, of which there may be a fraction.
+pub fn hours(value: &str) -> Option<Duration> {
+    let hours: f64 = value.parse().ok()?;
+    let time = Duration::try_from_secs_f64(hours * 3600.0).ok()?;
+    (!time.is_zero()).then_some(time)
 }
 
 /// 0 is for no limit.

@@ -30,6 +30,9 @@ pub async fn assemble(arguments: &Arguments, source: &str, target: &str) -> Resu
     if let Some(lag) = arguments.max_lag {
         builder = builder.max_lag(lag);
     }
+    if let Some(window) = arguments.window {
+        builder = builder.cutover_window(window);
+    }
     if let Some(walkers) = arguments.walkers {
         builder = builder.walkers(walkers);
     }

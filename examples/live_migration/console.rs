@@ -115,6 +115,10 @@ impl Console {
             Event::WritesAfterStop { writes, accepted: true } => {
                 format!("the source was written to after the writers had been stopped, which was accepted: {writes}")
             }
+            Event::CutoverWindowShort { left, .. } => format!(
+                "the cutover window ends in {} minutes; `extend HOURS` makes it longer",
+                left.as_secs() / 60
+            ),
             Event::CatalogChanged { description, .. } => format!("carried over: {description}"),
             Event::IndexFailed {
                 namespace,

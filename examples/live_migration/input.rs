@@ -1,12 +1,13 @@
 //! What the user wants: lines on standard input, and signals.
 
 use std::io;
+use std::time::Duration;
 
 use mongoferry::Throttle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::arguments::limit;
+use crate::arguments::{hours, limit};
 
 /// Where the user is heard.
 pub struct Input {
@@ -26,6 +27,8 @@ pub enum Wish {
     Resume,
     /// Say how far it is.
     Status,
+    /// Make the cutover window longer by this.
+    Extend(Duration),
     /// Go no faster than this.
     Throttle(Throttle),
     /// End, with the checkpoint kept, and with this exit code.
@@ -42,6 +45,7 @@ impl Wish {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Status => "status",
+            Self::Extend(_) => "extend",
             Self::Throttle(_) => "throttle",
             Self::Stop(_) => "abandon",
             Self::Unknown(line) => line,
@@ -75,10 +79,18 @@ impl Input {
                 "resume" => Wish::Resume,
                 "status" => Wish::Status,
                 "abandon" => Wish::Stop(crate::ending::STOPPED),
-                other => throttle(other).map_or_else(|| Wish::Unknown(other.to_owned()), Wish::Throttle),
+                other => extension(other)
+                    .map(Wish::Extend)
+                    .or_else(|| throttle(other).map(Wish::Throttle))
+                    .unwrap_or_else(|| Wish::Unknown(other.to_owned())),
             };
         }
     }
+}
+
+/// The time that a line `extend HOURS` asks for.
+fn extension(line: &str) -> Option<Duration> {
+    hours(line.strip_prefix("extend")?.trim())
 }
 
 /// The limits that a line `throttle BYTES OPERATIONS` sets.

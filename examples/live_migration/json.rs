@@ -1,5 +1,7 @@
 //! The lines of `--json`: one object each, with `type` and `at`.
 
+use std::time::SystemTime;
+
 use bson::DateTime;
 use mongoferry::{
     Amount, CollectionSummary, Estimate, Event, Finding, IndexSummary, LateWrites, Plan, Position, Status,
@@ -10,8 +12,14 @@ use crate::ending::{Ending, shown};
 
 /// Adds the time to a line.
 pub fn stamped(mut line: Value) -> Value {
-    line["at"] = DateTime::now().try_to_rfc3339_string().unwrap_or_default().into();
+    line["at"] = rfc3339(SystemTime::now()).into();
     line
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    DateTime::from_system_time(time)
+        .try_to_rfc3339_string()
+        .unwrap_or_default()
 }
 
 pub fn status(status: &Status) -> Value {
@@ -33,6 +41,7 @@ pub fn status(status: &Status) -> Value {
         "eta_seconds": status.time_left.map(|left| left.as_secs()),
         "oplog_window_seconds": status.oplog_window.map(|window| window.as_secs()),
         "oplog_left_seconds": status.oplog_time_left.map(|left| left.as_secs()),
+        "cutover_deadline": status.cutover_deadline.map(rfc3339),
         "throttle": {
             "copy_bytes_per_second": status.throttle.copy_bytes_per_second,
             "tail_operations_per_second": status.throttle.tail_operations_per_second,
@@ -88,6 +97,9 @@ pub fn event(event: &Event) -> Value {
                 "window_seconds": window.as_secs(),
                 "left_seconds": time_left.map(|left| left.as_secs()),
             })
+        }
+        Event::CutoverWindowShort { deadline, left } => {
+            json!({ "type": "cutover_window_short", "deadline": rfc3339(*deadline), "left_seconds": left.as_secs() })
         }
         Event::CollectionCopied { namespace } => {
             json!({ "type": "collection_copied", "namespace": shown(namespace).as_str() })

@@ -225,6 +225,10 @@ impl<'a> Session<'a> {
                     pausing = None;
                     self.console.reply("resume", run.resume().is_ok(), "going on");
                 }
+                Wish::Extend(by) => match run.extend(by).await {
+                    Ok(()) => self.console.reply("extend", true, "the cutover window is longer"),
+                    Err(error) => self.console.reply("extend", false, &error.to_string()),
+                },
                 Wish::Throttle(throttle) => {
                     run.throttle(throttle);
                     self.console.reply("throttle", true, "takes effect within a second");
@@ -233,7 +237,7 @@ impl<'a> Session<'a> {
                     self.console.reply(
                         &line,
                         false,
-                        "the commands are cutover, pause, resume, status, abandon, and throttle BYTES OPERATIONS",
+                        "the commands are cutover, pause, resume, status, abandon, extend HOURS, and throttle BYTES OPERATIONS",
                     );
                 }
             }
@@ -310,6 +314,7 @@ fn before_the_start() -> Status {
         time_left: None,
         oplog_window: None,
         oplog_time_left: None,
+        cutover_deadline: None,
         throttle: Throttle::default(),
     }
 }

@@ -15,6 +15,7 @@ use crate::document::{CollectionKind, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::{Namespace, Selection};
 use crate::order::Key;
+use crate::window::CutoverWindow;
 
 pub use file::FileStore;
 #[cfg(feature = "test-util")]
@@ -108,6 +109,9 @@ pub struct Checkpoint {
     /// How often the position was lost and everything compared with the source again.
     #[serde(default)]
     pub resyncs: u32,
+    /// How long the source is followed until the cutover.
+    #[serde(default)]
+    pub window: CutoverWindow,
     /// Whether the cutover has been finished.
     pub complete: bool,
 }
@@ -204,6 +208,7 @@ impl Checkpoint {
             copied_documents: 0,
             copied_bytes: 0,
             resyncs: 0,
+            window: CutoverWindow::default(),
             complete: false,
         }
     }
@@ -317,6 +322,10 @@ mod tests {
             copied_documents: 12,
             copied_bytes: 3456,
             resyncs: 2,
+            window: CutoverWindow {
+                first_ready: Some(bson::DateTime::from_millis(1_700_000_000_123)),
+                extended_millis: 86_400_000,
+            },
             complete: false,
         }
     }
@@ -343,6 +352,7 @@ mod tests {
             seen: Position::ZERO,
             left_over: Vec::new(),
             resyncs: 0,
+            window: CutoverWindow::default(),
             unsettled: vec![UnsettledDocuments {
                 collection: Uuid::from_bytes([7; 16]),
                 ids: vec![Key::from(RawBsonRef::String("a"))],
