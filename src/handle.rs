@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events, Outcome, Status, Summary};
 use crate::migration::LostPosition;
 use crate::monitor::{POSITION_INTERVAL, watch_window};
-use crate::phase::Phase;
+use crate::phase::{Call, Phase};
 use crate::preflight;
 use crate::progress::Progress;
 use crate::retry::{RetryRule, retry};
@@ -145,15 +145,48 @@ impl MigrationHandle {
     /// after an error that did not end it, and `cutover` may be called again.
     ///
     /// # Errors
+    /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or another cutover is under way,
     /// [`WritesAfterStop`](ErrorKind::WritesAfterStop) when the source was written to after `stop_writes` had returned, a server error, or
     /// the error that ended the run. The checkpoint stays: the migration can be started again and cut over later.
     ///
     /// # Cancellation
     /// Dropping the future before it is done leaves the run going on; `cutover` may be called again.
     pub async fn cutover(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
+        self.check(Call::CutOver)?;
         self.ready_to_cut_over(self.engine.settings.max_lag).await?;
+        self.hand_over(stop_writes).await
+    }
+
+    /// As [`cutover`](Self::cutover), but does not wait for the run to be ready.
+    ///
+    /// # Errors
+    /// [`WrongPhase`](ErrorKind::WrongPhase) when a cutover is not possible now, before `stop_writes` is awaited; else as `cutover`.
+    ///
+    /// # Cancellation
+    /// As `cutover`.
+    pub async fn cutover_now(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
+        self.check(Call::CutOver)?;
+        let status = self.status();
+        if !status.can_cut_over {
+            let (lag, most) = (status.lag, self.engine.settings.max_lag);
+            let message = match lag.filter(|lag| status.copy_complete && *lag > most) {
+                Some(lag) => {
+                    format!("the lag is {lag:?}, and has to be {most:?} at most: wait until the run has caught up")
+                }
+                None => "not everything is copied and indexed yet: wait until the run is ready".to_owned(),
+            };
+            return Err(Error::new(ErrorKind::WrongPhase, "cut over", message).with_context("phase", status.phase));
+        }
+        self.hand_over(stop_writes).await
+    }
+
+    async fn hand_over(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
         pin!(stop_writes).await;
-        self.progress.set_phase(Phase::Cutover);
+        // A run that was paused and resumed meanwhile begins within a moment.
+        while !self.progress.set_phase(Phase::Cutover) {
+            self.check(Call::CutOver)?;
+            sleep(Duration::from_millis(20)).await;
+        }
         let back = BackToCatchUp(&self.progress);
         let hand_over = cutover::hand_over(&self.engine, &self.progress, &self.requests);
         let mut state = self.state.clone();
@@ -170,7 +203,9 @@ impl MigrationHandle {
         // The run has ended, so that the host could not try this again.
         retry(RetryRule::SERVER, || cutover::complete(&self.engine))
             .await
-            .inspect_err(|_| self.progress.set_phase(Phase::Failed))?;
+            .inspect_err(|_| {
+                self.progress.set_phase(Phase::Failed);
+            })?;
         self.progress.set_phase(Phase::Complete);
         Ok(summary)
     }
@@ -178,9 +213,9 @@ impl MigrationHandle {
     /// Stops reading and writing, and keeps the checkpoint. [`resume`](Self::resume) goes on from it. Returns when everything has stopped.
     ///
     /// # Errors
-    /// The error that ended the run before.
+    /// [`WrongPhase`](ErrorKind::WrongPhase) during a cutover, or the error that ended the run before.
     pub async fn pause(&self) -> Result<()> {
-        self.check_running()?;
+        self.check(Call::Pause)?;
         self.wanted.send_replace(Wanted::Pause);
         let mut state = self.state.clone();
         let _ = state.wait_for(|state| *state != State::Running).await;
@@ -190,9 +225,9 @@ impl MigrationHandle {
     /// Goes on after a [`pause`](Self::pause).
     ///
     /// # Errors
-    /// The error that ended the run before.
+    /// [`WrongPhase`](ErrorKind::WrongPhase) when the run is not paused, or the error that ended the run before.
     pub fn resume(&self) -> Result<()> {
-        self.check_running()?;
+        self.check(Call::Resume)?;
         self.wanted.send_replace(Wanted::Run);
         Ok(())
     }
@@ -203,7 +238,7 @@ impl MigrationHandle {
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) before the run was ready for the first time, or the error that ended the run.
     pub async fn extend(&self, by: Duration) -> Result<()> {
-        self.check_running()?;
+        self.check(Call::Extend)?;
         if !self.progress.window.extend(by) {
             return Err(Error::new(
                 ErrorKind::WrongPhase,
@@ -255,6 +290,20 @@ impl MigrationHandle {
             State::Ended { error: None } => Err(Error::stopped("run the migration")),
             State::Running | State::Paused => Ok(()),
         }
+    }
+
+    /// Whether a call fits what the run does now. Of a run that has ended by an error that one is told.
+    fn check(&self, call: Call) -> Result<()> {
+        if self.progress.phase() != Phase::Complete {
+            self.check_running()?;
+        }
+        // What the host has asked for last counts already, though the run may need a moment for it.
+        let phase = match (self.progress.phase(), *self.wanted.borrow()) {
+            (Phase::Paused, Wanted::Run) => Phase::Preflight,
+            (phase, Wanted::Pause) if phase.leads_to(Phase::Paused) => Phase::Paused,
+            (phase, _) => phase,
+        };
+        phase.check(call)
     }
 }
 

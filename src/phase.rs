@@ -1,6 +1,8 @@
-//! The phases of a run.
+//! The phases of a run: which follows which, and which calls of the host fit which.
 
 use std::fmt;
+
+use crate::error::{Error, ErrorKind, Result};
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,10 +27,70 @@ pub enum Phase {
     Failed,
 }
 
+/// What a host asks of a run that does not fit all its phases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Pause,
+    Resume,
+    CutOver,
+    Extend,
+}
+
 impl Phase {
     /// Whether none follows it.
     pub(crate) fn is_last(self) -> bool {
         matches!(self, Self::Complete | Self::Failed)
+    }
+
+    /// Whether a run in this phase can go on to `next`.
+    ///
+    /// A run that goes back to its checkpoint after an error has its old phase until it knows what is left to do, which may be more than
+    /// before: a resync copies again.
+    pub(crate) fn leads_to(self, next: Self) -> bool {
+        match next {
+            Self::Preflight => self == Self::Paused,
+            Self::Copy => matches!(self, Self::Preflight | Self::Index | Self::CatchUp | Self::Ready),
+            Self::Index => matches!(self, Self::Preflight | Self::Copy | Self::CatchUp | Self::Ready),
+            // From a cutover when it has failed or was dropped.
+            Self::CatchUp => matches!(
+                self,
+                Self::Preflight | Self::Copy | Self::Index | Self::Ready | Self::Cutover
+            ),
+            Self::Ready => self == Self::CatchUp,
+            // The run was ready before the host stopped the writers, which may have taken a while.
+            Self::Cutover => matches!(
+                self,
+                Self::Preflight | Self::Copy | Self::Index | Self::CatchUp | Self::Ready
+            ),
+            Self::Complete => self == Self::Cutover,
+            Self::Paused => matches!(
+                self,
+                Self::Preflight | Self::Copy | Self::Index | Self::CatchUp | Self::Ready
+            ),
+            Self::Failed => !self.is_last(),
+        }
+    }
+
+    /// Whether a call fits.
+    ///
+    /// # Errors
+    /// [`WrongPhase`](ErrorKind::WrongPhase), which says what is possible instead.
+    pub(crate) fn check(self, call: Call) -> Result<()> {
+        let possible = match (self, call) {
+            (Self::Complete, _) => "the migration has been handed over, and there is nothing left to do",
+            (Self::Failed, _) => {
+                "the run has ended; the migration can be started again, which goes on from its checkpoint"
+            }
+            (Self::Cutover, Call::Pause) => "wait for the cutover to end, or drop its future first",
+            (Self::Cutover, Call::CutOver) => {
+                "a cutover is under way already: wait for it to end, or drop its future first"
+            }
+            (Self::Paused, Call::CutOver) => "resume the run first; it can be cut over once it has caught up",
+            (Self::Paused, Call::Resume) => return Ok(()),
+            (_, Call::Resume) => "the run is not paused, and goes on by itself",
+            (_, Call::Pause | Call::CutOver | Call::Extend) => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::WrongPhase, call.operation(), possible).with_context("phase", self))
     }
 
     /// The phase's name in lower case with underscores, such as `catch_up`.
@@ -47,8 +109,91 @@ impl Phase {
     }
 }
 
+impl Call {
+    fn operation(self) -> &'static str {
+        match self {
+            Self::Pause => "pause the run",
+            Self::Resume => "resume the run",
+            Self::CutOver => "cut over",
+            Self::Extend => "extend the cutover window",
+        }
+    }
+}
+
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Phase; 9] = [
+        Phase::Preflight,
+        Phase::Copy,
+        Phase::Index,
+        Phase::CatchUp,
+        Phase::Ready,
+        Phase::Cutover,
+        Phase::Complete,
+        Phase::Paused,
+        Phase::Failed,
+    ];
+
+    /// Each row is a phase; `x` where it leads to the phase of the column.
+    #[test]
+    fn phases_follow_one_another_as_in_the_table() {
+        #[rustfmt::skip]
+        let table = [
+            //  Pre Cop Ind Cat Rea Cut Com Pau Fai
+            "    .   x   x   x   .   x   .   x   x",  // Preflight
+            "    .   .   x   x   .   x   .   x   x",  // Copy
+            "    .   x   .   x   .   x   .   x   x",  // Index
+            "    .   x   x   .   x   x   .   x   x",  // CatchUp
+            "    .   x   x   x   .   x   .   x   x",  // Ready
+            "    .   .   .   x   .   .   x   .   x",  // Cutover
+            "    .   .   .   .   .   .   .   .   .",  // Complete
+            "    x   .   .   .   .   .   .   .   x",  // Paused
+            "    .   .   .   .   .   .   .   .   .",  // Failed
+        ];
+        for (from, row) in ALL.into_iter().zip(table) {
+            for (to, cell) in ALL.into_iter().zip(row.split_whitespace()) {
+                assert_eq!(from.leads_to(to), cell == "x", "{from} to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn calls_fit_phases_as_in_the_table() {
+        #[rustfmt::skip]
+        let table = [
+            //                  pause  resume cut over extend
+            (Phase::Preflight, [true,  false, true, true]),
+            (Phase::Copy,      [true,  false, true, true]),
+            (Phase::Index,     [true,  false, true, true]),
+            (Phase::CatchUp,   [true,  false, true, true]),
+            (Phase::Ready,     [true,  false, true, true]),
+            (Phase::Cutover,   [false, false, false, true]),
+            (Phase::Complete,  [false, false, false, false]),
+            (Phase::Paused,    [true,  true,  false, true]),
+            (Phase::Failed,    [false, false, false, false]),
+        ];
+        for (phase, expected) in table {
+            for (call, fits) in [Call::Pause, Call::Resume, Call::CutOver, Call::Extend]
+                .into_iter()
+                .zip(expected)
+            {
+                match phase.check(call) {
+                    Ok(()) => assert!(fits, "{call:?} in {phase}"),
+                    Err(error) => {
+                        assert!(!fits, "{call:?} in {phase}");
+                        assert_eq!(error.kind(), ErrorKind::WrongPhase);
+                        assert!(error.to_string().contains(phase.as_str()), "{error}");
+                    }
+                }
+            }
+        }
     }
 }

@@ -184,19 +184,23 @@ impl Progress {
             .collect()
     }
 
-    /// Goes on to a phase, and says so if it is another one.
-    pub fn set_phase(&self, phase: Phase) {
-        if phase == Phase::Ready {
-            self.window.note_ready();
-        }
+    /// Goes on to a phase that the present one leads to, and says so. Answers whether it did: a task that looked before another one went on
+    /// changes nothing.
+    pub fn set_phase(&self, phase: Phase) -> bool {
         let changed = self.phase.send_if_modified(|current| {
-            let changed = *current != phase;
-            *current = phase;
+            let changed = current.leads_to(phase);
+            if changed {
+                *current = phase;
+            }
             changed
         });
         if changed {
+            if phase == Phase::Ready {
+                self.window.note_ready();
+            }
             self.events.send(Event::PhaseChanged { phase });
         }
+        changed
     }
 
     pub fn phase(&self) -> Phase {

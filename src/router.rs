@@ -492,12 +492,13 @@ impl Router {
         let indexed = self.tracked.values().all(Tracked::is_indexed);
         self.progress.set_copied(copied, indexed);
         // A run that is catching up or ready goes back to these phases when the work has turned out not to be done within a moment.
-        match (self.progress.phase(), copied, indexed) {
-            (Phase::Preflight | Phase::Index, false, _) => self.progress.set_phase(Phase::Copy),
-            (Phase::Preflight | Phase::Copy, true, false) => self.progress.set_phase(Phase::Index),
-            (Phase::Preflight | Phase::Copy | Phase::Index, true, true) => self.progress.set_phase(Phase::CatchUp),
-            _ => {}
-        }
+        let next = match (self.progress.phase(), copied, indexed) {
+            (Phase::Preflight | Phase::Index, false, _) => Phase::Copy,
+            (Phase::Preflight | Phase::Copy, true, false) => Phase::Index,
+            (Phase::Preflight | Phase::Copy | Phase::Index, true, true) => Phase::CatchUp,
+            _ => return,
+        };
+        self.progress.set_phase(next);
     }
 
     /// Tells every lane that a collection is gone.

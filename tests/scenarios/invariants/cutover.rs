@@ -236,3 +236,40 @@ async fn a_run_goes_on_after_differences_and_is_not_marked_complete() {
     bench.finish(run).await;
     assert!(bench.checkpoint().unwrap().complete);
 }
+
+/// What kind of error the call ends with.
+fn refused<T: std::fmt::Debug>(answer: Result<T>) -> ErrorKind {
+    answer.unwrap_err().kind()
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_do_not_fit_the_phase_are_refused() {
+    let bench = Bench::with_orders(5);
+    let reads = bench.source.hold(SourceCall::ReadBatch);
+    let run = bench.start().await;
+    timeout(DEADLINE, reads.reached()).await.unwrap();
+    let never = async { panic!("the writers must not be stopped") };
+    assert_eq!(refused(run.cutover_now(never).await), ErrorKind::WrongPhase);
+    assert_eq!(refused(run.resume()), ErrorKind::WrongPhase);
+    reads.release();
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.pause().await.unwrap();
+    assert_eq!(refused(run.cutover(async {}).await), ErrorKind::WrongPhase);
+    run.resume().unwrap();
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    let digest = bench.sink.hold(SinkCall::Digest);
+    let cutover = timeout(DEADLINE * 10, run.cutover_now(async {}));
+    let during = async {
+        timeout(DEADLINE, digest.reached()).await.expect("it compares");
+        assert_eq!(refused(run.pause().await), ErrorKind::WrongPhase);
+        assert_eq!(refused(run.resume()), ErrorKind::WrongPhase);
+        assert_eq!(refused(run.cutover(async {}).await), ErrorKind::WrongPhase);
+        digest.release();
+    };
+    let summary = tokio::join!(cutover, during).0.unwrap().unwrap();
+    assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+    assert_eq!(refused(run.pause().await), ErrorKind::WrongPhase);
+    assert_eq!(refused(run.resume()), ErrorKind::WrongPhase);
+    assert_eq!(refused(run.cutover(async {}).await), ErrorKind::WrongPhase);
+    run.abandon().await;
+}
