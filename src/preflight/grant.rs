@@ -61,10 +61,7 @@ pub(super) struct Grant {
 
 impl Grant {
     pub fn in_database(database: &str, actions: &[&str]) -> Self {
-        Self {
-            resource: format!("{{ db: {database:?}, collection: \"\" }}"),
-            actions: actions.iter().map(|action| (*action).to_owned()).collect(),
-        }
+        Self::on_collection(database, "", actions)
     }
 
     fn of_cluster(action: &str) -> Self {
@@ -74,18 +71,18 @@ impl Grant {
         }
     }
 
-    fn of_collection(database: &str, collection: &str) -> Self {
+    pub fn on_collection(database: &str, collection: &str, actions: &[&str]) -> Self {
         Self {
             resource: format!("{{ db: {database:?}, collection: {collection:?} }}"),
-            actions: vec!["find".to_owned()],
+            actions: actions.iter().map(|action| (*action).to_owned()).collect(),
         }
     }
 
     /// What has to be granted for this access.
     pub fn of(access: &Access) -> Self {
         match access {
-            Access::ReadOplog => Self::of_collection("local", "oplog.rs"),
-            Access::ReadTransactions => Self::of_collection("config", "transactions"),
+            Access::ReadOplog => Self::on_collection("local", "oplog.rs", &["find"]),
+            Access::ReadTransactions => Self::on_collection("config", "transactions", &["find"]),
             Access::ListDatabases => Self::of_cluster("listDatabases"),
             Access::ListCollections(database) => Self::in_database(database, &["listCollections"]),
             Access::ListIndexes(database) => Self::in_database(database, &["listIndexes"]),

@@ -70,7 +70,7 @@
 //!
 //! # Privileges
 //! The source's user needs the roles `readAnyDatabase` and `clusterMonitor`, the target's user `readWriteAnyDatabase`,
-//! `dbAdminAnyDatabase` and `clusterMonitor`, all on `admin`. What is needed of them is tried, in a way that leaves nothing behind, or
+//! `dbAdminAnyDatabase` and `clusterMonitor`, and `restore` where a `system.js` is migrated, all on `admin`. What is needed of them is tried, in a way that leaves nothing behind, or
 //! looked up in the list of privileges that the server gives; roles by other names that allow the same do as well.
 
 mod code;

@@ -24,6 +24,9 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
             })
             .collect();
         reported |= listed(side, &databases, findings);
+        if side.side == Side::Target {
+            functions(context, side, findings);
+        }
         // What was not tried is told by what could not be done.
         if let Some(refusal) = &side.unlisted
             && !reported
@@ -167,6 +170,34 @@ fn listed(side: &SideFacts, databases: &BTreeSet<&str>, findings: &mut Vec<Findi
     reported
 }
 
+/// Stored functions, which roles for ordinary collections do not let pass validation.
+fn functions(context: &Context<'_>, side: &SideFacts, findings: &mut Vec<Finding>) {
+    const COLLECTION: &str = "system.js";
+    const ACTION: &str = "bypassDocumentValidation";
+    let Some(privileges) = &side.inspection.privileges else {
+        return;
+    };
+    for planned in context
+        .planned
+        .iter()
+        .filter(|planned| planned.target.collection() == COLLECTION)
+    {
+        let database = planned.target.database();
+        if is_allowed_on(privileges, database, COLLECTION, ACTION) {
+            continue;
+        }
+        let grant = Grant::on_collection(database, COLLECTION, &["find", "insert", "update", "remove", ACTION]);
+        findings.push(Finding::blocker(
+            Code::MissingPrivilege,
+            format!(
+                "the user on the {} lacks the privilege {ACTION} on {}",
+                side.name, planned.target
+            ),
+            grant::commands(side.side, side.deployment.version, side.user(), &[grant]),
+        ));
+    }
+}
+
 /// Whether this was tried and refused, so that it is reported already.
 fn is_tried(side: &SideFacts, database: &str, action: &str) -> bool {
     side.inspection
@@ -186,12 +217,17 @@ fn is_tried(side: &SideFacts, database: &str, action: &str) -> bool {
 
 /// Whether the privileges allow an action on every ordinary collection of a database.
 fn is_allowed(privileges: &[Document], database: &str, action: &str) -> bool {
+    is_allowed_on(privileges, database, "", action)
+}
+
+/// Whether the privileges allow an action on a collection by that name; the empty one stands for all that are ordinary.
+fn is_allowed_on(privileges: &[Document], database: &str, collection: &str, action: &str) -> bool {
     privileges.iter().any(|privilege| {
         let Ok(resource) = privilege.get_document("resource") else {
             return false;
         };
         let fits = resource.get_bool("anyResource").unwrap_or(false)
-            || (resource.get_str("collection").is_ok_and(str::is_empty)
+            || (resource.get_str("collection").is_ok_and(|of| of == collection)
                 && resource.get_str("db").is_ok_and(|of| of.is_empty() || of == database));
         let listed = privilege.get_array("actions").map(Vec::as_slice).unwrap_or_default();
         fits && listed
@@ -291,6 +327,25 @@ mod tests {
             facts.target.inspection.privileges = Some(vec![doc! { "resource": resource, "actions": actions }]);
             assert_eq!(codes(&facts, check), [""; 0]);
         }
+    }
+
+    #[test]
+    fn stored_functions_want_a_privilege_of_their_own() {
+        let mut facts = Facts::new();
+        facts.plan("shop.system.js", "store.system.js");
+        let ordinary = doc! { "resource": { "db": "", "collection": "" }, "actions": ["anyAction"] };
+        facts.target.inspection.privileges = Some(vec![ordinary.clone()]);
+        let found = findings(&facts, check);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0]
+                .message
+                .ends_with("bypassDocumentValidation on store.system.js"),
+            "{found:?}"
+        );
+        let own = doc! { "resource": { "db": "", "collection": "system.js" }, "actions": ["bypassDocumentValidation"] };
+        facts.target.inspection.privileges = Some(vec![ordinary, own]);
+        assert_eq!(codes(&facts, check), [""; 0]);
     }
 
     #[test]

@@ -237,6 +237,7 @@ async fn the_least_roles_carry_a_whole_migration() {
         doc! { "create": "view", "viewOn": "orders", "pipeline": [] },
         doc! { "create": "capped", "capped": true, "size": 4096 },
         doc! { "insert": "capped", "documents": [{ "_id": 1 }] },
+        doc! { "insert": "system.js", "documents": [{ "_id": "one", "value": "1" }] },
         doc! { "create": "checked", "validator": { "a": { "$exists": true } } },
         doc! { "insert": "checked", "documents": [{ "_id": 1 }], "bypassDocumentValidation": true },
     ] {
@@ -244,6 +245,10 @@ async fn the_least_roles_carry_a_whole_migration() {
     }
     let builder = between(&uri(&source, "reader"), &uri(&target, "writer")).await;
     let migration = builder.build().unwrap();
+    // Stored functions take one role more.
+    let lacking = migration.preflight().await.unwrap();
+    assert_found(&lacking, Severity::Blocker, "missing_privilege", "on shop.system.js");
+    admin(&on_target, doc! { "grantRolesToUser": "writer", "roles": ["restore"] }).await;
     let plan = migration.preflight().await.unwrap();
     assert_eq!(refusals(&plan), [""; 0], "{plan}");
     assert_eq!(plan.blockers().count(), 0, "{plan}");
