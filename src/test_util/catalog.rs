@@ -1,4 +1,4 @@
-use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 
 /// The options with the fields of a `collMod` in place of their old values; `index` concerns no option.
 pub(crate) fn merge_fields(options: &RawDocument, arguments: &RawDocument) -> RawDocumentBuf {
@@ -21,6 +21,26 @@ pub(crate) fn merge_fields(options: &RawDocument, arguments: &RawDocument) -> Ra
         }
     }
     merged
+}
+
+/// The options of a collection after a `collMod`. As servers do, it notes with any part of the validation the defaults of the others.
+pub(crate) fn modified_options(options: &RawDocument, arguments: &RawDocument) -> RawDocumentBuf {
+    let mut modified = merge_fields(options, arguments);
+    let is_set = |options: &RawDocument, name: &str| matches!(options.get(name), Ok(Some(_)));
+    if ["validator", "validationLevel", "validationAction"]
+        .iter()
+        .any(|name| is_set(arguments, name))
+    {
+        for (name, default) in [
+            (cstr!("validationLevel"), "strict"),
+            (cstr!("validationAction"), "error"),
+        ] {
+            if !is_set(&modified, name.as_str()) {
+                modified.append(name, default);
+            }
+        }
+    }
+    modified
 }
 
 /// Makes the change of a `collMod`'s field `index`, where it has one. Answers `false` when there is no such index.

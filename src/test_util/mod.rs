@@ -4,7 +4,7 @@ mod catalog;
 mod digest;
 mod faults;
 
-pub(crate) use catalog::{merge_fields, modify_index};
+pub(crate) use catalog::{merge_fields, modified_options, modify_index};
 pub(crate) use digest::digest;
 pub(crate) use faults::{Faults, Moment};
 

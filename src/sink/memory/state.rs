@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
 use crate::oplog::delta;
 use crate::order::Key;
-use crate::test_util::{Random, merge_fields, modify_index};
+use crate::test_util::{Random, modified_options, modify_index};
 
 pub(super) struct State {
     pub(super) random: Random,
@@ -225,7 +225,7 @@ impl State {
                 if let Some(table) = self.collections.get_mut(namespace) {
                     let mut indexes = table.specifications();
                     if modify_index(&mut indexes, arguments) {
-                        table.options = merge_fields(&table.options, arguments);
+                        table.options = modified_options(&table.options, arguments);
                         table.set_indexes(indexes);
                         self.undo.extend(before);
                     }

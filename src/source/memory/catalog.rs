@@ -11,7 +11,7 @@ use crate::driver_listing::kind_of;
 use crate::error::Result;
 use crate::namespace::Namespace;
 use crate::oplog::{Command, CommandOperation, Item};
-use crate::test_util::{merge_fields, modify_index};
+use crate::test_util::{merge_fields, modified_options, modify_index};
 
 impl State {
     pub(super) fn create(&mut self, namespace: &Namespace, options: RawDocumentBuf) -> Result<Position> {
@@ -105,7 +105,7 @@ impl State {
         if !modify_index(&mut table.indexes, &arguments) {
             return Err(refused("modify a collection", namespace, "there is no such index"));
         }
-        table.options = merge_fields(&table.options, &arguments);
+        table.options = modified_options(&table.options, &arguments);
         let id = table.id;
         let operation = CommandOperation::Modify {
             namespace: Arc::new(namespace.clone()),

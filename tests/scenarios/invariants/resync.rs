@@ -48,7 +48,8 @@ async fn a_resync_writes_only_the_differences() {
         .iter()
         .find(|collection| collection.namespace.as_str() == "shop.orders");
     let validator = rawdoc! { "n": { "$gte": 0 } };
-    assert_eq!(orders.unwrap().options, rawdoc! { "validator": validator });
+    let options = rawdoc! { "validator": validator, "validationLevel": "strict", "validationAction": "error" };
+    assert_eq!(orders.unwrap().options, options);
 }
 
 /// A process that is killed at any command of a resync, or when it has written some of the documents, leaves a checkpoint to go on from.
