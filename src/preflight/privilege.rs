@@ -53,6 +53,15 @@ fn tried(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
         if probe.access == Access::ReadOplog && !kind::is_unauthorized(refusal) {
             continue;
         }
+        if probe.access == Access::WriteRecords && !kind::is_unauthorized(refusal) {
+            reported = true;
+            findings.push(Finding::blocker(
+                Code::WritesBlocked,
+                format!("the {} takes no writes: {refusal}", side.name),
+                "put right what the server says, and start again",
+            ));
+            continue;
+        }
         let (what, is_needed) = description(&probe.access);
         let fix = || {
             grant::commands(

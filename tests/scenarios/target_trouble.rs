@@ -138,6 +138,17 @@ async fn blocked_writes_are_said_and_sat_out() {
 async fn a_full_disk_is_said_and_sat_out() {
     const OUT_OF_DISK_SPACE: i32 = 14031;
     let pair = Pair::start(false).await;
+    // A full disk that preflight can see is a reason not to start, and no missing privilege.
+    let migration = pair.migration(&pair.target.uri()).await;
+    pair.fail(&["insert", "update"], Some(OUT_OF_DISK_SPACE)).await;
+    let refused = migration.start().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+    let text = refused.to_string();
+    assert!(
+        text.contains("takes no writes") && !text.contains("createUser"),
+        "{text}"
+    );
+    pair.fail(&["insert", "update"], None).await;
     // While documents are copied, while an index is built, and while changes are applied.
     for commands in [
         ["insert", "update"],
@@ -145,9 +156,9 @@ async fn a_full_disk_is_said_and_sat_out() {
         ["update", "delete"],
     ] {
         let migration = pair.migration(&pair.target.uri()).await;
-        pair.fail(&commands, Some(OUT_OF_DISK_SPACE)).await;
         let run = migration.start().await.unwrap();
         let mut events = run.events();
+        pair.fail(&commands, Some(OUT_OF_DISK_SPACE)).await;
         let cause = event(&mut events, retrying).await;
         assert!(cause.contains("its disk is full: make room"), "{commands:?}: {cause}");
         pair.fail(&commands, None).await;
