@@ -10,7 +10,7 @@ use futures::StreamExt;
 use mongodb::Client;
 use mongodb::options::{CursorType, RunCursorCommandOptions, SelectionCriteria};
 use mongodb::raw_batch_cursor::RawBatchCursor;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::document::Position;
 use crate::driver;
@@ -19,7 +19,7 @@ use crate::oplog::batch::Documents;
 use crate::oplog::entry::Entry;
 use crate::oplog::position::{entry_at, find_from, is_at, oldest_position, standing, start_position};
 use crate::oplog::transaction::{Assembler, Taken};
-use crate::retry::{Attempts, RetryRule};
+use crate::retry::{Attempts, RetryRule, answered};
 
 /// What is being done where a tail fails.
 const OPERATION: &str = "follow the oplog";
@@ -286,14 +286,7 @@ async fn lost(client: &Client, after: Position) -> Error {
 
 /// Gives up on an answer that takes too long.
 async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
-    match timeout(REPLY, call).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::new(
-            ErrorKind::Connection,
-            OPERATION,
-            format!("the server has not answered for {} seconds", REPLY.as_secs()),
-        )),
-    }
+    answered(OPERATION, REPLY, call).await
 }
 
 fn convert(error: mongodb::error::Error) -> Error {

@@ -11,7 +11,7 @@ use mongodb::raw_batch_cursor::SessionRawBatchCursor;
 use mongodb::{Client, ClientSession};
 
 use crate::document::{Batch, Position};
-use crate::driver::{batch_of, code, convert, open_cursor};
+use crate::driver::{batch_of, code, convert, open_cursor_within};
 use crate::driver_range::{batch_size, range_find};
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::{ANSWER, RetryRule, answered, retry};
@@ -111,7 +111,17 @@ impl Reader {
     async fn open_once(&self, find: &RawDocumentBuf, batch_size: u32) -> Result<BoxStream<'static, Result<Batch>>> {
         let opened = match self.way {
             Way::Snapshot | Way::Interval => {
-                open_cursor(&self.client, OPERATION, &self.database, find.clone(), Some(batch_size)).await
+                // Longer than the limit on the first batch, whose error says more.
+                let limit = FIRST_BATCH + ANSWER;
+                open_cursor_within(
+                    limit,
+                    &self.client,
+                    OPERATION,
+                    &self.database,
+                    find.clone(),
+                    Some(batch_size),
+                )
+                .await
             }
             Way::Transaction => Transaction::open(&self.client, &self.database, find.clone(), batch_size)
                 .await
