@@ -189,12 +189,13 @@ pub(crate) struct Router {
     given_up: HashSet<(Uuid, Key)>,
     given_up_bytes: usize,
     saves: mpsc::Sender<SaveRequest>,
-    saving: Option<oneshot::Receiver<()>>,
+    saving: Option<oneshot::Receiver<bool>>,
     next_save: Option<Checkpoint>,
     /// How far the last marker was, and the bytes sent to the lanes since.
     marked: Position,
     since_marker: usize,
     dirty: bool,
+    /// What a new checkpoint has from the one that the run began with.
     checkpoint: Checkpoint,
     cancel: CancellationToken,
 }
@@ -276,7 +277,10 @@ impl Router {
             marked: parts.checkpoint.watermark,
             since_marker: 0,
             dirty: true,
-            checkpoint: parts.checkpoint,
+            checkpoint: Checkpoint {
+                collections: Vec::new(),
+                ..parts.checkpoint
+            },
             cancel: parts.cancel,
         }
     }

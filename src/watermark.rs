@@ -1,8 +1,10 @@
 //! Moves the watermark: makes durable what a checkpoint says, and only then saves it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::durability::Durability;
@@ -11,14 +13,23 @@ use crate::event::{Event, Side};
 use crate::progress::Progress;
 use crate::waiting::telling;
 
+/// Between two saves lies at least so many times the time that the last one took: a checkpoint of tens of thousands of collections is
+/// many megabytes.
+const REST: u32 = 4;
+
+/// A crash costs what was applied since the last save, so that it is not put off for longer.
+const LONGEST_REST: Duration = Duration::from_secs(10);
+
 /// A checkpoint whose changes every lane has applied.
 pub(crate) struct SaveRequest {
     pub checkpoint: Checkpoint,
-    /// Answered once the checkpoint is saved.
-    pub done: oneshot::Sender<()>,
+    /// Whether it has to be saved, however shortly after the last one that is.
+    pub now: bool,
+    /// Answered once everything in the checkpoint is durable: whether it was saved too, or is left to a later one.
+    pub done: oneshot::Sender<bool>,
 }
 
-/// Saves checkpoints one after the other until nobody can request any more.
+/// Makes checkpoints true and saves them, one after the other, until nobody can request any more.
 ///
 /// # Errors
 /// [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged) when what was applied may have been lost, or what sink and store answer.
@@ -28,18 +39,31 @@ pub(crate) async fn save_checkpoints(
     progress: Arc<Progress>,
     mut requests: mpsc::Receiver<SaveRequest>,
 ) -> Result<()> {
-    while let Some(SaveRequest { mut checkpoint, done }) = requests.recv().await {
+    let mut rests_until = Instant::now();
+    while let Some(SaveRequest {
+        mut checkpoint,
+        now,
+        done,
+    }) = requests.recv().await
+    {
         telling(&progress.events, Side::Target, "flush the target", durability.flush()).await?;
+        progress.set_watermark(checkpoint.watermark);
+        let began = Instant::now();
+        if !now && began < rests_until {
+            let _ = done.send(false);
+            continue;
+        }
         checkpoint.seen = progress.read().max(checkpoint.watermark);
         checkpoint.window = progress.window.kept();
         store.save(&checkpoint.encode()?).await?;
-        progress.set_watermark(checkpoint.watermark);
+        let cost = began.elapsed();
+        rests_until = Instant::now() + cost.saturating_mul(REST).min(LONGEST_REST);
         progress.set_resume(checkpoint.resume);
         progress.events.send(Event::CheckpointSaved {
             watermark: checkpoint.watermark,
         });
         // Whoever asked may have stopped waiting.
-        let _ = done.send(());
+        let _ = done.send(true);
     }
     Ok(())
 }

@@ -49,18 +49,19 @@ impl Router {
     }
 
     pub(super) async fn send_marker_if_due(&mut self) -> Result<()> {
-        if self
-            .saving
-            .as_mut()
-            .is_some_and(|saving| saving.try_recv() != Err(oneshot::error::TryRecvError::Empty))
-        {
-            self.saving = None;
+        match self.saving.as_mut().map(oneshot::Receiver::try_recv) {
+            None | Some(Err(oneshot::error::TryRecvError::Empty)) => {}
+            Some(saved) => {
+                self.saving = None;
+                // Without a later one nothing would say what this one did.
+                self.dirty |= saved == Ok(false);
+            }
         }
         self.update_progress();
         if self.saving.is_none()
             && let Some(checkpoint) = self.next_save.take()
         {
-            self.saving = Some(self.request_save(checkpoint).await?);
+            self.saving = Some(self.request_save(checkpoint, false).await?);
         }
         if self.markers.len() >= MOST_MARKERS || (self.routed == self.marked && !self.dirty) {
             return Ok(());
@@ -147,7 +148,7 @@ impl Router {
                 if self.saving.is_some() {
                     self.next_save = Some(checkpoint);
                 } else {
-                    self.saving = Some(self.request_save(checkpoint).await?);
+                    self.saving = Some(self.request_save(checkpoint, false).await?);
                 }
             }
             // They become fewer as the watermark passes the positions they were read at.
@@ -156,9 +157,9 @@ impl Router {
         Ok(())
     }
 
-    pub(super) async fn request_save(&self, checkpoint: Checkpoint) -> Result<oneshot::Receiver<()>> {
+    pub(super) async fn request_save(&self, checkpoint: Checkpoint, now: bool) -> Result<oneshot::Receiver<bool>> {
         let (done, saved) = oneshot::channel();
-        let request = SaveRequest { checkpoint, done };
+        let request = SaveRequest { checkpoint, now, done };
         self.saves
             .send(request)
             .await
@@ -294,8 +295,8 @@ impl Router {
             renaming,
             ..self.checkpoint_now()
         };
-        let saved = self.request_save(checkpoint).await?;
-        saved.await.map_err(|_| Error::stopped("save a checkpoint"))
+        let saved = self.request_save(checkpoint, true).await?;
+        saved.await.map(drop).map_err(|_| Error::stopped("save a checkpoint"))
     }
 }
 

@@ -8,6 +8,7 @@ mod order;
 mod pace;
 mod resume;
 mod resync;
+mod saves;
 mod window;
 
 use std::time::Duration;

@@ -1,0 +1,71 @@
+//! How often the checkpoint is saved.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bson::raw::RawDocumentBuf;
+use mongoferry::checkpoint::MemoryStore;
+use mongoferry::{CheckpointStore, Result, Source};
+use tokio::time::sleep;
+
+use super::Bench;
+
+/// A store that needs a while for each save, as for the checkpoint of very many collections.
+#[derive(Clone, Default)]
+struct SlowStore {
+    inner: MemoryStore,
+    takes: Duration,
+    saves: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl CheckpointStore for SlowStore {
+    async fn load(&self) -> Result<Option<RawDocumentBuf>> {
+        self.inner.load().await
+    }
+
+    async fn save(&self, checkpoint: &RawDocumentBuf) -> Result<()> {
+        sleep(self.takes).await;
+        self.saves.fetch_add(1, Relaxed);
+        self.inner.save(checkpoint).await
+    }
+
+    async fn clear(&self) -> Result<()> {
+        self.inner.clear().await
+    }
+}
+
+/// A checkpoint that is slow to save is saved less often. The lag does not grow by that, and what was done last is saved in the end.
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_is_slow_to_save_rests_in_between() {
+    let bench = Bench::with_orders(4);
+    let store = SlowStore {
+        inner: bench.store.clone(),
+        takes: Duration::from_millis(600),
+        ..SlowStore::default()
+    };
+    let migration = bench.migration().checkpoint(store.clone());
+    let run = migration.build().unwrap().start().await.unwrap();
+    bench.caught_up().await;
+    let before = store.saves.load(Relaxed);
+    for second in 0..60 {
+        bench.source.skip_time(1);
+        bench.set("shop.orders", 1 + second % 4, second);
+        sleep(Duration::from_secs(1)).await;
+        let status = run.status();
+        assert!(status.lag.is_some_and(|lag| lag <= Duration::from_secs(2)), "{status:?}");
+    }
+    let saves = store.saves.load(Relaxed) - before;
+    // One each three seconds.
+    assert!((15..=25).contains(&saves), "{saves}");
+    // What comes within the rest is saved after it, though nothing else follows.
+    for n in 0..3 {
+        bench.caught_up().await;
+        bench.set("shop.orders", 1, n);
+    }
+    bench.caught_up().await;
+    assert_eq!(run.status().position, Some(bench.source.position().await.unwrap()));
+    bench.finish(run).await;
+}
