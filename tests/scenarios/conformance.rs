@@ -1,17 +1,21 @@
 //! The MongoDB source and sink do what the traits' contracts say, on every version of server.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bson::raw::{CString, RawArrayBuf, RawBson, RawDocumentBuf};
-use bson::{Document, rawdoc};
+use bson::{Document, RawBsonRef, Uuid, rawdoc};
 use mongodb::options::WriteConcern;
 use mongodb::{Client, ClientSession};
 use mongoferry::checkpoint::SinkStore;
 use mongoferry::conformance::{FixtureWrite, SourceFixture, check_checkpoint_store, check_sink, check_source};
+use mongoferry::order::Key;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
-use mongoferry::{Error, ErrorKind, Namespace, Result, Source};
+use mongoferry::{
+    Checkpoint, CheckpointStore, CollectionState, Error, ErrorKind, Namespace, RangeState, Result, Source,
+};
 use mongoferry_testbed::{ReplicaSet, Version};
 
 #[tokio::test]
@@ -65,7 +69,45 @@ async fn sink_conforms(version: Version) {
     let set = ReplicaSet::builder(version).start().await.unwrap();
     let sink = MongoSink::from_client(set.client().await.unwrap()).await.unwrap();
     check_sink(&sink).await.unwrap();
-    check_checkpoint_store(&SinkStore::new(Arc::new(sink))).await.unwrap();
+    let sink = Arc::new(sink);
+    check_checkpoint_store(&SinkStore::new(sink.clone())).await.unwrap();
+    if version == Version::V6_0 {
+        keeps_very_many_collections(sink).await;
+    }
+}
+
+/// The checkpoint of 20,000 collections with 100,000 ranges, which is kept in several records.
+async fn keeps_very_many_collections(sink: Arc<MongoSink>) {
+    let sample = format!("{}/tests/samples/checkpoint/1.bson", env!("CARGO_MANIFEST_DIR"));
+    let sample = RawDocumentBuf::from_bytes(std::fs::read(sample).unwrap()).unwrap();
+    let mut checkpoint = Checkpoint::decode(&sample).unwrap();
+    let collection = checkpoint.collections[0].clone();
+    checkpoint.collections = (0..20_000)
+        .map(|number| CollectionState {
+            id: Uuid::new(),
+            namespace: Namespace::new("shop", &format!("orders_of_{number}")),
+            target: Namespace::new("store", &format!("orders_of_{number}")),
+            ranges: (1..=5)
+                .map(|range| RangeState {
+                    upper: (range < 5).then(|| Key::from(RawBsonRef::Int32(range))),
+                    done: (range % 2 == 0).then_some(checkpoint.watermark),
+                })
+                .collect(),
+            ..collection.clone()
+        })
+        .collect();
+    let bytes = checkpoint.encode().unwrap();
+    assert!(bytes.as_bytes().len() > 8 << 20, "{}", bytes.as_bytes().len());
+    let store = SinkStore::new(sink.clone());
+    store.load().await.unwrap();
+    let began = Instant::now();
+    store.save(&bytes).await.unwrap();
+    println!("{} bytes saved in {:?}", bytes.as_bytes().len(), began.elapsed());
+    let next = SinkStore::new(sink);
+    next.claim().await.unwrap();
+    let stored = next.load().await.unwrap().unwrap();
+    assert_eq!(Checkpoint::decode(&stored).unwrap(), checkpoint);
+    next.clear().await.unwrap();
 }
 
 /// Writes by commands whose bytes are made here, so that the server sees documents as the suite has them.

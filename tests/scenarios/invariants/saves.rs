@@ -55,7 +55,10 @@ async fn a_checkpoint_that_is_slow_to_save_rests_in_between() {
         bench.set("shop.orders", 1 + second % 4, second);
         sleep(Duration::from_secs(1)).await;
         let status = run.status();
-        assert!(status.lag.is_some_and(|lag| lag <= Duration::from_secs(2)), "{status:?}");
+        assert!(
+            status.lag.is_some_and(|lag| lag <= Duration::from_secs(2)),
+            "{status:?}"
+        );
     }
     let saves = store.saves.load(Relaxed) - before;
     // One each three seconds.
