@@ -54,6 +54,7 @@ pub(crate) struct Settings {
     pub lost_position: LostPosition,
     pub verification: Verification,
     pub accept_late_writes: bool,
+    pub block_source_writes: bool,
     pub walkers: usize,
     pub lanes: usize,
     pub chunk_bytes: u64,
@@ -77,6 +78,7 @@ impl Default for Settings {
             lost_position: LostPosition::default(),
             verification: Verification::default(),
             accept_late_writes: false,
+            block_source_writes: false,
             walkers: 4,
             lanes: 4,
             chunk_bytes: 64 << 20,
@@ -226,7 +228,14 @@ impl Engine {
         // Whoever had the lease before may have been cut off in the middle of something.
         self.sink.quiesce().await?;
         self.store.claim().await?;
-        let beginning = match self.load().await? {
+        let loaded = self.load().await?;
+        if loaded
+            .as_ref()
+            .is_some_and(|checkpoint| checkpoint.source_writes_blocked)
+        {
+            progress.write_block.found();
+        }
+        let beginning = match loaded {
             Some(checkpoint) if checkpoint.complete => {
                 return Err(mismatch(
                     "the migration is complete; to run it again remove its checkpoint first".to_owned(),

@@ -138,6 +138,16 @@ pub enum Event {
         /// Whether the cutover goes on all the same, since the host accepts them.
         accepted: bool,
     },
+    /// Writes of clients on the source are blocked from now on, for the cutover.
+    SourceWritesBlocked,
+    /// Clients may write to the source again, since the cutover did not come to its end.
+    SourceWritesUnblocked,
+    /// The block of writes on the source could not be lifted. It is tried again each moment while the run goes on, and by the next start;
+    /// `db.adminCommand({ setUserWriteBlockMode: 1, global: false })` on the source does it by hand.
+    SourceWriteBlockStays {
+        /// Why.
+        reason: String,
+    },
     /// A collection was verified at cutover.
     Verified {
         /// The collection's name on the source.

@@ -24,6 +24,7 @@ use crate::retry::{RetryRule, retry};
 use crate::source::Source;
 use crate::throttle::Throttle;
 use crate::window::{self, CutoverWindow, keep_window};
+use crate::write_block::{self, keep_write_block};
 
 /// The longest pause before a run that failed goes on from its checkpoint.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -188,24 +189,36 @@ impl MigrationHandle {
             sleep(Duration::from_millis(20)).await;
         }
         let back = BackToCatchUp(&self.progress);
-        let hand_over = cutover::hand_over(&self.engine, &self.progress, &self.requests);
+        let hand_over = async {
+            if self.engine.settings.block_source_writes {
+                self.progress.write_block.block().await?;
+            }
+            cutover::hand_over(&self.engine, &self.progress, &self.requests).await
+        };
         let mut state = self.state.clone();
         let handed_over = tokio::select! {
             summary = hand_over => summary,
             _ = state.wait_for(|state| matches!(state, State::Ended { .. })) => self.check_running().and(Err(Error::stopped("cut over"))),
         };
+        if !matches!(&handed_over, Ok(summary) if summary.outcome == Outcome::Complete) {
+            self.progress.write_block.lifted().await;
+        }
         let summary = handed_over?;
         if summary.outcome != Outcome::Complete {
             return Ok(summary);
         }
+        self.progress.write_block.keep();
         std::mem::forget(back);
         self.end(Wanted::Stop).await;
         // The run has ended, so that the host could not try this again.
-        retry(RetryRule::SERVER, || cutover::complete(&self.engine))
-            .await
-            .inspect_err(|_| {
-                self.progress.set_phase(Phase::Failed);
-            })?;
+        if let Err(error) = retry(RetryRule::SERVER, || cutover::complete(&self.engine)).await {
+            if self.progress.write_block.is_noted() {
+                // The host is told if it stays.
+                let _ = write_block::lift(&self.engine, &self.progress).await;
+            }
+            self.progress.set_phase(Phase::Failed);
+            return Err(error);
+        }
         self.progress.set_phase(Phase::Complete);
         Ok(summary)
     }
@@ -313,6 +326,7 @@ struct BackToCatchUp<'a>(&'a Progress);
 impl Drop for BackToCatchUp<'_> {
     fn drop(&mut self) {
         self.0.late_writes.end();
+        self.0.write_block.give_up();
         if self.0.phase() == Phase::Cutover {
             self.0.set_phase(Phase::CatchUp);
         }
@@ -350,14 +364,20 @@ async fn supervise(
         &state,
         &cancel
     ));
+    let mut write_block = pin!(keep_write_block(&engine, &progress, &requests));
     let result = tokio::select! {
         result = &mut run => result,
+        never = &mut write_block => match never {},
         closed = keep_window(&progress, &requests, &engine.settings.clock) => {
             cancel.cancel();
             run.await.and(Err(closed))
         }
         never = watch_window(&*engine.source, &progress) => match never {},
     };
+    tokio::select! {
+        () = progress.write_block.lifted() => {}
+        never = &mut write_block => match never {},
+    }
     if result.is_err() {
         progress.set_phase(Phase::Failed);
     }

@@ -105,6 +105,7 @@ mod verify;
 mod cutover;
 mod window;
 mod late_writes;
+mod write_block;
 mod durability;
 mod watch;
 

@@ -157,6 +157,22 @@ impl MigrationBuilder {
         self
     }
 
+    /// Whether the cutover blocks writes of clients on the source, after the host's `stop_writes` is done: with `setUserWriteBlockMode`, which
+    /// servers know from 6.0 on. Then nothing can be written late by a program that nobody thought of. Default: no.
+    ///
+    /// The block is lifted when the cutover fails, is dropped, or ends with differences; by the next start when the process has died
+    /// meanwhile, which a checkpoint notes before the block is in force. After [`Outcome::Complete`](crate::Outcome::Complete) it stays, so
+    /// that nobody writes to the side that is no longer used. `db.adminCommand({ setUserWriteBlockMode: 1, global: false })` on the source
+    /// lifts it then. A block that was in force before is left as it is in any case.
+    ///
+    /// The source's user needs the privilege `setUserWriteBlockMode` on the cluster, as the role `backup` has it. Users with the privilege
+    /// `bypassWriteBlockingMode`, such as those with the roles `restore` or `root`, still write; the cutover finds what they do in time.
+    #[must_use]
+    pub fn block_source_writes(mut self, block: bool) -> Self {
+        self.settings.block_source_writes = block;
+        self
+    }
+
     /// What to do when the source's history no longer holds the position to go on from. Default: [`LostPosition::Resync`].
     #[must_use]
     pub fn on_lost_position(mut self, lost_position: LostPosition) -> Self {

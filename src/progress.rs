@@ -16,6 +16,7 @@ use crate::pace::Window;
 use crate::phase::Phase;
 use crate::throttle::Limits;
 use crate::window;
+use crate::write_block::WriteBlock;
 
 /// So many refused documents are named in the summary.
 const MOST_REFUSED: usize = 1000;
@@ -60,6 +61,7 @@ pub(crate) struct Progress {
     pub limits: Limits,
     pub late_writes: LateWatch,
     pub window: window::Window,
+    pub write_block: WriteBlock,
     resyncs: AtomicU32,
     /// Documents that the target refused for good: namespace and, in words, which and why.
     refused: Mutex<Vec<(Namespace, String)>>,
@@ -91,6 +93,7 @@ impl Progress {
             limits: Limits::default(),
             late_writes: LateWatch::default(),
             window: window::Window::default(),
+            write_block: WriteBlock::default(),
             resyncs: AtomicU32::new(0),
             refused: Mutex::new(Vec::new()),
             foreign_writes: Mutex::new(BTreeMap::new()),

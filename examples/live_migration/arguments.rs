@@ -27,6 +27,8 @@ Options:
       --checkpoint target|PATH       where the checkpoint is kept: on the target or in a file [default: target]
       --cutover auto|manual          cut over as soon as the lag has stayed small for two seconds, or when `cutover` is
                                      read from standard input [default: auto]
+      --block-writes                 block writes on the source at the cutover (setUserWriteBlockMode, 6.0 and newer); the
+                                     block stays once the migration is complete
       --max-lag SECONDS              the lag that counts as small [default: 2]
       --window-hours N               hours that the source is followed after the run was first ready [default: 120]
       --stop-after preflight|ready   stop there, with the checkpoint kept
@@ -62,6 +64,7 @@ pub struct Arguments {
     /// `None` for the target.
     pub checkpoint: Option<PathBuf>,
     pub manual_cutover: bool,
+    pub block_writes: bool,
     pub max_lag: Option<Duration>,
     pub window: Option<Duration>,
     pub stop_after: Option<StopAfter>,
@@ -101,11 +104,17 @@ impl Arguments {
                 _ => (word, None),
             };
             match option.as_str() {
-                "--json" | "--accept-unencrypted" | "--scan" | "--help" | "-h" if attached.is_some() => {
+                "--json" | "--block-writes" | "--accept-unencrypted" | "--scan" | "--help" | "-h"
+                    if attached.is_some() =>
+                {
                     return Err(format!("{option} takes no value"));
                 }
                 "--accept-unencrypted" => {
                     arguments.accept_unencrypted = true;
+                    continue;
+                }
+                "--block-writes" => {
+                    arguments.block_writes = true;
                     continue;
                 }
                 "--scan" => {

@@ -11,6 +11,7 @@ pub async fn assemble(arguments: &Arguments, source: &str, target: &str) -> Resu
     let mut builder = Migration::builder(source, sink)
         .existing_data(arguments.existing_data)
         .verification(arguments.verification)
+        .block_source_writes(arguments.block_writes)
         .throttle(arguments.throttle)
         .accept_unencrypted(arguments.accept_unencrypted)
         .path_policy(arguments.path_policy)

@@ -119,6 +119,11 @@ impl Console {
                 "the cutover window ends in {} minutes; `extend HOURS` makes it longer",
                 left.as_secs() / 60
             ),
+            Event::SourceWritesBlocked => "writes on the source are blocked".to_owned(),
+            Event::SourceWritesUnblocked => "writes on the source are no longer blocked".to_owned(),
+            Event::SourceWriteBlockStays { reason } => {
+                format!("the block of writes on the source cannot be lifted: {reason}")
+            }
             Event::CatalogChanged { description, .. } => format!("carried over: {description}"),
             Event::IndexFailed {
                 namespace,

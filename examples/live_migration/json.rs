@@ -145,6 +145,9 @@ pub fn event(event: &Event) -> Value {
             line["accepted"] = (*accepted).into();
             line
         }
+        Event::SourceWritesBlocked => json!({ "type": "source_writes_blocked" }),
+        Event::SourceWritesUnblocked => json!({ "type": "source_writes_unblocked" }),
+        Event::SourceWriteBlockStays { reason } => json!({ "type": "source_write_block_stays", "reason": reason }),
         Event::Verified { namespace, identical } => {
             json!({ "type": "verified", "namespace": shown(namespace).as_str(), "identical": identical })
         }

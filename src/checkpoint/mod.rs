@@ -112,6 +112,9 @@ pub struct Checkpoint {
     /// How long the source is followed until the cutover.
     #[serde(default)]
     pub window: CutoverWindow,
+    /// Whether writes on the source may be blocked by a cutover that has not come to its end. Whoever goes on from here lifts the block.
+    #[serde(default)]
+    pub source_writes_blocked: bool,
     /// Whether the cutover has been finished.
     pub complete: bool,
 }
@@ -209,6 +212,7 @@ impl Checkpoint {
             copied_bytes: 0,
             resyncs: 0,
             window: CutoverWindow::default(),
+            source_writes_blocked: false,
             complete: false,
         }
     }
@@ -326,6 +330,7 @@ mod tests {
                 first_ready: Some(bson::DateTime::from_millis(1_700_000_000_123)),
                 extended_millis: 86_400_000,
             },
+            source_writes_blocked: true,
             complete: false,
         }
     }
@@ -352,6 +357,7 @@ mod tests {
             seen: Position::ZERO,
             left_over: Vec::new(),
             resyncs: 0,
+            source_writes_blocked: false,
             window: CutoverWindow::default(),
             unsettled: vec![UnsettledDocuments {
                 collection: Uuid::from_bytes([7; 16]),

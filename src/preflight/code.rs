@@ -69,6 +69,7 @@ codes! {
     AlreadyComplete = "already_complete",
     OtherTool = "other_tool",
     WritesBlocked = "writes_blocked",
+    WriteBlockUnavailable = "write_block_unavailable",
     DiskSpace = "disk_space",
     SmallCache = "small_cache",
     SmallOplog = "small_oplog",

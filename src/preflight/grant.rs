@@ -64,7 +64,7 @@ impl Grant {
         Self::on_collection(database, "", actions)
     }
 
-    fn of_cluster(action: &str) -> Self {
+    pub fn of_cluster(action: &str) -> Self {
         Self {
             resource: "{ cluster: true }".to_owned(),
             actions: vec![action.to_owned()],
@@ -129,15 +129,21 @@ pub(super) fn commands(side: Side, version: [u32; 3], user: Option<&(String, Str
              it in the connection string"
         );
     };
+    let on = format!("db.getSiblingDB({database:?})");
+    let alone = alone((name, database), grants);
+    format!("`{on}.grantRolesToUser({name:?}, [{roles}])`; or, for what is missing alone, {alone}")
+}
+
+/// The commands that give a user these and nothing else.
+pub(super) fn alone(user: (&str, &str), grants: &[Grant]) -> String {
+    let (name, database) = user;
     let privileges: Vec<String> = grants
         .iter()
         .map(|Grant { resource, actions }| format!("{{ resource: {resource}, actions: {actions:?} }}"))
         .collect();
-    let on = format!("db.getSiblingDB({database:?})");
     format!(
-        "`{on}.grantRolesToUser({name:?}, [{roles}])`; or, for what is missing alone, `db.getSiblingDB(\"admin\").createRole({{ role: \
-         \"mongoferryMissing\", privileges: [{}], roles: [] }})` and `{on}.grantRolesToUser({name:?}, [{{ role: \"mongoferryMissing\", db: \
-         \"admin\" }}])`",
+        "`db.getSiblingDB(\"admin\").createRole({{ role: \"mongoferryMissing\", privileges: [{}], roles: [] }})` and \
+         `db.getSiblingDB({database:?}).grantRolesToUser({name:?}, [{{ role: \"mongoferryMissing\", db: \"admin\" }}])`",
         privileges.join(", ")
     )
 }

@@ -57,6 +57,7 @@
 //! | `already_complete` | blocker | it is not complete |
 //! | `other_tool` | warning | no other tool keeps its state on the target |
 //! | `writes_blocked` | blocker | the target takes writes, or its user may pass a block (6.0) |
+//! | `write_block_unavailable` | blocker | the source can block writes, where [that](crate::MigrationBuilder::block_source_writes) is chosen |
 //! | `disk_space` | warning | the target's disk has room for the data, uncompressed |
 //! | `small_cache` | warning | the target's cache is at least half the source's |
 //! | `small_oplog` | note | so is its oplog |
@@ -71,7 +72,8 @@
 //! # Privileges
 //! The source's user needs the roles `readAnyDatabase` and `clusterMonitor`, the target's user `readWriteAnyDatabase`,
 //! `dbAdminAnyDatabase` and `clusterMonitor`, and `restore` where a `system.js` is migrated, all on `admin`. What is needed of them is tried, in a way that leaves nothing behind, or
-//! looked up in the list of privileges that the server gives; roles by other names that allow the same do as well.
+//! looked up in the list of privileges that the server gives; roles by other names that allow the same do as well. Where writes are to be
+//! blocked at the cutover the source's user needs `setUserWriteBlockMode` on the cluster too, as `backup` has it.
 
 mod code;
 mod collection;
@@ -90,6 +92,7 @@ mod scan;
 mod source;
 mod target;
 mod topology;
+mod write_block;
 
 use crate::document::{Collection, CollectionKind};
 use crate::engine::{Engine, Settings};
@@ -234,6 +237,7 @@ pub(crate) async fn check(engine: &Engine, purpose: Purpose) -> Result<Plan> {
         index::check,
         target::check,
         source::check,
+        write_block::check,
     ] {
         rule(&context, &mut findings);
     }

@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use crate::document::{Batch, Collection, CollectionKind, Position, Range};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::inspection::Inspection;
 use crate::namespace::Namespace;
 use crate::oplog::Entry;
@@ -130,6 +130,30 @@ pub trait Source: Send + Sync + 'static {
     async fn duplicates(&self, collection: &Collection, index: &RawDocument, limit: usize) -> Result<Vec<String>> {
         let _ = (collection, index, limit);
         Ok(Vec::new())
+    }
+
+    /// Blocks writes of all clients that may not pass a block, or lets them write again. Once a block is in force, nothing that was under way
+    /// is written any more. Neither call does anything where it is so already; a call that is dropped or fails may still be carried out, but
+    /// not after a later one. By default writes cannot be blocked.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) when the source cannot do this, [`Unauthorized`](crate::ErrorKind::Unauthorized) when the user
+    /// may not, or a server error.
+    async fn set_write_block(&self, blocked: bool) -> Result<()> {
+        let _ = blocked;
+        Err(Error::new(
+            ErrorKind::Refused,
+            "block writes on the source",
+            "this source cannot do that: stop the writers in the future that is passed to `cutover`",
+        ))
+    }
+
+    /// Whether writes of clients are blocked now, by whomever. By default they are not.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn writes_blocked(&self) -> Result<bool> {
+        Ok(false)
     }
 
     /// A digest over all documents of the collection that is equal on both sides for equal data, or `None` where it cannot be had.

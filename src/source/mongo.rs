@@ -4,6 +4,7 @@ mod duplicates;
 mod points;
 mod read;
 mod split;
+mod write_block;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -27,7 +28,8 @@ use crate::{driver, driver_connect, driver_digest, driver_inspect, driver_listin
 
 /// A replica set of MongoDB 4.2 to 6.0 to migrate from.
 ///
-/// Everything is read from the primary, through elections. Nothing is ever written.
+/// Everything is read from the primary, through elections. Nothing is ever written, except that writes are blocked at the cutover where the
+/// host [wants that](crate::MigrationBuilder::block_source_writes).
 ///
 /// # Snapshots
 /// Servers from 5.0 on are read outside transactions; they keep 300 seconds of history by default. Older ones give a snapshot only to
@@ -177,6 +179,14 @@ impl Source for MongoSource {
 
     async fn duplicates(&self, collection: &Collection, index: &RawDocument, limit: usize) -> Result<Vec<String>> {
         duplicates::find(&self.client, collection, index, limit).await
+    }
+
+    async fn set_write_block(&self, blocked: bool) -> Result<()> {
+        write_block::set(&self.client, self.version, blocked).await
+    }
+
+    async fn writes_blocked(&self) -> Result<bool> {
+        write_block::is_set(&self.client, self.version).await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {

@@ -307,6 +307,7 @@ async fn every_phase_is_told_and_something_each_second() {
     let checkpoint = sets.source.folder().join("checkpoint").display().to_string();
     let arguments = [
         "--existing-data=keep",
+        "--block-writes",
         "--exclude",
         "shop.au*",
         "--exclude=shop.counters",
@@ -322,6 +323,10 @@ async fn every_phase_is_told_and_something_each_second() {
         ["preflight", "copy", "index", "catch_up", "ready", "cutover", "complete"]
     );
     assert!(Path::new(&checkpoint).is_file());
+    assert_eq!(ended.of_type("source_writes_blocked").count(), 1);
+    let orders = sets.source_client.database("shop").collection("orders");
+    let refused = orders.insert_one(doc! { "_id": "late" }).await.unwrap_err();
+    assert!(refused.to_string().contains("User writes blocked"), "{refused}");
 
     let time = |line: &Value| DateTime::parse_rfc3339_str(line["at"].as_str().unwrap()).unwrap();
     assert!(ended.lines.is_sorted_by_key(time));

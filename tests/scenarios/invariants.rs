@@ -10,6 +10,7 @@ mod resume;
 mod resync;
 mod saves;
 mod window;
+mod write_block;
 
 use std::time::Duration;
 

@@ -33,7 +33,8 @@ pub use self::transaction::{OpenTransaction, Transaction};
 /// Clones share the same data: a test keeps one to write and hands another to the migration. Reads in [`ReadMode::Interval`](super::ReadMode::Interval) mix versions
 /// as far as the contract allows: each document is as of a point of its own, chosen by the seed.
 ///
-/// Capped collections keep their order but evict nothing, and unique indexes are not enforced.
+/// Capped collections keep their order but evict nothing, and unique indexes are not enforced. While writes are blocked, those of documents
+/// are refused, and changes of the catalogue are not.
 #[derive(Clone)]
 pub struct MemorySource {
     shared: Arc<Shared>,
@@ -79,6 +80,10 @@ pub enum SourceCall {
     ReadDocuments,
     /// [`Source::digest`]
     Digest,
+    /// [`Source::set_write_block`]
+    SetWriteBlock,
+    /// [`Source::writes_blocked`]
+    WritesBlocked,
 }
 
 /// Which collection a read by name meets when names have changed since its position.
@@ -465,6 +470,23 @@ impl Source for MemorySource {
         self.before(SourceCall::ReadDocuments).await?;
         let documents = read::read_documents(self, request).await?;
         self.answer(SourceCall::ReadDocuments, documents).await
+    }
+
+    async fn set_write_block(&self, blocked: bool) -> Result<()> {
+        self.before(SourceCall::SetWriteBlock).await?;
+        self.change(|state| {
+            state.writes_blocked = blocked;
+            // A server notes the block in a collection of its own.
+            let position = state.next_position();
+            state.record(position, Vec::new());
+        });
+        self.answer(SourceCall::SetWriteBlock, ()).await
+    }
+
+    async fn writes_blocked(&self) -> Result<bool> {
+        self.before(SourceCall::WritesBlocked).await?;
+        let blocked = lock(&self.shared.state).writes_blocked;
+        self.answer(SourceCall::WritesBlocked, blocked).await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {

@@ -42,6 +42,7 @@ pub(super) struct State {
     pub(super) batch_entries: usize,
     /// How often all tails were disconnected.
     pub(super) disconnects: u64,
+    pub(super) writes_blocked: bool,
 }
 
 struct Recorded {
@@ -70,6 +71,7 @@ impl State {
             batch_documents: usize::MAX,
             batch_entries: 100,
             disconnects: 0,
+            writes_blocked: false,
         };
         let first = state.next_position();
         state.record(first, Vec::new());
@@ -185,6 +187,9 @@ impl State {
 
     /// Applies the writes at one position, all or none. `transaction` is the number of the open transaction that is committed.
     pub(super) fn write(&mut self, writes: Vec<(Namespace, Write)>, transaction: Option<u64>) -> Result<Position> {
+        if self.writes_blocked {
+            return Err(Error::new(ErrorKind::Server, "write", "writes of clients are blocked"));
+        }
         for (namespace, write) in &writes {
             if self.live(namespace).is_none() && matches!(write.operation, Operation::Insert(_)) {
                 self.create(namespace, RawDocumentBuf::new())?;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bson::{Document, doc};
+use futures::{Stream, StreamExt};
 use mongodb::Client;
-use mongoferry::{Outcome, Plan, Severity};
+use mongoferry::{Event, Outcome, Plan, Severity};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::workload::{self, Writer};
 use mongoferry_testbed::{ReplicaSet, Version};
@@ -223,6 +224,13 @@ async fn each_privilege_is_missed() {
     assert!(missing[0].fix.contains("createUser("), "{found}");
 }
 
+/// Waits for an event.
+async fn told(events: &mut (impl Stream<Item = Event> + Unpin), wanted: impl Fn(&Event) -> bool) {
+    let told = events.filter(|event| std::future::ready(wanted(event)));
+    let told = tokio::time::timeout(DEADLINE, std::pin::pin!(told).next()).await;
+    told.expect("it is told in time").expect("the run goes on");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_least_roles_carry_a_whole_migration() {
     let (source, target) = tokio::join!(secured("rs0"), secured("rs1"));
@@ -244,11 +252,23 @@ async fn the_least_roles_carry_a_whole_migration() {
         shop.run_command(command).await.unwrap();
     }
     let builder = between(&uri(&source, "reader"), &uri(&target, "writer")).await;
-    let migration = builder.build().unwrap();
-    // Stored functions take one role more.
+    let migration = builder.block_source_writes(true).build().unwrap();
+    // Stored functions take one role more, and a block of writes on the source another.
     let lacking = migration.preflight().await.unwrap();
-    assert_found(&lacking, Severity::Blocker, "missing_privilege", "on shop.system.js");
+    let missing = of_code(&lacking, "missing_privilege");
+    assert_eq!(missing.len(), 2, "{lacking}");
+    for (text, fix) in [
+        ("on shop.system.js", "bypassDocumentValidation"),
+        (
+            "privilege setUserWriteBlockMode",
+            "actions: [\"setUserWriteBlockMode\"]",
+        ),
+    ] {
+        let finding = missing.iter().find(|finding| finding.message.contains(text));
+        assert!(finding.is_some_and(|finding| finding.fix.contains(fix)), "{lacking}");
+    }
     admin(&on_target, doc! { "grantRolesToUser": "writer", "roles": ["restore"] }).await;
+    admin(&on_source, doc! { "grantRolesToUser": "reader", "roles": ["backup"] }).await;
     let plan = migration.preflight().await.unwrap();
     assert_eq!(refusals(&plan), [""; 0], "{plan}");
     assert_eq!(plan.blockers().count(), 0, "{plan}");
@@ -278,11 +298,28 @@ async fn the_least_roles_carry_a_whole_migration() {
     let stop = async {
         writer.stop().await;
     };
-    let summary = tokio::time::timeout(DEADLINE, run.cutover(stop))
+    // A cutover that is dropped lets clients write again.
+    create_user(&on_source, "application", &["readWriteAnyDatabase"]).await;
+    let application = Client::with_uri_str(uri(&source, "application")).await.unwrap();
+    let log = application.database("shop").collection("log");
+    let mut events = run.events();
+    let mut dropped = Box::pin(run.cutover(stop));
+    tokio::select! {
+        summary = &mut dropped => panic!("it is complete before it was dropped: {summary:#?}"),
+        () = told(&mut events, |event| matches!(event, Event::SourceWritesBlocked)) => {}
+    }
+    let refused = log.insert_one(doc! { "_id": 1 }).await.unwrap_err();
+    assert!(refused.to_string().contains("User writes blocked"), "{refused}");
+    drop(dropped);
+    told(&mut events, |event| matches!(event, Event::SourceWritesUnblocked)).await;
+    log.insert_one(doc! { "_id": 2 }).await.unwrap();
+    let summary = tokio::time::timeout(DEADLINE, run.cutover(async {}))
         .await
         .unwrap()
         .unwrap();
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+    assert_eq!(summary.late_writes.count, 0, "{summary:#?}");
+    log.insert_one(doc! { "_id": 3 }).await.unwrap_err();
     assert_identical(&on_source, &on_target, &CompareOptions::default())
         .await
         .unwrap();

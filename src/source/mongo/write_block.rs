@@ -1,0 +1,55 @@
+//! Blocks writes of clients on a replica set.
+
+use bson::doc;
+use mongodb::Client;
+
+use crate::driver::{self, number};
+use crate::error::{Error, ErrorKind, Result};
+use crate::retry::WRITE;
+
+/// The first version that can do it.
+const SINCE: [u32; 3] = [6, 0, 0];
+
+/// Blocks writes, or lets clients write again.
+///
+/// # Errors
+/// [`Refused`](ErrorKind::Refused) by a server that is too old or runs at a feature compatibility version that is, or a server error.
+pub(super) async fn set(client: &Client, version: [u32; 3], blocked: bool) -> Result<()> {
+    let operation = match blocked {
+        true => "block writes on the source",
+        false => "lift the block of writes on the source",
+    };
+    if version < SINCE {
+        let [major, minor, _] = version;
+        return Err(Error::new(
+            ErrorKind::Refused,
+            operation,
+            format!("it is of version {major}.{minor}, and servers can do that from 6.0 on"),
+        ));
+    }
+    // The server gives it up before it is sent again, so that it is never carried out after a later command.
+    let limit = i64::try_from(WRITE.as_millis()).unwrap_or(i64::MAX);
+    let command = doc! { "setUserWriteBlockMode": 1, "global": blocked, "maxTimeMS": limit };
+    driver::run(client, operation, "admin", command).await.map(|_| ())
+}
+
+/// Whether writes are blocked.
+///
+/// # Errors
+/// A server error.
+pub(super) async fn is_set(client: &Client, version: [u32; 3]) -> Result<bool> {
+    if version < SINCE {
+        return Ok(false);
+    }
+    const OPERATION: &str = "ask whether writes on the source are blocked";
+    let command = doc! { "serverStatus": 1, "repl": 1, "wiredTiger": 0, "metrics": 0, "locks": 0 };
+    let status = match driver::run(client, OPERATION, "admin", command).await {
+        // What cannot be known is told by preflight.
+        Err(error) if error.kind() == ErrorKind::Unauthorized => return Ok(false),
+        answer => answer?,
+    };
+    // 1 means that writes are allowed.
+    Ok(status
+        .get_document("repl")
+        .is_ok_and(|set| number(set, "userWriteBlockMode") == 2))
+}

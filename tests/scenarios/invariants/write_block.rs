@@ -1,0 +1,174 @@
+//! Writes on the source are blocked for a cutover, and for no longer than it takes unless it is the last one.
+
+use mongoferry::sink::SinkCall;
+use mongoferry::source::SourceCall;
+use mongoferry::{Error, ErrorKind, Phase};
+
+use super::*;
+
+fn blocking(bench: &Bench) -> MigrationBuilder {
+    bench.migration().block_source_writes(true)
+}
+
+async fn start(bench: &Bench) -> MigrationHandle {
+    blocking(bench).build().unwrap().start().await.unwrap()
+}
+
+/// Whether an application is refused.
+fn is_blocked(bench: &Bench) -> bool {
+    bench
+        .source
+        .replace("shop.orders", rawdoc! { "_id": 1, "n": 9 })
+        .is_err()
+}
+
+fn is_noted(bench: &Bench) -> bool {
+    bench.checkpoint().unwrap().source_writes_blocked
+}
+
+/// Begins a cutover, and drops it when `reached` is.
+async fn drop_cutover(run: &MigrationHandle, reached: impl Future<Output = ()>) {
+    tokio::select! {
+        _ = run.cutover(async {}) => panic!("the cutover is held"),
+        reached = timeout(DEADLINE, reached) => reached.expect("it comes so far"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_are_blocked_after_the_stop_and_stay_so_once_it_is_complete() {
+    let bench = Bench::with_orders(5);
+    let run = start(&bench).await;
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    let block = bench.source.hold(SourceCall::SetWriteBlock);
+    let cutover = run.cutover(async {
+        assert!(!is_blocked(&bench), "the host stops the writers first");
+    });
+    let during = async {
+        timeout(DEADLINE, block.reached()).await.expect("it blocks");
+        assert!(is_noted(&bench), "it is noted before");
+        assert!(!is_blocked(&bench));
+        block.release();
+    };
+    let summary = tokio::join!(timeout(DEADLINE, cutover), during).0.unwrap().unwrap();
+    assert_eq!((summary.outcome, summary.late_writes.count), (Outcome::Complete, 0));
+    assert!(is_blocked(&bench));
+    drop(run);
+    assert_eq!(
+        bench.sink.documents("shop.orders").unwrap(),
+        bench.source.documents("shop.orders").unwrap()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_block_is_lifted_when_the_cutover_fails_or_finds_differences() {
+    let bench = Bench::with_orders(5);
+    let run = start(&bench).await;
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    // Who may pass the block still writes.
+    let digest = bench.sink.hold(SinkCall::Digest);
+    let cutover = run.cutover(async {});
+    let during = async {
+        timeout(DEADLINE, digest.reached()).await.expect("it compares");
+        assert!(is_blocked(&bench));
+        bench.source.create_collection("shop.late", rawdoc! {}).unwrap();
+        digest.release();
+    };
+    let error = tokio::join!(timeout(DEADLINE, cutover), during).0.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WritesAfterStop, "{error}");
+    assert!(!is_blocked(&bench));
+    until("the checkpoint no longer says so", || !is_noted(&bench)).await;
+
+    let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n" };
+    bench.source.create_index("shop.orders", index).unwrap();
+    bench.caught_up().await;
+    let (namespace, name) = ("shop.orders".parse().unwrap(), "n".to_owned());
+    let drop_it = mongoferry::sink::CatalogCommand::DropIndex { namespace, name };
+    bench.sink.execute(&drop_it).await.unwrap();
+    let summary = timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap();
+    assert_eq!(summary.outcome, Outcome::Differences, "{summary:#?}");
+    assert!(!is_blocked(&bench));
+    bench.source.drop_index("shop.orders", "n").unwrap();
+    bench.caught_up().await;
+    bench.finish(run).await;
+    assert!(is_blocked(&bench));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_block_is_lifted_when_the_cutover_is_dropped_whenever_that_is() {
+    let bench = Bench::with_orders(5);
+    let run = start(&bench).await;
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    let digest = bench.sink.hold(SinkCall::Digest);
+    drop_cutover(&run, digest.reached()).await;
+    digest.release();
+    until("it is lifted", || !is_blocked(&bench)).await;
+    // The command may be carried out though nobody waits for it any more.
+    let block = bench.source.hold(SourceCall::SetWriteBlock);
+    drop_cutover(&run, block.reached()).await;
+    block.let_one_pass();
+    timeout(DEADLINE, block.reached()).await.expect("it is to be lifted");
+    block.release();
+    until("it is lifted", || !is_blocked(&bench) && !is_noted(&bench)).await;
+    bench.caught_up().await;
+    bench.finish(run).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_block_is_lifted_when_the_run_ends_in_the_midst_of_the_cutover() {
+    let bench = Bench::with_orders(5);
+    let run = start(&bench).await;
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    let digest = bench.sink.hold(SinkCall::Digest);
+    let cutover = run.cutover(async {});
+    let during = async {
+        timeout(DEADLINE, digest.reached()).await.expect("it compares");
+        bench.source.unsupported("shop.orders", "it is of another world");
+        digest.release();
+    };
+    let error = tokio::join!(timeout(DEADLINE, cutover), during).0.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnsupportedEntry, "{error}");
+    assert_eq!(run.status().phase, Phase::Failed);
+    assert!(!is_blocked(&bench));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_process_lifts_the_block_of_one_that_died() {
+    let bench = Bench::with_orders(5);
+    let run = start(&bench).await;
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    let digest = bench.sink.hold(SinkCall::Digest);
+    {
+        let mut cutover = Box::pin(run.cutover(async {}));
+        tokio::select! {
+            _ = &mut cutover => panic!("the cutover is held"),
+            reached = timeout(DEADLINE, digest.reached()) => reached.expect("it compares"),
+        }
+    }
+    drop(run);
+    digest.release();
+    assert!(is_blocked(&bench), "nobody is left to lift it");
+    // A refusal does not end it.
+    let error = Error::new(ErrorKind::Unauthorized, "lift the block", "not now");
+    bench.source.fail_next(SourceCall::SetWriteBlock, error);
+    // Also by a process that does not want to block anything itself.
+    let run = bench.start().await;
+    until("it is lifted", || !is_blocked(&bench)).await;
+    until("the checkpoint no longer says so", || !is_noted(&bench)).await;
+    bench.finish(run).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_block_of_somebody_else_is_left_alone() {
+    let bench = Bench::with_orders(5);
+    let run = start(&bench).await;
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    bench.source.set_write_block(true).await.unwrap();
+    let digest = bench.sink.hold(SinkCall::Digest);
+    drop_cutover(&run, digest.reached()).await;
+    digest.release();
+    timeout(DEADLINE, run.ready_to_cut_over(DEADLINE))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(is_blocked(&bench) && !is_noted(&bench));
+}
