@@ -7,6 +7,10 @@ use mongoferry_testbed::Version;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use tokio::sync::Mutex;
+
+/// Renames from one database into another are made one at a time: two that go in opposite directions lock 4.4 up for good.
+static BETWEEN_DATABASES: Mutex<()> = Mutex::const_new(());
 
 const DATABASES: [&str; 2] = ["one", "two"];
 const COLLECTIONS: [&str; 4] = ["a", "b", "c", "d"];
@@ -35,6 +39,10 @@ impl Step {
     pub async fn perform(self, client: &Client, loud: bool) {
         match self {
             Step::Run(database, command) => {
+                let _turn = match command.contains_key("renameCollection") {
+                    true => Some(BETWEEN_DATABASES.lock().await),
+                    false => None,
+                };
                 let answer = client.database(database).run_command(command.clone()).await;
                 if loud {
                     let result = answer.as_ref().map_or_else(ToString::to_string, ToString::to_string);
