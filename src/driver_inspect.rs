@@ -59,6 +59,8 @@ impl Inspector<'_> {
         let (answer, refusal) = match answer {
             Ok(answer) => (Some(answer), None),
             Err(error) if error.kind() == ErrorKind::Connection => return Err(error),
+            // A server looks at the privileges first: what was tried on has been dropped since it was listed.
+            Err(error) if driver::is_gone(&error) => (None, None),
             Err(error) => (None, Some(driver::answer(&error))),
         };
         self.facts.probes.push(Probe::new(access, refusal));
