@@ -87,15 +87,7 @@ impl Router {
         self.drain().await?;
         let kind = kind_of(namespace, &options);
         let target = self.selection.target(namespace);
-        if let Some(other) = self.tracked.values().find(|other| other.target.target == target) {
-            return Err(Error::new(
-                ErrorKind::UnsupportedEntry,
-                "create a collection",
-                "another collection has its name on the target: give one of them another name, or exclude it, and start anew",
-            )
-            .with_context("namespace", namespace)
-            .with_context("other", &other.target.namespace));
-        }
+        self.check_free("create a collection", namespace, &target, &[])?;
         self.clear_later(position, &target).await?;
         self.make(&target, kind, expiry_held_back(&options)).await?;
         let collection = Tracked {
@@ -120,6 +112,27 @@ impl Router {
         self.tracked.insert(id, collection);
         self.report(position, format!("created {namespace}"));
         Ok(())
+    }
+
+    /// Whether none of the other collections has the name on the target that this one is to get.
+    fn check_free(
+        &self,
+        operation: &'static str,
+        namespace: &Namespace,
+        target: &Namespace,
+        but_for: &[Uuid],
+    ) -> Result<()> {
+        let mut others = self.tracked.iter().filter(|(id, _)| !but_for.contains(id));
+        let Some((_, other)) = others.find(|(_, other)| other.target.target == *target) else {
+            return Ok(());
+        };
+        Err(Error::new(
+            ErrorKind::UnsupportedEntry,
+            operation,
+            "another collection has its name on the target: give one of them another name, or exclude it, and start anew",
+        )
+        .with_context("namespace", namespace)
+        .with_context("other", &other.target.namespace))
     }
 
     /// Drops what an earlier run left under a name that was free on the source until `position`: it is of a later time, and is made again by
@@ -323,6 +336,8 @@ impl Router {
             }
             (false, false) => return Ok(false),
         }
+        let but_for = [Some(id), dropped].into_iter().flatten().collect::<Vec<_>>();
+        self.check_free("rename a collection", to, &self.selection.target(to), &but_for)?;
         self.stop_work_on(id).await?;
         // From here to the checkpoint after it nothing else is done, so that a run that goes on from here can tell whether it was.
         let renaming = Renaming {
@@ -363,6 +378,7 @@ impl Router {
     /// Begins to copy a collection that was renamed into the selection.
     async fn adopt(&mut self, position: Position, id: Uuid, from: &Namespace, to: &Namespace) -> Result<()> {
         let target = self.selection.target(to);
+        self.check_free("rename a collection", to, &target, &[])?;
         self.clear_later(position, &target).await?;
         let listed = self.source.collections().await?;
         let Some(collection) = listed

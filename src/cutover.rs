@@ -17,6 +17,7 @@ use crate::index::{HARDLY_EVER, expiry, name_of};
 use crate::migration::Verification;
 use crate::preflight::not_migrated;
 use crate::progress::Progress;
+use crate::reverse::WayBack;
 use crate::router::{Report, Request};
 use crate::sink::CatalogCommand;
 use crate::verify;
@@ -85,6 +86,8 @@ async fn try_hand_over(
             break (report, collections);
         }
     };
+    // The listing may show more than there was at this position, which is met again from there, and never less.
+    let handed_over = engine.sink.sentinel().await?;
     let (listed, standing) = futures::try_join!(engine.source.collections(), engine.sink.collections())?;
     let mut indexes = Vec::new();
     for summary in &mut collections {
@@ -117,6 +120,10 @@ async fn try_hand_over(
         .iter()
         .filter(|collection| !engine.settings.selection.contains(&collection.namespace))
         .collect();
+    let way_back = match handed_over {
+        Some(position) if same => Some(WayBack::begin(engine, position, &report.collections, &standing).await?),
+        _ => None,
+    };
     Ok(Summary {
         outcome: if same { Outcome::Complete } else { Outcome::Differences },
         position: Some(report.position),
@@ -126,18 +133,20 @@ async fn try_hand_over(
         resyncs: progress.resyncs(),
         foreign_writes: progress.foreign_writes(),
         not_migrated: not_migrated(&left_out),
+        way_back,
     })
 }
 
-/// Notes in the checkpoint that the migration is over, so that it cannot be started again by mistake.
+/// Notes in the checkpoint that the migration is over, so that it cannot be started again by mistake, and how it can be taken back.
 ///
 /// # Errors
 /// The store cannot be read or written.
-pub(crate) async fn complete(engine: &Engine) -> Result<()> {
+pub(crate) async fn complete(engine: &Engine, way_back: Option<&WayBack>) -> Result<()> {
     // The run has ended, and the lease with it. Another process that has begun since would be refused, or refuses this.
     if let Some(bytes) = engine.unfenced.store.load().await? {
         let checkpoint = Checkpoint {
             complete: true,
+            way_back: way_back.cloned(),
             ..Checkpoint::decode(&bytes)?
         };
         engine.unfenced.store.save(&checkpoint.encode()?).await?;
@@ -263,7 +272,7 @@ async fn copy_again(progress: &Progress, requests: &Requests, state: &Collection
 
 /// When documents expire on the target.
 #[derive(Clone, Copy)]
-enum Expiry {
+pub(crate) enum Expiry {
     /// Hardly ever, as long as the source is followed.
     HeldBack,
     /// As on the source.
@@ -271,7 +280,7 @@ enum Expiry {
 }
 
 /// Lets documents expire on the target as they do on the source, or no longer.
-async fn set_expiry(engine: &Engine, state: &CollectionState, form: Expiry) -> Result<()> {
+pub(crate) async fn set_expiry(engine: &Engine, state: &CollectionState, form: Expiry) -> Result<()> {
     if state.kind == CollectionKind::View {
         return Ok(());
     }

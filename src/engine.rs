@@ -29,6 +29,7 @@ use crate::preflight::{self, PathPolicy};
 use crate::progress::Progress;
 use crate::pump::{READ_AHEAD, pump};
 use crate::resync::must_hold;
+use crate::reverse::WayBack;
 use crate::router::{Request, Router, RouterParts};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
@@ -50,6 +51,8 @@ pub(crate) type Requests = watch::Sender<Option<mpsc::Sender<Request>>>;
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub selection: Selection,
+    /// The hand-over that the migration takes back.
+    pub way_back: Option<WayBack>,
     pub existing_data: ExistingData,
     pub lost_position: LostPosition,
     pub verification: Verification,
@@ -74,6 +77,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             selection: Selection::all(),
+            way_back: None,
             existing_data: ExistingData::default(),
             lost_position: LostPosition::default(),
             verification: Verification::default(),
@@ -208,7 +212,7 @@ impl Engine {
                 "it was made with other includes, excludes or renames".to_owned(),
             ));
         }
-        Ok(())
+        self.check_way_back(checkpoint)
     }
 
     /// The checkpoint to go on from, if there is one.
@@ -220,6 +224,9 @@ impl Engine {
             return Ok(None);
         };
         let checkpoint = Checkpoint::decode(&bytes)?;
+        if self.takes_the_place_of(&checkpoint) {
+            return Ok(None);
+        }
         self.check(&checkpoint).await?;
         Ok(Some(checkpoint))
     }
@@ -228,6 +235,7 @@ impl Engine {
         // Whoever had the lease before may have been cut off in the middle of something.
         self.sink.quiesce().await?;
         self.store.claim().await?;
+        self.prepare_way_back().await?;
         let loaded = self.load().await?;
         if loaded
             .as_ref()
@@ -496,7 +504,7 @@ impl Engine {
     }
 }
 
-fn mismatch(message: String) -> Error {
+pub(crate) fn mismatch(message: String) -> Error {
     Error::new(ErrorKind::CheckpointMismatch, "go on from the checkpoint", message)
 }
 

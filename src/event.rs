@@ -9,6 +9,7 @@ use crate::document::Position;
 use crate::late_writes::LateWrites;
 use crate::namespace::Namespace;
 use crate::phase::Phase;
+use crate::reverse::WayBack;
 use crate::throttle::Throttle;
 
 /// Events kept for a reader that is behind; older ones are lost to it.
@@ -291,6 +292,9 @@ pub struct Summary {
     pub foreign_writes: Vec<ForeignWrites>,
     /// What was left out on purpose: users, roles, system collections, what was not selected.
     pub not_migrated: Vec<String>,
+    /// How the hand-over can be taken back; `None` unless it is [complete](Outcome::Complete), and for a sink whose history cannot be
+    /// followed. See [`Summary::reverse`].
+    pub way_back: Option<WayBack>,
 }
 
 /// Writes of another program to a collection of the target.

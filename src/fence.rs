@@ -35,7 +35,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::checkpoint::CheckpointStore;
-use crate::document::{Batch, Collection, CollectionKind, Write};
+use crate::document::{Batch, Collection, CollectionKind, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inspection::Inspection;
 use crate::namespace::Namespace;
@@ -196,6 +196,10 @@ impl Sink for FencedSink {
 
     async fn quiesce(&self) -> Result<()> {
         self.sink.quiesce().await
+    }
+
+    async fn sentinel(&self) -> Result<Option<Position>> {
+        self.sink.sentinel().await
     }
 
     async fn read(&self, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {

@@ -211,7 +211,8 @@ impl MigrationHandle {
         std::mem::forget(back);
         self.end(Wanted::Stop).await;
         // The run has ended, so that the host could not try this again.
-        if let Err(error) = retry(RetryRule::SERVER, || cutover::complete(&self.engine)).await {
+        let complete = || cutover::complete(&self.engine, summary.way_back.as_ref());
+        if let Err(error) = retry(RetryRule::SERVER, complete).await {
             if self.progress.write_block.is_noted() {
                 // The host is told if it stays.
                 let _ = write_block::lift(&self.engine, &self.progress).await;

@@ -103,6 +103,7 @@ mod index;
 mod watermark;
 mod verify;
 mod cutover;
+mod reverse;
 mod window;
 mod late_writes;
 mod write_block;
@@ -142,6 +143,7 @@ pub use event::{
 };
 pub use late_writes::{LateWrite, LateWrites};
 pub use phase::Phase;
+pub use reverse::WayBack;
 pub use throttle::Throttle;
 pub use window::CutoverWindow;
 

@@ -10,6 +10,7 @@ use crate::fence::{Fence, FencedSink, FencedStore};
 use crate::handle::MigrationHandle;
 use crate::namespace::Selection;
 use crate::preflight::{self, PathPolicy, Plan};
+use crate::reverse::{self, WayBack};
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::throttle::Throttle;
@@ -75,6 +76,16 @@ impl Migration {
         }
     }
 
+    /// Describes a migration from `source`, on this one's target, to `sink`, on its source, that takes the hand-over of this one back, once
+    /// it is complete; its checkpoint is read for that. See [`Summary::reverse`](crate::Summary::reverse), which does the same without.
+    ///
+    /// # Errors
+    /// [`WrongPhase`](ErrorKind::WrongPhase) before the hand-over, [`Refused`](ErrorKind::Refused) when there is no way back,
+    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) when the checkpoint belongs to another migration, or a server error.
+    pub async fn reverse(&self, source: impl Source, sink: impl Sink) -> Result<MigrationBuilder> {
+        reverse::of_checkpoint(&self.engine).await?.reverse(source, sink)
+    }
+
     /// Checks both sides and answers what a run would do, and every reason why it would fail. Nothing is changed. The rules are listed in
     /// [`preflight`](crate::preflight).
     ///
@@ -105,6 +116,13 @@ impl std::fmt::Debug for Migration {
 }
 
 impl MigrationBuilder {
+    /// Takes a hand-over back.
+    pub(crate) fn takes_back(mut self, way_back: WayBack, selection: Selection) -> Self {
+        self.selection = Ok(selection);
+        self.settings.way_back = Some(way_back);
+        self
+    }
+
     /// Migrates the namespaces that fit `pattern`, such as `shop.*` or `*.orders`; may be called again for more. Without it everything is
     /// migrated.
     #[must_use]

@@ -119,6 +119,9 @@ pub struct Selection {
     include: Vec<String>,
     exclude: Vec<String>,
     rename: Vec<(Namespace, Namespace)>,
+    /// Whether it is read from the target to the source: patterns and renames are those of the migration that is taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    reversed: bool,
 }
 
 impl Selection {
@@ -127,17 +130,28 @@ impl Selection {
         Self::default()
     }
 
+    /// The same collections in the opposite direction: each leads from its name on the target back to the one on the source.
+    pub(crate) fn reversed(&self) -> Self {
+        Self {
+            reversed: !self.reversed,
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn include(&mut self, pattern: &str) -> Result<()> {
+        self.check_forward()?;
         self.include.push(checked(pattern)?);
         Ok(())
     }
 
     pub(crate) fn exclude(&mut self, pattern: &str) -> Result<()> {
+        self.check_forward()?;
         self.exclude.push(checked(pattern)?);
         Ok(())
     }
 
     pub(crate) fn rename(&mut self, from: &str, to: &str) -> Result<()> {
+        self.check_forward()?;
         let (from, to): (Namespace, Namespace) = (from.parse()?, to.parse()?);
         for (other_from, other_to) in &self.rename {
             if *other_from == from || *other_to == to {
@@ -167,28 +181,66 @@ impl Selection {
             return false;
         }
         let shown = namespace.time_series();
-        let name = shown.as_ref().unwrap_or(namespace).as_str();
-        (self.include.is_empty() || self.include.iter().any(|pattern| matches(pattern, name)))
-            && !self.exclude.iter().any(|pattern| matches(pattern, name))
+        let name = shown.as_ref().unwrap_or(namespace);
+        match self.reversed {
+            true => self.fits(self.name_before(name)),
+            false => self.fits(name),
+        }
     }
 
     /// The namespace's name on the target.
     pub fn target(&self, namespace: &Namespace) -> Namespace {
         let shown = namespace.time_series();
         let name = shown.as_ref().unwrap_or(namespace);
-        match self.rename.iter().find(|(from, _)| from == name) {
-            Some((_, to)) if shown.is_some() => to.buckets(),
-            Some((_, to)) => to.clone(),
-            None => namespace.clone(),
+        let target = match self.reversed {
+            true => self.name_before(name),
+            false => self.name_after(name),
+        };
+        match shown.is_some() {
+            true => target.buckets(),
+            false => target.clone(),
         }
     }
 }
 
 impl Selection {
+    /// Whether a name fits the patterns.
+    fn fits(&self, name: &Namespace) -> bool {
+        let name = name.as_str();
+        (self.include.is_empty() || self.include.iter().any(|pattern| matches(pattern, name)))
+            && !self.exclude.iter().any(|pattern| matches(pattern, name))
+    }
+
+    fn name_after<'a>(&'a self, name: &'a Namespace) -> &'a Namespace {
+        let renamed = self.rename.iter().find(|(from, _)| from == name);
+        renamed.map_or(name, |(_, to)| to)
+    }
+
+    /// The opposite. A name that was free after the renames stays as it is: where the collection that left it comes back to it, the two are
+    /// found to become one.
+    fn name_before<'a>(&'a self, name: &'a Namespace) -> &'a Namespace {
+        let renamed = self.rename.iter().find(|(_, to)| to == name);
+        renamed.map_or(name, |(from, _)| from)
+    }
+
+    fn check_forward(&self) -> Result<()> {
+        if !self.reversed {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidConfiguration,
+            "select namespaces",
+            "a migration that takes another one back has the selection of that one, under the names it had before",
+        ))
+    }
+
     /// The name on the source of what is migrated to this name on the target; `None` when nothing is.
     pub(crate) fn source_of(&self, target: &Namespace) -> Option<Namespace> {
         let shown = target.time_series();
         let name = shown.as_ref().unwrap_or(target);
+        if self.reversed {
+            return (!name.is_internal() && self.fits(name)).then(|| self.name_after(name).clone());
+        }
         let source = match self.rename.iter().find(|(_, to)| to == name) {
             Some((from, _)) => from,
             None if self.rename.iter().any(|(from, _)| from == name) => return None,
@@ -286,6 +338,50 @@ mod tests {
             namespace("store.system.buckets.weather")
         );
         assert!(selection.rename("shop.weather", "x.y").is_err());
+    }
+
+    #[test]
+    fn the_opposite_direction_has_each_collection_under_the_name_it_had() {
+        let mut forward = Selection::all();
+        forward.include("shop.*").unwrap();
+        forward.exclude("shop.tmp_*").unwrap();
+        forward.exclude("store.*").unwrap();
+        forward.rename("shop.orders", "store.bought").unwrap();
+        forward.rename("shop.a", "shop.tmp_a").unwrap();
+        let mut back = forward.reversed();
+        for name in [
+            "shop.orders",
+            "shop.a",
+            "shop.carts",
+            "shop.system.buckets.orders",
+            "shop.system.js",
+        ] {
+            let name = namespace(name);
+            let there = forward.target(&name);
+            assert!(back.contains(&there), "{there}");
+            assert_eq!(back.target(&there), name);
+            assert_eq!(
+                back.source_of(&name),
+                Some(forward.target(&name.time_series().unwrap_or(name)))
+            );
+        }
+        // What the first direction leaves out, in the patterns of the source's names; and never what is the server's own.
+        for name in ["shop.tmp_b", "store.other", "other.a", "admin.a"] {
+            assert!(!back.contains(&namespace(name)), "{name}");
+        }
+        assert_eq!(back.source_of(&namespace("shop.tmp_b")), None);
+        // The name that was left is that of two collections now, which is found where they come together.
+        assert_eq!(back.target(&namespace("shop.orders")), namespace("shop.orders"));
+        assert_eq!(back.reversed(), forward);
+        for change in [back.include("a.b"), back.exclude("a.b"), back.rename("a.b", "a.c")] {
+            assert_eq!(change.unwrap_err().kind(), ErrorKind::InvalidConfiguration);
+        }
+        // A checkpoint of before has nothing of it, and one of a direct migration neither.
+        let kept = bson::serialize_to_document(&forward).unwrap();
+        assert!(!kept.contains_key("reversed"), "{kept}");
+        assert_eq!(bson::deserialize_from_document::<Selection>(kept).unwrap(), forward);
+        let kept = bson::serialize_to_document(&back).unwrap();
+        assert_eq!(bson::deserialize_from_document::<Selection>(kept).unwrap(), back);
     }
 
     #[test]

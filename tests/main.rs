@@ -27,6 +27,7 @@ mod scenarios {
     mod random_memory;
     mod random_servers;
     mod recovery;
+    mod reverse;
     mod target_trouble;
     mod watch;
 }

@@ -15,6 +15,7 @@ use crate::document::{CollectionKind, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::{Namespace, Selection};
 use crate::order::Key;
+use crate::reverse::WayBack;
 use crate::window::CutoverWindow;
 
 pub use file::FileStore;
@@ -115,8 +116,14 @@ pub struct Checkpoint {
     /// Whether writes on the source may be blocked by a cutover that has not come to its end. Whoever goes on from here lifts the block.
     #[serde(default)]
     pub source_writes_blocked: bool,
+    /// The hand-over that this migration takes back, where it is one that does.
+    #[serde(default)]
+    pub takes_back: Option<Uuid>,
     /// Whether the cutover has been finished.
     pub complete: bool,
+    /// What a migration in the opposite direction begins with, once this one is complete.
+    #[serde(default)]
+    pub way_back: Option<WayBack>,
 }
 
 /// How far a collection has come.
@@ -213,7 +220,9 @@ impl Checkpoint {
             resyncs: 0,
             window: CutoverWindow::default(),
             source_writes_blocked: false,
+            takes_back: None,
             complete: false,
+            way_back: None,
         }
     }
 
@@ -331,7 +340,9 @@ mod tests {
                 extended_millis: 86_400_000,
             },
             source_writes_blocked: true,
+            takes_back: None,
             complete: false,
+            way_back: None,
         }
     }
 

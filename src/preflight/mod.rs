@@ -209,6 +209,10 @@ pub(crate) async fn check(engine: &Engine, purpose: Purpose) -> Result<Plan> {
         total.documents += collection.amount.documents;
         total.bytes += collection.amount.bytes;
     }
+    if settings.way_back.is_some() {
+        // Everything is there already.
+        total = Amount::default();
+    }
     // Records are read with what a majority confirms; where there is none, that is a finding of its own.
     let (checkpointed, lease_holder) = match topology::has_prompt_majority(&target) {
         true => (checkpointed(engine).await?, lease_holder(engine, purpose).await?),
@@ -253,7 +257,9 @@ pub(crate) async fn check(engine: &Engine, purpose: Purpose) -> Result<Plan> {
         if settings.scan_documents {
             scan::check(&*engine.source, &selected, &mut findings).await?;
         }
-        estimate = sample::estimate(&*engine.source, &source.inspection, &selected, total).await;
+        if settings.way_back.is_none() {
+            estimate = sample::estimate(&*engine.source, &source.inspection, &selected, total).await;
+        }
     }
     findings.sort_by_key(|finding| finding.severity);
     let on_id = |collection: &PlannedCollection| usize::from(collection.kind != CollectionKind::View);
@@ -318,7 +324,11 @@ fn unless_unauthorized<T>(answer: Result<T>) -> Result<Result<T, String>> {
 }
 
 async fn checkpointed(engine: &Engine) -> Result<Checkpointed> {
-    match engine.load().await {
+    let found = match engine.load().await {
+        Ok(None) => engine.first_of_way_back().await,
+        found => found,
+    };
+    match found {
         Ok(None) => Ok(Checkpointed::Not),
         Ok(Some(checkpoint)) if checkpoint.complete => Ok(Checkpointed::Complete),
         Ok(Some(_)) => Ok(Checkpointed::Yes),

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 
-use crate::document::{Batch, Collection, CollectionKind, Range, Write};
+use crate::document::{Batch, Collection, CollectionKind, Position, Range, Write};
 use crate::error::Result;
 use crate::inspection::Inspection;
 use crate::namespace::Namespace;
@@ -98,6 +98,16 @@ pub trait Sink: Send + Sync + 'static {
     /// A retryable error when that takes longer than a bounded time, or a server error.
     async fn quiesce(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// A position in the sink's own history, as [`Source::sentinel`](crate::Source::sentinel): at or after everything that was written before
+    /// the call, and returned once it is majority-committed. From there a migration in the opposite direction can follow, with a source on
+    /// the same deployment. Default: `None`, for a sink whose history cannot be followed.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn sentinel(&self) -> Result<Option<Position>> {
+        Ok(None)
     }
 
     /// The documents of a range, in `_id` order where the kind has ranges, else in natural order.

@@ -20,7 +20,7 @@ use futures::stream::BoxStream;
 use mongodb::Client;
 
 use super::{CatalogCommand, Refusal, Sink, SinkRead};
-use crate::document::{Batch, Collection, CollectionKind, Write};
+use crate::document::{Batch, Collection, CollectionKind, Position, Write};
 use crate::driver_connect::Connected;
 use crate::error::Result;
 use crate::event::Side;
@@ -28,7 +28,7 @@ use crate::inspection::{Connection, Inspection};
 use crate::namespace::Namespace;
 use crate::order::Key;
 use crate::source::Deployment;
-use crate::{driver, driver_connect, driver_digest, driver_inspect, driver_listing, driver_watch};
+use crate::{driver, driver_connect, driver_digest, driver_inspect, driver_listing, driver_watch, oplog};
 use target::Target;
 
 /// Writes to a MongoDB replica set of version 4.2 to 6.0.
@@ -124,6 +124,10 @@ impl Sink for MongoSink {
 
     async fn quiesce(&self) -> Result<()> {
         quiesce::quiesce(&self.target).await
+    }
+
+    async fn sentinel(&self) -> Result<Option<Position>> {
+        oplog::position::newest_written(self.client()).await.map(Some)
     }
 
     async fn read(&self, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {

@@ -1,0 +1,297 @@
+//! A hand-over that is taken back, on real servers.
+
+use std::time::Duration;
+
+use bson::{Document, doc};
+use futures::StreamExt;
+use mongodb::Client;
+use mongoferry::{Event, Migration, MigrationBuilder, MigrationHandle, MongoSink, MongoSource, Outcome, Summary};
+use mongoferry_testbed::compare::{CompareOptions, assert_identical};
+use mongoferry_testbed::{ReplicaSet, Version, wait_until};
+use tokio::time::timeout;
+
+/// How long anything may take on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// The `expireAfterSeconds` of an index while a migration follows.
+const HELD_BACK: i32 = 1_700_000_000;
+
+/// The two replica sets; which of them is the source changes.
+struct Sets {
+    old: ReplicaSet,
+    new: ReplicaSet,
+    on_old: Client,
+    on_new: Client,
+}
+
+impl Sets {
+    async fn start() -> Self {
+        // Small oplogs, of which the servers keep no more than they have to.
+        let set = |name| {
+            ReplicaSet::builder(Version::V6_0)
+                .name(name)
+                .oplog_size_mb(1)
+                .arg("--syncdelay")
+                .arg("1")
+                .start()
+        };
+        let (old, new) = futures::try_join!(set("old"), set("new")).unwrap();
+        let (on_old, on_new) = (old.client().await.unwrap(), new.client().await.unwrap());
+        Self {
+            old,
+            new,
+            on_old,
+            on_new,
+        }
+    }
+
+    async fn forward(&self) -> (MongoSource, MongoSink) {
+        let (from, to) = (self.old.uri(), self.new.uri());
+        futures::try_join!(MongoSource::connect(&from), MongoSink::connect(&to)).unwrap()
+    }
+
+    async fn backward(&self) -> (MongoSource, MongoSink) {
+        let (from, to) = (self.new.uri(), self.old.uri());
+        futures::try_join!(MongoSource::connect(&from), MongoSink::connect(&to)).unwrap()
+    }
+
+    async fn migration(&self) -> Migration {
+        let (source, sink) = self.forward().await;
+        let builder = Migration::builder(source, sink).include("shop.*");
+        builder.rename("shop.orders", "store.bought").build().unwrap()
+    }
+
+    /// Compares both sides without the crate, by the names of before and after.
+    async fn assert_identical(&self) {
+        let options = CompareOptions {
+            renames: vec![("shop.orders".to_owned(), "store.bought".to_owned())],
+            ..CompareOptions::default()
+        };
+        assert_identical(&self.on_old, &self.on_new, &options).await.unwrap();
+    }
+}
+
+async fn command(client: &Client, database: &str, command: Document) -> Document {
+    client.database(database).run_command(command).await.unwrap()
+}
+
+async fn load(client: &Client) {
+    let shop = client.database("shop");
+    let documents = |count: i32| (0..count).map(|id| doc! { "_id": id, "n": 0, "m": id });
+    for (name, count) in [
+        ("orders", 300),
+        ("carts", 300),
+        ("mover", 50),
+        ("dropped", 10),
+        ("sessions", 20),
+    ] {
+        shop.collection(name).insert_many(documents(count)).await.unwrap();
+    }
+    for (name, index) in [
+        ("orders", doc! { "key": { "m": 1 }, "name": "m_1", "unique": true }),
+        ("carts", doc! { "key": { "n": 1 }, "name": "n_1" }),
+        (
+            "sessions",
+            doc! { "key": { "at": 1 }, "name": "at_1", "expireAfterSeconds": 3600 },
+        ),
+        (
+            "carts",
+            doc! { "key": { "at": 1 }, "name": "at_1", "expireAfterSeconds": 7200 },
+        ),
+    ] {
+        command(client, "shop", doc! { "createIndexes": name, "indexes": [index] }).await;
+    }
+    shop.create_collection("log").capped(true).size(1 << 16).await.unwrap();
+    shop.collection("log").insert_many(documents(10)).await.unwrap();
+    command(
+        client,
+        "shop",
+        doc! { "create": "seen", "viewOn": "carts", "pipeline": [] },
+    )
+    .await;
+}
+
+/// Changes four documents of `shop.carts`, and what can be changed besides, where the applications are after the hand-over.
+async fn change(client: &Client) {
+    let (shop, store) = (client.database("shop"), client.database("store"));
+    let carts = shop.collection::<Document>("carts");
+    let set = |n: i32| doc! { "$set": { "n": n, "nested.deep": [n] } };
+    carts.update_one(doc! { "_id": 100 }, set(1)).await.unwrap();
+    carts.delete_one(doc! { "_id": 200 }).await.unwrap();
+    carts.insert_one(doc! { "_id": 1000, "n": 5 }).await.unwrap();
+    let bought = store.collection::<Document>("bought");
+    bought.update_many(doc! { "_id": { "$lt": 10 } }, set(2)).await.unwrap();
+    let mut session = client.start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    carts
+        .update_one(doc! { "_id": 101 }, set(3))
+        .session(&mut session)
+        .await
+        .unwrap();
+    // The unique key goes from one document to another.
+    bought
+        .delete_one(doc! { "_id": 50 })
+        .session(&mut session)
+        .await
+        .unwrap();
+    bought
+        .insert_one(doc! { "_id": "new", "m": 50 })
+        .session(&mut session)
+        .await
+        .unwrap();
+    session.commit_transaction().await.unwrap();
+    shop.collection("log").insert_one(doc! { "_id": "last" }).await.unwrap();
+    for one in [
+        doc! { "create": "made", "collation": { "locale": "de" } },
+        doc! { "createIndexes": "made", "indexes": [{ "key": { "k": 1 }, "name": "k_1" }, { "key": { "at": 1 }, "name": "at_1", "expireAfterSeconds": 600 }] },
+        doc! { "insert": "made", "documents": [{ "_id": 1, "k": 1 }] },
+        doc! { "dropIndexes": "carts", "index": "n_1" },
+        doc! { "collMod": "carts", "validator": { "n": { "$gte": 0 } }, "validationLevel": "moderate" },
+        doc! { "collMod": "sessions", "index": { "name": "at_1", "expireAfterSeconds": 36_000 } },
+        doc! { "drop": "dropped" },
+        doc! { "drop": "seen" },
+        doc! { "create": "seen", "viewOn": "made", "pipeline": [{ "$match": { "k": 1 } }] },
+    ] {
+        command(client, "shop", one).await;
+    }
+    let rename = doc! { "renameCollection": "shop.mover", "to": "shop.moved" };
+    command(client, "admin", rename).await;
+    shop.collection::<Document>("moved")
+        .update_one(doc! { "_id": 7 }, set(4))
+        .await
+        .unwrap();
+}
+
+async fn ready(run: &MigrationHandle) {
+    let ready = run.ready_to_cut_over(Duration::from_secs(2));
+    timeout(DEADLINE, ready).await.unwrap().unwrap();
+}
+
+async fn finish(run: MigrationHandle) -> Summary {
+    let summary = timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap();
+    assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+    summary
+}
+
+/// Starts a migration; answers the first of its events that says where it begins.
+async fn start(builder: MigrationBuilder) -> (MigrationHandle, Event) {
+    let run = builder.build().unwrap().start().await.unwrap();
+    let mut events = run.events();
+    let begun = async {
+        while let Some(event) = events.next().await {
+            if matches!(event, Event::Started { .. } | Event::Resync { .. }) {
+                return event;
+            }
+        }
+        panic!("the run ended");
+    };
+    let begun = timeout(DEADLINE, begun).await.expect("it begins");
+    (run, begun)
+}
+
+/// How many writes to a collection are in a set's oplog.
+async fn written(client: &Client, namespace: &str) -> u64 {
+    let oplog = client.database("local").collection::<Document>("oplog.rs");
+    let writes = doc! { "ns": namespace, "op": { "$in": ["i", "u", "d"] } };
+    oplog.count_documents(writes).await.unwrap()
+}
+
+/// The seconds after which the index `at_1` expires documents.
+async fn expiry(client: &Client, name: &str) -> i32 {
+    let reply = command(client, "shop", doc! { "listIndexes": name }).await;
+    let indexes = reply.get_document("cursor").unwrap().get_array("firstBatch").unwrap();
+    let mut indexes = indexes.iter().filter_map(|index| index.as_document());
+    let index = indexes
+        .find(|index| index.get_str("name").is_ok_and(|name| name == "at_1"))
+        .unwrap();
+    index.get_i32("expireAfterSeconds").unwrap()
+}
+
+/// Fills the oplog until it holds nothing of what it held before.
+async fn roll_over(client: &Client) {
+    let oplog = client.database("local").collection::<Document>("oplog.rs");
+    let newest = oplog.find_one(doc! {}).sort(doc! { "$natural": -1 }).await.unwrap();
+    let before = newest.unwrap().get_timestamp("ts").unwrap();
+    let filler = client.database("junk").collection::<Document>("filler");
+    wait_until(DEADLINE, "the oplog to roll over", async || {
+        let documents = (0..40).map(|_| doc! { "large": "x".repeat(50 << 10) });
+        filler.insert_many(documents).await.unwrap();
+        filler.drop().await.unwrap();
+        let oldest = oplog.find_one(doc! {}).await.unwrap().unwrap();
+        oldest.get_timestamp("ts").unwrap() > before
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_over_is_taken_back_and_made_again() {
+    let sets = Sets::start().await;
+    load(&sets.on_old).await;
+    let run = sets.migration().await.start().await.unwrap();
+    ready(&run).await;
+    let way_back = finish(run).await.way_back.unwrap();
+    sets.assert_identical().await;
+
+    // The process is gone, and the applications go on with the new set.
+    change(&sets.on_new).await;
+    // The old set has gone on expiring documents, which the new one's changed rule keeps.
+    let sessions = sets.on_old.database("shop").collection::<Document>("sessions");
+    sessions.delete_one(doc! { "_id": 3 }).await.unwrap();
+    let carts_before = written(&sets.on_old, "shop.carts").await;
+    let migration = sets.migration().await;
+    let again = migration.start().await.unwrap_err();
+    assert!(again.to_string().contains("complete"), "{again}");
+    let (source, sink) = sets.backward().await;
+    let back = sets.migration().await.reverse(source, sink).await.unwrap();
+    let (run, begun) = start(back).await;
+    let Event::Started { resumed, position } = begun else {
+        panic!("{begun:?}")
+    };
+    assert!(resumed);
+    assert_eq!(position, way_back.position());
+    ready(&run).await;
+    assert_eq!(
+        written(&sets.on_old, "shop.carts").await,
+        carts_before + 4,
+        "nothing is copied"
+    );
+    assert_eq!(expiry(&sets.on_old, "carts").await, HELD_BACK);
+    assert_eq!(expiry(&sets.on_old, "made").await, HELD_BACK);
+
+    // Killed in the middle, and written to meanwhile.
+    drop(run);
+    let carts = sets.on_new.database("shop").collection::<Document>("carts");
+    carts.delete_one(doc! { "_id": 102 }).await.unwrap();
+    let (source, sink) = sets.backward().await;
+    let (run, begun) = start(way_back.reverse(source, sink).unwrap()).await;
+    assert!(matches!(begun, Event::Started { position, .. } if position > way_back.position()));
+    ready(&run).await;
+    let summary = finish(run).await;
+    sets.assert_identical().await;
+    for (name, seconds) in [("carts", 7200), ("sessions", 36_000), ("made", 600)] {
+        assert_eq!(expiry(&sets.on_old, name).await, seconds, "{name}");
+    }
+
+    // What was taken back is over; and it is handed over once more, when the old set's oplog no longer holds the moment.
+    let (source, sink) = sets.backward().await;
+    let over = way_back.reverse(source, sink).unwrap().build().unwrap().start().await;
+    assert!(over.unwrap_err().to_string().contains("complete"));
+    let bought_before = written(&sets.on_new, "store.bought").await;
+    let orders = sets.on_old.database("shop").collection::<Document>("orders");
+    let set = doc! { "$set": { "n": 9 } };
+    orders
+        .update_many(doc! { "_id": { "$in": [20, 30] } }, set)
+        .await
+        .unwrap();
+    command(&sets.on_old, "shop", doc! { "drop": "made" }).await;
+    roll_over(&sets.on_old).await;
+    let (source, sink) = sets.forward().await;
+    let once_more = summary.reverse(source, sink).unwrap();
+    let run = once_more.build().unwrap().start().await.unwrap();
+    ready(&run).await;
+    let summary = finish(run).await;
+    assert_eq!(summary.resyncs, 1);
+    assert_eq!(written(&sets.on_new, "store.bought").await, bought_before + 2);
+    sets.assert_identical().await;
+}
