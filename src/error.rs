@@ -60,6 +60,9 @@ pub enum ErrorKind {
     WritesAfterStop,
     /// The call does not fit what the run is doing. The message says what is possible.
     WrongPhase,
+    /// Operations of the applications did not end in the time that the host gave them at the cutover. They go on as before, and the cutover
+    /// can be tried again.
+    OperationsUnderWay,
     /// The cutover window has run out. The checkpoint is kept, and the migration can be started again.
     WindowClosed,
     /// The run was stopped or abandoned before it was complete.

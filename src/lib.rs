@@ -68,6 +68,7 @@ pub mod preflight;
 mod handle;
 mod event;
 mod phase;
+mod migrating_client;
 
 // The words that everything else is said in.
 mod document;
@@ -135,6 +136,7 @@ pub mod conformance;
 pub mod test_util;
 
 pub use handle::MigrationHandle;
+pub use migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};
 pub use migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
 pub use preflight::{Estimate, Finding, PathPolicy, Plan, PlannedCollection, Severity};
 

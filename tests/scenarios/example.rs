@@ -488,6 +488,7 @@ async fn the_small_examples_end_well() {
         ("oplog_tail", "zoo.animals was dropped"),
         ("custom_checkpoint", "going on: true"),
         ("custom_sink", "shop.orders: Count"),
+        ("migrating_client", "the applications are on the source now"),
     ] {
         let run = Command::new(binary(name)).kill_on_drop(true).output();
         let output = timeout(PATIENCE, run).await.expect("it did not end").unwrap();

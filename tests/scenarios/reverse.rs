@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
+use bson::oid::ObjectId;
 use bson::{Document, doc};
 use futures::StreamExt;
 use mongodb::Client;
-use mongoferry::{Event, Migration, MigrationBuilder, MigrationHandle, MongoSink, MongoSource, Outcome, Summary};
+use mongoferry::{
+    Event, HeldCalls, MigratingClient, Migration, MigrationBuilder, MigrationHandle, MongoSink, MongoSource, Outcome,
+    Side, Summary,
+};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::{ReplicaSet, Version, wait_until};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// How long anything may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -61,11 +67,21 @@ impl Sets {
         builder.rename("shop.orders", "store.bought").build().unwrap()
     }
 
+    /// Compares what nobody has written to since the hand-over.
+    async fn assert_handed_over(&self) {
+        let names = self.on_old.database("shop").list_collection_names().await.unwrap();
+        let names = names
+            .iter()
+            .filter(|name| *name != "clicks" && !name.starts_with("system."));
+        self.assert_identical(Some(names.map(|name| format!("shop.{name}")).collect()))
+            .await;
+    }
+
     /// Compares both sides without the crate, by the names of before and after.
-    async fn assert_identical(&self) {
+    async fn assert_identical(&self, namespaces: Option<Vec<String>>) {
         let options = CompareOptions {
+            namespaces,
             renames: vec![("shop.orders".to_owned(), "store.bought".to_owned())],
-            ..CompareOptions::default()
         };
         assert_identical(&self.on_old, &self.on_new, &options).await.unwrap();
     }
@@ -230,8 +246,12 @@ async fn a_hand_over_is_taken_back_and_made_again() {
     load(&sets.on_old).await;
     let run = sets.migration().await.start().await.unwrap();
     ready(&run).await;
-    let way_back = finish(run).await.way_back.unwrap();
-    sets.assert_identical().await;
+    let clients = MigratingClient::new(sets.on_old.clone(), sets.on_new.clone());
+    let writers = Writers::start(&clients);
+    let way_back = hand_over(&clients, run).await.way_back.unwrap();
+    assert_eq!(clients.side(), Side::Target);
+    writers.stop(&sets.on_new).await;
+    sets.assert_handed_over().await;
 
     // The process is gone, and the applications go on with the new set.
     change(&sets.on_new).await;
@@ -267,8 +287,11 @@ async fn a_hand_over_is_taken_back_and_made_again() {
     let (run, begun) = start(way_back.reverse(source, sink).unwrap()).await;
     assert!(matches!(begun, Event::Started { position, .. } if position > way_back.position()));
     ready(&run).await;
-    let summary = finish(run).await;
-    sets.assert_identical().await;
+    let writers = Writers::start(&clients);
+    let summary = hand_over(&clients, run).await;
+    assert_eq!(clients.side(), Side::Source);
+    writers.stop(&sets.on_old).await;
+    sets.assert_handed_over().await;
     for (name, seconds) in [("carts", 7200), ("sessions", 36_000), ("made", 600)] {
         assert_eq!(expiry(&sets.on_old, name).await, seconds, "{name}");
     }
@@ -293,5 +316,78 @@ async fn a_hand_over_is_taken_back_and_made_again() {
     let summary = finish(run).await;
     assert_eq!(summary.resyncs, 1);
     assert_eq!(written(&sets.on_new, "store.bought").await, bought_before + 2);
-    sets.assert_identical().await;
+    sets.assert_identical(None).await;
+}
+
+/// Hands over through the handle that the applications use.
+async fn hand_over(clients: &MigratingClient, run: MigrationHandle) -> Summary {
+    let cutover = timeout(DEADLINE, clients.cutover(&run, DEADLINE))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(cutover.summary.outcome, Outcome::Complete, "{cutover:#?}");
+    let HeldCalls { calls, longest, .. } = cutover.held;
+    assert!(
+        (1..=WRITERS as u64).contains(&calls) && longest > Duration::ZERO,
+        "{cutover:#?}"
+    );
+    assert_eq!(clients.held_calls(), cutover.held);
+    cutover.summary
+}
+
+/// How many applications write at a time.
+const WRITERS: usize = 4;
+
+/// Applications that know nothing of a migration.
+struct Writers {
+    stop: CancellationToken,
+    tasks: JoinSet<Vec<Document>>,
+}
+
+impl Writers {
+    fn start(clients: &MigratingClient) -> Self {
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        for _ in 0..WRITERS {
+            tasks.spawn(write(clients.clone(), stop.clone()));
+        }
+        Self { stop, tasks }
+    }
+
+    /// Stops them; every write that was acknowledged to one must be on the set where they are now.
+    async fn stop(self, client: &Client) {
+        // Some writes more, with the client that they have now.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        self.stop.cancel();
+        let clicks = client.database("shop").collection::<Document>("clicks");
+        for written in timeout(DEADLINE, self.tasks.join_all()).await.unwrap() {
+            assert!(written.len() > 10, "{}", written.len());
+            for document in written {
+                let there = clicks.find_one(doc! { "_id": &document["_id"] }).await.unwrap();
+                assert_eq!(there, Some(document));
+            }
+        }
+    }
+}
+
+/// Inserts and updates until it is stopped; answers what was acknowledged. No call may fail.
+async fn write(clients: MigratingClient, stop: CancellationToken) -> Vec<Document> {
+    let mut written = Vec::new();
+    while !stop.is_cancelled() {
+        let id = ObjectId::new();
+        clients
+            .with(async |client| {
+                let clicks = client.database("shop").collection("clicks");
+                clicks.insert_one(doc! { "_id": id, "n": 0 }).await
+            })
+            .await
+            .unwrap();
+        // The set may be another by now; what was written is there.
+        let client = clients.enter().await;
+        let clicks = client.database("shop").collection::<Document>("clicks");
+        let set = doc! { "$set": { "n": 1 } };
+        let updated = clicks.update_one(doc! { "_id": id }, set).await.unwrap();
+        assert_eq!(updated.matched_count, 1);
+        written.push(doc! { "_id": id, "n": 1 });
+    }
+    written
 }
