@@ -18,6 +18,7 @@ use crate::index::name_of;
 use crate::lane::Target;
 use crate::namespace::Namespace;
 use crate::oplog::{Command, CommandOperation};
+use crate::proof::Proof;
 use crate::ranges::Ranges;
 use crate::router::Router;
 use crate::sink::CatalogCommand;
@@ -29,6 +30,8 @@ const ENTRY_SHOWN: usize = 500;
 impl Router {
     /// Applies one command. Answers whether a checkpoint must follow before anything else is applied.
     pub(crate) async fn apply_command(&mut self, command: Command) -> Result<bool> {
+        // What is compared goes by one state of the catalogue, and holds the watermark back.
+        self.stop_checks().await?;
         let (position, raw) = (command.position, command.raw);
         self.apply_operation(position, command.collection, command.operation)
             .await
@@ -108,6 +111,7 @@ impl Router {
             failed_indexes: std::collections::BTreeSet::new(),
             snapshots_refused: 0,
             chunk_divisor: 1,
+            proof: Proof::of_empty(self.prove),
         };
         self.tracked.insert(id, collection);
         self.report(position, format!("created {namespace}"));
@@ -391,8 +395,11 @@ impl Router {
         };
         let options = expiry_held_back(&collection.options);
         self.make(&target, collection.kind, options).await?;
-        self.tracked
-            .insert(id, Tracked::unread(&collection, target, Vec::new()));
+        let mut tracked = Tracked::unread(&collection, target, Vec::new());
+        if self.prove {
+            tracked.proof.begin();
+        }
+        self.tracked.insert(id, tracked);
         self.update_progress();
         self.report(
             position,

@@ -17,6 +17,7 @@ use crate::index::{HARDLY_EVER, expiry, name_of};
 use crate::migration::Verification;
 use crate::preflight::not_migrated;
 use crate::progress::Progress;
+use crate::prove;
 use crate::reverse::WayBack;
 use crate::router::{Report, Request};
 use crate::sink::CatalogCommand;
@@ -66,7 +67,7 @@ async fn try_hand_over(
                 verified: false,
                 differences: Vec::new(),
             };
-            if engine.settings.verification == Verification::Digest {
+            if engine.settings.verification != Verification::None {
                 summary.differences = compare(engine, progress, requests, state).await?;
                 summary.verified = true;
             } else {
@@ -235,6 +236,9 @@ async fn compare(
     for attempt in 0..COMPARISONS {
         let before = applied_to(requests, engine.source.sentinel().await?).await?.0.position;
         check_late_writes(engine, progress)?;
+        if attempt == 0 && is_proven(engine, progress, requests, state, before).await? {
+            return Ok(Vec::new());
+        }
         let differences = verify::compare_documents(engine, state).await?;
         if differences.is_empty() {
             return Ok(differences);
@@ -247,6 +251,28 @@ async fn compare(
         }
     }
     verify::compare_documents(engine, state).await
+}
+
+/// Whether a collection was compared before, and the documents that have changed since are the same on both sides.
+async fn is_proven(
+    engine: &Engine,
+    progress: &Progress,
+    requests: &Requests,
+    state: &CollectionState,
+    position: Position,
+) -> Result<bool> {
+    if engine.settings.verification != Verification::Continuous
+        || progress
+            .foreign_writes()
+            .iter()
+            .any(|foreign| foreign.namespace == state.target)
+    {
+        return Ok(false);
+    }
+    match prove::open_documents(requests, state.id).await {
+        Some(keys) => verify::are_same(engine, state, &keys, position).await,
+        None => Ok(false),
+    }
 }
 
 async fn copy_again(progress: &Progress, requests: &Requests, state: &CollectionState) -> Result<()> {

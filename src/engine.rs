@@ -443,6 +443,8 @@ impl Engine {
             lane_bytes,
             held_limit,
             chunk_bytes: settings.chunk_bytes,
+            prove: settings.verification == Verification::Continuous,
+            changed_limit: settings.memory_bytes / 16,
             reached: markers,
             saves,
             cancel: cancel.clone(),

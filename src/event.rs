@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::broadcast;
 
+use crate::difference::Difference;
 use crate::document::Position;
 use crate::late_writes::LateWrites;
 use crate::namespace::Namespace;
@@ -156,6 +157,13 @@ pub enum Event {
         /// Whether both sides are identical.
         identical: bool,
     },
+    /// A document was found to be different on both sides, at a position at which it should not be.
+    DocumentDiffers {
+        /// The collection's name on the source.
+        namespace: Namespace,
+        /// Which document, and in what.
+        difference: Difference,
+    },
     /// Another program writes to a collection of the target that is migrated. It is told at once, and then every 10 seconds at most. The
     /// comparison at cutover says whether it does harm.
     ForeignWrite {
@@ -240,6 +248,10 @@ pub struct Status {
     pub total: Amount,
     /// The source's changes since this process began.
     pub changes: ChangeCounts,
+    /// Documents and bytes of the source that were compared with the target while the run went on, since this process began.
+    pub compared: Amount,
+    /// How many of them differed.
+    pub differences: u64,
     /// How long the copy will still take at its present speed; `None` when not known.
     pub time_left: Option<Duration>,
     /// The time that the source's oplog spans, measured each 10 seconds, also while the run is paused; `None` when not known.

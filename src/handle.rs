@@ -15,11 +15,13 @@ use crate::cutover;
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events, Outcome, Status, Summary};
-use crate::migration::LostPosition;
+use crate::migration::{LostPosition, Verification};
 use crate::monitor::{POSITION_INTERVAL, watch_window};
+use crate::namespace::Namespace;
 use crate::phase::{Call, Phase};
 use crate::preflight;
 use crate::progress::Progress;
+use crate::prove::{self, VerifyReport};
 use crate::retry::{RetryRule, retry};
 use crate::source::Source;
 use crate::throttle::Throttle;
@@ -262,6 +264,35 @@ impl MigrationHandle {
         }
         window::save(&self.requests).await;
         Ok(())
+    }
+
+    /// Compares the documents of these collections on both sides, of all when none are named, while both are written to: each range at one
+    /// exact position, so that nothing is a false alarm. It waits until the collections have been copied, keeps to the
+    /// [throttle](Self::throttle), and counts each difference as an [event](Event::DocumentDiffers), too.
+    ///
+    /// Collections whose documents have no order in which ranges could be compared, capped ones and those with a collation, are left to the
+    /// cutover, and named so in the report. Only documents are compared, not options and indexes.
+    ///
+    /// # Errors
+    /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a collection
+    /// that is not migrated, or the error that ended the run.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves the comparison going on in the background; the next one begins anew.
+    pub async fn verify(&self, collections: &[Namespace]) -> Result<VerifyReport> {
+        self.check(Call::Verify)?;
+        let keep = self.engine.settings.verification == Verification::Continuous;
+        prove::verify(&self.requests, collections, keep, || self.check_running()).await
+    }
+
+    /// Writes the documents that a [`verify`](Self::verify) found to differ as the source has them by now. Answers how many these are; a
+    /// report names at most 1000 of a collection. Returns when they are on their way: another `verify` says what came of it.
+    ///
+    /// # Errors
+    /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, or the error that ended the run.
+    pub async fn repair(&self, report: &VerifyReport) -> Result<u64> {
+        self.check(Call::Verify)?;
+        prove::repair(&self.requests, report, || self.check_running()).await
     }
 
     /// Changes how fast the run may go, at any time. It stays through pauses and through restarts after errors.

@@ -92,6 +92,7 @@ mod lease;
 mod fence;
 mod pump;
 mod walker;
+mod checking;
 mod router;
 mod catalog;
 mod tracked;
@@ -102,9 +103,12 @@ mod fold;
 mod repair;
 mod index;
 mod watermark;
+mod proof;
+mod difference;
 mod verify;
 mod cutover;
 mod reverse;
+mod prove;
 mod window;
 mod late_writes;
 mod write_block;
@@ -140,11 +144,13 @@ pub use migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClien
 pub use migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
 pub use preflight::{Estimate, Finding, PathPolicy, Plan, PlannedCollection, Severity};
 
+pub use difference::{Difference, DifferenceKind};
 pub use event::{
     Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,
 };
 pub use late_writes::{LateWrite, LateWrites};
 pub use phase::Phase;
+pub use prove::{ComparedCollection, VerifyReport};
 pub use reverse::WayBack;
 pub use throttle::Throttle;
 pub use window::CutoverWindow;

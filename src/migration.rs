@@ -59,9 +59,14 @@ pub enum LostPosition {
 pub enum Verification {
     /// Documents are not compared; options and indexes are.
     None,
-    /// Every document is compared: by the servers' own digests, and where these differ or cannot be had, one by one.
+    /// Every document is compared: by the servers' own digests, and where these differ or cannot be had, one by one. This takes about as
+    /// long as reading everything once, in which the applications stand still.
     #[default]
     Digest,
+    /// Every document is compared while the run follows the source, range by range, and what changes afterwards once more at cutover, so
+    /// that a cutover takes seconds whatever the size. Collections that cannot be compared in this way, or not yet, are compared by
+    /// digest: capped ones, those with a collation, those that another program was seen to write to on the target.
+    Continuous,
 }
 
 impl Migration {

@@ -34,6 +34,7 @@ pub(crate) enum Call {
     Resume,
     CutOver,
     Extend,
+    Verify,
 }
 
 impl Phase {
@@ -86,9 +87,11 @@ impl Phase {
                 "a cutover is under way already: wait for it to end, or drop its future first"
             }
             (Self::Paused, Call::CutOver) => "resume the run first; it can be cut over once it has caught up",
+            (Self::Paused, Call::Verify) => "resume the run first; both sides are compared while it follows the source",
+            (Self::Cutover, Call::Verify) => "wait for the cutover to end, which compares both sides itself",
             (Self::Paused, Call::Resume) => return Ok(()),
             (_, Call::Resume) => "the run is not paused, and goes on by itself",
-            (_, Call::Pause | Call::CutOver | Call::Extend) => return Ok(()),
+            (_, Call::Pause | Call::CutOver | Call::Extend | Call::Verify) => return Ok(()),
         };
         Err(Error::new(ErrorKind::WrongPhase, call.operation(), possible).with_context("phase", self))
     }
@@ -116,6 +119,7 @@ impl Call {
             Self::Resume => "resume the run",
             Self::CutOver => "cut over",
             Self::Extend => "extend the cutover window",
+            Self::Verify => "compare both sides",
         }
     }
 }
@@ -169,19 +173,19 @@ mod tests {
     fn calls_fit_phases_as_in_the_table() {
         #[rustfmt::skip]
         let table = [
-            //                  pause  resume cut over extend
-            (Phase::Preflight, [true,  false, true, true]),
-            (Phase::Copy,      [true,  false, true, true]),
-            (Phase::Index,     [true,  false, true, true]),
-            (Phase::CatchUp,   [true,  false, true, true]),
-            (Phase::Ready,     [true,  false, true, true]),
-            (Phase::Cutover,   [false, false, false, true]),
-            (Phase::Complete,  [false, false, false, false]),
-            (Phase::Paused,    [true,  true,  false, true]),
-            (Phase::Failed,    [false, false, false, false]),
+            //                  pause  resume cut over extend verify
+            (Phase::Preflight, [true,  false, true,  true,  true]),
+            (Phase::Copy,      [true,  false, true,  true,  true]),
+            (Phase::Index,     [true,  false, true,  true,  true]),
+            (Phase::CatchUp,   [true,  false, true,  true,  true]),
+            (Phase::Ready,     [true,  false, true,  true,  true]),
+            (Phase::Cutover,   [false, false, false, true,  false]),
+            (Phase::Complete,  [false, false, false, false, false]),
+            (Phase::Paused,    [true,  true,  false, true,  false]),
+            (Phase::Failed,    [false, false, false, false, false]),
         ];
         for (phase, expected) in table {
-            for (call, fits) in [Call::Pause, Call::Resume, Call::CutOver, Call::Extend]
+            for (call, fits) in [Call::Pause, Call::Resume, Call::CutOver, Call::Extend, Call::Verify]
                 .into_iter()
                 .zip(expected)
             {

@@ -43,6 +43,9 @@ pub(crate) struct Progress {
     pub applied: AtomicU64,
     pub dropped: AtomicU64,
     pub held_bytes: AtomicU64,
+    compared_documents: AtomicU64,
+    compared_bytes: AtomicU64,
+    differences: AtomicU64,
     total_documents: AtomicU64,
     total_bytes: AtomicU64,
     copied: AtomicBool,
@@ -78,6 +81,9 @@ impl Progress {
             applied: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             held_bytes: AtomicU64::new(0),
+            compared_documents: AtomicU64::new(0),
+            compared_bytes: AtomicU64::new(0),
+            differences: AtomicU64::new(0),
             total_documents: AtomicU64::new(0),
             total_bytes: AtomicU64::new(0),
             copied: AtomicBool::new(false),
@@ -218,6 +224,17 @@ impl Progress {
         self.watermark.subscribe()
     }
 
+    /// Counts what was compared while the run goes on, and what differs of it.
+    pub fn proved(&self, documents: u64, bytes: u64, differences: u64) {
+        self.compared_documents.fetch_add(documents, Relaxed);
+        self.compared_bytes.fetch_add(bytes, Relaxed);
+        self.differences.fetch_add(differences, Relaxed);
+    }
+
+    pub fn source_position(&self) -> Option<Position> {
+        *self.source_position.borrow()
+    }
+
     pub fn set_source_position(&self, position: Position) {
         self.source_position.send_replace(Some(position));
     }
@@ -293,6 +310,11 @@ impl Progress {
                 dropped: self.dropped.load(Relaxed),
                 held_bytes: self.held_bytes.load(Relaxed),
             },
+            compared: Amount {
+                documents: self.compared_documents.load(Relaxed),
+                bytes: self.compared_bytes.load(Relaxed),
+            },
+            differences: self.differences.load(Relaxed),
             time_left: if copy_complete {
                 Some(Duration::ZERO)
             } else {

@@ -47,6 +47,8 @@ pub(crate) struct Differences {
     pub bytes: u64,
     /// The last `_id` up to which both sides have been compared.
     pub last: Option<Key>,
+    /// The sink's document of the last step, where it differs from the source's.
+    pub theirs: Option<RawDocumentBuf>,
 }
 
 impl Differences {
@@ -62,6 +64,7 @@ impl Differences {
             documents: 0,
             bytes: 0,
             last: None,
+            theirs: None,
         }
     }
 
@@ -78,6 +81,7 @@ impl Differences {
             (Some((ours, _)), Some((theirs, _))) => ours.cmp(theirs),
         };
         let mut step = None;
+        self.theirs = None;
         let ours = if order == Ordering::Greater {
             None
         } else {
@@ -97,14 +101,18 @@ impl Differences {
                     key,
                     operation: Operation::Insert(document),
                 }),
-                Some((_, theirs)) if theirs.as_bytes() != document.as_bytes() => Some(Write {
-                    key,
-                    operation: Operation::Replace(document),
-                }),
+                Some((_, theirs)) if theirs.as_bytes() != document.as_bytes() => {
+                    self.theirs = Some(theirs);
+                    Some(Write {
+                        key,
+                        operation: Operation::Replace(document),
+                    })
+                }
                 Some(_) => None,
             };
-        } else if let Some((key, _)) = theirs {
+        } else if let Some((key, document)) = theirs {
             self.last = Some(key.clone());
+            self.theirs = Some(document);
             step = Some(Write {
                 key,
                 operation: Operation::Delete,

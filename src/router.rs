@@ -3,6 +3,7 @@
 mod chunks;
 mod late;
 mod markers;
+mod proving;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::markers::Marker;
 use crate::budget::Taken;
+use crate::checking::Check;
 use crate::checkpoint::{Checkpoint, CollectionState, Renaming, UnsettledDocuments};
 use crate::document::{Change, CollectionKind, Operation, Position, Range};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,11 +25,12 @@ use crate::event::{Event, Events};
 use crate::held::Held;
 use crate::index::IndexJob;
 use crate::lane::{LaneMessage, MarkerReached, ResolveStep, Routed, Stuck, Target};
-use crate::namespace::Selection;
+use crate::namespace::{Namespace, Selection};
 use crate::oplog::{Entry, Item};
 use crate::order::Key;
 use crate::phase::Phase;
 use crate::progress::Progress;
+use crate::proof::{CollectionProof, Compared, ProofState};
 use crate::ranges::{ChunkId, RangeStatus};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::{ReadMode, Source};
@@ -78,8 +81,46 @@ pub(crate) enum Request {
     },
     /// Watch for writes from a position on that is after everything that was written before the request, and answer with that position.
     WatchForLateWrites { reply: oneshot::Sender<Result<Position>> },
+    /// A range was compared, or could not be.
+    Checked {
+        collection: Uuid,
+        chunk: ChunkId,
+        result: Result<Compared>,
+    },
+    /// What is asked of a proof.
+    Prove(ProofRequest),
     /// Apply everything up to now and answer with the state of all collections at that position.
     Report { reply: oneshot::Sender<Report> },
+}
+
+/// What is asked of the comparison of collections. Where collections are named these are meant, else all.
+pub(crate) enum ProofRequest {
+    /// Begin to compare them anew.
+    Begin {
+        collections: Vec<Namespace>,
+        reply: oneshot::Sender<()>,
+    },
+    /// Compare them no longer.
+    End {
+        collections: Vec<Namespace>,
+        reply: oneshot::Sender<()>,
+    },
+    /// How far is it?
+    State {
+        collections: Vec<Namespace>,
+        reply: oneshot::Sender<Vec<CollectionProof>>,
+    },
+    /// The documents that alone may differ in this collection; `None` when others may, too.
+    Open {
+        collection: Uuid,
+        reply: oneshot::Sender<Option<Vec<Key>>>,
+    },
+    /// Read documents from the source and write them as they are there.
+    Repair {
+        namespace: Namespace,
+        keys: Vec<Key>,
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// The state of the migration at a position up to which everything has been applied.
@@ -96,6 +137,7 @@ pub(crate) struct Report {
 pub(crate) enum Work {
     Chunk(Assignment),
     Index(IndexJob),
+    Check(Check),
 }
 
 /// A range to be copied.
@@ -143,6 +185,10 @@ pub(crate) struct RouterParts {
     pub lane_bytes: usize,
     pub held_limit: usize,
     pub chunk_bytes: u64,
+    /// Whether collections are compared all the time.
+    pub prove: bool,
+    /// So many bytes of `_id`s are kept of documents that have changed since they were compared.
+    pub changed_limit: usize,
     pub reached: mpsc::UnboundedReceiver<MarkerReached>,
     pub saves: mpsc::Sender<SaveRequest>,
     pub cancel: CancellationToken,
@@ -159,7 +205,7 @@ pub(crate) struct Router {
     pub(crate) selection: Selection,
     pub(crate) events: Events,
     pub(crate) tracked: HashMap<Uuid, Tracked>,
-    pub(crate) views: BTreeMap<crate::namespace::Namespace, Tracked>,
+    pub(crate) views: BTreeMap<Namespace, Tracked>,
     /// Collections that were renamed into the selection but are gone from the source by now: a later entry says how.
     pub(crate) ghosts: HashSet<Uuid>,
     /// Changes up to here may have been applied by an earlier run already.
@@ -180,6 +226,10 @@ pub(crate) struct Router {
     held: usize,
     held_limit: usize,
     chunk_bytes: u64,
+    pub(crate) prove: bool,
+    changed_limit: usize,
+    /// The same for each collection.
+    changed_each: usize,
     next_chunk: u64,
     next_marker: u64,
     reached: mpsc::UnboundedReceiver<MarkerReached>,
@@ -226,7 +276,10 @@ struct StuckSince {
 impl Router {
     pub fn new(parts: RouterParts) -> Self {
         let (mut tracked, mut views) = (HashMap::new(), BTreeMap::new());
-        for collection in parts.collections {
+        for mut collection in parts.collections {
+            if parts.prove {
+                collection.proof.begin();
+            }
             if collection.target.kind == CollectionKind::View {
                 views.insert(collection.target.namespace.clone(), collection);
             } else {
@@ -264,6 +317,9 @@ impl Router {
             held: 0,
             held_limit: parts.held_limit,
             chunk_bytes: parts.chunk_bytes,
+            prove: parts.prove,
+            changed_limit: parts.changed_limit,
+            changed_each: 0,
             next_chunk: 0,
             next_marker: 0,
             reached: parts.reached,
@@ -317,7 +373,7 @@ impl Router {
                 }
             }
             self.flush_buffers().await?;
-            self.serve_idle();
+            self.serve_idle().await?;
         }
     }
 
@@ -370,7 +426,13 @@ impl Router {
                 self.progress.held_bytes.store(self.held as u64, Relaxed);
                 self.relieve().await
             }
+            Route::HoldCheck => {
+                self.held += tracked.proof.hold(change);
+                self.progress.held_bytes.store(self.held as u64, Relaxed);
+                self.relieve().await
+            }
             Route::Send => {
+                tracked.proof.note(&change.write.key, self.changed_each);
                 let routed = Routed {
                     target: Arc::clone(&tracked.target),
                     position: change.position,
@@ -461,12 +523,18 @@ impl Router {
             Request::CopyAgain { collection, reply } => {
                 self.drain().await?;
                 if let Some(tracked) = self.tracked.get_mut(&collection) {
-                    tracked.copy_again();
+                    tracked.copy_again(self.prove);
                 }
                 self.dirty = true;
                 self.update_progress();
                 let _ = reply.send(());
             }
+            Request::Checked {
+                collection,
+                chunk,
+                result,
+            } => self.checked(collection, chunk, result).await?,
+            Request::Prove(request) => self.prove(request).await?,
             Request::WatchForLateWrites { reply } => {
                 let _ = reply.send(self.watch_for_late_writes().await);
             }
@@ -486,6 +554,7 @@ impl Router {
 
     /// Tells the host how far the copy and the indexes are.
     pub(crate) fn update_progress(&mut self) {
+        self.changed_each = self.changed_limit / self.tracked.len().max(1);
         let copied = self.tracked.values().all(|tracked| tracked.ranges.all_done());
         let routed = self.routed;
         if copied {

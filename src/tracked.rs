@@ -13,6 +13,7 @@ use crate::held::Held;
 use crate::lane::Target;
 use crate::namespace::Namespace;
 use crate::order::Key;
+use crate::proof::Proof;
 use crate::ranges::{ChunkId, RangeStatus, Ranges};
 
 /// A collection that is migrated.
@@ -32,6 +33,8 @@ pub(crate) struct Tracked {
     pub snapshots_refused: u32,
     /// Chunks become this much smaller after they were given up.
     pub chunk_divisor: u64,
+    /// How far the comparison with the source is.
+    pub proof: Proof,
 }
 
 /// How far the indexes of a collection are.
@@ -70,6 +73,8 @@ pub(crate) enum Route {
     Drop,
     /// It waits until this chunk is durable.
     Hold(ChunkId),
+    /// It waits until its range has been compared.
+    HoldCheck,
     /// It goes to its lane.
     Send,
 }
@@ -94,6 +99,7 @@ impl Tracked {
             failed_indexes: BTreeSet::new(),
             snapshots_refused: 0,
             chunk_divisor: 1,
+            proof: Proof::default(),
         }
     }
 
@@ -121,6 +127,7 @@ impl Tracked {
             failed_indexes: BTreeSet::new(),
             snapshots_refused: 0,
             chunk_divisor: 1,
+            proof: Proof::default(),
         }
     }
 
@@ -160,8 +167,11 @@ impl Tracked {
         }
     }
 
-    /// Forgets that anything has been copied.
-    pub fn copy_again(&mut self) {
+    /// Forgets that anything has been copied; `prove` says whether it is to be compared afterwards.
+    pub fn copy_again(&mut self, prove: bool) {
+        if prove {
+            self.proof.begin();
+        }
         self.ranges = Ranges::unread_again();
         self.index_work = IndexWork::NotBegun;
         self.failed_indexes.clear();
@@ -176,6 +186,7 @@ impl Tracked {
         match self.ranges.status(key) {
             RangeStatus::Unread { .. } => Route::Drop,
             RangeStatus::Done(at) if position <= at => Route::Drop,
+            RangeStatus::Done(_) if self.proof.must_hold(key, position) => Route::HoldCheck,
             RangeStatus::Done(_) => Route::Send,
             RangeStatus::InFlight(id) => match self.chunks.get(&id) {
                 // A chunk that was given up is read again at a position that is not before this change.

@@ -1,13 +1,13 @@
 //! Compares what was migrated on both sides: documents, options, indexes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 use bson::rawdoc;
 use futures::StreamExt;
 
 use crate::checkpoint::CollectionState;
-use crate::document::{Collection, CollectionKind, Operation, Range};
+use crate::document::{Collection, CollectionKind, Operation, Position, Range};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::event::IndexSummary;
@@ -15,10 +15,13 @@ use crate::index::{name_of, seconds};
 use crate::order::Key;
 use crate::repair::Differences;
 use crate::sink::SinkRead;
-use crate::source::{ReadMode, ReadRequest};
+use crate::source::{PointRequest, ReadMode, ReadRequest};
 
 /// How many differing documents of a collection are named.
 const NAMED: usize = 20;
+
+/// So many documents are read by `_id` at once.
+const MOST_KEYS: usize = 500;
 
 /// Bytes of a batch while both sides are read.
 const BATCH_BYTES: usize = 1 << 20;
@@ -49,7 +52,43 @@ pub(crate) async fn compare_documents(engine: &Engine, state: &CollectionState) 
     }
 }
 
-fn reads(state: &CollectionState, at: crate::document::Position) -> (ReadRequest, SinkRead) {
+/// Whether these documents of a collection, whose sides stand still, are the same.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn are_same(engine: &Engine, state: &CollectionState, keys: &[Key], at: Position) -> Result<bool> {
+    let (mut rest, mut size) = (keys, 8);
+    while !rest.is_empty() {
+        let (keys, later) = rest.split_at(size.min(rest.len()));
+        rest = later;
+        let ours = engine.source.read_documents(PointRequest {
+            namespace: &state.namespace,
+            keys,
+            at,
+            mode: ReadMode::Interval,
+        });
+        let theirs = engine.sink.read_documents(&state.target, keys);
+        let (ours, theirs) = futures::try_join!(ours, theirs)?;
+        let bytes: usize = ours.iter().map(|document| document.as_bytes().len()).sum();
+        size = (BATCH_BYTES * keys.len() / bytes.max(1)).clamp(1, MOST_KEYS);
+        let by_key = |documents: Vec<RawDocumentBuf>| -> HashMap<Key, RawDocumentBuf> {
+            let keyed = |document: RawDocumentBuf| Some((Key::of_document(&document)?, document));
+            documents.into_iter().filter_map(keyed).collect()
+        };
+        let (ours, theirs) = (by_key(ours), by_key(theirs));
+        let same = |(key, ours): (&Key, &RawDocumentBuf)| {
+            theirs
+                .get(key)
+                .is_some_and(|theirs| theirs.as_bytes() == ours.as_bytes())
+        };
+        if ours.len() != theirs.len() || !ours.iter().all(same) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn reads(state: &CollectionState, at: Position) -> (ReadRequest, SinkRead) {
     let document_bytes = usize::try_from(state.bytes / state.documents.max(1)).unwrap_or_default();
     let source = ReadRequest {
         namespace: state.namespace.clone(),

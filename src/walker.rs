@@ -74,6 +74,7 @@ impl Walker {
             match work.await {
                 Ok(Work::Chunk(assignment)) => self.copy(assignment, &mut attempts).await?,
                 Ok(Work::Index(job)) => self.build(job).await?,
+                Ok(Work::Check(check)) => self.check(check).await,
                 // The router is gone: the run ends, and the reason is reported elsewhere.
                 Err(_) => break,
             }
@@ -179,7 +180,7 @@ impl Walker {
     }
 
     /// Smaller batches keep a limit more evenly.
-    fn batch_bytes(&self) -> usize {
+    pub(crate) fn batch_bytes(&self) -> usize {
         let most = self.batch_bytes as u64;
         usize::try_from(self.progress.limits.copy.portion(most)).unwrap_or(self.batch_bytes)
     }

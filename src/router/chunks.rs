@@ -22,10 +22,16 @@ impl Router {
                 }
             }
         }
-        let Some((id, chunk, _)) = largest else { return Ok(()) };
+        self.hurry_checks();
         if self.held < self.held_limit {
             return Ok(());
         }
+        // What is compared can wait, what is copied cannot be had for less.
+        self.stop_checks().await?;
+        if self.held < self.held_limit {
+            return Ok(());
+        }
+        let Some((id, chunk, _)) = largest else { return Ok(()) };
         let ranged = self
             .tracked
             .get(&id)
@@ -57,20 +63,27 @@ impl Router {
         }
     }
 
-    /// Gives work to walkers that wait for it: chunks first, then indexes.
-    pub(super) fn serve_idle(&mut self) {
+    /// Gives work to walkers that wait for it: chunks first, then indexes, then ranges to compare.
+    pub(super) async fn serve_idle(&mut self) -> Result<()> {
         while let Some((majority, reply)) = self.idle.pop_front() {
             if reply.is_closed() {
                 continue;
             }
-            let Some(work) = self.next_work(majority) else {
-                self.idle.push_front((majority, reply));
-                return;
+            let work = match self.next_work(majority) {
+                None => self.next_check().await?.map(Work::Check),
+                work => work,
             };
-            if let Err(Work::Chunk(lost)) = reply.send(work) {
-                self.release(lost.target.id, lost.chunk, false);
+            let Some(work) = work else {
+                self.idle.push_front((majority, reply));
+                return Ok(());
+            };
+            match reply.send(work) {
+                Err(Work::Chunk(lost)) => self.release(lost.target.id, lost.chunk, false),
+                Err(Work::Check(_)) => self.stop_checks().await?,
+                Err(Work::Index(_)) | Ok(()) => {}
             }
         }
+        Ok(())
     }
 
     pub(super) fn next_work(&mut self, majority: Position) -> Option<Work> {

@@ -33,9 +33,10 @@ impl Router {
     }
 
     pub(super) fn checkpoint_now(&self) -> Checkpoint {
+        let (watermark, resume) = self.applied_until();
         Checkpoint {
-            watermark: self.routed,
-            resume: self.resume,
+            watermark,
+            resume,
             collections: self.collection_states(),
             renaming: None,
             left_over: Vec::new(),
@@ -129,9 +130,11 @@ impl Router {
     /// When all lanes have reached a marker its checkpoint is saved. It names the documents that are stuck, or that were read when a rename
     /// may have come in between, since of them it cannot be said that they are on the sink as of the watermark.
     pub(super) async fn marker_reached(&mut self, reached: MarkerReached) -> Result<()> {
+        let id = reached.id;
         let Some(marker) = self.note(reached) else {
             return Ok(());
         };
+        self.let_compare(id, &marker).await?;
         if marker.stuck.is_empty() {
             self.stuck_since.clear();
         } else {
@@ -172,6 +175,7 @@ impl Router {
     /// # Errors
     /// As [`Router::run`].
     pub(crate) async fn drain(&mut self) -> Result<Drained> {
+        self.stop_checks().await?;
         loop {
             let id = self.send_marker(None, usize::MAX).await?;
             let marker = loop {

@@ -9,6 +9,7 @@ mod pace;
 mod resume;
 mod resync;
 mod saves;
+mod verify;
 mod window;
 mod write_block;
 

@@ -1,0 +1,198 @@
+//! The comparison of both sides while a run goes on, as its host asks for it.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use crate::difference::Difference;
+use crate::document::Position;
+use crate::engine::Requests;
+use crate::error::{Error, ErrorKind, Result};
+use crate::namespace::Namespace;
+use crate::proof::{CollectionProof, ProofState};
+use crate::router::{ProofRequest, Request};
+
+/// How often it is looked how far a comparison is.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What a comparison of both sides has found; see [`MigrationHandle::verify`](crate::MigrationHandle::verify).
+#[derive(Clone, Debug, PartialEq)]
+pub struct VerifyReport {
+    /// Each collection that was asked for, by its name on the source.
+    pub collections: Vec<ComparedCollection>,
+}
+
+/// What was found of one collection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ComparedCollection {
+    /// Its name on the source.
+    pub namespace: Namespace,
+    /// Its name on the target.
+    pub target: Namespace,
+    /// The position in the source's history at which the last of its ranges was compared; `None` when none was.
+    pub position: Option<Position>,
+    /// Documents of the source that were compared.
+    pub documents: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The documents that differ, at most 1000 of them.
+    pub differences: Vec<Difference>,
+    /// How many differ in all.
+    pub difference_count: u64,
+    /// Why it was not compared, or not to its end.
+    pub not_compared: Option<String>,
+}
+
+impl VerifyReport {
+    /// Whether everything was compared and is the same on both sides.
+    pub fn is_identical(&self) -> bool {
+        self.collections
+            .iter()
+            .all(|collection| collection.difference_count == 0 && collection.not_compared.is_none())
+    }
+
+    /// How many documents differ.
+    pub fn difference_count(&self) -> u64 {
+        self.collections
+            .iter()
+            .map(|collection| collection.difference_count)
+            .sum()
+    }
+}
+
+/// Compares the collections, all when none are named, and waits for the end. `keep` says that the comparison goes on afterwards.
+///
+/// # Errors
+/// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a collection that is not migrated, or what `check` answers.
+pub(crate) async fn verify(
+    requests: &Requests,
+    collections: &[Namespace],
+    keep: bool,
+    check: impl Fn() -> Result<()>,
+) -> Result<VerifyReport> {
+    let begin = |reply| ProofRequest::Begin {
+        collections: collections.to_vec(),
+        reply,
+    };
+    ask(requests, begin, &check).await?;
+    let states = loop {
+        let states = ask(
+            requests,
+            |reply| ProofRequest::State {
+                collections: collections.to_vec(),
+                reply,
+            },
+            &check,
+        );
+        let states = states.await?;
+        if let Some(unknown) = collections
+            .iter()
+            .find(|name| !states.iter().any(|state| state.namespace == **name))
+        {
+            return Err(Error::new(
+                ErrorKind::InvalidConfiguration,
+                "compare both sides",
+                "no such collection is migrated: give its name on the source",
+            )
+            .with_context("namespace", unknown));
+        }
+        // The run has begun again from its checkpoint.
+        if states.iter().any(|state| matches!(state.state, ProofState::NotWanted)) {
+            ask(requests, begin, &check).await?;
+        } else if !states.iter().any(|state| matches!(state.state, ProofState::Pending)) {
+            break states;
+        }
+        sleep(LOOK).await;
+    };
+    if !keep {
+        let end = |reply| ProofRequest::End {
+            collections: collections.to_vec(),
+            reply,
+        };
+        ask(requests, end, &check).await?;
+    }
+    let mut collections: Vec<ComparedCollection> = states.into_iter().map(report).collect();
+    collections.sort_by(|left, right| left.namespace.cmp(&right.namespace));
+    Ok(VerifyReport { collections })
+}
+
+/// Writes the documents that differ as the source has them. Answers how many these were.
+///
+/// # Errors
+/// What `check` answers.
+pub(crate) async fn repair(requests: &Requests, report: &VerifyReport, check: impl Fn() -> Result<()>) -> Result<u64> {
+    let mut repaired = 0;
+    for collection in &report.collections {
+        if collection.differences.is_empty() {
+            continue;
+        }
+        let write = |reply| ProofRequest::Repair {
+            namespace: collection.namespace.clone(),
+            keys: collection
+                .differences
+                .iter()
+                .map(|difference| difference.key.clone())
+                .collect(),
+            reply,
+        };
+        ask(requests, write, &check).await?;
+        repaired += collection.differences.len() as u64;
+    }
+    Ok(repaired)
+}
+
+/// Asks the run, again where it has gone back to its checkpoint meanwhile.
+async fn ask<T>(
+    requests: &Requests,
+    request: impl Fn(oneshot::Sender<T>) -> ProofRequest,
+    check: &impl Fn() -> Result<()>,
+) -> Result<T> {
+    loop {
+        check()?;
+        let sender: Option<mpsc::Sender<Request>> = requests.borrow().clone();
+        if let Some(sender) = sender {
+            let (reply, answer) = oneshot::channel();
+            if sender.send(Request::Prove(request(reply))).await.is_ok()
+                && let Ok(answer) = answer.await
+            {
+                return Ok(answer);
+            }
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// The documents that alone may differ in this collection; `None` when that is not known.
+pub(crate) async fn open_documents(requests: &Requests, collection: bson::Uuid) -> Option<Vec<crate::order::Key>> {
+    let sender = requests.borrow().clone()?;
+    let (reply, answer) = oneshot::channel();
+    let request = Request::Prove(ProofRequest::Open { collection, reply });
+    sender.send(request).await.ok()?;
+    answer.await.ok()?
+}
+
+fn report(proof: CollectionProof) -> ComparedCollection {
+    let (tally, not_compared) = match proof.state {
+        ProofState::Done(tally) => (tally, None),
+        ProofState::Failing(reason) => (Default::default(), Some(reason)),
+        ProofState::NoRanges => (
+            Default::default(),
+            Some(
+                "it has no order in which it could be compared while it is written to; the cutover compares it"
+                    .to_owned(),
+            ),
+        ),
+        ProofState::NotWanted | ProofState::Pending => (Default::default(), Some("it was not compared".to_owned())),
+    };
+    ComparedCollection {
+        namespace: proof.namespace,
+        target: proof.target,
+        position: tally.position,
+        documents: tally.documents,
+        bytes: tally.bytes,
+        differences: tally.differences,
+        difference_count: tally.count,
+        not_compared,
+    }
+}

@@ -1,0 +1,239 @@
+//! Compares collections range by range while they are written to: the router sees to it that the target stands at the very position at
+//! which the source is read.
+
+use super::*;
+use crate::checking::Check;
+use crate::proof::{Compared, Proof, Running};
+
+/// Nothing is compared while so many seconds of the source's history have still to be routed: the position that has been may be too old
+/// for a snapshot, and the tail has better things to do.
+const MOST_BEHIND: u32 = 2;
+
+/// The changes of a range that is being compared are held, and the watermark with them, so that it is small.
+const CHUNK_BYTES: u64 = 16 << 20;
+
+impl Router {
+    /// A range to compare, if one is due.
+    pub(super) async fn next_check(&mut self) -> Result<Option<Check>> {
+        let newest = self.progress.source_position().map_or(0, |position| position.time);
+        if self.routed < self.replay_until
+            || self.routed.time.saturating_add(MOST_BEHIND) < newest
+            || !self.stuck_since.is_empty()
+            || !self.progress.is_indexed()
+            || self.held >= self.held_limit / 4
+        {
+            return Ok(None);
+        }
+        let now = Instant::now();
+        let due = |tracked: &Tracked| {
+            tracked.target.kind.has_ranges()
+                && tracked.proof.is_due(now)
+                && matches!(tracked.ranges.only(), Some(RangeStatus::Done(at)) if at <= self.routed)
+        };
+        let Some(id) = self.tracked.iter().find(|(_, tracked)| due(tracked)).map(|(id, _)| *id) else {
+            return Ok(None);
+        };
+        let (low, resume) = (self.routed, self.resume);
+        // It goes through the lanes behind everything up to here, and nothing of the range follows.
+        let marker = self.send_marker(None, usize::MAX).await?;
+        let Some(tracked) = self.tracked.get_mut(&id) else {
+            return Ok(None);
+        };
+        let chunk = ChunkId(self.next_chunk);
+        self.next_chunk += 1;
+        let (applied, wait) = oneshot::channel();
+        let (cancel, hurry) = (self.cancel.child_token(), CancellationToken::new());
+        let lower = tracked.proof.lower();
+        tracked.proof.run(Running::new(
+            chunk,
+            lower.clone(),
+            (low, resume),
+            (cancel.clone(), hurry.clone()),
+            (marker, applied),
+        ));
+        Ok(Some(Check {
+            chunk,
+            target: Arc::clone(&tracked.target),
+            range: Range { lower, upper: None },
+            at: low,
+            chunk_bytes: self.chunk_bytes.min(CHUNK_BYTES),
+            document_bytes: tracked.document_bytes(),
+            applied: wait,
+            cancel,
+            hurry,
+        }))
+    }
+
+    /// All lanes have applied what came before a marker: if a range is compared there, the target can be read now.
+    pub(super) async fn let_compare(&mut self, id: u64, marker: &Marker) -> Result<()> {
+        let of_marker = |tracked: &&mut Tracked| tracked.proof.running().is_some_and(|running| running.marker == id);
+        let Some(tracked) = self.tracked.values_mut().find(of_marker) else {
+            return Ok(());
+        };
+        let collection = tracked.target.id;
+        let Some(running) = tracked.proof.running_mut() else {
+            return Ok(());
+        };
+        // Documents that were read from the source by themselves may be newer than the position.
+        if marker.stuck.is_empty() && marker.ahead <= running.low {
+            if let Some(applied) = running.applied.take() {
+                let _ = applied.send(());
+            }
+            return Ok(());
+        }
+        tracked.proof.fail(None);
+        self.stop_check(collection).await
+    }
+
+    /// A walker has compared a range, or could not.
+    pub(super) async fn checked(&mut self, collection: Uuid, chunk: ChunkId, result: Result<Compared>) -> Result<()> {
+        let Some(tracked) = self.tracked.get_mut(&collection) else {
+            return Ok(());
+        };
+        // What was stopped meanwhile may have been misled.
+        if tracked.proof.running().is_none_or(|running| running.id != chunk) {
+            return Ok(());
+        }
+        match result {
+            Ok(compared) => {
+                self.progress.proved(compared.documents, compared.bytes, compared.count);
+                for difference in &compared.differences {
+                    self.events.send(Event::DocumentDiffers {
+                        namespace: tracked.target.namespace.clone(),
+                        difference: difference.clone(),
+                    });
+                }
+                tracked.proof.add(compared);
+            }
+            Err(error) => tracked.proof.fail(Some(error.to_string())),
+        }
+        self.stop_check(collection).await
+    }
+
+    /// Ends what is being compared, so that everything routed goes to the lanes again.
+    pub(crate) async fn stop_checks(&mut self) -> Result<()> {
+        let running: Vec<Uuid> = self
+            .tracked
+            .iter()
+            .filter(|(_, tracked)| tracked.proof.running().is_some())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in running {
+            if let Some(tracked) = self.tracked.get_mut(&id) {
+                tracked.proof.fail(None);
+            }
+            self.stop_check(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends on what was held for the range that is compared.
+    async fn stop_check(&mut self, collection: Uuid) -> Result<()> {
+        let Some(tracked) = self.tracked.get_mut(&collection) else {
+            return Ok(());
+        };
+        let Some((held, bytes)) = tracked.proof.take() else {
+            return Ok(());
+        };
+        for (_, write) in &held {
+            tracked.proof.note(&write.key, self.changed_each);
+        }
+        let target = Arc::clone(&tracked.target);
+        self.held -= bytes;
+        self.progress.held_bytes.store(self.held as u64, Relaxed);
+        // The watermark was kept back.
+        self.dirty = true;
+        for (position, write) in held {
+            let target = Arc::clone(&target);
+            self.send(Routed {
+                target,
+                position,
+                write,
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// How far a checkpoint may say that everything is applied, and where the history has to be read from to go on there.
+    pub(super) fn applied_until(&self) -> (Position, Position) {
+        self.tracked
+            .values()
+            .filter_map(|tracked| tracked.proof.running())
+            .map(|running| (running.low, running.resume))
+            .min()
+            .unwrap_or((self.routed, self.resume))
+    }
+
+    /// Asks everything that is being compared to come to its end.
+    pub(super) fn hurry_checks(&self) {
+        for running in self.tracked.values().filter_map(|tracked| tracked.proof.running()) {
+            running.hurry.cancel();
+        }
+    }
+
+    pub(super) async fn prove(&mut self, request: ProofRequest) -> Result<()> {
+        // Whoever asked may have stopped waiting.
+        match request {
+            ProofRequest::Begin { collections, reply } => {
+                self.each_proof(&collections, Proof::begin).await?;
+                let _ = reply.send(());
+            }
+            ProofRequest::End { collections, reply } => {
+                self.each_proof(&collections, |proof| *proof = Proof::default()).await?;
+                let _ = reply.send(());
+            }
+            ProofRequest::State { collections, reply } => {
+                let _ = reply.send(self.proof_states(&collections));
+            }
+            ProofRequest::Open { collection, reply } => {
+                let open = self.tracked.get(&collection).and_then(|tracked| tracked.proof.open());
+                let _ = reply.send(open);
+            }
+            ProofRequest::Repair { namespace, keys, reply } => {
+                self.repair_documents(&namespace, keys).await?;
+                let _ = reply.send(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Does something to the proofs of these collections, of all when there are none.
+    async fn each_proof(&mut self, collections: &[Namespace], change: impl Fn(&mut Proof)) -> Result<()> {
+        self.stop_checks().await?;
+        for tracked in self.tracked.values_mut() {
+            if collections.is_empty() || collections.contains(&tracked.target.namespace) {
+                change(&mut tracked.proof);
+            }
+        }
+        Ok(())
+    }
+
+    fn proof_states(&self, collections: &[Namespace]) -> Vec<CollectionProof> {
+        self.tracked
+            .values()
+            .filter(|tracked| collections.is_empty() || collections.contains(&tracked.target.namespace))
+            .map(|tracked| CollectionProof {
+                namespace: tracked.target.namespace.clone(),
+                target: tracked.target.target.clone(),
+                state: if tracked.target.kind.has_ranges() {
+                    tracked.proof.state()
+                } else {
+                    ProofState::NoRanges
+                },
+            })
+            .collect()
+    }
+
+    /// Writes documents as the source has them.
+    async fn repair_documents(&mut self, namespace: &Namespace, keys: Vec<Key>) -> Result<()> {
+        self.stop_checks().await?;
+        let found = self
+            .tracked
+            .values_mut()
+            .find(|tracked| tracked.target.namespace == *namespace);
+        let Some(tracked) = found else { return Ok(()) };
+        let target = Arc::clone(&tracked.target);
+        self.settle(&target, keys.into_iter().collect()).await
+    }
+}
