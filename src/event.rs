@@ -228,7 +228,7 @@ impl std::fmt::Display for Side {
 }
 
 /// The state of a run at one moment.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
     /// How far the run is.
     pub phase: Phase,

@@ -5,9 +5,10 @@ use std::fmt;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How far a run is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// Checking, listing, and making the collections on the target.
+    #[default]
     Preflight,
     /// Collections are being copied while the oplog is followed.
     Copy,

@@ -29,5 +29,6 @@ mod scenarios {
     mod recovery;
     mod reverse;
     mod target_trouble;
+    mod verify;
     mod watch;
 }

@@ -32,7 +32,9 @@ Options:
       --max-lag SECONDS              the lag that counts as small [default: 2]
       --window-hours N               hours that the source is followed after the run was first ready [default: 120]
       --stop-after preflight|ready   stop there, with the checkpoint kept
-      --verify none|digest           how documents are compared at cutover [default: digest]
+      --verify none|digest|continuous
+                                     how documents are compared: not at all, all of them at cutover, or all of them while
+                                     the source is followed and what changes afterwards at cutover [default: digest]
       --walkers N                    ranges copied at the same time [default: 4]
       --lanes N                      connections that apply changes [default: 4]
       --chunk-bytes N                bytes of documents in a chunk [default: 67108864]
@@ -45,8 +47,9 @@ Options:
       --json                         one JSON object a line on standard output, text on standard error
       --help                         print this and exit
 
-Commands on standard input, one a line: cutover, pause, resume, status, abandon, extend HOURS, which makes the cutover
-window longer, and throttle BYTES OPERATIONS, which changes the two limits (0 for none).
+Commands on standard input, one a line: cutover, pause, resume, status, abandon, verify, which compares both sides while
+both are written to, repair, which writes what it found to differ, extend HOURS, which makes the cutover window longer,
+and throttle BYTES OPERATIONS, which changes the two limits (0 for none).
 
 Exit codes: 0 complete and verified; 2 refused by preflight; 3 differences found; 4 stopped by --stop-after or abandon;
 130 and 143 stopped by SIGINT and SIGTERM; 1 any other failure. The same command again resumes what was stopped.
@@ -184,7 +187,11 @@ impl Arguments {
                     arguments.stop_after = Some(choice(&option, &value()?, &choices)?);
                 }
                 "--verify" => {
-                    let choices = [("none", Verification::None), ("digest", Verification::Digest)];
+                    let choices = [
+                        ("none", Verification::None),
+                        ("digest", Verification::Digest),
+                        ("continuous", Verification::Continuous),
+                    ];
                     arguments.verification = choice(&option, &value()?, &choices)?;
                 }
                 "--path-policy" => {

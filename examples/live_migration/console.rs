@@ -3,11 +3,11 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use mongoferry::{Event, Plan, Status};
+use mongoferry::{Event, Plan, Status, VerifyReport};
 use serde_json::Value;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::ending::Ending;
+use crate::ending::{Ending, shown};
 use crate::json;
 
 /// How wide a progress bar is.
@@ -125,6 +125,7 @@ impl Console {
                 format!("the block of writes on the source cannot be lifted: {reason}")
             }
             Event::CatalogChanged { description, .. } => format!("carried over: {description}"),
+            Event::DocumentDiffers { namespace, difference } => format!("{}: {difference}", shown(namespace)),
             Event::IndexFailed {
                 namespace,
                 name,
@@ -173,6 +174,23 @@ impl Console {
             "{command}: {}{message}",
             if accepted { "" } else { "refused: " }
         ));
+    }
+
+    /// Shows what a comparison has found.
+    pub fn report(&mut self, report: &VerifyReport) {
+        if self.mode == Mode::Json {
+            self.line(json::report(report));
+        }
+        for collection in &report.collections {
+            let what = match &collection.not_compared {
+                Some(reason) => format!("not compared: {reason}"),
+                None => format!(
+                    "{} documents compared, {} differ",
+                    collection.documents, collection.difference_count
+                ),
+            };
+            self.text(&format!("{}: {what}", shown(&collection.namespace)));
+        }
     }
 
     /// Shows text.

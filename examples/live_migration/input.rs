@@ -27,6 +27,10 @@ pub enum Wish {
     Resume,
     /// Say how far it is.
     Status,
+    /// Compare both sides now.
+    Verify,
+    /// Write what the last comparison has found to differ.
+    Repair,
     /// Make the cutover window longer by this.
     Extend(Duration),
     /// Go no faster than this.
@@ -45,6 +49,8 @@ impl Wish {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Status => "status",
+            Self::Verify => "verify",
+            Self::Repair => "repair",
             Self::Extend(_) => "extend",
             Self::Throttle(_) => "throttle",
             Self::Stop(_) => "abandon",
@@ -78,6 +84,8 @@ impl Input {
                 "pause" => Wish::Pause,
                 "resume" => Wish::Resume,
                 "status" => Wish::Status,
+                "verify" => Wish::Verify,
+                "repair" => Wish::Repair,
                 "abandon" => Wish::Stop(crate::ending::STOPPED),
                 other => extension(other)
                     .map(Wish::Extend)

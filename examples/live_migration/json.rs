@@ -4,7 +4,8 @@ use std::time::SystemTime;
 
 use bson::DateTime;
 use mongoferry::{
-    Amount, CollectionSummary, Estimate, Event, Finding, IndexSummary, LateWrites, Plan, Position, Status,
+    Amount, CollectionSummary, ComparedCollection, Difference, DifferenceKind, Estimate, Event, Finding, IndexSummary,
+    LateWrites, Plan, Position, Status, VerifyReport,
 };
 use serde_json::{Value, json};
 
@@ -38,6 +39,8 @@ pub fn status(status: &Status) -> Value {
             "dropped": status.changes.dropped,
             "held_bytes": status.changes.held_bytes,
         },
+        "compared": amount(status.compared),
+        "differences": status.differences,
         "eta_seconds": status.time_left.map(|left| left.as_secs()),
         "oplog_window_seconds": status.oplog_window.map(|window| window.as_secs()),
         "oplog_left_seconds": status.oplog_time_left.map(|left| left.as_secs()),
@@ -151,6 +154,12 @@ pub fn event(event: &Event) -> Value {
         Event::Verified { namespace, identical } => {
             json!({ "type": "verified", "namespace": shown(namespace).as_str(), "identical": identical })
         }
+        Event::DocumentDiffers { namespace, difference } => {
+            let mut line = self::difference(difference);
+            line["type"] = "document_differs".into();
+            line["namespace"] = shown(namespace).as_str().into();
+            line
+        }
         Event::ForeignWrite { namespace, writes } => {
             json!({ "type": "foreign_write", "namespace": shown(namespace).as_str(), "writes": writes })
         }
@@ -206,6 +215,45 @@ fn finding(finding: &Finding) -> Value {
         "code": finding.code,
         "message": finding.message,
         "fix": finding.fix,
+    })
+}
+
+pub fn report(report: &VerifyReport) -> Value {
+    let collection = |collection: &ComparedCollection| {
+        json!({
+            "namespace": shown(&collection.namespace).as_str(),
+            "target": shown(&collection.target).as_str(),
+            "position": collection.position.map(position),
+            "documents": collection.documents,
+            "bytes": collection.bytes,
+            "difference_count": collection.difference_count,
+            "differences": collection.differences.iter().map(difference).collect::<Vec<_>>(),
+            "not_compared": collection.not_compared,
+        })
+    };
+    json!({
+        "type": "verify_report",
+        "identical": report.is_identical(),
+        "difference_count": report.difference_count(),
+        "collections": report.collections.iter().map(collection).collect::<Vec<_>>(),
+    })
+}
+
+/// Which document, and in what; hashes stand for what is in it.
+fn difference(difference: &Difference) -> Value {
+    let (kind, paths) = match &difference.kind {
+        DifferenceKind::Missing => ("missing", Vec::new()),
+        DifferenceKind::Extra => ("extra", Vec::new()),
+        DifferenceKind::Different { paths } => ("different", paths.clone()),
+        // A newer version of the library may tell more of them apart.
+        _ => ("unknown", Vec::new()),
+    };
+    json!({
+        "id": format!("{:?}", difference.key),
+        "kind": kind,
+        "paths": paths,
+        "source_hash": difference.source_hash,
+        "target_hash": difference.target_hash,
     })
 }
 

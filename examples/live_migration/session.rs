@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::LocalBoxFuture;
 use futures::{FutureExt, StreamExt};
-use mongoferry::{
-    Amount, ChangeCounts, Error, ErrorKind, Event, MigrationHandle, Outcome, Phase, Result, Status, Summary, Throttle,
-};
+use mongoferry::{Error, ErrorKind, Event, MigrationHandle, Outcome, Phase, Result, Status, Summary, VerifyReport};
 
 use crate::arguments::{Arguments, StopAfter};
 use crate::assembly::assemble;
@@ -47,7 +45,7 @@ impl<'a> Session<'a> {
             arguments,
             console,
             input,
-            last: before_the_start(),
+            last: Status::default(),
             cutover_wanted: false,
         }
     }
@@ -148,6 +146,8 @@ impl<'a> Session<'a> {
                 .map(|stop_writes| hand_over(run, stop_writes).boxed_local())
         };
         let mut pausing: Option<LocalBoxFuture<'_, Result<()>>> = None;
+        let mut verifying: Option<LocalBoxFuture<'_, Result<VerifyReport>>> = None;
+        let mut report = None;
         let mut tick = self.console.interval();
         loop {
             let awaited_end = async {
@@ -162,7 +162,24 @@ impl<'a> Session<'a> {
                     None => std::future::pending().await,
                 }
             };
+            let verified = async {
+                match &mut verifying {
+                    Some(verifying) => verifying.await,
+                    None => std::future::pending().await,
+                }
+            };
             let wish = tokio::select! {
+                verified = verified => {
+                    verifying = None;
+                    match verified {
+                        Ok(found) => {
+                            self.console.report(&found);
+                            report = Some(found);
+                        }
+                        Err(error) => self.console.reply("verify", false, &error.to_string()),
+                    }
+                    continue;
+                }
                 end = awaited_end => match end {
                     Ok(end) => return end,
                     Err(_) if run.status().phase == Phase::Failed => return End::Over,
@@ -229,6 +246,21 @@ impl<'a> Session<'a> {
                     Ok(()) => self.console.reply("extend", true, "the cutover window is longer"),
                     Err(error) => self.console.reply("extend", false, &error.to_string()),
                 },
+                Wish::Verify => {
+                    verifying = Some(run.verify(&[]).boxed_local());
+                    self.console.reply("verify", true, "both sides are being compared");
+                }
+                Wish::Repair => match &report {
+                    Some(found) => match run.repair(found).await {
+                        Ok(count) => self
+                            .console
+                            .reply("repair", true, &format!("{count} documents are written anew")),
+                        Err(error) => self.console.reply("repair", false, &error.to_string()),
+                    },
+                    None => self
+                        .console
+                        .reply("repair", false, "enter verify first, and wait for its report"),
+                },
                 Wish::Throttle(throttle) => {
                     run.throttle(throttle);
                     self.console.reply("throttle", true, "takes effect within a second");
@@ -237,7 +269,7 @@ impl<'a> Session<'a> {
                     self.console.reply(
                         &line,
                         false,
-                        "the commands are cutover, pause, resume, status, abandon, extend HOURS, and throttle BYTES OPERATIONS",
+                        "the commands are cutover, pause, resume, status, verify, repair, abandon, extend HOURS, and throttle BYTES OPERATIONS",
                     );
                 }
             }
@@ -296,25 +328,5 @@ async fn hand_over(run: &MigrationHandle, stop_writes: LocalBoxFuture<'_, ()>) -
             Err(error) if error.is_retryable() && attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),
         }
-    }
-}
-
-/// The status while there is no run yet.
-fn before_the_start() -> Status {
-    Status {
-        phase: Phase::Preflight,
-        position: None,
-        source_position: None,
-        lag: None,
-        copy_complete: false,
-        can_cut_over: false,
-        copied: Amount::default(),
-        total: Amount::default(),
-        changes: ChangeCounts::default(),
-        time_left: None,
-        oplog_window: None,
-        oplog_time_left: None,
-        cutover_deadline: None,
-        throttle: Throttle::default(),
     }
 }

@@ -179,15 +179,20 @@ pub(super) struct Sets {
     source: ReplicaSet,
     target: ReplicaSet,
     pub(super) source_client: Client,
-    target_client: Client,
+    pub(super) target_client: Client,
 }
 
 impl Sets {
     /// Two sets, of which the first has a shop.
     pub(super) async fn start(documents: u64) -> Self {
+        Self::start_on(Version::V6_0, Version::V6_0, documents).await
+    }
+
+    /// The same on other versions.
+    pub(super) async fn start_on(from: Version, to: Version, documents: u64) -> Self {
         let (source, target) = futures::try_join!(
-            ReplicaSet::builder(Version::V6_0).start(),
-            ReplicaSet::builder(Version::V6_0).name("rs1").start()
+            ReplicaSet::builder(from).start(),
+            ReplicaSet::builder(to).name("rs1").start()
         )
         .unwrap();
         let (source_client, target_client) = (source.client().await.unwrap(), target.client().await.unwrap());

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bson::rawdoc;
 use mongoferry::sink::SinkCall;
+use mongoferry::source::SourceCall;
 use mongoferry::{
     CollectionKind, DifferenceKind, ErrorKind, Event, MigrationHandle, Namespace, Operation, Sink, Source,
     Verification, VerifyReport, Write,
@@ -203,6 +204,31 @@ async fn the_watermark_waits_for_what_is_compared() {
     bench.finish(run).await;
 }
 
+/// A document that was read from the source by itself can be newer than what has been routed; that is no difference.
+#[tokio::test(start_paused = true)]
+async fn what_was_read_ahead_is_no_difference() {
+    let bench = Bench::with_orders(5);
+    let run = bench.start().await;
+    bench.caught_up().await;
+    settle_down().await;
+    tamper(&bench, 1, Operation::Delete).await;
+    let report = verify(&run).await;
+    assert_eq!(report.difference_count(), 1);
+    let tail = bench.source.hold(SourceCall::TailEntries);
+    bench.set("shop.orders", 1, 5);
+    run.repair(&report).await.unwrap();
+    until("it is read ahead", || {
+        bench.sink.documents("shop.orders").unwrap()[0].get_i32("n").ok() == Some(5)
+    })
+    .await;
+    let (report, ()) = futures::join!(verify(&run), async {
+        sleep(Duration::from_secs(5)).await;
+        tail.release();
+    });
+    assert!(report.is_identical(), "{report:#?}");
+    bench.finish(run).await;
+}
+
 /// A drain ends what is compared, so that it cannot hold up the catalogue or a cutover.
 #[tokio::test(start_paused = true)]
 async fn a_cutover_does_not_wait_for_what_is_compared() {
@@ -250,7 +276,9 @@ async fn a_cutover_compares_only_what_has_changed_since() {
         let cutover = timeout(Duration::from_secs(60), run.cutover(async {}));
         if tampered {
             let release = async {
-                digest.reached().await;
+                timeout(DEADLINE, digest.reached())
+                    .await
+                    .expect("a digest is asked for");
                 digest.release();
             };
             let (summary, ()) = futures::join!(cutover, release);

@@ -1,0 +1,139 @@
+//! Both sides are compared on real servers while applications write, by the commands of the example.
+
+use std::collections::BTreeMap;
+
+use bson::{Document, doc};
+use mongodb::Client;
+use mongoferry_testbed::Version;
+use mongoferry_testbed::workload::Writer;
+use serde_json::Value;
+
+use super::example::Sets;
+
+/// Of what is compared nobody writes to these.
+const TAMPERED: [i32; 4] = [17, 404, 1203, 1999];
+
+async fn what_is_tampered_with_is_found(version: Version) {
+    let sets = Sets::start_on(version, version, 2_000).await;
+    let ours = sets.source_client.database("shop").collection::<Document>("parts");
+    let documents = (0..2_000).map(|id| doc! { "_id": id, "a": 1, "b": { "c": [1, 2, 3] }, "pad": "p".repeat(300) });
+    ours.insert_many(documents).await.unwrap();
+    let writer = Writer::start(&sets.source_client, 5).await.unwrap();
+    let mut run = sets.example(&[
+        "--cutover",
+        "manual",
+        "--verify",
+        "continuous",
+        "--chunk-bytes",
+        "100000",
+    ]);
+    run.phase("ready").await;
+    tamper(&sets.target_client).await;
+    let writing = async {
+        for n in 0.. {
+            let id = (n * 7) % 2_000;
+            if !TAMPERED.contains(&id) {
+                ours.update_one(doc! { "_id": id }, doc! { "$set": { "n": n } })
+                    .await
+                    .unwrap();
+            }
+        }
+    };
+    let comparing = async {
+        run.command("verify").await;
+        let report = run.until("the report", |line| line["type"] == "verify_report").await;
+        let differences = differences_of(&report);
+        let expected = [
+            ("17", "missing", vec![]),
+            ("404", "different", vec!["b.c.1"]),
+            ("1203", "different", vec!["(order)"]),
+            ("1999", "different", vec!["a", "only"]),
+            ("5000", "extra", vec![]),
+        ];
+        assert_eq!(report["difference_count"], expected.len(), "{report:#}");
+        for (id, kind, paths) in expected {
+            assert_eq!(differences[id], (kind.to_owned(), paths), "{report:#}");
+        }
+        run.command("repair").await;
+        run.until("the repair", |line| {
+            line["type"] == "command" && line["command"] == "repair"
+        })
+        .await;
+        run.command("verify").await;
+        let report = run.until("the report", |line| line["type"] == "verify_report").await;
+        // The capped one is left to the cutover.
+        assert_eq!(
+            (&report["difference_count"], &report["identical"]),
+            (&0.into(), &false.into()),
+            "{report:#}"
+        );
+    };
+    tokio::select! {
+        () = comparing => {}
+        () = writing => unreachable!("it goes on for ever"),
+    }
+    let stats = writer.stop().await;
+    assert_eq!(stats.errors, 0, "{stats:?}");
+    run.command("cutover").await;
+    run.end().await.summary("complete", 0);
+    sets.assert_identical().await;
+}
+
+/// Changes documents of the target behind the migration's back.
+async fn tamper(target: &Client) {
+    let theirs = target.database("shop").collection::<Document>("parts");
+    let [missing, different, reordered, with_another] = TAMPERED;
+    theirs.delete_one(doc! { "_id": missing }).await.unwrap();
+    theirs
+        .update_one(doc! { "_id": different }, doc! { "$set": { "b.c.1": 9 } })
+        .await
+        .unwrap();
+    let pad = "p".repeat(300);
+    for (id, document) in [
+        (
+            reordered,
+            doc! { "_id": reordered, "b": { "c": [1, 2, 3] }, "a": 1, "pad": &pad },
+        ),
+        (
+            with_another,
+            doc! { "_id": with_another, "a": 1_i64, "b": { "c": [1, 2, 3] }, "pad": &pad, "only": true },
+        ),
+    ] {
+        theirs.replace_one(doc! { "_id": id }, document).await.unwrap();
+    }
+    theirs.insert_one(doc! { "_id": 5000 }).await.unwrap();
+}
+
+/// What differs in `shop.parts` and in nothing else, by `_id`.
+fn differences_of(report: &Value) -> BTreeMap<String, (String, Vec<&str>)> {
+    let mut all = BTreeMap::new();
+    for collection in report["collections"].as_array().unwrap() {
+        let differences = collection["differences"].as_array().unwrap();
+        assert!(
+            differences.is_empty() || collection["namespace"] == "shop.parts",
+            "{collection:#}"
+        );
+        for difference in differences {
+            let id: Value = serde_json::from_str(difference["id"].as_str().unwrap()).unwrap();
+            let paths = difference["paths"].as_array().unwrap();
+            all.insert(
+                id["$numberInt"].as_str().unwrap().to_owned(),
+                (
+                    difference["kind"].as_str().unwrap().to_owned(),
+                    paths.iter().map(|path| path.as_str().unwrap()).collect(),
+                ),
+            );
+        }
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_tampered_with_is_found_on_4_2() {
+    what_is_tampered_with_is_found(Version::V4_2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_tampered_with_is_found_on_6_0() {
+    what_is_tampered_with_is_found(Version::V6_0).await;
+}
