@@ -16,7 +16,7 @@ use futures::{FutureExt, StreamExt};
 use mongodb::Client;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
-use mongoferry::{Event, Migration, MigrationHandle, Outcome};
+use mongoferry::{Event, Migration, MigrationHandle, Outcome, Verification};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::{ReplicaSet, Version};
 use rand::rngs::StdRng;
@@ -29,6 +29,9 @@ mod commands;
 
 /// How long one seed may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(150);
+
+/// How long a comparison is waited for while the writers go on. What is written to all the time may not come to its end.
+const COMPARISON: Duration = Duration::from_secs(5);
 
 /// How many write at the same time.
 const WRITERS: u64 = 3;
@@ -206,6 +209,7 @@ impl Scenario {
             lanes: random.random_range(1..5),
             chunk_bytes: 1 << random.random_range(10..16),
             selected: random.random_bool(0.3),
+            compared: self.seed % 2 == 0,
         };
         let mut handle = self.start(&shape).await;
         for _ in 0..random.random_range(0..4) {
@@ -220,6 +224,12 @@ impl Scenario {
                 handle.abandon().await;
                 handle = self.start(&shape).await;
             }
+        }
+        if shape.compared
+            && let Ok(report) = timeout(COMPARISON, handle.verify(&[])).await
+        {
+            let report = report.unwrap();
+            assert_eq!(report.difference_count(), 0, "seed {}: {report:#?}", self.seed);
         }
         self.diary.add("cutting over".to_owned());
         let stop_writes = async {
@@ -245,6 +255,7 @@ impl Scenario {
         };
         assert_identical(&self.source, &self.target, &options).await.unwrap();
         assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+        assert_eq!(handle.status().differences, 0, "seed {}: a false alarm", self.seed);
     }
 
     /// What is to be compared where not everything was selected. On the target there must be nothing besides.
@@ -279,7 +290,11 @@ impl Scenario {
         let builder = Migration::builder(reader, writer)
             .walkers(shape.walkers)
             .lanes(shape.lanes)
-            .chunk_bytes(shape.chunk_bytes);
+            .chunk_bytes(shape.chunk_bytes)
+            .verification(match shape.compared {
+                true => Verification::Continuous,
+                false => Verification::Digest,
+            });
         let builder = match shape.selected {
             true => builder.include("one.*").exclude(LEFT_OUT).rename(RENAMED.0, RENAMED.1),
             false => builder,
@@ -306,6 +321,8 @@ struct Shape {
     lanes: usize,
     chunk_bytes: u64,
     selected: bool,
+    /// Whether both sides are compared all the time.
+    compared: bool,
 }
 
 /// Tasks that do not outlive their seed, however it ends.
