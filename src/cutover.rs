@@ -58,6 +58,7 @@ async fn try_hand_over(
     let (report, mut collections) = loop {
         let (report, run) = applied_to(requests, stopped).await?;
         check_late_writes(engine, progress)?;
+        let proven = prove::proven(engine, progress, requests, &report).await?;
         let mut collections = Vec::with_capacity(report.collections.len());
         for state in &report.collections {
             let mut summary = CollectionSummary {
@@ -67,11 +68,13 @@ async fn try_hand_over(
                 verified: false,
                 differences: Vec::new(),
             };
-            if engine.settings.verification != Verification::None {
-                summary.differences = compare(engine, progress, requests, state).await?;
-                summary.verified = true;
-            } else {
+            if engine.settings.verification == Verification::None {
                 summary.differences = progress.refused_of(&state.namespace);
+            } else {
+                if !proven.contains(&state.id) {
+                    summary.differences = compare(engine, progress, requests, state).await?;
+                }
+                summary.verified = true;
             }
             collections.push(summary);
         }
@@ -236,9 +239,6 @@ async fn compare(
     for attempt in 0..COMPARISONS {
         let before = applied_to(requests, engine.source.sentinel().await?).await?.0.position;
         check_late_writes(engine, progress)?;
-        if attempt == 0 && is_proven(engine, progress, requests, state, before).await? {
-            return Ok(Vec::new());
-        }
         let differences = verify::compare_documents(engine, state).await?;
         if differences.is_empty() {
             return Ok(differences);
@@ -251,28 +251,6 @@ async fn compare(
         }
     }
     verify::compare_documents(engine, state).await
-}
-
-/// Whether a collection was compared before, and the documents that have changed since are the same on both sides.
-async fn is_proven(
-    engine: &Engine,
-    progress: &Progress,
-    requests: &Requests,
-    state: &CollectionState,
-    position: Position,
-) -> Result<bool> {
-    if engine.settings.verification != Verification::Continuous
-        || progress
-            .foreign_writes()
-            .iter()
-            .any(|foreign| foreign.namespace == state.target)
-    {
-        return Ok(false);
-    }
-    match prove::open_documents(requests, state.id).await {
-        Some(keys) => verify::are_same(engine, state, &keys, position).await,
-        None => Ok(false),
-    }
 }
 
 async fn copy_again(progress: &Progress, requests: &Requests, state: &CollectionState) -> Result<()> {

@@ -1,17 +1,23 @@
 //! The comparison of both sides while a run goes on, as its host asks for it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use bson::Uuid;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use crate::difference::Difference;
-use crate::document::Position;
-use crate::engine::Requests;
+use crate::document::{Collection, Position};
+use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
+use crate::migration::Verification;
 use crate::namespace::Namespace;
+use crate::order::Key;
+use crate::progress::Progress;
 use crate::proof::{CollectionProof, ProofState};
-use crate::router::{ProofRequest, Request};
+use crate::router::{ProofRequest, Report, Request};
+use crate::verify;
 
 /// How often it is looked how far a comparison is.
 const LOOK: Duration = Duration::from_millis(50);
@@ -163,8 +169,45 @@ async fn ask<T>(
     }
 }
 
+/// The collections that were compared while the run went on, and whose documents that have changed since are the same on both sides now
+/// that these stand still.
+///
+/// Other programs that write to the target may not have been seen. Unless both sides have as many documents and bytes, and nobody was seen,
+/// a collection counts as not compared.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn proven(
+    engine: &Engine,
+    progress: &Progress,
+    requests: &Requests,
+    report: &Report,
+) -> Result<HashSet<Uuid>> {
+    let mut proven = HashSet::new();
+    if engine.settings.verification != Verification::Continuous {
+        return Ok(proven);
+    }
+    let (ours, theirs) = futures::try_join!(engine.source.collections(), engine.sink.collections())?;
+    let foreign = progress.foreign_writes();
+    for state in &report.collections {
+        let size = |listed: &[Collection], namespace: &Namespace| {
+            verify::find(listed, namespace).map(|collection| (collection.documents, collection.bytes))
+        };
+        let Some(keys) = open_documents(requests, state.id).await else {
+            continue;
+        };
+        if !foreign.iter().any(|foreign| foreign.namespace == state.target)
+            && size(&ours, &state.namespace) == size(&theirs, &state.target)
+            && verify::are_same(engine, state, &keys, report.position).await?
+        {
+            proven.insert(state.id);
+        }
+    }
+    Ok(proven)
+}
+
 /// The documents that alone may differ in this collection; `None` when that is not known.
-pub(crate) async fn open_documents(requests: &Requests, collection: bson::Uuid) -> Option<Vec<crate::order::Key>> {
+async fn open_documents(requests: &Requests, collection: Uuid) -> Option<Vec<Key>> {
     let sender = requests.borrow().clone()?;
     let (reply, answer) = oneshot::channel();
     let request = Request::Prove(ProofRequest::Open { collection, reply });

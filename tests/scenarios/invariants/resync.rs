@@ -6,7 +6,10 @@ use bson::rawdoc;
 use futures::StreamExt;
 use mongoferry::sink::{CatalogCommand, JournalEntry, SinkCall};
 use mongoferry::source::{MemorySource, SourceCall};
-use mongoferry::{CollectionKind, ErrorKind, Event, LostPosition, Migration, MigrationHandle, Position, Sink, Source};
+use mongoferry::{
+    Checkpoint, CheckpointStore, CollectionKind, ErrorKind, Event, LostPosition, Migration, MigrationHandle, Position,
+    Sink, Source,
+};
 use tokio::time::timeout;
 
 use super::{Bench, DEADLINE, documents, until};
@@ -233,9 +236,9 @@ async fn a_lost_position_can_end_the_run() {
     assert_eq!(summary.resyncs, 1);
 }
 
-/// Another replica set is no reason for a resync.
+/// Another replica set is no reason for a resync, and nothing is written to it.
 #[tokio::test(start_paused = true)]
-async fn another_source_is_refused() {
+async fn another_source_or_target_is_refused() {
     let bench = Bench::with_orders(5);
     let run = bench.start().await;
     bench.caught_up().await;
@@ -246,6 +249,18 @@ async fn another_source_is_refused() {
     let error = other.build().unwrap().start().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::CheckpointMismatch, "{error}");
     assert_eq!(bench.sink.documents("shop.orders").unwrap().len(), 5);
+    // Nor is another target.
+    let elsewhere = Checkpoint {
+        sink: "another".to_owned(),
+        ..bench.checkpoint().unwrap()
+    };
+    bench.store.save(&elsewhere.encode().unwrap()).await.unwrap();
+    let error = bench.migration().build().unwrap().start().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CheckpointMismatch, "{error}");
+    assert!(
+        error.to_string().contains("it belongs to the target `another`"),
+        "{error}"
+    );
 }
 
 /// A migration that has caught up and stopped, of a source with something of every kind.

@@ -229,32 +229,35 @@ async fn what_was_read_ahead_is_no_difference() {
     bench.finish(run).await;
 }
 
-/// A drain ends what is compared, so that it cannot hold up the catalogue or a cutover.
+/// What is compared holds up neither the catalogue nor a cutover.
 #[tokio::test(start_paused = true)]
-async fn a_cutover_does_not_wait_for_what_is_compared() {
-    let bench = Bench::with_orders(5);
-    let run = bench.start().await;
-    bench.caught_up().await;
-    // The first time that it is ready is noted in the checkpoint.
-    settle_down().await;
-    let reading = bench.sink.hold(SinkCall::ReadBatch);
-    tokio::select! {
-        biased;
-        _ = run.verify(&[]) => unreachable!("the target is not read yet"),
-        reached = timeout(DEADLINE, reading.reached()) => reached.unwrap(),
+async fn nothing_waits_for_what_is_compared() {
+    for renamed in [true, false] {
+        let bench = Bench::with_orders(5);
+        let run = bench.start().await;
+        bench.caught_up().await;
+        settle_down().await;
+        let reading = bench.sink.hold(SinkCall::ReadBatch);
+        tokio::select! {
+            biased;
+            _ = run.verify(&[]) => unreachable!("the target is not read yet"),
+            reached = timeout(DEADLINE, reading.reached()) => reached.unwrap(),
+        }
+        bench.set("shop.orders", 3, 7);
+        if renamed {
+            bench.source.rename("shop.orders", "shop.sold").unwrap();
+            bench.set("shop.sold", 4, 8);
+            bench.caught_up().await;
+        }
+        bench.finish(run).await;
+        drop(reading);
     }
-    bench.set("shop.orders", 3, 7);
-    bench.source.rename("shop.orders", "shop.sold").unwrap();
-    bench.set("shop.sold", 4, 8);
-    bench.caught_up().await;
-    reading.release();
-    bench.finish(run).await;
 }
 
 /// A run that has compared everything before does so no more at cutover, but for what has changed since; and it finds what differs there.
 #[tokio::test(start_paused = true)]
 async fn a_cutover_compares_only_what_has_changed_since() {
-    for tampered in [false, true] {
+    for tampered in [None, Some(3), Some(40)] {
         let bench = Bench::with_orders(50);
         let run = bench
             .migration()
@@ -268,13 +271,19 @@ async fn a_cutover_compares_only_what_has_changed_since() {
         bench.source.create_collection("shop.new", rawdoc! {}).unwrap();
         bench.source.insert("shop.new", rawdoc! { "_id": 1 }).unwrap();
         bench.caught_up().await;
-        if tampered {
-            tamper(&bench, 3, Operation::Replace(rawdoc! { "_id": 3, "n": 8 })).await;
+        if let Some(id) = tampered {
+            // One that has changed since, or one that has not and has another size now.
+            let document = if id == 3 {
+                rawdoc! { "_id": id, "n": 8 }
+            } else {
+                rawdoc! { "_id": id }
+            };
+            tamper(&bench, id, Operation::Replace(document)).await;
         }
         // What is asked for a digest would stand still here.
         let digest = bench.sink.hold(SinkCall::Digest);
         let cutover = timeout(Duration::from_secs(60), run.cutover(async {}));
-        if tampered {
+        if let Some(id) = tampered {
             let release = async {
                 timeout(DEADLINE, digest.reached())
                     .await
@@ -288,10 +297,8 @@ async fn a_cutover_compares_only_what_has_changed_since() {
                 .iter()
                 .find(|it| it.namespace.as_str() == "shop.orders")
                 .unwrap();
-            assert_eq!(
-                orders.differences,
-                ["the document with _id {\"$numberInt\":\"3\"} differs"]
-            );
+            let expected = format!("the document with _id {{\"$numberInt\":\"{id}\"}} differs");
+            assert_eq!(orders.differences, [expected]);
         } else {
             let summary = cutover.await.expect("no digest is asked for").unwrap();
             assert!(
