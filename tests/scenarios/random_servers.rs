@@ -209,7 +209,7 @@ impl Scenario {
             lanes: random.random_range(1..5),
             chunk_bytes: 1 << random.random_range(10..16),
             selected: random.random_bool(0.3),
-            compared: self.seed % 2 == 0,
+            compared: self.seed.is_multiple_of(2),
         };
         let mut handle = self.start(&shape).await;
         for _ in 0..random.random_range(0..4) {
