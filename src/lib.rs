@@ -65,6 +65,7 @@ struct Readme;
 // What a host sees: it describes a migration, has it checked, starts it, and holds a handle to the run.
 mod migration;
 pub mod preflight;
+pub mod hosted;
 mod handle;
 mod event;
 mod phase;
