@@ -3,7 +3,7 @@
 //! Nothing that was copied is thrown away: the tail starts at now, what the target has is compared with the source, and only what
 //! differs is written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,6 +80,7 @@ impl Engine {
             standing.iter().any(|standing| standing.namespace == *name)
                 || left_over.iter().any(|left| left.moved_to.as_ref() == Some(name))
         });
+        check_names(&collections)?;
         let lost = before.watermark;
         let mut checkpoint = Checkpoint {
             watermark: position,
@@ -117,6 +118,25 @@ impl Engine {
             resumed: true,
         })
     }
+}
+
+/// Whether each collection has a name of its own on the target. Preflight has looked at those of the beginning, and the catalogue at what came
+/// later, but nothing at what came while no process followed.
+fn check_names(collections: &[Tracked]) -> Result<()> {
+    let mut names: BTreeMap<&Namespace, &Namespace> = BTreeMap::new();
+    for collection in collections {
+        let (namespace, target) = (&collection.target.namespace, &collection.target.target);
+        if let Some(other) = names.insert(target, namespace) {
+            return Err(Error::new(
+                ErrorKind::UnsupportedEntry,
+                "compare everything with the source",
+                "another collection has its name on the target: give one of them another name, and start again",
+            )
+            .with_context("namespace", namespace)
+            .with_context("other", other));
+        }
+    }
+    Ok(())
 }
 
 /// The tail after `after`, which must come by `seen`: an earlier run has read up to there, and may have applied it. A source that was restored

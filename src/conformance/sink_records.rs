@@ -8,7 +8,26 @@ use crate::sink::Sink;
 pub(super) async fn run(sink: &dyn Sink) -> Result<(), ConformanceFailure> {
     check("a record comes back as it was saved", saved(sink)).await?;
     check("a record is saved only over the fence that is expected", fenced(sink)).await?;
-    check("a record that is deleted is gone", deleted(sink)).await
+    check("a record that is deleted is gone", deleted(sink)).await?;
+    check("the sink's own history goes on with what is written", sentinel(sink)).await
+}
+
+async fn sentinel(sink: &dyn Sink) -> Outcome {
+    const NAME: &str = "conformance_sentinel";
+    let Some(before) = sink.sentinel().await? else {
+        return Ok(());
+    };
+    ensure!(
+        sink.save_record(NAME, &rawdoc! { "fence": 1_i64 }, 0).await?,
+        "a new record was not stored"
+    );
+    let after = sink.sentinel().await?;
+    ensure!(
+        after.is_some_and(|after| after > before),
+        "a write after {before} is followed by {after:?}"
+    );
+    sink.delete_record(NAME).await?;
+    Ok(())
 }
 
 async fn saved(sink: &dyn Sink) -> Outcome {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bson::rawdoc;
-use mongoferry::Sink;
 use mongoferry::sink::{JournalEntry, SinkCall};
 use mongoferry::source::SourceCall;
+use mongoferry::{ErrorKind, Sink};
 use tokio::time::{sleep, timeout};
 
 use super::super::random_memory::chaos::{ChaosSink, Dice};
@@ -231,4 +231,33 @@ async fn a_document_read_ahead_waits_for_the_tail() {
     sleep(Duration::from_secs(90)).await;
     tail.release();
     bench.finish(run).await;
+}
+
+/// A name that leads to another collection's on the target must not be taken: the rename would put one in the place of the other.
+#[tokio::test(start_paused = true)]
+async fn no_two_collections_become_one() {
+    for made in [false, true] {
+        let bench = Bench::with_orders(5);
+        bench.source.create_collection("shop.other", rawdoc! {}).unwrap();
+        let migration = bench.migration().rename("shop.orders", "shop.bought");
+        let run = migration.build().unwrap().start().await.unwrap();
+        until("everything is copied", || run.status().copy_complete).await;
+        if made {
+            bench.source.create_collection("shop.bought", rawdoc! {}).unwrap();
+        } else {
+            bench.source.rename("shop.other", "shop.bought").unwrap();
+        }
+        let error = timeout(DEADLINE, run.wait()).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnsupportedEntry, "{error}");
+        assert!(error.to_string().contains("shop.orders"), "{error}");
+        assert_eq!(bench.sink.documents("shop.bought").unwrap().len(), 5);
+        // When that has come to pass while no process followed, and the history does not tell any more, it is found all the same.
+        bench.source.set_history_window(1);
+        bench.source.noop();
+        let migration = bench.migration().rename("shop.orders", "shop.bought");
+        let run = migration.build().unwrap().start().await.unwrap();
+        let error = timeout(DEADLINE, run.wait()).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnsupportedEntry, "{error}");
+        assert_eq!(bench.sink.documents("shop.bought").unwrap().len(), 5);
+    }
 }
