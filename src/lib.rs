@@ -53,6 +53,11 @@
 //! [`CheckpointStore`], by default on the target. [`Migration::start`] goes on from it after a crash, an error or a stop. When the
 //! source's history no longer holds the position, the run compares everything with the source again and writes what differs.
 //!
+//! # Going back
+//! [`Summary::reverse`] and [`Migration::reverse`] describe a migration that takes a hand-over back: from the moment of the cutover on it
+//! carries to the old side what is done on the new one, and copies nothing. [`MigratingClient`] gives the applications of a host program
+//! the client of the side that they are on.
+//!
 //! # Extending
 //! [`Source`], [`Sink`] and [`CheckpointStore`] are object-safe traits with written contracts. With the feature `test-util`
 //! there are implementations in memory, and a conformance suite to run against one's own.

@@ -29,6 +29,8 @@ Options:
                                      read from standard input [default: auto]
       --block-writes                 block writes on the source at the cutover (setUserWriteBlockMode, 6.0 and newer); the
                                      block stays once the migration is complete
+      --reverse                      go on in the opposite direction once the migration is complete, so that the source
+                                     stays a way back, until `cutover` is read, which hands back, or `abandon`
       --max-lag SECONDS              the lag that counts as small [default: 2]
       --window-hours N               hours that the source is followed after the run was first ready [default: 120]
       --stop-after preflight|ready   stop there, with the checkpoint kept
@@ -51,6 +53,9 @@ Commands on standard input, one a line: cutover, pause, resume, status, abandon,
 both are written to, repair, which writes what it found to differ, extend HOURS, which makes the cutover window longer,
 and throttle BYTES OPERATIONS, which changes the two limits (0 for none).
 
+With --reverse there are two summaries, one for each direction, of which the last says how it ended; lines about the way
+back have the field `direction` with the value `reverse`. The same command goes on with the direction it was in.
+
 Exit codes: 0 complete and verified; 2 refused by preflight; 3 differences found; 4 stopped by --stop-after or abandon;
 130 and 143 stopped by SIGINT and SIGTERM; 1 any other failure. The same command again resumes what was stopped.
 ";
@@ -68,6 +73,7 @@ pub struct Arguments {
     pub checkpoint: Option<PathBuf>,
     pub manual_cutover: bool,
     pub block_writes: bool,
+    pub reverse: bool,
     pub max_lag: Option<Duration>,
     pub window: Option<Duration>,
     pub stop_after: Option<StopAfter>,
@@ -107,7 +113,7 @@ impl Arguments {
                 _ => (word, None),
             };
             match option.as_str() {
-                "--json" | "--block-writes" | "--accept-unencrypted" | "--scan" | "--help" | "-h"
+                "--json" | "--block-writes" | "--reverse" | "--accept-unencrypted" | "--scan" | "--help" | "-h"
                     if attached.is_some() =>
                 {
                     return Err(format!("{option} takes no value"));
@@ -118,6 +124,10 @@ impl Arguments {
                 }
                 "--block-writes" => {
                     arguments.block_writes = true;
+                    continue;
+                }
+                "--reverse" => {
+                    arguments.reverse = true;
                     continue;
                 }
                 "--scan" => {

@@ -20,6 +20,8 @@ pub struct Console {
     drawn: usize,
     /// A further line of the progress display.
     further: Option<Box<dyn Fn() -> String>>,
+    /// Whether a hand-over is being taken back.
+    reversed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +45,18 @@ impl Console {
             mode,
             drawn: 0,
             further: None,
+            reversed: false,
         }
     }
 
     /// Shows one more line below the progress from now on, or no longer.
     pub fn set_further(&mut self, further: Option<Box<dyn Fn() -> String>>) {
         self.further = further;
+    }
+
+    /// Says from now on that what is shown is about the way back.
+    pub fn set_reversed(&mut self) {
+        self.reversed = true;
     }
 
     /// How often a status is shown.
@@ -210,7 +218,10 @@ impl Console {
 
     // Who closes the output before the end does not want to see more; the migration goes on all the same.
 
-    fn line(&self, line: Value) {
+    fn line(&self, mut line: Value) {
+        if self.reversed {
+            line["direction"] = "reverse".into();
+        }
         let _ = writeln!(io::stdout(), "{}", json::stamped(line));
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use mongoferry::{
-    CollectionSummary, Error, ErrorKind, IndexSummary, LateWrites, Namespace, Outcome, Position, Summary,
+    CollectionSummary, Error, ErrorKind, IndexSummary, LateWrites, Namespace, Outcome, Position, Summary, WayBack,
 };
 
 use crate::console::grouped;
@@ -28,6 +28,7 @@ pub struct Ending {
     pub took: Option<Duration>,
     /// How long nothing could be written.
     pub downtime: Option<Duration>,
+    pub way_back: Option<WayBack>,
 }
 
 impl Ending {
@@ -44,6 +45,7 @@ impl Ending {
             error: None,
             took: None,
             downtime: None,
+            way_back: None,
         }
     }
 
@@ -60,6 +62,7 @@ impl Ending {
             late_writes: summary.late_writes,
             resyncs: summary.resyncs,
             not_migrated: summary.not_migrated,
+            way_back: summary.way_back,
             ..ending
         }
     }

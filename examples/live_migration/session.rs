@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use futures::future::LocalBoxFuture;
 use futures::{FutureExt, StreamExt};
-use mongoferry::{Error, ErrorKind, Event, MigrationHandle, Outcome, Phase, Result, Status, Summary, VerifyReport};
+use mongoferry::{
+    Error, ErrorKind, Event, Migration, MigrationHandle, Outcome, Phase, Result, Status, Summary, VerifyReport,
+};
 
 use crate::arguments::{Arguments, StopAfter};
-use crate::assembly::assemble;
+use crate::assembly::{assemble, assemble_back, assemble_back_of};
 use crate::console::Console;
 use crate::ending::{Ending, STOPPED};
 use crate::input::{Input, Wish};
@@ -26,6 +28,8 @@ pub struct Session<'a> {
     last: Status,
     /// Whether `cutover` was entered before there was a run.
     cutover_wanted: bool,
+    /// Whether the run is cut over when the user says so.
+    manual: bool,
 }
 
 /// Why following a run ended.
@@ -47,13 +51,15 @@ impl<'a> Session<'a> {
             input,
             last: Status::default(),
             cutover_wanted: false,
+            manual: arguments.manual_cutover,
         }
     }
 
-    /// Migrates. `stop_writes` is awaited at the cutover; when it is done nothing writes to the source any more.
+    /// Migrates, and back where that is wanted. `stop_writes` is awaited at the cutover; when it is done nothing writes to the source any
+    /// more.
     pub async fn migrate(&mut self, source: &str, target: &str, stop_writes: LocalBoxFuture<'_, ()>) -> Ending {
         let began = Instant::now();
-        let mut ending = match self.try_migrate(source, target, stop_writes).await {
+        let mut ending = match self.there_and_back(source, target, stop_writes).await {
             Ok(ending) => ending,
             Err(ending) => *ending,
         };
@@ -61,7 +67,7 @@ impl<'a> Session<'a> {
         ending
     }
 
-    async fn try_migrate(
+    async fn there_and_back(
         &mut self,
         source: &str,
         target: &str,
@@ -69,6 +75,41 @@ impl<'a> Session<'a> {
     ) -> Result<Ending, Box<Ending>> {
         let arguments = self.arguments;
         let migration = self.while_informing(assemble(arguments, source, target)).await?;
+        let mut back = None;
+        if arguments.reverse {
+            // An earlier process may have come so far.
+            let earlier = assemble_back_of(arguments, &migration, source, target);
+            back = self.while_informing(earlier).await?;
+        }
+        let back = match back {
+            Some(back) => back,
+            None => {
+                let began = Instant::now();
+                let mut ending = self.migrate_one_way(migration, stop_writes).await?;
+                let Some(way_back) = ending.way_back.take().filter(|_| arguments.reverse) else {
+                    return Ok(ending);
+                };
+                ending.took = Some(began.elapsed());
+                self.console.summary(&ending);
+                let back = assemble_back(arguments, &way_back, source, target);
+                self.while_informing(back).await?
+            }
+        };
+        self.console.set_reversed();
+        self.console
+            .note("following the target now; `cutover` hands back to the source, `abandon` leaves it at that");
+        (self.manual, self.cutover_wanted) = (true, false);
+        self.last = Status::default();
+        // As with any manual cutover, the applications have been stopped by whoever enters the command.
+        self.migrate_one_way(back, Box::pin(std::future::ready(()))).await
+    }
+
+    async fn migrate_one_way(
+        &mut self,
+        migration: Migration,
+        stop_writes: LocalBoxFuture<'_, ()>,
+    ) -> Result<Ending, Box<Ending>> {
+        let arguments = self.arguments;
         let plan = self.while_informing(migration.preflight()).await?;
         self.console.plan(&plan);
         if arguments.stop_after == Some(StopAfter::Preflight) && plan.blockers().next().is_none() {
@@ -138,7 +179,7 @@ impl<'a> Session<'a> {
                     .map(|ready| ready.map(|()| End::Stop(STOPPED)))
                     .boxed_local(),
             )
-        } else if self.arguments.manual_cutover && !self.cutover_wanted {
+        } else if self.manual && !self.cutover_wanted {
             None
         } else {
             stop_writes
@@ -183,7 +224,7 @@ impl<'a> Session<'a> {
                 end = awaited_end => match end {
                     Ok(end) => return end,
                     Err(_) if run.status().phase == Phase::Failed => return End::Over,
-                    Err(error) if error.kind() == ErrorKind::WritesAfterStop && self.arguments.manual_cutover => {
+                    Err(error) if error.kind() == ErrorKind::WritesAfterStop && self.manual => {
                         // The user can stop what still writes, and enter the command again.
                         (awaited, stop_writes) = (None, Some(std::future::ready(()).boxed_local()));
                         self.console.reply("cutover", false, &error.to_string());

@@ -297,6 +297,17 @@ async fn a_script_sees_refusal_stops_and_a_whole_migration() {
     let again = sets.example(&[]).end().await;
     let error = again.summary("failed", 1)["error"].as_str().unwrap();
     assert!(error.contains("complete"), "{error}");
+
+    // It can still be taken back, once the applications have written to the target.
+    let orders = sets.target_client.database("shop").collection("orders");
+    orders.insert_one(doc! { "_id": "there" }).await.unwrap();
+    let mut back = sets.example(&["--reverse"]);
+    let follows = |line: &Value| line["direction"] == "reverse" && line["can_cut_over"] == true;
+    back.until("the way back", follows).await;
+    back.command("cutover").await;
+    let back = back.end().await;
+    assert_eq!(back.summary("complete", 0)["direction"], "reverse");
+    sets.assert_identical().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -86,6 +86,15 @@ async fn migrate_shop(from: Version, to: Version) {
     let summary = cut_over(&run, writer).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     pair.assert_identical(&CompareOptions::default()).await;
+    if from != to {
+        // The way back would be a downgrade.
+        let (old, new) = (pair.source.uri(), pair.target.uri());
+        let (source, sink) = futures::try_join!(MongoSource::connect(&new), MongoSink::connect(&old)).unwrap();
+        let back = summary.reverse(source, sink).unwrap().build().unwrap();
+        let error = back.start().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        assert!(error.message().contains("which is older than the source's"), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
