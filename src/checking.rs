@@ -93,9 +93,18 @@ impl Walker {
             document_bytes: check.document_bytes,
         });
         let mut differences = Differences::between(source, sink.await?);
-        let mut compared = Compared::default();
+        let mut compared = Compared {
+            opened: check.at,
+            last: None,
+            documents: 0,
+            bytes: 0,
+            differences: Vec::new(),
+            count: 0,
+        };
         let mut spent = 0;
-        while let Some(step) = differences.next().await? {
+        let mut next = differences.next().await?;
+        compared.opened = self.source.sentinel().await?;
+        while let Some(step) = next {
             if let Some(write) = step {
                 compared.count += 1;
                 if compared.differences.len() < NAMED {
@@ -119,6 +128,7 @@ impl Walker {
                 compared.last.clone_from(&differences.last);
                 break;
             }
+            next = differences.next().await?;
         }
         self.progress.limits.copy.spend(differences.bytes - spent);
         compared.documents = differences.documents;

@@ -91,8 +91,10 @@ pub(crate) struct Tally {
 }
 
 /// What a walker found in a range.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Compared {
+    /// A position at or after the opening of the source's read: a rename or drop up to here may have misled it.
+    pub opened: Position,
     /// The last `_id` that was compared; `None` when everything was.
     pub last: Option<Key>,
     pub documents: u64,

@@ -220,6 +220,8 @@ pub(crate) struct Router {
     deferred: VecDeque<Request>,
     idle: VecDeque<(Position, oneshot::Sender<Work>)>,
     finishing: Vec<(Finished, oneshot::Sender<()>)>,
+    /// What was found by comparing ranges, and does not count yet.
+    compared: Vec<(Uuid, ChunkId, Compared)>,
     lanes: Vec<LaneOut>,
     lane_permits: Arc<Semaphore>,
     lane_bytes: usize,
@@ -303,6 +305,7 @@ impl Router {
             deferred: VecDeque::new(),
             idle: VecDeque::new(),
             finishing: Vec::new(),
+            compared: Vec::new(),
             lanes: parts
                 .lanes
                 .into_iter()
@@ -370,6 +373,7 @@ impl Router {
                         self.send_marker_if_due().await?;
                     }
                     self.finish_chunks().await?;
+                    self.finish_checks().await?;
                 }
             }
             self.flush_buffers().await?;

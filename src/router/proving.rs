@@ -87,27 +87,56 @@ impl Router {
 
     /// A walker has compared a range, or could not.
     pub(super) async fn checked(&mut self, collection: Uuid, chunk: ChunkId, result: Result<Compared>) -> Result<()> {
-        let Some(tracked) = self.tracked.get_mut(&collection) else {
-            return Ok(());
-        };
-        // What was stopped meanwhile may have been misled.
-        if tracked.proof.running().is_none_or(|running| running.id != chunk) {
-            return Ok(());
-        }
         match result {
             Ok(compared) => {
-                self.progress.proved(compared.documents, compared.bytes, compared.count);
-                for difference in &compared.differences {
-                    self.events.send(Event::DocumentDiffers {
-                        namespace: tracked.target.namespace.clone(),
-                        difference: difference.clone(),
-                    });
-                }
-                tracked.proof.add(compared);
+                self.compared.push((collection, chunk, compared));
+                self.finish_checks().await
             }
-            Err(error) => tracked.proof.fail(Some(error.to_string())),
+            Err(error) => {
+                if let Some(tracked) = self.checked_by(collection, chunk) {
+                    tracked.proof.fail(Some(error.to_string()));
+                    self.stop_check(collection).await?;
+                }
+                Ok(())
+            }
         }
-        self.stop_check(collection).await
+    }
+
+    /// Takes over what was found by reads that nothing can contradict any more: a rename or drop would have stopped them by now.
+    pub(super) async fn finish_checks(&mut self) -> Result<()> {
+        let mut at = 0;
+        while at < self.compared.len() {
+            if self.routed < self.compared[at].2.opened {
+                at += 1;
+                continue;
+            }
+            let (collection, chunk, compared) = self.compared.swap_remove(at);
+            let events = self.events.clone();
+            let Some(tracked) = self.checked_by(collection, chunk) else {
+                continue;
+            };
+            for difference in &compared.differences {
+                events.send(Event::DocumentDiffers {
+                    namespace: tracked.target.namespace.clone(),
+                    difference: difference.clone(),
+                });
+            }
+            let (documents, bytes, count) = (compared.documents, compared.bytes, compared.count);
+            tracked.proof.add(compared);
+            self.progress.proved(documents, bytes, count);
+            self.stop_check(collection).await?;
+        }
+        Ok(())
+    }
+
+    /// The collection of a range that is still being compared; what was stopped meanwhile may have been misled.
+    fn checked_by(&mut self, collection: Uuid, chunk: ChunkId) -> Option<&mut Tracked> {
+        let tracked = self.tracked.get_mut(&collection)?;
+        tracked
+            .proof
+            .running()
+            .is_some_and(|running| running.id == chunk)
+            .then_some(tracked)
     }
 
     /// Ends what is being compared, so that everything routed goes to the lanes again.

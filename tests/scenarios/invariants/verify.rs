@@ -229,6 +229,32 @@ async fn what_was_read_ahead_is_no_difference() {
     bench.finish(run).await;
 }
 
+/// A source is read by name, which may be another collection's or nobody's by then; the tail says so later.
+#[tokio::test(start_paused = true)]
+async fn what_is_read_by_another_name_is_no_difference() {
+    let bench = Bench::with_orders(5);
+    let run = bench.start().await;
+    bench.caught_up().await;
+    settle_down().await;
+    let tail = bench.source.hold(SourceCall::TailEntries);
+    bench.source.noop();
+    timeout(DEADLINE, tail.reached()).await.unwrap();
+    let reading = bench.source.hold(SourceCall::Read);
+    let verifying = async { timeout(DEADLINE, run.verify(&[])).await.unwrap().unwrap() };
+    let renaming = async {
+        timeout(DEADLINE, reading.reached()).await.unwrap();
+        bench.source.rename("shop.orders", "shop.sold").unwrap();
+        bench.source.insert("shop.orders", rawdoc! { "_id": 9 }).unwrap();
+        reading.release();
+        sleep(Duration::from_secs(2)).await;
+        tail.release();
+    };
+    let (report, ()) = futures::join!(verifying, renaming);
+    assert!(report.is_identical() && report.collections.len() == 2, "{report:#?}");
+    assert_eq!(run.status().differences, 0);
+    bench.finish(run).await;
+}
+
 /// What is compared holds up neither the catalogue nor a cutover.
 #[tokio::test(start_paused = true)]
 async fn nothing_waits_for_what_is_compared() {
