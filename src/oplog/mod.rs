@@ -17,4 +17,7 @@ mod tail;
 mod transaction;
 
 pub use cursor::{OplogCursor, OplogCursorBuilder};
+#[cfg(feature = "test-util")]
+pub(crate) use transaction::{Assembler, Taken};
+
 pub use entry::{Command, CommandOperation, Entry, Item};

@@ -1,5 +1,7 @@
 //! What tests set on the memory implementations: faults, and gates that stop a call at a chosen point.
 
+#[doc(hidden)]
+pub mod bench;
 mod catalog;
 mod digest;
 mod faults;

@@ -171,10 +171,10 @@ impl ReplicaSetBuilder {
             if let Some(certificates) = &certificates {
                 arguments.extend(certificates.server_arguments());
             }
-            arguments.extend(self.arguments.iter().cloned());
             members.push(Member {
                 port,
                 arguments,
+                log: member.join("mongod.log"),
                 server: Mutex::new(None),
             });
         }
@@ -184,6 +184,7 @@ impl ReplicaSetBuilder {
             version: self.version,
             name: self.name.clone(),
             binary,
+            builder: self.clone(),
             members,
             credentials: None,
             certificates,
@@ -198,7 +199,7 @@ impl ReplicaSetBuilder {
         Ok(set)
     }
 
-    fn server_arguments(&self, folder: &Path, port: u16) -> Vec<String> {
+    pub(crate) fn server_arguments(&self, folder: &Path, port: u16) -> Vec<String> {
         let mut arguments: Vec<String> = [
             "--replSet",
             &self.name,
@@ -237,6 +238,7 @@ impl ReplicaSetBuilder {
         for (name, value) in parameters {
             arguments.extend(["--setParameter".to_owned(), format!("{name}={value}")]);
         }
+        arguments.extend(self.arguments.iter().cloned());
         arguments
     }
 
@@ -295,10 +297,10 @@ fn write_key_file(folder: &TempDir) -> Result<String, TestbedError> {
 
 /// Chooses free ports, and holds them until it is dropped so that none is chosen twice.
 #[derive(Default)]
-struct Ports(Vec<TcpListener>);
+pub(crate) struct Ports(Vec<TcpListener>);
 
 impl Ports {
-    fn free(&mut self) -> Result<u16, TestbedError> {
+    pub(crate) fn free(&mut self) -> Result<u16, TestbedError> {
         // Below the range that systems take for outgoing connections: such a one could take the port while the member
         // that owns it is down for a restart.
         const RANGE: std::ops::Range<u16> = 20_000..32_000;

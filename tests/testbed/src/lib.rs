@@ -20,6 +20,7 @@ mod builder;
 mod certificates;
 pub mod compare;
 mod error;
+mod membership;
 mod proxy;
 mod replica_set;
 mod server;

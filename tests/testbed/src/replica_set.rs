@@ -25,6 +25,8 @@ pub struct ReplicaSet {
     pub(crate) version: Version,
     pub(crate) name: String,
     pub(crate) binary: Binary,
+    /// What the set was made with, for members that are started later.
+    pub(crate) builder: ReplicaSetBuilder,
     pub(crate) members: Vec<Member>,
     pub(crate) credentials: Option<Credentials>,
     pub(crate) certificates: Option<crate::certificates::Certificates>,
@@ -36,6 +38,7 @@ pub struct ReplicaSet {
 pub(crate) struct Member {
     pub(crate) port: u16,
     pub(crate) arguments: Vec<String>,
+    pub(crate) log: PathBuf,
     pub(crate) server: Mutex<Option<Arc<Server>>>,
 }
 
@@ -266,8 +269,8 @@ impl ReplicaSet {
     /// Starts the process of a member that is not running. Does not wait for it.
     pub(crate) fn launch(&self, index: usize) -> Result<(), TestbedError> {
         let member = self.member(index)?;
-        let log = self.folder.path().join(format!("member-{index}")).join("mongod.log");
-        let server = Server::spawn(self.version, &self.binary, &member.arguments, self.folder.path(), log)?;
+        let (folder, log) = (self.folder.path(), member.log.clone());
+        let server = Server::spawn(self.version, &self.binary, &member.arguments, folder, log)?;
         *member.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(server));
         Ok(())
     }

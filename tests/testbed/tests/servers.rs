@@ -362,3 +362,28 @@ async fn waiting_names_what_did_not_happen() {
         .unwrap_err();
     assert!(error.to_string().contains("the moon"), "{error}");
 }
+
+#[tokio::test]
+async fn a_member_that_is_added_later_copies_the_data_and_can_be_removed() -> TestResult {
+    let mut set = ReplicaSet::builder(Version::V6_0).start().await?;
+    let client = set.client().await?;
+    let things = client.database("test").collection("things");
+    things.insert_one(doc! { "_id": 1 }).await.unwrap();
+
+    let index = set.start_member().await?;
+    let member = set.member_client(index).await?;
+    set.add_member(index).await?;
+    let admin = member.database("admin");
+    wait_until(Duration::from_secs(60), "a secondary", async || {
+        let answer = admin.run_command(doc! { "hello": 1 }).await.unwrap();
+        answer.get_bool("secondary").unwrap_or(false)
+    })
+    .await?;
+    let copied = member.database("test").collection::<Document>("things");
+    assert_eq!(copied.estimated_document_count().await.unwrap(), 1);
+
+    set.remove_member().await?;
+    assert_eq!(set.members(), 1);
+    things.insert_one(doc! { "_id": 2 }).await.unwrap();
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! The command line, and that of the processes that the bench starts of itself.
+
+use std::path::PathBuf;
+
+use mongoferry_testbed::Version;
+
+use crate::Result;
+
+pub(crate) const USAGE: &str = "\
+Usage: cargo bench --bench live -- [OPTIONS]
+
+  --rounds N      how often each thing is measured (5)
+  --scale F       the size of the data, 1 being 2.6 GB (1)
+  --only NAME     copy, cutover, catch-up, tail or lag alone; may be given several times
+  --server V      the servers' version, such as 6.0.27 (6.0.5)
+  --cache GB      the cache of each server in GB (1)
+  --json FILE     where the numbers go (target/bench/live.json)
+  --svg FILE      draw the numbers too
+";
+
+/// What this process is to do.
+pub(crate) enum Mode {
+    Help,
+    Bench(Arguments),
+    /// Migrate, as the process on the other end of the pipe says.
+    Migrate(Deployments),
+    /// Insert the data of the copy, likewise.
+    Insert {
+        target: String,
+        scale: f64,
+    },
+}
+
+/// What to measure.
+pub(crate) struct Arguments {
+    pub rounds: usize,
+    pub scale: f64,
+    pub server: Version,
+    pub cache_gb: f64,
+    pub json: PathBuf,
+    pub svg: Option<PathBuf>,
+    only: Vec<String>,
+}
+
+/// The connection strings of a migration.
+pub(crate) struct Deployments {
+    pub source: String,
+    /// Where nothing is named, writes are dropped.
+    pub target: Option<String>,
+}
+
+impl Arguments {
+    /// # Errors
+    /// A word that is no option, or a value that does not fit.
+    pub fn parse(words: impl Iterator<Item = String>) -> Result<Mode> {
+        let mut arguments = Self {
+            rounds: 5,
+            scale: 1.0,
+            server: Version::default(),
+            cache_gb: 1.0,
+            json: target_folder().join("bench/live.json"),
+            svg: None,
+            only: Vec::new(),
+        };
+        let mut words = words.peekable();
+        let mut migrate = None;
+        let mut insert = None;
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
+            match word.as_str() {
+                "--help" => return Ok(Mode::Help),
+                // What cargo adds.
+                "--bench" => {}
+                "--rounds" => arguments.rounds = value()?.parse::<usize>()?.max(1),
+                "--scale" => arguments.scale = value()?.parse()?,
+                "--only" => arguments.only.push(value()?),
+                "--server" => arguments.server = version(&value()?)?,
+                "--cache" => arguments.cache_gb = value()?.parse()?,
+                "--json" => arguments.json = value()?.into(),
+                "--svg" => arguments.svg = Some(value()?.into()),
+                "--migrate" => {
+                    let source = value()?;
+                    migrate = Some(Deployments { source, target: None });
+                }
+                "--to" => {
+                    let target = value()?;
+                    if let Some(deployments) = &mut migrate {
+                        deployments.target = Some(target);
+                    }
+                }
+                "--insert" => insert = Some(value()?),
+                _ => return Err(format!("there is no option {word}\n\n{USAGE}").into()),
+            }
+        }
+        Ok(match (migrate, insert) {
+            (Some(deployments), _) => Mode::Migrate(deployments),
+            (None, Some(target)) => Mode::Insert {
+                target,
+                scale: arguments.scale,
+            },
+            (None, None) => Mode::Bench(arguments),
+        })
+    }
+
+    /// Whether this is to be measured.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+
+    /// A number of documents or seconds at this scale.
+    pub fn scaled(&self, full: u64, least: u64) -> u64 {
+        scaled(full, self.scale).max(least)
+    }
+}
+
+/// A number at a scale.
+pub(crate) fn scaled(full: u64, scale: f64) -> u64 {
+    (full as f64 * scale) as u64
+}
+
+fn version(name: &str) -> Result<Version> {
+    let mut versions = Version::ALL.into_iter();
+    versions
+        .find(|version| version.release() == name)
+        .ok_or_else(|| format!("there is no server {name} to start").into())
+}
+
+/// Cargo runs benches in the package's folder.
+fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
+}

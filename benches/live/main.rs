@@ -1,0 +1,69 @@
+//! Whole migrations between real replica sets, against what the servers do by themselves.
+//!
+//! `cargo bench --bench live` runs everything; `-- --help` lists the options. What is compared is measured in turns within one run, so
+//! that a machine that grows slower does so for all; the migration runs in a process of its own, so that its CPU time and memory are its
+//! own.
+
+mod arguments;
+mod child;
+mod copy;
+mod data;
+mod follow;
+mod insertion;
+mod lag;
+mod meter;
+mod migration;
+mod picture;
+mod report;
+mod traffic;
+mod usage;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use crate::arguments::{Arguments, Mode, USAGE};
+use crate::report::Report;
+
+/// A bench ends at the first error, and shows it.
+type Result<T> = std::result::Result<T, AnyError>;
+type AnyError = Box<dyn Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let outcome = Arguments::parse(std::env::args().skip(1)).and_then(|mode| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        match mode {
+            Mode::Help => {
+                print!("{USAGE}");
+                Ok(())
+            }
+            Mode::Bench(arguments) => runtime.block_on(bench(&arguments)),
+            Mode::Migrate(deployments) => runtime.block_on(migration::serve(&deployments)),
+            Mode::Insert { target, scale } => runtime.block_on(insertion::serve(&target, scale)),
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("live: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn bench(arguments: &Arguments) -> Result<()> {
+    let mut report = Report::new(arguments);
+    if arguments.wants("copy") || arguments.wants("cutover") {
+        copy::run(arguments, &mut report).await?;
+    }
+    if ["catch-up", "tail", "lag"].iter().any(|name| arguments.wants(name)) {
+        follow::run(arguments, &mut report).await?;
+    }
+    print!("{}", report.table());
+    report.save(&arguments.json)?;
+    println!("\nwritten to {}", arguments.json.display());
+    if let Some(path) = &arguments.svg {
+        std::fs::write(path, picture::draw(&report)?)?;
+        println!("drawn to {}", path.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! Inner steps of a run, for the micro benches in `benches/`. No host needs them, and they change without notice.
+
+use bson::raw::RawDocument;
+
+use crate::document::{Position, Write};
+use crate::error::Result;
+use crate::oplog::Entry;
+use crate::order::Key;
+use crate::ranges::{ChunkId, RangeStatus, Ranges};
+
+/// Makes typed entries of raw ones.
+#[derive(Debug)]
+pub struct Decoder(crate::oplog::Assembler);
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self(crate::oplog::Assembler::new(Position::ZERO, 1 << 30))
+    }
+}
+
+impl Decoder {
+    /// The next entry; `None` for a transaction that began before.
+    ///
+    /// # Errors
+    /// Bytes that no server writes.
+    pub fn decode(&mut self, raw: &RawDocument) -> Result<Option<Entry>> {
+        Ok(match self.0.take(raw)? {
+            crate::oplog::Taken::Entry(entry) => Some(entry),
+            crate::oplog::Taken::Missing(_) => None,
+        })
+    }
+}
+
+/// Folds writes of one collection as a lane does.
+pub fn fold(writes: Vec<(Position, Write)>) -> Vec<Write> {
+    crate::fold::fold(writes.into_iter()).1
+}
+
+/// The ranges of a collection of which every second one is copied.
+#[derive(Debug)]
+pub struct HalfCopied(Ranges);
+
+impl HalfCopied {
+    /// Ranges between these keys.
+    pub fn new(cuts: Vec<Key>) -> Self {
+        let mut ranges = Ranges::unread(cuts);
+        let mut taken = Vec::new();
+        while ranges.take(ChunkId(taken.len() as u64)).is_some() {
+            taken.push(ChunkId(taken.len() as u64));
+        }
+        for (number, chunk) in taken.into_iter().enumerate() {
+            if number % 2 == 0 {
+                ranges.finish(chunk, None, Position::ZERO, false);
+            } else {
+                ranges.release(chunk);
+            }
+        }
+        Self(ranges)
+    }
+
+    /// Whether changes of this document would be sent.
+    pub fn is_copied(&self, key: &Key) -> bool {
+        matches!(self.0.status(key), RangeStatus::Done(_))
+    }
+}
