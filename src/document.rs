@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bson::raw::{RawArray, RawArrayBuf, RawDocument, RawDocumentBuf};
 use bson::{Timestamp, Uuid};
+use mongodb::raw_batch_cursor::RawBatch;
 use serde::{Deserialize, Serialize};
 
 use crate::namespace::Namespace;
@@ -157,7 +158,10 @@ impl fmt::Debug for Range {
 /// Documents in the order they were read, as one raw BSON array that can be spliced into a command unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
+    /// Empty where there is a reply.
     documents: RawArrayBuf,
+    /// A server's reply as it came: a batch of a few MB is not copied out of it.
+    reply: Option<RawBatch>,
     count: usize,
 }
 
@@ -172,31 +176,48 @@ impl Batch {
     /// # Errors
     /// The array's bytes, or a value in it that is not a document.
     pub fn from_array(documents: &RawArray) -> Result<Self, bson::error::Error> {
-        let mut count = 0;
-        for value in documents {
-            value?;
-            count += 1;
-        }
         Ok(Self {
             documents: documents.to_owned(),
+            reply: None,
+            count: count(documents)?,
+        })
+    }
+
+    /// Takes over the documents of a cursor's reply.
+    ///
+    /// # Errors
+    /// What is wrong with the reply, or with its array.
+    pub(crate) fn from_reply(reply: RawBatch) -> Result<Self, mongodb::error::Error> {
+        let count = count(reply.doc_slices()?)?;
+        Ok(Self {
+            documents: RawArrayBuf::new(),
+            reply: Some(reply),
             count,
         })
     }
 
     /// Appends a document.
     pub fn push(&mut self, document: &RawDocument) {
+        if self.reply.is_some() {
+            self.documents = self.as_array().to_owned();
+            self.reply = None;
+        }
         self.documents.push(document.to_owned());
         self.count += 1;
     }
 
     /// The documents as one array.
     pub fn as_array(&self) -> &RawArray {
-        &self.documents
+        match &self.reply {
+            // It was found to have an array when it was taken over.
+            Some(reply) => reply.doc_slices().unwrap_or(&self.documents),
+            None => &self.documents,
+        }
     }
 
     /// The documents one by one. Values that are not documents end the iteration; [`Batch::from_array`] lets none in.
     pub fn iter(&self) -> impl Iterator<Item = &RawDocument> {
-        self.documents
+        self.as_array()
             .into_iter()
             .map_while(|value| value.ok().and_then(|value| value.as_document()))
     }
@@ -213,8 +234,14 @@ impl Batch {
 
     /// Size of the array in bytes.
     pub fn size_in_bytes(&self) -> usize {
-        self.documents.as_bytes().len()
+        self.as_array().as_bytes().len()
     }
+}
+
+fn count(documents: &RawArray) -> Result<usize, bson::error::Error> {
+    documents
+        .into_iter()
+        .try_fold(0, |count, value| value.map(|_| count + 1))
 }
 
 /// One logical operation on one document, at a position. Transactions are flattened into these at their commit position.

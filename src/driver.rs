@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::raw::{RawArray, RawDocumentBuf};
+use bson::raw::RawDocumentBuf;
 use bson::{Document, doc};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -110,21 +110,13 @@ pub(crate) async fn open_cursor_within(
         });
         match next.await {
             Ok(batch) => {
-                let documents = batch?
-                    .doc_slices()
-                    .map_err(|error| convert(operation, error))
-                    .and_then(|documents| batch_of(operation, documents));
+                let documents = Batch::from_reply(batch?).map_err(|error| Error::malformed(operation, error));
                 Some((documents, Some(cursor)))
             }
             Err(error) => Some((Err(error), None)),
         }
     })
     .boxed())
-}
-
-/// A batch out of the array of a cursor's reply.
-pub(crate) fn batch_of(operation: &'static str, documents: &RawArray) -> Result<Batch> {
-    Batch::from_array(documents).map_err(|error| Error::malformed(operation, error))
 }
 
 /// What a replica set says of itself.

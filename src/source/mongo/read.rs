@@ -11,7 +11,7 @@ use mongodb::raw_batch_cursor::SessionRawBatchCursor;
 use mongodb::{Client, ClientSession};
 
 use crate::document::{Batch, Position};
-use crate::driver::{batch_of, code, convert, open_cursor_within};
+use crate::driver::{code, convert, open_cursor_within};
 use crate::driver_range::{batch_size, range_find};
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::{ANSWER, RetryRule, answered, retry};
@@ -238,15 +238,12 @@ impl Transaction {
             match next.await {
                 Ok(batch) => {
                     let batch = batch?;
-                    let documents = batch
-                        .doc_slices()
-                        .map_err(|error| convert(OPERATION, error))
-                        .and_then(|documents| batch_of(OPERATION, documents));
                     let is_last = batch
                         .as_raw_document()
                         .get_document("cursor")
                         .and_then(|cursor| cursor.get_i64("id"))
                         .is_ok_and(|id| id == 0);
+                    let documents = Batch::from_reply(batch).map_err(|error| Error::malformed(OPERATION, error));
                     // The snapshot is let go with the last batch, not when the caller is done with that.
                     Some((documents, (!is_last).then_some(transaction)))
                 }
