@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::allocation::keep_freed_memory;
 use crate::cutover;
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
@@ -80,6 +81,7 @@ impl MigrationHandle {
                 CutoverWindow::default()
             }
         };
+        keep_freed_memory();
         let progress = Arc::new(Progress::new(Events::new()));
         progress.limits.set(engine.settings.throttle);
         let (length, now) = (engine.settings.cutover_window, engine.settings.clock.now());

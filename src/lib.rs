@@ -124,6 +124,7 @@ mod watch;
 // What several of them use.
 mod progress;
 mod budget;
+mod allocation;
 mod pace;
 mod throttle;
 mod monitor;
