@@ -155,7 +155,8 @@ impl MigrationHandle {
     /// the error that ended the run. The checkpoint stays: the migration can be started again and cut over later.
     ///
     /// # Cancellation
-    /// Dropping the future before it is done leaves the run going on; `cutover` may be called again.
+    /// Dropping the future before it is done leaves the run going on; `cutover` may be called again. In the last moment, when the end is
+    /// being noted in the checkpoint, it leaves the run ended: starting the migration again goes on with it, or says that it is complete.
     pub async fn cutover(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
         self.check(Call::CutOver)?;
         self.ready_to_cut_over(self.engine.settings.max_lag).await?;

@@ -30,7 +30,8 @@ Options:
       --block-writes                 block writes on the source at the cutover (setUserWriteBlockMode, 6.0 and newer); the
                                      block stays once the migration is complete
       --reverse                      go on in the opposite direction once the migration is complete, so that the source
-                                     stays a way back, until `cutover` is read, which hands back, or `abandon`
+                                     stays a way back, until `cutover` is read, which hands back, or `abandon`;
+                                     with --block-writes the user on the source has to be one who may pass the block
       --max-lag SECONDS              the lag that counts as small [default: 2]
       --window-hours N               hours that the source is followed after the run was first ready [default: 120]
       --stop-after preflight|ready   stop there, with the checkpoint kept

@@ -64,7 +64,8 @@ impl Sets {
     async fn migration(&self) -> Migration {
         let (source, sink) = self.forward().await;
         let builder = Migration::builder(source, sink).include("shop.*");
-        builder.rename("shop.orders", "store.bought").build().unwrap()
+        let builder = builder.rename("shop.orders", "store.bought");
+        builder.block_source_writes(true).build().unwrap()
     }
 
     /// Compares what nobody has written to since the hand-over.
@@ -255,6 +256,13 @@ async fn a_hand_over_is_taken_back_and_made_again() {
 
     // The process is gone, and the applications go on with the new set.
     change(&sets.on_new).await;
+    // The cutover has blocked the writes of the old one, which is found before anything is tried there.
+    let (source, sink) = sets.backward().await;
+    let refused = way_back.reverse(source, sink).unwrap().build().unwrap().start().await;
+    let refused = refused.unwrap_err();
+    assert!(refused.message().contains("blocks writes of clients"), "{refused}");
+    let lift = doc! { "setUserWriteBlockMode": 1, "global": false };
+    command(&sets.on_old, "admin", lift).await;
     // The old set has gone on expiring documents, which the new one's changed rule keeps.
     let sessions = sets.on_old.database("shop").collection::<Document>("sessions");
     sessions.delete_one(doc! { "_id": 3 }).await.unwrap();
