@@ -8,6 +8,7 @@ use bson::rawdoc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
+use crate::certificate::Certificate;
 use crate::checkpoint::{Checkpoint, CollectionState};
 use crate::document::{CollectionKind, Position};
 use crate::engine::{Engine, Requests};
@@ -21,7 +22,7 @@ use crate::prove;
 use crate::reverse::WayBack;
 use crate::router::{Report, Request};
 use crate::sink::CatalogCommand;
-use crate::verify;
+use crate::verify::{self, Comparison};
 
 /// How often a collection is compared again because the source moved meanwhile: by documents that expire, for instance.
 const COMPARISONS: usize = 5;
@@ -66,13 +67,15 @@ async fn try_hand_over(
                 target: state.target.clone(),
                 documents: 0,
                 verified: false,
+                digest: None,
                 differences: Vec::new(),
             };
             if engine.settings.verification == Verification::None {
                 summary.differences = progress.refused_of(&state.namespace);
             } else {
                 if !proven.contains(&state.id) {
-                    summary.differences = compare(engine, progress, requests, state).await?;
+                    let found = compare(engine, progress, requests, state).await?;
+                    (summary.digest, summary.differences) = (found.digest, found.differences);
                 }
                 summary.verified = true;
             }
@@ -124,6 +127,13 @@ async fn try_hand_over(
         .iter()
         .filter(|collection| !engine.settings.selection.contains(&collection.namespace))
         .collect();
+    let not_migrated = not_migrated(&left_out);
+    let certificate = if same {
+        let (sides, notes) = ((&*listed, &*standing), (&*not_migrated, &late_writes));
+        Some(Certificate::issue(engine, report.position, &collections, sides, notes).await?)
+    } else {
+        None
+    };
     let way_back = match handed_over {
         Some(position) if same => Some(WayBack::begin(engine, position, &report.collections, &standing).await?),
         _ => None,
@@ -136,7 +146,8 @@ async fn try_hand_over(
         late_writes,
         resyncs: progress.resyncs(),
         foreign_writes: progress.foreign_writes(),
-        not_migrated: not_migrated(&left_out),
+        not_migrated,
+        certificate,
         way_back,
     })
 }
@@ -235,19 +246,19 @@ async fn compare(
     progress: &Progress,
     requests: &Requests,
     state: &CollectionState,
-) -> Result<Vec<String>> {
+) -> Result<Comparison> {
     for attempt in 0..COMPARISONS {
         let before = applied_to(requests, engine.source.sentinel().await?).await?.0.position;
         check_late_writes(engine, progress)?;
-        let differences = verify::compare_documents(engine, state).await?;
-        if differences.is_empty() {
-            return Ok(differences);
+        let found = verify::compare_documents(engine, state).await?;
+        if found.differences.is_empty() {
+            return Ok(found);
         }
         let still = engine.source.sentinel().await? <= before;
         if attempt == 0 && state.kind == CollectionKind::Capped {
             copy_again(progress, requests, state).await?;
         } else if still {
-            return Ok(differences);
+            return Ok(found);
         }
     }
     verify::compare_documents(engine, state).await

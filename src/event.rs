@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::broadcast;
 
+use crate::certificate::Certificate;
 use crate::difference::Difference;
 use crate::document::Position;
 use crate::late_writes::LateWrites;
@@ -304,6 +305,8 @@ pub struct Summary {
     pub foreign_writes: Vec<ForeignWrites>,
     /// What was left out on purpose: users, roles, system collections, what was not selected.
     pub not_migrated: Vec<String>,
+    /// All of it as a document to keep; `None` unless it is [complete](Outcome::Complete).
+    pub certificate: Option<Certificate>,
     /// How the hand-over can be taken back; `None` unless it is [complete](Outcome::Complete), and for a sink whose history cannot be
     /// followed. See [`Summary::reverse`].
     pub way_back: Option<WayBack>,
@@ -339,6 +342,8 @@ pub struct CollectionSummary {
     pub documents: u64,
     /// Whether both sides were compared and are identical, options included.
     pub verified: bool,
+    /// The digest that both sides' servers gave for the documents; `None` where they were compared in another way or not at all.
+    pub digest: Option<String>,
     /// What differs, in words.
     pub differences: Vec<String>,
 }

@@ -113,6 +113,7 @@ mod proof;
 mod difference;
 mod verify;
 mod cutover;
+mod certificate;
 mod reverse;
 mod prove;
 mod window;
@@ -151,6 +152,7 @@ pub use migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClien
 pub use migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
 pub use preflight::{Estimate, Finding, PathPolicy, Plan, PlannedCollection, Severity};
 
+pub use certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use difference::{Difference, DifferenceKind};
 pub use event::{
     Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,

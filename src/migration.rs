@@ -171,6 +171,13 @@ impl MigrationBuilder {
         self
     }
 
+    /// What the host calls this run: it stands in the [`Certificate`](crate::Certificate). Default: nothing.
+    #[must_use]
+    pub fn run_id(mut self, run_id: impl Into<String>) -> Self {
+        self.settings.run_id = Some(run_id.into());
+        self
+    }
+
     /// Whether a cutover may go on when the source is still written to after the host has stopped the writers. These writes are carried over
     /// and named in the summary; without this they make the cutover fail. What is written after the end of the cutover is lost in any case.
     /// Default: no.

@@ -26,29 +26,45 @@ const MOST_KEYS: usize = 500;
 /// Bytes of a batch while both sides are read.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// What differs between the documents of a collection on both sides, in words.
+/// What was found by comparing a collection's documents.
+#[derive(Debug, Default)]
+pub(crate) struct Comparison {
+    /// What differs, in words.
+    pub differences: Vec<String>,
+    /// The digest that both sides' servers gave.
+    pub digest: Option<String>,
+}
+
+/// Compares the documents of a collection on both sides.
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn compare_documents(engine: &Engine, state: &CollectionState) -> Result<Vec<String>> {
+pub(crate) async fn compare_documents(engine: &Engine, state: &CollectionState) -> Result<Comparison> {
+    let one_by_one = |differences| Comparison {
+        differences,
+        digest: None,
+    };
     if state.kind == CollectionKind::View {
-        return Ok(Vec::new());
+        return Ok(Comparison::default());
     }
     // The servers' digests go by `_id`; where insertion order is data they say too little.
     if state.kind == CollectionKind::Capped {
-        return compare_in_order(engine, state).await;
+        return compare_in_order(engine, state).await.map(one_by_one);
     }
     let (ours, theirs) = futures::try_join!(
         engine.source.digest(&state.namespace),
         engine.sink.digest(&state.target)
     )?;
     if ours.is_some() && ours == theirs {
-        return Ok(Vec::new());
+        return Ok(Comparison {
+            differences: Vec::new(),
+            digest: ours,
+        });
     }
     if state.kind.has_ranges() {
-        compare_by_id(engine, state).await
+        compare_by_id(engine, state).await.map(one_by_one)
     } else {
-        compare_in_order(engine, state).await
+        compare_in_order(engine, state).await.map(one_by_one)
     }
 }
 

@@ -7,7 +7,9 @@ use futures::StreamExt;
 use mongodb::Client;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
-use mongoferry::{ErrorKind, Event, ExistingData, Migration, MigrationBuilder, MigrationHandle, Outcome, Summary};
+use mongoferry::{
+    Certificate, ErrorKind, Event, ExistingData, Migration, MigrationBuilder, MigrationHandle, Outcome, Summary,
+};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::workload::{self, Writer};
 use mongoferry_testbed::{ReplicaSet, Version, wait_until};
@@ -68,6 +70,43 @@ async fn cut_over(run: &MigrationHandle, writer: Writer) -> Summary {
         .unwrap()
 }
 
+/// The certificate is what both sides are, as long as nobody writes to them; then it says what has changed.
+async fn the_certificate_holds(pair: &Pair, summary: &Summary) {
+    let certificate = summary.certificate.as_ref().unwrap();
+    let read = Certificate::decode(&certificate.encode().unwrap()).unwrap();
+    assert_eq!(&read, certificate);
+    assert_eq!(read.encode().unwrap(), certificate.encode().unwrap());
+    let text = serde_json::to_value(certificate).unwrap();
+    assert_eq!(text["collections"].as_array().unwrap().len(), certificate.collections.len());
+    let (ours, theirs) = (pair.source.uri(), pair.target.uri());
+    let (source, sink) = futures::try_join!(MongoSource::connect(&ours), MongoSink::connect(&theirs)).unwrap();
+    let check = async || certificate.check(&source, &sink).await.unwrap();
+    assert_eq!(check().await, [] as [String; 0]);
+    assert!(
+        certificate
+            .collections
+            .iter()
+            .any(|collection| collection.digest.is_some())
+    );
+    let target = pair.target.client().await.unwrap().database("shop");
+    let orders = target.collection::<Document>("orders");
+    let before = orders.find_one(doc! {}).await.unwrap().unwrap();
+    let filter = doc! { "_id": before.get("_id").unwrap().clone() };
+    orders
+        .update_one(filter.clone(), doc! { "$set": { "certified": false } })
+        .await
+        .unwrap();
+    let changed = check().await;
+    for expected in [
+        "`shop.orders` on the target: it has",
+        "the documents of `shop.orders` differ on both sides",
+    ] {
+        assert!(changed.iter().any(|line| line.contains(expected)), "{changed:#?}");
+    }
+    orders.replace_one(filter, before).await.unwrap();
+    assert_eq!(check().await, [] as [String; 0]);
+}
+
 async fn migrate_shop(from: Version, to: Version) {
     let pair = Pair::start(from, to).await;
     let source = pair.source.client().await.unwrap();
@@ -86,6 +125,7 @@ async fn migrate_shop(from: Version, to: Version) {
     let summary = cut_over(&run, writer).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     pair.assert_identical(&CompareOptions::default()).await;
+    the_certificate_holds(&pair, &summary).await;
     if from != to {
         // The way back would be a downgrade.
         let (old, new) = (pair.source.uri(), pair.target.uri());

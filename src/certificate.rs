@@ -1,0 +1,271 @@
+//! A hand-over as a document that can be kept, and held against both sides again.
+
+use std::time::SystemTime;
+
+use bson::raw::RawDocumentBuf;
+use serde::{Deserialize, Serialize};
+
+use crate::document::{Collection, Position};
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::CollectionSummary;
+use crate::index::name_of;
+use crate::late_writes::LateWrites;
+use crate::namespace::Namespace;
+use crate::sink::Sink;
+use crate::source::{Deployment, Source};
+use crate::verify;
+
+/// The version of the format that this crate writes. It reads this one and all before it.
+const FORMAT: i32 = 1;
+
+/// What was handed over, from where to where, and what is known of both sides being the same.
+///
+/// [`encode`](Self::encode) gives the bytes to keep. By [`serde`] it can be shown in other formats too, of which those that are not BSON, such
+/// as JSON, do not bring every type of number in options and indexes back. What it holds of users' data is names, options and specifications
+/// of indexes, never documents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The version of the format.
+    pub format: i32,
+    /// The version of this crate.
+    pub mongoferry: String,
+    /// What the host calls the run; see [`run_id`](crate::MigrationBuilder::run_id).
+    pub run_id: Option<String>,
+    /// When it was made, by the clock of the host.
+    pub made: bson::DateTime,
+    /// The source.
+    pub source: CertifiedDeployment,
+    /// The target.
+    pub target: CertifiedDeployment,
+    /// The position in the source's history up to which everything is on the target.
+    pub position: Position,
+    /// Each collection that was migrated, in the order of their names on the source.
+    pub collections: Vec<CertifiedCollection>,
+    /// What was left out on purpose.
+    pub not_migrated: Vec<String>,
+    /// How many writes that came after the stop were accepted.
+    pub late_writes: u64,
+}
+
+/// One of both sides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertifiedDeployment {
+    /// Its identity, which stays over restarts and elections.
+    pub identity: String,
+    /// Its name, such as the replica set's.
+    pub name: String,
+    /// The version of its servers, such as `[6, 0, 5]`.
+    pub version: [u32; 3],
+    /// Its feature compatibility version, such as `[6, 0]`.
+    pub feature_compatibility: [u32; 2],
+}
+
+/// A collection that was handed over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CertifiedCollection {
+    /// Its name on the source.
+    pub namespace: Namespace,
+    /// Its name on the target.
+    pub target: Namespace,
+    /// Documents, as the target's metadata counts them.
+    pub documents: u64,
+    /// Bytes of uncompressed BSON, as the target's metadata counts them.
+    pub bytes: u64,
+    /// Whether the documents were compared.
+    pub compared: bool,
+    /// The digest that both sides' servers gave for the documents; `None` where they were compared one by one or while the run went on.
+    pub digest: Option<String>,
+    /// The options, as the source has them.
+    pub options: RawDocumentBuf,
+    /// The specifications of the indexes, as the source has them.
+    pub indexes: Vec<RawDocumentBuf>,
+}
+
+impl Certificate {
+    /// The bytes to keep. The same certificate has the same bytes.
+    ///
+    /// # Errors
+    /// It is larger than a document can be, with tens of thousands of collections; write it by `serde` then.
+    pub fn encode(&self) -> Result<RawDocumentBuf> {
+        bson::serialize_to_raw_document_buf(self).map_err(|error| {
+            Error::new(
+                ErrorKind::Protocol,
+                "encode the certificate",
+                "it does not fit into a document",
+            )
+            .with_source(error)
+        })
+    }
+
+    /// Reads bytes that were kept.
+    ///
+    /// # Errors
+    /// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) when they are no certificate, or one of a newer version of the crate.
+    pub fn decode(bytes: &RawDocumentBuf) -> Result<Self> {
+        let refused = |message: String| Error::new(ErrorKind::InvalidConfiguration, "read the certificate", message);
+        let format = bytes
+            .get_i32("format")
+            .map_err(|error| refused("this is not a certificate of this crate".to_owned()).with_source(error))?;
+        if format > FORMAT {
+            return Err(refused(format!(
+                "it has format {format}, this version reads up to {FORMAT}: use the newer version that wrote it"
+            )));
+        }
+        bson::deserialize_from_slice(bytes.as_bytes())
+            .map_err(|error| refused("it is damaged".to_owned()).with_source(error))
+    }
+
+    /// Holds both sides against the certificate, and against each other by the digests of their servers. Answers what is no longer so, in
+    /// words; nothing as long as nobody has written to either side since the hand-over. Takes about as long as reading everything once.
+    ///
+    /// # Errors
+    /// A server error.
+    ///
+    /// # Cancellation
+    /// Nothing is changed, so that the future can be dropped at any time.
+    pub async fn check(&self, source: &dyn Source, sink: &dyn Sink) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let (ours, theirs) = futures::try_join!(source.describe(), sink.describe())?;
+        for (what, certified, now) in [("source", &self.source, ours), ("target", &self.target, theirs)] {
+            if certified.identity != now.identity {
+                found.push(format!("the {what} is `{}`, it was `{}`", now.name, certified.name));
+            }
+        }
+        let (listed, standing) = futures::try_join!(source.collections(), sink.collections())?;
+        for collection in &self.collections {
+            let of = |listed: &[Collection], namespace| verify::find(listed, namespace).cloned();
+            let sides = [
+                ("source", &collection.namespace, of(&listed, &collection.namespace)),
+                ("target", &collection.target, of(&standing, &collection.target)),
+            ];
+            for (side, name, standing) in &sides {
+                match standing {
+                    Some(standing) => found.extend(
+                        collection
+                            .differences_from(standing)
+                            .into_iter()
+                            .map(|what| format!("`{name}` on the {side}: {what}")),
+                    ),
+                    None => found.push(format!("`{name}` no longer exists on the {side}")),
+                }
+            }
+            let (ours, theirs) =
+                futures::try_join!(source.digest(&collection.namespace), sink.digest(&collection.target))?;
+            if ours != theirs {
+                found.push(format!(
+                    "the documents of `{}` differ on both sides",
+                    collection.namespace
+                ));
+            }
+            for (side, digest) in [("source", ours), ("target", theirs)] {
+                if collection.digest.is_some() && digest != collection.digest {
+                    found.push(format!(
+                        "the documents of `{}` have changed on the {side}",
+                        collection.namespace
+                    ));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// What is known at the end of a cutover that found everything to be the same.
+    ///
+    /// # Errors
+    /// A server error.
+    pub(crate) async fn issue(
+        engine: &Engine,
+        position: Position,
+        summaries: &[CollectionSummary],
+        (listed, standing): (&[Collection], &[Collection]),
+        (not_migrated, late_writes): (&[String], &LateWrites),
+    ) -> Result<Self> {
+        let (source, target) = futures::try_join!(engine.source.describe(), engine.sink.describe())?;
+        let certify = |summary: &CollectionSummary| {
+            let ours = verify::find(listed, &summary.namespace)?;
+            let theirs = verify::find(standing, &summary.target)?;
+            Some(CertifiedCollection {
+                namespace: summary.namespace.clone(),
+                target: summary.target.clone(),
+                documents: theirs.documents,
+                bytes: theirs.bytes,
+                compared: summary.verified,
+                digest: summary.digest.clone(),
+                options: ours.options.clone(),
+                indexes: ours.indexes.clone(),
+            })
+        };
+        let mut collections: Vec<_> = summaries.iter().filter_map(certify).collect();
+        collections.sort_by(|left, right| left.namespace.cmp(&right.namespace));
+        Ok(Self {
+            format: FORMAT,
+            mongoferry: env!("CARGO_PKG_VERSION").to_owned(),
+            run_id: engine.settings.run_id.clone(),
+            made: bson::DateTime::from_system_time(SystemTime::now()),
+            source: CertifiedDeployment::of(source),
+            target: CertifiedDeployment::of(target),
+            position,
+            collections,
+            not_migrated: not_migrated.to_vec(),
+            late_writes: late_writes.count,
+        })
+    }
+}
+
+impl CertifiedDeployment {
+    fn of(deployment: Deployment) -> Self {
+        Self {
+            identity: deployment.identity,
+            name: deployment.name,
+            version: deployment.version,
+            feature_compatibility: deployment.feature_compatibility,
+        }
+    }
+}
+
+impl CertifiedCollection {
+    /// What of this one is not as certified.
+    fn differences_from(&self, standing: &Collection) -> Vec<String> {
+        let mut found = Vec::new();
+        if (standing.documents, standing.bytes) != (self.documents, self.bytes) {
+            found.push(format!(
+                "it has {} documents of {} bytes, and had {} of {}",
+                standing.documents, standing.bytes, self.documents, self.bytes
+            ));
+        }
+        for (field, what) in verify::option_differences(&self.options, &standing.options) {
+            found.push(format!("the option `{field}` {what}", what = as_certified(what)));
+        }
+        let index = |name: &str| standing.indexes.iter().find(|index| name_of(index) == name);
+        for certified in &self.indexes {
+            match index(name_of(certified)) {
+                None => found.push(format!("the index `{}` is missing", name_of(certified))),
+                Some(now) => {
+                    if verify::index_difference(certified, now, standing.kind).is_some() {
+                        found.push(format!("the index `{}` has changed", name_of(certified)));
+                    }
+                }
+            }
+        }
+        for index in &standing.indexes {
+            if !self
+                .indexes
+                .iter()
+                .any(|certified| name_of(certified) == name_of(index))
+            {
+                found.push(format!("the index `{}` is new", name_of(index)));
+            }
+        }
+        found
+    }
+}
+
+/// The certificate stands where a source would.
+fn as_certified(what: &str) -> &str {
+    match what {
+        "is on the source only" => "is missing",
+        "is on the target only" => "is new",
+        _ => "has changed",
+    }
+}
