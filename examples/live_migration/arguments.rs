@@ -38,6 +38,7 @@ Options:
       --verify none|digest|continuous
                                      how documents are compared: not at all, all of them at cutover, or all of them while
                                      the source is followed and what changes afterwards at cutover [default: digest]
+      --certificate PATH             write what was handed over into this file, as BSON, once it is complete
       --walkers N                    ranges copied at the same time [default: 4]
       --lanes N                      connections that apply changes [default: 4]
       --chunk-bytes N                bytes of documents in a chunk [default: 67108864]
@@ -79,6 +80,8 @@ pub struct Arguments {
     pub window: Option<Duration>,
     pub stop_after: Option<StopAfter>,
     pub verification: Verification,
+    /// Where the certificate is written.
+    pub certificate: Option<PathBuf>,
     pub walkers: Option<usize>,
     pub lanes: Option<usize>,
     pub chunk_bytes: Option<u64>,
@@ -205,6 +208,7 @@ impl Arguments {
                     ];
                     arguments.verification = choice(&option, &value()?, &choices)?;
                 }
+                "--certificate" => arguments.certificate = Some(PathBuf::from(value()?)),
                 "--path-policy" => {
                     let choices = [("upward", PathPolicy::Upward), ("hosted", PathPolicy::Hosted)];
                     arguments.path_policy = choice(&option, &value()?, &choices)?;

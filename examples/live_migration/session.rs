@@ -135,6 +135,7 @@ impl<'a> Session<'a> {
                     // The run would go on. What differs is for people to understand, who can start it again.
                     let _ = self.while_informing(run.abandon().map(Ok)).await;
                 }
+                self.keep(&summary);
                 Ending {
                     downtime: Some(downtime),
                     ..Ending::handed_over(summary)
@@ -336,6 +337,21 @@ impl<'a> Session<'a> {
                 },
             }
         }
+    }
+
+    /// Writes the certificate where that was asked for. It is no reason to call what was handed over a failure.
+    fn keep(&mut self, summary: &Summary) {
+        let (Some(path), Some(certificate)) = (&self.arguments.certificate, &summary.certificate) else {
+            return;
+        };
+        let kept = match certificate.encode() {
+            Ok(bytes) => std::fs::write(path, bytes.into_bytes()).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        self.console.note(&match kept {
+            Ok(()) => format!("the certificate is in {}", path.display()),
+            Err(error) => format!("the certificate cannot be written: {error}"),
+        });
     }
 
     /// Reports an event, and a change of phase as a status too.

@@ -77,7 +77,10 @@ async fn the_certificate_holds(pair: &Pair, summary: &Summary) {
     assert_eq!(&read, certificate);
     assert_eq!(read.encode().unwrap(), certificate.encode().unwrap());
     let text = serde_json::to_value(certificate).unwrap();
-    assert_eq!(text["collections"].as_array().unwrap().len(), certificate.collections.len());
+    assert_eq!(
+        text["collections"].as_array().unwrap().len(),
+        certificate.collections.len()
+    );
     let (ours, theirs) = (pair.source.uri(), pair.target.uri());
     let (source, sink) = futures::try_join!(MongoSource::connect(&ours), MongoSink::connect(&theirs)).unwrap();
     let check = async || certificate.check(&source, &sink).await.unwrap();

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use bson::raw::RawDocumentBuf;
 use bson::{Document, doc};
 use mongodb::Client;
+use mongoferry::Certificate;
 use mongoferry_testbed::Version;
 use mongoferry_testbed::workload::Writer;
 use serde_json::Value;
@@ -19,7 +21,11 @@ async fn what_is_tampered_with_is_found(version: Version) {
     let documents = (0..2_000).map(|id| doc! { "_id": id, "a": 1, "b": { "c": [1, 2, 3] }, "pad": "p".repeat(300) });
     ours.insert_many(documents).await.unwrap();
     let writer = Writer::start(&sets.source_client, 5).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("certificate.bson");
     let mut run = sets.example(&[
+        "--certificate",
+        kept.to_str().unwrap(),
         "--cutover",
         "manual",
         "--verify",
@@ -77,6 +83,12 @@ async fn what_is_tampered_with_is_found(version: Version) {
     run.command("cutover").await;
     run.end().await.summary("complete", 0);
     sets.assert_identical().await;
+    let kept = RawDocumentBuf::from_bytes(std::fs::read(kept).unwrap()).unwrap();
+    let certificate = Certificate::decode(&kept).unwrap();
+    assert!(
+        certificate.collections.iter().all(|collection| collection.compared),
+        "{certificate:#?}"
+    );
 }
 
 /// Changes documents of the target behind the migration's back.
