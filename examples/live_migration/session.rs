@@ -34,7 +34,7 @@ pub struct Session<'a> {
 
 /// Why following a run ended.
 enum End {
-    HandedOver(Summary, Duration),
+    HandedOver(Box<Summary>, Duration),
     /// It is ready and was to stop there, or the user has had enough.
     Stop(u8),
     /// The hand-over failed.
@@ -138,7 +138,7 @@ impl<'a> Session<'a> {
                 self.keep(&summary);
                 Ending {
                     downtime: Some(downtime),
-                    ..Ending::handed_over(summary)
+                    ..Ending::handed_over(*summary)
                 }
             }
             End::Stop(exit) => {
@@ -380,7 +380,7 @@ async fn hand_over(run: &MigrationHandle, stop_writes: LocalBoxFuture<'_, ()>) -
         match cutover.await {
             Ok(summary) => {
                 let downtime = stopped.map(|since| since.elapsed()).unwrap_or_default();
-                return Ok(End::HandedOver(summary, downtime));
+                return Ok(End::HandedOver(Box::new(summary), downtime));
             }
             Err(error) if error.is_retryable() && attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),
