@@ -231,7 +231,8 @@ impl MigrationBuilder {
         self
     }
 
-    /// How many bytes of documents and changes the run holds in memory. Default: 256 MiB.
+    /// How many bytes of documents and changes the run holds in memory. Transactions that the source has logged in part, of more than 16 MB,
+    /// come on top until they commit. Default: 256 MiB.
     #[must_use]
     pub fn memory_bytes(mut self, bytes: usize) -> Self {
         self.settings.memory_bytes = bytes;

@@ -4,6 +4,7 @@ mod chunks;
 mod late;
 mod markers;
 mod proving;
+mod requests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -16,8 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use self::markers::Marker;
-use crate::budget::Taken;
-use crate::checking::Check;
+pub(crate) use self::requests::{Assignment, Finished, ProofRequest, ReadAhead, Report, Request, Work};
 use crate::checkpoint::{Checkpoint, CollectionState, Renaming, UnsettledDocuments};
 use crate::document::{Change, CollectionKind, Operation, Position, Range};
 use crate::error::{Error, ErrorKind, Result};
@@ -46,132 +46,6 @@ const MARKER_BYTES: usize = 2 << 20;
 
 /// Changes are sent to a lane when so many bytes have come together, or when the router has nothing else to do.
 const LANE_BUFFER_BYTES: usize = 256 << 10;
-
-/// Entries that were read and not routed yet.
-pub(crate) struct ReadAhead {
-    pub entries: Vec<Entry>,
-    /// The memory they take.
-    pub taken: Taken,
-}
-
-/// What walkers and the engine ask of the router.
-pub(crate) enum Request {
-    /// A walker wants work. `majority` is the source's newest position, asked for just now.
-    Take {
-        majority: Position,
-        reply: oneshot::Sender<Work>,
-    },
-    /// The documents of a chunk are durable on the sink.
-    Finish {
-        finished: Finished,
-        reply: oneshot::Sender<()>,
-    },
-    /// A chunk could not be finished. Its range has to be read again.
-    Release {
-        collection: Uuid,
-        chunk: ChunkId,
-        snapshot_refused: bool,
-    },
-    /// An index was built, or could not be.
-    IndexDone { job: IndexJob, result: Result<()> },
-    /// Copy a collection again from the beginning: what the sink has of it is repaired or replaced.
-    CopyAgain {
-        collection: Uuid,
-        reply: oneshot::Sender<()>,
-    },
-    /// Watch for writes from a position on that is after everything that was written before the request, and answer with that position.
-    WatchForLateWrites { reply: oneshot::Sender<Result<Position>> },
-    /// A range was compared, or could not be.
-    Checked {
-        collection: Uuid,
-        chunk: ChunkId,
-        result: Result<Compared>,
-    },
-    /// What is asked of a proof.
-    Prove(ProofRequest),
-    /// Apply everything up to now and answer with the state of all collections at that position.
-    Report { reply: oneshot::Sender<Report> },
-}
-
-/// What is asked of the comparison of collections. Where collections are named these are meant, else all.
-pub(crate) enum ProofRequest {
-    /// Begin to compare them anew.
-    Begin {
-        collections: Vec<Namespace>,
-        reply: oneshot::Sender<()>,
-    },
-    /// Compare them no longer.
-    End {
-        collections: Vec<Namespace>,
-        reply: oneshot::Sender<()>,
-    },
-    /// How far is it?
-    State {
-        collections: Vec<Namespace>,
-        reply: oneshot::Sender<Vec<CollectionProof>>,
-    },
-    /// The documents that alone may differ in this collection; `None` when others may, too.
-    Open {
-        collection: Uuid,
-        reply: oneshot::Sender<Option<Vec<Key>>>,
-    },
-    /// Read documents from the source and write them as they are there.
-    Repair {
-        namespace: Namespace,
-        keys: Vec<Key>,
-        reply: oneshot::Sender<()>,
-    },
-}
-
-/// The state of the migration at a position up to which everything has been applied.
-#[derive(Debug)]
-pub(crate) struct Report {
-    pub position: Position,
-    pub collections: Vec<CollectionState>,
-    /// Whether everything is copied and indexed, and no document is stuck.
-    pub complete: bool,
-}
-
-/// What a walker is given to do.
-#[derive(Debug)]
-pub(crate) enum Work {
-    Chunk(Assignment),
-    Index(IndexJob),
-    Check(Check),
-}
-
-/// A range to be copied.
-#[derive(Debug)]
-pub(crate) struct Assignment {
-    pub chunk: ChunkId,
-    pub target: Arc<Target>,
-    pub options: bson::RawDocumentBuf,
-    pub range: Range,
-    pub repair: bool,
-    pub at: Position,
-    pub mode: ReadMode,
-    pub chunk_bytes: u64,
-    pub document_bytes: usize,
-    pub cancel: CancellationToken,
-    pub hurry: CancellationToken,
-}
-
-/// What a walker says of a chunk whose documents are durable.
-#[derive(Debug)]
-pub(crate) struct Finished {
-    pub collection: Uuid,
-    pub chunk: ChunkId,
-    /// The last `_id` that was read; `None` when the whole range was.
-    pub last: Option<Key>,
-    /// Whether the sink may hold documents above `last`.
-    pub repair: bool,
-    /// A position at or after the opening of the read: a rename or drop up to here may have misled it.
-    pub opened: Position,
-    /// For an interval read, a position at or after its end.
-    pub high: Option<Position>,
-    /// Documents that the sink refused while the chunk was written.
-    pub refused: Vec<Key>,
-}
 
 /// What the router is made from.
 pub(crate) struct RouterParts {
