@@ -98,11 +98,16 @@ pub(crate) async fn open_cursor_within(
     let mut options = RunCursorCommandOptions::default();
     options.batch_size = batch_size;
     let database = client.database(database);
-    let cursor = answered(operation, limit, async {
+    // Were it dropped on its way, the server would keep a cursor that nobody knows of for ten minutes. So the call goes to its end, which the
+    // limit sets, whether or not anybody still waits for it; a cursor that nobody takes is killed.
+    let opening = tokio::spawn(answered(operation, limit, async move {
         let opened = database.run_raw_cursor_command(command).with_options(options).batch();
         opened.await.map_err(|error| convert(operation, error))
-    });
-    Ok(stream::unfold(Some(cursor.await?), move |cursor| async move {
+    }));
+    let cursor = opening.await.map_err(|error| {
+        Error::new(ErrorKind::Panic, operation, "the task that opened the cursor panicked").with_source(error)
+    })?;
+    Ok(stream::unfold(Some(cursor?), move |cursor| async move {
         let mut cursor = cursor?;
         let next = answered(operation, limit, async {
             let batch = cursor.next().await.transpose();

@@ -6,7 +6,7 @@ use bson::{Document, doc};
 use mongodb::Client;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
-use mongoferry::{Migration, MigrationHandle};
+use mongoferry::{Migration, MigrationHandle, Verification};
 use mongoferry_testbed::workload::{self, Writer};
 use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 
@@ -37,10 +37,12 @@ async fn nothing_stays_open(version: Version) {
     let writer = Writer::start(&ours, 2).await.unwrap();
     // Cursors of the server's own: the set's members read from one another.
     let before = (open(&ours).await, open(&theirs).await);
-    let dropped_when = async |reached: &dyn Fn(&MigrationHandle) -> bool| {
+    let dropped_when = async |verification: Verification, reached: &dyn Fn(&MigrationHandle) -> bool| {
         let (from, to) = (source.uri(), target.uri());
         let (from, to) = futures::try_join!(MongoSource::connect(&from), MongoSink::connect(&to)).unwrap();
-        let migration = Migration::builder(from, to).chunk_bytes(64 << 10);
+        let migration = Migration::builder(from, to)
+            .chunk_bytes(64 << 10)
+            .verification(verification);
         let run = migration.build().unwrap().start().await.unwrap();
         wait_until(DEADLINE, "the run is there", async || reached(&run))
             .await
@@ -54,10 +56,12 @@ async fn nothing_stays_open(version: Version) {
         .await
         .unwrap();
     };
-    dropped_when(&|run| run.status().copied.documents > 0).await;
-    dropped_when(&|run| run.status().copied.documents > 5_000).await;
+    let digest = Verification::Digest;
+    dropped_when(digest, &|run| run.status().copied.documents > 0).await;
+    dropped_when(digest, &|run| run.status().copied.documents > 5_000).await;
     writer.stop().await;
-    dropped_when(&|run| run.status().can_cut_over).await;
+    // Both sides begin to be compared at this very moment.
+    dropped_when(Verification::Continuous, &|run| run.status().can_cut_over).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
