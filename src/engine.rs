@@ -18,6 +18,7 @@ use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Amount, Event, Side};
 use crate::fence::Fence;
+use crate::hooks::HostHooks;
 use crate::lane::Lane;
 use crate::lease::Lease;
 use crate::listing::{self, Listing};
@@ -113,6 +114,7 @@ pub(crate) struct Engine {
     pub unfenced: Unfenced,
     pub fence: Fence,
     pub seen: Arc<Seen>,
+    pub hooks: HostHooks,
     pub settings: Settings,
 }
 

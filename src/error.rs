@@ -58,6 +58,8 @@ pub enum ErrorKind {
     /// The source was written to after the host had said that nothing writes to it any more. The run goes on following, and the cutover can be
     /// tried again.
     WritesAfterStop,
+    /// A hook of the host failed, panicked or took too long. The context names it.
+    Hook,
     /// The call does not fit what the run is doing. The message says what is possible.
     WrongPhase,
     /// Operations of the applications did not end in the time that the host gave them at the cutover. They go on as before, and the cutover

@@ -196,6 +196,13 @@ pub enum Event {
         /// The version now.
         to: [u32; 2],
     },
+    /// A hook of the host failed, which changes nothing for the run. Those whose errors keep something from being done are not told here.
+    HookFailed {
+        /// The hook's name, such as `after_cutover`.
+        hook: &'static str,
+        /// What went wrong.
+        reason: String,
+    },
     /// The reader was too slow, and this many events were lost to it.
     Missed {
         /// How many.

@@ -46,6 +46,9 @@ pub struct MigrationHandle {
     state: watch::Receiver<State>,
     cancel: CancellationToken,
     supervisor: AbortOnDropHandle<Result<()>>,
+    /// The phase that the host's hook was told last, and the task that tells it.
+    told: watch::Receiver<Phase>,
+    _phases: AbortOnDropHandle<()>,
 }
 
 /// What the host wants the run to do.
@@ -66,6 +69,17 @@ enum State {
 
 impl MigrationHandle {
     pub(crate) async fn start(engine: Arc<Engine>) -> Result<Self> {
+        engine.hooks.before_start().await?;
+        let hooks = engine.hooks.clone();
+        let started = Self::start_allowed(engine).await;
+        if let Err(error) = &started {
+            // There is no run yet whose events could tell what goes wrong here.
+            hooks.on_failure(&Events::new(), error).await;
+        }
+        started
+    }
+
+    async fn start_allowed(engine: Arc<Engine>) -> Result<Self> {
         // What is wrong from the beginning is an error of the start, not of the run.
         let kept = match engine.load().await? {
             Some(checkpoint) if checkpoint.complete => {
@@ -99,6 +113,8 @@ impl MigrationHandle {
             cancel.clone(),
         );
         let supervisor = AbortOnDropHandle::new(tokio::spawn(supervisor));
+        let (tell, told) = watch::channel(progress.phase());
+        let phases = engine.hooks.clone().follow_phases(Arc::clone(&progress), tell);
         Ok(Self {
             engine,
             progress,
@@ -107,6 +123,8 @@ impl MigrationHandle {
             state,
             cancel,
             supervisor,
+            told,
+            _phases: AbortOnDropHandle::new(tokio::spawn(phases)),
         })
     }
 
@@ -150,7 +168,8 @@ impl MigrationHandle {
     /// after an error that did not end it, and `cutover` may be called again.
     ///
     /// # Errors
-    /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or another cutover is under way,
+    /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or another cutover is under way, [`Hook`](ErrorKind::Hook) when a hook of
+    /// the host fails that comes before `stop_writes`,
     /// [`WritesAfterStop`](ErrorKind::WritesAfterStop) when the source was written to after `stop_writes` had returned, a server error, or
     /// the error that ended the run. The checkpoint stays: the migration can be started again and cut over later.
     ///
@@ -186,7 +205,34 @@ impl MigrationHandle {
         self.hand_over(stop_writes).await
     }
 
+    /// Tells the host's hooks how it ends.
     async fn hand_over(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
+        let handed_over = self.try_hand_over(stop_writes).await;
+        let has_ended = matches!(&*self.state.borrow(), State::Ended { .. });
+        let phase = if handed_over.is_ok() {
+            Phase::Complete
+        } else {
+            Phase::Failed
+        };
+        // What goes wrong in a hook is to be told before the last phase, which ends the events.
+        let last = has_ended.then(|| LastPhase(&self.progress, phase));
+        match &handed_over {
+            Ok(summary) => self.engine.hooks.after_cutover(&self.progress.events, summary).await,
+            // The host is told of an error that ended the run by the run.
+            Err(_)
+                if self
+                    .check_running()
+                    .is_err_and(|ended| ended.kind() != ErrorKind::Stopped) => {}
+            Err(error) => self.engine.hooks.on_failure(&self.progress.events, error).await,
+        }
+        if last.map(drop).is_some() {
+            self.last_phase_told().await;
+        }
+        handed_over
+    }
+
+    async fn try_hand_over(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
+        self.engine.hooks.before_cutover().await?;
         pin!(stop_writes).await;
         // A run that was paused and resumed meanwhile begins within a moment.
         while !self.progress.set_phase(Phase::Cutover) {
@@ -222,10 +268,8 @@ impl MigrationHandle {
                 // The host is told if it stays.
                 let _ = write_block::lift(&self.engine, &self.progress).await;
             }
-            self.progress.set_phase(Phase::Failed);
             return Err(error);
         }
-        self.progress.set_phase(Phase::Complete);
         Ok(summary)
     }
 
@@ -307,6 +351,7 @@ impl MigrationHandle {
     pub async fn abandon(self) {
         self.end(Wanted::Stop).await;
         self.progress.set_phase(Phase::Failed);
+        self.last_phase_told().await;
     }
 
     /// Waits until the run ends.
@@ -314,7 +359,11 @@ impl MigrationHandle {
     /// # Errors
     /// The error that ended it. It ends without one only after `cutover`.
     pub async fn wait(mut self) -> Result<()> {
-        (&mut self.supervisor).await.unwrap_or_else(|error| {
+        let ended = (&mut self.supervisor).await;
+        if self.progress.phase().is_last() {
+            self.last_phase_told().await;
+        }
+        ended.unwrap_or_else(|error| {
             Err(Error::new(
                 ErrorKind::Panic,
                 "run the migration",
@@ -322,6 +371,12 @@ impl MigrationHandle {
             )
             .with_source(error))
         })
+    }
+
+    /// Waits until the host's hook knows that the run is over. The call has its own limit.
+    async fn last_phase_told(&self) {
+        // It fails when the task that tells it has panicked or ended.
+        let _ = self.told.clone().wait_for(|phase| phase.is_last()).await;
     }
 
     async fn end(&self, wanted: Wanted) {
@@ -365,6 +420,15 @@ impl Drop for BackToCatchUp<'_> {
         if self.0.phase() == Phase::Cutover {
             self.0.set_phase(Phase::CatchUp);
         }
+    }
+}
+
+/// The phase that a run which has ended goes to, also when nobody waits for the cutover any more.
+struct LastPhase<'a>(&'a Progress, Phase);
+
+impl Drop for LastPhase<'_> {
+    fn drop(&mut self) {
+        self.0.set_phase(self.1);
     }
 }
 
@@ -413,7 +477,8 @@ async fn supervise(
         () = progress.write_block.lifted() => {}
         never = &mut write_block => match never {},
     }
-    if result.is_err() {
+    if let Err(error) = &result {
+        engine.hooks.on_failure(&progress.events, error).await;
         progress.set_phase(Phase::Failed);
     }
     state.send_replace(State::Ended {

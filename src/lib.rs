@@ -72,6 +72,7 @@ mod migration;
 pub mod preflight;
 pub mod hosted;
 mod handle;
+mod hooks;
 mod event;
 mod phase;
 mod migrating_client;
@@ -149,6 +150,7 @@ pub mod test_util;
 
 pub use handle::MigrationHandle;
 pub use migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};
+pub use hooks::{HookResult, Hooks};
 pub use migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
 pub use preflight::{Estimate, Finding, PathPolicy, Plan, PlannedCollection, Severity};
 

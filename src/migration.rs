@@ -8,6 +8,7 @@ use crate::engine::{Engine, Settings, Unfenced};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fence::{Fence, FencedSink, FencedStore};
 use crate::handle::MigrationHandle;
+use crate::hooks::{Hooks, HostHooks};
 use crate::namespace::Selection;
 use crate::preflight::{self, PathPolicy, Plan};
 use crate::reverse::{self, WayBack};
@@ -26,6 +27,7 @@ pub struct MigrationBuilder {
     source: Arc<dyn Source>,
     sink: Arc<dyn Sink>,
     store: Option<Arc<dyn CheckpointStore>>,
+    hooks: HostHooks,
     settings: Settings,
     selection: Result<Selection>,
 }
@@ -76,6 +78,7 @@ impl Migration {
             source: Arc::new(source),
             sink: Arc::new(sink),
             store: None,
+            hooks: HostHooks::default(),
             settings: Settings::default(),
             selection: Ok(Selection::all()),
         }
@@ -105,7 +108,8 @@ impl Migration {
     /// A runtime of the tokio crate must be running. The run's tasks belong to the handle: dropping it stops them.
     ///
     /// # Errors
-    /// [`Refused`](ErrorKind::Refused) when preflight finds a blocker, [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) when the
+    /// [`Refused`](ErrorKind::Refused) when preflight finds a blocker, [`Hook`](ErrorKind::Hook) when
+    /// [`before_start`](Hooks::before_start) fails, [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) when the
     /// checkpoint belongs to another migration, [`Lease`](ErrorKind::Lease) when another process is at work, or a server error.
     pub async fn start(self) -> Result<MigrationHandle> {
         MigrationHandle::start(self.engine).await
@@ -309,6 +313,13 @@ impl MigrationBuilder {
         self
     }
 
+    /// What the host does around a run. Default: nothing.
+    #[must_use]
+    pub fn hooks(mut self, hooks: impl Hooks) -> Self {
+        self.hooks = HostHooks::new(hooks);
+        self
+    }
+
     /// The migration.
     ///
     /// # Errors
@@ -343,6 +354,7 @@ impl MigrationBuilder {
                 unfenced: Unfenced { sink: self.sink, store },
                 fence,
                 seen: Arc::default(),
+                hooks: self.hooks,
                 settings,
             }),
         })

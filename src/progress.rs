@@ -212,6 +212,11 @@ impl Progress {
         changed
     }
 
+    /// The phase, and each that follows; one that passes at once may be missed.
+    pub fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
     }

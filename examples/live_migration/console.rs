@@ -132,6 +132,7 @@ impl Console {
             Event::SourceWriteBlockStays { reason } => {
                 format!("the block of writes on the source cannot be lifted: {reason}")
             }
+            Event::HookFailed { hook, reason } => format!("the hook {hook} failed: {reason}"),
             Event::CatalogChanged { description, .. } => format!("carried over: {description}"),
             Event::DocumentDiffers { namespace, difference } => format!("{}: {difference}", shown(namespace)),
             Event::IndexFailed {
