@@ -33,13 +33,18 @@ impl Router {
         // What is compared goes by one state of the catalogue, and holds the watermark back.
         self.stop_checks().await?;
         let (position, raw) = (command.position, command.raw);
-        self.apply_operation(position, command.collection, command.operation)
-            .await
-            .map_err(|error| {
-                error
-                    .with_context("position", position)
-                    .with_context("entry", shortened(&raw))
-            })
+        let applied = match self.judge(position, command.collection, &command.operation).await {
+            Ok(()) => {
+                self.apply_operation(position, command.collection, command.operation)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        applied.map_err(|error| {
+            error
+                .with_context("position", position)
+                .with_context("entry", shortened(&raw))
+        })
     }
 
     async fn apply_operation(
@@ -325,6 +330,7 @@ impl Router {
             // Out of the selection: for the target the collection is gone.
             (true, false) => {
                 self.remove(id).await?;
+                self.progress.left_selection.note(&self.events, from, to, position);
                 self.report(
                     position,
                     format!("{from} was renamed to {to}, which is not selected: dropped"),
@@ -381,6 +387,7 @@ impl Router {
 
     /// Begins to copy a collection that was renamed into the selection.
     async fn adopt(&mut self, position: Position, id: Uuid, from: &Namespace, to: &Namespace) -> Result<()> {
+        self.progress.left_selection.came_back(from);
         let target = self.selection.target(to);
         self.check_free("rename a collection", to, &target, &[])?;
         self.clear_later(position, &target).await?;

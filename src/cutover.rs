@@ -146,6 +146,7 @@ async fn try_hand_over(
         late_writes,
         resyncs: progress.resyncs(),
         foreign_writes: progress.foreign_writes(),
+        left_selection: progress.left_selection.all(),
         not_migrated,
         certificate,
         way_back,

@@ -13,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::arrange::arrange;
 use crate::budget::Budget;
 use crate::checkpoint::{Checkpoint, CheckpointStore};
+use crate::ddl::DdlPolicy;
 use crate::document::{Collection, CollectionKind, Position};
 use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
@@ -60,6 +61,7 @@ pub(crate) struct Settings {
     pub run_id: Option<String>,
     pub accept_late_writes: bool,
     pub block_source_writes: bool,
+    pub ddl: DdlPolicy,
     pub walkers: usize,
     pub lanes: usize,
     pub chunk_bytes: u64,
@@ -86,6 +88,7 @@ impl Default for Settings {
             run_id: None,
             accept_late_writes: false,
             block_source_writes: false,
+            ddl: DdlPolicy::default(),
             walkers: 4,
             lanes: 4,
             chunk_bytes: 64 << 20,
@@ -273,6 +276,7 @@ impl Engine {
         progress.set_read(progress.read().max(beginning.checkpoint.watermark));
         progress.set_resume(beginning.checkpoint.resume);
         progress.set_resyncs(beginning.checkpoint.resyncs);
+        progress.left_selection.go_on(&beginning.checkpoint.left_selection);
         let (resumed, position) = (beginning.resumed, beginning.checkpoint.watermark);
         progress.events.send(Event::Started { resumed, position });
         Ok(beginning)
@@ -440,6 +444,7 @@ impl Engine {
             source: Arc::clone(&self.source),
             sink: Arc::clone(&self.sink),
             selection: settings.selection.clone(),
+            ddl: settings.ddl,
             progress: Arc::clone(progress),
             entries,
             requests: received,

@@ -60,6 +60,9 @@ pub enum ErrorKind {
     WritesAfterStop,
     /// A hook of the host failed, panicked or took too long. The context names it.
     Hook,
+    /// The catalogue of the source was changed, and the host wants the run to end then. The context names the change, the namespace and the
+    /// position.
+    CatalogChanged,
     /// The call does not fit what the run is doing. The message says what is possible.
     WrongPhase,
     /// Operations of the applications did not end in the time that the host gave them at the cutover. They go on as before, and the cutover

@@ -9,6 +9,7 @@ use crate::certificate::Certificate;
 use crate::difference::Difference;
 use crate::document::Position;
 use crate::late_writes::LateWrites;
+use crate::left_selection::LeftSelection;
 use crate::namespace::Namespace;
 use crate::phase::Phase;
 use crate::reverse::WayBack;
@@ -102,6 +103,25 @@ pub enum Event {
         position: Position,
         /// What was done, in words.
         description: String,
+    },
+    /// The catalogue of the source was changed in what is selected, and the host [wants to be warned](crate::DdlPolicy::Warn). The change is
+    /// carried over next. A run that goes back to its checkpoint may tell it again.
+    CatalogChangeMet {
+        /// Where in the source's history.
+        position: Position,
+        /// The collection or view, or `database.*`.
+        namespace: String,
+        /// The command, such as `collMod`.
+        change: &'static str,
+    },
+    /// A collection was renamed on the source to a name that is not selected. It is dropped on the target; the summary names it too.
+    LeftSelection {
+        /// Its name on the source before.
+        from: Namespace,
+        /// Its name on the source now.
+        to: Namespace,
+        /// Where in the source's history.
+        position: Position,
     },
     /// The target refused a document for good. The summary names it too.
     DocumentRefused {
@@ -310,6 +330,8 @@ pub struct Summary {
     pub resyncs: u32,
     /// Collections of the target that another program wrote to, as far as this process has seen it.
     pub foreign_writes: Vec<ForeignWrites>,
+    /// Collections that were renamed out of the selection during the migration, and were dropped on the target: the first 1000 of them.
+    pub left_selection: Vec<LeftSelection>,
     /// What was left out on purpose: users, roles, system collections, what was not selected.
     pub not_migrated: Vec<String>,
     /// All of it as a document to keep; `None` unless it is [complete](Outcome::Complete).

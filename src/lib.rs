@@ -102,6 +102,8 @@ mod walker;
 mod checking;
 mod router;
 mod catalog;
+mod ddl;
+mod left_selection;
 mod tracked;
 mod ranges;
 mod held;
@@ -149,17 +151,19 @@ pub mod conformance;
 pub mod test_util;
 
 pub use handle::MigrationHandle;
-pub use migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};
 pub use hooks::{HookResult, Hooks};
+pub use migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};
 pub use migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
 pub use preflight::{Estimate, Finding, PathPolicy, Plan, PlannedCollection, Severity};
 
 pub use certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
+pub use ddl::DdlPolicy;
 pub use difference::{Difference, DifferenceKind};
 pub use event::{
     Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,
 };
 pub use late_writes::{LateWrite, LateWrites};
+pub use left_selection::LeftSelection;
 pub use phase::Phase;
 pub use prove::{ComparedCollection, VerifyReport};
 pub use reverse::WayBack;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::checkpoint::{CheckpointStore, SinkStore};
+use crate::ddl::DdlPolicy;
 use crate::engine::{Engine, Settings, Unfenced};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fence::{Fence, FencedSink, FencedStore};
@@ -204,6 +205,14 @@ impl MigrationBuilder {
     #[must_use]
     pub fn block_source_writes(mut self, block: bool) -> Self {
         self.settings.block_source_writes = block;
+        self
+    }
+
+    /// What to do when a collection, view or index of the selection is made, dropped, renamed or modified on the source during the run.
+    /// Default: [`DdlPolicy::Apply`].
+    #[must_use]
+    pub fn on_ddl(mut self, policy: DdlPolicy) -> Self {
+        self.settings.ddl = policy;
         self
     }
 

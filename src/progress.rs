@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::document::Position;
 use crate::event::{Amount, ChangeCounts, Event, Events, ForeignWrites, Status};
 use crate::late_writes::LateWatch;
+use crate::left_selection::AllLeft;
 use crate::namespace::Namespace;
 use crate::pace::Window;
 use crate::phase::Phase;
@@ -65,6 +66,7 @@ pub(crate) struct Progress {
     pub late_writes: LateWatch,
     pub window: window::Window,
     pub write_block: WriteBlock,
+    pub left_selection: AllLeft,
     resyncs: AtomicU32,
     /// Documents that the target refused for good: namespace and, in words, which and why.
     refused: Mutex<Vec<(Namespace, String)>>,
@@ -100,6 +102,7 @@ impl Progress {
             late_writes: LateWatch::default(),
             window: window::Window::default(),
             write_block: WriteBlock::default(),
+            left_selection: AllLeft::default(),
             resyncs: AtomicU32::new(0),
             refused: Mutex::new(Vec::new()),
             foreign_writes: Mutex::new(BTreeMap::new()),

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use self::markers::Marker;
 pub(crate) use self::requests::{Assignment, Finished, ProofRequest, ReadAhead, Report, Request, Work};
 use crate::checkpoint::{Checkpoint, CollectionState, Renaming, UnsettledDocuments};
+use crate::ddl::DdlPolicy;
 use crate::document::{Change, CollectionKind, Operation, Position, Range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
@@ -52,6 +53,7 @@ pub(crate) struct RouterParts {
     pub source: Arc<dyn Source>,
     pub sink: Arc<dyn Sink>,
     pub selection: Selection,
+    pub ddl: DdlPolicy,
     pub progress: Arc<Progress>,
     pub entries: mpsc::Receiver<ReadAhead>,
     pub requests: mpsc::Receiver<Request>,
@@ -77,6 +79,7 @@ pub(crate) struct Router {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) sink: Arc<dyn Sink>,
     pub(crate) selection: Selection,
+    pub(crate) ddl: DdlPolicy,
     pub(crate) events: Events,
     pub(crate) tracked: HashMap<Uuid, Tracked>,
     pub(crate) views: BTreeMap<Namespace, Tracked>,
@@ -87,7 +90,7 @@ pub(crate) struct Router {
     /// The position up to which everything has been routed, and where a tail would have to start again.
     pub(crate) routed: Position,
     resume: Position,
-    progress: Arc<Progress>,
+    pub(crate) progress: Arc<Progress>,
     entries: mpsc::Receiver<ReadAhead>,
     requests: mpsc::Receiver<Request>,
     /// Requests that came while the router was waiting for something else.
@@ -166,6 +169,7 @@ impl Router {
             source: parts.source,
             sink: parts.sink,
             selection: parts.selection,
+            ddl: parts.ddl,
             events: parts.progress.events.clone(),
             tracked,
             views,

@@ -55,6 +55,7 @@ pub(crate) async fn save_checkpoints(
         }
         checkpoint.seen = progress.read().max(checkpoint.watermark);
         checkpoint.window = progress.window.kept();
+        checkpoint.left_selection = progress.left_selection.all();
         checkpoint.source_writes_blocked = progress.write_block.is_noted();
         store.save(&checkpoint.encode()?).await?;
         let cost = began.elapsed();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use mongoferry::{ExistingData, Namespace, PathPolicy, Throttle, Verification};
+use mongoferry::{DdlPolicy, ExistingData, Namespace, PathPolicy, Throttle, Verification};
 
 pub const USAGE: &str = "\
 Migrates a live MongoDB replica set into another one.
@@ -32,6 +32,8 @@ Options:
       --reverse                      go on in the opposite direction once the migration is complete, so that the source
                                      stays a way back, until `cutover` is read, which hands back, or `abandon`;
                                      with --block-writes the user on the source has to be one who may pass the block
+      --ddl apply|warn|fail          what to do when the catalogue of the source is changed meanwhile: carry it over, say
+                                     so too, or stop [default: apply]
       --max-lag SECONDS              the lag that counts as small [default: 2]
       --window-hours N               hours that the source is followed after the run was first ready [default: 120]
       --stop-after preflight|ready   stop there, with the checkpoint kept
@@ -76,6 +78,7 @@ pub struct Arguments {
     pub manual_cutover: bool,
     pub block_writes: bool,
     pub reverse: bool,
+    pub ddl: DdlPolicy,
     pub max_lag: Option<Duration>,
     pub window: Option<Duration>,
     pub stop_after: Option<StopAfter>,
@@ -185,6 +188,14 @@ impl Arguments {
                 }
                 "--cutover" => {
                     arguments.manual_cutover = choice(&option, &value()?, &[("auto", false), ("manual", true)])?;
+                }
+                "--ddl" => {
+                    let choices = [
+                        ("apply", DdlPolicy::Apply),
+                        ("warn", DdlPolicy::Warn),
+                        ("fail", DdlPolicy::Fail),
+                    ];
+                    arguments.ddl = choice(&option, &value()?, &choices)?;
                 }
                 "--max-lag" => {
                     let seconds: f64 = number(&option, &value()?)?;

@@ -64,6 +64,7 @@ fn with_settings(mut builder: MigrationBuilder, arguments: &Arguments) -> Migrat
     builder = builder
         .verification(arguments.verification)
         .block_source_writes(arguments.block_writes)
+        .on_ddl(arguments.ddl)
         .throttle(arguments.throttle)
         .accept_unencrypted(arguments.accept_unencrypted)
         .path_policy(arguments.path_policy)

@@ -133,6 +133,7 @@ impl Console {
                 format!("the block of writes on the source cannot be lifted: {reason}")
             }
             Event::HookFailed { hook, reason } => format!("the hook {hook} failed: {reason}"),
+            Event::CatalogChangeMet { namespace, change, .. } => format!("the source changed {namespace} by {change}"),
             Event::CatalogChanged { description, .. } => format!("carried over: {description}"),
             Event::DocumentDiffers { namespace, difference } => format!("{}: {difference}", shown(namespace)),
             Event::IndexFailed {

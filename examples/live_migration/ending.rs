@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use mongoferry::{
-    CollectionSummary, Error, ErrorKind, IndexSummary, LateWrites, Namespace, Outcome, Position, Summary, WayBack,
+    CollectionSummary, Error, ErrorKind, ForeignWrites, IndexSummary, LateWrites, LeftSelection, Namespace, Outcome,
+    Position, Summary, WayBack,
 };
 
 use crate::console::grouped;
@@ -22,6 +23,8 @@ pub struct Ending {
     pub indexes: Vec<IndexSummary>,
     pub late_writes: LateWrites,
     pub resyncs: u32,
+    pub foreign_writes: Vec<ForeignWrites>,
+    pub left_selection: Vec<LeftSelection>,
     pub not_migrated: Vec<String>,
     pub error: Option<String>,
     /// From the beginning to the end.
@@ -41,6 +44,8 @@ impl Ending {
             indexes: Vec::new(),
             late_writes: LateWrites::default(),
             resyncs: 0,
+            foreign_writes: Vec::new(),
+            left_selection: Vec::new(),
             not_migrated: Vec::new(),
             error: None,
             took: None,
@@ -61,6 +66,8 @@ impl Ending {
             indexes: summary.indexes,
             late_writes: summary.late_writes,
             resyncs: summary.resyncs,
+            foreign_writes: summary.foreign_writes,
+            left_selection: summary.left_selection,
             not_migrated: summary.not_migrated,
             way_back: summary.way_back,
             ..ending
@@ -127,6 +134,18 @@ impl fmt::Display for Ending {
         for index in bad {
             let reason = index.reason.as_deref().unwrap_or("it differs");
             writeln!(f, "    {} of {}: {reason}", index.name, index.namespace)?;
+        }
+        for foreign in &self.foreign_writes {
+            let (name, writes) = (shown(&foreign.namespace), grouped(foreign.writes));
+            writeln!(f, "written to by another program: {name}, {writes} writes")?;
+        }
+        for left in &self.left_selection {
+            writeln!(
+                f,
+                "renamed out of the selection: {} to {}",
+                shown(&left.from),
+                shown(&left.to)
+            )?;
         }
         for left_out in &self.not_migrated {
             writeln!(f, "not migrated: {left_out}")?;

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use bson::DateTime;
 use mongoferry::{
-    Amount, CollectionSummary, ComparedCollection, Difference, DifferenceKind, Estimate, Event, Finding, IndexSummary,
-    LateWrites, Plan, Position, Status, VerifyReport,
+    Amount, CollectionSummary, ComparedCollection, Difference, DifferenceKind, Estimate, Event, Finding, ForeignWrites,
+    IndexSummary, LateWrites, LeftSelection, Plan, Position, Status, VerifyReport,
 };
 use serde_json::{Value, json};
 
@@ -122,6 +122,16 @@ pub fn event(event: &Event) -> Value {
             description,
         } => {
             json!({ "type": "catalog_changed", "position": position(*at), "description": description })
+        }
+        Event::CatalogChangeMet {
+            position: at,
+            namespace,
+            change,
+        } => {
+            json!({ "type": "catalog_change_met", "position": position(*at), "namespace": namespace, "change": change })
+        }
+        Event::LeftSelection { from, to, position: at } => {
+            json!({ "type": "left_selection", "from": shown(from).as_str(), "to": shown(to).as_str(), "position": position(*at) })
         }
         Event::DocumentRefused { namespace, id, reason } => {
             json!({ "type": "document_refused", "namespace": shown(namespace).as_str(), "id": id, "reason": reason })
@@ -279,6 +289,15 @@ pub fn summary(ending: &Ending) -> Value {
             "reason": index.reason,
         })
     };
+    let foreign =
+        |foreign: &ForeignWrites| json!({ "namespace": shown(&foreign.namespace).as_str(), "writes": foreign.writes });
+    let left = |left: &LeftSelection| {
+        json!({
+            "from": shown(&left.from).as_str(),
+            "to": shown(&left.to).as_str(),
+            "position": position(left.position),
+        })
+    };
     json!({
         "type": "summary",
         "outcome": ending.outcome,
@@ -287,6 +306,8 @@ pub fn summary(ending: &Ending) -> Value {
         "indexes": ending.indexes.iter().map(index).collect::<Vec<_>>(),
         "late_writes": late_writes(&ending.late_writes),
         "resyncs": ending.resyncs,
+        "foreign_writes": ending.foreign_writes.iter().map(foreign).collect::<Vec<_>>(),
+        "left_selection": ending.left_selection.iter().map(left).collect::<Vec<_>>(),
         "not_migrated": ending.not_migrated,
         "error": ending.error,
         "seconds": ending.took.map(|took| took.as_secs_f64()),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::{CollectionKind, Position};
 use crate::error::{Error, ErrorKind, Result};
+use crate::left_selection::LeftSelection;
 use crate::namespace::{Namespace, Selection};
 use crate::order::Key;
 use crate::reverse::WayBack;
@@ -113,6 +114,9 @@ pub struct Checkpoint {
     /// How long the source is followed until the cutover.
     #[serde(default)]
     pub window: CutoverWindow,
+    /// Collections that were renamed out of the selection during the migration.
+    #[serde(default)]
+    pub left_selection: Vec<LeftSelection>,
     /// Whether writes on the source may be blocked by a cutover that has not come to its end. Whoever goes on from here lifts the block.
     #[serde(default)]
     pub source_writes_blocked: bool,
@@ -219,6 +223,7 @@ impl Checkpoint {
             copied_bytes: 0,
             resyncs: 0,
             window: CutoverWindow::default(),
+            left_selection: Vec::new(),
             source_writes_blocked: false,
             takes_back: None,
             complete: false,
@@ -339,6 +344,11 @@ mod tests {
                 first_ready: Some(bson::DateTime::from_millis(1_700_000_000_123)),
                 extended_millis: 86_400_000,
             },
+            left_selection: vec![LeftSelection {
+                from: Namespace::new("shop", "sold"),
+                to: Namespace::new("archive", "sold"),
+                position: position(8),
+            }],
             source_writes_blocked: true,
             takes_back: None,
             complete: false,
@@ -368,6 +378,7 @@ mod tests {
             seen: Position::ZERO,
             left_over: Vec::new(),
             resyncs: 0,
+            left_selection: Vec::new(),
             source_writes_blocked: false,
             window: CutoverWindow::default(),
             unsettled: vec![UnsettledDocuments {

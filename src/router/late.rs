@@ -38,7 +38,7 @@ impl Router {
     }
 
     /// The collection or view of the selection that a command changes.
-    fn selected_by<'a>(&self, operation: &'a CommandOperation) -> Option<&'a Namespace> {
+    pub(crate) fn selected_by<'a>(&self, operation: &'a CommandOperation) -> Option<&'a Namespace> {
         use CommandOperation as Op;
         let names = match operation {
             Op::Create { namespace, .. }

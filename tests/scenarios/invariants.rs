@@ -4,6 +4,7 @@
 
 mod copy;
 mod cutover;
+mod ddl;
 mod hooks;
 mod order;
 mod pace;

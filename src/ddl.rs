@@ -1,0 +1,124 @@
+//! What a run does when the catalogue of the source is changed while it goes on.
+
+use bson::Uuid;
+
+use crate::document::Position;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::index::name_of;
+use crate::namespace::Namespace;
+use crate::oplog::CommandOperation;
+use crate::router::Router;
+
+/// What to do when a collection, view or index of the selection is made, dropped, renamed or modified on the source during a run.
+///
+/// An application that inserts into a collection that does not exist makes one. What the run has already, since it was listed after the
+/// change, is no change to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DdlPolicy {
+    /// Carry it over.
+    #[default]
+    Apply,
+    /// Say so by [`Event::CatalogChangeMet`], and carry it over.
+    Warn,
+    /// End the run with [`CatalogChanged`](ErrorKind::CatalogChanged), before anything of the change is carried over. The checkpoint is of
+    /// just before it, and a start with another policy goes on from there.
+    Fail,
+}
+
+impl Router {
+    /// Goes by the policy, before a change of the catalogue is carried over.
+    ///
+    /// # Errors
+    /// [`CatalogChanged`](ErrorKind::CatalogChanged), or as [`Router::run`].
+    pub(crate) async fn judge(
+        &mut self,
+        position: Position,
+        id: Option<Uuid>,
+        operation: &CommandOperation,
+    ) -> Result<()> {
+        let policy = self.ddl;
+        if policy == DdlPolicy::Apply {
+            return Ok(());
+        }
+        let Some(namespace) = self.changed_by(id, operation) else {
+            return Ok(());
+        };
+        let change = name_of_change(operation);
+        if policy == DdlPolicy::Warn {
+            self.events.send(Event::CatalogChangeMet {
+                position,
+                namespace,
+                change,
+            });
+            return Ok(());
+        }
+        self.save_now(None).await?;
+        Err(Error::new(
+            ErrorKind::CatalogChanged,
+            "follow the source",
+            "its catalogue was changed, which is not to be carried over: find out who did it; a start with `DdlPolicy::Apply` goes on from here",
+        )
+        .with_context("change", change)
+        .with_context("namespace", namespace))
+    }
+
+    /// What a command changes of the selection: a collection or view, or `database.*`.
+    fn changed_by(&self, id: Option<Uuid>, operation: &CommandOperation) -> Option<String> {
+        use CommandOperation as Op;
+        let tracked = id.and_then(|id| self.tracked.get(&id));
+        let is_new = match operation {
+            Op::Create { .. } => tracked.is_none(),
+            Op::CreateIndexes { indexes, .. } => {
+                tracked.is_some_and(|tracked| indexes.iter().any(|index| !tracked.indexes.contains(index)))
+            }
+            Op::DropIndex { name, .. } => {
+                tracked.is_some_and(|tracked| tracked.indexes.iter().any(|index| name_of(index) == name))
+            }
+            Op::Drop { namespace } => {
+                tracked.is_some() || (namespace.collection() == "system.views" && self.has_views(namespace.database()))
+            }
+            Op::Modify { .. } => tracked.is_some(),
+            Op::Rename { to, .. } => tracked.is_none_or(|tracked| tracked.target.namespace != **to),
+            Op::SetView { namespace, options } => {
+                self.views.get(&**namespace).is_none_or(|view| view.options != *options)
+            }
+            Op::ChangeView { namespace, .. } | Op::DropView { namespace } => self.views.contains_key(&**namespace),
+            Op::DropDatabase { database } => {
+                return self.has_any(database).then(|| format!("{database}.*"));
+            }
+            // It ends the run by itself.
+            Op::Unsupported { .. } => false,
+        };
+        match operation {
+            Op::Drop { namespace } if is_new && tracked.is_none() => Some(namespace.to_string()),
+            _ if is_new => self.selected_by(operation).map(Namespace::to_string),
+            _ => None,
+        }
+    }
+
+    fn has_views(&self, database: &str) -> bool {
+        self.views.keys().any(|view| view.database() == database)
+    }
+
+    fn has_any(&self, database: &str) -> bool {
+        let is_there = |namespace: &Namespace| namespace.database() == database;
+        self.has_views(database) || self.tracked.values().any(|tracked| is_there(&tracked.target.namespace))
+    }
+}
+
+/// The command that makes such a change.
+fn name_of_change(operation: &CommandOperation) -> &'static str {
+    use CommandOperation as Op;
+    match operation {
+        Op::Create { .. } => "create",
+        Op::CreateIndexes { .. } => "createIndexes",
+        Op::DropIndex { .. } => "dropIndexes",
+        Op::Modify { .. } | Op::ChangeView { .. } => "collMod",
+        Op::Drop { .. } | Op::DropView { .. } => "drop",
+        Op::DropDatabase { .. } => "dropDatabase",
+        Op::Rename { .. } => "renameCollection",
+        Op::SetView { .. } => "create (a view)",
+        Op::Unsupported { .. } => "unknown",
+    }
+}
