@@ -98,16 +98,11 @@ pub(crate) async fn open_cursor_within(
     let mut options = RunCursorCommandOptions::default();
     options.batch_size = batch_size;
     let database = client.database(database);
-    // Were it dropped on its way, the server would keep a cursor that nobody knows of for ten minutes. So the call goes to its end, which the
-    // limit sets, whether or not anybody still waits for it; a cursor that nobody takes is killed.
-    let opening = tokio::spawn(answered(operation, limit, async move {
+    let cursor = to_its_end(operation, limit, async move {
         let opened = database.run_raw_cursor_command(command).with_options(options).batch();
         opened.await.map_err(|error| convert(operation, error))
-    }));
-    let cursor = opening.await.map_err(|error| {
-        Error::new(ErrorKind::Panic, operation, "the task that opened the cursor panicked").with_source(error)
-    })?;
-    Ok(stream::unfold(Some(cursor?), move |cursor| async move {
+    });
+    Ok(stream::unfold(Some(cursor.await?), move |cursor| async move {
         let mut cursor = cursor?;
         let next = answered(operation, limit, async {
             let batch = cursor.next().await.transpose();
@@ -122,6 +117,24 @@ pub(crate) async fn open_cursor_within(
         }
     })
     .boxed())
+}
+
+/// Opens what stays on the server. Were the call dropped on its way, the server would keep a cursor that nobody knows of for ten minutes, or
+/// a transaction for one. So it goes to its end, which the limit sets, whether or not anybody still waits for it: what nobody takes is
+/// dropped then, and with it what the server has.
+///
+/// # Errors
+/// Those of `call`, and [`Connection`](ErrorKind::Connection) when it takes longer than the limit.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    operation: &'static str,
+    limit: Duration,
+    call: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(answered(operation, limit, call))
+        .await
+        .unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Panic, operation, "the task that opens a cursor panicked").with_source(error))
+        })
 }
 
 /// What a replica set says of itself.

@@ -11,7 +11,7 @@ use mongodb::raw_batch_cursor::SessionRawBatchCursor;
 use mongodb::{Client, ClientSession};
 
 use crate::document::{Batch, Position};
-use crate::driver::{code, convert, open_cursor_within};
+use crate::driver::{code, convert, open_cursor_within, to_its_end};
 use crate::driver_range::{batch_size, range_find};
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::{ANSWER, RetryRule, answered, retry};
@@ -123,9 +123,13 @@ impl Reader {
                 )
                 .await
             }
-            Way::Transaction => Transaction::open(&self.client, &self.database, find.clone(), batch_size)
-                .await
-                .map(Transaction::into_batches),
+            Way::Transaction => {
+                let (client, database, find) = (self.client.clone(), self.database.clone(), find.clone());
+                let open = async move { Transaction::open(&client, &database, find, batch_size).await };
+                to_its_end(OPERATION, FIRST_BATCH + ANSWER, open)
+                    .await
+                    .map(Transaction::into_batches)
+            }
         };
         opened.map_err(|error| self.way.judge(error))
     }
