@@ -124,10 +124,15 @@ async fn a_change_is_warned_of_and_carried_over_where_that_is_wanted() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_selected_or_known_already_is_no_change() {
     let bench = bench();
-    // It is listed after it was made, and its entry comes after the position at which the tail starts.
+    // They are made while the run lists, so that both the list and the history may have them.
     let reads = bench.source.hold(mongoferry::source::SourceCall::Collections);
     let migration = bench.migration().on_ddl(DdlPolicy::Fail).build().unwrap();
     let begin = async {
+        // Preflight lists before, for the start and for the run.
+        for _ in 0..2 {
+            timeout(DEADLINE, reads.reached()).await.unwrap();
+            reads.let_one_pass();
+        }
         timeout(DEADLINE, reads.reached()).await.unwrap();
         bench.source.create_collection("shop.new", rawdoc! {}).unwrap();
         let index = rawdoc! { "v": 2, "key": { "b": 1 }, "name": "b" };
@@ -135,7 +140,10 @@ async fn what_is_not_selected_or_known_already_is_no_change() {
         reads.release();
     };
     let run = tokio::join!(migration.start(), begin).0.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    timeout(DEADLINE, run.ready_to_cut_over(DEADLINE))
+        .await
+        .unwrap()
+        .unwrap();
     bench.source.drop_collection("other.things").unwrap();
     bench.source.create_collection("other.new", rawdoc! {}).unwrap();
     bench.source.drop_database("other").unwrap();
