@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 use crate::certificate::Certificate;
 use crate::difference::Difference;
 use crate::document::Position;
+use crate::evidence::{IndexCounts, LagSample};
 use crate::late_writes::LateWrites;
 use crate::left_selection::LeftSelection;
 use crate::namespace::Namespace;
@@ -291,6 +292,12 @@ pub struct Status {
     pub cutover_deadline: Option<SystemTime>,
     /// How fast the run may go.
     pub throttle: Throttle,
+    /// The lag in the last 10 minutes of this process, oldest first, about each 5 seconds. While the run is paused it grows.
+    pub lag_history: Vec<LagSample>,
+    /// Changes applied to the target each second, over the last half minute; `None` when not known.
+    pub applied_per_second: Option<f64>,
+    /// Indexes built so far. One that could not be built counts in the total alone.
+    pub indexes: IndexCounts,
 }
 
 /// An amount of data.

@@ -122,6 +122,17 @@ impl Tracked {
         }
     }
 
+    /// How many indexes the sink has, and is to have, those on `_id` left out.
+    pub fn index_counts(&self) -> (u64, u64) {
+        let total = self.indexes.iter().filter(|index| !is_id_index(index)).count();
+        let missing = match &self.index_work {
+            IndexWork::NotBegun => total,
+            IndexWork::Building { waiting, running, .. } => waiting.len() + running + self.failed_indexes.len(),
+            IndexWork::Done => self.failed_indexes.len(),
+        };
+        (total.saturating_sub(missing) as u64, total as u64)
+    }
+
     /// Takes an index out of the collection's list.
     pub fn remove_index(&mut self, name: &str) {
         self.indexes.retain(|index| name_of(index) != name);

@@ -127,6 +127,7 @@ mod watch;
 
 // What several of them use.
 mod progress;
+mod evidence;
 mod budget;
 mod allocation;
 mod pace;
@@ -162,6 +163,7 @@ pub use difference::{Difference, DifferenceKind};
 pub use event::{
     Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,
 };
+pub use evidence::{IndexCounts, LagSample};
 pub use late_writes::{LateWrite, LateWrites};
 pub use left_selection::LeftSelection;
 pub use phase::Phase;

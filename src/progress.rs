@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::document::Position;
 use crate::event::{Amount, ChangeCounts, Event, Events, ForeignWrites, Status};
+use crate::evidence::{IndexCounts, Recent};
 use crate::late_writes::LateWatch;
 use crate::left_selection::AllLeft;
 use crate::namespace::Namespace;
@@ -66,6 +67,8 @@ pub(crate) struct Progress {
     pub late_writes: LateWatch,
     pub window: window::Window,
     pub write_block: WriteBlock,
+    recent: Recent,
+    indexes: Mutex<IndexCounts>,
     pub left_selection: AllLeft,
     resyncs: AtomicU32,
     /// Documents that the target refused for good: namespace and, in words, which and why.
@@ -102,6 +105,8 @@ impl Progress {
             late_writes: LateWatch::default(),
             window: window::Window::default(),
             write_block: WriteBlock::default(),
+            recent: Recent::default(),
+            indexes: Mutex::default(),
             left_selection: AllLeft::default(),
             resyncs: AtomicU32::new(0),
             refused: Mutex::new(Vec::new()),
@@ -245,6 +250,9 @@ impl Progress {
 
     pub fn set_source_position(&self, position: Position) {
         self.source_position.send_replace(Some(position));
+        if let Some(lag) = self.lag() {
+            self.recent.note(lag, self.applied.load(Relaxed));
+        }
     }
 
     /// Notes how far the source's history was read: what follows from it may be applied from now on.
@@ -277,6 +285,11 @@ impl Progress {
 
     pub fn resyncs(&self) -> u32 {
         self.resyncs.load(Relaxed)
+    }
+
+    /// Notes how many indexes there are, and are built.
+    pub fn set_indexes(&self, counts: IndexCounts) {
+        *self.indexes.lock().unwrap_or_else(PoisonError::into_inner) = counts;
     }
 
     /// How far the watermark is behind the source's newest position.
@@ -332,6 +345,9 @@ impl Progress {
             oplog_time_left: window.and_then(|window| window.left),
             cutover_deadline: self.window.deadline(),
             throttle: self.limits.get(),
+            lag_history: self.recent.lags(),
+            applied_per_second: self.recent.rate(self.applied.load(Relaxed)),
+            indexes: *self.indexes.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use bson::DateTime;
 use mongoferry::{
     Amount, CollectionSummary, ComparedCollection, Difference, DifferenceKind, Estimate, Event, Finding, ForeignWrites,
-    IndexSummary, LateWrites, LeftSelection, Plan, Position, Status, VerifyReport,
+    IndexSummary, LagSample, LateWrites, LeftSelection, Plan, Position, Status, VerifyReport,
 };
 use serde_json::{Value, json};
 
@@ -49,7 +49,14 @@ pub fn status(status: &Status) -> Value {
             "copy_bytes_per_second": status.throttle.copy_bytes_per_second,
             "tail_operations_per_second": status.throttle.tail_operations_per_second,
         },
+        "lag_history": status.lag_history.iter().map(lag_sample).collect::<Vec<_>>(),
+        "applied_per_second": status.applied_per_second,
+        "indexes": { "built": status.indexes.built, "total": status.indexes.total },
     })
+}
+
+fn lag_sample(sample: &LagSample) -> Value {
+    json!({ "at": rfc3339(sample.at), "lag_seconds": sample.lag.as_secs() })
 }
 
 pub fn event(event: &Event) -> Value {

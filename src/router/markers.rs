@@ -1,6 +1,7 @@
 //! Markers through the lanes: what has been applied for certain, what is stuck, and the checkpoints that follow from it.
 
 use super::*;
+use crate::evidence::IndexCounts;
 
 /// So many markers may be under way: lanes that are slow still let the watermark move in small steps.
 const MOST_MARKERS: usize = 8;
@@ -24,6 +25,16 @@ pub(super) struct Marker {
 }
 
 impl Router {
+    /// Tells the host how many indexes are built.
+    fn count_indexes(&self) {
+        let mut counts = IndexCounts::default();
+        for (built, total) in self.tracked.values().map(Tracked::index_counts) {
+            counts.built += built;
+            counts.total += total;
+        }
+        self.progress.set_indexes(counts);
+    }
+
     pub(crate) fn collection_states(&self) -> Vec<CollectionState> {
         self.tracked
             .values()
@@ -59,6 +70,7 @@ impl Router {
             }
         }
         self.update_progress();
+        self.count_indexes();
         if self.saving.is_none()
             && let Some(checkpoint) = self.next_save.take()
         {

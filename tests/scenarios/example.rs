@@ -371,10 +371,13 @@ async fn every_phase_is_told_and_something_each_second() {
         "/total/bytes",
         "/changes/applied",
         "/changes/dropped",
+        "/indexes/built",
+        "/lag_history/0/lag_seconds",
     ] {
         assert!(status.pointer(number).unwrap().is_u64(), "{number} in {status:#}");
     }
 
+    assert_eq!(status["indexes"]["built"], status["indexes"]["total"], "{status:#}");
     let names = sets
         .target_client
         .database("shop")

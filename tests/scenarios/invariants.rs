@@ -5,6 +5,7 @@
 mod copy;
 mod cutover;
 mod ddl;
+mod evidence;
 mod hooks;
 mod order;
 mod pace;
