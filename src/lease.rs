@@ -123,6 +123,15 @@ impl Lease {
         let _ = timeout(PATIENCE, self.sink.save_record(RECORD, &record, *token)).await;
     }
 
+    /// Removes the record, when nothing of the migration is to be left. Nothing may be written any more by anybody who had it.
+    ///
+    /// # Errors
+    /// The target's answer.
+    pub async fn remove(self) -> Result<()> {
+        self.fence.free();
+        self.sink.delete_record(RECORD).await
+    }
+
     async fn renew_until(&self, stop: CancellationToken) -> Result<()> {
         let mut next = Instant::now() + RENEWAL;
         loop {

@@ -71,6 +71,7 @@ struct Readme;
 mod migration;
 pub mod preflight;
 pub mod hosted;
+mod rehearsal;
 mod handle;
 mod hooks;
 mod event;
@@ -156,6 +157,7 @@ pub use hooks::{HookResult, Hooks};
 pub use migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};
 pub use migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
 pub use preflight::{Estimate, Finding, PathPolicy, Plan, PlannedCollection, Severity};
+pub use rehearsal::{Rehearsal, Rehearsed};
 
 pub use certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use ddl::DdlPolicy;

@@ -95,6 +95,10 @@ impl Migration {
         reverse::of_checkpoint(&self.engine).await?.reverse(source, sink)
     }
 
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
     /// Checks both sides and answers what a run would do, and every reason why it would fail. Nothing is changed. The rules are listed in
     /// [`preflight`](crate::preflight).
     ///

@@ -176,10 +176,12 @@ impl Context<'_> {
         [self.source, self.target]
     }
 
-    /// Collections on the target that have the name of one that is migrated.
+    /// Collections on the target that have the name of one that is migrated. Stored functions cannot be dropped, so that those that were
+    /// leave an empty collection.
     fn in_the_way(&self) -> impl Iterator<Item = &Collection> {
         self.standing
             .iter()
+            .filter(|standing| standing.namespace.collection() != "system.js" || standing.documents > 0)
             .filter(|standing| self.planned.iter().any(|planned| planned.target == standing.namespace))
     }
 }

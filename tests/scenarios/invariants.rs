@@ -8,6 +8,7 @@ mod ddl;
 mod evidence;
 mod hooks;
 mod order;
+mod rehearsal;
 mod pace;
 mod resume;
 mod resync;

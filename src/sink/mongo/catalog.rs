@@ -34,6 +34,12 @@ pub(super) async fn execute(target: &Target, command: &CatalogCommand) -> Result
             kind,
             options,
         } => create(target, namespace, *kind, options).await,
+        // Servers do not let it be dropped but with its database.
+        CatalogCommand::Drop { namespace } if namespace.collection() == "system.js" => {
+            let empty = doc! { "delete": namespace.collection(), "deletes": [{ "q": {}, "limit": 0 }] };
+            let database = namespace.database();
+            run(target, "empty a collection", namespace, database, empty, &[]).await
+        }
         CatalogCommand::Drop { namespace } => {
             let shown = shown(namespace);
             let drop = doc! { "drop": shown.collection() };

@@ -16,7 +16,8 @@ async fn the_status_tells_of_indexes_of_the_rate_and_of_how_the_lag_was() {
         (counts.built, counts.total) == (built, 1)
     };
     timeout(DEADLINE, builds.reached()).await.unwrap();
-    until("it is being built", || indexes(0)).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(indexes(0), "it is being built");
     builds.release();
     until("it is built", || indexes(1)).await;
     run.ready_to_cut_over(DEADLINE).await.unwrap();

@@ -269,6 +269,24 @@ async fn the_least_roles_carry_a_whole_migration() {
     }
     admin(&on_target, doc! { "grantRolesToUser": "writer", "roles": ["restore"] }).await;
     admin(&on_source, doc! { "grantRolesToUser": "reader", "roles": ["backup"] }).await;
+    // A rehearsal needs nothing more, and leaves nothing behind.
+    let rehearsal = between(&uri(&source, "reader"), &uri(&target, "writer")).await;
+    let rehearsal = rehearsal.build().unwrap().rehearse(Duration::from_secs(2));
+    let orders = on_target.database("shop").collection::<Document>("orders");
+    let rehearsed = tokio::time::timeout(
+        DEADLINE,
+        rehearsal
+            .clear_target(true)
+            .run(orders.count_documents(doc! {}).into_future()),
+    );
+    assert!(rehearsed.await.unwrap().unwrap().answer.unwrap() > 0);
+    // The server keeps what stored functions and views were in.
+    assert_eq!(
+        on_target.list_database_names().await.unwrap(),
+        ["admin", "config", "local", "shop"]
+    );
+    let left = on_target.database("shop").list_collection_names().await.unwrap();
+    assert!(left.iter().all(|name| name.starts_with("system.")), "{left:?}");
     let plan = migration.preflight().await.unwrap();
     assert_eq!(refusals(&plan), [""; 0], "{plan}");
     assert_eq!(plan.blockers().count(), 0, "{plan}");
