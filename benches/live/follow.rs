@@ -49,6 +49,8 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
     let (mut tail, _) = Helper::start(&["--migrate", &uri]).await?;
     for helper in [&mut ours, &mut tail] {
         helper.tell("start").await?;
+        // Before that its checkpoint may not know that everything is copied, and it would compare instead of catching up.
+        helper.tell("ready").await?;
         helper.tell("pause").await?;
     }
     let mut followers = Followers {
@@ -177,6 +179,7 @@ async fn catch_up(
     let mut seconds = helper.tell("resume").await?;
     seconds += helper.tell(&format!("applied {} {}", end.time, end.increment)).await?;
     let sample = meter.stop(Some(helper), seconds)?;
+    helper.tell("ready").await?;
     helper.tell("pause").await?;
     Ok(sample)
 }
