@@ -10,8 +10,9 @@ use crate::order::Key;
 ///
 /// A later whole document or delete takes the place of everything before it on that document; a delta on a whole document that is in the
 /// batch is applied in memory; deltas on a document that is not are kept one by one, since two deltas must never be merged. The writes of
-/// one document stay in order; each keeps the position of the last change that is in it.
-pub(crate) fn fold(changes: impl Iterator<Item = (Position, Write)>) -> (Vec<Position>, Vec<Write>) {
+/// one document stay in order; each keeps the position of the last change that is in it. With `by_id` those of different documents are put
+/// into the order of their `_id`s.
+pub(crate) fn fold(changes: impl Iterator<Item = (Position, Write)>, by_id: bool) -> (Vec<Position>, Vec<Write>) {
     let mut slots: Vec<Option<(Position, Write)>> = Vec::with_capacity(changes.size_hint().0);
     let mut of_key: HashMap<Key, Vec<usize>> = HashMap::with_capacity(changes.size_hint().0);
     for (position, mut write) in changes {
@@ -41,7 +42,11 @@ pub(crate) fn fold(changes: impl Iterator<Item = (Position, Write)>) -> (Vec<Pos
         earlier.push(slots.len());
         slots.push(Some((position, write)));
     }
-    slots.into_iter().flatten().unzip()
+    let mut folded: Vec<(Position, Write)> = slots.into_iter().flatten().collect();
+    if by_id {
+        folded.sort_by(|(_, one), (_, other)| one.key.cmp(&other.key));
+    }
+    folded.into_iter().unzip()
 }
 
 #[cfg(test)]
@@ -58,13 +63,17 @@ mod tests {
     }
 
     fn folded(writes: Vec<Write>) -> Vec<String> {
+        fold_all(writes, false)
+    }
+
+    fn fold_all(writes: Vec<Write>, by_id: bool) -> Vec<String> {
         let changes = writes.into_iter().enumerate();
         let at = |index: usize| Position {
             time: index as u32,
             increment: 1,
             term: 1,
         };
-        let (positions, writes) = fold(changes.map(|(index, write)| (at(index), write)));
+        let (positions, writes) = fold(changes.map(|(index, write)| (at(index), write)), by_id);
         positions
             .iter()
             .zip(writes)
@@ -115,6 +124,16 @@ mod tests {
         assert_eq!(
             folded(vec![delta.clone(), delta.clone()]),
             [plain(0, &delta), plain(1, &delta)]
+        );
+    }
+
+    #[test]
+    fn documents_are_put_into_the_order_of_their_ids_and_the_writes_of_one_stay_in_theirs() {
+        let delta = |id, value| write(id, Operation::Delta(rawdoc! { "$v": 1, "$set": { "a": value } }));
+        let (first, second, other) = (delta(2, 1), delta(2, 2), write(1, Operation::Delete));
+        assert_eq!(
+            fold_all(vec![first.clone(), other.clone(), second.clone()], true),
+            [plain(1, &other), plain(0, &first), plain(2, &second)]
         );
     }
 }

@@ -1,5 +1,6 @@
 //! Applies changes to the sink. Changes of one document always come through the same lane, in source order.
 
+mod settle;
 #[cfg(test)]
 mod tests;
 
@@ -21,18 +22,12 @@ use crate::oplog::delta::{self, DeltaFormat, format_of};
 use crate::order::Key;
 use crate::progress::Progress;
 use crate::sink::{RefusalReason, Sink};
-use crate::source::{PointRequest, ReadMode, Source};
+use crate::source::Source;
 use crate::waiting::telling;
 
-/// Bytes of changes that a lane applies at once; more waiting changes mean more folding.
-const BATCH_BYTES: usize = 4 << 20;
-
-/// Documents that are re-read from the source at once: at most so many, and about so many bytes.
-const SETTLE_DOCUMENTS: usize = 200;
-const SETTLE_BYTES: usize = 1 << 20;
-
-/// So often a settling read asks for a snapshot before it does without.
-const SNAPSHOT_ATTEMPTS: u32 = 3;
+/// Bytes of changes that a lane applies at once. More waiting changes mean more folding, and that the target writes a page once that many of
+/// them are on.
+const BATCH_BYTES: usize = 16 << 20;
 
 /// A collection as a lane and a walker need to know it. It is replaced as a whole when the collection is renamed.
 #[derive(Debug)]
@@ -128,6 +123,8 @@ pub(crate) struct Lane {
     pub replay_until: Position,
     settled: HashMap<(Uuid, Key), Settled>,
     refused: HashMap<(Uuid, Key), Refused>,
+    /// Collections with a unique index that a write was refused for: in another order than the source's more would be.
+    in_source_order: HashSet<Uuid>,
 }
 
 /// The writes to one collection, in order.
@@ -174,6 +171,7 @@ impl Lane {
             replay_until,
             settled,
             refused,
+            in_source_order: HashSet::new(),
         }
     }
 
@@ -217,12 +215,13 @@ impl Lane {
                             Err(_) => break,
                         }
                     }
-                    self.apply(changes).await?;
+                    self.apply(changes, &cancel).await?;
                 }
                 LaneMessage::Settle { target, keys } => self.settle(&target, keys).await?,
                 LaneMessage::Dropped { collection } => {
                     self.settled.retain(|(id, _), _| *id != collection);
                     self.refused.retain(|(id, _), _| *id != collection);
+                    self.in_source_order.remove(&collection);
                 }
                 LaneMessage::Renamed { target } => {
                     for ((id, _), refused) in &mut self.refused {
@@ -281,7 +280,7 @@ impl Lane {
         self.refused.iter().map(of).collect()
     }
 
-    async fn apply(&mut self, changes: Vec<Routed>) -> Result<()> {
+    async fn apply(&mut self, changes: Vec<Routed>, cancel: &CancellationToken) -> Result<()> {
         let mut groups: Vec<Group> = Vec::new();
         let mut to_settle: Vec<(Arc<Target>, Vec<Key>)> = Vec::new();
         let mut group_of: HashMap<Uuid, usize> = HashMap::new();
@@ -324,6 +323,10 @@ impl Lane {
             groups[group].1.push((position, write));
         }
         for (target, writes) in groups {
+            if cancel.is_cancelled() {
+                // What is left may take longer than the run has to end.
+                return Ok(());
+            }
             self.apply_group(&target, writes).await?;
         }
         for (target, mut keys) in to_settle {
@@ -344,7 +347,9 @@ impl Lane {
         let (positions, writes) = if target.kind == CollectionKind::Capped {
             writes.into_iter().unzip()
         } else {
-            fold(writes.into_iter())
+            // The target's pages hold documents about in the order of their `_id`s.
+            let by_id = target.kind.has_ranges() && !self.in_source_order.contains(&target.id);
+            fold(writes.into_iter(), by_id)
         };
         let applied = self.sink.apply(&target.target, target.kind, &writes);
         let refusals = telling(&self.progress.events, Side::Target, "apply changes", applied).await?;
@@ -368,6 +373,9 @@ impl Lane {
             if replayed && matches!(refusal.reason, RefusalReason::CannotApply(_)) {
                 newer.push(write.key.clone());
                 continue;
+            }
+            if matches!(refusal.reason, RefusalReason::DuplicateKey(_)) {
+                self.in_source_order.insert(target.id);
             }
             reasons.insert(refusal.index, refusal.reason);
         }
@@ -395,171 +403,5 @@ impl Lane {
         newer.sort_unstable();
         newer.dedup();
         Box::pin(self.settle(target, newer)).await
-    }
-
-    /// Writes documents as the source has them now, and remembers at which position that was.
-    async fn settle(&mut self, target: &Arc<Target>, keys: Vec<Key>) -> Result<()> {
-        // The first batch is small, since nothing is known of the documents' size yet.
-        let (mut rest, mut size) = (keys.as_slice(), 8);
-        while !rest.is_empty() {
-            let (keys, later) = rest.split_at(size.min(rest.len()));
-            rest = later;
-            let (at, documents, exact) = self.read_settled(target, keys).await?;
-            let read_until = self.source.sentinel().await?;
-            let bytes: usize = documents.iter().map(|document| document.as_bytes().len()).sum();
-            size = (SETTLE_BYTES * keys.len() / bytes.max(1)).clamp(1, SETTLE_DOCUMENTS);
-            let mut found: HashMap<Key, Operation> = HashMap::new();
-            for document in documents {
-                if let Some(key) = Key::of_document(&document) {
-                    found.insert(key, Operation::Replace(document));
-                }
-            }
-            let writes: Vec<Write> = keys
-                .iter()
-                .map(|key| Write {
-                    key: key.clone(),
-                    operation: found.remove(key).unwrap_or(Operation::Delete),
-                })
-                .collect();
-            let refusals = self.sink.apply(&target.target, target.kind, &writes).await?;
-            for key in keys {
-                let settled = Settled { at, read_until, exact };
-                self.settled.insert((target.id, key.clone()), settled);
-                if let Some(refused) = self.refused.remove(&(target.id, key.clone())) {
-                    let later: Vec<_> = refused
-                        .writes
-                        .into_iter()
-                        .filter(|(position, _)| *position > at)
-                        .collect();
-                    self.apply_later(target, later).await?;
-                }
-            }
-            for refusal in refusals {
-                let Some(write) = writes.get(refusal.index) else {
-                    continue;
-                };
-                let document = (target.id, write.key.clone());
-                let refused = self.refused.entry(document).or_insert_with(|| Refused {
-                    target: Arc::clone(target),
-                    writes: VecDeque::new(),
-                    position: at,
-                    reason: refusal.reason.clone(),
-                    partly: false,
-                });
-                refused.writes.push_front((at, write.clone()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Applies changes of a settled document that are newer than the document read.
-    async fn apply_later(&mut self, target: &Arc<Target>, writes: Vec<(Position, Write)>) -> Result<()> {
-        for write in writes {
-            self.apply_group(target, vec![write]).await?;
-        }
-        Ok(())
-    }
-
-    /// The documents as they stood at a position, or, where the answer is false, at some point between it and the end of the read. Nothing
-    /// that this lane has been sent is newer than the position.
-    async fn read_settled(&self, target: &Target, keys: &[Key]) -> Result<(Position, Vec<RawDocumentBuf>, bool)> {
-        let mut attempts = 0;
-        loop {
-            let at = self.source.position().await?;
-            let exact = attempts < SNAPSHOT_ATTEMPTS && target.kind != CollectionKind::Capped;
-            let mode = if exact { ReadMode::Snapshot } else { ReadMode::Interval };
-            let namespace = &target.namespace;
-            match self
-                .source
-                .read_documents(PointRequest {
-                    namespace,
-                    keys,
-                    at,
-                    mode,
-                })
-                .await
-            {
-                Ok(documents) => return Ok((at, documents, exact)),
-                // The history that a server keeps can be shorter than one command under heavy writes; the next snapshot is newer.
-                Err(error) if error.kind() == ErrorKind::SnapshotUnavailable && exact => attempts += 1,
-                Err(error) => return Err(error.with_context("namespace", &target.namespace)),
-            }
-        }
-    }
-
-    async fn resolve(&mut self, stuck: &Stuck, step: ResolveStep) -> Result<bool> {
-        let document = (stuck.target.id, stuck.key.clone());
-        match step {
-            ResolveStep::Retry => {
-                if let Some(refused) = self.refused.remove(&document) {
-                    if refused.partly {
-                        // Settling is what is left for it.
-                        self.refused.insert(document, refused);
-                        return Ok(false);
-                    }
-                    let before = self.settled.get(&document).map(|settled| settled.at);
-                    for (position, write) in refused.writes {
-                        match self.refused.get_mut(&document) {
-                            Some(again) => again.writes.push_back((position, write)),
-                            None => self.apply_group(&stuck.target, vec![(position, write)]).await?,
-                        }
-                        if self.settled.get(&document).map(|settled| settled.at) != before {
-                            // It was read from the source meanwhile, with all of the writes in it.
-                            break;
-                        }
-                    }
-                }
-            }
-            ResolveStep::Settle => self.settle(&stuck.target, vec![stuck.key.clone()]).await?,
-            ResolveStep::Clear => self.clear(&document).await?,
-            ResolveStep::Forget => {
-                self.refused.remove(&document);
-            }
-        }
-        Ok(!self.refused.contains_key(&document))
-    }
-
-    /// Puts the changes of a stuck document together into one image, as it would stand after them, and deletes it from the sink.
-    async fn clear(&mut self, document: &(Uuid, Key)) -> Result<()> {
-        let Some(refused) = self.refused.get_mut(document) else {
-            return Ok(());
-        };
-        if refused.partly || !matches!(refused.reason, RefusalReason::DuplicateKey(_)) {
-            return Ok(());
-        }
-        let (target, key) = (Arc::clone(&refused.target), &document.1);
-        let mut image = self
-            .sink
-            .read_documents(&target.target, std::slice::from_ref(key))
-            .await?
-            .pop();
-        let mut last = refused.position;
-        for (position, write) in &refused.writes {
-            last = *position;
-            image = match (&write.operation, image) {
-                (Operation::Insert(whole) | Operation::Replace(whole), _) => Some(whole.clone()),
-                (Operation::Delete, _) => None,
-                (Operation::Delta(change), Some(before)) => match delta::apply(&before, change) {
-                    Ok(after) => Some(after),
-                    // Settling is what is left for it.
-                    Err(_) => return Ok(()),
-                },
-                (Operation::Delta(_), None) => return Ok(()),
-            };
-        }
-        let operation = image.map_or(Operation::Delete, Operation::Replace);
-        refused.writes = VecDeque::from([(
-            last,
-            Write {
-                key: key.clone(),
-                operation,
-            },
-        )]);
-        let delete = Write {
-            key: key.clone(),
-            operation: Operation::Delete,
-        };
-        self.sink.apply(&target.target, target.kind, &[delete]).await?;
-        Ok(())
     }
 }

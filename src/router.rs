@@ -42,9 +42,6 @@ use crate::watermark::SaveRequest;
 /// How often the watermark is moved.
 const MARKER_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The watermark is also moved when so many bytes have been sent to the lanes, so that little is applied again after a crash.
-const MARKER_BYTES: usize = 2 << 20;
-
 /// Changes are sent to a lane when so many bytes have come together, or when the router has nothing else to do.
 const LANE_BUFFER_BYTES: usize = 256 << 10;
 
@@ -120,9 +117,9 @@ pub(crate) struct Router {
     saves: mpsc::Sender<SaveRequest>,
     saving: Option<oneshot::Receiver<bool>>,
     next_save: Option<Checkpoint>,
-    /// How far the last marker was, and the bytes sent to the lanes since.
+    /// How far the last marker was, and when it was sent.
     marked: Position,
-    since_marker: usize,
+    marked_at: Instant,
     dirty: bool,
     /// What a new checkpoint has from the one that the run began with.
     checkpoint: Checkpoint,
@@ -212,7 +209,7 @@ impl Router {
             saving: None,
             next_save: None,
             marked: parts.checkpoint.watermark,
-            since_marker: 0,
+            marked_at: Instant::now(),
             dirty: true,
             checkpoint: Checkpoint {
                 collections: Vec::new(),
@@ -247,9 +244,6 @@ impl Router {
                         self.route(entry).await?;
                     }
                     drop(read.taken);
-                    if self.since_marker >= MARKER_BYTES {
-                        self.send_marker_if_due().await?;
-                    }
                     self.finish_chunks().await?;
                     self.finish_checks().await?;
                 }
@@ -331,7 +325,6 @@ impl Router {
         let out = &mut self.lanes[lane];
         let bytes = size_of::<Routed>() + routed.write.size_in_bytes();
         out.bytes += bytes;
-        self.since_marker += bytes;
         out.buffer.push(routed);
         if out.bytes >= LANE_BUFFER_BYTES {
             self.flush_buffer(lane).await

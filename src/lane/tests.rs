@@ -197,3 +197,32 @@ async fn documents_read_ahead_of_the_tail_are_named_until_it_has_passed() {
     assert_eq!((reached.unsettled, reached.ahead), (Some(vec![]), Position::ZERO));
     bench.end().await;
 }
+
+#[tokio::test]
+async fn a_collection_whose_unique_values_move_is_written_in_the_order_of_the_source() {
+    let mut bench = Bench::new(
+        Position::ZERO,
+        &[rawdoc! { "_id": 1, "u": 1 }, rawdoc! { "_id": 2, "u": 2 }],
+    )
+    .await;
+    // The first document takes each value that the second one has just given up.
+    let mut moved = async |value: i32, stuck: usize| {
+        let update = |id: i32, value: i32| {
+            let set = rawdoc! { "u": value };
+            let delta = rawdoc! { "$v": 1, "$set": set.clone() };
+            (bench.source.update(NAME, id, delta).unwrap(), id, v1(set))
+        };
+        let changes = vec![update(2, value + 1), update(1, value)];
+        let routed = changes[1].0;
+        bench.send(changes).await;
+        let reached = bench.marker(routed).await;
+        assert_eq!(reached.stuck.len(), stuck, "{value}");
+        for stuck in &reached.stuck {
+            assert!(bench.resolve(stuck, ResolveStep::Retry).await);
+        }
+    };
+    moved(2, 1).await;
+    moved(3, 0).await;
+    moved(4, 0).await;
+    bench.end().await;
+}

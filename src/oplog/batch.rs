@@ -14,7 +14,9 @@ const OPERATION: &str = "read a batch of the oplog";
 #[derive(Debug)]
 pub(super) struct Documents {
     batch: RawBatch,
-    /// Where in the bytes of the batch's array the first document is.
+    /// Where in the batch its array is: to find it, all fields of the answer are read.
+    array: Range<usize>,
+    /// Where in the array the first document is.
     first: Option<Range<usize>>,
 }
 
@@ -24,8 +26,14 @@ impl Documents {
     /// # Errors
     /// [`Protocol`](ErrorKind::Protocol) when it has none that can be read.
     pub fn new(batch: RawBatch) -> Result<Self> {
-        let first = locate(array(&batch)?, 4)?;
-        Ok(Self { batch, first })
+        let found = batch.doc_slices().map_err(|error| driver::convert(OPERATION, error))?;
+        let bytes = found.as_bytes();
+        let answer = batch.as_raw_document().as_bytes();
+        let start = bytes.as_ptr().addr().checked_sub(answer.as_ptr().addr());
+        let start = start.ok_or_else(|| Error::new(ErrorKind::Protocol, OPERATION, "the array is not in the batch"))?;
+        let array = start..start + bytes.len();
+        let first = locate(bytes, 4)?;
+        Ok(Self { batch, array, first })
     }
 
     /// The first document, or `None` when all have been looked at.
@@ -36,8 +44,7 @@ impl Documents {
         let Some(first) = self.first.clone() else {
             return Ok(None);
         };
-        let bytes = array(&self.batch)?.get(first).unwrap_or_default();
-        RawDocument::from_bytes(bytes)
+        RawDocument::from_bytes(self.array().get(first).unwrap_or_default())
             .map(Some)
             .map_err(|error| Error::malformed(OPERATION, error))
     }
@@ -48,16 +55,15 @@ impl Documents {
     /// [`Protocol`](ErrorKind::Protocol) for bytes that are no array of documents.
     pub fn advance(&mut self) -> Result<()> {
         if let Some(first) = self.first.take() {
-            self.first = locate(array(&self.batch)?, first.end)?;
+            self.first = locate(self.array(), first.end)?;
         }
         Ok(())
     }
-}
 
-/// The bytes of the batch's array.
-fn array(batch: &RawBatch) -> Result<&[u8]> {
-    let array = batch.doc_slices().map_err(|error| driver::convert(OPERATION, error))?;
-    Ok(array.as_bytes())
+    fn array(&self) -> &[u8] {
+        let answer = self.batch.as_raw_document().as_bytes();
+        answer.get(self.array.clone()).unwrap_or_default()
+    }
 }
 
 /// Finds the document in the array's element at `at`: a byte of type, a name that ends with a NUL, and the value, which begins with its

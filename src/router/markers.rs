@@ -3,7 +3,11 @@
 use super::*;
 use crate::evidence::IndexCounts;
 
-/// So many markers may be under way: lanes that are slow still let the watermark move in small steps.
+/// A marker ends what a lane applies at once, and the more that is the better; while lanes have not reached the last one the next comes
+/// only after so long. Lanes that are slow still let the watermark move in small steps.
+const BUSY_MARKER_INTERVAL: Duration = Duration::from_secs(2);
+
+/// So many markers may be under way.
 const MOST_MARKERS: usize = 8;
 
 /// A document that stays refused for so long, through many attempts, is reported and given up.
@@ -76,11 +80,12 @@ impl Router {
         {
             self.saving = Some(self.request_save(checkpoint, false).await?);
         }
-        if self.markers.len() >= MOST_MARKERS || (self.routed == self.marked && !self.dirty) {
+        let is_busy = self.markers.len() >= MOST_MARKERS
+            || (!self.markers.is_empty() && self.marked_at.elapsed() < BUSY_MARKER_INTERVAL);
+        if is_busy || (self.routed == self.marked && !self.dirty) {
             return Ok(());
         }
-        self.marked = self.routed;
-        self.since_marker = 0;
+        (self.marked, self.marked_at) = (self.routed, Instant::now());
         for tracked in self.tracked.values_mut() {
             tracked.ranges.join(self.routed);
         }

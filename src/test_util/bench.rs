@@ -33,7 +33,7 @@ impl Decoder {
 
 /// Folds writes of one collection as a lane does.
 pub fn fold(writes: Vec<(Position, Write)>) -> Vec<Write> {
-    crate::fold::fold(writes.into_iter()).1
+    crate::fold::fold(writes.into_iter(), true).1
 }
 
 /// The ranges of a collection of which every second one is copied.
