@@ -11,7 +11,7 @@ Usage: cargo bench --bench live -- [OPTIONS]
 
   --rounds N      how often each thing is measured (5)
   --scale F       the size of the data, 1 being 2.6 GB (1)
-  --only NAME     copy, cutover, catch-up, tail or lag alone; may be given several times
+  --only NAME     copy, verify, cutover, writers, catch-up, tail or lag alone; may be given several times
   --server V      the servers' version, such as 6.0.27 (6.0.5)
   --cache GB      the cache of each server in GB (1)
   --json FILE     where the numbers go (target/bench/live.json)
@@ -24,6 +24,11 @@ pub(crate) enum Mode {
     Bench(Arguments),
     /// Migrate, as the process on the other end of the pipe says.
     Migrate(Deployments),
+    /// Read both sides, likewise.
+    Read {
+        source: String,
+        target: String,
+    },
     /// Insert the data of the copy, likewise.
     Insert {
         target: String,
@@ -63,8 +68,7 @@ impl Arguments {
             only: Vec::new(),
         };
         let mut words = words.peekable();
-        let mut migrate = None;
-        let mut insert = None;
+        let (mut migrate, mut insert, mut read, mut to) = (None, None, None, None);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
             match word.as_str() {
@@ -78,27 +82,19 @@ impl Arguments {
                 "--cache" => arguments.cache_gb = value()?.parse()?,
                 "--json" => arguments.json = value()?.into(),
                 "--svg" => arguments.svg = Some(value()?.into()),
-                "--migrate" => {
-                    let source = value()?;
-                    migrate = Some(Deployments { source, target: None });
-                }
-                "--to" => {
-                    let target = value()?;
-                    if let Some(deployments) = &mut migrate {
-                        deployments.target = Some(target);
-                    }
-                }
+                "--migrate" => migrate = Some(value()?),
+                "--read" => read = Some(value()?),
+                "--to" => to = Some(value()?),
                 "--insert" => insert = Some(value()?),
                 _ => return Err(format!("there is no option {word}\n\n{USAGE}").into()),
             }
         }
-        Ok(match (migrate, insert) {
-            (Some(deployments), _) => Mode::Migrate(deployments),
-            (None, Some(target)) => Mode::Insert {
-                target,
-                scale: arguments.scale,
-            },
-            (None, None) => Mode::Bench(arguments),
+        let scale = arguments.scale;
+        Ok(match (migrate, read, insert, to) {
+            (Some(source), _, _, target) => Mode::Migrate(Deployments { source, target }),
+            (_, Some(source), _, Some(target)) => Mode::Read { source, target },
+            (_, _, Some(target), _) => Mode::Insert { target, scale },
+            _ => Mode::Bench(arguments),
         })
     }
 

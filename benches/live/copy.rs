@@ -10,9 +10,11 @@ use tokio::process::Command;
 use crate::Result;
 use crate::arguments::Arguments;
 use crate::child::Helper;
+use crate::data::Kind;
 use crate::meter::Meter;
 use crate::report::{Amount, Report};
 use crate::usage;
+use crate::writers;
 
 /// Far more than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
@@ -29,6 +31,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
     filler.tell("start").await?;
     drop(filler);
     let megabytes = Amount::Megabytes(bytes / 1e6);
+    let wants_ours = ["copy", "verify", "cutover"].iter().any(|name| arguments.wants(name));
     let tools = is_on_path("mongodump") && is_on_path("mongorestore");
     for round in 0..arguments.rounds {
         // What comes first has the source's disk and cache as the round before has left them.
@@ -36,12 +39,16 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
             settle(&source).await?;
             match (round + turn) % 4 {
                 0 if arguments.wants("copy") => native(&mut source, megabytes, report).await?,
-                1 => ours(arguments, &source, megabytes, report).await?,
+                1 if wants_ours => ours(arguments, &source, megabytes, report).await?,
                 2 if arguments.wants("copy") => plain(arguments, &source, megabytes, report).await?,
                 3 if arguments.wants("copy") && tools => dumped(arguments, &source, megabytes, report).await?,
                 _ => {}
             }
         }
+    }
+    if arguments.wants("writers") {
+        report.progress("the source's own writers");
+        writers::run(arguments, &mut source, report).await?;
     }
     Ok(())
 }
@@ -94,6 +101,22 @@ async fn ours(arguments: &Arguments, source: &ReplicaSet, amount: Amount, report
     let seconds = helper.tell("start").await?;
     let sample = meter.stop(Some(&helper), seconds)?;
     report.add("copy", "mongoferry", amount, sample);
+    // It compares as soon as it has nothing else to do, and a cutover comes after that.
+    report.progress("comparing both sides");
+    let meter = Meter::start(Some(&helper), source, target.process_id(0));
+    let documents: u64 = Kind::ALL.iter().map(|kind| kind.documents(arguments.scale)).sum();
+    let seconds = helper.tell(&format!("compared {documents}")).await?;
+    let sample = meter.stop(Some(&helper), seconds)?;
+    if arguments.wants("verify") {
+        report.add("verify", "mongoferry", amount, sample);
+        report.progress("reading both sides");
+        let (mut reader, _) = Helper::start(&["--read", &source.uri(), "--to", &target.uri()]).await?;
+        let meter = Meter::start(Some(&reader), source, target.process_id(0));
+        let seconds = reader.tell("read").await?;
+        let mut sample = meter.stop(Some(&reader), seconds)?;
+        sample.peak_memory = None;
+        report.add("verify", "reading both sides alone", amount, sample);
+    }
     if arguments.wants("cutover") {
         report.progress("cutover");
         helper.tell("ready").await?;

@@ -14,9 +14,11 @@ mod lag;
 mod meter;
 mod migration;
 mod picture;
+mod reading;
 mod report;
 mod traffic;
 mod usage;
+mod writers;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
             }
             Mode::Bench(arguments) => runtime.block_on(bench(&arguments)),
             Mode::Migrate(deployments) => runtime.block_on(migration::serve(&deployments)),
+            Mode::Read { source, target } => runtime.block_on(reading::serve(&source, &target)),
             Mode::Insert { target, scale } => runtime.block_on(insertion::serve(&target, scale)),
         }
     });
@@ -52,7 +55,10 @@ fn main() -> ExitCode {
 
 async fn bench(arguments: &Arguments) -> Result<()> {
     let mut report = Report::new(arguments);
-    if arguments.wants("copy") || arguments.wants("cutover") {
+    if ["copy", "verify", "cutover", "writers"]
+        .iter()
+        .any(|name| arguments.wants(name))
+    {
         copy::run(arguments, &mut report).await?;
     }
     if ["catch-up", "tail", "lag"].iter().any(|name| arguments.wants(name)) {

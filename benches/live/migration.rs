@@ -10,7 +10,7 @@ use mongoferry::sink::{CatalogCommand, MemorySink, Refusal, SinkRead};
 use mongoferry::source::Deployment;
 use mongoferry::{
     Batch, Collection, CollectionKind, Migration, MigrationHandle, MongoSink, MongoSource, Namespace, Outcome, Phase,
-    Sink, Write,
+    Sink, Verification, Write,
 };
 use tokio::time::sleep;
 
@@ -42,6 +42,7 @@ pub(crate) async fn serve(deployments: &Deployments) -> Result<()> {
                 let started = builder
                     .include("bench.*")
                     .accept_unencrypted(true)
+                    .verification(Verification::Continuous)
                     .build()?
                     .start()
                     .await?;
@@ -51,6 +52,7 @@ pub(crate) async fn serve(deployments: &Deployments) -> Result<()> {
             (["pause"], Some(run)) => run.pause().await?,
             (["resume"], Some(run)) => run.resume()?,
             (["applied", time, increment], Some(run)) => applied(run, (time.parse()?, increment.parse()?)).await?,
+            (["compared", documents], Some(run)) => compared(run, documents.parse()?).await?,
             (["ready"], Some(run)) => run.ready_to_cut_over(Duration::from_secs(2)).await?,
             (["cutover"], Some(run)) => {
                 let mut stopped = None;
@@ -80,6 +82,17 @@ async fn copied(run: &MigrationHandle) -> Result<()> {
             _ => sleep(LOOK).await,
         }
     }
+}
+
+/// Waits until so many documents have been compared.
+async fn compared(run: &MigrationHandle, documents: u64) -> Result<()> {
+    while run.status().compared.documents < documents {
+        if run.status().phase == Phase::Failed {
+            return Err("the migration has failed".into());
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 /// Waits until everything up to a position is applied and durable.

@@ -11,8 +11,9 @@ const BARS: f64 = 430.0;
 const ROW: f64 = 26.0;
 
 /// What is drawn of each group, and in which words.
-const GROUPS: [(&str, &str); 4] = [
+const GROUPS: [(&str, &str); 5] = [
     ("copy", "Copy with indexes: seconds, less is better"),
+    ("verify", "Comparing both sides: seconds, less is better"),
     ("cutover", "Cutover with verification: seconds, less is better"),
     ("catch-up", "Catch-up: seconds, less is better"),
     ("tail", "Reading and routing the oplog: seconds, less is better"),

@@ -66,6 +66,8 @@ pub(crate) struct Report {
     rounds: usize,
     cases: Vec<Case>,
     lags: Vec<LagSample>,
+    /// Writes a second of the source's own writers, by who else was at work.
+    writers: Vec<(&'static str, Vec<f64>)>,
 }
 
 impl Report {
@@ -80,6 +82,7 @@ impl Report {
             rounds: arguments.rounds,
             cases: Vec::new(),
             lags: Vec::new(),
+            writers: Vec::new(),
         }
     }
 
@@ -116,6 +119,21 @@ impl Report {
         self.lags.push(sample);
     }
 
+    pub fn add_writers(&mut self, who: &'static str, rate: f64) {
+        eprintln!("    {rate:.0} writes/s beside {who}");
+        match self.writers.iter_mut().find(|(name, _)| *name == who) {
+            Some((_, rates)) => rates.push(rate),
+            None => self.writers.push((who, vec![rate])),
+        }
+    }
+
+    /// By how much the source's own writers are slowed down: the part of their writes that they do not get done.
+    fn slow_down(&self, who: &str) -> Option<[f64; 3]> {
+        let rates = |who: &str| self.writers.iter().find(|(name, _)| *name == who);
+        let pairs = rates(who)?.1.iter().zip(&rates("alone")?.1);
+        Some(spread(pairs.map(|(beside, alone)| 1.0 - beside / alone)))
+    }
+
     pub fn cases(&self, group: &str) -> impl Iterator<Item = &Case> {
         self.cases.iter().filter(move |case| case.group == group)
     }
@@ -148,6 +166,32 @@ impl Report {
             let peak = spread(copy.samples.iter().filter_map(|sample| sample.peak_memory))[2];
             goals.push(at_most("copy, peak memory", peak, BUDGET_MB + 64.0, "MB"));
         }
+        if let Some([_, rate, _]) = self.ratio("verify", "reading both sides alone", "mongoferry") {
+            goals.push(at_least(
+                "comparing, rate against reading both sides",
+                rate,
+                0.7,
+                "times",
+            ));
+        }
+        if let Some(cutover) = self.cases("cutover").next() {
+            goals.push(at_most(
+                "from writes stopped to complete",
+                cutover.seconds()[1],
+                2.0,
+                "s",
+            ));
+        }
+        if let (Some([_, ours, _]), Some([_, native, _])) =
+            (self.slow_down("mongoferry"), self.slow_down("native initial sync"))
+        {
+            goals.push(at_most(
+                "slow-down of the source's writers",
+                ours,
+                native,
+                "of their rate",
+            ));
+        }
         if let Some([_, slower, _]) = self.ratio("catch-up", "native secondary", "mongoferry") {
             goals.push(at_least(
                 "catch-up, rate against a native secondary",
@@ -158,6 +202,11 @@ impl Report {
         }
         if let Some(tail) = self.cases("tail").next() {
             goals.push(at_least("tail and route alone", tail.rate(), 500_000.0, "entries/s"));
+        }
+        let lags = self.lags.iter().filter(|lag| lag.who == "mongoferry");
+        let lags: Vec<f64> = lags.map(|lag| lag.percentiles[1]).collect();
+        if !lags.is_empty() {
+            goals.push(at_most("lag, 99th percentile", median(&lags), 1.0, "s"));
         }
         goals
     }
@@ -210,10 +259,20 @@ impl Report {
                 percentile(2)[2],
             );
         }
+        for (who, rates) in &self.writers {
+            let [_, slower, _] = self.slow_down(who).unwrap_or_default();
+            let [least, rate, most] = spread(rates.iter().copied());
+            let _ = writeln!(
+                text,
+                "the source's own writers, {who}: {rate:.0} writes/s ({least:.0} to {most:.0}), {:.0} % less",
+                slower * 100.0
+            );
+        }
         for (group, one, other) in [
             ("copy", "mongoferry", "native initial sync"),
             ("copy", "mongoferry", "insertion from memory"),
             ("copy", "mongoferry", "mongodump | mongorestore"),
+            ("verify", "mongoferry", "reading both sides alone"),
             ("catch-up", "mongoferry", "native secondary"),
         ] {
             if let Some([least, median, most]) = self.ratio(group, one, other) {
@@ -275,7 +334,12 @@ impl Report {
                 if goal.at_least { "at_least" } else { "at_most" }: goal.bound,
             })
         });
+        let writers = self
+            .writers
+            .iter()
+            .map(|(who, rates)| json!({ "beside": who, "writes_per_second": rates }));
         json!({
+            "writers": writers.collect::<Vec<_>>(),
             "title": self.title, "machine": self.machine, "scale": self.scale, "rounds": self.rounds,
             "cases": cases.collect::<Vec<_>>(), "lag": lags.collect::<Vec<_>>(), "goals": goals.collect::<Vec<_>>(),
         })

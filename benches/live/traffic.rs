@@ -1,5 +1,7 @@
 //! What applications write: 40 % inserts, 40 % updates by `_id` and 20 % deletes over four collections.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bson::raw::{RawArrayBuf, RawDocumentBuf, cstr};
@@ -46,6 +48,24 @@ impl Traffic {
     /// A server error.
     pub async fn write(&mut self, writes: u64, rate: Option<f64>) -> Result<u64> {
         let blocks = writes.div_ceil(BLOCK * COLLECTIONS).max(1);
+        self.write_blocks(blocks, rate, &AtomicU64::new(0)).await?;
+        Ok(blocks * BLOCK * COLLECTIONS)
+    }
+
+    /// Writes as fast as it goes until something else has ended, and gives how many writes there were.
+    ///
+    /// # Errors
+    /// A server error, or that of what else is done.
+    pub async fn write_until(&mut self, ended: impl Future<Output = Result<()>>) -> Result<u64> {
+        let written = AtomicU64::new(0);
+        tokio::select! {
+            ended = ended => ended?,
+            failed = self.write_blocks(u64::MAX, None, &written) => failed?,
+        }
+        Ok(written.load(Relaxed))
+    }
+
+    async fn write_blocks(&mut self, blocks: u64, rate: Option<f64>, written: &AtomicU64) -> Result<()> {
         let pause = rate.map(|rate| Duration::from_secs_f64((BLOCK * COLLECTIONS) as f64 / rate));
         let client = &self.client;
         // Two of them, each with two collections.
@@ -63,13 +83,13 @@ impl Traffic {
                     ] {
                         run(client, command).await?;
                     }
+                    written.fetch_add(BLOCK, Relaxed);
                 }
             }
             Ok(())
         });
         let outcomes: Vec<Result<()>> = join_all(writers).await;
-        outcomes.into_iter().collect::<Result<()>>()?;
-        Ok(blocks * BLOCK * COLLECTIONS)
+        outcomes.into_iter().collect()
     }
 }
 

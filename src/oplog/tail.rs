@@ -9,8 +9,10 @@ use bson::raw::cstr;
 use futures::StreamExt;
 use mongodb::Client;
 use mongodb::options::{CursorType, RunCursorCommandOptions, SelectionCriteria};
-use mongodb::raw_batch_cursor::RawBatchCursor;
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::document::Position;
 use crate::driver;
@@ -84,9 +86,9 @@ enum Link {
     Closed,
     /// It is open, and the first entry it gives must be the one to go on after. The time is when it was first seen that the primary has
     /// nothing as new as that.
-    Placing(Box<RawBatchCursor>, Option<Instant>),
+    Placing(Answers, Option<Instant>),
     /// It gives what is new. The time is when it last did.
-    Following(Box<RawBatchCursor>, Instant),
+    Following(Answers, Instant),
 }
 
 impl Tail {
@@ -145,13 +147,11 @@ impl Tail {
         let after = assembler.last();
         match &mut self.link {
             Link::Closed => {
-                self.link = Link::Placing(
-                    Box::new(open(&self.client, self.settings.selection.clone(), after).await?),
-                    None,
-                );
+                let cursor = open(&self.client, self.settings.selection.clone(), after).await?;
+                self.link = Link::Placing(Answers::of(cursor), None);
             }
-            Link::Placing(cursor, future) => {
-                let mut documents = answer(&self.client, cursor, after).await?;
+            Link::Placing(answers, future) => {
+                let mut documents = answer(&self.client, answers, after).await?;
                 let Some(first) = documents.first()? else {
                     let newest = in_time(standing(&self.client)).await?.newest;
                     if newest.timestamp() >= after.timestamp() {
@@ -170,13 +170,13 @@ impl Tail {
                     self.attempts = None;
                     self.documents = Some(documents);
                 }
-                let Link::Placing(cursor, _) = std::mem::replace(&mut self.link, Link::Closed) else {
+                let Link::Placing(answers, _) = std::mem::replace(&mut self.link, Link::Closed) else {
                     return Ok(Vec::new());
                 };
-                self.link = Link::Following(cursor, Instant::now());
+                self.link = Link::Following(answers, Instant::now());
             }
-            Link::Following(cursor, active) => {
-                let documents = answer(&self.client, cursor, after).await?;
+            Link::Following(answers, active) => {
+                let documents = answer(&self.client, answers, after).await?;
                 self.attempts = None;
                 if documents.first()?.is_some() {
                     *active = Instant::now();
@@ -187,6 +187,35 @@ impl Tail {
             }
         }
         Ok(Vec::new())
+    }
+}
+
+/// A cursor that asks for the next batch while the last one is looked at, which takes this side about as long as the server needs for it.
+/// Two batches of up to 16 MB each are in memory.
+struct Answers {
+    batches: mpsc::Receiver<Result<RawBatch>>,
+    _asking: AbortOnDropHandle<()>,
+}
+
+impl Answers {
+    fn of(mut cursor: RawBatchCursor) -> Self {
+        let (send, batches) = mpsc::channel(1);
+        let asking = async move {
+            // The cursor is asked when there is room for what it answers, and until nobody wants to know.
+            while let Ok(room) = send.reserve().await {
+                let Some(batch) = cursor.next().await else { return };
+                room.send(batch.map_err(convert));
+            }
+        };
+        Self {
+            batches,
+            _asking: AbortOnDropHandle::new(tokio::spawn(asking)),
+        }
+    }
+
+    async fn next(&mut self) -> Result<RawBatch> {
+        let closed = || Error::new(ErrorKind::Connection, OPERATION, "the server closed the cursor");
+        self.batches.recv().await.ok_or_else(closed)?
     }
 }
 
@@ -242,15 +271,8 @@ async fn fetch(client: &Client, assembler: &mut Assembler, position: Position) -
 }
 
 /// The server's next answer.
-async fn answer(client: &Client, cursor: &mut RawBatchCursor, after: Position) -> Result<Documents> {
-    let batch = in_time(async {
-        cursor
-            .next()
-            .await
-            .ok_or_else(|| Error::new(ErrorKind::Connection, OPERATION, "the server closed the cursor"))?
-            .map_err(convert)
-    });
-    match batch.await {
+async fn answer(client: &Client, answers: &mut Answers, after: Position) -> Result<Documents> {
+    match in_time(answers.next()).await {
         Ok(batch) => Documents::new(batch),
         // The cursor fell out of the oplog. What it is to go on after may still be there, which a new one will see, or not.
         Err(error) if error.kind() == ErrorKind::PositionLost => {
