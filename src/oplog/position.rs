@@ -86,7 +86,16 @@ pub(crate) async fn newest_position(client: &Client) -> Result<Position> {
 /// A server error.
 pub(crate) async fn oldest_position(client: &Client) -> Result<Position> {
     const OPERATION: &str = "find the oldest oplog entry";
-    let entry = find_one(client, OPERATION, doc! {}, doc! { "$natural": 1 }).await?;
+    let entry = match find_one(client, OPERATION, doc! {}, doc! { "$natural": 1 }).await {
+        // Nobody's position: the entry was removed while it was being read.
+        Err(error) if error.kind() == ErrorKind::PositionLost => {
+            let message = "the oldest entry was removed while it was read";
+            return Err(Error::new(ErrorKind::Server, OPERATION, message)
+                .with_source(error)
+                .with_retryable(true));
+        }
+        found => found?,
+    };
     entry.ok_or_else(|| Error::new(ErrorKind::Protocol, OPERATION, "the oplog is empty").with_retryable(true))
 }
 

@@ -147,8 +147,10 @@ impl Tail {
         let after = assembler.last();
         match &mut self.link {
             Link::Closed => {
-                let cursor = open(&self.client, self.settings.selection.clone(), after).await?;
-                self.link = Link::Placing(Answers::of(cursor), None);
+                self.link = match open(&self.client, self.settings.selection.clone(), after).await {
+                    Ok(cursor) => Link::Placing(Answers::of(cursor), None),
+                    Err(error) => return Err(fell_out(&self.client, error, after).await),
+                };
             }
             Link::Placing(answers, future) => {
                 let mut documents = answer(&self.client, answers, after).await?;
@@ -274,15 +276,20 @@ async fn fetch(client: &Client, assembler: &mut Assembler, position: Position) -
 async fn answer(client: &Client, answers: &mut Answers, after: Position) -> Result<Documents> {
     match in_time(answers.next()).await {
         Ok(batch) => Documents::new(batch),
-        // The cursor fell out of the oplog. What it is to go on after may still be there, which a new one will see, or not.
-        Err(error) if error.kind() == ErrorKind::PositionLost => {
-            if in_time(oldest_position(client)).await? > after {
-                Err(lost(client, after).await)
-            } else {
-                Err(error.with_retryable(true))
-            }
-        }
-        Err(error) => Err(error),
+        Err(error) => Err(fell_out(client, error, after).await),
+    }
+}
+
+/// Looks into an error that may say that a cursor fell out of the oplog, as one does on its way to its first entry, too. What it is to go
+/// on after may still be there, which a new one will see, or not.
+async fn fell_out(client: &Client, error: Error, after: Position) -> Error {
+    if error.kind() != ErrorKind::PositionLost {
+        return error;
+    }
+    match in_time(oldest_position(client)).await {
+        Ok(oldest) if oldest > after => lost(client, after).await,
+        Ok(_) => error.with_retryable(true),
+        Err(error) => error,
     }
 }
 

@@ -569,21 +569,29 @@ async fn a_position_that_rolled_off_is_lost(version: Version) {
     let client = set.client().await.unwrap();
     mark(&client, 0).await;
     let start = newest(&client).await;
-    // One that has its place on the server, and is not polled while the oplog rolls over it.
+    // One that has its place on the server, and is not polled while the oplog rolls over it and over the batch that it has asked for ahead.
     let mut live = OplogCursor::builder(&client).after(start).build();
     mark(&client, 1).await;
     until_mark(&mut live, 1).await;
 
     let oplog = client.database("local").collection::<Document>("oplog.rs");
     let filler = collection(&client, "filler");
-    let mut id = 0;
-    wait_until(PATIENCE, "the oplog to roll over", async || {
+    let fill = async || {
         let documents: Vec<Document> = (0..40).map(|_| doc! { "large": "x".repeat(50 << 10) }).collect();
         filler.insert_many(documents).await.unwrap();
         filler.drop().await.unwrap();
-        id += 1;
-        let oldest = oplog.find_one(doc! {}).await.unwrap().unwrap();
-        oldest.get_timestamp("ts").unwrap() > start.timestamp()
+    };
+    for _ in 0..3 {
+        fill().await;
+    }
+    let ahead = newest(&client).await;
+    wait_until(PATIENCE, "the oplog to roll over", async || {
+        fill().await;
+        // The oldest entry may be gone before it is answered.
+        let Ok(Some(oldest)) = oplog.find_one(doc! {}).await else {
+            return false;
+        };
+        oldest.get_timestamp("ts").unwrap() > ahead.timestamp()
             && Position::new(oldest.get_timestamp("ts").unwrap(), 0).time > live.position().unwrap().time
     })
     .await
