@@ -73,6 +73,7 @@ pub mod preflight;
 pub mod hosted;
 mod rehearsal;
 mod handle;
+mod supervise;
 mod hooks;
 mod event;
 mod phase;
