@@ -14,6 +14,7 @@ Usage: cargo bench --bench live -- [OPTIONS]
   --only NAME     copy, verify, cutover, writers, catch-up, tail or lag alone; may be given several times
   --server V      the servers' version, such as 6.0.27 (6.0.5)
   --cache GB      the cache of each server in GB (1)
+  --walkers N     how many chunks are copied at the same time (4)
   --json FILE     where the numbers go (target/bench/live.json)
   --svg FILE      draw the numbers too
 ";
@@ -42,6 +43,7 @@ pub(crate) struct Arguments {
     pub scale: f64,
     pub server: Version,
     pub cache_gb: f64,
+    pub walkers: usize,
     pub json: PathBuf,
     pub svg: Option<PathBuf>,
     only: Vec<String>,
@@ -52,6 +54,7 @@ pub(crate) struct Deployments {
     pub source: String,
     /// Where nothing is named, writes are dropped.
     pub target: Option<String>,
+    pub walkers: usize,
 }
 
 impl Arguments {
@@ -63,6 +66,7 @@ impl Arguments {
             scale: 1.0,
             server: Version::default(),
             cache_gb: 1.0,
+            walkers: 4,
             json: target_folder().join("bench/live.json"),
             svg: None,
             only: Vec::new(),
@@ -80,6 +84,7 @@ impl Arguments {
                 "--only" => arguments.only.push(value()?),
                 "--server" => arguments.server = version(&value()?)?,
                 "--cache" => arguments.cache_gb = value()?.parse()?,
+                "--walkers" => arguments.walkers = value()?.parse::<usize>()?.max(1),
                 "--json" => arguments.json = value()?.into(),
                 "--svg" => arguments.svg = Some(value()?.into()),
                 "--migrate" => migrate = Some(value()?),
@@ -89,9 +94,13 @@ impl Arguments {
                 _ => return Err(format!("there is no option {word}\n\n{USAGE}").into()),
             }
         }
-        let scale = arguments.scale;
+        let (scale, walkers) = (arguments.scale, arguments.walkers);
         Ok(match (migrate, read, insert, to) {
-            (Some(source), _, _, target) => Mode::Migrate(Deployments { source, target }),
+            (Some(source), _, _, target) => Mode::Migrate(Deployments {
+                source,
+                target,
+                walkers,
+            }),
             (_, Some(source), _, Some(target)) => Mode::Read { source, target },
             (_, _, Some(target), _) => Mode::Insert { target, scale },
             _ => Mode::Bench(arguments),

@@ -42,6 +42,7 @@ pub(crate) async fn serve(deployments: &Deployments) -> Result<()> {
                 let started = builder
                     .include("bench.*")
                     .accept_unencrypted(true)
+                    .walkers(deployments.walkers)
                     .verification(Verification::Continuous)
                     .build()?
                     .start()

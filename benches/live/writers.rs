@@ -53,7 +53,9 @@ async fn native(source: &mut ReplicaSet, traffic: &mut Traffic) -> Result<f64> {
 
 async fn ours(arguments: &Arguments, source: &ReplicaSet, traffic: &mut Traffic) -> Result<f64> {
     let target = start_set(arguments, "target").await?;
-    let (mut helper, _) = Helper::start(&["--migrate", &source.uri(), "--to", &target.uri()]).await?;
+    let walkers = arguments.walkers.to_string();
+    let words = ["--migrate", &source.uri(), "--to", &target.uri(), "--walkers", &walkers];
+    let (mut helper, _) = Helper::start(&words).await?;
     let started = Instant::now();
     let copied = async { helper.tell("start").await.map(drop) };
     let writes = traffic.write_until(copied).await?;
