@@ -417,8 +417,9 @@ impl Engine {
         let (send_requests, received) = mpsc::channel(settings.walkers * 2);
         let (reached, markers) = mpsc::unbounded_channel();
         let (saves, save_requests) = mpsc::channel(1);
-        // Shares of the budget: three batches a walker, changes on their way to the lanes, changes held for chunks, and entries read ahead.
-        let batch_bytes = (settings.memory_bytes / 100 * 35 / (settings.walkers * 3)).clamp(64 << 10, 2 << 20);
+        // Shares of the budget: three batches a walker, changes on their way to the lanes, changes held for chunks, entries read ahead, and
+        // the `_id`s of what has changed since it was compared.
+        let batch_bytes = (settings.memory_bytes / 100 * 30 / (settings.walkers * 3)).clamp(64 << 10, 2 << 20);
         let (lane_bytes, held_limit) = (settings.memory_bytes / 100 * 25, settings.memory_bytes / 100 * 25);
         let batches = Budget::new(batch_bytes * settings.walkers * 3);
         let read_ahead = Budget::new(settings.memory_bytes / 100 * 15);
@@ -453,7 +454,7 @@ impl Engine {
             held_limit,
             chunk_bytes: settings.chunk_bytes,
             prove: settings.verification == Verification::Continuous,
-            changed_limit: settings.memory_bytes / 16,
+            changed_limit: settings.memory_bytes / 100 * 5,
             reached: markers,
             saves,
             cancel: cancel.clone(),

@@ -63,12 +63,16 @@ pub enum Verification {
     /// Documents are not compared; options and indexes are.
     None,
     /// Every document is compared: by the servers' own digests, and where these differ or cannot be had, one by one. This takes about as
-    /// long as reading everything once, in which the applications stand still.
-    #[default]
+    /// long as reading everything once, in which the applications stand still. Nothing is read before.
     Digest,
     /// Every document is compared while the run follows the source, range by range, and what changes afterwards once more at cutover, so
-    /// that a cutover takes seconds whatever the size. Collections that cannot be compared in this way, or not yet, are compared by
-    /// digest: capped ones, those with a collation, those that another program was seen to write to on the target.
+    /// that a cutover takes seconds whatever the size. For this both sides are read once more after everything is copied and indexed, within
+    /// the bounds of the [throttle](MigrationBuilder::throttle), and anew by each run that goes on from a checkpoint.
+    ///
+    /// Collections that cannot be compared in this way, or not yet, are compared by digest: capped ones, those with a collation, and those
+    /// that another program was seen to write to on the target; all of them where such writes are not
+    /// [watched for](MigrationBuilder::watch_foreign_writes).
+    #[default]
     Continuous,
 }
 
@@ -173,7 +177,7 @@ impl MigrationBuilder {
         self
     }
 
-    /// How both sides are compared at cutover. Default: [`Verification::Digest`].
+    /// How both sides are compared at cutover. Default: [`Verification::Continuous`].
     #[must_use]
     pub fn verification(mut self, verification: Verification) -> Self {
         self.settings.verification = verification;
@@ -296,7 +300,8 @@ impl MigrationBuilder {
     /// Whether others who write to what is migrated on the target are watched for, which takes a cursor on the target's oplog. Default: yes.
     ///
     /// Seen are writes that drivers can retry, as they do by default, and transactions; never a write of this migration. Not seen are updates
-    /// and deletes of many documents at once, and programs with `retryWrites=false`. The comparison at cutover finds what they did.
+    /// and deletes of many documents at once, and programs with `retryWrites=false`. The comparison at cutover finds what they did, except for
+    /// documents that [`Verification::Continuous`] had compared before and whose collection has as many documents and bytes as before.
     #[must_use]
     pub fn watch_foreign_writes(mut self, watch: bool) -> Self {
         self.settings.watch_foreign_writes = watch;

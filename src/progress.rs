@@ -75,6 +75,8 @@ pub(crate) struct Progress {
     refused: Mutex<Vec<(Namespace, String)>>,
     /// Writes of others to collections of the target.
     foreign_writes: Mutex<BTreeMap<Namespace, u64>>,
+    /// Whether all of them are known, as far as they can be seen at all.
+    foreign_writes_watched: AtomicBool,
 }
 
 impl Progress {
@@ -111,6 +113,7 @@ impl Progress {
             resyncs: AtomicU32::new(0),
             refused: Mutex::new(Vec::new()),
             foreign_writes: Mutex::new(BTreeMap::new()),
+            foreign_writes_watched: AtomicBool::new(false),
         }
     }
 
@@ -177,6 +180,14 @@ impl Progress {
         let writes = known.entry(namespace.clone()).or_default();
         *writes += 1;
         Some(*writes)
+    }
+
+    pub fn set_foreign_writes_watched(&self, watched: bool) {
+        self.foreign_writes_watched.store(watched, Relaxed);
+    }
+
+    pub fn foreign_writes_are_watched(&self) -> bool {
+        self.foreign_writes_watched.load(Relaxed)
     }
 
     /// The collections that others wrote to.

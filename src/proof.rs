@@ -65,6 +65,7 @@ pub(crate) struct Running {
     /// The position at which both sides are compared, and where the history would have to be read from to go on there.
     pub low: Position,
     pub resume: Position,
+    pub since: Instant,
     /// Changes after `low`, in order.
     held: Vec<(Position, Write)>,
     held_bytes: usize,
@@ -137,6 +138,7 @@ impl Running {
             lower,
             low,
             resume,
+            since: Instant::now(),
             held: Vec::new(),
             held_bytes: 0,
             cancel,
@@ -285,7 +287,37 @@ impl Proof {
             self.failures += 1;
             self.failure = reason;
         }
-        let pause = PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
+        let pause = if self.failures >= PATIENCE {
+            // A source that gives no snapshot would else be asked for one again and again, for each of its collections.
+            REST
+        } else {
+            PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE)
+        };
         self.not_before = Some(Instant::now() + pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_compared_is_tried_ever_more_seldom() {
+        let mut proof = Proof::default();
+        proof.begin();
+        let begun = Instant::now();
+        let mut failures = 0;
+        while begun.elapsed() < 3 * REST {
+            if proof.is_due(Instant::now()) {
+                proof.fail(Some("there is no snapshot".to_owned()));
+                failures += 1;
+            }
+            tokio::time::advance(PAUSE).await;
+        }
+        assert!((PATIENCE..PATIENCE + 4).contains(&failures), "{failures}");
+        assert!(matches!(proof.state(), ProofState::Failing(_)));
+        // Whoever asks for a comparison does not wait for that.
+        proof.begin();
+        assert!(proof.is_due(Instant::now()));
     }
 }

@@ -172,8 +172,8 @@ async fn ask<T>(
 /// The collections that were compared while the run went on, and whose documents that have changed since are the same on both sides now
 /// that these stand still.
 ///
-/// Other programs that write to the target may not have been seen. Unless both sides have as many documents and bytes, and nobody was seen,
-/// a collection counts as not compared.
+/// Other programs may have written to the target since. Unless they were watched for, nobody was seen, and both sides have as many documents
+/// and bytes, a collection counts as not compared.
 ///
 /// # Errors
 /// A server error.
@@ -184,7 +184,7 @@ pub(crate) async fn proven(
     report: &Report,
 ) -> Result<HashSet<Uuid>> {
     let mut proven = HashSet::new();
-    if engine.settings.verification != Verification::Continuous {
+    if engine.settings.verification != Verification::Continuous || !progress.foreign_writes_are_watched() {
         return Ok(proven);
     }
     let (ours, theirs) = futures::try_join!(engine.source.collections(), engine.sink.collections())?;

@@ -75,7 +75,7 @@ pub(crate) async fn compare_documents(engine: &Engine, state: &CollectionState) 
 pub(crate) async fn are_same(engine: &Engine, state: &CollectionState, keys: &[Key], at: Position) -> Result<bool> {
     let (mut rest, mut size) = (keys, 8);
     while !rest.is_empty() {
-        let (keys, later) = rest.split_at(size.min(rest.len()));
+        let (keys, later) = rest.split_at(first_of(&rest[..size.min(rest.len())]));
         rest = later;
         let ours = engine.source.read_documents(PointRequest {
             namespace: &state.namespace,
@@ -102,6 +102,16 @@ pub(crate) async fn are_same(engine: &Engine, state: &CollectionState, keys: &[K
         }
     }
     Ok(true)
+}
+
+/// How many of these fit into a command; one of them always does.
+fn first_of(keys: &[Key]) -> usize {
+    let mut bytes = 0;
+    let fits = |key: &&Key| {
+        bytes += key.size_in_bytes();
+        bytes <= BATCH_BYTES
+    };
+    keys.iter().take_while(fits).count().max(1)
 }
 
 fn reads(state: &CollectionState, at: Position) -> (ReadRequest, SinkRead) {
@@ -330,7 +340,23 @@ pub(crate) fn find<'a>(listed: &'a [Collection], namespace: &crate::namespace::N
 
 #[cfg(test)]
 mod tests {
+    use bson::raw::RawBson;
+
     use super::*;
+
+    #[test]
+    fn no_more_keys_are_asked_for_than_fit_into_a_command() {
+        let keys = |bytes: usize, count: usize| -> Vec<Key> {
+            let key = |number| {
+                let id = RawBson::String(format!("{number}{}", "x".repeat(bytes)));
+                Key::of_document(&rawdoc! { "_id": id }).unwrap()
+            };
+            (0..count).map(key).collect()
+        };
+        assert_eq!(first_of(&keys(10, 5)), 5);
+        assert!((5..10).contains(&first_of(&keys(BATCH_BYTES / 10, 20))));
+        assert_eq!(first_of(&keys(BATCH_BYTES * 2, 3)), 1);
+    }
 
     fn wildcard(projection: RawDocumentBuf) -> RawDocumentBuf {
         rawdoc! { "v": 2, "key": { "$**": 1 }, "name": "$**_1", "wildcardProjection": projection }

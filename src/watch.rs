@@ -106,7 +106,7 @@ fn compare(side: Side, before: Option<Known>, now: Known, progress: &Progress) -
     ))
 }
 
-/// Tells of others who write to what is migrated. Nothing depends on it, so that it never ends a run.
+/// Tells of others who write to what is migrated. It never ends a run: what is not watched is compared again at cutover.
 pub(crate) async fn watch_foreign_writes(
     sink: Arc<dyn Sink>,
     selection: Selection,
@@ -119,6 +119,7 @@ pub(crate) async fn watch_foreign_writes(
             Ok(None) => return Ok(()),
             Err(error) => return Err(error),
         };
+        progress.set_foreign_writes_watched(true);
         let mut told: BTreeMap<Namespace, Told> = BTreeMap::new();
         let mut tick = interval(INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -135,19 +136,26 @@ pub(crate) async fn watch_foreign_writes(
                     continue;
                 }
             };
-            if selection.source_of(&due).is_some()
-                && let Some(writes) = progress.foreign_write(&due)
-            {
-                let told = told.entry(due.clone()).or_default();
-                told.writes = writes;
-                told.tell(&due, &progress);
+            if selection.source_of(&due).is_none() {
+                continue;
+            }
+            match progress.foreign_write(&due) {
+                Some(writes) => {
+                    let told = told.entry(due.clone()).or_default();
+                    told.writes = writes;
+                    told.tell(&due, &progress);
+                }
+                // There are too many collections to keep all their names.
+                None => progress.set_foreign_writes_watched(false),
             }
         }
     };
     let watched = tokio::select! {
-        () = cancel.cancelled() => return Ok(()),
+        () = cancel.cancelled() => Ok(()),
         watched = watch => watched,
     };
+    // A run that goes on from the checkpoint compares everything anew, and watches from then on.
+    progress.set_foreign_writes_watched(false);
     if let Err(error) = watched {
         progress.events.send(Event::ForeignWritesNotWatched {
             reason: error.to_string(),

@@ -39,7 +39,7 @@ Options:
       --stop-after preflight|ready   stop there, with the checkpoint kept
       --verify none|digest|continuous
                                      how documents are compared: not at all, all of them at cutover, or all of them while
-                                     the source is followed and what changes afterwards at cutover [default: digest]
+                                     the source is followed and what changes afterwards at cutover [default: continuous]
       --certificate PATH             write what was handed over into this file, as BSON, once it is complete
       --walkers N                    ranges copied at the same time [default: 4]
       --lanes N                      connections that apply changes [default: 4]

@@ -75,6 +75,7 @@ impl Router {
         }
         self.update_progress();
         self.count_indexes();
+        self.stop_slow_checks().await?;
         if self.saving.is_none()
             && let Some(checkpoint) = self.next_save.take()
         {

@@ -6,8 +6,12 @@ use crate::checking::Check;
 use crate::proof::{Compared, Proof, Running};
 
 /// Nothing is compared while so many seconds of the source's history have still to be routed: the position that has been may be too old
-/// for a snapshot, and the tail has better things to do.
+/// for a snapshot, and the tail has better things to do. A range that keeps the watermark back by more than that is given up.
 const MOST_BEHIND: u32 = 2;
+
+/// Nor does a comparison last longer than this. Sources up to 4.4 are read in a transaction: a change of the catalogue would wait for its end,
+/// and everybody who uses the collection for that.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// The changes of a range that is being compared are held, and the watermark with them, so that it is small.
 const CHUNK_BYTES: u64 = 16 << 20;
@@ -20,6 +24,8 @@ impl Router {
             || self.routed.time.saturating_add(MOST_BEHIND) < newest
             || !self.stuck_since.is_empty()
             || !self.progress.is_indexed()
+            // The digests read the same documents, and the applications wait for these.
+            || self.progress.late_writes.is_on()
             || self.held >= self.held_limit / 4
         {
             return Ok(None);
@@ -150,6 +156,29 @@ impl Router {
         for id in running {
             if let Some(tracked) = self.tracked.get_mut(&id) {
                 tracked.proof.fail(None);
+            }
+            self.stop_check(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends what takes so long, on servers that are slow to answer, that the run would not be ready to cut over for its sake.
+    pub(super) async fn stop_slow_checks(&mut self) -> Result<()> {
+        let routed = self.routed.time;
+        let is_slow = |running: &Running| {
+            routed > running.low.time.saturating_add(MOST_BEHIND) || running.since.elapsed() > LONGEST
+        };
+        let slow: Vec<Uuid> = self
+            .tracked
+            .iter()
+            .filter(|(_, tracked)| tracked.proof.running().is_some_and(is_slow))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in slow {
+            if let Some(tracked) = self.tracked.get_mut(&id) {
+                tracked
+                    .proof
+                    .fail(Some("the servers take too long to read a range".to_owned()));
             }
             self.stop_check(id).await?;
         }

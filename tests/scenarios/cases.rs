@@ -9,6 +9,7 @@ use std::time::Duration;
 use bson::{Bson, Document, doc};
 use futures::{StreamExt, stream};
 use mongodb::Client;
+use mongodb::error::{Error, TRANSIENT_TRANSACTION_ERROR};
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
 use mongoferry::{Migration, Outcome};
@@ -166,19 +167,15 @@ async fn perform(client: &Client, case: &Case, database: &str, steps: &[Step]) -
                 vec![(command.clone(), client.database("admin").run_command(command).await)]
             }
             Step::Transaction(commands, commit) => {
-                let mut answers = Vec::new();
-                let mut session = client.start_session().await.unwrap();
-                session.start_transaction().await.unwrap();
-                for command in commands {
-                    let command = located_document(command, database);
-                    let on = client.database(database);
-                    answers.push((command.clone(), on.run_command(command).session(&mut session).await));
+                let mut attempts = 0;
+                loop {
+                    let answers = transaction(client, database, commands, *commit).await;
+                    let again = |error: &Error| error.contains_label(TRANSIENT_TRANSACTION_ERROR);
+                    attempts += 1;
+                    if attempts == 5 || !answers.iter().any(|(_, answer)| answer.as_ref().is_err_and(again)) {
+                        break answers;
+                    }
                 }
-                match commit {
-                    true => session.commit_transaction().await.unwrap(),
-                    false => session.abort_transaction().await.unwrap(),
-                }
-                answers
             }
         };
         for (command, answer) in answers {
@@ -192,6 +189,35 @@ async fn perform(client: &Client, case: &Case, database: &str, steps: &[Step]) -
         }
     }
     Ok(())
+}
+
+/// Runs a transaction; answers what the server says of each command and of the end. What it calls transient is for the caller to do anew, as
+/// applications do.
+async fn transaction(
+    client: &Client,
+    database: &str,
+    commands: &[Document],
+    commit: bool,
+) -> Vec<(Document, mongodb::error::Result<Document>)> {
+    let mut answers = Vec::new();
+    let mut session = client.start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    for command in commands {
+        let command = located_document(command, database);
+        let on = client.database(database);
+        let answer = on.run_command(command.clone()).session(&mut session).await;
+        let failed = answer.is_err();
+        answers.push((command, answer));
+        if failed {
+            return answers;
+        }
+    }
+    let (name, ended) = match commit {
+        true => ("commitTransaction", session.commit_transaction().await),
+        false => ("abortTransaction", session.abort_transaction().await),
+    };
+    answers.push((doc! { name: 1 }, ended.map(|()| doc! {})));
+    answers
 }
 
 /// Runs the steps of all cases, some at the same time.

@@ -2,6 +2,7 @@
 //!
 //! Time is paused: whenever every task waits, the clock goes on to the next timer.
 
+mod comparing;
 mod copy;
 mod cutover;
 mod ddl;
@@ -27,6 +28,7 @@ use mongoferry::sink::{JournalEntry, MemorySink};
 use mongoferry::source::MemorySource;
 use mongoferry::{
     Checkpoint, CheckpointStore, Migration, MigrationBuilder, MigrationHandle, Namespace, Outcome, Sink, Source,
+    Verification,
 };
 use tokio::time::{sleep, timeout};
 
@@ -63,6 +65,11 @@ impl Bench {
 
     async fn start(&self) -> MigrationHandle {
         self.migration().build().unwrap().start().await.unwrap()
+    }
+
+    /// A migration whose cutover asks both sides for digests, so that it can be held there.
+    fn by_digest(&self) -> MigrationBuilder {
+        self.migration().verification(Verification::Digest)
     }
 
     /// Logs that `n` of the document has a new value.

@@ -9,6 +9,7 @@ use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
 use mongoferry::{
     Certificate, ErrorKind, Event, ExistingData, Migration, MigrationBuilder, MigrationHandle, Outcome, Summary,
+    Verification,
 };
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::workload::{self, Writer};
@@ -120,6 +121,8 @@ async fn migrate_shop(from: Version, to: Version) {
         .migration()
         .await
         .chunk_bytes(128 << 10)
+        // So that the certificate has them.
+        .verification(Verification::Digest)
         .build()
         .unwrap()
         .start()

@@ -6,7 +6,7 @@ use bson::{RawDocumentBuf, rawdoc};
 use futures::StreamExt;
 use mongoferry::sink::{MemorySink, SinkCall};
 use mongoferry::source::{MemorySource, SourceCall};
-use mongoferry::{Error, ErrorKind, Event, Migration, MigrationHandle, Outcome, Summary};
+use mongoferry::{Error, ErrorKind, Event, Migration, MigrationHandle, Outcome, Summary, Verification};
 use tokio::time::{sleep, timeout};
 
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -110,7 +110,8 @@ async fn events_end_with_the_run() {
 async fn a_cutover_that_was_dropped_can_be_called_again() {
     let (source, sink) = (MemorySource::new(), MemorySink::new());
     load(&source, "shop.log", 10);
-    let run = start(&source, &sink).await;
+    let migration = Migration::builder(source, sink.clone()).verification(Verification::Digest);
+    let run = migration.build().unwrap().start().await.unwrap();
     let digest = sink.hold(SinkCall::Digest);
     tokio::select! {
         _ = run.cutover(async {}) => unreachable!("the gate is closed"),

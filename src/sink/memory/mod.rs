@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use tokio::sync::broadcast;
 
 use self::state::State;
 use super::{CatalogCommand, Refusal, RefusalReason, Sink, SinkRead};
@@ -37,7 +38,12 @@ struct Shared {
     faults: Faults<SinkCall>,
     /// After how many documents the next call of a kind stops, and with which error.
     cuts: Mutex<Vec<(SinkCall, usize, Error)>>,
+    /// The collections that others write to.
+    foreign: broadcast::Sender<Namespace>,
 }
+
+/// So many writes of others wait for whoever watches for them.
+const MOST_FOREIGN: usize = 1024;
 
 /// The points of a [`MemorySink`] where faults and gates can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,6 +146,7 @@ impl MemorySink {
                 state: Mutex::new(State::new()),
                 faults: Faults::new(),
                 cuts: Mutex::new(Vec::new()),
+                foreign: broadcast::Sender::new(MOST_FOREIGN),
             }),
         }
     }
@@ -179,6 +186,16 @@ impl MemorySink {
     /// Stops every such call when it has done its work, until the gate is released. A read that yields can be held before only.
     pub fn hold_answer(&self, call: SinkCall) -> Gate {
         self.shared.faults.hold(call, Moment::Answer)
+    }
+
+    /// Tells whoever watches for [foreign writes](Sink::foreign_writes) of one to this collection.
+    ///
+    /// # Errors
+    /// A malformed name.
+    pub fn tell_foreign_write(&self, namespace: &str) -> Result<()> {
+        // Nobody may be watching.
+        let _ = self.shared.foreign.send(namespace.parse()?);
+        Ok(())
     }
 
     /// What was done so far, in order.
@@ -238,6 +255,19 @@ impl Sink for MemorySink {
             feature_compatibility: [6, 0],
         };
         self.answer(SinkCall::Describe, deployment).await
+    }
+
+    async fn foreign_writes(&self) -> Result<Option<BoxStream<'static, Result<Namespace>>>> {
+        let written = stream::unfold(self.shared.foreign.subscribe(), |mut watch| async move {
+            loop {
+                match watch.recv().await {
+                    Ok(namespace) => return Some((Ok(namespace), watch)),
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                }
+            }
+        });
+        Ok(Some(written.boxed()))
     }
 
     async fn collections(&self) -> Result<Vec<Collection>> {

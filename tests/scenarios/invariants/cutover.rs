@@ -41,7 +41,7 @@ fn expire_orders(bench: &Bench) {
 #[tokio::test(start_paused = true)]
 async fn writes_after_the_stop_fail_the_cutover_and_it_can_be_called_again() {
     let bench = Bench::with_orders(5);
-    let run = bench.start().await;
+    let run = bench.by_digest().build().unwrap().start().await.unwrap();
     let mut events = run.events();
     let error = cut_over_while(&bench, &run, || {
         let write = |write: &mut mongoferry::source::Transaction| {
@@ -117,7 +117,7 @@ async fn what_expires_and_what_is_not_migrated_is_not_late() {
     let bench = Bench::with_orders(5);
     expire_orders(&bench);
     bench.source.create_collection("other.orders", rawdoc! {}).unwrap();
-    let run = bench.start().await;
+    let run = bench.by_digest().build().unwrap().start().await.unwrap();
     let summary = cut_over_while(&bench, &run, || {
         bench.source.noop();
         bench.source.delete("shop.orders", 3).unwrap();
@@ -142,7 +142,7 @@ async fn what_expires_and_what_is_not_migrated_is_not_late() {
 async fn an_insert_is_late_also_where_documents_expire() {
     let bench = Bench::with_orders(5);
     expire_orders(&bench);
-    let run = bench.start().await;
+    let run = bench.by_digest().build().unwrap().start().await.unwrap();
     let error = cut_over_while(&bench, &run, || {
         bench.source.insert("shop.orders", rawdoc! { "_id": 6 }).unwrap();
     })
@@ -154,7 +154,7 @@ async fn an_insert_is_late_also_where_documents_expire() {
 #[tokio::test(start_paused = true)]
 async fn late_writes_that_the_host_accepts_are_carried_over_and_named() {
     let bench = Bench::with_orders(5);
-    let migration = bench.migration().accept_late_writes(true);
+    let migration = bench.by_digest().accept_late_writes(true);
     let run = migration.build().unwrap().start().await.unwrap();
     let summary = cut_over_while(&bench, &run, || bench.set("shop.orders", 2, 7))
         .await
@@ -174,7 +174,7 @@ async fn late_writes_that_the_host_accepts_are_carried_over_and_named() {
 #[tokio::test(start_paused = true)]
 async fn late_writes_are_counted_once_by_a_run_that_goes_back_to_its_checkpoint() {
     let bench = Bench::with_orders(5);
-    let migration = bench.migration().accept_late_writes(true);
+    let migration = bench.by_digest().accept_late_writes(true);
     let run = migration.build().unwrap().start().await.unwrap();
     let summary = cut_over_while(&bench, &run, || {
         bench.set("shop.orders", 2, 7);
@@ -246,7 +246,7 @@ fn refused<T: std::fmt::Debug>(answer: Result<T>) -> ErrorKind {
 async fn calls_that_do_not_fit_the_phase_are_refused() {
     let bench = Bench::with_orders(5);
     let reads = bench.source.hold(SourceCall::ReadBatch);
-    let run = bench.start().await;
+    let run = bench.by_digest().build().unwrap().start().await.unwrap();
     timeout(DEADLINE, reads.reached()).await.unwrap();
     let never = async { panic!("the writers must not be stopped") };
     assert_eq!(refused(run.cutover_now(never).await), ErrorKind::WrongPhase);

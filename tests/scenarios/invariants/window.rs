@@ -30,8 +30,12 @@ impl Day {
 }
 
 async fn start(bench: &Bench, day: &Day) -> MigrationHandle {
+    begin(bench.migration(), day).await
+}
+
+async fn begin(migration: MigrationBuilder, day: &Day) -> MigrationHandle {
     let day = day.clone();
-    let migration = bench.migration().clock(move || day.now());
+    let migration = migration.clock(move || day.now());
     migration.build().unwrap().start().await.unwrap()
 }
 
@@ -135,7 +139,8 @@ async fn there_is_nothing_to_extend_before_the_run_was_ready() {
 #[tokio::test(start_paused = true)]
 async fn a_cutover_under_way_is_not_cut_off() {
     let (bench, day) = (Bench::with_orders(5), Day::default());
-    let run = ready(&bench, &day).await;
+    let run = begin(bench.by_digest(), &day).await;
+    until("the window begins", || run.status().cutover_deadline.is_some()).await;
     let digest = bench.sink.hold(SinkCall::Digest);
     let cutover = timeout(DEADLINE * 10, run.cutover(async {}));
     let during = async {

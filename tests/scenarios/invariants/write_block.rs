@@ -7,7 +7,7 @@ use mongoferry::{Error, ErrorKind, Phase};
 use super::*;
 
 fn blocking(bench: &Bench) -> MigrationBuilder {
-    bench.migration().block_source_writes(true)
+    bench.by_digest().block_source_writes(true)
 }
 
 async fn start(bench: &Bench) -> MigrationHandle {

@@ -208,6 +208,10 @@ impl Sink for ChaosSink {
         self.inner.describe().await
     }
 
+    async fn foreign_writes(&self) -> Result<Option<BoxStream<'static, Result<Namespace>>>> {
+        self.inner.foreign_writes().await
+    }
+
     async fn collections(&self) -> Result<Vec<Collection>> {
         self.dice.roll("list the target").await?;
         self.inner.collections().await

@@ -1,0 +1,129 @@
+//! Both sides are compared while a run goes on, unless it has something better to do; and a cutover relies on it for what it says alone.
+
+use mongoferry::sink::SinkCall;
+use mongoferry::{CollectionKind, Operation, Summary, Write};
+
+use super::*;
+
+/// Gives a document on the target another value of the same size behind the run's back.
+async fn tamper(bench: &Bench, id: i32) {
+    let write = Write {
+        key: key(id),
+        operation: Operation::Replace(rawdoc! { "_id": id, "n": -1 }),
+    };
+    let orders: Namespace = "shop.orders".parse().unwrap();
+    let refusals = bench.sink.apply(&orders, CollectionKind::Plain, &[write]).await;
+    assert_eq!(refusals.unwrap().len(), 0);
+}
+
+async fn compared(run: &MigrationHandle, documents: u64) {
+    until("everything is compared", || {
+        run.status().compared.documents == documents
+    })
+    .await;
+}
+
+/// Cuts over, which has to ask for a digest, and finds the document that was tampered with.
+async fn assert_found(bench: &Bench, run: &MigrationHandle, id: i32) {
+    let digest = bench.sink.hold(SinkCall::Digest);
+    let release = async {
+        timeout(DEADLINE, digest.reached())
+            .await
+            .expect("a digest is asked for");
+        digest.release();
+    };
+    let cutover = timeout(DEADLINE * 10, run.cutover(async {}));
+    let (summary, ()) = futures::join!(cutover, release);
+    let Summary {
+        outcome, collections, ..
+    } = summary.expect("the cutover ends").unwrap();
+    assert_eq!(outcome, Outcome::Differences);
+    let expected = format!("the document with _id {{\"$numberInt\":\"{id}\"}} differs");
+    assert_eq!(collections[0].differences, [expected]);
+}
+
+/// A document that another program has changed in place has the same size: only one who saw it can know.
+#[tokio::test(start_paused = true)]
+async fn what_others_may_have_written_to_is_compared_at_cutover() {
+    for watched in [true, false] {
+        let bench = Bench::with_orders(50);
+        let migration = bench.migration().watch_foreign_writes(watched);
+        let run = migration.build().unwrap().start().await.unwrap();
+        compared(&run, 50).await;
+        tamper(&bench, 40).await;
+        if watched {
+            bench.sink.tell_foreign_write("shop.orders").unwrap();
+        }
+        assert_found(&bench, &run, 40).await;
+    }
+}
+
+/// Neither the lag nor the readiness suffers when nothing can be compared; and a cutover does not take that for granted.
+#[tokio::test(start_paused = true)]
+async fn a_comparison_that_does_not_end_keeps_nothing_back() {
+    let bench = Bench::with_orders(50);
+    let reads = bench.sink.hold(SinkCall::ReadBatch);
+    let run = bench.start().await;
+    timeout(DEADLINE, reads.reached()).await.expect("it begins to compare");
+    let writing = async {
+        for n in 0.. {
+            bench.set("shop.orders", 1 + n % 30, n);
+            sleep(Duration::from_millis(100)).await;
+            bench.source.skip_time(u32::from(n % 10 == 9));
+        }
+    };
+    let watching = async {
+        timeout(DEADLINE, run.ready_to_cut_over(Duration::from_secs(3)))
+            .await
+            .expect("it is ready")
+            .unwrap();
+        for _ in 0..600 {
+            let lag = run.status().lag.unwrap();
+            assert!(lag <= Duration::from_secs(3), "{lag:?}");
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = watching => {}
+        () = writing => unreachable!("it goes on for ever"),
+    }
+    assert_eq!(run.status().compared.documents, 0);
+    tamper(&bench, 40).await;
+    let release = async {
+        until("it is cut over", || run.status().phase == mongoferry::Phase::Cutover).await;
+        reads.release();
+    };
+    futures::join!(assert_found(&bench, &run, 40), release);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_compared_before_everything_is_indexed_nor_during_a_cutover() {
+    let bench = Bench::with_orders(50);
+    let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n" };
+    bench.source.create_index("shop.orders", index).unwrap();
+    bench.source.create_collection("shop.parts", rawdoc! {}).unwrap();
+    bench.source.insert("shop.parts", rawdoc! { "_id": 1 }).unwrap();
+    let builds = bench.sink.hold(SinkCall::CreateIndex);
+    let reads = bench.sink.hold(SinkCall::Read);
+    let run = bench.start().await;
+    timeout(DEADLINE, builds.reached()).await.expect("it is indexed");
+    sleep(Duration::from_secs(10)).await;
+    assert!(reads.waiting() == 0, "an index is being built");
+    builds.release();
+    timeout(DEADLINE, reads.reached()).await.expect("it compares now");
+    // Both are given up for the cutover, and nothing begins in its course.
+    let digest = bench.sink.hold(SinkCall::Digest);
+    let during = async {
+        timeout(DEADLINE, digest.reached())
+            .await
+            .expect("a digest is asked for");
+        reads.release();
+        let reads = bench.sink.hold(SinkCall::Read);
+        sleep(Duration::from_secs(10)).await;
+        assert!(reads.waiting() == 0, "it is cut over");
+        reads.release();
+        digest.release();
+    };
+    let (summary, ()) = futures::join!(timeout(DEADLINE * 10, run.cutover(async {})), during);
+    assert_eq!(summary.expect("the cutover ends").unwrap().outcome, Outcome::Complete);
+}
