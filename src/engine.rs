@@ -193,7 +193,11 @@ impl Engine {
         let result = end(&mut tasks, result).await;
         ended.cancel();
         let kept = flatten(keeper.await);
-        lease.release().await;
+        match kept {
+            Ok(()) => lease.release().await,
+            // It is another's, or the target does not answer: there is nothing to wait for once more.
+            Err(_) => lease.abandon(),
+        }
         // Without the lease everything else fails too.
         kept.and(result)
     }

@@ -123,6 +123,11 @@ impl Lease {
         let _ = timeout(PATIENCE, self.sink.save_record(RECORD, &record, *token)).await;
     }
 
+    /// Leaves the lease to expire.
+    pub fn abandon(&self) {
+        self.fence.free();
+    }
+
     /// Removes the record, when nothing of the migration is to be left. Nothing may be written any more by anybody who had it.
     ///
     /// # Errors

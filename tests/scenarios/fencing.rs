@@ -217,6 +217,31 @@ async fn a_holder_that_cannot_renew_waits_and_goes_on() {
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
 }
 
+/// A target that answers no write any more: after a minute it is said why that may be, and that is not held up by giving the lease back.
+#[tokio::test(start_paused = true)]
+async fn a_target_that_answers_no_write_is_said_after_a_minute() {
+    let bench = Bench::new();
+    let sink = Cut::new(&bench.target);
+    let run = bench.start(sink.clone()).await;
+    ready(&run).await;
+    let mut events = run.events();
+    sink.cut.store(true, SeqCst);
+    bench.set_all(1);
+    let said = async {
+        while let Some(event) = futures::StreamExt::next(&mut events).await {
+            if let mongoferry::Event::Retrying { cause, .. } = event {
+                return cause;
+            }
+        }
+        panic!("the run ended");
+    };
+    let cause = timeout(Duration::from_secs(80), said).await.expect("it is said");
+    assert!(cause.contains("fsyncLock"), "{cause}");
+    sink.cut.store(false, SeqCst);
+    let summary = timeout(DEADLINE * 3, run.cutover(async {})).await.unwrap().unwrap();
+    assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+}
+
 /// What a second process is told.
 #[tokio::test(start_paused = true)]
 async fn a_second_process_is_told_who_is_at_work() {

@@ -117,7 +117,23 @@ fn retrying(event: Event) -> Option<String> {
     }
 }
 
+/// While one target is locked, which is said after a minute, and another refuses a document, which is given up after half of one, the
+/// others are in trouble one after the other.
 #[tokio::test(flavor = "multi_thread")]
+async fn every_trouble_is_said_and_sat_out() {
+    let others = async {
+        blocked_writes_are_said_and_sat_out().await;
+        a_full_disk_is_said_and_sat_out().await;
+        a_privilege_that_is_taken_away_is_named_and_can_be_given_back().await;
+        an_index_that_cannot_be_built_is_tried_anew_when_the_run_starts_again().await;
+    };
+    tokio::join!(
+        a_locked_target_is_said_and_sat_out(),
+        a_document_that_is_refused_is_read_again_when_the_run_starts_again(),
+        others
+    );
+}
+
 async fn blocked_writes_are_said_and_sat_out() {
     let pair = Pair::start(false).await;
     let block = async |on: bool| {
@@ -134,7 +150,6 @@ async fn blocked_writes_are_said_and_sat_out() {
     pair.finish(run).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_said_and_sat_out() {
     const OUT_OF_DISK_SPACE: i32 = 14031;
     let pair = Pair::start(false).await;
@@ -175,7 +190,6 @@ async fn a_full_disk_is_said_and_sat_out() {
     pair.finish(run).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_locked_target_is_said_and_sat_out() {
     let pair = Pair::start(false).await;
     let run = pair.run(&pair.target.uri()).await;
@@ -189,7 +203,6 @@ async fn a_locked_target_is_said_and_sat_out() {
     pair.finish(run).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_privilege_that_is_taken_away_is_named_and_can_be_given_back() {
     let pair = Pair::start(true).await;
     let roles = ["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"];
@@ -220,7 +233,6 @@ async fn a_privilege_that_is_taken_away_is_named_and_can_be_given_back() {
     pair.finish(run).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_cannot_be_built_is_tried_anew_when_the_run_starts_again() {
     const CANNOT_CREATE_INDEX: i32 = 67;
     let pair = Pair::start(false).await;
@@ -248,7 +260,6 @@ async fn an_index_that_cannot_be_built_is_tried_anew_when_the_run_starts_again()
     pair.finish(run).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_is_refused_is_read_again_when_the_run_starts_again() {
     let pair = Pair::start(false).await;
     let run = pair.run(&pair.target.uri()).await;

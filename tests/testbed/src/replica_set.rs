@@ -212,7 +212,8 @@ impl ReplicaSet {
         let command = if single {
             doc! { "replSetStepDown": 1, "secondaryCatchUpPeriodSecs": 0, "force": true }
         } else {
-            doc! { "replSetStepDown": 10, "secondaryCatchUpPeriodSecs": 8 }
+            // For as short as may be: a member may not be elected for so long, which the next one to step down would have to wait for.
+            doc! { "replSetStepDown": 3, "secondaryCatchUpPeriodSecs": 2 }
         };
         // A secondary that lags or an election under way refuses it; so it is asked again until it is done.
         let mut refusal = None;
