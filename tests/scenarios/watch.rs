@@ -122,17 +122,16 @@ async fn foreign_writes_are_told(version: Version) {
     assert_eq!(seen, [("store.bought".to_owned(), 4)], "and no write of our own");
 }
 
+/// Side by side, since each waits for what is looked at every ten seconds.
 #[tokio::test(flavor = "multi_thread")]
-async fn foreign_writes_are_told_on_4_2() {
-    foreign_writes_are_told(Version::V4_2).await;
+async fn what_goes_on_around_a_migration_is_told() {
+    tokio::join!(
+        foreign_writes_are_told(Version::V4_2),
+        foreign_writes_are_told(Version::V6_0),
+        a_change_of_the_version_ends_the_run_and_members_are_told()
+    );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn foreign_writes_are_told_on_6_0() {
-    foreign_writes_are_told(Version::V6_0).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_the_version_ends_the_run_and_members_are_told() {
     let pair = Pair::start(Version::V6_0, 3).await;
     let run = pair.run().await;

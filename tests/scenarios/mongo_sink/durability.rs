@@ -1,6 +1,6 @@
 //! Flushes, records, and answers that are lost.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bson::raw::RawDocumentBuf;
 use bson::{doc, rawdoc};
@@ -163,10 +163,11 @@ async fn writes_sit_out_elections(version: Version) {
     let set = ReplicaSet::builder(version).members(3).start().await.unwrap();
     let sink = MongoSink::connect(&set.uri()).await.unwrap();
     let collection = namespace("c");
+    let disturbed = AtomicBool::new(false);
     let write = async {
-        let mut written = 0;
-        let began = tokio::time::Instant::now();
-        while began.elapsed() < Duration::from_secs(8) {
+        let (mut written, mut rounds_after) = (0, 0);
+        while rounds_after < 3 {
+            rounds_after += i32::from(disturbed.load(Relaxed));
             let documents: Vec<RawDocumentBuf> = (written..written + 50)
                 .map(|id| rawdoc! { "_id": id, "a": 0 })
                 .collect();
@@ -189,6 +190,7 @@ async fn writes_sit_out_elections(version: Version) {
         for _ in 0..2 {
             set.step_down().await.unwrap();
         }
+        disturbed.store(true, Relaxed);
     };
     let (written, ()) = tokio::join!(write, disturb);
     assert!(written > 0);
