@@ -71,7 +71,8 @@ pub enum Verification {
     ///
     /// Collections that cannot be compared in this way, or not yet, are compared by digest: capped ones, those with a collation, and those
     /// that another program was seen to write to on the target; all of them where such writes are not
-    /// [watched for](MigrationBuilder::watch_foreign_writes).
+    /// [watched for](MigrationBuilder::watch_foreign_writes). Small ones are compared by digest, too
+    /// ([`cross_check_bytes`](MigrationBuilder::cross_check_bytes)).
     #[default]
     Continuous,
 }
@@ -181,6 +182,15 @@ impl MigrationBuilder {
     #[must_use]
     pub fn verification(mut self, verification: Verification) -> Self {
         self.settings.verification = verification;
+        self
+    }
+
+    /// With [`Verification::Continuous`], collections are compared by digest at cutover as well, which is independent of the run and its
+    /// knowledge of what has changed: the smallest first, as long as they have together no more than so many bytes of BSON. Default: 256 MiB,
+    /// which takes about a second.
+    #[must_use]
+    pub fn cross_check_bytes(mut self, bytes: u64) -> Self {
+        self.settings.cross_check_bytes = bytes;
         self
     }
 

@@ -188,7 +188,8 @@ impl Scenario {
                 .exclude("shop.tmp_*")
                 .lanes(self.lanes)
                 .walkers(self.walkers)
-                .chunk_bytes(1 << 10);
+                .chunk_bytes(1 << 10)
+                .cross_check_bytes(0);
             if self.rename {
                 builder = builder.rename("shop.a", "store.aa");
             }

@@ -294,7 +294,9 @@ impl Scenario {
             .verification(match shape.compared {
                 true => Verification::Continuous,
                 false => Verification::Digest,
-            });
+            })
+            // Each of the two has to find everything on its own.
+            .cross_check_bytes(0);
         let builder = match shape.selected {
             true => builder.include("one.*").exclude(LEFT_OUT).rename(RENAMED.0, RENAMED.1),
             false => builder,

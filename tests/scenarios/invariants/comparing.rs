@@ -47,7 +47,7 @@ async fn assert_found(bench: &Bench, run: &MigrationHandle, id: i32) {
 async fn what_others_may_have_written_to_is_compared_at_cutover() {
     for watched in [true, false] {
         let bench = Bench::with_orders(50);
-        let migration = bench.migration().watch_foreign_writes(watched);
+        let migration = bench.migration().watch_foreign_writes(watched).cross_check_bytes(0);
         let run = migration.build().unwrap().start().await.unwrap();
         compared(&run, 50).await;
         tamper(&bench, 40).await;
@@ -56,6 +56,16 @@ async fn what_others_may_have_written_to_is_compared_at_cutover() {
         }
         assert_found(&bench, &run, 40).await;
     }
+}
+
+/// Nobody sees who writes without the driver's help, either.
+#[tokio::test(start_paused = true)]
+async fn a_small_collection_is_compared_by_digest_too() {
+    let bench = Bench::with_orders(50);
+    let run = bench.start().await;
+    compared(&run, 50).await;
+    tamper(&bench, 40).await;
+    assert_found(&bench, &run, 40).await;
 }
 
 /// Neither the lag nor the readiness suffers when nothing can be compared; and a cutover does not take that for granted.
