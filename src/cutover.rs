@@ -181,7 +181,11 @@ async fn watch_for_late_writes(requests: &Requests) -> Result<Position> {
             if sender.send(Request::WatchForLateWrites { reply }).await.is_ok()
                 && let Ok(stopped) = stopped.await
             {
-                return stopped;
+                match stopped {
+                    // It ended while the source was being asked.
+                    Err(error) if error.kind() == ErrorKind::Stopped => {}
+                    stopped => return stopped,
+                }
             }
         }
         if started.elapsed() > PATIENCE {

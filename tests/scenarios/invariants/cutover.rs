@@ -112,6 +112,29 @@ async fn what_is_written_before_the_position_of_the_stop_is_not_late() {
     assert_eq!((summary.outcome, summary.late_writes.count), (Outcome::Complete, 0));
 }
 
+/// A run that goes back to its checkpoint just when the cutover begins does not end it.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_begins_again_while_the_source_is_asked_for_the_stop_goes_on_with_the_cutover() {
+    let bench = Bench::with_orders(5);
+    let run = bench.by_digest().build().unwrap().start().await.unwrap();
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    let mut events = run.events();
+    let sentinel = bench.source.hold(SourceCall::Sentinel);
+    let during = async {
+        timeout(DEADLINE, sentinel.reached())
+            .await
+            .expect("it asks for the position");
+        let error = mongoferry::Error::new(ErrorKind::Connection, "renew the lease", "planned");
+        bench.sink.fail_next(SinkCall::SaveRecord, error);
+        let again = async { while !matches!(events.next().await.unwrap(), Event::Retrying { .. }) {} };
+        timeout(DEADLINE, again).await.expect("the run begins again");
+        sentinel.release();
+    };
+    let cutover = timeout(DEADLINE * 10, run.cutover(async {}));
+    let summary = tokio::join!(cutover, during).0.expect("the cutover ends").unwrap();
+    assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_expires_and_what_is_not_migrated_is_not_late() {
     let bench = Bench::with_orders(5);
