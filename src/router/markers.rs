@@ -4,7 +4,8 @@ use super::*;
 use crate::evidence::IndexCounts;
 
 /// A marker ends what a lane applies at once, and the more that is the better; while lanes have not reached the last one the next comes
-/// only after so long. Lanes that are slow still let the watermark move in small steps.
+/// only after so long. Lanes that are slow still let the watermark move in small steps. During the copy each marker is one more checkpoint
+/// that knows what is copied.
 const BUSY_MARKER_INTERVAL: Duration = Duration::from_secs(2);
 
 /// So many markers may be under way.
@@ -82,7 +83,9 @@ impl Router {
             self.saving = Some(self.request_save(checkpoint, false).await?);
         }
         let is_busy = self.markers.len() >= MOST_MARKERS
-            || (!self.markers.is_empty() && self.marked_at.elapsed() < BUSY_MARKER_INTERVAL);
+            || (self.progress.is_indexed()
+                && !self.markers.is_empty()
+                && self.marked_at.elapsed() < BUSY_MARKER_INTERVAL);
         if is_busy || (self.routed == self.marked && !self.dirty) {
             return Ok(());
         }
