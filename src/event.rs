@@ -269,7 +269,8 @@ pub struct Status {
     pub lag: Option<Duration>,
     /// Whether every collection has been copied.
     pub copy_complete: bool,
-    /// Whether `cutover` would succeed within seconds.
+    /// Whether the lag is small and everything copied and indexed, so that `cutover` would succeed; within seconds when it has little left to
+    /// compare (see `all_compared`).
     pub can_cut_over: bool,
     /// Documents and bytes copied since the migration began.
     pub copied: Amount,
@@ -279,6 +280,10 @@ pub struct Status {
     pub changes: ChangeCounts,
     /// Documents and bytes of the source that were compared with the target while the run went on, since this process began.
     pub compared: Amount,
+    /// Whether everything has been compared that can be while the run goes on, with
+    /// [`Verification::Continuous`](crate::Verification::Continuous). A cutover that comes earlier compares the rest while the applications
+    /// stand still, which takes as long as reading it.
+    pub all_compared: bool,
     /// How many of them differed.
     pub differences: u64,
     /// How long the copy will still take at its present speed; `None` when not known.

@@ -47,6 +47,7 @@ pub(crate) struct Progress {
     pub held_bytes: AtomicU64,
     compared_documents: AtomicU64,
     compared_bytes: AtomicU64,
+    all_compared: AtomicBool,
     differences: AtomicU64,
     total_documents: AtomicU64,
     total_bytes: AtomicU64,
@@ -90,6 +91,7 @@ impl Progress {
             held_bytes: AtomicU64::new(0),
             compared_documents: AtomicU64::new(0),
             compared_bytes: AtomicU64::new(0),
+            all_compared: AtomicBool::new(false),
             differences: AtomicU64::new(0),
             total_documents: AtomicU64::new(0),
             total_bytes: AtomicU64::new(0),
@@ -248,6 +250,11 @@ impl Progress {
         self.watermark.subscribe()
     }
 
+    /// Notes whether everything was compared that can be while the run goes on.
+    pub fn set_all_compared(&self, all: bool) {
+        self.all_compared.store(all, Relaxed);
+    }
+
     /// Counts what was compared while the run goes on, and what differs of it.
     pub fn proved(&self, documents: u64, bytes: u64, differences: u64) {
         self.compared_documents.fetch_add(documents, Relaxed);
@@ -346,6 +353,7 @@ impl Progress {
                 documents: self.compared_documents.load(Relaxed),
                 bytes: self.compared_bytes.load(Relaxed),
             },
+            all_compared: self.all_compared.load(Relaxed),
             differences: self.differences.load(Relaxed),
             time_left: if copy_complete {
                 Some(Duration::ZERO)

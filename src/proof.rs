@@ -176,6 +176,11 @@ impl Proof {
         }
     }
 
+    /// Whether nothing more will come of it for now: everything was compared, or it fails again and again.
+    pub fn is_settled(&self) -> bool {
+        self.wanted && (self.through == Through::All || (self.failure.is_some() && self.failures >= PATIENCE))
+    }
+
     /// The documents that may differ although everything else is known to be the same; `None` when that is not known.
     pub fn open(&self) -> Option<Vec<Key>> {
         (self.wanted && self.through == Through::All && self.tally.count == 0)

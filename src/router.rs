@@ -438,6 +438,9 @@ impl Router {
             }
         }
         let indexed = self.tracked.values().all(Tracked::is_indexed);
+        let settled = |tracked: &Tracked| !tracked.target.kind.has_ranges() || tracked.proof.is_settled();
+        let all_compared = self.prove && indexed && self.tracked.values().all(settled);
+        self.progress.set_all_compared(all_compared);
         self.progress.set_copied(copied, indexed);
         // A run that is catching up or ready goes back to these phases when the work has turned out not to be done within a moment.
         let next = match (self.progress.phase(), copied, indexed) {

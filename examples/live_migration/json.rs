@@ -40,6 +40,7 @@ pub fn status(status: &Status) -> Value {
             "held_bytes": status.changes.held_bytes,
         },
         "compared": amount(status.compared),
+        "all_compared": status.all_compared,
         "differences": status.differences,
         "eta_seconds": status.time_left.map(|left| left.as_secs()),
         "oplog_window_seconds": status.oplog_window.map(|window| window.as_secs()),

@@ -293,7 +293,9 @@ async fn a_cutover_compares_only_what_has_changed_since() {
             .unwrap();
         let run = run.start().await.unwrap();
         bench.caught_up().await;
-        until("everything is compared", || run.status().compared.documents == 50).await;
+        assert!(!run.status().all_compared);
+        until("everything is compared", || run.status().all_compared).await;
+        assert_eq!(run.status().compared.documents, 50);
         bench.set("shop.orders", 3, 7);
         bench.source.create_collection("shop.new", rawdoc! {}).unwrap();
         bench.source.insert("shop.new", rawdoc! { "_id": 1 }).unwrap();
