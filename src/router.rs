@@ -246,6 +246,11 @@ impl Router {
                     drop(read.taken);
                     self.finish_chunks().await?;
                     self.finish_checks().await?;
+                    // With nothing more to route the watermark need not wait for the next tick.
+                    if self.entries.is_empty() && self.marked_at.elapsed() >= MARKER_INTERVAL {
+                        tick.reset();
+                        self.send_marker_if_due().await?;
+                    }
                 }
             }
             self.flush_buffers().await?;
