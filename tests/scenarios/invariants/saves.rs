@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
 use mongoferry::checkpoint::MemoryStore;
 use mongoferry::{CheckpointStore, Result, Source};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::Bench;
+use super::{Bench, settle_down};
 
 /// A store that needs a while for each save, as for the checkpoint of very many collections.
 #[derive(Clone, Default)]
@@ -71,4 +71,20 @@ async fn a_checkpoint_that_is_slow_to_save_rests_in_between() {
     bench.caught_up().await;
     assert_eq!(run.status().position, Some(bench.source.position().await.unwrap()));
     bench.finish(run).await;
+}
+
+/// What is written now and then is durable at once, not a tick later.
+#[tokio::test(start_paused = true)]
+async fn the_watermark_moves_at_once_when_nothing_more_is_to_be_routed() {
+    let bench = Bench::with_orders(5);
+    let _run = bench.start().await;
+    bench.caught_up().await;
+    settle_down().await;
+    for n in 0..10 {
+        sleep(Duration::from_millis(310)).await;
+        let written = Instant::now();
+        bench.set("shop.orders", 1, n);
+        bench.caught_up().await;
+        assert!(written.elapsed() < Duration::from_millis(50), "{:?}", written.elapsed());
+    }
 }
