@@ -194,7 +194,8 @@ async fn find(server: &mut Server, collection: &str, range: Option<(&Key, &Key)>
     let reply = server.reply(command).await;
     if reply
         .get_str("errmsg")
-        .is_ok_and(|message| message.contains("does not come before"))
+        // The second is what a clustered collection says.
+        .is_ok_and(|message| message.contains("does not come before") || message.contains("must be greater than min"))
     {
         return Err(BadBounds);
     }
