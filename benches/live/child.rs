@@ -37,6 +37,15 @@ impl Helper {
         Ok((helper, number))
     }
 
+    /// Starts one that migrates between these deployments when it is told to.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn migrating(source: &str, target: &str, walkers: usize) -> Result<Self> {
+        let words = ["--migrate", source, "--to", target, "--walkers", &walkers.to_string()];
+        Ok(Self::start(&words).await?.0)
+    }
+
     /// Tells it to do something, and gives the number that it answers when it is done.
     ///
     /// # Errors

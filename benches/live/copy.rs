@@ -96,9 +96,7 @@ async fn native(source: &mut ReplicaSet, amount: Amount, report: &mut Report) ->
 async fn ours(arguments: &Arguments, source: &ReplicaSet, amount: Amount, report: &mut Report) -> Result<()> {
     report.progress("copy by mongoferry");
     let target = start_set(arguments, "target").await?;
-    let walkers = arguments.walkers.to_string();
-    let words = ["--migrate", &source.uri(), "--to", &target.uri(), "--walkers", &walkers];
-    let (mut helper, _) = Helper::start(&words).await?;
+    let mut helper = Helper::migrating(&source.uri(), &target.uri(), arguments.walkers).await?;
     let meter = Meter::start(Some(&helper), source, target.process_id(0));
     let seconds = helper.tell("start").await?;
     let sample = meter.stop(Some(&helper), seconds)?;

@@ -45,7 +45,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
     source.add_member(secondary).await?;
     wait_for_secondary(&source.member_client(secondary).await?).await?;
     source.stop(secondary).await?;
-    let (mut ours, _) = Helper::start(&["--migrate", &uri, "--to", &target.uri()]).await?;
+    let mut ours = Helper::migrating(&uri, &target.uri(), arguments.walkers).await?;
     let (mut tail, _) = Helper::start(&["--migrate", &uri]).await?;
     for helper in [&mut ours, &mut tail] {
         helper.tell("start").await?;

@@ -53,9 +53,7 @@ async fn native(source: &mut ReplicaSet, traffic: &mut Traffic) -> Result<f64> {
 
 async fn ours(arguments: &Arguments, source: &ReplicaSet, traffic: &mut Traffic) -> Result<f64> {
     let target = start_set(arguments, "target").await?;
-    let walkers = arguments.walkers.to_string();
-    let words = ["--migrate", &source.uri(), "--to", &target.uri(), "--walkers", &walkers];
-    let (mut helper, _) = Helper::start(&words).await?;
+    let mut helper = Helper::migrating(&source.uri(), &target.uri(), arguments.walkers).await?;
     let started = Instant::now();
     let copied = async { helper.tell("start").await.map(drop) };
     let writes = traffic.write_until(copied).await?;
