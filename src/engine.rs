@@ -191,6 +191,8 @@ impl Engine {
             Err(error) => Err(error),
         };
         requests.send_replace(None);
+        // The next run compares everything anew.
+        progress.set_all_compared(false);
         cancel.cancel();
         let result = end(&mut tasks, result).await;
         ended.cancel();

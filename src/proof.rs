@@ -171,14 +171,18 @@ impl Proof {
         match (&self.failure, &self.through) {
             _ if !self.wanted => ProofState::NotWanted,
             (_, Through::All) => ProofState::Done(self.tally.clone()),
-            (Some(failure), _) if self.failures >= PATIENCE => ProofState::Failing(failure.clone()),
+            (Some(failure), _) if self.is_failing() => ProofState::Failing(failure.clone()),
             _ => ProofState::Pending,
         }
     }
 
     /// Whether nothing more will come of it for now: everything was compared, or it fails again and again.
     pub fn is_settled(&self) -> bool {
-        self.wanted && (self.through == Through::All || (self.failure.is_some() && self.failures >= PATIENCE))
+        self.wanted && (self.through == Through::All || self.is_failing())
+    }
+
+    fn is_failing(&self) -> bool {
+        self.failure.is_some() && self.failures >= PATIENCE
     }
 
     /// The documents that may differ although everything else is known to be the same; `None` when that is not known.

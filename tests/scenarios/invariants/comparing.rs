@@ -68,6 +68,19 @@ async fn a_small_collection_is_compared_by_digest_too() {
     assert_found(&bench, &run, 40).await;
 }
 
+/// A run that goes on from its checkpoint has everything to compare again, and does not say otherwise in between.
+#[tokio::test(start_paused = true)]
+async fn what_was_compared_does_not_count_for_the_next_run() {
+    let bench = Bench::with_orders(50);
+    let run = bench.start().await;
+    until("everything is compared", || run.status().all_compared).await;
+    run.pause().await.unwrap();
+    assert!(!run.status().all_compared);
+    run.resume().unwrap();
+    until("everything is compared again", || run.status().all_compared).await;
+    assert_eq!(run.status().compared.documents, 100);
+}
+
 /// Neither the lag nor the readiness suffers when nothing can be compared; and a cutover does not take that for granted.
 #[tokio::test(start_paused = true)]
 async fn a_comparison_that_does_not_end_keeps_nothing_back() {
