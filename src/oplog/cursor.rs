@@ -39,14 +39,16 @@ use crate::oplog::tail::{Settings, Tail};
 /// cursors and broken connections, from the last entry read; nothing is yielded twice or left out. A transaction is yielded as one
 /// entry at the position of its commit, however many entries it has in the oplog.
 ///
-/// A silent source is asked about once a second; a server that answers nothing for 30 seconds counts as lost. There is no task behind the
-/// cursor: it reads only while it is polled.
+/// A silent source is asked about once a second; a server that answers nothing for 30 seconds counts as lost. A runtime of the tokio crate
+/// must be running: a task of the cursor's own asks for the next batch while the last one is looked at, and for no more than that. It ends
+/// with the cursor.
 ///
 /// # Errors
 /// The stream ends after its first error, which is
 /// [`PositionLost`](crate::ErrorKind::PositionLost) when the oplog does not hold the position (any more),
 /// [`Connection`](crate::ErrorKind::Connection) when the set could not be reached for about a minute,
-/// [`Unauthorized`](crate::ErrorKind::Unauthorized) when the oplog may not be read (the role `clusterMonitor` allows it), or
+/// [`Unauthorized`](crate::ErrorKind::Unauthorized) when the oplog may not be read (the role `clusterMonitor` allows it),
+/// [`Panic`](crate::ErrorKind::Panic) when the task behind the cursor panicked, or
 /// [`UnsupportedEntry`](crate::ErrorKind::UnsupportedEntry) when open transactions outgrow [`OplogCursorBuilder::transaction_bytes`].
 ///
 /// # Cancellation

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bson::raw::cstr;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use mongodb::Client;
 use mongodb::options::{CursorType, RunCursorCommandOptions, SelectionCriteria};
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
@@ -196,11 +196,11 @@ impl Tail {
 /// Two batches of up to 16 MB each are in memory.
 struct Answers {
     batches: mpsc::Receiver<Result<RawBatch>>,
-    _asking: AbortOnDropHandle<()>,
+    asking: AbortOnDropHandle<()>,
 }
 
 impl Answers {
-    fn of(mut cursor: RawBatchCursor) -> Self {
+    fn of(mut cursor: impl Stream<Item = mongodb::error::Result<RawBatch>> + Send + Unpin + 'static) -> Self {
         let (send, batches) = mpsc::channel(1);
         let asking = async move {
             // The cursor is asked when there is room for what it answers, and until nobody wants to know.
@@ -211,13 +211,26 @@ impl Answers {
         };
         Self {
             batches,
-            _asking: AbortOnDropHandle::new(tokio::spawn(asking)),
+            asking: AbortOnDropHandle::new(tokio::spawn(asking)),
         }
     }
 
+    /// The next batch. After an error there is nothing more.
     async fn next(&mut self) -> Result<RawBatch> {
-        let closed = || Error::new(ErrorKind::Connection, OPERATION, "the server closed the cursor");
-        self.batches.recv().await.ok_or_else(closed)?
+        if let Some(batch) = self.batches.recv().await {
+            return batch;
+        }
+        // The end of the task has closed the channel, so that this waits for nothing.
+        match (&mut self.asking).await {
+            Err(error) if error.is_panic() => {
+                Err(Error::new(ErrorKind::Panic, OPERATION, "the task that reads ahead panicked").with_source(error))
+            }
+            _ => Err(Error::new(
+                ErrorKind::Connection,
+                OPERATION,
+                "the server closed the cursor",
+            )),
+        }
     }
 }
 
@@ -324,5 +337,24 @@ fn convert(error: mongodb::error::Error) -> Error {
     match driver::code(&error) {
         Some(11601) => error.with_retryable(true),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_while_reading_ahead_is_no_closed_cursor() {
+        let panicking = stream::poll_fn(|_| panic!("a fault of the driver"));
+        let error = Answers::of(panicking).next().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Panic, "{error}");
+        assert!(!error.is_retryable());
+
+        let error = Answers::of(stream::empty()).next().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
+        assert!(error.is_retryable());
     }
 }
