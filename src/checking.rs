@@ -125,7 +125,7 @@ impl Walker {
                 || check.hurry.is_cancelled()
                 || self.progress.limits.copy.wait().is_some()
             {
-                compared.last.clone_from(&differences.last);
+                compared.last = Some(differences.last()?);
                 break;
             }
             next = differences.next().await?;

@@ -215,6 +215,14 @@ impl Batch {
         }
     }
 
+    /// The bytes that the array is in.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match &self.reply {
+            Some(reply) => reply.as_raw_document().as_bytes(),
+            None => self.documents.as_bytes(),
+        }
+    }
+
     /// The documents one by one. Values that are not documents end the iteration; [`Batch::from_array`] lets none in.
     pub fn iter(&self) -> impl Iterator<Item = &RawDocument> {
         self.as_array()

@@ -81,6 +81,7 @@ mod migrating_client;
 
 // The words that everything else is said in.
 mod document;
+mod batch;
 mod namespace;
 mod inspection;
 pub mod order;

@@ -1,52 +1,25 @@
 //! Compares a range of the source with the same range of the sink, document by document, in bounded memory.
 
 use std::cmp::Ordering;
-use std::collections::VecDeque;
 
-use bson::raw::RawDocumentBuf;
+use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::StreamExt;
 use futures::stream::{BoxStream, Fuse};
 
+use crate::batch::Documents;
 use crate::document::{Batch, Operation, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::Key;
 
-/// The documents of a stream of batches one by one, with their keys.
-struct Documents {
-    /// One side is asked again and again after its end while the other goes on, which not every stream bears.
-    batches: Fuse<BoxStream<'static, Result<Batch>>>,
-    ready: VecDeque<(Key, RawDocumentBuf)>,
-}
-
-impl Documents {
-    async fn next(&mut self) -> Result<Option<&(Key, RawDocumentBuf)>> {
-        while self.ready.is_empty() {
-            let Some(batch) = self.batches.next().await else {
-                return Ok(None);
-            };
-            for document in batch?.iter() {
-                let key = Key::of_document(document)
-                    .ok_or_else(|| Error::new(ErrorKind::Protocol, "compare both sides", "a document has no `_id`"))?;
-                self.ready.push_back((key, document.to_owned()));
-            }
-        }
-        Ok(self.ready.front())
-    }
-
-    fn take(&mut self) -> Option<(Key, RawDocumentBuf)> {
-        self.ready.pop_front()
-    }
-}
-
 /// The writes that make the sink's range equal to the source's, in ascending order of `_id`.
 pub(crate) struct Differences {
-    source: Documents,
-    sink: Documents,
+    source: Side,
+    sink: Side,
     /// Documents and bytes of the source seen so far.
     pub documents: u64,
     pub bytes: u64,
-    /// The last `_id` up to which both sides have been compared.
-    pub last: Option<Key>,
+    /// Whether the last step was about a document that only the sink has.
+    extra: bool,
     /// The sink's document of the last step, where it differs from the source's.
     pub theirs: Option<RawDocumentBuf>,
 }
@@ -54,16 +27,12 @@ pub(crate) struct Differences {
 impl Differences {
     /// Both streams must be in ascending order of `_id`.
     pub fn between(source: BoxStream<'static, Result<Batch>>, sink: BoxStream<'static, Result<Batch>>) -> Self {
-        let documents = |batches: BoxStream<'static, Result<Batch>>| Documents {
-            batches: batches.fuse(),
-            ready: VecDeque::new(),
-        };
         Self {
-            source: documents(source),
-            sink: documents(sink),
+            source: Side::of(source),
+            sink: Side::of(sink),
             documents: 0,
             bytes: 0,
-            last: None,
+            extra: false,
             theirs: None,
         }
     }
@@ -73,58 +42,118 @@ impl Differences {
     /// # Errors
     /// What either stream answers.
     pub async fn next(&mut self) -> Result<Option<Option<Write>>> {
-        let (ours, theirs) = futures::try_join!(self.source.next(), self.sink.next())?;
+        futures::try_join!(self.source.fill(), self.sink.fill())?;
+        self.theirs = None;
+        self.extra = false;
+        let (ours, theirs) = (self.source.first()?, self.sink.first()?);
         let order = match (ours, theirs) {
             (None, None) => return Ok(None),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some((ours, _)), Some((theirs, _))) => ours.cmp(theirs),
+            // Nearly all are, and then their keys need not be looked at.
+            (Some(ours), Some(theirs)) if ours.as_bytes() == theirs.as_bytes() => {
+                self.documents += 1;
+                self.bytes += ours.as_bytes().len() as u64;
+                self.source.advance()?;
+                self.sink.advance()?;
+                return Ok(Some(None));
+            }
+            (Some(ours), Some(theirs)) => key(ours)?.cmp(&key(theirs)?),
         };
-        let mut step = None;
-        self.theirs = None;
-        let ours = if order == Ordering::Greater {
-            None
-        } else {
-            self.source.take()
-        };
-        let theirs = if order == Ordering::Less {
-            None
-        } else {
-            self.sink.take()
-        };
-        if let Some((key, document)) = ours {
-            self.documents += 1;
-            self.bytes += document.as_bytes().len() as u64;
-            self.last = Some(key.clone());
-            step = match theirs {
-                None => Some(Write {
+        let ours = ours.filter(|_| order != Ordering::Greater);
+        self.theirs = theirs.filter(|_| order != Ordering::Less).map(RawDocument::to_owned);
+        let step = match ours {
+            Some(ours) => {
+                self.documents += 1;
+                self.bytes += ours.as_bytes().len() as u64;
+                let (key, document) = (key(ours)?, ours.to_owned());
+                let operation = match self.theirs {
+                    None => Operation::Insert(document),
+                    Some(_) => Operation::Replace(document),
+                };
+                Some(Write { key, operation })
+            }
+            None => {
+                self.extra = true;
+                let key = self.theirs.as_deref().map(key).transpose()?;
+                key.map(|key| Write {
                     key,
-                    operation: Operation::Insert(document),
-                }),
-                Some((_, theirs)) if theirs.as_bytes() != document.as_bytes() => {
-                    self.theirs = Some(theirs);
-                    Some(Write {
-                        key,
-                        operation: Operation::Replace(document),
-                    })
-                }
-                Some(_) => None,
-            };
-        } else if let Some((key, document)) = theirs {
-            self.last = Some(key.clone());
-            self.theirs = Some(document);
-            step = Some(Write {
-                key,
-                operation: Operation::Delete,
-            });
+                    operation: Operation::Delete,
+                })
+            }
+        };
+        if order != Ordering::Greater {
+            self.source.advance()?;
+        }
+        if order != Ordering::Less {
+            self.sink.advance()?;
         }
         Ok(Some(step))
     }
+
+    /// The `_id` of the last step, up to which both sides have been compared.
+    ///
+    /// # Errors
+    /// The document has none, or there was no step.
+    pub fn last(&self) -> Result<Key> {
+        let side = if self.extra { &self.sink } else { &self.source };
+        side.before()
+    }
+}
+
+/// The documents of a stream of batches one by one.
+struct Side {
+    /// One side is asked again and again after its end while the other goes on, which not every stream bears.
+    batches: Fuse<BoxStream<'static, Result<Batch>>>,
+    batch: Option<Documents<Batch>>,
+}
+
+impl Side {
+    fn of(batches: BoxStream<'static, Result<Batch>>) -> Self {
+        Self {
+            batches: batches.fuse(),
+            batch: None,
+        }
+    }
+
+    /// Reads on where all that was read has been looked at.
+    async fn fill(&mut self) -> Result<()> {
+        while self.first()?.is_none() {
+            let Some(batch) = self.batches.next().await else {
+                break;
+            };
+            self.batch = Some(Documents::new(batch?)?);
+        }
+        Ok(())
+    }
+
+    /// The first document that was not looked at yet; `None` at the end.
+    fn first(&self) -> Result<Option<&RawDocument>> {
+        self.batch.as_ref().map_or(Ok(None), Documents::first)
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.batch.as_mut().map_or(Ok(()), Documents::advance)
+    }
+
+    /// The `_id` of the document that was looked at last.
+    fn before(&self) -> Result<Key> {
+        let document = self.batch.as_ref().map_or(Ok(None), Documents::before)?;
+        document.map_or_else(|| Err(no_key()), key)
+    }
+}
+
+fn key(document: &RawDocument) -> Result<Key> {
+    Key::of_document(document).ok_or_else(no_key)
+}
+
+fn no_key() -> Error {
+    Error::new(ErrorKind::Protocol, "compare both sides", "a document has no `_id`")
 }
 
 #[cfg(test)]
 mod tests {
-    use bson::rawdoc;
+    use bson::{RawBsonRef, rawdoc};
     use futures::stream;
 
     use super::*;
@@ -148,8 +177,9 @@ mod tests {
         let source = batches(&[(1, 1), (2, 2), (4, 4), (5, 5)]);
         let sink = batches(&[(0, 0), (1, 1), (2, 9), (3, 3), (5, 5), (6, 6), (7, 7)]);
         let mut differences = Differences::between(source, sink);
-        let mut seen = Vec::new();
+        let (mut seen, mut lasts) = (Vec::new(), Vec::new());
         while let Some(step) = differences.next().await.unwrap() {
+            lasts.push(differences.last().unwrap());
             if let Some(write) = step {
                 let what = match write.operation {
                     Operation::Insert(_) => "insert",
@@ -166,5 +196,22 @@ mod tests {
             assert_eq!(seen.split(' ').next(), expected.split(' ').next());
         }
         assert_eq!(differences.documents, 4);
+        assert_eq!(
+            lasts,
+            (0..=7).map(|id| Key::from(RawBsonRef::Int32(id))).collect::<Vec<_>>()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_range_never_ends_at_a_document_without_an_id() {
+        let side = || {
+            let mut batch = Batch::new();
+            batch.push(&rawdoc! { "v": 1 });
+            stream::iter([Ok(batch)]).boxed()
+        };
+        let mut differences = Differences::between(side(), side());
+        assert!(differences.last().is_err());
+        assert!(differences.next().await.unwrap().is_some());
+        assert!(differences.last().is_err());
     }
 }

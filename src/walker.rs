@@ -331,7 +331,7 @@ impl Walker {
                 bytes = 0;
             }
             if enough {
-                last.clone_from(&differences.last);
+                last = Some(differences.last()?);
             }
             if ended || enough {
                 break;

@@ -1,7 +1,6 @@
 //! The source's oplog: typed entries, delta updates, and a cursor that resumes.
 #![doc = include_str!("entries.md")]
 
-mod batch;
 mod command;
 mod cursor;
 pub mod delta;

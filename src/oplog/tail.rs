@@ -14,10 +14,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::batch::Documents;
 use crate::document::Position;
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
-use crate::oplog::batch::Documents;
 use crate::oplog::entry::Entry;
 use crate::oplog::position::{entry_at, find_from, is_at, oldest_position, standing, start_position};
 use crate::oplog::transaction::{Assembler, Taken};
@@ -75,7 +75,7 @@ pub(super) struct Tail {
     assembler: Option<Assembler>,
     link: Link,
     /// Entries that were read and not looked at yet.
-    documents: Option<Documents>,
+    documents: Option<Documents<RawBatch>>,
     /// Failures since the last progress.
     attempts: Option<Attempts>,
 }
@@ -250,7 +250,7 @@ async fn open(client: &Client, selection: Option<SelectionCriteria>, after: Posi
 }
 
 /// Takes entries out of a batch, about as many bytes as are given at once, up to one that needs another that was never seen.
-fn take(assembler: &mut Assembler, documents: &mut Documents) -> Result<(Vec<Entry>, Option<Position>)> {
+fn take(assembler: &mut Assembler, documents: &mut Documents<RawBatch>) -> Result<(Vec<Entry>, Option<Position>)> {
     let mut entries = Vec::new();
     let mut bytes = 0;
     while let Some(document) = documents.first()? {
@@ -286,7 +286,7 @@ async fn fetch(client: &Client, assembler: &mut Assembler, position: Position) -
 }
 
 /// The server's next answer.
-async fn answer(client: &Client, answers: &mut Answers, after: Position) -> Result<Documents> {
+async fn answer(client: &Client, answers: &mut Answers, after: Position) -> Result<Documents<RawBatch>> {
     match in_time(answers.next()).await {
         Ok(batch) => Documents::new(batch),
         Err(error) => Err(fell_out(client, error, after).await),

@@ -1,39 +1,74 @@
-//! A cursor's batch that is looked at piece by piece, without copying it.
+//! A batch that is looked at document by document, without copying it.
 
 use std::ops::Range;
 
 use bson::raw::RawDocument;
 use mongodb::raw_batch_cursor::RawBatch;
 
+use crate::document::Batch;
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
 
-const OPERATION: &str = "read a batch of the oplog";
+const OPERATION: &str = "read a batch of documents";
 
 /// The documents of a batch that were not looked at yet. The batch itself, which may have 16 MB, stays in memory until it is dropped.
 #[derive(Debug)]
-pub(super) struct Documents {
-    batch: RawBatch,
-    /// Where in the batch its array is: to find it, all fields of the answer are read.
+pub(crate) struct Documents<B> {
+    batch: B,
+    /// Where in the batch its array is: to find it, all fields of an answer are read.
     array: Range<usize>,
-    /// Where in the array the first document is.
+    /// Where in the array the first document is, and the one before it.
     first: Option<Range<usize>>,
+    before: Option<Range<usize>>,
 }
 
-impl Documents {
+/// What has an array of documents in it.
+pub(crate) trait Bytes {
+    /// All its bytes, the same ones each time.
+    fn whole(&self) -> &[u8];
+
+    /// Those of the array.
+    fn array(&self) -> Result<&[u8]>;
+}
+
+impl Bytes for RawBatch {
+    fn whole(&self) -> &[u8] {
+        self.as_raw_document().as_bytes()
+    }
+
+    fn array(&self) -> Result<&[u8]> {
+        let array = self.doc_slices().map_err(|error| driver::convert(OPERATION, error))?;
+        Ok(array.as_bytes())
+    }
+}
+
+impl Bytes for Batch {
+    fn whole(&self) -> &[u8] {
+        self.as_bytes()
+    }
+
+    fn array(&self) -> Result<&[u8]> {
+        Ok(self.as_array().as_bytes())
+    }
+}
+
+impl<B: Bytes> Documents<B> {
     /// All documents of the batch.
     ///
     /// # Errors
     /// [`Protocol`](ErrorKind::Protocol) when it has none that can be read.
-    pub fn new(batch: RawBatch) -> Result<Self> {
-        let found = batch.doc_slices().map_err(|error| driver::convert(OPERATION, error))?;
-        let bytes = found.as_bytes();
-        let answer = batch.as_raw_document().as_bytes();
-        let start = bytes.as_ptr().addr().checked_sub(answer.as_ptr().addr());
+    pub fn new(batch: B) -> Result<Self> {
+        let bytes = batch.array()?;
+        let start = bytes.as_ptr().addr().checked_sub(batch.whole().as_ptr().addr());
         let start = start.ok_or_else(|| Error::new(ErrorKind::Protocol, OPERATION, "the array is not in the batch"))?;
         let array = start..start + bytes.len();
         let first = locate(bytes, 4)?;
-        Ok(Self { batch, array, first })
+        Ok(Self {
+            batch,
+            array,
+            first,
+            before: None,
+        })
     }
 
     /// The first document, or `None` when all have been looked at.
@@ -41,12 +76,15 @@ impl Documents {
     /// # Errors
     /// [`Protocol`](ErrorKind::Protocol) for bytes that are no document.
     pub fn first(&self) -> Result<Option<&RawDocument>> {
-        let Some(first) = self.first.clone() else {
-            return Ok(None);
-        };
-        RawDocument::from_bytes(self.array().get(first).unwrap_or_default())
-            .map(Some)
-            .map_err(|error| Error::malformed(OPERATION, error))
+        self.document(self.first.clone())
+    }
+
+    /// The document before the first one, `None` where that was never another one.
+    ///
+    /// # Errors
+    /// As [`first`](Self::first).
+    pub fn before(&self) -> Result<Option<&RawDocument>> {
+        self.document(self.before.clone())
     }
 
     /// Goes on to the next document.
@@ -56,13 +94,22 @@ impl Documents {
     pub fn advance(&mut self) -> Result<()> {
         if let Some(first) = self.first.take() {
             self.first = locate(self.array(), first.end)?;
+            self.before = Some(first);
         }
         Ok(())
     }
 
+    fn document(&self, at: Option<Range<usize>>) -> Result<Option<&RawDocument>> {
+        let Some(at) = at else {
+            return Ok(None);
+        };
+        RawDocument::from_bytes(self.array().get(at).unwrap_or_default())
+            .map(Some)
+            .map_err(|error| Error::malformed(OPERATION, error))
+    }
+
     fn array(&self) -> &[u8] {
-        let answer = self.batch.as_raw_document().as_bytes();
-        answer.get(self.array.clone()).unwrap_or_default()
+        self.batch.whole().get(self.array.clone()).unwrap_or_default()
     }
 }
 
