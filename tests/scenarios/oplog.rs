@@ -573,6 +573,20 @@ async fn a_position_that_rolled_off_is_lost(version: Version) {
     let mut live = OplogCursor::builder(&client).after(start).build();
     mark(&client, 1).await;
     until_mark(&mut live, 1).await;
+    // A server also says so of a cursor that it lost on its way to what is still there, and of one that stands.
+    let lose_next = async |command: &str| {
+        let data = doc! { "failCommands": [command], "errorCode": 136 };
+        let fail = doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data };
+        client.database("admin").run_command(fail).await.unwrap();
+    };
+    lose_next("find").await;
+    until_mark(&mut OplogCursor::builder(&client).after(start).build(), 1).await;
+    lose_next("getMore").await;
+    // The first one may come with the answer that the server owed already.
+    for number in [2, 3] {
+        mark(&client, number).await;
+        until_mark(&mut live, number).await;
+    }
 
     let oplog = client.database("local").collection::<Document>("oplog.rs");
     let filler = collection(&client, "filler");

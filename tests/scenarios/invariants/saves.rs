@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
+use bson::rawdoc;
 use mongoferry::checkpoint::MemoryStore;
+use mongoferry::sink::SinkCall;
 use mongoferry::{CheckpointStore, Result, Source};
 use tokio::time::{Instant, sleep};
 
@@ -87,4 +89,28 @@ async fn the_watermark_moves_at_once_when_nothing_more_is_to_be_routed() {
         bench.caught_up().await;
         assert!(written.elapsed() < Duration::from_millis(50), "{:?}", written.elapsed());
     }
+}
+
+/// A marker ends what a lane applies at once. While the lane is busy the next one comes only after a while, so that what comes meanwhile is
+/// applied together: of one document the newest image alone.
+#[tokio::test(start_paused = true)]
+async fn markers_keep_their_distance_while_a_lane_is_busy() {
+    let bench = Bench::with_orders(1);
+    let _run = bench.by_digest().build().unwrap().start().await.unwrap();
+    bench.caught_up().await;
+    settle_down().await;
+    let busy = bench.sink.hold(SinkCall::Apply);
+    for n in 1..=50 {
+        bench
+            .source
+            .replace("shop.orders", rawdoc! { "_id": 1, "n": n })
+            .unwrap();
+        sleep(Duration::from_millis(100)).await;
+    }
+    busy.release();
+    bench.caught_up().await;
+    let applied = bench.applied(1);
+    // The first one by itself, then those of two seconds at a time.
+    assert_eq!(applied.len(), 4, "{applied:?}");
+    assert_eq!(applied.last(), Some(&50));
 }
