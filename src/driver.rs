@@ -370,17 +370,4 @@ fn classify(error: &DriverError) -> (ErrorKind, bool) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mongos_is_told_with_what_to_do() {
-        // What a mongos of any version answers to `hello`.
-        let mongos = not_a_replica_set(&doc! { "ismaster": true, "msg": "isdbgrid", "maxWireVersion": 17 });
-        assert!(mongos.contains("mongos") && mongos.contains("not a shard"), "{mongos}");
-        let uninitiated = not_a_replica_set(&doc! { "ismaster": false, "isreplicaset": true });
-        assert!(uninitiated.contains("rs.initiate()"), "{uninitiated}");
-        let standalone = not_a_replica_set(&doc! { "ismaster": true });
-        assert!(standalone.contains("--replSet"), "{standalone}");
-    }
-}
+mod tests;

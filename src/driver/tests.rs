@@ -1,0 +1,183 @@
+use std::net::SocketAddr;
+
+use bson::raw::RawDocument;
+use bson::rawdoc;
+use mongodb::options::{ClientOptions, ServerAddress};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::*;
+
+/// By the real clock: far more than a call on this machine takes.
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_mongos_is_told_with_what_to_do() {
+    // What a mongos of any version answers to `hello`.
+    let mongos = not_a_replica_set(&doc! { "ismaster": true, "msg": "isdbgrid", "maxWireVersion": 17 });
+    assert!(mongos.contains("mongos") && mongos.contains("not a shard"), "{mongos}");
+    let uninitiated = not_a_replica_set(&doc! { "ismaster": false, "isreplicaset": true });
+    assert!(uninitiated.contains("rs.initiate()"), "{uninitiated}");
+    let standalone = not_a_replica_set(&doc! { "ismaster": true });
+    assert!(standalone.contains("--replSet"), "{standalone}");
+}
+
+#[tokio::test]
+async fn a_command_whose_answer_is_lost_is_sent_again_after_a_minute() {
+    let mut server = SilentServer::start().await;
+    let client = server.client();
+    let mut calls = JoinSet::new();
+    let began = Instant::now();
+    calls.spawn(async move { run(&client, "count", "shop", doc! { "count": "orders" }).await });
+    server.is_asked("count").await;
+    server.is_given_up(began).await;
+    server.is_asked("count").await;
+    assert!(calls.try_join_next().is_none());
+}
+
+#[tokio::test]
+async fn a_cursor_whose_answer_is_lost_fails_after_a_minute() {
+    let mut server = SilentServer::start().await;
+    let open = |client: Client, command: RawDocumentBuf| async move {
+        let mut batches = open_cursor(&client, "read", "shop", command, None).await?;
+        while let Some(batch) = batches.next().await {
+            batch?;
+        }
+        Ok(())
+    };
+    for (command, silent) in [
+        (rawdoc! { "aggregate": "orders" }, "aggregate"),
+        // This one gets an answer, and its cursor none.
+        (rawdoc! { "find": "orders" }, "getMore"),
+    ] {
+        let mut calls = JoinSet::new();
+        let began = Instant::now();
+        calls.spawn(open(server.client(), command));
+        server.is_asked(silent).await;
+        server.is_given_up(began).await;
+        let error: Error = calls.join_next().await.unwrap().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
+        assert!(error.is_retryable(), "{error}");
+    }
+}
+
+/// Answers who it is, and opens the cursor of a `find`; every other command it takes and never answers.
+struct SilentServer {
+    address: SocketAddr,
+    asked: mpsc::UnboundedReceiver<String>,
+    /// Told of each connection that was closed after it was asked something.
+    closed: mpsc::UnboundedReceiver<()>,
+    _tasks: JoinSet<()>,
+}
+
+impl SilentServer {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ask, asked) = mpsc::unbounded_channel();
+        let (close, closed) = mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                let (ask, close) = (ask.clone(), close.clone());
+                connections.spawn(async move {
+                    let mut was_asked = false;
+                    // An error is the end of the connection.
+                    let _ = serve(connection, |command| {
+                        was_asked = true;
+                        let _ = ask.send(command);
+                    })
+                    .await;
+                    if was_asked {
+                        let _ = close.send(());
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            asked,
+            closed,
+            _tasks: tasks,
+        }
+    }
+
+    /// A client that is busy with nothing else.
+    fn client(&self) -> Client {
+        let mut options = ClientOptions::default();
+        options.hosts = vec![ServerAddress::parse(self.address.to_string()).unwrap()];
+        options.direct_connection = Some(true);
+        options.heartbeat_freq = Some(Duration::from_secs(3600));
+        Client::with_options(options).unwrap()
+    }
+
+    async fn is_asked(&mut self, command: &str) {
+        let asked = timeout(SOON, self.asked.recv()).await.expect(command);
+        assert_eq!(asked.as_deref(), Some(command));
+    }
+
+    /// Lets the time go by until the client gives up on a call, which has to be a minute after it `began`.
+    async fn is_given_up(&mut self, began: Instant) {
+        // Nothing is on its way now, so that the clock goes on to whatever is waited for.
+        tokio::time::pause();
+        timeout(ANSWER * 10, self.closed.recv()).await.expect("it gives up");
+        let took = began.elapsed();
+        tokio::time::resume();
+        assert!(took >= ANSWER && took < ANSWER + SOON, "{took:?}");
+    }
+}
+
+/// Serves one connection until it is closed, and tells of each command that gets no answer.
+async fn serve(mut connection: TcpStream, mut ask: impl FnMut(String)) -> std::io::Result<()> {
+    const OP_REPLY: i32 = 1;
+    const OP_QUERY: i32 = 2004;
+    loop {
+        let mut header = [0; 16];
+        connection.read_exact(&mut header).await?;
+        let [length, id, _, operation] =
+            [0, 4, 8, 12].map(|at| i32::from_le_bytes(header[at..at + 4].try_into().unwrap()));
+        let mut body = vec![0; length as usize - header.len()];
+        connection.read_exact(&mut body).await?;
+        // Before the command stand flags, and the namespace with two numbers or the kind of the section.
+        let at = match operation {
+            OP_QUERY => 4 + body[4..].iter().position(|byte| *byte == 0).unwrap() + 1 + 8,
+            _ => 4 + 1,
+        };
+        let size = i32::from_le_bytes(body[at..at + 4].try_into().unwrap()) as usize;
+        let command = RawDocument::from_bytes(&body[at..at + size]).unwrap();
+        let name = command.iter().next().unwrap().unwrap().0.to_string();
+        let answer = match name.to_lowercase().as_str() {
+            "hello" | "ismaster" => rawdoc! {
+                "ismaster": true,
+                "minWireVersion": 0,
+                "maxWireVersion": 8,
+                "maxBsonObjectSize": 16 << 20,
+                "maxMessageSizeBytes": 48_000_000,
+                "maxWriteBatchSize": 100_000,
+                "ok": 1,
+            },
+            "find" => rawdoc! { "cursor": { "id": 7_i64, "ns": "shop.orders", "firstBatch": [] }, "ok": 1 },
+            // What a client says of a cursor that it no longer needs.
+            "killcursors" => rawdoc! { "ok": 1 },
+            _ => {
+                ask(name);
+                continue;
+            }
+        };
+        let (reply, before) = match operation {
+            // Flags, the cursor, from where, how many.
+            OP_QUERY => (OP_REPLY, [0_i32, 0, 0, 0, 1].map(i32::to_le_bytes).concat()),
+            // Flags, the kind of the section.
+            _ => (operation, vec![0; 5]),
+        };
+        let length = (header.len() + before.len() + answer.as_bytes().len()) as i32;
+        let mut message = [length, 0, id, reply].map(i32::to_le_bytes).concat();
+        message.extend(before);
+        message.extend(answer.as_bytes());
+        connection.write_all(&message).await?;
+    }
+}
