@@ -3,18 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::BoxStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::arrange::arrange;
+use crate::beginning::{Beginning, mismatch};
 use crate::budget::Budget;
-use crate::checkpoint::{Checkpoint, CheckpointStore};
-use crate::ddl::DdlPolicy;
-use crate::document::{Collection, CollectionKind, Position};
+use crate::checkpoint::CheckpointStore;
 use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Amount, Event, Side};
@@ -22,91 +19,24 @@ use crate::fence::Fence;
 use crate::hooks::HostHooks;
 use crate::lane::Lane;
 use crate::lease::Lease;
-use crate::listing::{self, Listing};
-use crate::migration::{ExistingData, LostPosition, Verification};
+use crate::migration::Verification;
 use crate::monitor::watch_source;
-use crate::namespace::{Namespace, Selection};
-use crate::oplog::Entry;
-use crate::preflight::{self, PathPolicy};
 use crate::progress::Progress;
 use crate::pump::{READ_AHEAD, pump};
-use crate::resync::must_hold;
-use crate::reverse::WayBack;
 use crate::router::{Request, Router, RouterParts};
-use crate::sink::{CatalogCommand, Sink};
+use crate::settings::Settings;
+use crate::sink::Sink;
 use crate::source::Source;
-use crate::throttle::Throttle;
-use crate::tracked::Tracked;
 use crate::waiting::telling;
 use crate::walker::Walker;
 use crate::watch::{Seen, watch_deployments, watch_foreign_writes};
 use crate::watermark::save_checkpoints;
-use crate::window;
 
 /// How long the tasks of a run may take to finish what they are writing when the run ends.
 const ENDING: Duration = Duration::from_secs(15);
 
 /// The router's queue of requests; each walker has one under way at a time.
 pub(crate) type Requests = watch::Sender<Option<mpsc::Sender<Request>>>;
-
-/// What the host decided.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub selection: Selection,
-    /// The hand-over that the migration takes back.
-    pub way_back: Option<WayBack>,
-    pub existing_data: ExistingData,
-    pub lost_position: LostPosition,
-    pub verification: Verification,
-    pub cross_check_bytes: u64,
-    pub run_id: Option<String>,
-    pub accept_late_writes: bool,
-    pub block_source_writes: bool,
-    pub ddl: DdlPolicy,
-    pub walkers: usize,
-    pub lanes: usize,
-    pub chunk_bytes: u64,
-    pub memory_bytes: usize,
-    pub max_lag: Duration,
-    pub cutover_window: Duration,
-    pub clock: window::Clock,
-    pub patience: Duration,
-    pub throttle: Throttle,
-    pub watch_foreign_writes: bool,
-    pub path_policy: PathPolicy,
-    pub accept_unencrypted: bool,
-    pub scan_documents: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            selection: Selection::all(),
-            way_back: None,
-            existing_data: ExistingData::default(),
-            lost_position: LostPosition::default(),
-            verification: Verification::default(),
-            cross_check_bytes: 256 << 20,
-            run_id: None,
-            accept_late_writes: false,
-            block_source_writes: false,
-            ddl: DdlPolicy::default(),
-            walkers: 4,
-            lanes: 4,
-            chunk_bytes: 64 << 20,
-            memory_bytes: 256 << 20,
-            max_lag: Duration::from_secs(2),
-            cutover_window: window::DEFAULT,
-            clock: window::Clock::default(),
-            patience: Duration::from_secs(600),
-            throttle: Throttle::default(),
-            watch_foreign_writes: true,
-            path_policy: PathPolicy::default(),
-            accept_unencrypted: false,
-            scan_documents: false,
-        }
-    }
-}
 
 /// A migration's parts. Everything a run needs to know beyond them is in its checkpoint.
 pub(crate) struct Engine {
@@ -128,20 +58,6 @@ pub(crate) struct Unfenced {
     pub sink: Arc<dyn Sink>,
     pub store: Arc<dyn CheckpointStore>,
 }
-
-/// Where a run begins.
-pub(crate) struct Beginning {
-    pub checkpoint: Checkpoint,
-    pub collections: Vec<Tracked>,
-    pub tail: EntryStream,
-    /// Changes up to here may have been applied before.
-    pub replay_until: Position,
-    /// Whether there was a checkpoint.
-    pub resumed: bool,
-}
-
-/// The source's history from some position on.
-pub(crate) type EntryStream = BoxStream<'static, Result<Vec<Entry>>>;
 
 impl Engine {
     /// Runs from the checkpoint, or from nothing, until the run is cancelled or fails. `lost` says why the checkpoint's position is known to
@@ -206,46 +122,6 @@ impl Engine {
         kept.and(result)
     }
 
-    /// Whether `checkpoint` is of this very migration.
-    ///
-    /// # Errors
-    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) that says what differs.
-    pub async fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
-        for (what, theirs, ours) in [
-            ("source", &checkpoint.source, &source.identity),
-            ("target", &checkpoint.sink, &sink.identity),
-        ] {
-            if theirs != ours {
-                return Err(mismatch(format!(
-                    "it belongs to the {what} `{theirs}`, this {what} is `{ours}`"
-                )));
-            }
-        }
-        if checkpoint.selection != self.settings.selection {
-            return Err(mismatch(
-                "it was made with other includes, excludes or renames".to_owned(),
-            ));
-        }
-        self.check_way_back(checkpoint)
-    }
-
-    /// The checkpoint to go on from, if there is one.
-    ///
-    /// # Errors
-    /// It belongs to another migration, or cannot be read.
-    pub async fn load(&self) -> Result<Option<Checkpoint>> {
-        let Some(bytes) = self.store.load().await? else {
-            return Ok(None);
-        };
-        let checkpoint = Checkpoint::decode(&bytes)?;
-        if self.takes_the_place_of(&checkpoint) {
-            return Ok(None);
-        }
-        self.check(&checkpoint).await?;
-        Ok(Some(checkpoint))
-    }
-
     async fn begin(&self, progress: &Arc<Progress>, lost: Option<&str>) -> Result<Beginning> {
         // Whoever had the lease before may have been cut off in the middle of something.
         self.sink.quiesce().await?;
@@ -288,128 +164,6 @@ impl Engine {
         let (resumed, position) = (beginning.resumed, beginning.checkpoint.watermark);
         progress.events.send(Event::Started { resumed, position });
         Ok(beginning)
-    }
-
-    async fn go_on(&self, mut checkpoint: Checkpoint, progress: &Progress) -> Result<Beginning> {
-        self.end_rename(&mut checkpoint).await?;
-        // A run of this process may have read further than the last checkpoint says.
-        let seen = checkpoint.seen.max(checkpoint.watermark).max(progress.read());
-        // A new primary may not know yet what a majority has that an earlier run has seen.
-        let replay_until = self.newest_after(seen).await?;
-        let tail = must_hold(seen, checkpoint.resume, self.source.tail(checkpoint.resume).await?);
-        let collections: Vec<Tracked> = checkpoint.collections.iter().map(Tracked::from_checkpoint).collect();
-        // The process may have ended between its first checkpoint and the last of these.
-        if !checkpoint.created {
-            arrange(&*self.sink, &collections, &checkpoint.left_over).await?;
-        }
-        Ok(Beginning {
-            checkpoint,
-            collections,
-            tail,
-            replay_until,
-            resumed: true,
-        })
-    }
-
-    /// Finds out whether a rename that was under way was carried out. If it was, the checkpoint is as after it: whatever is written under
-    /// the old name would make a collection there, and the rename, done once more, would put that in the place of the whole one.
-    pub(crate) async fn end_rename(&self, checkpoint: &mut Checkpoint) -> Result<()> {
-        let Some(renaming) = checkpoint.renaming.take() else {
-            return Ok(());
-        };
-        let standing = self.sink.collections().await?;
-        let Some(state) = checkpoint
-            .collections
-            .iter_mut()
-            .find(|state| state.id == renaming.collection)
-        else {
-            return Ok(());
-        };
-        if standing.iter().any(|collection| collection.namespace == state.target) {
-            return Ok(());
-        }
-        state.target = self.settings.selection.target(&renaming.to);
-        state.namespace = renaming.to;
-        checkpoint
-            .collections
-            .retain(|state| Some(state.id) != renaming.dropped);
-        checkpoint.watermark = renaming.position;
-        Ok(())
-    }
-
-    async fn begin_anew(&self) -> Result<Beginning> {
-        let plan = preflight::check(self, preflight::Purpose::Start).await?;
-        plan.refuse()?;
-        let Listing {
-            position,
-            resume,
-            collections: listed,
-            tail,
-        } = listing::list(&*self.source, &self.settings.selection).await?;
-        let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
-        let on_sink = self.sink.collections().await?;
-        let stands = |name: &Namespace| on_sink.iter().any(|collection| collection.namespace == *name);
-        let mut collections = self.track(&listed, |name| {
-            self.settings.existing_data == ExistingData::Keep && stands(name)
-        });
-        let selection = self.settings.selection.clone();
-        let checkpoint = Checkpoint {
-            collections: collections.iter().map(Tracked::to_checkpoint).collect(),
-            ..Checkpoint::begin(source.identity, sink.identity, selection, position, resume)
-        };
-        if self.settings.existing_data == ExistingData::Clear {
-            for collection in collections
-                .iter()
-                .filter(|collection| stands(&collection.target.target))
-            {
-                self.sink
-                    .execute(&CatalogCommand::Drop {
-                        namespace: collection.target.target.clone(),
-                    })
-                    .await?;
-            }
-            // Else a crash could bring the old documents back under the new checkpoint.
-            self.sink.flush().await?;
-        }
-        self.store.save(&checkpoint.encode()?).await?;
-        arrange(&*self.sink, &collections, &checkpoint.left_over).await?;
-        self.cut(&mut collections, &listed).await?;
-        Ok(Beginning {
-            checkpoint,
-            collections,
-            tail,
-            replay_until: Position::ZERO,
-            resumed: false,
-        })
-    }
-
-    /// What is listed, none of it read. What may have documents on the target is repaired.
-    pub(crate) fn track(&self, listed: &[Collection], has_documents: impl Fn(&Namespace) -> bool) -> Vec<Tracked> {
-        let track = |collection: &Collection| {
-            let target = self.settings.selection.target(&collection.namespace);
-            if collection.kind == CollectionKind::View {
-                return Tracked::view(collection.namespace.clone(), target, collection.options.clone());
-            }
-            let has_documents = has_documents(&target);
-            let tracked = Tracked::unread(collection, target, Vec::new());
-            if has_documents {
-                Tracked::from_checkpoint(&tracked.to_checkpoint())
-            } else {
-                tracked
-            }
-        };
-        listed.iter().map(track).collect()
-    }
-
-    /// Cuts large collections into ranges, so that several walkers can copy one.
-    pub(crate) async fn cut(&self, collections: &mut [Tracked], listed: &[Collection]) -> Result<()> {
-        for (tracked, collection) in collections.iter_mut().zip(listed) {
-            if collection.kind.has_ranges() && collection.bytes > self.settings.chunk_bytes {
-                let cuts = self.source.split(collection, self.settings.chunk_bytes).await?;
-                tracked.ranges.cut(cuts);
-            }
-        }
-        Ok(())
     }
 
     fn spawn_tasks(
@@ -522,10 +276,6 @@ impl Engine {
         }
         requests.send_replace(Some(send_requests));
     }
-}
-
-pub(crate) fn mismatch(message: String) -> Error {
-    Error::new(ErrorKind::CheckpointMismatch, "go on from the checkpoint", message)
 }
 
 /// Waits until the run is cancelled or a task ends, which none does on its own before the run is over.

@@ -69,6 +69,7 @@ struct Readme;
 
 // What a host sees: it describes a migration, has it checked, starts it, and holds a handle to the run.
 mod migration;
+mod settings;
 pub mod preflight;
 pub mod hosted;
 mod rehearsal;
@@ -95,6 +96,7 @@ pub mod checkpoint;
 // A run, in the order in which data flows through it: the engine starts the tasks, walkers copy chunks, the router decides about
 // changes, lanes apply them.
 mod engine;
+mod beginning;
 mod resync;
 mod listing;
 mod arrange;

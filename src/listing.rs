@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio::time::Instant;
 
+use crate::beginning::EntryStream;
 use crate::document::{Collection, CollectionKind, Position};
-use crate::engine::EntryStream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::{Namespace, Selection};
 use crate::oplog::{CommandOperation, Item};

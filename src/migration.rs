@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::checkpoint::{CheckpointStore, SinkStore};
 use crate::ddl::DdlPolicy;
-use crate::engine::{Engine, Settings, Unfenced};
+use crate::engine::{Engine, Unfenced};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fence::{Fence, FencedSink, FencedStore};
 use crate::handle::MigrationHandle;
@@ -13,6 +13,7 @@ use crate::hooks::{Hooks, HostHooks};
 use crate::namespace::Selection;
 use crate::preflight::{self, PathPolicy, Plan};
 use crate::reverse::{self, WayBack};
+use crate::settings::Settings;
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::throttle::Throttle;

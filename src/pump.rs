@@ -7,8 +7,8 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::beginning::EntryStream;
 use crate::budget::Budget;
-use crate::engine::EntryStream;
 use crate::error::{Error, Result};
 use crate::oplog::Entry;
 use crate::progress::Progress;

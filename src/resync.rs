@@ -11,9 +11,10 @@ use futures::StreamExt;
 use tokio::time::{Instant, sleep};
 
 use crate::arrange::arrange;
+use crate::beginning::{Beginning, EntryStream};
 use crate::checkpoint::{Checkpoint, LeftOver};
 use crate::document::{Collection, CollectionKind, Position};
-use crate::engine::{Beginning, Engine, EntryStream};
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::listing::{self, Listing};

@@ -14,10 +14,11 @@ use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
+use crate::beginning::mismatch;
 use crate::checkpoint::{Checkpoint, CollectionState, RangeState};
 use crate::cutover::{Expiry, set_expiry};
 use crate::document::{Collection, CollectionKind, Position};
-use crate::engine::{Engine, mismatch};
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Outcome, Summary};
 use crate::index::{name_of, seconds};

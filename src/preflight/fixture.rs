@@ -5,9 +5,9 @@ use bson::rawdoc;
 
 use super::{Checkpointed, Context, Finding, PlannedCollection, SideFacts};
 use crate::document::{Collection, CollectionKind};
-use crate::engine::Settings;
 use crate::event::{Amount, Side};
 use crate::inspection::Inspection;
+use crate::settings::Settings;
 use crate::source::Deployment;
 
 /// Two healthy sets of 6.0, of which nothing more is known, and an empty plan.

@@ -95,11 +95,12 @@ mod topology;
 mod write_block;
 
 use crate::document::{Collection, CollectionKind};
-use crate::engine::{Engine, Settings};
+use crate::engine::Engine;
 use crate::error::{ErrorKind, Result};
 use crate::event::{Amount, Side};
 use crate::lease;
 use crate::migration::ExistingData;
+use crate::settings::Settings;
 use crate::source::Deployment;
 
 pub use self::finding::{Finding, Severity};

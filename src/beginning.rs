@@ -1,0 +1,208 @@
+//! Where a run begins: at its checkpoint, or at the source as it is now.
+
+use futures::stream::BoxStream;
+
+use crate::arrange::arrange;
+use crate::checkpoint::Checkpoint;
+use crate::document::{Collection, CollectionKind, Position};
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::listing::{self, Listing};
+use crate::migration::ExistingData;
+use crate::namespace::Namespace;
+use crate::oplog::Entry;
+use crate::preflight;
+use crate::progress::Progress;
+use crate::resync::must_hold;
+use crate::sink::CatalogCommand;
+use crate::tracked::Tracked;
+
+/// Where a run begins.
+pub(crate) struct Beginning {
+    pub checkpoint: Checkpoint,
+    pub collections: Vec<Tracked>,
+    pub tail: EntryStream,
+    /// Changes up to here may have been applied before.
+    pub replay_until: Position,
+    /// Whether there was a checkpoint.
+    pub resumed: bool,
+}
+
+/// The source's history from some position on.
+pub(crate) type EntryStream = BoxStream<'static, Result<Vec<Entry>>>;
+
+impl Engine {
+    /// The checkpoint to go on from, if there is one.
+    ///
+    /// # Errors
+    /// It belongs to another migration, or cannot be read.
+    pub(crate) async fn load(&self) -> Result<Option<Checkpoint>> {
+        let Some(bytes) = self.store.load().await? else {
+            return Ok(None);
+        };
+        let checkpoint = Checkpoint::decode(&bytes)?;
+        if self.takes_the_place_of(&checkpoint) {
+            return Ok(None);
+        }
+        self.check(&checkpoint).await?;
+        Ok(Some(checkpoint))
+    }
+
+    /// Whether `checkpoint` is of this very migration.
+    ///
+    /// # Errors
+    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) that says what differs.
+    pub(crate) async fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
+        for (what, theirs, ours) in [
+            ("source", &checkpoint.source, &source.identity),
+            ("target", &checkpoint.sink, &sink.identity),
+        ] {
+            if theirs != ours {
+                return Err(mismatch(format!(
+                    "it belongs to the {what} `{theirs}`, this {what} is `{ours}`"
+                )));
+            }
+        }
+        if checkpoint.selection != self.settings.selection {
+            return Err(mismatch(
+                "it was made with other includes, excludes or renames".to_owned(),
+            ));
+        }
+        self.check_way_back(checkpoint)
+    }
+
+    /// Goes on from a checkpoint whose position the source still has.
+    ///
+    /// # Errors
+    /// [`PositionLost`](ErrorKind::PositionLost) when it has not, or a server error.
+    pub(crate) async fn go_on(&self, mut checkpoint: Checkpoint, progress: &Progress) -> Result<Beginning> {
+        self.end_rename(&mut checkpoint).await?;
+        // A run of this process may have read further than the last checkpoint says.
+        let seen = checkpoint.seen.max(checkpoint.watermark).max(progress.read());
+        // A new primary may not know yet what a majority has that an earlier run has seen.
+        let replay_until = self.newest_after(seen).await?;
+        let tail = must_hold(seen, checkpoint.resume, self.source.tail(checkpoint.resume).await?);
+        let collections: Vec<Tracked> = checkpoint.collections.iter().map(Tracked::from_checkpoint).collect();
+        // The process may have ended between its first checkpoint and the last of these.
+        if !checkpoint.created {
+            arrange(&*self.sink, &collections, &checkpoint.left_over).await?;
+        }
+        Ok(Beginning {
+            checkpoint,
+            collections,
+            tail,
+            replay_until,
+            resumed: true,
+        })
+    }
+
+    /// Begins with nothing, once preflight has found no blocker.
+    ///
+    /// # Errors
+    /// What preflight found, or a server error.
+    pub(crate) async fn begin_anew(&self) -> Result<Beginning> {
+        let plan = preflight::check(self, preflight::Purpose::Start).await?;
+        plan.refuse()?;
+        let Listing {
+            position,
+            resume,
+            collections: listed,
+            tail,
+        } = listing::list(&*self.source, &self.settings.selection).await?;
+        let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
+        let on_sink = self.sink.collections().await?;
+        let stands = |name: &Namespace| on_sink.iter().any(|collection| collection.namespace == *name);
+        let mut collections = self.track(&listed, |name| {
+            self.settings.existing_data == ExistingData::Keep && stands(name)
+        });
+        let selection = self.settings.selection.clone();
+        let checkpoint = Checkpoint {
+            collections: collections.iter().map(Tracked::to_checkpoint).collect(),
+            ..Checkpoint::begin(source.identity, sink.identity, selection, position, resume)
+        };
+        if self.settings.existing_data == ExistingData::Clear {
+            for collection in collections
+                .iter()
+                .filter(|collection| stands(&collection.target.target))
+            {
+                self.sink
+                    .execute(&CatalogCommand::Drop {
+                        namespace: collection.target.target.clone(),
+                    })
+                    .await?;
+            }
+            // Else a crash could bring the old documents back under the new checkpoint.
+            self.sink.flush().await?;
+        }
+        self.store.save(&checkpoint.encode()?).await?;
+        arrange(&*self.sink, &collections, &checkpoint.left_over).await?;
+        self.cut(&mut collections, &listed).await?;
+        Ok(Beginning {
+            checkpoint,
+            collections,
+            tail,
+            replay_until: Position::ZERO,
+            resumed: false,
+        })
+    }
+
+    /// Finds out whether a rename that was under way was carried out. If it was, the checkpoint is as after it: whatever is written under
+    /// the old name would make a collection there, and the rename, done once more, would put that in the place of the whole one.
+    pub(crate) async fn end_rename(&self, checkpoint: &mut Checkpoint) -> Result<()> {
+        let Some(renaming) = checkpoint.renaming.take() else {
+            return Ok(());
+        };
+        let standing = self.sink.collections().await?;
+        let Some(state) = checkpoint
+            .collections
+            .iter_mut()
+            .find(|state| state.id == renaming.collection)
+        else {
+            return Ok(());
+        };
+        if standing.iter().any(|collection| collection.namespace == state.target) {
+            return Ok(());
+        }
+        state.target = self.settings.selection.target(&renaming.to);
+        state.namespace = renaming.to;
+        checkpoint
+            .collections
+            .retain(|state| Some(state.id) != renaming.dropped);
+        checkpoint.watermark = renaming.position;
+        Ok(())
+    }
+
+    /// What is listed, none of it read. What may have documents on the target is repaired.
+    pub(crate) fn track(&self, listed: &[Collection], has_documents: impl Fn(&Namespace) -> bool) -> Vec<Tracked> {
+        let track = |collection: &Collection| {
+            let target = self.settings.selection.target(&collection.namespace);
+            if collection.kind == CollectionKind::View {
+                return Tracked::view(collection.namespace.clone(), target, collection.options.clone());
+            }
+            let has_documents = has_documents(&target);
+            let tracked = Tracked::unread(collection, target, Vec::new());
+            if has_documents {
+                Tracked::from_checkpoint(&tracked.to_checkpoint())
+            } else {
+                tracked
+            }
+        };
+        listed.iter().map(track).collect()
+    }
+
+    /// Cuts large collections into ranges, so that several walkers can copy one.
+    pub(crate) async fn cut(&self, collections: &mut [Tracked], listed: &[Collection]) -> Result<()> {
+        for (tracked, collection) in collections.iter_mut().zip(listed) {
+            if collection.kind.has_ranges() && collection.bytes > self.settings.chunk_bytes {
+                let cuts = self.source.split(collection, self.settings.chunk_bytes).await?;
+                tracked.ranges.cut(cuts);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn mismatch(message: String) -> Error {
+    Error::new(ErrorKind::CheckpointMismatch, "go on from the checkpoint", message)
+}
