@@ -5,6 +5,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::*;
 use crate::document::Range;
+use crate::error::ErrorKind;
 use crate::oplog::{CommandOperation, Item};
 use crate::source::ReadMode;
 

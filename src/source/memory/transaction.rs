@@ -2,9 +2,9 @@
 
 use bson::raw::{RawBson, RawDocumentBuf};
 
-use super::{MemorySource, key_of};
+use super::MemorySource;
 use crate::document::{Operation, Position, Write};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
 use crate::order::Key;
 
@@ -111,4 +111,9 @@ impl Drop for OpenTransaction {
             self.source.change(|state| state.abort(self.number));
         }
     }
+}
+
+/// The `_id` of a document to write.
+fn key_of(document: &RawDocumentBuf) -> Result<Key> {
+    Key::of_document(document).ok_or_else(|| Error::new(ErrorKind::Server, "write", "the document has no `_id`"))
 }
