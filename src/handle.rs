@@ -69,7 +69,10 @@ impl MigrationHandle {
                     "it is complete; to run it again remove its checkpoint first",
                 ));
             }
-            Some(checkpoint) => checkpoint.window,
+            Some(checkpoint) => {
+                preflight::check_again(&engine).await?;
+                checkpoint.window
+            }
             None => {
                 preflight::check(&engine, preflight::Purpose::Start).await?.refuse()?;
                 CutoverWindow::default()

@@ -119,7 +119,8 @@ impl Migration {
     /// A runtime of the tokio crate must be running. The run's tasks belong to the handle: dropping it stops them.
     ///
     /// # Errors
-    /// [`Refused`](ErrorKind::Refused) when preflight finds a blocker, [`Hook`](ErrorKind::Hook) when
+    /// [`Refused`](ErrorKind::Refused) when preflight finds a blocker, which is looked for before a first start, and of
+    /// [`block_source_writes`](MigrationBuilder::block_source_writes) before each, [`Hook`](ErrorKind::Hook) when
     /// [`before_start`](Hooks::before_start) fails, [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) when the
     /// checkpoint belongs to another migration, [`Lease`](ErrorKind::Lease) when another process is at work, or a server error.
     pub async fn start(self) -> Result<MigrationHandle> {
@@ -212,7 +213,8 @@ impl MigrationBuilder {
     }
 
     /// Whether the cutover blocks writes of clients on the source, after the host's `stop_writes` is done: with `setUserWriteBlockMode`, which
-    /// servers know from 6.0 on. Then nothing can be written late by a program that nobody thought of. Default: no.
+    /// servers know from 6.0 on. Then nothing can be written late by a program that nobody thought of. Default: no. With a source that
+    /// cannot do that nothing starts, nor goes on from a checkpoint.
     ///
     /// The block is lifted when the cutover fails, is dropped, or ends with differences; by the next start when the process has died
     /// meanwhile, which a checkpoint notes before the block is in force. After [`Outcome::Complete`](crate::Outcome::Complete) it stays, so

@@ -186,7 +186,13 @@ async fn block_writes(engine: &Engine, progress: &Progress, requests: &Requests)
         _ = state.wait_for(|state| state.wanted != Wanted::Blocked) => return Err(Error::stopped("block writes on the source")),
     }
     let set = engine.source.set_write_block(true);
-    telling(&progress.events, Side::Source, "block writes", set).await?;
+    let set = telling(&progress.events, Side::Source, "block writes", set).await;
+    if set.as_ref().is_err_and(|error| error.kind() == ErrorKind::Refused) {
+        // A source that cannot block writes cannot lift a block either, and there is none.
+        block.state.send_modify(|state| state.noted = false);
+        crate::window::save(requests).await;
+    }
+    set?;
     progress.events.send(Event::SourceWritesBlocked);
     Ok(())
 }

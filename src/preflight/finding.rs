@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::code::Code;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Something that preflight found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,4 +61,21 @@ impl Finding {
     pub(crate) fn note(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::new(Severity::Note, code, message, fix)
     }
+}
+
+/// An error that names every blocker, if there is one.
+pub(super) fn refuse(findings: &[Finding]) -> Result<()> {
+    let blockers: Vec<String> = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Blocker)
+        .map(|finding| format!("{} ({})", finding.message, finding.fix))
+        .collect();
+    if blockers.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Refused,
+        "start the migration",
+        blockers.join("; "),
+    ))
 }

@@ -282,6 +282,21 @@ pub(crate) async fn check(engine: &Engine, purpose: Purpose) -> Result<Plan> {
     })
 }
 
+/// Checks what a host may have chosen since the start that the run goes on from, which was checked whole.
+///
+/// # Errors
+/// [`Refused`](ErrorKind::Refused) with every blocker, or a server error.
+pub(crate) async fn check_again(engine: &Engine) -> Result<()> {
+    if !engine.settings.block_source_writes {
+        return Ok(());
+    }
+    let (deployment, inspection) = futures::try_join!(engine.source.describe(), engine.source.inspect())?;
+    let (source, _) = side_facts(Side::Source, "source", deployment, inspection, Ok(Vec::new()));
+    let mut findings = Vec::new();
+    write_block::check_source(&engine.settings, &source, &mut findings);
+    finding::refuse(&findings)
+}
+
 async fn source_facts(engine: &Engine) -> Result<(SideFacts, Vec<Collection>)> {
     let deployment = engine.source.describe().await?;
     let inspection = engine.source.inspect().await?;

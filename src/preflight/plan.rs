@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::finding::{Finding, Severity};
+use super::finding::{self, Finding, Severity};
 use crate::document::CollectionKind;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::event::Amount;
 use crate::namespace::Namespace;
 use crate::source::Deployment;
@@ -76,18 +76,7 @@ impl Plan {
 
     /// An error that names every blocker, if there is one.
     pub(crate) fn refuse(&self) -> Result<()> {
-        let blockers: Vec<String> = self
-            .blockers()
-            .map(|finding| format!("{} ({})", finding.message, finding.fix))
-            .collect();
-        if blockers.is_empty() {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::Refused,
-            "start the migration",
-            blockers.join("; "),
-        ))
+        finding::refuse(&self.findings)
     }
 }
 

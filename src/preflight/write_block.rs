@@ -2,20 +2,25 @@
 
 use bson::{Bson, Document};
 
-use super::Context;
 use super::code::Code;
 use super::finding::Finding;
 use super::grant::{self, Grant};
+use super::{Context, SideFacts};
+use crate::settings::Settings;
 
 /// What the source's user has to be allowed on the cluster.
 const ACTION: &str = "setUserWriteBlockMode";
 
 /// The version, of the server and of what it is compatible with, and the privilege.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
-    if !context.settings.block_source_writes {
+    check_source(context.settings, context.source, findings);
+}
+
+/// As [`check`], with nothing known but the source.
+pub(super) fn check_source(settings: &Settings, source: &SideFacts, findings: &mut Vec<Finding>) {
+    if !settings.block_source_writes {
         return;
     }
-    let source = context.source;
     let [major, minor, _] = source.deployment.version;
     let [compatible, with] = source.deployment.feature_compatibility;
     if [major, minor] < [6, 0] {

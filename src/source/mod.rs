@@ -137,8 +137,8 @@ pub trait Source: Send + Sync + 'static {
     /// not after a later one. By default writes cannot be blocked.
     ///
     /// # Errors
-    /// [`Refused`](crate::ErrorKind::Refused) when the source cannot do this, [`Unauthorized`](crate::ErrorKind::Unauthorized) when the user
-    /// may not, or a server error.
+    /// [`Refused`](crate::ErrorKind::Refused) when the source cannot do this, so that nothing is blocked and there is nothing to lift,
+    /// [`Unauthorized`](crate::ErrorKind::Unauthorized) when the user may not, or a server error.
     async fn set_write_block(&self, blocked: bool) -> Result<()> {
         let _ = blocked;
         Err(Error::new(

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use self::state::State;
 use super::{Deployment, PointRequest, ReadRequest, Source};
 use crate::document::{Batch, Collection, Position};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
 use crate::oplog::Entry;
 use crate::order::Key;
@@ -113,6 +113,11 @@ impl MemorySource {
                 faults: Faults::new(),
             }),
         }
+    }
+
+    /// The version that it says it has; before 6.0 writes cannot be blocked. Default: 6.0.0.
+    pub fn set_version(&self, version: [u32; 3]) {
+        self.change(|state| state.version = version);
     }
 
     /// Whether snapshots can be read. Default: they can.
@@ -234,11 +239,12 @@ impl std::fmt::Debug for MemorySource {
 impl Source for MemorySource {
     async fn describe(&self) -> Result<Deployment> {
         self.before(SourceCall::Describe).await?;
+        let version @ [major, minor, _] = lock(&self.shared.state).version;
         let deployment = Deployment {
             identity: format!("memory-source-{}", self.shared.seed),
             name: "memory".to_owned(),
-            version: [6, 0, 0],
-            feature_compatibility: [6, 0],
+            version,
+            feature_compatibility: [major, minor],
         };
         self.answer(SourceCall::Describe, deployment).await
     }
@@ -306,6 +312,9 @@ impl Source for MemorySource {
 
     async fn set_write_block(&self, blocked: bool) -> Result<()> {
         self.before(SourceCall::SetWriteBlock).await?;
+        if lock(&self.shared.state).version < [6, 0, 0] {
+            return Err(Error::new(ErrorKind::Refused, "block writes", "it is older than 6.0"));
+        }
         self.change(|state| {
             state.writes_blocked = blocked;
             // A server notes the block in a collection of its own.

@@ -43,6 +43,8 @@ pub(super) struct State {
     /// How often all tails were disconnected.
     pub(super) disconnects: u64,
     pub(super) writes_blocked: bool,
+    /// The version that it says it has.
+    pub(super) version: [u32; 3],
 }
 
 struct Recorded {
@@ -72,6 +74,7 @@ impl State {
             batch_entries: 100,
             disconnects: 0,
             writes_blocked: false,
+            version: [6, 0, 0],
         };
         let first = state.next_position();
         state.record(first, Vec::new());

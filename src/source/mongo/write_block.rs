@@ -20,6 +20,10 @@ pub(super) async fn set(client: &Client, version: [u32; 3], blocked: bool) -> Re
         false => "lift the block of writes on the source",
     };
     if version < SINCE {
+        if !blocked {
+            // There is none.
+            return Ok(());
+        }
         let [major, minor, _] = version;
         return Err(Error::new(
             ErrorKind::Refused,
@@ -52,4 +56,20 @@ pub(super) async fn is_set(client: &Client, version: [u32; 3]) -> Result<bool> {
     Ok(status
         .get_document("repl")
         .is_ok_and(|set| number(set, "userWriteBlockMode") == 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_old_server_has_nothing_to_lift() {
+        // It is not asked.
+        let client = Client::with_uri_str("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=1")
+            .await
+            .unwrap();
+        set(&client, [5, 0, 4], false).await.unwrap();
+        let error = set(&client, [5, 0, 4], true).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    }
 }

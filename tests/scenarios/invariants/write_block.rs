@@ -1,8 +1,9 @@
 //! Writes on the source are blocked for a cutover, and for no longer than it takes unless it is the last one.
 
+use futures::StreamExt;
 use mongoferry::sink::SinkCall;
 use mongoferry::source::SourceCall;
-use mongoferry::{Error, ErrorKind, Phase};
+use mongoferry::{Error, ErrorKind, Event, Phase};
 
 use super::*;
 
@@ -171,4 +172,52 @@ async fn a_block_of_somebody_else_is_left_alone() {
         .unwrap()
         .unwrap();
     assert!(is_blocked(&bench) && !is_noted(&bench));
+}
+
+/// The host may choose the block for a run that goes on from a checkpoint, too: that it cannot be had is told before anything happens.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_too_old_is_refused_when_a_run_is_to_go_on() {
+    let bench = Bench::with_orders(5);
+    let run = bench.start().await;
+    bench.caught_up().await;
+    run.pause().await.unwrap();
+    drop(run);
+    bench.source.set_version([5, 0, 4]);
+    let (checkpoint, journal) = (bench.checkpoint(), bench.sink.journal().len());
+    let error = blocking(&bench).build().unwrap().start().await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    for part in ["version 5.0", "block_source_writes(false)"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert_eq!((bench.checkpoint(), bench.sink.journal().len()), (checkpoint, journal));
+    let run = bench.start().await;
+    bench.finish(run).await;
+}
+
+/// A source of the host's own may find out only when it is asked.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_lifted_after_a_refusal_to_block() {
+    let bench = Bench::with_orders(5);
+    let run = start(&bench).await;
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    let events = run.events();
+    for _ in 0..2 {
+        let refused = Error::new(ErrorKind::Refused, "block writes", "this source cannot do that");
+        bench.source.fail_next(SourceCall::SetWriteBlock, refused);
+    }
+    let began = tokio::time::Instant::now();
+    let error = timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    until("the checkpoint says nothing of a block", || !is_noted(&bench)).await;
+    run.pause().await.unwrap();
+    drop(run);
+    let events: Vec<Event> = events.collect().await;
+    let lifted = |event: &Event| {
+        matches!(
+            event,
+            Event::SourceWritesUnblocked | Event::SourceWriteBlockStays { .. }
+        )
+    };
+    assert!(!events.iter().any(lifted), "{events:?}");
 }
