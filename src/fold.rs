@@ -54,6 +54,7 @@ mod tests {
     use bson::{RawBsonRef, rawdoc};
 
     use super::*;
+    use crate::test_util::at;
 
     fn write(id: i32, operation: Operation) -> Write {
         Write {
@@ -68,12 +69,7 @@ mod tests {
 
     fn fold_all(writes: Vec<Write>, by_id: bool) -> Vec<String> {
         let changes = writes.into_iter().enumerate();
-        let at = |index: usize| Position {
-            time: index as u32,
-            increment: 1,
-            term: 1,
-        };
-        let (positions, writes) = fold(changes.map(|(index, write)| (at(index), write)), by_id);
+        let (positions, writes) = fold(changes.map(|(index, write)| (at(index as u32), write)), by_id);
         positions
             .iter()
             .zip(writes)

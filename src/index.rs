@@ -206,14 +206,7 @@ mod tests {
     use super::*;
     use crate::document::{Collection, CollectionKind};
     use crate::ranges::ChunkId;
-
-    fn at(time: u32) -> Position {
-        Position {
-            time,
-            increment: 1,
-            term: 1,
-        }
-    }
+    use crate::test_util::at;
 
     fn tracked() -> Tracked {
         let namespace: crate::namespace::Namespace = "shop.orders".parse().unwrap();

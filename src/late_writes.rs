@@ -155,14 +155,7 @@ fn shown(id: &dyn fmt::Debug) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(time: u32) -> Position {
-        Position {
-            time,
-            increment: 1,
-            term: 1,
-        }
-    }
+    use crate::test_util::at;
 
     #[test]
     fn each_is_counted_once_and_the_first_are_named() {

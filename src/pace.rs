@@ -158,14 +158,7 @@ impl RollOff {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(time: u32) -> Position {
-        Position {
-            time,
-            increment: 1,
-            term: 1,
-        }
-    }
+    use crate::test_util::at;
 
     /// Samples each half second for so many seconds: the source writes `source` operations each second, and so many are applied of them.
     fn behind(pace: &mut Pace, from: Instant, seconds: u32, source: f64, applied: f64) -> Vec<Behind> {

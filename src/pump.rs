@@ -88,23 +88,15 @@ mod tests {
     use tokio::time::{Instant, sleep};
 
     use super::*;
-    use crate::document::Position;
     use crate::event::Events;
     use crate::oplog::{Command, CommandOperation, Item};
+    use crate::test_util::at;
     use crate::throttle::Throttle;
 
-    fn at(increment: u32) -> Position {
-        Position {
-            time: 1,
-            increment,
-            term: 1,
-        }
-    }
-
     /// An entry of so many operations and bytes.
-    fn entry(increment: u32, operations: usize, bytes: usize) -> Entry {
+    fn entry(time: u32, operations: usize, bytes: usize) -> Entry {
         let item = Item::Command(Command {
-            position: at(increment),
+            position: at(time),
             collection: Some(Uuid::from_bytes([1; 16])),
             operation: CommandOperation::Unsupported {
                 namespace: String::new(),
@@ -113,8 +105,8 @@ mod tests {
             raw: RawDocumentBuf::new(),
         });
         Entry {
-            position: at(increment),
-            resume: at(increment),
+            position: at(time),
+            resume: at(time),
             wall: DateTime::now(),
             items: vec![item; operations],
             bytes,

@@ -225,17 +225,10 @@ mod tests {
     use bson::RawBsonRef;
 
     use super::*;
+    use crate::test_util::at;
 
     fn key(value: i32) -> Key {
         Key::from(RawBsonRef::Int32(value))
-    }
-
-    fn at(time: u32) -> Position {
-        Position {
-            time,
-            increment: 1,
-            term: 1,
-        }
     }
 
     #[test]

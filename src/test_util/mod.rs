@@ -14,6 +14,16 @@ pub use faults::Gate;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// The first position of a second.
+#[cfg(test)]
+pub(crate) fn at(time: u32) -> crate::document::Position {
+    crate::document::Position {
+        time,
+        increment: 1,
+        term: 1,
+    }
+}
+
 /// Locks, also after a test that panicked while it held the lock: its data are whole between two statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
