@@ -84,20 +84,9 @@ impl Engine {
         check_names(&collections)?;
         let lost = before.watermark;
         let mut checkpoint = Checkpoint {
-            watermark: position,
-            resume,
-            seen: position,
-            unsettled: Vec::new(),
             collections: collections.iter().map(Tracked::to_checkpoint).collect(),
             left_over,
-            renaming: None,
-            gone: Vec::new(),
-            created: false,
-            copied: false,
-            copied_documents: 0,
-            copied_bytes: 0,
-            resyncs: before.resyncs.saturating_add(1),
-            ..before
+            ..before.begin_again(position, resume)
         };
         // From here on the checkpoint is good whatever happens: a run that goes on from it does the rest.
         self.store.save(&checkpoint.encode()?).await?;

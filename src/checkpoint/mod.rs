@@ -231,6 +231,19 @@ impl Checkpoint {
         }
     }
 
+    /// The checkpoint of the same migration from a new position on, with no collections yet: nothing counts as copied any more, and whatever
+    /// else is known of the migration stays.
+    pub(crate) fn begin_again(self, watermark: Position, resume: Position) -> Self {
+        Self {
+            resyncs: self.resyncs.saturating_add(1),
+            window: self.window,
+            left_selection: self.left_selection,
+            source_writes_blocked: self.source_writes_blocked,
+            takes_back: self.takes_back,
+            ..Self::begin(self.source, self.sink, self.selection, watermark, resume)
+        }
+    }
+
     /// The bytes that a store keeps.
     ///
     /// # Errors
