@@ -10,7 +10,7 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 
 pub(crate) use self::options::expiry_held_back;
 use crate::checkpoint::Renaming;
-use crate::document::{CollectionKind, Position};
+use crate::document::{Collection, CollectionKind, Position};
 use crate::driver_listing::kind_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -98,27 +98,23 @@ impl Router {
         self.check_free("create a collection", namespace, &target, &[])?;
         self.clear_later(position, &target).await?;
         self.make(&target, kind, expiry_held_back(&options)).await?;
-        let collection = Tracked {
-            target: Arc::new(Target {
-                id,
-                namespace: namespace.clone(),
-                target,
-                kind,
-            }),
+        let collection = Collection {
+            id,
+            namespace: namespace.clone(),
+            kind,
             options,
             indexes: id_index.into_iter().collect(),
             documents: 0,
             bytes: 0,
+        };
+        let tracked = Tracked {
             // Just before, since a transaction makes a collection and writes to it at one position.
             ranges: Ranges::done(position.predecessor()),
-            chunks: std::collections::HashMap::new(),
             index_work: IndexWork::Done,
-            failed_indexes: std::collections::BTreeSet::new(),
-            snapshots_refused: 0,
-            chunk_divisor: 1,
             proof: Proof::of_empty(self.prove),
+            ..Tracked::unread(&collection, target, Vec::new())
         };
-        self.tracked.insert(id, collection);
+        self.tracked.insert(id, tracked);
         self.report(position, format!("created {namespace}"));
         Ok(())
     }

@@ -105,29 +105,23 @@ impl Tracked {
 
     /// A collection as a checkpoint has it.
     pub fn from_checkpoint(state: &CollectionState) -> Self {
-        let target = Target {
+        let collection = Collection {
             id: state.id,
             namespace: state.namespace.clone(),
-            target: state.target.clone(),
             kind: state.kind,
-        };
-        Self {
-            target: Arc::new(target),
             options: state.options.clone(),
             indexes: state.indexes.clone(),
             documents: state.documents,
             bytes: state.bytes,
+        };
+        Self {
             ranges: Ranges::from_checkpoint(&state.ranges),
-            chunks: HashMap::new(),
             index_work: if state.indexed {
                 IndexWork::Done
             } else {
                 IndexWork::NotBegun
             },
-            failed_indexes: BTreeSet::new(),
-            snapshots_refused: 0,
-            chunk_divisor: 1,
-            proof: Proof::default(),
+            ..Self::unread(&collection, state.target.clone(), Vec::new())
         }
     }
 
