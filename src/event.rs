@@ -284,7 +284,7 @@ pub struct Status {
     /// [`Verification::Continuous`](crate::Verification::Continuous). A cutover that comes earlier compares the rest while the applications
     /// stand still, which takes as long as reading it.
     pub all_compared: bool,
-    /// How many of them differed.
+    /// How many of the documents that were compared while the run went on differed, since this process began.
     pub differences: u64,
     /// How long the copy will still take at its present speed; `None` when not known.
     pub time_left: Option<Duration>,
