@@ -12,6 +12,7 @@ mod scenarios {
     mod cancellation;
     mod cases;
     mod conformance;
+    mod deadline;
     mod delta;
     mod example;
     mod faults;

@@ -16,7 +16,7 @@ use mongoferry::{
 };
 use tokio::time::{sleep, timeout};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+use super::deadline::{DEADLINE, cut_over, ready};
 
 /// The target as one process sees it, which can be cut off from the lease, as a process is that was stopped for a while: its tasks are
 /// still there, and whatever they were about to send goes out when it wakes up.
@@ -146,13 +146,6 @@ impl Bench {
     }
 }
 
-async fn ready(run: &MigrationHandle) {
-    timeout(DEADLINE, run.ready_to_cut_over(Duration::from_secs(2)))
-        .await
-        .unwrap()
-        .unwrap();
-}
-
 /// A process is stopped in the middle of a batch, and another one takes over. When it wakes up it sends nothing more: neither the rest of
 /// the batch, nor what came to its lanes meanwhile, nor a checkpoint.
 #[tokio::test(start_paused = true)]
@@ -194,7 +187,7 @@ async fn a_process_that_was_taken_over_writes_nothing_more() {
         let ours = format!("{entry:?}");
         assert!(ours.starts_with("RecordSaved") || ours.starts_with("Flushed"), "{ours}");
     }
-    let summary = timeout(DEADLINE, second.cutover(async {})).await.unwrap().unwrap();
+    let summary = cut_over(&second).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     assert_eq!(
         bench.target.documents("shop.orders").unwrap(),
@@ -213,7 +206,7 @@ async fn a_holder_that_cannot_renew_waits_and_goes_on() {
     bench.set_all(1);
     sleep(Duration::from_secs(30)).await;
     sink.cut.store(false, SeqCst);
-    let summary = timeout(DEADLINE * 3, run.cutover(async {})).await.unwrap().unwrap();
+    let summary = cut_over(&run).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
 }
 
@@ -238,7 +231,7 @@ async fn a_target_that_answers_no_write_is_said_after_a_minute() {
     let cause = timeout(Duration::from_secs(80), said).await.expect("it is said");
     assert!(cause.contains("fsyncLock"), "{cause}");
     sink.cut.store(false, SeqCst);
-    let summary = timeout(DEADLINE * 3, run.cutover(async {})).await.unwrap().unwrap();
+    let summary = cut_over(&run).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
 }
 

@@ -1,18 +1,14 @@
 //! A position that a real server's oplog no longer holds.
 
 use std::path::Path;
-use std::time::Duration;
 
 use bson::{Document, doc};
-use futures::StreamExt;
 use mongodb::Client;
 use mongoferry::{Event, Migration, MigrationHandle, MongoSink, MongoSource, Outcome};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::{ReplicaSet, Version, wait_until};
-use tokio::time::timeout;
 
-/// How long anything may take on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(180);
+use super::deadline::{DEADLINE, cut_over, event, ready, roll_over};
 
 struct Pair {
     source: ReplicaSet,
@@ -34,10 +30,7 @@ impl Pair {
     /// Goes on from the checkpoint, and waits until everything is on the target.
     async fn run(&self) -> MigrationHandle {
         let run = self.begin().await;
-        timeout(DEADLINE, run.ready_to_cut_over(Duration::from_secs(2)))
-            .await
-            .unwrap()
-            .unwrap();
+        ready(&run).await;
         run
     }
 
@@ -49,7 +42,7 @@ impl Pair {
     }
 
     async fn finish(&self, run: MigrationHandle) {
-        let summary = timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap();
+        let summary = cut_over(&run).await;
         assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
         assert_eq!(summary.resyncs, 1);
         let (source, target) = (self.source.client().await.unwrap(), self.target.client().await.unwrap());
@@ -128,38 +121,11 @@ async fn change(client: &Client) {
         .unwrap();
 }
 
-/// Fills the oplog until it holds nothing of what it held before.
-async fn roll_over(client: &Client) {
-    let oplog = client.database("local").collection::<Document>("oplog.rs");
-    let newest = doc! { "$natural": -1 };
-    let before = oplog.find_one(doc! {}).sort(newest).await.unwrap().unwrap();
-    let before = before.get_timestamp("ts").unwrap();
-    let filler = client.database("junk").collection::<Document>("filler");
-    wait_until(DEADLINE, "the oplog to roll over", async || {
-        let documents = (0..40).map(|_| doc! { "large": "x".repeat(50 << 10) });
-        filler.insert_many(documents).await.unwrap();
-        filler.drop().await.unwrap();
-        let oldest = oplog.find_one(doc! {}).await.unwrap().unwrap();
-        oldest.get_timestamp("ts").unwrap() > before
-    })
-    .await
-    .unwrap();
-}
-
 /// Waits until the run says that it begins anew.
 fn resync_of(run: &MigrationHandle) -> impl Future<Output = ()> + use<> {
     let mut events = run.events();
     async move {
-        let found = async {
-            loop {
-                match events.next().await {
-                    Some(Event::Resync { .. }) => return,
-                    Some(_) => {}
-                    None => panic!("the run ended"),
-                }
-            }
-        };
-        timeout(DEADLINE, found).await.expect("the position counts as lost");
+        event(&mut events, |event| matches!(event, Event::Resync { .. }).then_some(())).await;
     }
 }
 

@@ -1,7 +1,5 @@
 //! Whole migrations between real servers: every version pair, resumed, renamed, refused.
 
-use std::time::Duration;
-
 use bson::{Document, doc};
 use futures::StreamExt;
 use mongodb::Client;
@@ -15,8 +13,7 @@ use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::workload::{self, Writer};
 use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 
-/// How long anything may take on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(120);
+use super::deadline::{DEADLINE, cut_over, ready};
 
 struct Pair {
     source: ReplicaSet,
@@ -56,11 +53,8 @@ async fn insert(client: &Client, namespace: &str, documents: impl IntoIterator<I
 }
 
 /// Waits until the run is ready, stops the writer, and hands over.
-async fn cut_over(run: &MigrationHandle, writer: Writer) -> Summary {
-    tokio::time::timeout(DEADLINE, run.ready_to_cut_over(Duration::from_secs(2)))
-        .await
-        .unwrap()
-        .unwrap();
+async fn stop_and_cut_over(run: &MigrationHandle, writer: Writer) -> Summary {
+    ready(run).await;
     let stop = async {
         let stats = writer.stop().await;
         assert_eq!(stats.errors, 0, "{stats:?}");
@@ -128,7 +122,7 @@ async fn migrate_shop(from: Version, to: Version) {
         .start()
         .await
         .unwrap();
-    let summary = cut_over(&run, writer).await;
+    let summary = stop_and_cut_over(&run, writer).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     pair.assert_identical(&CompareOptions::default()).await;
     the_certificate_holds(&pair, &summary).await;
@@ -205,7 +199,7 @@ async fn a_migration_goes_on_from_its_checkpoint() {
     let run = pair.migration().await.build().unwrap().start().await.unwrap();
     run.pause().await.unwrap();
     run.resume().unwrap();
-    let summary = cut_over(&run, writer).await;
+    let summary = stop_and_cut_over(&run, writer).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     pair.assert_identical(&CompareOptions::default()).await;
     drop(run);
@@ -251,10 +245,7 @@ async fn a_capped_collection_keeps_its_insertion_order() {
     for writer in writers {
         writer.await.unwrap();
     }
-    let summary = tokio::time::timeout(DEADLINE, run.cutover(async {}))
-        .await
-        .unwrap()
-        .unwrap();
+    let summary = cut_over(&run).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     pair.assert_identical(&CompareOptions::default()).await;
 }
@@ -286,10 +277,7 @@ async fn only_what_is_selected_moves_and_under_its_new_name() {
             .await
             .unwrap();
     }
-    tokio::time::timeout(DEADLINE, run.ready_to_cut_over(Duration::from_secs(2)))
-        .await
-        .unwrap()
-        .unwrap();
+    ready(&run).await;
     let summary = run.cutover(async {}).await.unwrap();
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     let count = async |database: &str, name: &str| {
@@ -426,7 +414,7 @@ async fn the_target_primary_may_be_killed_and_the_source_may_elect_another() {
     .unwrap();
     pair.target.restart(primary).await.unwrap();
     pair.target.step_down().await.unwrap();
-    let summary = cut_over(&run, writer).await;
+    let summary = stop_and_cut_over(&run, writer).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     pair.assert_identical(&CompareOptions::default()).await;
 }
@@ -445,10 +433,7 @@ async fn secured_servers_are_migrated_and_passwords_stay_secret() {
     let described = format!("{migration:?} {:?}", migration.preflight().await.unwrap());
     let run = migration.start().await.unwrap();
     let mut events = run.events();
-    let summary = tokio::time::timeout(DEADLINE, run.cutover(async {}))
-        .await
-        .unwrap()
-        .unwrap();
+    let summary = cut_over(&run).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     let mut told = format!("{described} {run:?} {summary:?}");
     drop(run);
@@ -532,10 +517,7 @@ async fn collections_of_every_kind_arrive_as_they_are() {
     shop.run_command(doc! { "collMod": "seen", "viewOn": "checked", "pipeline": [] })
         .await
         .unwrap();
-    let summary = tokio::time::timeout(DEADLINE, run.cutover(async {}))
-        .await
-        .unwrap()
-        .unwrap();
+    let summary = cut_over(&run).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     pair.assert_identical(&CompareOptions::default()).await;
 }

@@ -4,20 +4,18 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Document, Timestamp, doc};
-use futures::StreamExt;
 use mongodb::Client;
 use mongoferry::{
     Event, HeldCalls, MigratingClient, Migration, MigrationBuilder, MigrationHandle, MongoSink, MongoSource, Outcome,
     Side, Summary,
 };
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
-use mongoferry_testbed::{ReplicaSet, Version, wait_until};
+use mongoferry_testbed::{ReplicaSet, Version};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How long anything may take on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(180);
+use super::deadline::{DEADLINE, cut_over, event, ready, roll_over};
 
 /// The `expireAfterSeconds` of an index while a migration follows.
 const HELD_BACK: i32 = 1_700_000_000;
@@ -179,13 +177,8 @@ async fn change(client: &Client) {
         .unwrap();
 }
 
-async fn ready(run: &MigrationHandle) {
-    let ready = run.ready_to_cut_over(Duration::from_secs(2));
-    timeout(DEADLINE, ready).await.unwrap().unwrap();
-}
-
 async fn finish(run: MigrationHandle) -> Summary {
-    let summary = timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap();
+    let summary = cut_over(&run).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     summary
 }
@@ -194,15 +187,10 @@ async fn finish(run: MigrationHandle) -> Summary {
 async fn start(builder: MigrationBuilder) -> (MigrationHandle, Event) {
     let run = builder.build().unwrap().start().await.unwrap();
     let mut events = run.events();
-    let begun = async {
-        while let Some(event) = events.next().await {
-            if matches!(event, Event::Started { .. } | Event::Resync { .. }) {
-                return event;
-            }
-        }
-        panic!("the run ended");
-    };
-    let begun = timeout(DEADLINE, begun).await.expect("it begins");
+    let begun = event(&mut events, |event| {
+        matches!(event, Event::Started { .. } | Event::Resync { .. }).then_some(event)
+    })
+    .await;
     (run, begun)
 }
 
@@ -229,22 +217,6 @@ async fn expiry(client: &Client, name: &str) -> i32 {
         .find(|index| index.get_str("name").is_ok_and(|name| name == "at_1"))
         .unwrap();
     index.get_i32("expireAfterSeconds").unwrap()
-}
-
-/// Fills the oplog until it holds nothing of what it held before.
-async fn roll_over(client: &Client) {
-    let oplog = client.database("local").collection::<Document>("oplog.rs");
-    let before = newest(client).await;
-    let filler = client.database("junk").collection::<Document>("filler");
-    wait_until(DEADLINE, "the oplog to roll over", async || {
-        let documents = (0..40).map(|_| doc! { "large": "x".repeat(50 << 10) });
-        filler.insert_many(documents).await.unwrap();
-        filler.drop().await.unwrap();
-        let oldest = oplog.find_one(doc! {}).await.unwrap().unwrap();
-        oldest.get_timestamp("ts").unwrap() > before
-    })
-    .await
-    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,20 +1,16 @@
 //! A target that cannot or will not take what it is given: each ends in an error or event that says what to do, and when that is done the
 //! migration goes on and arrives identical.
 
-use std::time::Duration;
-
 use bson::{Document, doc};
-use futures::{Stream, StreamExt};
 use mongodb::Client;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
-use mongoferry::{ErrorKind, Event, Migration, MigrationHandle, Outcome, Summary};
+use mongoferry::{ErrorKind, Event, Migration, MigrationHandle, Outcome};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::{ReplicaSet, Version};
 use tokio::time::timeout;
 
-/// How long anything may take on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(300);
+use super::deadline::{DEADLINE, cut_over, event, ready};
 
 struct Pair {
     source: ReplicaSet,
@@ -86,28 +82,6 @@ impl Pair {
 
 async fn admin(client: &Client, database: &str, command: Document) {
     client.database(database).run_command(command).await.unwrap();
-}
-
-async fn ready(run: &MigrationHandle) {
-    let ready = run.ready_to_cut_over(Duration::from_secs(2));
-    timeout(DEADLINE, ready).await.unwrap().unwrap();
-}
-
-async fn cut_over(run: &MigrationHandle) -> Summary {
-    timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap()
-}
-
-/// Waits for an event that `find` finds something in.
-async fn event<T>(events: &mut (impl Stream<Item = Event> + Unpin), find: impl Fn(Event) -> Option<T>) -> T {
-    let found = async {
-        while let Some(event) = events.next().await {
-            if let Some(found) = find(event) {
-                return found;
-            }
-        }
-        panic!("the run ended");
-    };
-    timeout(DEADLINE, found).await.expect("the event comes")
 }
 
 fn retrying(event: Event) -> Option<String> {

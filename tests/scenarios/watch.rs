@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bson::{Document, doc};
-use futures::{Stream, StreamExt};
 use mongodb::Client;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
@@ -12,7 +11,7 @@ use mongoferry_testbed::workload::{self, Writer};
 use mongoferry_testbed::{ReplicaSet, Version};
 use tokio::time::timeout;
 
-const DEADLINE: Duration = Duration::from_secs(180);
+use super::deadline::{DEADLINE, cut_over, event, ready};
 
 struct Pair {
     /// Kept so that the servers stay.
@@ -47,23 +46,6 @@ impl Pair {
     async fn run(&self) -> MigrationHandle {
         self.migration().await.build().unwrap().start().await.unwrap()
     }
-}
-
-async fn ready(run: &MigrationHandle) {
-    let ready = run.ready_to_cut_over(Duration::from_secs(2));
-    timeout(DEADLINE, ready).await.unwrap().unwrap();
-}
-
-async fn event<T>(events: &mut (impl Stream<Item = Event> + Unpin), find: impl Fn(Event) -> Option<T>) -> T {
-    let found = async {
-        while let Some(event) = events.next().await {
-            if let Some(found) = find(event) {
-                return found;
-            }
-        }
-        panic!("the run ended");
-    };
-    timeout(DEADLINE, found).await.expect("the event comes")
 }
 
 async fn admin(client: &Client, command: Document) -> Document {
@@ -112,7 +94,7 @@ async fn foreign_writes_are_told(version: Version) {
         .delete_many(doc! { "_id": { "$regex": "foreign" } })
         .await
         .unwrap();
-    let summary = timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap();
+    let summary = cut_over(&run).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     let seen: Vec<_> = summary
         .foreign_writes
@@ -168,6 +150,6 @@ async fn a_change_of_the_version_ends_the_run_and_members_are_told() {
     assert!(text.contains("of the target was changed from 6.0 to 5.0"), "{text}");
     admin(&pair.theirs, doc! { "setFeatureCompatibilityVersion": "6.0" }).await;
     let run = pair.run().await;
-    let summary = timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap();
+    let summary = cut_over(&run).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
 }

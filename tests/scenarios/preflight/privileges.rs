@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bson::{Document, doc};
-use futures::{Stream, StreamExt};
 use mongodb::Client;
 use mongoferry::{Event, Outcome, Plan, Severity};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
@@ -11,8 +10,7 @@ use mongoferry_testbed::workload::{self, Writer};
 use mongoferry_testbed::{ReplicaSet, Version};
 
 use super::{admin, assert_found, between, insert, of_code, plan};
-
-const DEADLINE: Duration = Duration::from_secs(180);
+use crate::scenarios::deadline::{DEADLINE, cut_over, event, ready};
 
 /// The least roles, as documented.
 const SOURCE_ROLES: &[&str] = &["readAnyDatabase", "clusterMonitor"];
@@ -224,13 +222,6 @@ async fn each_privilege_is_missed() {
     assert!(missing[0].fix.contains("createUser("), "{found}");
 }
 
-/// Waits for an event.
-async fn told(events: &mut (impl Stream<Item = Event> + Unpin), wanted: impl Fn(&Event) -> bool) {
-    let told = events.filter(|event| std::future::ready(wanted(event)));
-    let told = tokio::time::timeout(DEADLINE, std::pin::pin!(told).next()).await;
-    told.expect("it is told in time").expect("the run goes on");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_least_roles_carry_a_whole_migration() {
     let (source, target) = tokio::join!(secured("rs0"), secured("rs1"));
@@ -292,10 +283,7 @@ async fn the_least_roles_carry_a_whole_migration() {
     assert_eq!(plan.blockers().count(), 0, "{plan}");
     let writer = Writer::start(&on_source, 8).await.unwrap();
     let run = migration.start().await.unwrap();
-    tokio::time::timeout(DEADLINE, run.ready_to_cut_over(Duration::from_secs(2)))
-        .await
-        .unwrap()
-        .unwrap();
+    ready(&run).await;
     // Changes of the catalogue want privileges of their own.
     for command in [
         doc! { "createIndexes": "orders", "indexes": [{ "key": { "late": 1 }, "name": "late" }] },
@@ -324,17 +312,17 @@ async fn the_least_roles_carry_a_whole_migration() {
     let mut dropped = Box::pin(run.cutover(stop));
     tokio::select! {
         summary = &mut dropped => panic!("it is complete before it was dropped: {summary:#?}"),
-        () = told(&mut events, |event| matches!(event, Event::SourceWritesBlocked)) => {}
+        () = event(&mut events, |event| matches!(event, Event::SourceWritesBlocked).then_some(())) => {}
     }
     let refused = log.insert_one(doc! { "_id": 1 }).await.unwrap_err();
     assert!(refused.to_string().contains("User writes blocked"), "{refused}");
     drop(dropped);
-    told(&mut events, |event| matches!(event, Event::SourceWritesUnblocked)).await;
+    event(&mut events, |event| {
+        matches!(event, Event::SourceWritesUnblocked).then_some(())
+    })
+    .await;
     log.insert_one(doc! { "_id": 2 }).await.unwrap();
-    let summary = tokio::time::timeout(DEADLINE, run.cutover(async {}))
-        .await
-        .unwrap()
-        .unwrap();
+    let summary = cut_over(&run).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     assert_eq!(summary.late_writes.count, 0, "{summary:#?}");
     log.insert_one(doc! { "_id": 3 }).await.unwrap_err();

@@ -9,8 +9,7 @@ use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 
 use super::data::scanned;
 use super::{admin, assert_found, between, grave, insert, of_code, plan, run};
-
-const DEADLINE: Duration = Duration::from_secs(180);
+use crate::scenarios::deadline::{DEADLINE, ready};
 
 struct Pair {
     source: ReplicaSet,
@@ -314,10 +313,7 @@ async fn the_target_is_free(pair: &Pair) {
 async fn records(pair: &Pair) {
     let clearing = || async { pair.migration().await.existing_data(ExistingData::Clear) };
     let run = clearing().await.build().unwrap().start().await.unwrap();
-    tokio::time::timeout(DEADLINE, run.ready_to_cut_over(Duration::from_secs(2)))
-        .await
-        .unwrap()
-        .unwrap();
+    ready(&run).await;
     let held = plan(pair.migration().await).await;
     assert_found(&held, Severity::Blocker, "lease_held", "is migrating to this target");
     // The plan of a run that has begun does not count what it has copied as in the way.
