@@ -16,8 +16,8 @@ use mongoferry::preflight::Inspection;
 use mongoferry::sink::{CatalogCommand, Refusal, SinkRead};
 use mongoferry::source::Deployment;
 use mongoferry::{
-    Batch, Collection, CollectionKind, Migration, MongoSink, MongoSource, Namespace, Operation, Outcome, Result, Sink,
-    Write,
+    Batch, Collection, CollectionKind, Migration, MongoSink, MongoSource, Namespace, Operation, Outcome, Position,
+    Result, Sink, Write,
 };
 use mongoferry_testbed::workload::Writer;
 use mongoferry_testbed::{ReplicaSet, Version, workload};
@@ -42,7 +42,8 @@ impl Counts {
     }
 }
 
-/// Hands everything on to the sink for MongoDB, whose promises it keeps by not touching them.
+/// Hands everything on to the sink for MongoDB, whose promises it keeps by not touching them. That goes for the methods with a default, too:
+/// one that is not handed on does nothing, and the sink for MongoDB needs each of them.
 struct CountingSink {
     inner: MongoSink,
     counts: Counts,
@@ -78,6 +79,14 @@ impl Sink for CountingSink {
         self.inner.describe().await
     }
 
+    async fn members(&self) -> Result<Vec<String>> {
+        self.inner.members().await
+    }
+
+    async fn foreign_writes(&self) -> Result<Option<BoxStream<'static, Result<Namespace>>>> {
+        self.inner.foreign_writes().await
+    }
+
     async fn collections(&self) -> Result<Vec<Collection>> {
         self.inner.collections().await
     }
@@ -92,6 +101,14 @@ impl Sink for CountingSink {
 
     async fn flush(&self) -> Result<()> {
         self.inner.flush().await
+    }
+
+    async fn quiesce(&self) -> Result<()> {
+        self.inner.quiesce().await
+    }
+
+    async fn sentinel(&self) -> Result<Option<Position>> {
+        self.inner.sentinel().await
     }
 
     async fn read(&self, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {
