@@ -243,7 +243,7 @@ impl MigrationHandle {
         }
         self.progress.write_block.keep();
         std::mem::forget(back);
-        self.end(Wanted::Stop).await;
+        self.end().await;
         // The run has ended, so that the host could not try this again.
         let complete = || cutover::complete(&self.engine, summary.way_back.as_ref());
         if let Err(error) = retry(RetryRule::SERVER, complete).await {
@@ -332,7 +332,7 @@ impl MigrationHandle {
 
     /// Ends the run. The checkpoint and what has been copied stay, so that the migration can be started again.
     pub async fn abandon(self) {
-        self.end(Wanted::Stop).await;
+        self.end().await;
         self.progress.set_phase(Phase::Failed);
         self.last_phase_told().await;
     }
@@ -362,8 +362,9 @@ impl MigrationHandle {
         let _ = self.told.clone().wait_for(|phase| phase.is_last()).await;
     }
 
-    async fn end(&self, wanted: Wanted) {
-        self.wanted.send_replace(wanted);
+    /// Stops the run and waits until it has ended.
+    async fn end(&self) {
+        self.wanted.send_replace(Wanted::Stop);
         let mut state = self.state.clone();
         let _ = state.wait_for(|state| matches!(state, State::Ended { .. })).await;
     }
