@@ -298,13 +298,21 @@ impl Router {
         let left = self.sink.collections().await?;
         if !left
             .iter()
-            .any(|collection| collection.namespace.database() == database)
+            .any(|collection| collection.namespace.database() == database && !self.is_emptied(collection))
         {
             let database = database.to_owned();
             self.sink.execute(&CatalogCommand::DropDatabase { database }).await?;
         }
         self.report(position, format!("dropped the database {database}"));
         Ok(())
+    }
+
+    /// Whether the collection is what is left on the sink of stored functions that were dropped: it goes with its database alone.
+    fn is_emptied(&self, standing: &Collection) -> bool {
+        standing.namespace.collection() == "system.js"
+            && standing.documents == 0
+            && self.selection.contains(&standing.namespace)
+            && !self.tracked.values().any(|t| t.target.target == standing.namespace)
     }
 
     async fn rename(

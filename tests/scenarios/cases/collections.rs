@@ -54,6 +54,7 @@ pub fn cases() -> Vec<Case> {
         case("drop_and_create_otherwise", vec![numbered("a", 50)], vec![drop("a"), create("a", doc! { "capped": true, "size": 4096 }), numbered("a", 4), drop("a"), view("a", "b", vec![]), drop("a"), numbered("a", 2)]),
         case("drop_database", vec![numbered("a", 9), view("v", "a", vec![])], vec![run(doc! { "dropDatabase": 1 })]),
         case("drop_new_database", vec![], vec![create("a", doc! {}), view("v", "a", vec![matching("i")]), run(doc! { "dropDatabase": 1 })]),
+        case("drop_database_system_js", vec![numbered("a", 3), insert("system.js", vec![doc! { "_id": "f", "value": "1" }])], vec![run(doc! { "dropDatabase": 1 })]),
         case("drop_database_and_create", vec![numbered("a", 9), numbered("b", 9)], vec![run(doc! { "dropDatabase": 1 }), numbered("b", 3), view("v", "b", vec![])]),
         case("rename", vec![numbered("a", 20), index("a", doc! { "i": 1 }, doc! {})], vec![rename("a", "@.b"), numbered("a", 2), update("b", 1, doc! { "$set": { "x": 1 } })]),
         case("rename_chain", vec![numbered("a", 20), numbered("b", 10)], vec![rename("a", "@.t"), rename("b", "@.a"), rename("t", "@.b"), delete("a", 1), delete("b", 2)]),
