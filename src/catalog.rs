@@ -294,6 +294,9 @@ impl Router {
             self.remove(id).await?;
         }
         self.drop_views(position, database).await?;
+        if !self.selection.reaches(database) {
+            return Ok(());
+        }
         // What the server keeps of views that are gone would keep the database. What has been made there since stays.
         let left = self.sink.collections().await?;
         if !left

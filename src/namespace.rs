@@ -234,6 +234,16 @@ impl Selection {
         ))
     }
 
+    /// Whether anything in a database of the source may be migrated.
+    pub(crate) fn reaches(&self, database: &str) -> bool {
+        // A pattern's database ends at its first dot, as that of a namespace does.
+        let of_database = |pattern: &str| matches(pattern.split('.').next().unwrap_or_default(), database);
+        let left_out =
+            |pattern: &String| pattern.ends_with(".*") && of_database(pattern) && pattern.matches('.').count() == 1;
+        (self.include.is_empty() || self.include.iter().any(|pattern| of_database(pattern)))
+            && !self.exclude.iter().any(left_out)
+    }
+
     /// The name on the source of what is migrated to this name on the target; `None` when nothing is.
     pub(crate) fn source_of(&self, target: &Namespace) -> Option<Namespace> {
         let shown = target.time_series();
@@ -319,6 +329,21 @@ mod tests {
             ("s*p.o*s", "shop.orders", true),
         ] {
             assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_selection_reaches_the_databases_that_its_patterns_name() {
+        let mut selection = Selection::all();
+        assert!(selection.reaches("shop"));
+        selection.exclude("old*.*").unwrap();
+        selection.exclude("shop.tmp*").unwrap();
+        selection.exclude("shop.a.*").unwrap();
+        assert!(selection.reaches("shop") && !selection.reaches("older"));
+        selection.include("shop.a").unwrap();
+        selection.include("*ware.*").unwrap();
+        for (database, expected) in [("shop", true), ("hardware", true), ("other", false), ("sho", false)] {
+            assert_eq!(selection.reaches(database), expected, "{database}");
         }
     }
 

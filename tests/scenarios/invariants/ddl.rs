@@ -144,11 +144,17 @@ async fn what_is_not_selected_or_known_already_is_no_change() {
         .await
         .unwrap()
         .unwrap();
+    let mut events = run.events();
     bench.source.drop_collection("other.things").unwrap();
     bench.source.create_collection("other.new", rawdoc! {}).unwrap();
     bench.source.drop_database("other").unwrap();
     bench.set("shop.orders", 1, 7);
     bench.finish(run).await;
+    let told = told(&mut events);
+    assert!(
+        !told.iter().any(|event| matches!(event, Event::CatalogChanged { .. })),
+        "{told:#?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
