@@ -314,7 +314,7 @@ impl Router {
     fn is_emptied(&self, standing: &Collection) -> bool {
         standing.namespace.collection() == "system.js"
             && standing.documents == 0
-            && self.selection.contains(&standing.namespace)
+            && self.selection.source_of(&standing.namespace).is_some()
             && !self.tracked.values().any(|t| t.target.target == standing.namespace)
     }
 

@@ -236,12 +236,17 @@ impl Selection {
 
     /// Whether anything in a database of the source may be migrated.
     pub(crate) fn reaches(&self, database: &str) -> bool {
-        // A pattern's database ends at its first dot, as that of a namespace does.
-        let of_database = |pattern: &str| matches(pattern.split('.').next().unwrap_or_default(), database);
-        let left_out =
-            |pattern: &String| pattern.ends_with(".*") && of_database(pattern) && pattern.matches('.').count() == 1;
-        (self.include.is_empty() || self.include.iter().any(|pattern| of_database(pattern)))
-            && !self.exclude.iter().any(left_out)
+        // Every name in it begins so. What comes after the first `*` of a pattern can always be had by some name.
+        let prefix = format!("{database}.");
+        let fits_some = |pattern: &String| match pattern.split_once('*') {
+            Some((first, _)) => first.starts_with(&prefix) || prefix.starts_with(first),
+            None => pattern.starts_with(&prefix),
+        };
+        let fits_all = |pattern: &String| pattern.ends_with('*') && matches(pattern, &prefix);
+        let comes_back =
+            |(from, to): &(Namespace, Namespace)| self.reversed && to.database() == database && self.fits(from);
+        ((self.include.is_empty() || self.include.iter().any(fits_some)) && !self.exclude.iter().any(fits_all))
+            || self.rename.iter().any(comes_back)
     }
 
     /// The name on the source of what is migrated to this name on the target; `None` when nothing is.
@@ -341,10 +346,15 @@ mod tests {
         selection.exclude("shop.a.*").unwrap();
         assert!(selection.reaches("shop") && !selection.reaches("older"));
         selection.include("shop.a").unwrap();
-        selection.include("*ware.*").unwrap();
+        selection.include("hard*.*").unwrap();
+        selection.rename("shop.a", "store.a").unwrap();
         for (database, expected) in [("shop", true), ("hardware", true), ("other", false), ("sho", false)] {
             assert_eq!(selection.reaches(database), expected, "{database}");
         }
+        assert!(selection.reversed().reaches("store") && !selection.reversed().reaches("other"));
+        // A `*` may stand for a dot, too.
+        selection.include("m*ware.x").unwrap();
+        assert!(selection.contains(&namespace("m.software.x")) && selection.reaches("m"));
     }
 
     #[test]
