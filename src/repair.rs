@@ -43,45 +43,37 @@ impl Differences {
     /// What either stream answers.
     pub async fn next(&mut self) -> Result<Option<Option<Write>>> {
         futures::try_join!(self.source.fill(), self.sink.fill())?;
-        self.theirs = None;
-        self.extra = false;
         let (ours, theirs) = (self.source.first()?, self.sink.first()?);
+        // Nearly all are the same, and then their keys need not be looked at.
+        let are_same = matches!((ours, theirs), (Some(ours), Some(theirs)) if ours.as_bytes() == theirs.as_bytes());
         let order = match (ours, theirs) {
             (None, None) => return Ok(None),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            // Nearly all are, and then their keys need not be looked at.
-            (Some(ours), Some(theirs)) if ours.as_bytes() == theirs.as_bytes() => {
-                self.documents += 1;
-                self.bytes += ours.as_bytes().len() as u64;
-                self.source.advance()?;
-                self.sink.advance()?;
-                return Ok(Some(None));
-            }
+            (Some(_), Some(_)) if are_same => Ordering::Equal,
             (Some(ours), Some(theirs)) => key(ours)?.cmp(&key(theirs)?),
         };
         let ours = ours.filter(|_| order != Ordering::Greater);
-        self.theirs = theirs.filter(|_| order != Ordering::Less).map(RawDocument::to_owned);
-        let step = match ours {
-            Some(ours) => {
-                self.documents += 1;
-                self.bytes += ours.as_bytes().len() as u64;
-                let (key, document) = (key(ours)?, ours.to_owned());
-                let operation = match self.theirs {
-                    None => Operation::Insert(document),
-                    Some(_) => Operation::Replace(document),
-                };
-                Some(Write { key, operation })
-            }
-            None => {
-                self.extra = true;
-                let key = self.theirs.as_deref().map(key).transpose()?;
-                key.map(|key| Write {
-                    key,
-                    operation: Operation::Delete,
-                })
-            }
+        let theirs = theirs.filter(|_| order != Ordering::Less && !are_same);
+        let write = |document, operation| {
+            Ok::<_, Error>(Some(Write {
+                key: key(document)?,
+                operation,
+            }))
         };
+        let step = match (ours, theirs) {
+            _ if are_same => None,
+            (Some(ours), None) => write(ours, Operation::Insert(ours.to_owned()))?,
+            (Some(ours), Some(_)) => write(ours, Operation::Replace(ours.to_owned()))?,
+            (None, Some(theirs)) => write(theirs, Operation::Delete)?,
+            (None, None) => None,
+        };
+        self.theirs = theirs.map(RawDocument::to_owned);
+        self.extra = ours.is_none();
+        if let Some(ours) = ours {
+            self.documents += 1;
+            self.bytes += ours.as_bytes().len() as u64;
+        }
         if order != Ordering::Greater {
             self.source.advance()?;
         }
@@ -96,8 +88,7 @@ impl Differences {
     /// # Errors
     /// The document has none, or there was no step.
     pub fn last(&self) -> Result<Key> {
-        let side = if self.extra { &self.sink } else { &self.source };
-        side.before()
+        if self.extra { &self.sink } else { &self.source }.before()
     }
 }
 
