@@ -1,6 +1,10 @@
 //! Where a run begins: at its checkpoint, or at the source as it is now.
 
+use std::time::Duration;
+
+use futures::StreamExt;
 use futures::stream::BoxStream;
+use tokio::time::{Instant, sleep};
 
 use crate::arrange::arrange;
 use crate::checkpoint::Checkpoint;
@@ -13,9 +17,15 @@ use crate::namespace::Namespace;
 use crate::oplog::Entry;
 use crate::preflight;
 use crate::progress::Progress;
-use crate::resync::must_hold;
 use crate::sink::CatalogCommand;
 use crate::tracked::Tracked;
+
+/// How long the source may know of nothing as new as the checkpoint before its history counts as another one. A primary that has lost its
+/// majority, which may be behind, notices within 10 seconds.
+const BEHIND: Duration = Duration::from_secs(12);
+
+/// How often it is asked meanwhile.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where a run begins.
 pub(crate) struct Beginning {
@@ -113,7 +123,7 @@ impl Engine {
         let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
         let on_sink = self.sink.collections().await?;
         let stands = |name: &Namespace| on_sink.iter().any(|collection| collection.namespace == *name);
-        let mut collections = self.track(&listed, |name| {
+        let collections = self.track(&listed, |name| {
             self.settings.existing_data == ExistingData::Keep && stands(name)
         });
         let selection = self.settings.selection.clone();
@@ -136,15 +146,58 @@ impl Engine {
             self.sink.flush().await?;
         }
         self.store.save(&checkpoint.encode()?).await?;
+        self.arranged(checkpoint, collections, &listed, tail, false).await
+    }
+
+    /// Begins with a new checkpoint, which was saved: makes on the target what it names, and cuts what is to be read.
+    ///
+    /// # Errors
+    /// A server error. A run that goes on from the checkpoint does it all again.
+    pub(crate) async fn arranged(
+        &self,
+        mut checkpoint: Checkpoint,
+        mut collections: Vec<Tracked>,
+        listed: &[Collection],
+        tail: EntryStream,
+        resumed: bool,
+    ) -> Result<Beginning> {
         arrange(&*self.sink, &collections, &checkpoint.left_over).await?;
-        self.cut(&mut collections, &listed).await?;
+        checkpoint.left_over.clear();
+        self.cut(&mut collections, listed).await?;
         Ok(Beginning {
             checkpoint,
             collections,
             tail,
             replay_until: Position::ZERO,
-            resumed: false,
+            resumed,
         })
+    }
+
+    /// The source's newest position, which has to be at or after what an earlier run has seen. A source that was restored from a backup is
+    /// behind that: without this it would look like one on which nothing is new.
+    ///
+    /// # Errors
+    /// [`PositionLost`](ErrorKind::PositionLost) when it stays behind, or a server error.
+    async fn newest_after(&self, seen: Position) -> Result<Position> {
+        let started = Instant::now();
+        loop {
+            let newest = self.source.sentinel().await?;
+            if newest >= seen {
+                return Ok(newest);
+            }
+            if started.elapsed() > BEHIND {
+                return Err(Error::new(
+                    ErrorKind::PositionLost,
+                    "go on from the checkpoint",
+                    format!(
+                        "the source's newest position is {newest}, which is before {seen}, up to where the migration has read: it was \
+                         restored from a backup or has lost its data"
+                    ),
+                )
+                .with_context("position", seen));
+            }
+            sleep(ASK_AGAIN).await;
+        }
     }
 
     /// Finds out whether a rename that was under way was carried out. If it was, the checkpoint is as after it: whatever is written under
@@ -192,7 +245,7 @@ impl Engine {
     }
 
     /// Cuts large collections into ranges, so that several walkers can copy one.
-    pub(crate) async fn cut(&self, collections: &mut [Tracked], listed: &[Collection]) -> Result<()> {
+    async fn cut(&self, collections: &mut [Tracked], listed: &[Collection]) -> Result<()> {
         for (tracked, collection) in collections.iter_mut().zip(listed) {
             if collection.kind.has_ranges() && collection.bytes > self.settings.chunk_bytes {
                 let cuts = self.source.split(collection, self.settings.chunk_bytes).await?;
@@ -201,6 +254,34 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// The tail after `after`, which must come by `seen`: an earlier run has read up to there, and may have applied it. A source that was restored
+/// from a backup can hold the one and not the other.
+fn must_hold(seen: Position, after: Position, tail: EntryStream) -> EntryStream {
+    // A tail makes sure of the position it starts after.
+    let mut expected = (seen > after).then_some(seen);
+    tail.map(move |entries| {
+        let entries = entries?;
+        if let Some(seen) = expected
+            && let Some(entry) = entries.iter().find(|entry| entry.position >= seen)
+        {
+            if entry.position != seen {
+                return Err(Error::new(
+                    ErrorKind::PositionLost,
+                    "follow the oplog",
+                    format!(
+                        "the source's history goes on after {after}, and no longer holds {seen}, up to where the migration has read: it \
+                         was restored from a backup"
+                    ),
+                )
+                .with_context("position", seen));
+            }
+            expected = None;
+        }
+        Ok(entries)
+    })
+    .boxed()
 }
 
 pub(crate) fn mismatch(message: String) -> Error {

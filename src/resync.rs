@@ -7,13 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use tokio::time::{Instant, sleep};
-
-use crate::arrange::arrange;
-use crate::beginning::{Beginning, EntryStream};
+use crate::beginning::Beginning;
 use crate::checkpoint::{Checkpoint, LeftOver};
-use crate::document::{Collection, CollectionKind, Position};
+use crate::document::{Collection, CollectionKind};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -22,41 +18,7 @@ use crate::namespace::Namespace;
 use crate::progress::Progress;
 use crate::tracked::Tracked;
 
-/// How long the source may know of nothing as new as the checkpoint before its history counts as another one. A primary that has lost its
-/// majority, which may be behind, notices within 10 seconds.
-const BEHIND: Duration = Duration::from_secs(12);
-
-/// How often it is asked meanwhile.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-
 impl Engine {
-    /// The source's newest position, which has to be at or after what an earlier run has seen. A source that was restored from a backup is
-    /// behind that: without this it would look like one on which nothing is new.
-    ///
-    /// # Errors
-    /// [`PositionLost`](ErrorKind::PositionLost) when it stays behind, or a server error.
-    pub async fn newest_after(&self, seen: Position) -> Result<Position> {
-        let started = Instant::now();
-        loop {
-            let newest = self.source.sentinel().await?;
-            if newest >= seen {
-                return Ok(newest);
-            }
-            if started.elapsed() > BEHIND {
-                return Err(Error::new(
-                    ErrorKind::PositionLost,
-                    "go on from the checkpoint",
-                    format!(
-                        "the source's newest position is {newest}, which is before {seen}, up to where the migration has read: it was \
-                         restored from a backup or has lost its data"
-                    ),
-                )
-                .with_context("position", seen));
-            }
-            sleep(ASK_AGAIN).await;
-        }
-    }
-
     /// Begins anew on top of what the target has. `reason` says why.
     ///
     /// # Errors
@@ -77,13 +39,13 @@ impl Engine {
         let standing = self.sink.collections().await?;
         let target = |namespace: &Namespace| self.settings.selection.target(namespace);
         let left_over = left_over(&before, &listed, &standing, target);
-        let mut collections = self.track(&listed, |name| {
+        let collections = self.track(&listed, |name| {
             standing.iter().any(|standing| standing.namespace == *name)
                 || left_over.iter().any(|left| left.moved_to.as_ref() == Some(name))
         });
         check_names(&collections)?;
         let lost = before.watermark;
-        let mut checkpoint = Checkpoint {
+        let checkpoint = Checkpoint {
             collections: collections.iter().map(Tracked::to_checkpoint).collect(),
             left_over,
             ..before.begin_again(position, resume)
@@ -97,16 +59,7 @@ impl Engine {
             gap: Duration::from_secs(u64::from(position.time.abs_diff(lost.time))),
             reason: reason.to_owned(),
         });
-        arrange(&*self.sink, &collections, &checkpoint.left_over).await?;
-        checkpoint.left_over.clear();
-        self.cut(&mut collections, &listed).await?;
-        Ok(Beginning {
-            checkpoint,
-            collections,
-            tail,
-            replay_until: Position::ZERO,
-            resumed: true,
-        })
+        self.arranged(checkpoint, collections, &listed, tail, true).await
     }
 }
 
@@ -127,34 +80,6 @@ fn check_names(collections: &[Tracked]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The tail after `after`, which must come by `seen`: an earlier run has read up to there, and may have applied it. A source that was restored
-/// from a backup can hold the one and not the other.
-pub(crate) fn must_hold(seen: Position, after: Position, tail: EntryStream) -> EntryStream {
-    // A tail makes sure of the position it starts after.
-    let mut expected = (seen > after).then_some(seen);
-    tail.map(move |entries| {
-        let entries = entries?;
-        if let Some(seen) = expected
-            && let Some(entry) = entries.iter().find(|entry| entry.position >= seen)
-        {
-            if entry.position != seen {
-                return Err(Error::new(
-                    ErrorKind::PositionLost,
-                    "follow the oplog",
-                    format!(
-                        "the source's history goes on after {after}, and no longer holds {seen}, up to where the migration has read: it \
-                         was restored from a backup"
-                    ),
-                )
-                .with_context("position", seen));
-            }
-            expected = None;
-        }
-        Ok(entries)
-    })
-    .boxed()
 }
 
 /// What the target has of collections that the source no longer has under that name. Only what the checkpoint knows as migrated is among
@@ -201,6 +126,7 @@ mod tests {
     use bson::{Uuid, rawdoc};
 
     use super::*;
+    use crate::document::Position;
     use crate::namespace::Selection;
 
     fn collection(id: u8, name: &str) -> Collection {
