@@ -1,14 +1,12 @@
 //! What goes on around a migration: other writers on the target, members that come and go, versions that change.
 
-use std::time::Duration;
-
 use bson::{Document, doc};
 use mongodb::Client;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
 use mongoferry::{ErrorKind, Event, Migration, MigrationBuilder, MigrationHandle, Outcome, Side};
 use mongoferry_testbed::workload::{self, Writer};
-use mongoferry_testbed::{ReplicaSet, Version};
+use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 use tokio::time::timeout;
 
 use super::deadline::{DEADLINE, cut_over, event, ready};
@@ -119,8 +117,19 @@ async fn a_change_of_the_version_ends_the_run_and_members_are_told() {
     let run = pair.run().await;
     ready(&run).await;
     let mut events = run.events();
-    // Both sides have been looked at once by now, or are looked at within ten seconds from the start.
-    tokio::time::sleep(Duration::from_secs(11)).await;
+    // Each look asks for this once; with the second, one that began after the start is over.
+    let looks = async || {
+        let status = admin(&pair.theirs, doc! { "serverStatus": 1 }).await;
+        let mut path = ["metrics", "commands", "getParameter"].into_iter();
+        let asked = path.try_fold(&status, |status, name| status.get_document(name));
+        asked.unwrap().get_i64("total").unwrap()
+    };
+    let before = looks().await;
+    wait_until(DEADLINE, "both sides are looked at", async || {
+        looks().await >= before + 2
+    })
+    .await
+    .unwrap();
     let config = admin(&pair.theirs, doc! { "replSetGetConfig": 1 }).await;
     let mut config = config.get_document("config").unwrap().clone();
     let primary = pair.target.primary_index().await.unwrap();
