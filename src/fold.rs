@@ -9,44 +9,76 @@ use crate::order::Key;
 /// Folds writes of one collection, which are given in source order with their positions.
 ///
 /// A later whole document or delete takes the place of everything before it on that document; a delta on a whole document that is in the
-/// batch is applied in memory; deltas on a document that is not are kept one by one, since two deltas must never be merged. The writes of
-/// one document stay in order; each keeps the position of the last change that is in it. With `by_id` those of different documents are put
+/// batch is applied in memory; deltas on a document that is not are merged where that is exact, and else kept one by one. The writes of one
+/// document stay in order; each keeps the position of the last change that is in it. With `by_id` those of different documents are put
 /// into the order of their `_id`s.
 pub(crate) fn fold(changes: impl Iterator<Item = (Position, Write)>, by_id: bool) -> (Vec<Position>, Vec<Write>) {
-    let mut slots: Vec<Option<(Position, Write)>> = Vec::with_capacity(changes.size_hint().0);
-    let mut of_key: HashMap<Key, Vec<usize>> = HashMap::with_capacity(changes.size_hint().0);
+    let mut slots: Vec<Slot> = Vec::with_capacity(changes.size_hint().0);
+    let mut last_of: HashMap<Key, usize> = HashMap::with_capacity(changes.size_hint().0);
     for (position, mut write) in changes {
-        let Some(earlier) = of_key.get_mut(&write.key) else {
-            of_key.insert(write.key.clone(), vec![slots.len()]);
-            slots.push(Some((position, write)));
-            continue;
-        };
-        if let Operation::Delta(delta) = &write.operation {
-            if let Some((last_position, last)) = earlier.last().and_then(|last| slots[*last].as_mut())
-                && let Operation::Insert(document) | Operation::Replace(document) = &mut last.operation
-                && let Ok(changed) = delta::apply(document, delta)
-            {
-                *document = changed;
-                *last_position = position;
+        let mut earlier = None;
+        if let Some(last) = last_of.get(&write.key).copied() {
+            if slots.get_mut(last).is_some_and(|slot| slot.take_in(position, &write)) {
                 continue;
             }
-        } else {
+            earlier = Some(last);
+        }
+        if !matches!(write.operation, Operation::Delta(_)) {
             // A whole document may take the place of one that exists, whatever came before in the batch.
-            if let Operation::Insert(document) = write.operation {
-                write.operation = Operation::Replace(document);
+            if let (Operation::Insert(document), Some(_)) = (&mut write.operation, earlier) {
+                write.operation = Operation::Replace(std::mem::take(document));
             }
-            for slot in earlier.drain(..) {
-                slots[slot] = None;
+            while let Some(slot) = earlier.and_then(|index| slots.get_mut(index)) {
+                slot.write = None;
+                earlier = slot.earlier;
             }
         }
-        earlier.push(slots.len());
-        slots.push(Some((position, write)));
+        match last_of.get_mut(&write.key) {
+            Some(last) => *last = slots.len(),
+            None => {
+                last_of.insert(write.key.clone(), slots.len());
+            }
+        }
+        slots.push(Slot {
+            write: Some((position, write)),
+            earlier,
+        });
     }
-    let mut folded: Vec<(Position, Write)> = slots.into_iter().flatten().collect();
+    drop(last_of);
+    let mut folded: Vec<(Position, Write)> = slots.into_iter().filter_map(|slot| slot.write).collect();
     if by_id {
         folded.sort_by(|(_, one), (_, other)| one.key.cmp(&other.key));
     }
     folded.into_iter().unzip()
+}
+
+/// A write, unless a later one has taken its place, and the slot of the write before it on the same document.
+struct Slot {
+    write: Option<(Position, Write)>,
+    earlier: Option<usize>,
+}
+
+impl Slot {
+    /// Makes this write do what that delta does as well, where that is exact.
+    fn take_in(&mut self, at: Position, later: &Write) -> bool {
+        let (Some((position, write)), Operation::Delta(change)) = (&mut self.write, &later.operation) else {
+            return false;
+        };
+        let (before, after) = match &mut write.operation {
+            Operation::Insert(document) | Operation::Replace(document) => {
+                let changed = delta::apply(document, change).ok();
+                (document, changed)
+            }
+            Operation::Delta(earlier) => {
+                let merged = delta::merge(earlier, change).ok().flatten();
+                (earlier, merged)
+            }
+            Operation::Delete => return false,
+        };
+        let Some(after) = after else { return false };
+        (*before, *position) = (after, at);
+        true
+    }
 }
 
 #[cfg(test)]
@@ -121,6 +153,25 @@ mod tests {
             folded(vec![delta.clone(), delta.clone()]),
             [plain(0, &delta), plain(1, &delta)]
         );
+    }
+
+    #[test]
+    fn deltas_are_merged_where_that_is_exact_and_a_whole_document_takes_the_place_of_all() {
+        let delta = |diff| write(1, Operation::Delta(rawdoc! { "$v": 2, "diff": diff }));
+        let (update, again) = (delta(rawdoc! { "u": { "a": 1 } }), delta(rawdoc! { "u": { "a": 2 } }));
+        let insert = delta(rawdoc! { "i": { "b": 1 } });
+        assert_eq!(folded(vec![update.clone(), again.clone()]), [plain(1, &again)]);
+        let one_by_one = vec![update, insert, again.clone(), again.clone()];
+        assert_eq!(
+            folded(one_by_one.clone()),
+            [
+                plain(0, &one_by_one[0]),
+                plain(1, &one_by_one[1]),
+                plain(3, &one_by_one[3])
+            ]
+        );
+        let whole = write(1, Operation::Replace(rawdoc! { "_id": 1 }));
+        assert_eq!(folded([one_by_one, vec![whole.clone()]].concat()), [plain(4, &whole)]);
     }
 
     #[test]

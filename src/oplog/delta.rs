@@ -8,6 +8,7 @@
 use bson::{RawDocument, RawDocumentBuf};
 
 mod identity;
+mod merge;
 mod operators;
 mod paths;
 mod scan;
@@ -17,7 +18,8 @@ mod v1;
 mod v2;
 mod write;
 
-pub use operators::{v1_as_operators, v1_as_ordered_operators, v1_needs_ordered_sets};
+pub use merge::merge;
+pub use operators::{v1_as_operators, v1_as_ordered_operators, v1_needs_ordered_sets, v2_as_operators};
 
 use scan::find;
 use write::Writer;

@@ -1,9 +1,9 @@
-//! A `$v: 1` update as operators that an ordinary `update` command takes.
+//! A delta as operators that an ordinary `update` command takes.
 
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::paths::Numbering;
-use super::scan::{elements, kind};
+use super::scan::{Element, elements, find, kind};
 use super::v1::Sections;
 use super::write::Writer;
 use super::{DeltaError, into_document};
@@ -69,6 +69,57 @@ pub fn v1_as_ordered_operators(delta: &RawDocument) -> Result<Vec<RawDocumentBuf
         updates.push(operator(b"$unset", copy)?);
     }
     Ok(updates)
+}
+
+/// The `$v: 2` update as `$set` and `$unset`, where these do the same: it changes or removes fields of the document itself, and adds none.
+///
+/// A server takes a quarter less time for them than for the logged form, a pipeline (6.0). A field that is added is not for `$set`,
+/// which leaves one that exists where it stands; nor is one whose name would be read as a path or an operator.
+///
+/// # Errors
+///
+/// [`DeltaError::Malformed`] when this is not a `$v: 2` update.
+pub fn v2_as_operators(delta: &RawDocument) -> Result<Option<RawDocumentBuf>, DeltaError> {
+    let malformed = |reason| DeltaError::Malformed { reason };
+    let diff = find(delta.as_bytes(), b"diff")?.and_then(|diff| diff.document());
+    let diff = diff.ok_or(malformed("a $v: 2 update has no diff document"))?;
+    let mut output = Writer::with_capacity(delta.as_bytes().len() + 16);
+    let update = output.open();
+    let mut is_empty = true;
+    for section in elements(diff) {
+        let section = section?;
+        let operator: &[u8] = match section.name {
+            b"d" => b"$unset",
+            b"u" => b"$set",
+            _ => return Ok(None),
+        };
+        let fields = section
+            .document()
+            .ok_or(malformed("a diff section is not a document"))?;
+        output.head(kind::DOCUMENT, operator);
+        let opened = output.open();
+        for field in elements(fields) {
+            let field = field?;
+            if !is_plain_field(&field) {
+                return Ok(None);
+            }
+            output.element(&field)?;
+            is_empty = false;
+        }
+        output.close(opened)?;
+    }
+    output.close(update)?;
+    // Without an operator it would replace the document.
+    if is_empty {
+        Ok(None)
+    } else {
+        into_document(output).map(Some)
+    }
+}
+
+/// Whether a name means the same in an operator as in a diff. An `_id` may be logged whose type has changed, which operators may not do.
+pub(super) fn is_plain_field(field: &Element<'_>) -> bool {
+    !(field.name.is_empty() || field.name == b"_id" || field.name.starts_with(b"$") || field.name.contains(&b'.'))
 }
 
 /// An update document of one operator.

@@ -4,7 +4,7 @@ use bson::{Bson, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use super::scan::{elements, kind};
 use super::write::Writer;
 use super::{DeltaError, DeltaFormat, MAX_BACKFILL, MAX_DEPTH, apply, format_of};
-use super::{v1_as_operators, v1_as_ordered_operators, v1_needs_ordered_sets};
+use super::{merge, v1_as_operators, v1_as_ordered_operators, v1_needs_ordered_sets, v2_as_operators};
 
 mod v1;
 mod v2;

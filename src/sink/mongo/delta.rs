@@ -131,8 +131,11 @@ pub(super) async fn apply(
 /// The statements that apply a delta; `None` where it has to be applied in memory.
 fn updates<'a>(target: &Target, delta: &'a RawDocument) -> Result<Option<Vec<Update<'a>>>, delta::DeltaError> {
     match delta::format_of(delta)? {
-        Some(DeltaFormat::V2) if target.applies_deltas() => Ok(Some(vec![Update::Logged(delta)])),
-        Some(DeltaFormat::V2) => Ok(None),
+        Some(DeltaFormat::V2) => Ok(match delta::v2_as_operators(delta)? {
+            Some(update) => Some(vec![Update::Operators(update)]),
+            None if target.applies_deltas() => Some(vec![Update::Logged(delta)]),
+            None => None,
+        }),
         Some(DeltaFormat::V1) if target.is_at_least(5, 0) && delta::v1_needs_ordered_sets(delta)? => {
             let updates = delta::v1_as_ordered_operators(delta)?;
             Ok(Some(updates.into_iter().map(Update::Operators).collect()))

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use bson::{Document, RawArrayBuf, RawDocumentBuf, Timestamp, doc, rawdoc};
-use mongoferry::oplog::delta::{self, DeltaError};
+use bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
+use mongoferry::oplog::delta::{self, DeltaError, DeltaFormat};
 use mongoferry_testbed::{ReplicaSet, Version};
 
-use super::bytes::{as_a_server_reads, assert_same, can_be_forwarded, has_new_null, id_of, raw, readable, with_id};
+use super::bytes::{
+    as_a_server_reads, assert_same, can_be_forwarded, has_new_null, id_of, raw, readable, readable_document, with_id,
+};
 use super::random::{Chaos, Update};
 use super::wire::Connection;
 
@@ -169,7 +171,7 @@ impl Bench {
                 deltas.insert(*id, entry);
             }
         }
-        let others: Vec<RawDocumentBuf> = deltas
+        let others: BTreeMap<i64, RawDocumentBuf> = deltas
             .keys()
             .map(|id| {
                 let other = if chaos.index(2) == 0 {
@@ -177,14 +179,20 @@ impl Bench {
                 } else {
                     chaos.variant_of(&round.documents[usize::try_from(*id).unwrap()])
                 };
-                with_id(*id, &other)
+                (*id, with_id(*id, &other))
             })
             .collect();
         let mut conflicts = 0;
+        let all = deltas;
         for way in Way::of(self.set.version()) {
-            let inserted = self.insert("other", others.iter()).await;
+            let deltas: BTreeMap<i64, &RawDocumentBuf> = all
+                .iter()
+                .filter(|(id, entry)| *way != Way::Operators || operators(entry, &others[*id]).is_some())
+                .map(|(id, entry)| (*id, *entry))
+                .collect();
+            let inserted = self.insert("other", others.values()).await;
             let before = self.read("other", &inserted).await;
-            let errors = self.forward(*way, &deltas).await;
+            let errors = self.forward(*way, &deltas, &others).await;
             let after = self.read("other", &before).await;
             for (place, (id, entry)) in (0_i64..).zip(&deltas) {
                 let story = || {
@@ -211,12 +219,17 @@ impl Bench {
     }
 
     /// Lets the server apply deltas to the collection `other`. Returns the codes of its errors by the delta's place.
-    async fn forward(&self, way: Way, deltas: &BTreeMap<i64, &RawDocumentBuf>) -> BTreeMap<i64, i32> {
+    async fn forward(
+        &self,
+        way: Way,
+        deltas: &BTreeMap<i64, &RawDocumentBuf>,
+        others: &BTreeMap<i64, RawDocumentBuf>,
+    ) -> BTreeMap<i64, i32> {
         let mut statements = RawArrayBuf::new();
         for (id, entry) in deltas {
             let entry = (*entry).clone();
             statements.push(match way {
-                Way::Operators => rawdoc! { "q": { "_id": *id }, "u": delta::v1_as_operators(&entry).unwrap() },
+                Way::Operators => rawdoc! { "q": { "_id": *id }, "u": operators(&entry, &others[id]).unwrap() },
                 Way::ApplyOps => {
                     rawdoc! { "op": "u", "ns": format!("{DATABASE}.other"), "o2": { "_id": *id }, "o": entry }
                 }
@@ -249,10 +262,25 @@ impl Way {
     fn of(version: Version) -> &'static [Way] {
         match version {
             Version::V4_2 | Version::V4_4 => &[Way::Operators, Way::ApplyOps],
-            Version::V5_0 => &[Way::ApplyOps],
-            Version::V6_0 | Version::V6_0_27 => &[Way::InternalStage, Way::ApplyOps],
+            Version::V5_0 => &[Way::Operators, Way::ApplyOps],
+            Version::V6_0 | Version::V6_0_27 => &[Way::Operators, Way::InternalStage, Way::ApplyOps],
         }
     }
+}
+
+/// The operators that a delta is sent on as, where it is. A `$v: 2` delta that fits the document finds all fields that it updates there; of
+/// two that are missing, as in a newer document, `$set` adds the one that sorts first before the other.
+fn operators(entry: &RawDocument, document: &RawDocument) -> Option<RawDocumentBuf> {
+    if delta::format_of(entry).unwrap() == Some(DeltaFormat::V1) {
+        return Some(delta::v1_as_operators(entry).unwrap());
+    }
+    let operators = delta::v2_as_operators(entry).unwrap()?;
+    let document = readable_document(document);
+    let missing = match readable_document(&operators).get_document("$set") {
+        Ok(set) => set.keys().filter(|name| !document.contains_key(*name)).count(),
+        Err(_) => 0,
+    };
+    (missing < 2).then_some(operators)
 }
 
 impl Round {
@@ -260,6 +288,8 @@ impl Round {
     pub fn check(&self, seed: u64) -> usize {
         let mut documents = self.before.clone();
         let mut deltas = 0;
+        // The last delta of each document, and the document before it.
+        let mut last: BTreeMap<i64, (RawDocumentBuf, RawDocumentBuf)> = BTreeMap::new();
         for (id, entry) in &self.entries {
             let document = match delta::format_of(entry).unwrap() {
                 None => entry.clone(),
@@ -269,7 +299,14 @@ impl Round {
                         .unwrap_or_else(|error| panic!("{error}\n{}", self.story(seed, *id)))
                 }
             };
-            documents.insert(*id, document);
+            if let Some((before, earlier)) = last.get(id)
+                && let Some(both) = delta::merge(earlier, entry).unwrap()
+            {
+                let merged = delta::apply(before, &both).unwrap();
+                assert_same(&merged, &document, || format!("merged\n{}", self.story(seed, *id)));
+            }
+            let before = documents.insert(*id, document).unwrap();
+            last.insert(*id, (before, entry.clone()));
         }
         for (id, document) in &documents {
             assert_same(document, &self.after[id], || self.story(seed, *id));

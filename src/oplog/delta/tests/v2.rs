@@ -251,3 +251,66 @@ fn goes_two_hundred_levels_deep_and_has_a_bound() {
     let after = RawDocumentBuf::try_from(&bson::doc! { "_id": 1, "x": arrays(198, Bson::Int32(2)) }).unwrap();
     assert_eq!(applied(&before, &v2(rawdoc! { "sx": diff })), after);
 }
+
+#[test]
+fn operators_stand_for_a_delta_that_adds_no_field() {
+    let operators = |diff| v2_as_operators(&v2(diff));
+    assert_eq!(
+        operators(rawdoc! { "d": { "a": false }, "u": { "b": 1, "0": [1] } }),
+        Ok(Some(rawdoc! { "$unset": { "a": false }, "$set": { "b": 1, "0": [1] } }))
+    );
+    for diff in [
+        rawdoc! { "i": { "a": 1 } },
+        rawdoc! { "u": { "a": 1 }, "i": { "b": 1 } },
+        rawdoc! { "u": { "a": 1 }, "sb": { "u": { "c": 1 } } },
+        rawdoc! { "u": { "_id": 1.0 } },
+        rawdoc! { "u": { "a.b": 1 } },
+        rawdoc! { "u": { "$a": 1 } },
+        rawdoc! { "u": { "": 1 } },
+        rawdoc! { "d": { "a.b": false } },
+        rawdoc! { "u": {} },
+        rawdoc! {},
+    ] {
+        assert_eq!(operators(diff.clone()), Ok(None), "{diff:?}");
+    }
+    for broken in [rawdoc! { "$v": 2 }, v2(rawdoc! { "u": 1 })] {
+        let refused = v2_as_operators(&broken);
+        assert!(matches!(refused, Err(DeltaError::Malformed { .. })), "{broken:?}");
+    }
+}
+
+#[test]
+fn of_two_deltas_that_add_no_field_the_later_values_count() {
+    let merged = |earlier, later| merge(&v2(earlier), &v2(later)).unwrap();
+    assert_eq!(
+        merged(
+            rawdoc! { "d": { "x": false }, "u": { "a": 1, "b": 1, "c": 1 } },
+            rawdoc! { "d": { "a": false }, "u": { "b": 2, "z": 2 } },
+        ),
+        Some(v2(
+            rawdoc! { "d": { "x": false, "a": false }, "u": { "c": 1, "b": 2, "z": 2 } }
+        ))
+    );
+    assert_eq!(
+        merged(rawdoc! { "u": { "a": 1 } }, rawdoc! { "d": { "a": false } }),
+        Some(v2(rawdoc! { "d": { "a": false } }))
+    );
+    let plain = || rawdoc! { "u": { "a": 1 } };
+    for other in [
+        rawdoc! { "i": { "a": 1 } },
+        rawdoc! { "u": { "a": 1 }, "i": { "b": 1 } },
+        rawdoc! { "sa": { "u": { "c": 1 } } },
+        rawdoc! { "u": { "_id": 1.0 } },
+    ] {
+        assert_eq!(merged(plain(), other.clone()), None);
+        assert_eq!(merged(other, plain()), None);
+    }
+    assert_eq!(merged(rawdoc! { "d": { "a": false } }, plain()), None);
+    assert_eq!(merge(&v1_set(plain()), &v1_set(plain())), Ok(None));
+    let many = || {
+        let fields: bson::Document = (0..101).map(|number| (number.to_string(), number.into())).collect();
+        let fields = RawDocumentBuf::try_from(&fields).unwrap();
+        rawdoc! { "u": fields }
+    };
+    assert_eq!(merged(many(), many()), None, "looking for names would take too long");
+}
