@@ -5,6 +5,52 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
+use crate::settings::Settings;
+
+/// Batches that a walker has under way: one that is written, one that was read, one that is being read.
+const BATCHES_OF_A_WALKER: usize = 3;
+
+/// With more the target would be busy with one batch for too long.
+const MOST_LANE_BATCH: usize = 64 << 20;
+
+/// How a run shares out the memory that it may use, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shares {
+    /// One batch of documents that a walker reads.
+    pub batch: usize,
+    /// The batches of all walkers.
+    pub batches: usize,
+    /// Changes on their way through all lanes.
+    pub lanes: usize,
+    /// Changes that one lane applies at once.
+    pub lane_batch: usize,
+    /// Changes held for chunks.
+    pub held: usize,
+    /// Entries of the oplog read ahead.
+    pub read_ahead: usize,
+    /// `_id`s of what has changed since it was compared.
+    pub changed: usize,
+}
+
+impl Shares {
+    pub fn of(settings: &Settings) -> Self {
+        let percent = settings.memory_bytes / 100;
+        let most = settings.walkers * BATCHES_OF_A_WALKER;
+        let batch = (percent * 30 / most).clamp(64 << 10, 2 << 20);
+        let batches = (batch * most).min(percent * 30);
+        // What walkers have no use for: the more changes wait the fewer writes are made of them.
+        let lanes = percent * 25 + (percent * 30 - batches);
+        Self {
+            batch,
+            batches,
+            lanes,
+            lane_batch: (lanes / settings.lanes).min(MOST_LANE_BATCH),
+            held: percent * 25,
+            read_ahead: percent * 15,
+            changed: percent * 5,
+        }
+    }
+}
 
 /// So many bytes that several tasks use in turn.
 #[derive(Clone, Debug)]
@@ -49,6 +95,23 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn the_shares_are_no_more_than_the_whole() {
+        for memory in [16 << 20, 100 << 20, 256 << 20, 4 << 30] {
+            for walkers in [1, 4, 256] {
+                let settings = Settings {
+                    memory_bytes: memory,
+                    walkers,
+                    ..Settings::default()
+                };
+                let shares = Shares::of(&settings);
+                let all = shares.batches + shares.lanes + shares.held + shares.read_ahead + shares.changed;
+                assert!((memory / 2..=memory).contains(&all), "{memory} {walkers}: {shares:?}");
+                assert!(shares.lanes >= memory / 5);
+            }
+        }
+    }
 
     #[tokio::test]
     async fn what_is_larger_than_the_share_passes_alone() {

@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::beginning::{Beginning, mismatch};
-use crate::budget::Budget;
+use crate::budget::{Budget, Shares};
 use crate::checkpoint::CheckpointStore;
 use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Amount, Event, Side};
 use crate::fence::Fence;
 use crate::hooks::HostHooks;
-use crate::lane::Lane;
+use crate::lane::{Lane, LaneParts};
 use crate::lease::Lease;
 use crate::migration::Verification;
 use crate::monitor::watch_source;
@@ -34,6 +34,9 @@ use crate::watermark::save_checkpoints;
 
 /// How long the tasks of a run may take to finish what they are writing when the run ends.
 const ENDING: Duration = Duration::from_secs(15);
+
+/// So many messages wait for a lane. Their bytes are what counts; many small ones come from a source that writes little at a time.
+const LANE_MESSAGES: usize = 1024;
 
 /// The router's queue of requests; each walker has one under way at a time.
 pub(crate) type Requests = watch::Sender<Option<mpsc::Sender<Request>>>;
@@ -179,29 +182,23 @@ impl Engine {
         let (send_requests, received) = mpsc::channel(settings.walkers * 2);
         let (reached, markers) = mpsc::unbounded_channel();
         let (saves, save_requests) = mpsc::channel(1);
-        // Shares of the budget: three batches a walker, changes on their way to the lanes, changes held for chunks, entries read ahead, and
-        // the `_id`s of what has changed since it was compared.
-        let batch_bytes = (settings.memory_bytes / 100 * 30 / (settings.walkers * 3)).clamp(64 << 10, 2 << 20);
-        let (lane_bytes, held_limit) = (settings.memory_bytes / 100 * 25, settings.memory_bytes / 100 * 25);
-        let batches = Budget::new(batch_bytes * settings.walkers * 3);
-        let read_ahead = Budget::new(settings.memory_bytes / 100 * 15);
+        let shares = Shares::of(settings);
+        let batches = Budget::new(shares.batches);
         let mut lanes = Vec::with_capacity(settings.lanes);
         for index in 0..settings.lanes {
-            let (sender, messages) = mpsc::channel(64);
+            let (sender, messages) = mpsc::channel(LANE_MESSAGES);
             lanes.push(sender);
-            let (source, sink, progress) = (Arc::clone(&self.source), Arc::clone(&self.sink), Arc::clone(progress));
-            tasks.spawn(
-                Lane::new(
-                    index,
-                    source,
-                    sink,
-                    progress,
-                    messages,
-                    reached.clone(),
-                    beginning.replay_until,
-                )
-                .run(cancel.clone()),
-            );
+            let lane = Lane::new(LaneParts {
+                index,
+                source: Arc::clone(&self.source),
+                sink: Arc::clone(&self.sink),
+                progress: Arc::clone(progress),
+                messages,
+                reached: reached.clone(),
+                batch_bytes: shares.lane_batch,
+                replay_until: beginning.replay_until,
+            });
+            tasks.spawn(lane.run(cancel.clone()));
         }
         let router = Router::new(RouterParts {
             source: Arc::clone(&self.source),
@@ -212,11 +209,11 @@ impl Engine {
             entries,
             requests: received,
             lanes,
-            lane_bytes,
-            held_limit,
+            lane_bytes: shares.lanes,
+            held_limit: shares.held,
             chunk_bytes: settings.chunk_bytes,
             prove: settings.verification == Verification::Continuous,
-            changed_limit: settings.memory_bytes / 100 * 5,
+            changed_limit: shares.changed,
             reached: markers,
             saves,
             cancel: cancel.clone(),
@@ -235,7 +232,7 @@ impl Engine {
         tasks.spawn(pump(
             beginning.tail,
             send_entries,
-            read_ahead,
+            Budget::new(shares.read_ahead),
             Arc::clone(progress),
             cancel.clone(),
         ));
@@ -268,7 +265,7 @@ impl Engine {
                 durability: durability.clone(),
                 progress: Arc::clone(progress),
                 requests: send_requests.clone(),
-                batch_bytes,
+                batch_bytes: shares.batch,
                 batches: batches.clone(),
                 cancel: cancel.clone(),
             };

@@ -25,10 +25,6 @@ use crate::sink::{RefusalReason, Sink};
 use crate::source::Source;
 use crate::waiting::telling;
 
-/// Bytes of changes that a lane applies at once. More waiting changes mean more folding, and that the target writes a page once that many of
-/// them are on.
-const BATCH_BYTES: usize = 16 << 20;
-
 /// A collection as a lane and a walker need to know it. It is replaced as a whole when the collection is renamed.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -111,16 +107,30 @@ pub(crate) struct MarkerReached {
     pub ahead: Position,
 }
 
-/// The state of one lane.
-pub(crate) struct Lane {
+/// What a lane begins with.
+pub(crate) struct LaneParts {
     pub index: usize,
     pub source: Arc<dyn Source>,
     pub sink: Arc<dyn Sink>,
     pub progress: Arc<Progress>,
     pub messages: mpsc::Receiver<LaneMessage>,
     pub reached: mpsc::UnboundedSender<MarkerReached>,
+    /// Bytes of changes to apply at once. The more wait the more are folded, and the target writes a page once that many of them are on.
+    pub batch_bytes: usize,
     /// Changes up to here may have been applied by an earlier run already.
     pub replay_until: Position,
+}
+
+/// The state of one lane.
+pub(crate) struct Lane {
+    index: usize,
+    source: Arc<dyn Source>,
+    sink: Arc<dyn Sink>,
+    progress: Arc<Progress>,
+    messages: mpsc::Receiver<LaneMessage>,
+    reached: mpsc::UnboundedSender<MarkerReached>,
+    batch_bytes: usize,
+    replay_until: Position,
     settled: HashMap<(Uuid, Key), Settled>,
     refused: HashMap<(Uuid, Key), Refused>,
     /// Collections with a unique index that a write was refused for: in another order than the source's more would be.
@@ -151,26 +161,18 @@ struct Refused {
 }
 
 impl Lane {
-    pub fn new(
-        index: usize,
-        source: Arc<dyn Source>,
-        sink: Arc<dyn Sink>,
-        progress: Arc<Progress>,
-        messages: mpsc::Receiver<LaneMessage>,
-        reached: mpsc::UnboundedSender<MarkerReached>,
-        replay_until: Position,
-    ) -> Self {
-        let (settled, refused) = (HashMap::new(), HashMap::new());
+    pub fn new(parts: LaneParts) -> Self {
         Self {
-            index,
-            source,
-            sink,
-            progress,
-            messages,
-            reached,
-            replay_until,
-            settled,
-            refused,
+            index: parts.index,
+            source: parts.source,
+            sink: parts.sink,
+            progress: parts.progress,
+            messages: parts.messages,
+            reached: parts.reached,
+            batch_bytes: parts.batch_bytes,
+            replay_until: parts.replay_until,
+            settled: HashMap::new(),
+            refused: HashMap::new(),
             in_source_order: HashSet::new(),
         }
     }
@@ -200,7 +202,7 @@ impl Lane {
                     permit,
                 } => {
                     let mut permits = vec![permit];
-                    while bytes < BATCH_BYTES && next.is_none() {
+                    while bytes < self.batch_bytes && next.is_none() {
                         match self.messages.try_recv() {
                             Ok(LaneMessage::Changes {
                                 changes: more,

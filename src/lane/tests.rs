@@ -40,15 +40,16 @@ impl Bench {
         });
         let (messages, received) = mpsc::channel(16);
         let (send_reached, reached) = mpsc::unbounded_channel();
-        let lane = Lane::new(
-            0,
-            Arc::new(source.clone()),
-            Arc::new(sink.clone()),
-            Arc::new(Progress::new(Events::new())),
-            received,
-            send_reached,
+        let lane = Lane::new(LaneParts {
+            index: 0,
+            source: Arc::new(source.clone()),
+            sink: Arc::new(sink.clone()),
+            progress: Arc::new(Progress::new(Events::new())),
+            messages: received,
+            reached: send_reached,
+            batch_bytes: 1 << 20,
             replay_until,
-        );
+        });
         let bench = Self {
             source,
             sink,
