@@ -1,5 +1,6 @@
 //! Shares of the memory that a run may use.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -10,8 +11,8 @@ use crate::settings::Settings;
 /// Batches that a walker has under way: one that is written, one that was read, one that is being read.
 const BATCHES_OF_A_WALKER: usize = 3;
 
-/// With more the target would be busy with one batch for too long.
-const MOST_LANE_BATCH: usize = 64 << 20;
+/// One lane may be given most of the changes, hence no less; with more the target would be busy with one batch for too long.
+const LANE_BATCHES: RangeInclusive<usize> = 16 << 20..=64 << 20;
 
 /// How a run shares out the memory that it may use, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +45,7 @@ impl Shares {
             batch,
             batches,
             lanes,
-            lane_batch: (lanes / settings.lanes).min(MOST_LANE_BATCH),
+            lane_batch: (lanes / settings.lanes).clamp(*LANE_BATCHES.start(), *LANE_BATCHES.end()),
             held: percent * 25,
             read_ahead: percent * 15,
             changed: percent * 5,
