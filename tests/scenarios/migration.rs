@@ -224,8 +224,8 @@ async fn a_capped_collection_keeps_its_insertion_order() {
         .await
         .unwrap();
     // Writers at the same time: the server itself then stores documents in another order than its oplog has them in.
-    let write = |writer: i32| {
-        let collection = database.collection("audit");
+    let write = |name: &'static str, writer: i32| {
+        let collection = database.collection(name);
         async move {
             for number in 0..400 {
                 let document = doc! { "_id": format!("{writer}-{number}"), "who": writer, "text": "x".repeat(60) };
@@ -233,17 +233,35 @@ async fn a_capped_collection_keeps_its_insertion_order() {
             }
         }
     };
-    write(99).await;
-    let run = pair.migration().await.build().unwrap().start().await.unwrap();
+    write("audit", 99).await;
+    let run = pair
+        .migration()
+        .await
+        .verification(Verification::Continuous)
+        .cross_check_bytes(0)
+        .build()
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
     wait_until(DEADLINE, "the copy", async || run.status().copy_complete)
         .await
         .unwrap();
     // When it is copied again it is made anew, with what this leaves.
     let modify = doc! { "collMod": "audit", "validator": { "who": { "$type": "number" } } };
     database.run_command(modify).await.unwrap();
-    let writers: Vec<_> = (0..8).map(|writer| tokio::spawn(write(writer))).collect();
-    for writer in writers {
-        writer.await.unwrap();
+    // Nothing has to be copied of this one, so that all of it is known to be the same, but for its order.
+    database
+        .create_collection("made_later")
+        .capped(true)
+        .size(1 << 20)
+        .await
+        .unwrap();
+    for name in ["audit", "made_later"] {
+        let writers: Vec<_> = (0..8).map(|writer| tokio::spawn(write(name, writer))).collect();
+        for writer in writers {
+            writer.await.unwrap();
+        }
     }
     let summary = cut_over(&run).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
