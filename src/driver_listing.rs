@@ -78,6 +78,14 @@ fn lacks_uuid(listed: &RawDocument) -> bool {
             .is_ok_and(|info| info.get("uuid").is_ok_and(|uuid| uuid.is_some()))
 }
 
+/// Whether a name comes twice. 4.4 lists one collection after the other, and a rename in between can show both the old and the new one.
+fn has_one_twice(listed: &[RawDocumentBuf]) -> bool {
+    let mut names = BTreeSet::new();
+    !listed
+        .iter()
+        .all(|listed| listed.get_str("name").map_or(true, |name| names.insert(name)))
+}
+
 fn no_uuid() -> Error {
     Error::new(ErrorKind::Protocol, OPERATION, "a collection has no uuid")
 }
@@ -89,6 +97,13 @@ async fn collections_of(client: &Client, database: &str, filter: Document) -> Re
         match read_all(client, OPERATION, database, command.clone()).await {
             // 4.2 shows a collection for an instant without, while it is made.
             Ok(listed) if listed.iter().any(|listed| lacks_uuid(listed)) => Err(no_uuid().with_retryable(true)),
+            Ok(listed) if has_one_twice(&listed) => Err(Error::new(
+                ErrorKind::Protocol,
+                OPERATION,
+                "one name is listed twice, as of a collection that is replaced meanwhile",
+            )
+            .with_context("database", database)
+            .with_retryable(true)),
             listed => Ok(listed),
         }
     })
@@ -224,5 +239,19 @@ pub(crate) fn kind_of(namespace: &Namespace, options: &RawDocument) -> Collectio
         CollectionKind::Unordered
     } else {
         CollectionKind::Plain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_listed_twice_is_seen() {
+        let (a, b) = (rawdoc! { "name": "a" }, rawdoc! { "name": "b" });
+        assert!(!has_one_twice(&[a.clone(), b.clone()]));
+        assert!(has_one_twice(&[a.clone(), b, a]));
     }
 }
