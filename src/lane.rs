@@ -7,10 +7,12 @@ mod tests;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::document::{CollectionKind, Operation, Position, Write};
@@ -24,6 +26,13 @@ use crate::progress::Progress;
 use crate::sink::{RefusalReason, Sink};
 use crate::source::Source;
 use crate::waiting::telling;
+
+/// After a batch a lane waits for as long as that took, at most this long, so that more comes together: a command of a few changes costs
+/// the target many times what they cost in a command of many.
+const MOST_REST: Duration = Duration::from_millis(50);
+
+/// So many bytes of changes are worth a command; there is no waiting for more.
+const WORTHWHILE: usize = 256 << 10;
 
 /// A collection as a lane and a walker need to know it. It is replaced as a whole when the collection is renamed.
 #[derive(Debug)]
@@ -182,7 +191,7 @@ impl Lane {
     /// # Errors
     /// What the source or sink answered for good. The run then goes back to its last checkpoint.
     pub async fn run(mut self, cancel: CancellationToken) -> Result<()> {
-        let mut next = None;
+        let (mut next, mut rested) = (None, Instant::now());
         loop {
             let message = match next.take() {
                 Some(message) => message,
@@ -203,21 +212,30 @@ impl Lane {
                 } => {
                     let mut permits = vec![permit];
                     while bytes < self.batch_bytes && next.is_none() {
-                        match self.messages.try_recv() {
-                            Ok(LaneMessage::Changes {
+                        let more = match self.messages.try_recv() {
+                            Ok(more) => more,
+                            Err(_) if bytes >= WORTHWHILE => break,
+                            Err(_) => match timeout_at(rested, self.messages.recv()).await {
+                                Ok(Some(more)) => more,
+                                _ => break,
+                            },
+                        };
+                        match more {
+                            LaneMessage::Changes {
                                 changes: more,
                                 bytes: more_bytes,
                                 permit,
-                            }) => {
+                            } => {
                                 changes.extend(more);
                                 permits.push(permit);
                                 bytes += more_bytes;
                             }
-                            Ok(other) => next = Some(other),
-                            Err(_) => break,
+                            other => next = Some(other),
                         }
                     }
+                    let started = Instant::now();
                     self.apply(changes, &cancel).await?;
+                    rested = Instant::now() + started.elapsed().min(MOST_REST);
                 }
                 LaneMessage::Settle { target, keys } => self.settle(&target, keys).await?,
                 LaneMessage::Dropped { collection } => {

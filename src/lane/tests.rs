@@ -4,11 +4,13 @@ use bson::raw::RawDocumentBuf;
 use bson::{RawBsonRef, rawdoc};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::event::Events;
-use crate::sink::MemorySink;
+use crate::sink::{MemorySink, SinkCall};
 use crate::source::MemorySource;
+use crate::test_util::at;
 
 const NAME: &str = "shop.orders";
 
@@ -225,5 +227,35 @@ async fn a_collection_whose_unique_values_move_is_written_in_the_order_of_the_so
     moved(2, 1).await;
     moved(3, 0).await;
     moved(4, 0).await;
+    bench.end().await;
+}
+
+/// A change is applied once the lane has rested, and at once where a marker is behind it.
+#[tokio::test(start_paused = true)]
+async fn a_lane_rests_after_work_unless_somebody_waits_for_it() {
+    let mut bench = Bench::new(Position::ZERO, &[rawdoc! { "_id": 0 }]).await;
+    let insert = |id| vec![(at(id as u32), id, Operation::Insert(rawdoc! { "_id": id }))];
+    for first in [1, 3] {
+        let gate = bench.sink.hold(SinkCall::Apply);
+        bench.send(insert(first)).await;
+        gate.reached().await;
+        advance(Duration::from_secs(1)).await;
+        gate.release();
+        let rested = Instant::now();
+        bench.send(insert(first + 1)).await;
+        if first == 3 {
+            bench.marker(at(4)).await;
+            assert!(rested.elapsed() < Duration::from_millis(5));
+            continue;
+        }
+        while bench.sink.documents(NAME).unwrap().len() < 3 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(
+            (45..60).contains(&rested.elapsed().as_millis()),
+            "{:?}",
+            rested.elapsed()
+        );
+    }
     bench.end().await;
 }
