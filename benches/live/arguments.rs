@@ -55,8 +55,6 @@ pub(crate) struct Deployments {
     /// Where nothing is named, writes are dropped.
     pub target: Option<String>,
     pub walkers: usize,
-    /// The copy's limit in MB a second.
-    pub copy_rate: Option<u64>,
 }
 
 impl Arguments {
@@ -74,7 +72,7 @@ impl Arguments {
             only: Vec::new(),
         };
         let mut words = words.peekable();
-        let (mut migrate, mut insert, mut read, mut to, mut copy_rate) = (None, None, None, None, None);
+        let (mut migrate, mut insert, mut read, mut to) = (None, None, None, None);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
             match word.as_str() {
@@ -91,7 +89,6 @@ impl Arguments {
                 "--svg" => arguments.svg = Some(value()?.into()),
                 "--migrate" => migrate = Some(value()?),
                 "--read" => read = Some(value()?),
-                "--copy-rate" => copy_rate = Some(value()?.parse()?),
                 "--to" => to = Some(value()?),
                 "--insert" => insert = Some(value()?),
                 _ => return Err(format!("there is no option {word}\n\n{USAGE}").into()),
@@ -103,7 +100,6 @@ impl Arguments {
                 source,
                 target,
                 walkers,
-                copy_rate,
             }),
             (_, Some(source), _, Some(target)) => Mode::Read { source, target },
             (_, _, Some(target), _) => Mode::Insert { target, scale },

@@ -46,16 +46,6 @@ impl Helper {
         Ok(Self::start(&words).await?.0)
     }
 
-    /// Starts one that copies no more than so many MB a second.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start).
-    pub async fn migrating_slowly(source: &str, target: &str, copy_rate: u64) -> Result<Self> {
-        let rate = copy_rate.to_string();
-        let words = ["--migrate", source, "--to", target, "--copy-rate", &rate];
-        Ok(Self::start(&words).await?.0)
-    }
-
     /// Tells it to do something, and gives the number that it answers when it is done.
     ///
     /// # Errors

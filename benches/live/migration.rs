@@ -10,7 +10,7 @@ use mongoferry::sink::{CatalogCommand, MemorySink, Refusal, SinkRead};
 use mongoferry::source::Deployment;
 use mongoferry::{
     Batch, Collection, CollectionKind, Migration, MigrationHandle, MongoSink, MongoSource, Namespace, Outcome, Phase,
-    Sink, Throttle, Verification, Write,
+    Sink, Verification, Write,
 };
 use tokio::time::sleep;
 
@@ -43,10 +43,6 @@ pub(crate) async fn serve(deployments: &Deployments) -> Result<()> {
                     .include("bench.*")
                     .accept_unencrypted(true)
                     .walkers(deployments.walkers)
-                    .throttle(Throttle {
-                        copy_bytes_per_second: deployments.copy_rate.map(|megabytes| megabytes * 1_000_000),
-                        ..Throttle::default()
-                    })
                     .verification(Verification::Continuous)
                     .build()?
                     .start()

@@ -11,24 +11,19 @@ use crate::copy::{settle, start_set, wait_for_secondary};
 use crate::report::Report;
 use crate::traffic::Traffic;
 
-/// A limit of the copy under which the source has time for others: its name, and MB a second.
-const GENTLE: (&str, u64) = ("mongoferry at 35 MB/s", 35);
-
-/// Has applications write as fast as they can: alone, beside a native initial sync, and beside our copy, without a limit and with
-/// one, in turns.
+/// Has applications write as fast as they can: alone, beside a native initial sync, and beside our copy, in turns.
 ///
 /// # Errors
 /// Whatever fails.
 pub(crate) async fn run(arguments: &Arguments, source: &mut ReplicaSet, report: &mut Report) -> Result<()> {
     let mut traffic = Traffic::begin(&source.uri(), arguments.scaled(50_000, 1_000)).await?;
     for round in 0..arguments.rounds {
-        for turn in 0..4 {
+        for turn in 0..3 {
             settle(source).await?;
-            let (who, rate) = match (round + turn) % 4 {
+            let (who, rate) = match (round + turn) % 3 {
                 0 => ("alone", alone(&mut traffic, arguments).await?),
                 1 => ("native initial sync", native(source, &mut traffic).await?),
-                2 => ("mongoferry", ours(arguments, source, &mut traffic, None).await?),
-                _ => (GENTLE.0, ours(arguments, source, &mut traffic, Some(GENTLE.1)).await?),
+                _ => ("mongoferry", ours(arguments, source, &mut traffic).await?),
             };
             report.add_writers(who, rate);
         }
@@ -56,13 +51,9 @@ async fn native(source: &mut ReplicaSet, traffic: &mut Traffic) -> Result<f64> {
     Ok(rate)
 }
 
-async fn ours(arguments: &Arguments, source: &ReplicaSet, traffic: &mut Traffic, limit: Option<u64>) -> Result<f64> {
+async fn ours(arguments: &Arguments, source: &ReplicaSet, traffic: &mut Traffic) -> Result<f64> {
     let target = start_set(arguments, "target").await?;
-    let (from, to) = (source.uri(), target.uri());
-    let mut helper = match limit {
-        None => Helper::migrating(&from, &to, arguments.walkers).await?,
-        Some(limit) => Helper::migrating_slowly(&from, &to, limit).await?,
-    };
+    let mut helper = Helper::migrating(&source.uri(), &target.uri(), arguments.walkers).await?;
     let started = Instant::now();
     let copied = async { helper.tell("start").await.map(drop) };
     let writes = traffic.write_until(copied).await?;
