@@ -5,17 +5,17 @@ use bson::{RawDocument, RawDocumentBuf};
 use super::operators::is_plain_field;
 use super::scan::{Element, elements, find, kind};
 use super::write::Writer;
-use super::{DeltaError, into_document};
+use super::{DeltaError, DeltaFormat, format_of, into_document};
 
 /// Deltas of more fields, multiplied, are left as they are: each name is looked for among the others.
 const MOST_COMPARISONS: usize = 10_000;
 
 /// The two deltas of one document as one that does the same, where both change or remove fields of the document itself and add none: the
-/// later value of a field is then all that counts. Deltas of any other kind must never be merged.
+/// later value of a field is then all that counts. Deltas of any other kind must never be merged, and a replacement is none.
 ///
 /// # Errors
 ///
-/// [`DeltaError::Malformed`] when a section or field is broken.
+/// [`DeltaError::UnknownFormat`] for a `$v` other than 1 or 2, [`DeltaError::Malformed`] when a section or field is broken.
 pub fn merge(earlier: &RawDocument, later: &RawDocument) -> Result<Option<RawDocumentBuf>, DeltaError> {
     let (Some(earlier), Some(later)) = (Fields::parse(earlier)?, Fields::parse(later)?) else {
         return Ok(None);
@@ -73,6 +73,9 @@ impl<'a> Fields<'a> {
     }
 
     fn parse(delta: &'a RawDocument) -> Result<Option<Self>, DeltaError> {
+        if format_of(delta)? != Some(DeltaFormat::V2) {
+            return Ok(None);
+        }
         let Some(diff) = find(delta.as_bytes(), b"diff")?.and_then(|diff| diff.document()) else {
             return Ok(None);
         };

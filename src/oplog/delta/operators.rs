@@ -6,7 +6,7 @@ use super::paths::Numbering;
 use super::scan::{Element, elements, find, kind};
 use super::v1::Sections;
 use super::write::Writer;
-use super::{DeltaError, into_document};
+use super::{DeltaError, DeltaFormat, format_of, into_document};
 
 /// The update as an ordinary update document: the same operators without `$v`.
 ///
@@ -78,9 +78,12 @@ pub fn v1_as_ordered_operators(delta: &RawDocument) -> Result<Vec<RawDocumentBuf
 ///
 /// # Errors
 ///
-/// [`DeltaError::Malformed`] when this is not a `$v: 2` update.
+/// [`DeltaError::UnknownFormat`] when this is not a `$v: 2` update, [`DeltaError::Malformed`] when it is broken.
 pub fn v2_as_operators(delta: &RawDocument) -> Result<Option<RawDocumentBuf>, DeltaError> {
     let malformed = |reason| DeltaError::Malformed { reason };
+    if format_of(delta)? != Some(DeltaFormat::V2) {
+        return Err(DeltaError::UnknownFormat);
+    }
     let diff = find(delta.as_bytes(), b"diff")?.and_then(|diff| diff.document());
     let diff = diff.ok_or(malformed("a $v: 2 update has no diff document"))?;
     let mut output = Writer::with_capacity(delta.as_bytes().len() + 16);

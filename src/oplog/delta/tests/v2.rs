@@ -307,6 +307,10 @@ fn of_two_deltas_that_add_no_field_the_later_values_count() {
     }
     assert_eq!(merged(rawdoc! { "d": { "a": false } }, plain()), None);
     assert_eq!(merge(&v1_set(plain()), &v1_set(plain())), Ok(None));
+    let replacement = rawdoc! { "_id": 1, "$v": 2, "diff": {} };
+    assert_eq!(merge(&replacement, &v2(plain())), Ok(None));
+    assert_eq!(merge(&v2(plain()), &replacement), Ok(None));
+    assert_eq!(v2_as_operators(&replacement), Err(DeltaError::UnknownFormat));
     let many = || {
         let fields: bson::Document = (0..101).map(|number| (number.to_string(), number.into())).collect();
         let fields = RawDocumentBuf::try_from(&fields).unwrap();
