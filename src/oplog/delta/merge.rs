@@ -2,7 +2,6 @@
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::operators::is_plain_field;
 use super::scan::{Element, elements, find, kind};
 use super::write::Writer;
 use super::{DeltaError, DeltaFormat, format_of, into_document};
@@ -17,6 +16,9 @@ const MOST_COMPARISONS: usize = 10_000;
 ///
 /// [`DeltaError::UnknownFormat`] for a `$v` other than 1 or 2, [`DeltaError::Malformed`] when a section or field is broken.
 pub fn merge(earlier: &RawDocument, later: &RawDocument) -> Result<Option<RawDocumentBuf>, DeltaError> {
+    if format_of(earlier)? != Some(DeltaFormat::V2) || format_of(later)? != Some(DeltaFormat::V2) {
+        return Ok(None);
+    }
     let (Some(earlier), Some(later)) = (Fields::parse(earlier)?, Fields::parse(later)?) else {
         return Ok(None);
     };
@@ -43,7 +45,8 @@ pub fn merge(earlier: &RawDocument, later: &RawDocument) -> Result<Option<RawDoc
     into_document(output).map(Some)
 }
 
-fn write_section<'a>(
+/// Writes fields as one subdocument, unless there are none.
+pub(super) fn write_section<'a>(
     output: &mut Writer,
     name: &[u8],
     fields: impl Iterator<Item = &'a Element<'a>>,
@@ -60,36 +63,33 @@ fn write_section<'a>(
     output.close(section)
 }
 
-/// What a delta does that adds no field and changes none in part.
+/// What a `$v: 2` delta does that adds no field and changes none in part.
 #[derive(Default)]
-struct Fields<'a> {
-    removed: Vec<Element<'a>>,
-    updated: Vec<Element<'a>>,
+pub(super) struct Fields<'a> {
+    pub removed: Vec<Element<'a>>,
+    pub updated: Vec<Element<'a>>,
 }
 
 impl<'a> Fields<'a> {
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.removed.len() + self.updated.len()
     }
 
-    fn parse(delta: &'a RawDocument) -> Result<Option<Self>, DeltaError> {
-        if format_of(delta)? != Some(DeltaFormat::V2) {
-            return Ok(None);
-        }
-        let Some(diff) = find(delta.as_bytes(), b"diff")?.and_then(|diff| diff.document()) else {
-            return Ok(None);
-        };
+    /// `None` for a `$v: 2` delta of any other kind.
+    pub(super) fn parse(delta: &'a RawDocument) -> Result<Option<Self>, DeltaError> {
+        let malformed = |reason| DeltaError::Malformed { reason };
+        let diff = find(delta.as_bytes(), b"diff")?.and_then(|diff| diff.document());
         let mut all = Self::default();
-        for section in elements(diff) {
+        for section in elements(diff.ok_or(malformed("a $v: 2 update has no diff document"))?) {
             let section = section?;
             let fields = match section.name {
                 b"d" => &mut all.removed,
                 b"u" => &mut all.updated,
                 _ => return Ok(None),
             };
-            let Some(document) = section.document() else {
-                return Ok(None);
-            };
+            let document = section
+                .document()
+                .ok_or(malformed("a diff section is not a document"))?;
             for field in elements(document) {
                 let field = field?;
                 if !is_plain_field(&field) {
@@ -100,4 +100,9 @@ impl<'a> Fields<'a> {
         }
         Ok(Some(all))
     }
+}
+
+/// Whether a name means the same in an operator as in a diff. An `_id` may be logged whose type has changed, which operators may not do.
+fn is_plain_field(field: &Element<'_>) -> bool {
+    !(field.name.is_empty() || field.name == b"_id" || field.name.starts_with(b"$") || field.name.contains(&b'.'))
 }

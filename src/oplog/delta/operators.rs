@@ -2,8 +2,9 @@
 
 use bson::{RawDocument, RawDocumentBuf};
 
+use super::merge::{Fields, write_section};
 use super::paths::Numbering;
-use super::scan::{Element, elements, find, kind};
+use super::scan::{elements, kind};
 use super::v1::Sections;
 use super::write::Writer;
 use super::{DeltaError, DeltaFormat, format_of, into_document};
@@ -80,49 +81,19 @@ pub fn v1_as_ordered_operators(delta: &RawDocument) -> Result<Vec<RawDocumentBuf
 ///
 /// [`DeltaError::UnknownFormat`] when this is not a `$v: 2` update, [`DeltaError::Malformed`] when it is broken.
 pub fn v2_as_operators(delta: &RawDocument) -> Result<Option<RawDocumentBuf>, DeltaError> {
-    let malformed = |reason| DeltaError::Malformed { reason };
     if format_of(delta)? != Some(DeltaFormat::V2) {
         return Err(DeltaError::UnknownFormat);
     }
-    let diff = find(delta.as_bytes(), b"diff")?.and_then(|diff| diff.document());
-    let diff = diff.ok_or(malformed("a $v: 2 update has no diff document"))?;
+    // Without an operator it would replace the document.
+    let Some(fields) = Fields::parse(delta)?.filter(|fields| fields.count() > 0) else {
+        return Ok(None);
+    };
     let mut output = Writer::with_capacity(delta.as_bytes().len() + 16);
     let update = output.open();
-    let mut is_empty = true;
-    for section in elements(diff) {
-        let section = section?;
-        let operator: &[u8] = match section.name {
-            b"d" => b"$unset",
-            b"u" => b"$set",
-            _ => return Ok(None),
-        };
-        let fields = section
-            .document()
-            .ok_or(malformed("a diff section is not a document"))?;
-        output.head(kind::DOCUMENT, operator);
-        let opened = output.open();
-        for field in elements(fields) {
-            let field = field?;
-            if !is_plain_field(&field) {
-                return Ok(None);
-            }
-            output.element(&field)?;
-            is_empty = false;
-        }
-        output.close(opened)?;
-    }
+    write_section(&mut output, b"$unset", fields.removed.iter())?;
+    write_section(&mut output, b"$set", fields.updated.iter())?;
     output.close(update)?;
-    // Without an operator it would replace the document.
-    if is_empty {
-        Ok(None)
-    } else {
-        into_document(output).map(Some)
-    }
-}
-
-/// Whether a name means the same in an operator as in a diff. An `_id` may be logged whose type has changed, which operators may not do.
-pub(super) fn is_plain_field(field: &Element<'_>) -> bool {
-    !(field.name.is_empty() || field.name == b"_id" || field.name.starts_with(b"$") || field.name.contains(&b'.'))
+    into_document(output).map(Some)
 }
 
 /// An update document of one operator.
