@@ -297,6 +297,7 @@ impl Router {
             }
             return Ok(());
         };
+        tracked.changes += 1;
         match tracked.route(&change.write.key, change.position) {
             Route::Drop => {
                 self.progress.dropped.fetch_add(1, Relaxed);

@@ -24,6 +24,8 @@ pub(crate) struct Tracked {
     pub indexes: Vec<RawDocumentBuf>,
     pub documents: u64,
     pub bytes: u64,
+    /// Its changes that this run has met.
+    pub changes: u64,
     pub ranges: Ranges,
     pub chunks: HashMap<ChunkId, Chunk>,
     pub index_work: IndexWork,
@@ -93,6 +95,7 @@ impl Tracked {
             indexes: collection.indexes.clone(),
             documents: collection.documents,
             bytes: collection.bytes,
+            changes: 0,
             ranges: Ranges::unread(cuts),
             chunks: HashMap::new(),
             index_work: IndexWork::NotBegun,
@@ -123,6 +126,11 @@ impl Tracked {
             },
             ..Self::unread(&collection, state.target.clone(), Vec::new())
         }
+    }
+
+    /// How much it is changed for its size.
+    pub fn heat(&self) -> f64 {
+        self.changes as f64 / self.bytes.max(1) as f64
     }
 
     /// What a checkpoint keeps.

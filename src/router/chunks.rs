@@ -92,12 +92,13 @@ impl Router {
             // old name, which would then take the place of the renamed one.
             return None;
         }
-        let id = self
-            .tracked
-            .iter()
-            .find(|(_, tracked)| tracked.ranges.has_unread())
-            .map(|(id, _)| *id);
-        if let Some(id) = id {
+        // What is changed most comes last: changes of what was not read yet are dropped, while those of what was have to be applied.
+        let unread = self.tracked.iter().filter(|(_, tracked)| tracked.ranges.has_unread());
+        let next = unread.min_by(|(_, one), (_, other)| {
+            let by_heat = one.heat().total_cmp(&other.heat());
+            by_heat.then(other.bytes.cmp(&one.bytes))
+        });
+        if let Some((&id, _)) = next {
             return self.assign(id, majority).map(Work::Chunk);
         }
         let routed = self.routed;

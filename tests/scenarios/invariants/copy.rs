@@ -168,3 +168,32 @@ async fn chunks_are_not_small_for_want_of_snapshots() {
     assert!(flushes < 40, "{flushes}");
     bench.finish(run).await;
 }
+
+/// What is changed most for its size is copied last, so that its changes are dropped instead of applied.
+#[tokio::test(start_paused = true)]
+async fn what_is_changed_most_is_copied_last() {
+    let bench = Bench::default();
+    // By their size `hot` would be the second.
+    for (name, count) in [("shop.cold", 20), ("shop.large", 200), ("shop.hot", 100)] {
+        bench.source.insert_many(name, documents(0..count, 1_000)).unwrap();
+    }
+    let gate = bench.source.hold(SourceCall::ReadBatch);
+    let run = bench.migration().walkers(1).build().unwrap().start().await.unwrap();
+    timeout(DEADLINE, gate.reached()).await.unwrap();
+    for n in 1..=50 {
+        bench.set("shop.hot", 3, n);
+    }
+    until("the changes are met", || run.status().changes.dropped == 50).await;
+    gate.release();
+    until("all is copied", || run.status().copy_complete).await;
+    assert_eq!(run.status().changes.applied, 0);
+    let mut order: Vec<String> = Vec::new();
+    for entry in bench.sink.journal() {
+        if let JournalEntry::Inserted { namespace, .. } = entry {
+            order.push(namespace.to_string());
+        }
+    }
+    order.dedup();
+    assert_eq!(order, ["shop.large", "shop.cold", "shop.hot"]);
+    bench.finish(run).await;
+}
