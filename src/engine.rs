@@ -31,6 +31,7 @@ use crate::waiting::telling;
 use crate::walker::Walker;
 use crate::watch::{Seen, watch_deployments, watch_foreign_writes};
 use crate::watermark::save_checkpoints;
+use crate::yielding::yield_to_writes;
 
 /// How long the tasks of a run may take to finish what they are writing when the run ends.
 const ENDING: Duration = Duration::from_secs(15);
@@ -255,6 +256,20 @@ impl Engine {
                 sink,
                 selection,
                 Arc::clone(progress),
+                cancel.clone(),
+            ));
+        }
+        let at_first = if settings.yield_to_source_writes {
+            1
+        } else {
+            settings.walkers
+        };
+        progress.places.set(at_first);
+        if settings.yield_to_source_writes {
+            tasks.spawn(yield_to_writes(
+                Arc::clone(&self.source),
+                Arc::clone(progress),
+                settings.walkers,
                 cancel.clone(),
             ));
         }

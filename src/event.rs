@@ -297,6 +297,9 @@ pub struct Status {
     pub cutover_deadline: Option<SystemTime>,
     /// How fast the run may go.
     pub throttle: Throttle,
+    /// How many ranges may be copied or compared at the same time just now: the number of [walkers](crate::MigrationBuilder::walkers), or
+    /// fewer while [the source's writes are spared](crate::MigrationBuilder::yield_to_source_writes).
+    pub walkers: usize,
     /// The lag in the last 10 minutes of this process, oldest first, about each 5 seconds. While the run is paused it grows.
     pub lag_history: Vec<LagSample>,
     /// Changes applied to the target each second, over the last half minute; `None` when not known.

@@ -78,6 +78,7 @@ mod supervise;
 mod hooks;
 mod event;
 mod phase;
+mod places;
 mod migrating_client;
 
 // The words that everything else is said in.
@@ -127,6 +128,7 @@ mod prove;
 mod window;
 mod late_writes;
 mod write_block;
+mod yielding;
 mod durability;
 mod watch;
 

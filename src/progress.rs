@@ -16,6 +16,7 @@ use crate::left_selection::AllLeft;
 use crate::namespace::Namespace;
 use crate::pace::Window;
 use crate::phase::Phase;
+use crate::places::Places;
 use crate::throttle::Limits;
 use crate::window;
 use crate::write_block::WriteBlock;
@@ -65,6 +66,7 @@ pub(crate) struct Progress {
     resume: Mutex<Option<Position>>,
     oplog_window: Mutex<Option<Window>>,
     pub limits: Limits,
+    pub places: Places,
     pub late_writes: LateWatch,
     pub window: window::Window,
     pub write_block: WriteBlock,
@@ -106,6 +108,7 @@ impl Progress {
             resume: Mutex::new(None),
             oplog_window: Mutex::new(None),
             limits: Limits::default(),
+            places: Places::default(),
             late_writes: LateWatch::default(),
             window: window::Window::default(),
             write_block: WriteBlock::default(),
@@ -364,6 +367,7 @@ impl Progress {
             oplog_time_left: window.and_then(|window| window.left),
             cutover_deadline: self.window.deadline(),
             throttle: self.limits.get(),
+            walkers: self.places.most(),
             lag_history: self.recent.lags(),
             applied_per_second: self.recent.rate(self.applied.load(Relaxed)),
             indexes: *self.indexes.lock().unwrap_or_else(PoisonError::into_inner),

@@ -17,6 +17,7 @@ use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::IndexJob;
 use crate::order::Key;
+use crate::places::Place;
 use crate::progress::Progress;
 use crate::repair::Differences;
 use crate::retry::{Attempts, RetryRule};
@@ -62,24 +63,38 @@ impl Walker {
         let mut attempts = RetryRule::SERVER.begin();
         while !self.cancel.is_cancelled() {
             // Before a range is taken: changes would have to be held for it, and its snapshot would age.
-            tokio::select! {
+            let mut place = tokio::select! {
                 () = self.cancel.cancelled() => break,
-                () = self.progress.limits.copy.ready() => {}
-            }
+                place = self.place() => place,
+            };
             let majority = self.source.position().await?;
             let (reply, work) = oneshot::channel();
             if self.requests.send(Request::Take { majority, reply }).await.is_err() {
                 break;
             }
             match work.await {
-                Ok(Work::Chunk(assignment)) => self.copy(assignment, &mut attempts).await?,
-                Ok(Work::Index(job)) => self.build(job).await?,
-                Ok(Work::Check(check)) => self.check(check).await,
+                Ok(Work::Chunk(assignment)) => self.copy(assignment, &mut place, &mut attempts).await?,
+                Ok(Work::Index(job)) => {
+                    // The source has nothing to do with it.
+                    drop(place);
+                    self.build(job).await?;
+                }
+                Ok(Work::Check(check)) => {
+                    place.note_use();
+                    self.check(check).await;
+                }
                 // The router is gone: the run ends, and the reason is reported elsewhere.
                 Err(_) => break,
             }
         }
         Ok(())
+    }
+
+    /// Waits until another walker may be at work, and for the throttle.
+    async fn place(&self) -> Place<'_> {
+        let place = self.progress.places.take().await;
+        self.progress.limits.copy.ready().await;
+        place
     }
 
     async fn build(&self, job: IndexJob) -> Result<()> {
@@ -88,8 +103,9 @@ impl Walker {
         Ok(())
     }
 
-    async fn copy(&self, assignment: Assignment, attempts: &mut Attempts) -> Result<()> {
-        let result = match self.copy_range(&assignment).await {
+    async fn copy(&self, assignment: Assignment, place: &mut Place<'_>, attempts: &mut Attempts) -> Result<()> {
+        place.note_use();
+        let result = match self.copy_range(&assignment, place).await {
             Err(error) if error.kind() == ErrorKind::Stopped && assignment.cancel.is_cancelled() => Ok(None),
             other => other.map(Some),
         };
@@ -137,16 +153,16 @@ impl Walker {
     }
 
     /// Copies the assigned range, or a first part of it, and makes it durable.
-    async fn copy_range(&self, assignment: &Assignment) -> Result<Finished> {
+    async fn copy_range(&self, assignment: &Assignment, place: &mut Place<'_>) -> Result<Finished> {
         let ranged = assignment.target.kind.has_ranges();
         let compare = assignment.repair && ranged;
         if assignment.repair && !ranged {
             self.empty(assignment).await?;
         }
         let copied = if compare {
-            self.repair(assignment).await?
+            self.repair(assignment, place).await?
         } else {
-            self.insert(assignment).await?
+            self.insert(assignment, place).await?
         };
         let high = match assignment.mode {
             ReadMode::Snapshot => None,
@@ -222,9 +238,14 @@ impl Walker {
         }
     }
 
-    fn is_enough(&self, assignment: &Assignment, bytes: u64, started: Instant) -> bool {
+    /// Whether a chunk is to end with what was read so far.
+    fn is_enough(assignment: &Assignment, bytes: u64, started: Instant, place: &mut Place<'_>) -> bool {
+        place.note_use();
         assignment.target.kind.has_ranges()
-            && (bytes >= assignment.chunk_bytes || started.elapsed() >= CHUNK_TIME || assignment.hurry.is_cancelled())
+            && (bytes >= assignment.chunk_bytes
+                || started.elapsed() >= CHUNK_TIME
+                || assignment.hurry.is_cancelled()
+                || place.is_wanted_back())
     }
 
     /// Counts bytes that were read. Answers whether the copy has to wait, for which a chunk ends; one that cannot end has waited here.
@@ -241,7 +262,7 @@ impl Walker {
         false
     }
 
-    async fn insert(&self, assignment: &Assignment) -> Result<Copied> {
+    async fn insert(&self, assignment: &Assignment, place: &mut Place<'_>) -> Result<Copied> {
         let bytes = self.batch_bytes.max(assignment.document_bytes);
         let taken = Self::room(assignment, &self.batches, bytes).await?;
         let started = Instant::now();
@@ -259,7 +280,7 @@ impl Walker {
             copied.bytes += writing.size_in_bytes() as u64;
             copied.documents += writing.len() as u64;
             let must_wait = self.spend(assignment, writing.size_in_bytes() as u64).await;
-            let enough = must_wait || self.is_enough(assignment, copied.bytes, started);
+            let enough = must_wait || Self::is_enough(assignment, copied.bytes, started, place);
             let write = async {
                 let refusals = self.sink.insert(&assignment.target.target, &writing).await;
                 drop(taken);
@@ -285,7 +306,7 @@ impl Walker {
         Ok(copied)
     }
 
-    async fn repair(&self, assignment: &Assignment) -> Result<Copied> {
+    async fn repair(&self, assignment: &Assignment, place: &mut Place<'_>) -> Result<Copied> {
         let bytes = self.batch_bytes.max(assignment.document_bytes);
         // A batch of each side.
         let _taken = Self::room(assignment, &self.batches, bytes * 2).await?;
@@ -325,7 +346,7 @@ impl Walker {
                 must_wait = self.spend(assignment, differences.bytes - spent).await;
                 spent = differences.bytes;
             }
-            let enough = !ended && (must_wait || self.is_enough(assignment, differences.bytes, started));
+            let enough = !ended && (must_wait || Self::is_enough(assignment, differences.bytes, started, place));
             if bytes >= self.batch_bytes || ended || enough {
                 refused.extend(self.write(assignment, std::mem::take(&mut writes)).await?);
                 bytes = 0;

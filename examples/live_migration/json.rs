@@ -50,6 +50,7 @@ pub fn status(status: &Status) -> Value {
             "copy_bytes_per_second": status.throttle.copy_bytes_per_second,
             "tail_operations_per_second": status.throttle.tail_operations_per_second,
         },
+        "walkers": status.walkers,
         "lag_history": status.lag_history.iter().map(lag_sample).collect::<Vec<_>>(),
         "applied_per_second": status.applied_per_second,
         "indexes": { "built": status.indexes.built, "total": status.indexes.total },

@@ -110,7 +110,7 @@ fn description(access: &Access) -> (String, bool) {
         ),
         Access::ReplicaSetStatus => ("tell its members' states (replSetGetStatus)".to_owned(), false),
         Access::ServerStatus => (
-            "tell its cache, load and write blocking (serverStatus)".to_owned(),
+            "tell its cache, load, write blocking and how long writes take (serverStatus)".to_owned(),
             false,
         ),
         Access::Parameters => (

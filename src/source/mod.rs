@@ -5,6 +5,7 @@ mod memory;
 mod mongo;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::raw::{RawDocument, RawDocumentBuf};
@@ -156,6 +157,16 @@ pub trait Source: Send + Sync + 'static {
         Ok(false)
     }
 
+    /// What clients have written since the server was started, so that the run can see how long their writes take, and
+    /// [spare them](crate::MigrationBuilder::yield_to_source_writes). Asked twice a second while ranges are copied or compared. `None` where
+    /// that cannot be told, which is the default.
+    ///
+    /// # Errors
+    /// [`Unauthorized`](crate::ErrorKind::Unauthorized) when the user may not ask, or a server error.
+    async fn write_load(&self) -> Result<Option<WriteLoad>> {
+        Ok(None)
+    }
+
     /// A digest over all documents of the collection that is equal on both sides for equal data, or `None` where it cannot be had.
     ///
     /// # Errors
@@ -174,6 +185,15 @@ pub struct Deployment {
     pub version: [u32; 3],
     /// The feature compatibility version, such as `[6, 0]`.
     pub feature_compatibility: [u32; 2],
+}
+
+/// What clients have written, see [`Source::write_load`]. Both numbers only grow until the server is started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteLoad {
+    /// How many commands that were.
+    pub operations: u64,
+    /// How long the server took for all of them.
+    pub time: Duration,
 }
 
 /// How the documents of a read relate to the history.

@@ -5,6 +5,7 @@ mod points;
 mod read;
 mod split;
 mod write_block;
+mod write_load;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -15,7 +16,7 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 use mongodb::Client;
 
-use super::{Deployment, PointRequest, ReadRequest, Source};
+use super::{Deployment, PointRequest, ReadRequest, Source, WriteLoad};
 use crate::document::{Batch, Collection, CollectionKind, Position};
 use crate::driver_connect::Connected;
 use crate::error::Result;
@@ -187,6 +188,10 @@ impl Source for MongoSource {
 
     async fn writes_blocked(&self) -> Result<bool> {
         write_block::is_set(&self.client, self.version).await
+    }
+
+    async fn write_load(&self) -> Result<Option<WriteLoad>> {
+        write_load::ask(&self.client).await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {

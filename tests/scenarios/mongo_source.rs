@@ -2,6 +2,7 @@
 
 mod ends;
 mod listing;
+mod load;
 mod ranges;
 mod snapshots;
 

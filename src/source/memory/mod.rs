@@ -19,7 +19,7 @@ use futures::stream::BoxStream;
 use tokio::sync::watch;
 
 use self::state::State;
-use super::{Deployment, PointRequest, ReadRequest, Source};
+use super::{Deployment, PointRequest, ReadRequest, Source, WriteLoad};
 use crate::document::{Batch, Collection, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
@@ -85,6 +85,8 @@ pub enum SourceCall {
     SetWriteBlock,
     /// [`Source::writes_blocked`]
     WritesBlocked,
+    /// [`Source::write_load`]
+    WriteLoad,
 }
 
 /// Which collection a read by name meets when names have changed since its position.
@@ -156,6 +158,11 @@ impl MemorySource {
     /// How many entries a tail yields at once. Default: 100.
     pub fn set_batch_entries(&self, entries: usize) {
         self.change(|state| state.batch_entries = entries);
+    }
+
+    /// What it says of the writes of its clients. Default: nothing.
+    pub fn set_write_load(&self, load: WriteLoad) {
+        self.change(|state| state.write_load = Some(load));
     }
 
     /// Makes the next such call fail.
@@ -328,6 +335,12 @@ impl Source for MemorySource {
         self.before(SourceCall::WritesBlocked).await?;
         let blocked = lock(&self.shared.state).writes_blocked;
         self.answer(SourceCall::WritesBlocked, blocked).await
+    }
+
+    async fn write_load(&self) -> Result<Option<WriteLoad>> {
+        self.before(SourceCall::WriteLoad).await?;
+        let load = lock(&self.shared.state).write_load;
+        self.answer(SourceCall::WriteLoad, load).await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {

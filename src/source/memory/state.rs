@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
 use crate::oplog::{Entry, Item, delta};
 use crate::order::Key;
-use crate::source::ReadMode;
+use crate::source::{ReadMode, WriteLoad};
 use crate::test_util::Random;
 
 /// Bytes that an entry has in the oplog beside its documents, roughly.
@@ -43,6 +43,7 @@ pub(super) struct State {
     /// How often all tails were disconnected.
     pub(super) disconnects: u64,
     pub(super) writes_blocked: bool,
+    pub(super) write_load: Option<WriteLoad>,
     /// The version that it says it has.
     pub(super) version: [u32; 3],
 }
@@ -74,6 +75,7 @@ impl State {
             batch_entries: 100,
             disconnects: 0,
             writes_blocked: false,
+            write_load: None,
             version: [6, 0, 0],
         };
         let first = state.next_position();

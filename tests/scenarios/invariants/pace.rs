@@ -1,11 +1,13 @@
 //! How fast a run goes: throttled by its host, behind its source, and soon out of its history.
 
+use std::cell::Cell;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use bson::rawdoc;
 use futures::StreamExt;
-use mongoferry::source::SourceCall;
-use mongoferry::{Event, MigrationHandle, Phase, Throttle};
+use mongoferry::source::{SourceCall, WriteLoad};
+use mongoferry::{Error, ErrorKind, Event, MigrationHandle, Phase, Throttle};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Bench, DEADLINE, documents, until};
@@ -39,6 +41,95 @@ async fn the_copy_keeps_to_its_limit() {
         );
         bench.finish(run).await;
     }
+}
+
+/// What applications do to a source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    None,
+    /// They write, and nobody slows them down.
+    Free,
+    /// They write, and it takes longer the more walkers are at work.
+    SlowedDown,
+}
+
+async fn applications(bench: &Bench, run: &MigrationHandle, writes: &Cell<Writes>) -> Infallible {
+    let mut load = WriteLoad::default();
+    loop {
+        sleep(Duration::from_millis(50)).await;
+        if writes.get() != Writes::None {
+            let slowed_down = writes.get() == Writes::SlowedDown;
+            let walkers = if slowed_down { run.status().walkers } else { 1 };
+            load.operations += 20;
+            load.time += Duration::from_millis(20 * walkers as u64);
+        }
+        bench.source.set_write_load(load);
+    }
+}
+
+/// A copy that slows the applications down goes on with one walker, in the midst of ranges, and with all when more do not slow them down.
+#[tokio::test(start_paused = true)]
+async fn a_copy_yields_to_the_writes_of_applications() {
+    for yields in [true, false] {
+        let bench = Bench::default();
+        bench.source.set_batch_documents(10);
+        for name in ["shop.a", "shop.b", "shop.c", "shop.d"] {
+            bench.source.create_collection(name, rawdoc! {}).unwrap();
+            bench.source.insert_many(name, documents(0..5_000, 10)).unwrap();
+        }
+        bench.source.set_write_load(WriteLoad::default());
+        let reads = bench.source.hold(SourceCall::ReadBatch);
+        let migration = bench.migration().yield_to_source_writes(yields).build().unwrap();
+        let run = migration.start().await.unwrap();
+        let writes = Cell::new(Writes::None);
+        let slow_reads = async {
+            loop {
+                sleep(Duration::from_millis(50)).await;
+                reads.let_one_pass();
+            }
+        };
+        let looks = async {
+            until("all have begun", || reads.waiting() == 4).await;
+            writes.set(Writes::SlowedDown);
+            if yields {
+                until("one goes on", || run.status().walkers == 1 && reads.waiting() == 1).await;
+                writes.set(Writes::Free);
+                until("all go on", || run.status().walkers == 4 && reads.waiting() == 4).await;
+            }
+            for _ in 0..100 {
+                sleep(Duration::from_millis(100)).await;
+                assert_eq!(run.status().walkers, 4);
+            }
+        };
+        tokio::select! {
+            () = slow_reads => {}
+            _ = applications(&bench, &run, &writes) => {}
+            () = looks => {}
+        }
+        assert!(!run.status().copy_complete, "in the midst of it");
+        reads.release();
+        until("it is copied", || run.status().copy_complete).await;
+        bench.finish(run).await;
+    }
+}
+
+/// A source whose user may not ask how long writes take is copied all the same, by all walkers, and is not asked again.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_does_not_tell_of_writes_is_copied_by_all() {
+    let bench = Bench::with_orders(4);
+    let refused = Error::new(ErrorKind::Unauthorized, "ask how long writes take", "not authorized");
+    bench.source.fail_next(SourceCall::WriteLoad, refused);
+    let asked = bench.source.hold(SourceCall::WriteLoad);
+    let run = bench.start().await;
+    asked.reached().await;
+    asked.let_one_pass();
+    bench.caught_up().await;
+    for _ in 0..20 {
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((run.status().walkers, asked.waiting()), (4, 0));
+    }
+    asked.release();
+    bench.finish(run).await;
 }
 
 /// What is repaired counts as what is copied.
