@@ -253,10 +253,10 @@ impl MigrationBuilder {
 
     /// Whether fewer ranges are copied and compared at the same time while more of them would slow the source's own writers down.
     ///
-    /// The run asks twice a second how long writes take, with different numbers of walkers in turn, and keeps to the highest number up to
-    /// which a write takes hardly longer (less than a quarter) than with half as many. One walker is always at work, so that the copy goes
-    /// on; it may take longer. [`Status::walkers`](crate::Status::walkers) shows the number. A source that is hardly written to, or whose user
-    /// may not ask (`serverStatus`), is copied by all. Default: yes.
+    /// The run asks twice a second how long writes take. While there are enough of them it begins with one walker for half a minute, then
+    /// tries others in turn, and keeps to the highest number with which a write takes hardly longer (less than a quarter) than with half as
+    /// many. One walker is always at work, so that the copy goes on; it may take longer. [`Status::walkers`](crate::Status::walkers) shows
+    /// the number. A source that is hardly written to, or whose user may not ask (`serverStatus`), is copied by all. Default: yes.
     #[must_use]
     pub fn yield_to_source_writes(mut self, yielding: bool) -> Self {
         self.settings.yield_to_source_writes = yielding;

@@ -42,6 +42,7 @@ Options:
                                      the source is followed and what changes afterwards at cutover [default: continuous]
       --certificate PATH             write what was handed over into this file, as BSON, once it is complete
       --walkers N                    ranges copied at the same time [default: 4]
+      --all-walkers                  copy so many also while that slows the source's own writers down
       --lanes N                      connections that apply changes [default: 4]
       --chunk-bytes N                bytes of documents in a chunk [default: 67108864]
       --memory-bytes N               bytes of documents and changes held in memory [default: 268435456]
@@ -86,6 +87,7 @@ pub struct Arguments {
     /// Where the certificate is written.
     pub certificate: Option<PathBuf>,
     pub walkers: Option<usize>,
+    pub all_walkers: bool,
     pub lanes: Option<usize>,
     pub chunk_bytes: Option<u64>,
     pub memory_bytes: Option<usize>,
@@ -120,7 +122,14 @@ impl Arguments {
                 _ => (word, None),
             };
             match option.as_str() {
-                "--json" | "--block-writes" | "--reverse" | "--accept-unencrypted" | "--scan" | "--help" | "-h"
+                "--json"
+                | "--block-writes"
+                | "--reverse"
+                | "--accept-unencrypted"
+                | "--scan"
+                | "--all-walkers"
+                | "--help"
+                | "-h"
                     if attached.is_some() =>
                 {
                     return Err(format!("{option} takes no value"));
@@ -139,6 +148,10 @@ impl Arguments {
                 }
                 "--scan" => {
                     arguments.scan = true;
+                    continue;
+                }
+                "--all-walkers" => {
+                    arguments.all_walkers = true;
                     continue;
                 }
                 "--json" => {

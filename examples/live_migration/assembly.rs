@@ -66,6 +66,7 @@ fn with_settings(mut builder: MigrationBuilder, arguments: &Arguments) -> Migrat
         .block_source_writes(arguments.block_writes)
         .on_ddl(arguments.ddl)
         .throttle(arguments.throttle)
+        .yield_to_source_writes(!arguments.all_walkers)
         .accept_unencrypted(arguments.accept_unencrypted)
         .path_policy(arguments.path_policy)
         .scan_documents(arguments.scan);

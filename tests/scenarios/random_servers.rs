@@ -210,6 +210,7 @@ impl Scenario {
             chunk_bytes: 1 << random.random_range(10..16),
             selected: random.random_bool(0.3),
             compared: self.seed.is_multiple_of(2),
+            yields: self.seed / 2 % 2 == 0,
         };
         let mut handle = self.start(&shape).await;
         for _ in 0..random.random_range(0..4) {
@@ -289,6 +290,7 @@ impl Scenario {
         let (reader, writer) = futures::try_join!(MongoSource::connect(from), MongoSink::connect(to)).unwrap();
         let builder = Migration::builder(reader, writer)
             .walkers(shape.walkers)
+            .yield_to_source_writes(shape.yields)
             .lanes(shape.lanes)
             .chunk_bytes(shape.chunk_bytes)
             .verification(match shape.compared {
@@ -320,6 +322,8 @@ impl Scenario {
 /// How a run is set up. Where not everything is selected, renames lead into the selection and out of it, and transactions touch both sides.
 struct Shape {
     walkers: usize,
+    /// Whether fewer of them are at work where the writers feel them.
+    yields: bool,
     lanes: usize,
     chunk_bytes: u64,
     selected: bool,
