@@ -35,8 +35,11 @@ const BUSY: f64 = 0.05;
 /// Fewer writes in a window say nothing of how long writes take.
 const FEWEST: u64 = 5;
 
-/// After so many windows without enough writes, or without walkers at work, there is nobody to spare.
+/// After so many windows without enough writes there is nobody to spare.
 const QUIET: u32 = 6;
+
+/// After so many windows in which no walker has got on the source is not asked until one does. A batch may take long on a slow network.
+const UNUSED: u32 = 60;
 
 /// Sets how many walkers may be at work by how long the source's writes take, until the run is cancelled.
 ///
@@ -56,7 +59,7 @@ pub(crate) async fn yield_to_writes(
         loop {
             tick.tick().await;
             unused = if progress.places.were_used() { 0 } else { unused + 1 };
-            if unused > QUIET {
+            if unused > UNUSED {
                 progress.places.set(yielding.forget());
                 continue;
             }

@@ -210,7 +210,7 @@ impl Scenario {
             chunk_bytes: 1 << random.random_range(10..16),
             selected: random.random_bool(0.3),
             compared: self.seed.is_multiple_of(2),
-            yields: self.seed / 2 % 2 == 0,
+            yields: (self.seed / 2).is_multiple_of(2),
         };
         let mut handle = self.start(&shape).await;
         for _ in 0..random.random_range(0..4) {
