@@ -68,7 +68,8 @@ pub enum Verification {
     Digest,
     /// Every document is compared while the run follows the source, range by range, and what changes afterwards once more at cutover, so
     /// that a cutover takes seconds whatever the size. For this both sides are read once more after everything is copied and indexed, within
-    /// the bounds of the [throttle](MigrationBuilder::throttle), and anew by each run that goes on from a checkpoint.
+    /// the bounds of the [throttle](MigrationBuilder::throttle), and anew by each run that goes on from a checkpoint: what others wrote to
+    /// the target in between was not watched.
     ///
     /// Collections that cannot be compared in this way, or not yet, are compared by digest: capped ones, those with a collation, and those
     /// that another program was seen to write to on the target; all of them where such writes are not
