@@ -259,12 +259,7 @@ impl Engine {
                 cancel.clone(),
             ));
         }
-        let at_first = if settings.yield_to_source_writes {
-            1
-        } else {
-            settings.walkers
-        };
-        progress.places.set(at_first);
+        progress.places.set(settings.walkers_at_first());
         if settings.yield_to_source_writes {
             tasks.spawn(yield_to_writes(
                 Arc::clone(&self.source),

@@ -81,6 +81,7 @@ impl MigrationHandle {
         keep_freed_memory();
         let progress = Arc::new(Progress::new(Events::new()));
         progress.limits.set(engine.settings.throttle);
+        progress.places.set(engine.settings.walkers_at_first());
         let (length, now) = (engine.settings.cutover_window, engine.settings.clock.now());
         progress.window.go_on(length, kept, now);
         let requests: Arc<Requests> = Arc::new(watch::Sender::new(None));

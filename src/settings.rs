@@ -40,6 +40,13 @@ pub(crate) struct Settings {
     pub scan_documents: bool,
 }
 
+impl Settings {
+    /// How many walkers are at work until it is known whether applications write to the source.
+    pub fn walkers_at_first(&self) -> usize {
+        if self.yield_to_source_writes { 1 } else { self.walkers }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {

@@ -81,6 +81,7 @@ async fn a_copy_yields_to_the_writes_of_applications() {
         let reads = bench.source.hold(SourceCall::ReadBatch);
         let migration = bench.migration().yield_to_source_writes(yields).build().unwrap();
         let run = migration.start().await.unwrap();
+        assert!((1..=4).contains(&run.status().walkers));
         let writes = Cell::new(Writes::None);
         let slow_reads = async {
             loop {
