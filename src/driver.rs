@@ -49,6 +49,20 @@ pub(crate) async fn run_within(
     .await
 }
 
+/// One section of what the primary says of its state, empty where it has none; those that cost a server most are left out.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn server_status(client: &Client, operation: &'static str, section: &str) -> Result<Document> {
+    let mut command = doc! { "serverStatus": 1, "repl": 0, "wiredTiger": 0, "metrics": 0, "locks": 0, "tcmalloc": 0 };
+    command.insert(section, 1);
+    let mut status = run(client, operation, "admin", command).await?;
+    match status.remove(section) {
+        Some(bson::Bson::Document(section)) => Ok(section),
+        _ => Ok(Document::new()),
+    }
+}
+
 /// Runs a command whose body is sent as it is, once, however long it takes.
 ///
 /// # Errors

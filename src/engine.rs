@@ -259,8 +259,8 @@ impl Engine {
                 cancel.clone(),
             ));
         }
-        progress.places.set(settings.walkers_at_first());
-        if settings.yield_to_source_writes {
+        // One walker is always at work.
+        if settings.yield_to_source_writes && settings.walkers > 1 {
             tasks.spawn(yield_to_writes(
                 Arc::clone(&self.source),
                 Arc::clone(progress),

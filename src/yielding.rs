@@ -192,7 +192,7 @@ impl Yielding {
             self.set(better);
             return;
         }
-        if self.hold_until.is_some_and(|until| now < until) || self.most == 1 {
+        if self.hold_until.is_some_and(|until| now < until) {
             // Goes on measuring, so that what a trial is compared with is fresh.
             (self.windows, self.measured) = (SETTLING, WriteLoad::default());
             return;

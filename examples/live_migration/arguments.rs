@@ -121,51 +121,25 @@ impl Arguments {
                 Some((option, value)) if option.starts_with("--") => (option.to_owned(), Some(value.to_owned())),
                 _ => (word, None),
             };
-            match option.as_str() {
-                "--json"
-                | "--block-writes"
-                | "--reverse"
-                | "--accept-unencrypted"
-                | "--scan"
-                | "--all-walkers"
-                | "--help"
-                | "-h"
-                    if attached.is_some() =>
-                {
+            let flag = match option.as_str() {
+                "--accept-unencrypted" => Some(&mut arguments.accept_unencrypted),
+                "--block-writes" => Some(&mut arguments.block_writes),
+                "--reverse" => Some(&mut arguments.reverse),
+                "--scan" => Some(&mut arguments.scan),
+                "--all-walkers" => Some(&mut arguments.all_walkers),
+                "--json" => Some(&mut arguments.json),
+                "--help" | "-h" => Some(&mut arguments.help),
+                _ => None,
+            };
+            if let Some(flag) = flag {
+                if attached.is_some() {
                     return Err(format!("{option} takes no value"));
                 }
-                "--accept-unencrypted" => {
-                    arguments.accept_unencrypted = true;
-                    continue;
-                }
-                "--block-writes" => {
-                    arguments.block_writes = true;
-                    continue;
-                }
-                "--reverse" => {
-                    arguments.reverse = true;
-                    continue;
-                }
-                "--scan" => {
-                    arguments.scan = true;
-                    continue;
-                }
-                "--all-walkers" => {
-                    arguments.all_walkers = true;
-                    continue;
-                }
-                "--json" => {
-                    arguments.json = true;
-                    continue;
-                }
-                "--help" | "-h" => {
-                    arguments.help = true;
-                    continue;
-                }
-                _ if !option.starts_with("--") => {
-                    return Err("there is an argument that belongs to no option".to_owned());
-                }
-                _ => {}
+                *flag = true;
+                continue;
+            }
+            if !option.starts_with("--") {
+                return Err("there is an argument that belongs to no option".to_owned());
             }
             let mut value = || match attached.take() {
                 Some(value) => Ok(value),

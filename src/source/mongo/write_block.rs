@@ -46,16 +46,13 @@ pub(super) async fn is_set(client: &Client, version: [u32; 3]) -> Result<bool> {
         return Ok(false);
     }
     const OPERATION: &str = "ask whether writes on the source are blocked";
-    let command = doc! { "serverStatus": 1, "repl": 1, "wiredTiger": 0, "metrics": 0, "locks": 0 };
-    let status = match driver::run(client, OPERATION, "admin", command).await {
+    match driver::server_status(client, OPERATION, "repl").await {
+        // 1 means that writes are allowed.
+        Ok(set) => Ok(number(&set, "userWriteBlockMode") == 2),
         // What cannot be known is told by preflight.
-        Err(error) if error.kind() == ErrorKind::Unauthorized => return Ok(false),
-        answer => answer?,
-    };
-    // 1 means that writes are allowed.
-    Ok(status
-        .get_document("repl")
-        .is_ok_and(|set| number(set, "userWriteBlockMode") == 2))
+        Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

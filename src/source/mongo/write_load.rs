@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bson::doc;
 use mongodb::Client;
 
 use crate::driver::{self, number};
@@ -14,13 +13,8 @@ use crate::source::WriteLoad;
 /// # Errors
 /// A server error.
 pub(super) async fn ask(client: &Client) -> Result<Option<WriteLoad>> {
-    // The sections that cost a server most are left out.
-    let command = doc! { "serverStatus": 1, "opLatencies": 1, "repl": 0, "wiredTiger": 0, "metrics": 0, "locks": 0, "tcmalloc": 0 };
-    let status = driver::run(client, "ask how long writes take", "admin", command).await?;
-    let writes = status
-        .get_document("opLatencies")
-        .and_then(|latencies| latencies.get_document("writes"));
-    Ok(writes.ok().map(|writes| WriteLoad {
+    let latencies = driver::server_status(client, "ask how long writes take", "opLatencies").await?;
+    Ok(latencies.get_document("writes").ok().map(|writes| WriteLoad {
         operations: number(writes, "ops"),
         time: Duration::from_micros(number(writes, "latency")),
     }))

@@ -82,10 +82,10 @@ async fn a_copy_yields_to_the_writes_of_applications() {
         let migration = bench.migration().yield_to_source_writes(yields).build().unwrap();
         let run = migration.start().await.unwrap();
         assert!((1..=4).contains(&run.status().walkers));
-        let writes = Cell::new(Writes::None);
+        let (writes, batch) = (Cell::new(Writes::None), Cell::new(Duration::from_millis(50)));
         let slow_reads = async {
             loop {
-                sleep(Duration::from_millis(50)).await;
+                sleep(batch.get()).await;
                 reads.let_one_pass();
             }
         };
@@ -94,6 +94,13 @@ async fn a_copy_yields_to_the_writes_of_applications() {
             writes.set(Writes::SlowedDown);
             if yields {
                 until("one goes on", || run.status().walkers == 1 && reads.waiting() == 1).await;
+                // Whoever waits for a batch is at work.
+                let usual = batch.replace(Duration::from_secs(10));
+                for _ in 0..100 {
+                    sleep(Duration::from_millis(100)).await;
+                    assert_eq!(run.status().walkers, 1);
+                }
+                batch.set(usual);
                 writes.set(Writes::Free);
                 until("all go on", || run.status().walkers == 4 && reads.waiting() == 4).await;
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use mongodb::Client;
-use mongoferry::{Event, Outcome, Plan, Severity};
+use mongoferry::{ErrorKind, Event, MongoSource, Outcome, Plan, Severity, Source};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::workload::{self, Writer};
 use mongoferry_testbed::{ReplicaSet, Version};
@@ -329,4 +329,14 @@ async fn the_least_roles_carry_a_whole_migration() {
     assert_identical(&on_source, &on_target, &CompareOptions::default())
         .await
         .unwrap();
+}
+
+/// A run asks no more then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_ask_how_long_writes_take_is_told_so() {
+    let set = secured("rs0").await;
+    create_user(&set.client().await.unwrap(), "reader", &["readAnyDatabase"]).await;
+    let source = MongoSource::connect(&uri(&set, "reader")).await.unwrap();
+    let error = source.write_load().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
 }
