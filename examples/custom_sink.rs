@@ -13,7 +13,7 @@ use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 use mongoferry::order::Key;
 use mongoferry::preflight::Inspection;
-use mongoferry::sink::{CatalogCommand, Refusal, SinkRead};
+use mongoferry::sink::{CatalogCommand, Refusal, SinkRead, WritesSeen};
 use mongoferry::source::Deployment;
 use mongoferry::{
     Batch, Collection, CollectionKind, Migration, MongoSink, MongoSource, Namespace, Operation, Outcome, Position,
@@ -83,8 +83,8 @@ impl Sink for CountingSink {
         self.inner.members().await
     }
 
-    async fn foreign_writes(&self) -> Result<Option<BoxStream<'static, Result<Namespace>>>> {
-        self.inner.foreign_writes().await
+    async fn foreign_writes(&self, after: Option<Position>) -> Result<Option<BoxStream<'static, Result<WritesSeen>>>> {
+        self.inner.foreign_writes(after).await
     }
 
     async fn collections(&self) -> Result<Vec<Collection>> {

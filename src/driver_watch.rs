@@ -1,21 +1,23 @@
 //! What is watched on a replica set besides its data: its members, and who else writes to it.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bson::raw::{RawDocument, cstr};
-use bson::{Document, RawBsonRef, Timestamp, doc, rawdoc};
+use bson::{RawBsonRef, doc, rawdoc};
+use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
 use mongodb::Client;
 use mongodb::options::{CursorType, RunCursorCommandOptions};
 use mongodb::raw_batch_cursor::RawBatchCursor;
 use tokio::time::{sleep, timeout};
 
+use crate::document::Position;
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
-use crate::retry::RetryRule;
+use crate::oplog::position;
+use crate::retry::{RetryRule, retry};
+use crate::sink::WritesSeen;
 
 const OPERATION: &str = "watch for other writers";
 
@@ -41,49 +43,75 @@ pub(crate) async fn members(client: &Client) -> Result<Vec<String>> {
     Ok(members)
 }
 
-/// The collections that sessions with retryable writes or transactions write to from now on, once for each write.
+/// What sessions with retryable writes or transactions write after a position, or from now on.
 ///
 /// The oplog names the session of such writes alone, and those of this crate are never among them: what is seen here is another's for
 /// certain. Drivers have written so by default since 2019. Not seen are writers that have switched it off, and updates and deletes of many
 /// documents, which cannot be retried. The server looks for the entries; none of this crate's own is sent over the network.
 ///
 /// # Errors
-/// [`Unauthorized`](ErrorKind::Unauthorized) when the oplog may not be read, else a server error, from the call or as the last item.
-pub(crate) async fn foreign_writes(client: &Client) -> Result<BoxStream<'static, Result<Namespace>>> {
+/// [`PositionLost`](ErrorKind::PositionLost) when the oplog no longer holds the position, [`Unauthorized`](ErrorKind::Unauthorized) when it
+/// may not be read, else a server error, from the call or as the last item.
+pub(crate) async fn foreign_writes(
+    client: &Client,
+    after: Option<Position>,
+) -> Result<BoxStream<'static, Result<WritesSeen>>> {
+    let until = match after {
+        Some(after) if !retry(RetryRule::SERVER, || position::is_held(client, OPERATION, after)).await? => {
+            return Err(Error::new(
+                ErrorKind::PositionLost,
+                OPERATION,
+                "the target's oplog no longer holds the position up to which was watched",
+            )
+            .with_context("position", after));
+        }
+        Some(after) => after,
+        None => position::newest_position(client).await?,
+    };
     let mut watch = Watch {
         client: client.clone(),
-        after: newest(client).await?.0,
+        until,
+        told: until,
         cursor: None,
     };
+    // Whether the oplog may be read is known at once.
     watch.reopen().await?;
-    let batches = stream::try_unfold(watch, |mut watch| async move {
-        let namespaces = watch.next().await?;
-        Ok::<_, Error>(Some((stream::iter(namespaces.into_iter().map(Ok)), watch)))
+    let begun = WritesSeen {
+        collections: Vec::new(),
+        until,
+    };
+    let seen = stream::try_unfold(watch, |mut watch| async move {
+        let seen = watch.next().await?;
+        Ok::<_, Error>(Some((seen, watch)))
     });
-    Ok(batches.try_flatten().boxed())
+    Ok(stream::once(async { Ok(begun) }).chain(seen).boxed())
 }
 
 struct Watch {
     client: Client,
-    after: Timestamp,
-    cursor: Option<RawBatchCursor>,
+    /// A majority had it, and everything up to it was looked at.
+    until: Position,
+    /// The newest entry that was told.
+    told: Position,
+    /// The server's cursor, and the term in which it was opened.
+    cursor: Option<(RawBatchCursor, i64)>,
 }
 
 impl Watch {
     /// The next writes; none in most answers. Elections and broken connections are sat out.
-    async fn next(&mut self) -> Result<VecDeque<Namespace>> {
+    async fn next(&mut self) -> Result<WritesSeen> {
         let mut attempts = RetryRule::SERVER.begin();
         loop {
             let error = match self.step().await {
-                Ok(namespaces) => return Ok(namespaces),
+                Ok(collections) => {
+                    return Ok(WritesSeen {
+                        collections,
+                        until: self.until,
+                    });
+                }
                 Err(error) => error,
             };
             self.cursor = None;
-            if error.kind() == ErrorKind::PositionLost {
-                // What the oplog no longer holds was not seen; what comes is.
-                self.after = newest(&self.client).await?.0;
-                continue;
-            }
             match attempts.next_pause(&error) {
                 Some(pause) => sleep(pause).await,
                 None => return Err(error),
@@ -91,40 +119,62 @@ impl Watch {
         }
     }
 
-    async fn step(&mut self) -> Result<VecDeque<Namespace>> {
-        if self.cursor.is_none() {
+    async fn step(&mut self) -> Result<Vec<Namespace>> {
+        let now = position::standing(&self.client).await?.majority;
+        // After an election the cursor may be one of the old primary, and what is asked for above an answer of the new one.
+        if self.cursor.as_ref().is_none_or(|(_, term)| *term != now.term) {
             self.reopen().await?;
         }
         let closed = || Error::new(ErrorKind::Connection, OPERATION, "the server closed the cursor");
-        let cursor = self.cursor.as_mut().ok_or_else(closed)?;
+        let (cursor, _) = self.cursor.as_mut().ok_or_else(closed)?;
         let batch = in_time(async { cursor.next().await.ok_or_else(closed)?.map_err(convert) }).await?;
-        let mut namespaces = VecDeque::new();
+        let mut collections = Vec::new();
+        let mut last = None;
         for entry in batch.doc_slices().map_err(convert)? {
             let malformed = |error| Error::malformed(OPERATION, error);
-            let entry = entry.map_err(malformed)?;
-            let RawBsonRef::Document(entry) = entry else { continue };
-            self.after = entry
-                .get_timestamp("ts")
-                .map_err(|error| Error::malformed(OPERATION, error))?;
-            written(entry, &mut namespaces);
+            let RawBsonRef::Document(entry) = entry.map_err(malformed)? else {
+                continue;
+            };
+            let at = position_of(entry)?;
+            last = Some(at);
+            // A cursor that was opened again begins before some that were told. What a new primary wrote is new, whatever the old one's
+            // time was.
+            if at > self.told || at.term > self.told.term {
+                self.told = at;
+                written(entry, &mut collections);
+            }
         }
-        Ok(namespaces)
+        // An answer without entries says that the server came to the end of what it had when it was asked, which is at or after `now`. One
+        // with entries may have been cut short.
+        let looked_at = last.map_or(now, |last| last.min(now));
+        self.until = self.until.max(looked_at);
+        Ok(collections)
     }
 
     async fn reopen(&mut self) -> Result<()> {
-        let (_, needs_replay_flag) = newest(&self.client).await?;
+        let standing = position::standing(&self.client).await?;
+        if !position::is_held(&self.client, OPERATION, self.until).await? {
+            return Err(Error::new(
+                ErrorKind::PositionLost,
+                OPERATION,
+                "the target's oplog no longer holds what was written while it could not be watched",
+            )
+            .with_context("position", self.until));
+        }
         let mut find = rawdoc! {
             "find": "oplog.rs",
             "filter": {
-                "ts": { "$gt": self.after },
+                "ts": { "$gt": self.until.timestamp() },
                 "lsid": { "$exists": true },
                 "op": { "$in": ["i", "u", "d", "c"] },
             },
-            "projection": { "ts": 1, "ns": 1, "o.applyOps.ns": 1 },
+            "projection": { "ts": 1, "t": 1, "ns": 1, "o.applyOps.ns": 1 },
             "tailable": true,
             "awaitData": true,
+            // Looking through a long history is not part of opening.
+            "batchSize": 0,
         };
-        if needs_replay_flag {
+        if standing.needs_replay_flag {
             find.append(cstr!("oplogReplay"), true);
         }
         let mut options = RunCursorCommandOptions::default();
@@ -132,13 +182,22 @@ impl Watch {
         options.max_time = Some(AWAIT);
         let database = self.client.database("local");
         let open = database.run_raw_cursor_command(find).with_options(options).batch();
-        self.cursor = Some(in_time(async { open.await.map_err(convert) }).await?);
+        let mut cursor = in_time(async { open.await.map_err(convert) }).await?;
+        // The first batch, which is empty and says nothing.
+        in_time(async { cursor.next().await.transpose().map_err(convert) }).await?;
+        self.cursor = Some((cursor, standing.majority.term));
         Ok(())
     }
 }
 
+fn position_of(entry: &RawDocument) -> Result<Position> {
+    let malformed = |error| Error::malformed(OPERATION, error);
+    let timestamp = entry.get_timestamp("ts").map_err(malformed)?;
+    Ok(Position::new(timestamp, entry.get_i64("t").map_err(malformed)?))
+}
+
 /// The collections of one entry, a transaction's among them.
-fn written(entry: &RawDocument, namespaces: &mut VecDeque<Namespace>) {
+fn written(entry: &RawDocument, namespaces: &mut Vec<Namespace>) {
     let within = entry
         .get_document("o")
         .and_then(|operation| operation.get_array("applyOps"));
@@ -157,20 +216,6 @@ fn namespace_of(entry: &RawDocument) -> Option<Namespace> {
     let namespace: Namespace = entry.get_str("ns").ok()?.parse().ok()?;
     let is_of_server = matches!(namespace.database(), "admin" | "config" | "local");
     (!is_of_server && namespace.database() != crate::METADATA_DATABASE).then_some(namespace)
-}
-
-/// The position of the server's newest entry, and whether it has to be told that a query goes by position.
-async fn newest(client: &Client) -> Result<(Timestamp, bool)> {
-    /// From 4.4 on the server sees it by itself.
-    const SEES_IT_ITSELF: i32 = 9;
-    let hello: Document = driver::run(client, OPERATION, "admin", doc! { "isMaster": 1 }).await?;
-    let newest = hello
-        .get_document("lastWrite")
-        .and_then(|write| write.get_document("opTime"))
-        .and_then(|time| time.get_timestamp("ts"))
-        .map_err(|error| Error::malformed(OPERATION, error))?;
-    let wire = hello.get_i32("maxWireVersion").unwrap_or_default();
-    Ok((newest, wire < SEES_IT_ITSELF))
 }
 
 async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
@@ -196,7 +241,7 @@ mod tests {
     #[test]
     fn collections_are_named_once_for_each_write() {
         let names = |entry: RawDocumentBuf| {
-            let mut namespaces = VecDeque::new();
+            let mut namespaces = Vec::new();
             written(&entry, &mut namespaces);
             namespaces.iter().map(ToString::to_string).collect::<Vec<_>>()
         };

@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::beginning::{Beginning, mismatch};
 use crate::budget::{Budget, Shares};
-use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Amount, Event, Side};
@@ -29,7 +29,7 @@ use crate::sink::Sink;
 use crate::source::Source;
 use crate::waiting::telling;
 use crate::walker::Walker;
-use crate::watch::{Seen, watch_deployments, watch_foreign_writes};
+use crate::watch::{ForeignWatch, Seen, open_foreign_watch, watch_deployments, watch_foreign_writes};
 use crate::watermark::save_checkpoints;
 use crate::yielding::yield_to_writes;
 
@@ -98,8 +98,8 @@ impl Engine {
         let began = tokio::select! {
             () = patience => Ok(()),
             began = self.begin(progress, lost) => match began {
-                Ok(beginning) if !cancel.is_cancelled() => {
-                    self.spawn_tasks(&mut tasks, beginning, progress, requests, &cancel);
+                Ok((beginning, watch)) if !cancel.is_cancelled() => {
+                    self.spawn_tasks(&mut tasks, beginning, watch, progress, requests, &cancel);
                     Ok(())
                 }
                 Ok(_) => Ok(()),
@@ -111,7 +111,7 @@ impl Engine {
             Err(error) => Err(error),
         };
         requests.send_replace(None);
-        // The next run compares everything anew.
+        // The next run says anew what it has of it.
         progress.set_all_compared(false);
         cancel.cancel();
         let result = end(&mut tasks, result).await;
@@ -126,18 +126,19 @@ impl Engine {
         kept.and(result)
     }
 
-    async fn begin(&self, progress: &Arc<Progress>, lost: Option<&str>) -> Result<Beginning> {
+    async fn begin(&self, progress: &Arc<Progress>, lost: Option<&str>) -> Result<(Beginning, Option<ForeignWatch>)> {
         // Whoever had the lease before may have been cut off in the middle of something.
         self.sink.quiesce().await?;
         self.store.claim().await?;
         self.prepare_way_back().await?;
-        let loaded = self.load().await?;
+        let mut loaded = self.load().await?;
         if loaded
             .as_ref()
             .is_some_and(|checkpoint| checkpoint.source_writes_blocked)
         {
             progress.write_block.found();
         }
+        let watch = self.watch_on(loaded.as_mut(), progress).await;
         let beginning = match loaded {
             Some(checkpoint) if checkpoint.complete => {
                 return Err(mismatch(
@@ -167,13 +168,34 @@ impl Engine {
         progress.left_selection.go_on(&beginning.checkpoint.left_selection);
         let (resumed, position) = (beginning.resumed, beginning.checkpoint.watermark);
         progress.events.send(Event::Started { resumed, position });
-        Ok(beginning)
+        Ok((beginning, watch))
+    }
+
+    /// Begins to watch for writes of others on the target, where a checkpoint says that they were watched until. If that cannot be gone on
+    /// with, nothing is known any more of what was compared.
+    async fn watch_on(&self, checkpoint: Option<&mut Checkpoint>, progress: &Progress) -> Option<ForeignWatch> {
+        let until = checkpoint.as_ref().and_then(|checkpoint| checkpoint.watched);
+        let (watch, goes_on) = if self.settings.watch_foreign_writes {
+            open_foreign_watch(&*self.sink, until, progress).await
+        } else {
+            (None, false)
+        };
+        if let Some(checkpoint) = checkpoint
+            && !goes_on
+        {
+            checkpoint.watched = None;
+            for collection in &mut checkpoint.collections {
+                collection.compared = None;
+            }
+        }
+        watch
     }
 
     fn spawn_tasks(
         &self,
         tasks: &mut JoinSet<Result<()>>,
         beginning: Beginning,
+        foreign_writes: Option<ForeignWatch>,
         progress: &Arc<Progress>,
         requests: &Requests,
         cancel: &CancellationToken,
@@ -250,11 +272,10 @@ impl Engine {
             Arc::clone(progress),
             cancel.clone(),
         ));
-        if settings.watch_foreign_writes {
-            let (sink, selection) = (Arc::clone(&self.sink), settings.selection.clone());
+        if let Some(writes) = foreign_writes {
             tasks.spawn(watch_foreign_writes(
-                sink,
-                selection,
+                writes,
+                settings.selection.clone(),
                 Arc::clone(progress),
                 cancel.clone(),
             ));

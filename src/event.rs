@@ -194,7 +194,8 @@ pub enum Event {
         /// How many writes were seen since this process began.
         writes: u64,
     },
-    /// Writes of others to the target cannot be watched: reading its oplog needs the privilege `find` on `local.oplog.rs`.
+    /// Writes of others to the target cannot be watched: reading its oplog needs the privilege `find` on `local.oplog.rs`. Or some may have
+    /// been missed, as when it rolled over while it could not be read. The next run watches again.
     ForeignWritesNotWatched {
         /// The target's reason.
         reason: String,

@@ -40,7 +40,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::inspection::Inspection;
 use crate::namespace::Namespace;
 use crate::order::Key;
-use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead};
+use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 use crate::source::Deployment;
 
 /// A lease that is not renewed for so long belongs to a process that is gone.
@@ -162,8 +162,8 @@ impl Sink for FencedSink {
         self.sink.members().await
     }
 
-    async fn foreign_writes(&self) -> Result<Option<BoxStream<'static, Result<Namespace>>>> {
-        self.sink.foreign_writes().await
+    async fn foreign_writes(&self, after: Option<Position>) -> Result<Option<BoxStream<'static, Result<WritesSeen>>>> {
+        self.sink.foreign_writes(after).await
     }
 
     async fn collections(&self) -> Result<Vec<Collection>> {

@@ -120,6 +120,7 @@ mod index;
 mod watermark;
 mod proof;
 mod difference;
+mod by_id;
 mod verify;
 mod cutover;
 mod certificate;
@@ -187,7 +188,7 @@ pub use sink::{MongoSink, Sink};
 pub use source::{MongoSource, Source};
 
 pub use checkpoint::{
-    Checkpoint, CheckpointStore, CollectionState, LeftOver, RangeState, Renaming, UnsettledDocuments,
+    Checkpoint, CheckpointStore, CollectionState, ComparedState, LeftOver, RangeState, Renaming, UnsettledDocuments,
 };
 
 pub use error::{Error, ErrorKind, Result};

@@ -66,10 +66,15 @@ pub enum Verification {
     /// Every document is compared: by the servers' own digests, and where these differ or cannot be had, one by one. This takes about as
     /// long as reading everything once, in which the applications stand still. Nothing is read before.
     Digest,
-    /// Every document is compared while the run follows the source, range by range, and what changes afterwards once more at cutover, so
-    /// that a cutover takes seconds whatever the size. For this both sides are read once more after everything is copied and indexed, within
-    /// the bounds of the [throttle](MigrationBuilder::throttle), and anew by each run that goes on from a checkpoint: what others wrote to
-    /// the target in between was not watched.
+    /// Every document is compared while the run follows the source, range by range, so that a cutover takes seconds whatever the size. For
+    /// this both sides are read once more after everything is copied and indexed, within the bounds of the
+    /// [throttle](MigrationBuilder::throttle). What changes afterwards is compared again now and then, for a tenth of the time of one walker,
+    /// and what has changed since then at cutover.
+    ///
+    /// What was compared is in the checkpoint, so that a run that goes on from there need not compare it anew. It does so where it cannot
+    /// know what others wrote to the target in between, since the target's oplog no longer holds the position up to which it was watched;
+    /// where another program did write; where differences were found; and where so much had changed (about 8,000 documents in all) that a
+    /// checkpoint would be too large.
     ///
     /// Collections that cannot be compared in this way, or not yet, are compared by digest: capped ones, those with a collation, and those
     /// that another program was seen to write to on the target; all of them where such writes are not

@@ -78,8 +78,8 @@ pub(crate) struct Progress {
     refused: Mutex<Vec<(Namespace, String)>>,
     /// Writes of others to collections of the target.
     foreign_writes: Mutex<BTreeMap<Namespace, u64>>,
-    /// Whether all of them are known, as far as they can be seen at all.
-    foreign_writes_watched: AtomicBool,
+    /// How far all of them are known, as far as they can be seen at all: a position in the target's history.
+    foreign_writes_until: Mutex<Option<Position>>,
 }
 
 impl Progress {
@@ -118,7 +118,7 @@ impl Progress {
             resyncs: AtomicU32::new(0),
             refused: Mutex::new(Vec::new()),
             foreign_writes: Mutex::new(BTreeMap::new()),
-            foreign_writes_watched: AtomicBool::new(false),
+            foreign_writes_until: Mutex::new(None),
         }
     }
 
@@ -187,12 +187,13 @@ impl Progress {
         Some(*writes)
     }
 
-    pub fn set_foreign_writes_watched(&self, watched: bool) {
-        self.foreign_writes_watched.store(watched, Relaxed);
+    /// Says how far the target's history was watched for writes of others; `None` when some may have been missed.
+    pub fn set_foreign_writes_until(&self, until: Option<Position>) {
+        *self.foreign_writes_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
-    pub fn foreign_writes_are_watched(&self) -> bool {
-        self.foreign_writes_watched.load(Relaxed)
+    pub fn foreign_writes_until(&self) -> Option<Position> {
+        *self.foreign_writes_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The collections that others wrote to.

@@ -1,20 +1,23 @@
 //! What is known of a collection's documents being the same on both sides. Pure.
 //!
 //! A collection is compared range by range while it is written to. What changes in a range afterwards is noted, so that at any time a
-//! comparison of these documents alone says whether all are the same.
+//! comparison of these documents alone says whether all are the same. Now and then they are compared again, so that they stay few.
+
+mod changed;
+mod running;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
+use self::changed::Changed;
+pub(crate) use self::running::{Portion, Running};
+use crate::checkpoint::ComparedState;
 use crate::difference::Difference;
-use crate::document::{Change, Position, Write};
+use crate::document::{Position, Write};
 use crate::namespace::Namespace;
 use crate::order::Key;
-use crate::ranges::ChunkId;
 
 /// How long a collection rests that has changed by so much, or whose comparison has failed for good.
 const REST: Duration = Duration::from_secs(600);
@@ -24,6 +27,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The longest such rest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What has changed is compared again after so long, so that what changes all the time is not compared all the time.
+const REST_BETWEEN: Duration = Duration::from_secs(5);
 
 /// After so many failures in a row the host is told that a collection cannot be compared at present.
 const PATIENCE: u32 = 20;
@@ -37,9 +43,10 @@ pub(crate) struct Proof {
     wanted: bool,
     through: Through,
     running: Option<Running>,
-    /// Documents that have changed since their range was compared.
-    changed: HashSet<Key>,
-    changed_bytes: usize,
+    /// Documents of what was compared that have changed since.
+    changed: Changed,
+    /// They are not compared again before.
+    rest_until: Option<Instant>,
     failures: u32,
     /// Why the last comparison failed.
     failure: Option<String>,
@@ -56,28 +63,6 @@ enum Through {
     All,
 }
 
-/// A range that is being compared.
-#[derive(Debug)]
-pub(crate) struct Running {
-    pub id: ChunkId,
-    /// The range begins above it and has no end.
-    pub lower: Option<Key>,
-    /// The position at which both sides are compared, and where the history would have to be read from to go on there.
-    pub low: Position,
-    pub resume: Position,
-    pub since: Instant,
-    /// Changes after `low`, in order.
-    held: Vec<(Position, Write)>,
-    held_bytes: usize,
-    /// Stops the walker; what it has found does not count.
-    pub cancel: CancellationToken,
-    /// Asks the walker to finish with what it has compared so far.
-    pub hurry: CancellationToken,
-    /// The marker behind everything up to `low`, and whom to tell when all lanes have applied it.
-    pub marker: u64,
-    pub applied: Option<oneshot::Sender<()>>,
-}
-
 /// What was compared, and what differs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tally {
@@ -91,13 +76,16 @@ pub(crate) struct Tally {
     pub count: u64,
 }
 
-/// What a walker found in a range.
+/// What a walker has found.
 #[derive(Debug)]
 pub(crate) struct Compared {
     /// A position at or after the opening of the source's read: a rename or drop up to here may have misled it.
     pub opened: Position,
-    /// The last `_id` that was compared; `None` when everything was.
+    /// The last `_id` of a range that was compared; `None` when all of it was.
     pub last: Option<Key>,
+    /// The documents that were to be compared by their `_id`s, and were not.
+    pub left: HashSet<Key>,
+    /// What was compared for the first time.
     pub documents: u64,
     pub bytes: u64,
     pub differences: Vec<Difference>,
@@ -125,30 +113,6 @@ pub(crate) struct CollectionProof {
     pub state: ProofState,
 }
 
-impl Running {
-    pub fn new(
-        id: ChunkId,
-        lower: Option<Key>,
-        (low, resume): (Position, Position),
-        (cancel, hurry): (CancellationToken, CancellationToken),
-        (marker, applied): (u64, oneshot::Sender<()>),
-    ) -> Self {
-        Self {
-            id,
-            lower,
-            low,
-            resume,
-            since: Instant::now(),
-            held: Vec::new(),
-            held_bytes: 0,
-            cancel,
-            hurry,
-            marker,
-            applied: Some(applied),
-        }
-    }
-}
-
 impl Proof {
     /// Of a collection that was made just now on both sides, and is empty.
     pub fn of_empty(wanted: bool) -> Self {
@@ -165,6 +129,46 @@ impl Proof {
             wanted: true,
             ..Self::default()
         };
+    }
+
+    /// What a checkpoint has kept of it.
+    pub fn from_checkpoint(state: ComparedState) -> Self {
+        let mut changed = Changed::default();
+        for key in &state.changed {
+            changed.insert(key);
+        }
+        Self {
+            wanted: true,
+            through: state.upper.map_or(Through::All, Through::Key),
+            changed,
+            tally: Tally {
+                documents: state.documents,
+                bytes: state.bytes,
+                position: state.position,
+                ..Tally::default()
+            },
+            ..Self::default()
+        }
+    }
+
+    /// What a checkpoint keeps of it. What was found to differ is looked for anew.
+    pub fn to_checkpoint(&self) -> Option<ComparedState> {
+        let upper = match &self.through {
+            Through::Nothing => return None,
+            Through::Key(key) => Some(key.clone()),
+            Through::All => None,
+        };
+        (self.wanted && self.tally.count == 0).then(|| ComparedState {
+            upper,
+            changed: self.all_changed().cloned().collect(),
+            position: self.tally.position,
+            documents: self.tally.documents,
+            bytes: self.tally.bytes,
+        })
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        self.wanted
     }
 
     pub fn state(&self) -> ProofState {
@@ -188,7 +192,22 @@ impl Proof {
     /// The documents that may differ although everything else is known to be the same; `None` when that is not known.
     pub fn open(&self) -> Option<Vec<Key>> {
         (self.wanted && self.through == Through::All && self.tally.count == 0)
-            .then(|| self.changed.iter().cloned().collect())
+            .then(|| self.all_changed().cloned().collect())
+    }
+
+    /// Those that are being compared again are among them.
+    fn all_changed(&self) -> impl Iterator<Item = &Key> {
+        let running = self.running.iter().filter_map(|running| match &running.what {
+            Portion::Documents(documents) => Some(documents),
+            Portion::Above(_) => None,
+        });
+        self.changed.iter().chain(running.flatten())
+    }
+
+    /// The memory that the `_id`s of what has changed take, in bytes.
+    pub fn changed_bytes(&self) -> usize {
+        let running = self.running.as_ref().map_or(0, |running| running.what.changed_bytes());
+        self.changed.bytes() + running
     }
 
     pub fn running(&self) -> Option<&Running> {
@@ -207,51 +226,59 @@ impl Proof {
             && self.not_before.is_none_or(|not_before| not_before <= now)
     }
 
-    /// Where the next range begins.
-    pub fn lower(&self) -> Option<Key> {
-        match &self.through {
+    /// Whether what has changed should be compared again now; `hurry` says that it has no rest.
+    pub fn is_due_again(&self, now: Instant, hurry: bool) -> bool {
+        let has_passed = |time: Option<Instant>| time.is_none_or(|time| time <= now);
+        self.wanted
+            && self.running.is_none()
+            && self.changed.bytes() > 0
+            && has_passed(self.not_before)
+            && (hurry || has_passed(self.rest_until))
+    }
+
+    /// The range that is to be compared next.
+    pub fn next_range(&self) -> Portion {
+        Portion::Above(match &self.through {
             Through::Key(key) => Some(key.clone()),
             Through::Nothing | Through::All => None,
-        }
+        })
+    }
+
+    /// Up to so many of the documents that have changed, to be compared again.
+    pub fn next_changed(&mut self, most: usize) -> Portion {
+        Portion::Documents(self.changed.take(most).into_iter().collect())
     }
 
     pub fn run(&mut self, running: Running) {
         self.running = Some(running);
     }
 
-    /// Whether a change has to wait until the range of its document is compared.
+    /// Whether a change has to wait until its document is compared.
     pub fn must_hold(&self, key: &Key, position: Position) -> bool {
         self.running
             .as_ref()
-            .is_some_and(|running| position > running.low && running.lower.as_ref().is_none_or(|lower| key > lower))
+            .is_some_and(|running| running.must_hold(key, position))
     }
 
-    /// Keeps a change until its range is compared; answers its bytes.
-    pub fn hold(&mut self, change: Change) -> usize {
-        let Some(running) = &mut self.running else { return 0 };
-        let bytes = size_of::<Position>() + change.write.size_in_bytes();
-        running.held.push((change.position, change.write));
-        running.held_bytes += bytes;
-        bytes
+    /// Notes that a document changes, where it has been compared; answers how many bytes more are kept.
+    pub fn note(&mut self, key: &Key) -> usize {
+        if !self.covers(key) {
+            return 0;
+        }
+        if self.changed.bytes() == 0 {
+            self.rest_until = Some(Instant::now() + REST_BETWEEN);
+        }
+        self.changed.insert(key)
     }
 
-    /// Notes that a document changes, where its range has been compared. When these are more than `limit` bytes of `_id`s the collection
-    /// will be compared again.
-    pub fn note(&mut self, key: &Key, limit: usize) {
-        if !self.covers(key) || self.changed.contains(key) {
-            return;
-        }
-        // A set has about as much room again.
-        self.changed_bytes += key.size_in_bytes() * 2;
-        self.changed.insert(key.clone());
-        if self.changed_bytes > limit {
-            *self = Self {
-                wanted: true,
-                running: self.running.take(),
-                not_before: Some(Instant::now() + REST),
-                ..Self::default()
-            };
-        }
+    /// So much has changed that everything will be compared anew.
+    pub fn begin_later(&mut self) {
+        *self = Self {
+            wanted: true,
+            running: self.running.take(),
+            not_before: Some(Instant::now() + REST),
+            ..Self::default()
+        };
     }
 
     fn covers(&self, key: &Key) -> bool {
@@ -262,21 +289,40 @@ impl Proof {
         }
     }
 
-    /// Ends what is being compared, without a result. Answers the changes that waited, and their bytes.
+    /// Ends what is being compared; what has no result will be compared again. Answers the changes that waited, and their bytes.
     pub fn take(&mut self) -> Option<(Vec<(Position, Write)>, usize)> {
-        let running = self.running.take()?;
+        let mut running = self.running.take()?;
         running.cancel.cancel();
-        Some((running.held, running.held_bytes))
+        if let Portion::Documents(documents) = &mut running.what {
+            // Others begin anew by now.
+            documents.retain(|key| self.covers(key));
+            self.changed.give_back(documents.drain());
+            if !self.changed.is_in_turn() {
+                self.rest_until = Some(Instant::now() + REST_BETWEEN);
+            }
+        }
+        Some(running.into_held())
     }
 
-    /// Takes over what was found in the range that is being compared; it has to be [taken](Self::take) next.
+    /// Takes over what was found in what is being compared; it has to be [taken](Self::take) next.
     pub fn add(&mut self, compared: Compared) {
-        let Some(running) = &self.running else { return };
-        if running.lower != self.lower() {
+        let Some(running) = &mut self.running else { return };
+        match &mut running.what {
             // So much has changed meanwhile that everything is compared again.
-            return;
+            Portion::Documents(_) if self.through == Through::Nothing => return,
+            Portion::Documents(documents) => *documents = compared.left,
+            Portion::Above(lower) => {
+                let expected = match &self.through {
+                    Through::Key(key) => Some(key),
+                    Through::Nothing | Through::All => None,
+                };
+                if lower.as_ref() != expected {
+                    return;
+                }
+                self.tally.position = Some(running.low);
+                self.through = compared.last.map_or(Through::All, Through::Key);
+            }
         }
-        self.tally.position = Some(running.low);
         self.tally.documents += compared.documents;
         self.tally.bytes += compared.bytes;
         self.tally.count += compared.count;
@@ -284,13 +330,12 @@ impl Proof {
         self.tally
             .differences
             .extend(compared.differences.into_iter().take(room));
-        self.through = compared.last.map_or(Through::All, Through::Key);
         self.failures = 0;
         self.failure = None;
         self.not_before = None;
     }
 
-    /// The range could not be compared. A pause comes before it is tried again, by which time it has to be [taken](Self::take).
+    /// It could not be compared. A pause comes before it is tried again, by which time it has to be [taken](Self::take).
     pub fn fail(&mut self, reason: Option<String>) {
         if reason.is_some() {
             self.failures += 1;

@@ -184,7 +184,7 @@ pub(crate) async fn proven(
     report: &Report,
 ) -> Result<HashSet<Uuid>> {
     let mut proven = HashSet::new();
-    if engine.settings.verification != Verification::Continuous || !progress.foreign_writes_are_watched() {
+    if engine.settings.verification != Verification::Continuous || progress.foreign_writes_until().is_none() {
         return Ok(proven);
     }
     let (ours, theirs) = futures::try_join!(engine.source.collections(), engine.sink.collections())?;

@@ -149,6 +149,7 @@ fn opposite(state: &CollectionState, there: &Collection, position: Position) -> 
             upper: None,
             done: Some(position),
         }],
+        compared: None,
     }
 }
 

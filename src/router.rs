@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::markers::Marker;
 pub(crate) use self::requests::{Assignment, Finished, ProofRequest, ReadAhead, Report, Request, Work};
-use crate::checkpoint::{Checkpoint, CollectionState, Renaming, UnsettledDocuments};
+use crate::checkpoint::{Checkpoint, CollectionState, ComparedState, Renaming, UnsettledDocuments};
 use crate::ddl::DdlPolicy;
-use crate::document::{Change, CollectionKind, Operation, Position, Range};
+use crate::document::{Change, CollectionKind, Operation, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::held::Held;
@@ -31,7 +31,7 @@ use crate::oplog::{Entry, Item};
 use crate::order::Key;
 use crate::phase::Phase;
 use crate::progress::Progress;
-use crate::proof::{CollectionProof, Compared, ProofState};
+use crate::proof::{CollectionProof, Compared, Proof, ProofState};
 use crate::ranges::{ChunkId, RangeStatus};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::{ReadMode, Source};
@@ -104,8 +104,10 @@ pub(crate) struct Router {
     chunk_bytes: u64,
     pub(crate) prove: bool,
     changed_limit: usize,
-    /// The same for each collection.
-    changed_each: usize,
+    /// So many bytes more can be noted.
+    changed_room: usize,
+    /// What has changed is not compared again before, unless there is little room left.
+    compare_again_at: Instant,
     next_chunk: u64,
     next_marker: u64,
     reached: mpsc::UnboundedReceiver<MarkerReached>,
@@ -153,8 +155,10 @@ impl Router {
     pub fn new(parts: RouterParts) -> Self {
         let (mut tracked, mut views) = (HashMap::new(), BTreeMap::new());
         for mut collection in parts.collections {
-            if parts.prove {
+            if parts.prove && !collection.proof.is_wanted() {
                 collection.proof.begin();
+            } else if !parts.prove {
+                collection.proof = Proof::default();
             }
             if collection.target.kind == CollectionKind::View {
                 views.insert(collection.target.namespace.clone(), collection);
@@ -197,7 +201,8 @@ impl Router {
             chunk_bytes: parts.chunk_bytes,
             prove: parts.prove,
             changed_limit: parts.changed_limit,
-            changed_each: 0,
+            changed_room: 0,
+            compare_again_at: Instant::now(),
             next_chunk: 0,
             next_marker: 0,
             reached: parts.reached,
@@ -309,14 +314,17 @@ impl Router {
                 self.relieve().await
             }
             Route::HoldCheck => {
-                self.held += tracked.proof.hold(change);
+                let running = tracked.proof.running_mut();
+                self.held += running.map_or(0, |running| running.hold(change));
                 self.progress.held_bytes.store(self.held as u64, Relaxed);
                 self.relieve().await
             }
             Route::Send => {
-                tracked.proof.note(&change.write.key, self.changed_each);
+                let target = Arc::clone(&tracked.target);
+                let noted = tracked.proof.note(&change.write.key);
+                self.noted(noted);
                 let routed = Routed {
-                    target: Arc::clone(&tracked.target),
+                    target,
                     position: change.position,
                     write: change.write,
                 };
@@ -435,7 +443,7 @@ impl Router {
 
     /// Tells the host how far the copy and the indexes are.
     pub(crate) fn update_progress(&mut self) {
-        self.changed_each = self.changed_limit / self.tracked.len().max(1);
+        self.count_changed();
         let copied = self.tracked.values().all(|tracked| tracked.ranges.all_done());
         let routed = self.routed;
         if copied {

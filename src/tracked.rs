@@ -124,6 +124,7 @@ impl Tracked {
             } else {
                 IndexWork::NotBegun
             },
+            proof: state.compared.clone().map(Proof::from_checkpoint).unwrap_or_default(),
             ..Self::unread(&collection, state.target.clone(), Vec::new())
         }
     }
@@ -133,7 +134,7 @@ impl Tracked {
         self.changes as f64 / self.bytes.max(1) as f64
     }
 
-    /// What a checkpoint keeps.
+    /// What a checkpoint keeps, but for what is known of its being the same as on the source: see [`Proof::to_checkpoint`].
     pub fn to_checkpoint(&self) -> CollectionState {
         CollectionState {
             id: self.target.id,
@@ -146,6 +147,7 @@ impl Tracked {
             documents: self.documents,
             bytes: self.bytes,
             ranges: self.ranges.to_checkpoint(),
+            compared: None,
         }
     }
 

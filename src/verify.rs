@@ -1,11 +1,12 @@
 //! Compares what was migrated on both sides: documents, options, indexes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 use bson::rawdoc;
 use futures::StreamExt;
 
+use crate::by_id::{self, Portions};
 use crate::checkpoint::CollectionState;
 use crate::document::{Collection, CollectionKind, Operation, Position, Range};
 use crate::engine::Engine;
@@ -19,9 +20,6 @@ use crate::source::{PointRequest, ReadMode, ReadRequest};
 
 /// How many differing documents of a collection are named.
 const NAMED: usize = 20;
-
-/// So many documents are read by `_id` at once.
-const MOST_KEYS: usize = 500;
 
 /// Bytes of a batch while both sides are read.
 const BATCH_BYTES: usize = 1 << 20;
@@ -73,10 +71,8 @@ pub(crate) async fn compare_documents(engine: &Engine, state: &CollectionState) 
 /// # Errors
 /// A server error.
 pub(crate) async fn are_same(engine: &Engine, state: &CollectionState, keys: &[Key], at: Position) -> Result<bool> {
-    let (mut rest, mut size) = (keys, 8);
-    while !rest.is_empty() {
-        let (keys, later) = rest.split_at(first_of(&rest[..size.min(rest.len())]));
-        rest = later;
+    let mut portions = Portions::of(keys, BATCH_BYTES);
+    while let Some(keys) = portions.next() {
         let ours = engine.source.read_documents(PointRequest {
             namespace: &state.namespace,
             keys,
@@ -85,33 +81,12 @@ pub(crate) async fn are_same(engine: &Engine, state: &CollectionState, keys: &[K
         });
         let theirs = engine.sink.read_documents(&state.target, keys);
         let (ours, theirs) = futures::try_join!(ours, theirs)?;
-        let bytes: usize = ours.iter().map(|document| document.as_bytes().len()).sum();
-        size = (BATCH_BYTES * keys.len() / bytes.max(1)).clamp(1, MOST_KEYS);
-        let by_key = |documents: Vec<RawDocumentBuf>| -> HashMap<Key, RawDocumentBuf> {
-            let keyed = |document: RawDocumentBuf| Some((Key::of_document(&document)?, document));
-            documents.into_iter().filter_map(keyed).collect()
-        };
-        let (ours, theirs) = (by_key(ours), by_key(theirs));
-        let same = |(key, ours): (&Key, &RawDocumentBuf)| {
-            theirs
-                .get(key)
-                .is_some_and(|theirs| theirs.as_bytes() == ours.as_bytes())
-        };
-        if ours.len() != theirs.len() || !ours.iter().all(same) {
+        portions.took(keys.len(), by_id::bytes_of(&ours));
+        if !by_id::differing(ours, theirs).is_empty() {
             return Ok(false);
         }
     }
     Ok(true)
-}
-
-/// How many of these fit into a command; one of them always does.
-fn first_of(keys: &[Key]) -> usize {
-    let mut bytes = 0;
-    let fits = |key: &&Key| {
-        bytes += key.size_in_bytes();
-        bytes <= BATCH_BYTES
-    };
-    keys.iter().take_while(fits).count().max(1)
 }
 
 fn reads(state: &CollectionState, at: Position) -> (ReadRequest, SinkRead) {
@@ -340,23 +315,7 @@ pub(crate) fn find<'a>(listed: &'a [Collection], namespace: &crate::namespace::N
 
 #[cfg(test)]
 mod tests {
-    use bson::raw::RawBson;
-
     use super::*;
-
-    #[test]
-    fn no_more_keys_are_asked_for_than_fit_into_a_command() {
-        let keys = |bytes: usize, count: usize| -> Vec<Key> {
-            let key = |number| {
-                let id = RawBson::String(format!("{number}{}", "x".repeat(bytes)));
-                Key::of_document(&rawdoc! { "_id": id }).unwrap()
-            };
-            (0..count).map(key).collect()
-        };
-        assert_eq!(first_of(&keys(10, 5)), 5);
-        assert!((5..10).contains(&first_of(&keys(BATCH_BYTES / 10, 20))));
-        assert_eq!(first_of(&keys(BATCH_BYTES * 2, 3)), 1);
-    }
 
     fn wildcard(projection: RawDocumentBuf) -> RawDocumentBuf {
         rawdoc! { "v": 2, "key": { "$**": 1 }, "name": "$**_1", "wildcardProjection": projection }

@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::document::Position;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Side};
 use crate::namespace::{Namespace, Selection};
 use crate::progress::Progress;
-use crate::sink::Sink;
+use crate::sink::{Sink, WritesSeen};
 use crate::source::Source;
 
 /// How often members and versions are asked for, and how often writes to one collection are told at most.
@@ -106,27 +108,61 @@ fn compare(side: Side, before: Option<Known>, now: Known, progress: &Progress) -
     ))
 }
 
-/// Tells of others who write to what is migrated. It never ends a run: what is not watched is compared again at cutover.
+/// The writes of others to the target, as they come.
+pub(crate) type ForeignWatch = BoxStream<'static, Result<WritesSeen>>;
+
+/// Begins to watch for writes of others, after a position where the target's history still holds it. Answers whether it does, so that nothing
+/// since was missed. It never ends a run: what is not watched is compared again at cutover.
+pub(crate) async fn open_foreign_watch(
+    sink: &dyn Sink,
+    after: Option<Position>,
+    progress: &Progress,
+) -> (Option<ForeignWatch>, bool) {
+    let mut goes_on = after.is_some();
+    let mut opened = begin_to_watch(sink, after).await;
+    if let Err(error) = &opened
+        && error.kind() == ErrorKind::PositionLost
+    {
+        goes_on = false;
+        opened = begin_to_watch(sink, None).await;
+    }
+    match opened {
+        Ok(Some((watch, begun))) => {
+            progress.set_foreign_writes_until(Some(begun));
+            (Some(watch), goes_on)
+        }
+        Ok(None) => (None, false),
+        Err(error) => {
+            tell_unwatched(progress, &error);
+            (None, false)
+        }
+    }
+}
+
+async fn begin_to_watch(sink: &dyn Sink, after: Option<Position>) -> Result<Option<(ForeignWatch, Position)>> {
+    let Some(mut watch) = sink.foreign_writes(after).await? else {
+        return Ok(None);
+    };
+    let first = watch.next().await.transpose()?;
+    Ok(first.map(|seen| (watch, seen.until)))
+}
+
+/// Tells of others who write to what is migrated.
 pub(crate) async fn watch_foreign_writes(
-    sink: Arc<dyn Sink>,
+    mut writes: ForeignWatch,
     selection: Selection,
     progress: Arc<Progress>,
     cancel: CancellationToken,
 ) -> Result<()> {
     let watch = async {
-        let mut writes = match sink.foreign_writes().await {
-            Ok(Some(writes)) => writes,
-            Ok(None) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        progress.set_foreign_writes_watched(true);
         let mut told: BTreeMap<Namespace, Told> = BTreeMap::new();
         let mut tick = interval(INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut all_known = true;
         loop {
-            let due = tokio::select! {
-                written = writes.next() => match written {
-                    Some(written) => written?,
+            let seen = tokio::select! {
+                seen = writes.next() => match seen {
+                    Some(seen) => seen?,
                     None => return Ok(()),
                 },
                 _ = tick.tick() => {
@@ -136,33 +172,40 @@ pub(crate) async fn watch_foreign_writes(
                     continue;
                 }
             };
-            if selection.source_of(&due).is_none() {
-                continue;
-            }
-            match progress.foreign_write(&due) {
-                Some(writes) => {
-                    let told = told.entry(due.clone()).or_default();
-                    told.writes = writes;
-                    told.tell(&due, &progress);
+            for due in seen.collections {
+                if selection.source_of(&due).is_none() {
+                    continue;
                 }
-                // There are too many collections to keep all their names.
-                None => progress.set_foreign_writes_watched(false),
+                match progress.foreign_write(&due) {
+                    Some(writes) => {
+                        let told = told.entry(due.clone()).or_default();
+                        told.writes = writes;
+                        told.tell(&due, &progress);
+                    }
+                    // There are too many collections to keep all their names.
+                    None => all_known = false,
+                }
             }
+            // Whoever saves the position finds the collections that were written to before it.
+            progress.set_foreign_writes_until(all_known.then_some(seen.until));
         }
     };
     let watched = tokio::select! {
         () = cancel.cancelled() => Ok(()),
         watched = watch => watched,
     };
-    // A run that goes on from the checkpoint compares everything anew, and watches from then on.
-    progress.set_foreign_writes_watched(false);
+    progress.set_foreign_writes_until(None);
     if let Err(error) = watched {
-        progress.events.send(Event::ForeignWritesNotWatched {
-            reason: error.to_string(),
-        });
+        tell_unwatched(&progress, &error);
     }
     cancel.cancelled().await;
     Ok(())
+}
+
+fn tell_unwatched(progress: &Progress, error: &Error) {
+    progress.events.send(Event::ForeignWritesNotWatched {
+        reason: error.to_string(),
+    });
 }
 
 /// What the host knows of the writes to one collection.

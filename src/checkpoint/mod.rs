@@ -123,6 +123,10 @@ pub struct Checkpoint {
     /// The hand-over that this migration takes back, where it is one that does.
     #[serde(default)]
     pub takes_back: Option<Uuid>,
+    /// How far the sink's own history was watched for writes of others (see [`Sink::foreign_writes`](crate::Sink::foreign_writes)), none of
+    /// which was to a collection of which it says that it was [compared](CollectionState::compared). `None` when it was not.
+    #[serde(default)]
+    pub watched: Option<Position>,
     /// Whether the cutover has been finished.
     pub complete: bool,
     /// What a migration in the opposite direction begins with, once this one is complete.
@@ -153,6 +157,24 @@ pub struct CollectionState {
     pub bytes: u64,
     /// Which ranges have been copied, in ascending order; the last is open above.
     pub ranges: Vec<RangeState>,
+    /// How far it has been compared with the source; `None` when it begins anew.
+    #[serde(default)]
+    pub compared: Option<ComparedState>,
+}
+
+/// What is known of a collection's documents being the same on both sides, once everything up to the watermark is applied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ComparedState {
+    /// Every document up to this `_id` was compared, and was the same; `None` when that is true of all.
+    pub upper: Option<Key>,
+    /// Those of them that may have changed since.
+    pub changed: Vec<Key>,
+    /// The position of the range that was compared last; `None` when the collection was made during the migration.
+    pub position: Option<Position>,
+    /// Documents of the source that were compared.
+    pub documents: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// A rename that was about to be carried out on the sink.
@@ -226,6 +248,7 @@ impl Checkpoint {
             left_selection: Vec::new(),
             source_writes_blocked: false,
             takes_back: None,
+            watched: None,
             complete: false,
             way_back: None,
         }
@@ -344,6 +367,13 @@ mod tests {
                     ),
                     range(None, Some(position(2))),
                 ],
+                compared: Some(ComparedState {
+                    upper: Some(Key::from(RawBsonRef::Int64(5))),
+                    changed: vec![Key::from(RawBsonRef::Double(5.0)), Key::from(RawBsonRef::Null)],
+                    position: Some(position(7)),
+                    documents: 3,
+                    bytes: 4,
+                }),
             }],
             unsettled: Vec::new(),
             renaming: None,
@@ -364,6 +394,7 @@ mod tests {
             }],
             source_writes_blocked: true,
             takes_back: None,
+            watched: Some(position(20)),
             complete: false,
             way_back: None,
         }
@@ -387,7 +418,7 @@ mod tests {
         let path = format!("{}/tests/samples/checkpoint/1.bson", env!("CARGO_MANIFEST_DIR"));
         let bytes = RawDocumentBuf::from_bytes(std::fs::read(path).unwrap()).unwrap();
         let read = Checkpoint::decode(&bytes).unwrap();
-        let expected = Checkpoint {
+        let mut expected = Checkpoint {
             seen: Position::ZERO,
             left_over: Vec::new(),
             resyncs: 0,
@@ -409,8 +440,10 @@ mod tests {
                 },
             }),
             gone: vec![Uuid::from_bytes([9; 16])],
+            watched: None,
             ..checkpoint()
         };
+        expected.collections[0].compared = None;
         assert_eq!(read, expected);
         let upper = |range: usize| format!("{:?}", read.collections[0].ranges[range].upper);
         let expected_upper = |range: usize| format!("{:?}", expected.collections[0].ranges[range].upper);

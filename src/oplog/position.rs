@@ -181,6 +181,28 @@ pub(crate) async fn entry_at(
     Ok(None)
 }
 
+/// Whether the primary's oplog holds the entry at `position`, which a majority had. Nothing is retried.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn is_held(client: &Client, operation: &'static str, position: Position) -> Result<bool> {
+    let needs_replay_flag = standing(client).await?.needs_replay_flag;
+    // Not by majority: a new primary has the entry, and may not know yet that others have it too.
+    let mut command = rawdoc! {
+        "find": "oplog.rs",
+        "filter": { "ts": { "$gte": position.timestamp() } },
+        "projection": { "ts": 1, "t": 1 },
+        "limit": 1,
+        "singleBatch": true,
+    };
+    if needs_replay_flag {
+        command.append(cstr!("oplogReplay"), true);
+    }
+    let mut batches = driver::open_cursor(client, operation, "local", command, None).await?;
+    let first = batches.next().await.transpose()?;
+    Ok(first.is_some_and(|batch| batch.iter().next().is_some_and(|entry| is_at(entry, position))))
+}
+
 /// The command that reads the oplog from a time on, majority-committed entries only.
 pub(crate) fn find_from(from: Timestamp, needs_replay_flag: bool) -> RawDocumentBuf {
     let mut command = rawdoc! {

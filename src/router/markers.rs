@@ -50,10 +50,13 @@ impl Router {
 
     pub(super) fn checkpoint_now(&self) -> Checkpoint {
         let (watermark, resume) = self.applied_until();
+        let mut collections = self.collection_states();
+        let watched = self.add_compared(&mut collections);
         Checkpoint {
             watermark,
             resume,
-            collections: self.collection_states(),
+            collections,
+            watched,
             renaming: None,
             left_over: Vec::new(),
             gone: self.ghosts.iter().copied().collect(),

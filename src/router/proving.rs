@@ -1,9 +1,9 @@
-//! Compares collections range by range while they are written to: the router sees to it that the target stands at the very position at
+//! Compares collections part by part while they are written to: the router sees to it that the target stands at the very position at
 //! which the source is read.
 
 use super::*;
 use crate::checking::Check;
-use crate::proof::{Compared, Proof, Running};
+use crate::proof::{Compared, Portion, Proof, Running};
 
 /// Nothing is compared while so many seconds of the source's history have still to be routed: the position that has been may be too old
 /// for a snapshot, and the tail has better things to do. A range that keeps the watermark back by more than that is given up.
@@ -16,8 +16,17 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// The changes of a range that is being compared are held, and the watermark with them, so that it is small.
 const CHUNK_BYTES: u64 = 16 << 20;
 
+/// So many documents are taken at once to be compared again; a comparison that has no time for all of them gives the rest back.
+const CHANGED_AT_ONCE: usize = 4096;
+
+/// A checkpoint keeps up to so many bytes of `_id`s of what has changed; collections with more are compared anew by the next run.
+const KEPT_BYTES: usize = 512 << 10;
+
+/// Comparing again what has changed takes this part of the time of one walker.
+const TIME_SHARE: u32 = 10;
+
 impl Router {
-    /// A range to compare, if one is due.
+    /// Something to compare, if it is due.
     pub(super) async fn next_check(&mut self) -> Result<Option<Check>> {
         let newest = self.progress.source_position().map_or(0, |position| position.time);
         if self.routed < self.replay_until
@@ -30,13 +39,7 @@ impl Router {
         {
             return Ok(None);
         }
-        let now = Instant::now();
-        let due = |tracked: &Tracked| {
-            tracked.target.kind.has_ranges()
-                && tracked.proof.is_due(now)
-                && matches!(tracked.ranges.only(), Some(RangeStatus::Done(at)) if at <= self.routed)
-        };
-        let Some(id) = self.tracked.iter().find(|(_, tracked)| due(tracked)).map(|(id, _)| *id) else {
+        let Some((id, is_again)) = self.next_due() else {
             return Ok(None);
         };
         let (low, resume) = (self.routed, self.resume);
@@ -49,10 +52,16 @@ impl Router {
         self.next_chunk += 1;
         let (applied, wait) = oneshot::channel();
         let (cancel, hurry) = (self.cancel.child_token(), CancellationToken::new());
-        let lower = tracked.proof.lower();
+        let what = if is_again {
+            // One at a time; its end says when the next may begin.
+            self.compare_again_at = Instant::now() + LONGEST;
+            tracked.proof.next_changed(CHANGED_AT_ONCE)
+        } else {
+            tracked.proof.next_range()
+        };
         tracked.proof.run(Running::new(
             chunk,
-            lower.clone(),
+            what.clone(),
             (low, resume),
             (cancel.clone(), hurry.clone()),
             (marker, applied),
@@ -60,7 +69,7 @@ impl Router {
         Ok(Some(Check {
             chunk,
             target: Arc::clone(&tracked.target),
-            range: Range { lower, upper: None },
+            what,
             at: low,
             chunk_bytes: self.chunk_bytes.min(CHUNK_BYTES),
             document_bytes: tracked.document_bytes(),
@@ -68,6 +77,48 @@ impl Router {
             cancel,
             hurry,
         }))
+    }
+
+    /// The collection of which something is to be compared now, and whether that is what has changed since it was.
+    fn next_due(&self) -> Option<(Uuid, bool)> {
+        let now = Instant::now();
+        let is_free = |tracked: &Tracked| {
+            tracked.target.kind.has_ranges()
+                && matches!(tracked.ranges.only(), Some(RangeStatus::Done(at)) if at <= self.routed)
+        };
+        let hurry = self.changed_room < self.changed_limit / 2;
+        if self.changed_room < self.changed_limit && (hurry || self.compare_again_at <= now) {
+            let again = |tracked: &Tracked| is_free(tracked) && tracked.proof.is_due_again(now, hurry);
+            let due = self.tracked.iter().filter(|(_, tracked)| again(tracked));
+            if let Some((id, _)) = due.max_by_key(|(_, tracked)| tracked.proof.changed_bytes()) {
+                return Some((*id, true));
+            }
+        }
+        let due = |tracked: &Tracked| is_free(tracked) && tracked.proof.is_due(now);
+        let mut all = self.tracked.iter();
+        all.find(|(_, tracked)| due(tracked)).map(|(id, _)| (*id, false))
+    }
+
+    /// Counts what has been noted. When it is too much, the collection of which it is most will be compared anew.
+    pub(super) fn noted(&mut self, bytes: usize) {
+        if bytes < self.changed_room {
+            self.changed_room -= bytes;
+            return;
+        }
+        let changed = self
+            .tracked
+            .values_mut()
+            .filter(|tracked| tracked.proof.changed_bytes() > 0);
+        if let Some(largest) = changed.max_by_key(|tracked| tracked.proof.changed_bytes()) {
+            largest.proof.begin_later();
+        }
+        self.count_changed();
+    }
+
+    /// Finds out how much more can be noted: collections may be gone, or begin anew.
+    pub(super) fn count_changed(&mut self) {
+        let all: usize = self.tracked.values().map(|tracked| tracked.proof.changed_bytes()).sum();
+        self.changed_room = self.changed_limit.saturating_sub(all);
     }
 
     /// All lanes have applied what came before a marker: if a range is compared there, the target can be read now.
@@ -190,13 +241,20 @@ impl Router {
         let Some(tracked) = self.tracked.get_mut(&collection) else {
             return Ok(());
         };
+        if let Some(Running {
+            what: Portion::Documents(_),
+            since,
+            ..
+        }) = tracked.proof.running()
+        {
+            self.compare_again_at = Instant::now() + since.elapsed() * (TIME_SHARE - 1);
+        }
         let Some((held, bytes)) = tracked.proof.take() else {
             return Ok(());
         };
-        for (_, write) in &held {
-            tracked.proof.note(&write.key, self.changed_each);
-        }
         let target = Arc::clone(&tracked.target);
+        let noted = held.iter().map(|(_, write)| tracked.proof.note(&write.key)).sum();
+        self.noted(noted);
         self.held -= bytes;
         self.progress.held_bytes.store(self.held as u64, Relaxed);
         // The watermark was kept back.
@@ -221,6 +279,36 @@ impl Router {
             .map(|running| (running.low, running.resume))
             .min()
             .unwrap_or((self.routed, self.resume))
+    }
+
+    /// Adds to the states of collections what is known of their being the same on both sides. Answers up to which position of the target's
+    /// history nobody else has written to one of which it says so.
+    pub(super) fn add_compared(&self, states: &mut [CollectionState]) -> Option<Position> {
+        // First the position: what is seen later lies behind it.
+        let until = self.progress.foreign_writes_until()?;
+        let foreign = self
+            .progress
+            .foreign_writes()
+            .into_iter()
+            .map(|writes| writes.namespace);
+        let foreign: HashSet<Namespace> = foreign.collect();
+        let is_alone = |tracked: &&Tracked| !foreign.contains(&tracked.target.target);
+        let mut all: Vec<&Tracked> = self.tracked.values().filter(is_alone).collect();
+        all.sort_by_key(|tracked| tracked.proof.changed_bytes());
+        let mut room = KEPT_BYTES;
+        let fits = |tracked: &&Tracked| {
+            let bytes = tracked.proof.changed_bytes();
+            room.checked_sub(bytes).map(|rest| room = rest).is_some()
+        };
+        let mut kept: HashMap<Uuid, ComparedState> = all
+            .into_iter()
+            .take_while(fits)
+            .filter_map(|tracked| Some((tracked.target.id, tracked.proof.to_checkpoint()?)))
+            .collect();
+        for state in states {
+            state.compared = kept.remove(&state.id);
+        }
+        Some(until)
     }
 
     /// Asks everything that is being compared to come to its end.

@@ -46,11 +46,14 @@ pub trait Sink: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// The collections that others write to from now on, once for each write; never for a write of this crate. Default: that is not known.
+    /// What others write after this position of the sink's own history, or from now on; never a write of this crate. The first item comes at
+    /// once and says where that is; others come every few seconds, also when nobody writes. Default: `None`, that is not known.
     ///
     /// # Errors
-    /// A server error, from the call or as the last item of the stream.
-    async fn foreign_writes(&self) -> Result<Option<BoxStream<'static, Result<Namespace>>>> {
+    /// [`PositionLost`](crate::ErrorKind::PositionLost) when the history does not hold `after` any more, from the call or as the last item
+    /// of the stream, or a server error.
+    async fn foreign_writes(&self, after: Option<Position>) -> Result<Option<BoxStream<'static, Result<WritesSeen>>>> {
+        let _ = after;
         Ok(None)
     }
 
@@ -214,6 +217,16 @@ pub struct SinkRead {
     pub batch_bytes: usize,
     /// About how many bytes a document has; 0 when not known.
     pub document_bytes: usize,
+}
+
+/// What others wrote to the sink; see [`Sink::foreign_writes`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WritesSeen {
+    /// The collections, once for each write.
+    pub collections: Vec<Namespace>,
+    /// Every such write up to this position in the sink's own history has been seen with this. It is one that the history keeps whatever
+    /// member is lost.
+    pub until: Position,
 }
 
 /// A write that the target refused.

@@ -19,7 +19,7 @@ use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 use mongodb::Client;
 
-use super::{CatalogCommand, Refusal, Sink, SinkRead};
+use super::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 use crate::document::{Batch, Collection, CollectionKind, Position, Write};
 use crate::driver_connect::Connected;
 use crate::error::Result;
@@ -94,8 +94,8 @@ impl Sink for MongoSink {
         driver_watch::members(self.client()).await
     }
 
-    async fn foreign_writes(&self) -> Result<Option<BoxStream<'static, Result<Namespace>>>> {
-        driver_watch::foreign_writes(self.client()).await.map(Some)
+    async fn foreign_writes(&self, after: Option<Position>) -> Result<Option<BoxStream<'static, Result<WritesSeen>>>> {
+        driver_watch::foreign_writes(self.client(), after).await.map(Some)
     }
 
     async fn collections(&self) -> Result<Vec<Collection>> {

@@ -1,10 +1,13 @@
 //! What goes on around a migration: other writers on the target, members that come and go, versions that change.
 
 use bson::{Document, doc};
+use futures::StreamExt;
 use mongodb::Client;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
-use mongoferry::{ErrorKind, Event, Migration, MigrationBuilder, MigrationHandle, Outcome, Side};
+use mongoferry::{
+    ErrorKind, Event, Migration, MigrationBuilder, MigrationHandle, Outcome, Position, Side, Sink, Source,
+};
 use mongoferry_testbed::workload::{self, Writer};
 use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 use tokio::time::timeout;
@@ -102,12 +105,70 @@ async fn foreign_writes_are_told(version: Version) {
     assert_eq!(seen, [("store.bought".to_owned(), 4)], "and no write of our own");
 }
 
+/// The watch goes on at any position that it has told, through an election, and says so when it cannot.
+async fn the_watch_goes_on_where_it_ended(version: Version) {
+    let target = ReplicaSet::builder(version).members(3).start().await.unwrap();
+    let client = target.client().await.unwrap();
+    let others = client.database("shop").collection::<Document>("orders");
+    let sink = MongoSink::from_client(client.clone()).await.unwrap();
+    let history = MongoSource::from_client(client.clone()).await.unwrap();
+    let write = async |id: &str| others.insert_one(doc! { "_id": id }).await.unwrap();
+    // What has no session is not seen, and moves the position on all the same.
+    let unseen = async || {
+        let command = doc! { "update": "orders", "updates": [{ "q": {}, "u": { "$inc": { "n": 1 } }, "multi": true }] };
+        client.database("shop").run_command(command).await.unwrap();
+    };
+    let seen_after = async |after: Option<Position>, expected: usize| {
+        let mut watch = sink.foreign_writes(after).await.unwrap().unwrap();
+        let begun = watch.next().await.unwrap().unwrap();
+        assert_eq!(
+            (begun.collections.len(), after.unwrap_or(begun.until)),
+            (0, begun.until)
+        );
+        write(&format!("within {}", begun.until)).await;
+        unseen().await;
+        let newest = history.sentinel().await.unwrap();
+        let seen = async {
+            let (mut until, mut seen) = (begun.until, 0);
+            while until < newest {
+                let next = watch.next().await.unwrap().unwrap();
+                assert!(next.until >= until, "{next:?} {until}");
+                assert!(next.collections.iter().all(|name| name.as_str() == "shop.orders"));
+                (until, seen) = (next.until, seen + next.collections.len());
+            }
+            (until, seen)
+        };
+        let (until, seen) = timeout(DEADLINE, seen).await.expect("the position moves on");
+        assert_eq!(seen, expected);
+        until
+    };
+    write("before").await;
+    let first = seen_after(None, 1).await;
+    for number in 0..3 {
+        write(&format!("unwatched {number}")).await;
+    }
+    unseen().await;
+    let second = seen_after(Some(first), 4).await;
+    write("before the election").await;
+    target.step_down().await.unwrap();
+    write("after the election").await;
+    seen_after(Some(second), 3).await;
+    let never = Position {
+        term: second.term + 7,
+        ..second
+    };
+    let error = sink.foreign_writes(Some(never)).await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PositionLost, "{error}");
+}
+
 /// Side by side, since each waits for what is looked at every ten seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_goes_on_around_a_migration_is_told() {
     tokio::join!(
         foreign_writes_are_told(Version::V4_2),
         foreign_writes_are_told(Version::V6_0),
+        the_watch_goes_on_where_it_ended(Version::V4_2),
+        the_watch_goes_on_where_it_ended(Version::V6_0),
         a_change_of_the_version_ends_the_run_and_members_are_told()
     );
 }

@@ -7,16 +7,18 @@ mod unique;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use tokio::sync::broadcast;
+use tokio::sync::watch;
+use tokio::time::sleep;
 
 use self::state::State;
-use super::{CatalogCommand, Refusal, RefusalReason, Sink, SinkRead};
-use crate::document::{Batch, Collection, CollectionKind, Operation, Write};
+use super::{CatalogCommand, Refusal, RefusalReason, Sink, SinkRead, WritesSeen};
+use crate::document::{Batch, Collection, CollectionKind, Operation, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
 use crate::order::Key;
@@ -38,12 +40,12 @@ struct Shared {
     faults: Faults<SinkCall>,
     /// After how many documents the next call of a kind stops, and with which error.
     cuts: Mutex<Vec<(SinkCall, usize, Error)>>,
-    /// The collections that others write to.
-    foreign: broadcast::Sender<Namespace>,
+    /// The collections that others wrote to, and how many of these writes the history still holds the position after.
+    foreign: watch::Sender<(Vec<Namespace>, usize)>,
 }
 
-/// So many writes of others wait for whoever watches for them.
-const MOST_FOREIGN: usize = 1024;
+/// How often whoever watches for writes of others is told that there are none.
+const WATCHED: Duration = Duration::from_secs(1);
 
 /// The points of a [`MemorySink`] where faults and gates can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -146,7 +148,7 @@ impl MemorySink {
                 state: Mutex::new(State::new()),
                 faults: Faults::new(),
                 cuts: Mutex::new(Vec::new()),
-                foreign: broadcast::Sender::new(MOST_FOREIGN),
+                foreign: watch::Sender::default(),
             }),
         }
     }
@@ -193,9 +195,17 @@ impl MemorySink {
     /// # Errors
     /// A malformed name.
     pub fn tell_foreign_write(&self, namespace: &str) -> Result<()> {
-        // Nobody may be watching.
-        let _ = self.shared.foreign.send(namespace.parse()?);
+        let namespace = namespace.parse()?;
+        self.shared.foreign.send_modify(|(written, _)| written.push(namespace));
         Ok(())
+    }
+
+    /// Forgets the sink's history up to now, so that nobody can watch from an earlier position on.
+    pub fn forget_history(&self) {
+        self.shared.foreign.send_modify(|(written, forgotten)| {
+            written.push(Namespace::new("admin", "$cmd"));
+            *forgotten = written.len();
+        });
     }
 
     /// What was done so far, in order.
@@ -257,17 +267,40 @@ impl Sink for MemorySink {
         self.answer(SinkCall::Describe, deployment).await
     }
 
-    async fn foreign_writes(&self) -> Result<Option<BoxStream<'static, Result<Namespace>>>> {
-        let written = stream::unfold(self.shared.foreign.subscribe(), |mut watch| async move {
-            loop {
-                match watch.recv().await {
-                    Ok(namespace) => return Some((Ok(namespace), watch)),
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => return None,
+    async fn foreign_writes(&self, after: Option<Position>) -> Result<Option<BoxStream<'static, Result<WritesSeen>>>> {
+        let mut history = self.shared.foreign.subscribe();
+        let (length, forgotten) = {
+            let (written, forgotten) = &*history.borrow_and_update();
+            (written.len(), *forgotten)
+        };
+        let seen = after.map_or(length, |after| after.increment as usize);
+        if seen < forgotten {
+            return Err(Error::new(
+                ErrorKind::PositionLost,
+                "watch for other writers",
+                "the history is forgotten",
+            ));
+        }
+        let seen = stream::unfold((history, seen, true), |(mut history, seen, is_first)| async move {
+            if !is_first && history.borrow().0.len() == seen {
+                tokio::select! {
+                    changed = history.changed() => changed.ok()?,
+                    () = sleep(WATCHED) => {}
                 }
             }
+            let mut collections = Vec::new();
+            if !is_first {
+                collections.extend_from_slice(&history.borrow_and_update().0[seen..]);
+            }
+            let now = seen + collections.len();
+            let until = Position {
+                time: 1,
+                increment: now as u32,
+                term: 1,
+            };
+            Some((Ok(WritesSeen { collections, until }), (history, now, false)))
         });
-        Ok(Some(written.boxed()))
+        Ok(Some(seen.boxed()))
     }
 
     async fn collections(&self) -> Result<Vec<Collection>> {

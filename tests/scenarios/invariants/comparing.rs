@@ -6,7 +6,7 @@ use mongoferry::{CollectionKind, Operation, Summary, Write};
 use super::*;
 
 /// Gives a document on the target another value of the same size behind the run's back.
-async fn tamper(bench: &Bench, id: i32) {
+pub(super) async fn tamper(bench: &Bench, id: i32) {
     let write = Write {
         key: key(id),
         operation: Operation::Replace(rawdoc! { "_id": id, "n": -1 }),
@@ -16,7 +16,7 @@ async fn tamper(bench: &Bench, id: i32) {
     assert_eq!(refusals.unwrap().len(), 0);
 }
 
-async fn compared(run: &MigrationHandle, documents: u64) {
+pub(super) async fn compared(run: &MigrationHandle, documents: u64) {
     until("everything is compared", || {
         run.status().compared.documents == documents
     })
@@ -24,7 +24,7 @@ async fn compared(run: &MigrationHandle, documents: u64) {
 }
 
 /// Cuts over, which has to ask for a digest, and finds the document that was tampered with.
-async fn assert_found(bench: &Bench, run: &MigrationHandle, id: i32) {
+pub(super) async fn assert_found(bench: &Bench, run: &MigrationHandle, id: i32) {
     let digest = bench.sink.hold(SinkCall::Digest);
     let release = async {
         timeout(DEADLINE, digest.reached())
@@ -39,7 +39,8 @@ async fn assert_found(bench: &Bench, run: &MigrationHandle, id: i32) {
     } = summary.expect("the cutover ends").unwrap();
     assert_eq!(outcome, Outcome::Differences);
     let expected = format!("the document with _id {{\"$numberInt\":\"{id}\"}} differs");
-    assert_eq!(collections[0].differences, [expected]);
+    let orders = collections.iter().find(|it| it.namespace.as_str() == "shop.orders");
+    assert_eq!(orders.unwrap().differences, [expected]);
 }
 
 /// A document that another program has changed in place has the same size: only one who saw it can know.
@@ -66,19 +67,6 @@ async fn a_small_collection_is_compared_by_digest_too() {
     compared(&run, 50).await;
     tamper(&bench, 40).await;
     assert_found(&bench, &run, 40).await;
-}
-
-/// A run that goes on from its checkpoint has everything to compare again, and does not say otherwise in between.
-#[tokio::test(start_paused = true)]
-async fn what_was_compared_does_not_count_for_the_next_run() {
-    let bench = Bench::with_orders(50);
-    let run = bench.start().await;
-    until("everything is compared", || run.status().all_compared).await;
-    run.pause().await.unwrap();
-    assert!(!run.status().all_compared);
-    run.resume().unwrap();
-    until("everything is compared again", || run.status().all_compared).await;
-    assert_eq!(run.status().compared.documents, 100);
 }
 
 /// Neither the lag nor the readiness suffers when nothing can be compared; and a cutover does not take that for granted.

@@ -167,6 +167,9 @@ async fn nothing_is_a_false_alarm() {
                 assert!(report.is_identical(), "seed {seed}: {report:#?}");
                 assert!(report.collections.iter().any(|collection| collection.documents > 0));
             }
+            // What has changed is compared again all the while.
+            sleep(Duration::from_secs(20)).await;
+            assert_eq!(run.status().differences, 0, "seed {seed}");
         };
         tokio::select! {
             () = verifying => {}

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use mongoferry::oplog::Entry;
 use mongoferry::order::Key;
-use mongoferry::sink::{CatalogCommand, MemorySink, Refusal, SinkRead};
+use mongoferry::sink::{CatalogCommand, MemorySink, Refusal, SinkRead, WritesSeen};
 use mongoferry::source::{Deployment, MemorySource, PointRequest, ReadRequest};
 use mongoferry::{
     Batch, Collection, CollectionKind, Error, ErrorKind, Namespace, Position, Result, Sink, Source, Write,
@@ -208,8 +208,8 @@ impl Sink for ChaosSink {
         self.inner.describe().await
     }
 
-    async fn foreign_writes(&self) -> Result<Option<BoxStream<'static, Result<Namespace>>>> {
-        self.inner.foreign_writes().await
+    async fn foreign_writes(&self, after: Option<Position>) -> Result<Option<BoxStream<'static, Result<WritesSeen>>>> {
+        self.inner.foreign_writes(after).await
     }
 
     async fn collections(&self) -> Result<Vec<Collection>> {

@@ -1,0 +1,135 @@
+//! Which documents have changed since they were compared.
+
+use std::collections::HashSet;
+
+use crate::order::Key;
+
+/// Documents that have changed since they were compared.
+///
+/// They are compared again a few at a time. Those that come meanwhile wait until all before them have had their turn, so that what
+/// changes all the time keeps nothing else from it.
+#[derive(Debug, Default)]
+pub(crate) struct Changed {
+    /// Whose turn it is.
+    turn: HashSet<Key>,
+    waiting: HashSet<Key>,
+    bytes: usize,
+}
+
+impl Changed {
+    /// Adds a document; answers how many bytes more are kept.
+    pub fn insert(&mut self, key: &Key) -> usize {
+        if self.turn.contains(key) || self.waiting.contains(key) {
+            return 0;
+        }
+        self.waiting.insert(key.clone());
+        let bytes = bytes_of(key);
+        self.bytes += bytes;
+        bytes
+    }
+
+    /// Takes up to so many documents out, which are to be compared next.
+    pub fn take(&mut self, most: usize) -> Vec<Key> {
+        if self.turn.is_empty() {
+            std::mem::swap(&mut self.turn, &mut self.waiting);
+        }
+        let taken: Vec<Key> = if self.turn.len() <= most {
+            std::mem::take(&mut self.turn).into_iter().collect()
+        } else {
+            self.turn.iter().take(most).cloned().collect()
+        };
+        for key in &taken {
+            self.turn.remove(key);
+            self.bytes -= bytes_of(key);
+        }
+        taken
+    }
+
+    /// Gives back what was taken and not compared.
+    pub fn give_back(&mut self, keys: impl IntoIterator<Item = Key>) {
+        for key in keys {
+            if !self.waiting.contains(&key) {
+                let bytes = bytes_of(&key);
+                if self.turn.insert(key) {
+                    self.bytes += bytes;
+                }
+            }
+        }
+    }
+
+    /// Whether some of those are left whose turn it is.
+    pub fn is_in_turn(&self) -> bool {
+        !self.turn.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Key> {
+        self.turn.iter().chain(&self.waiting)
+    }
+
+    /// The memory that they take, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// The memory that one takes, in bytes.
+pub(super) fn bytes_of(key: &Key) -> usize {
+    // A set has about as much room again.
+    key.size_in_bytes() * 2
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::RawBsonRef;
+
+    use super::*;
+
+    fn key(id: i32) -> Key {
+        Key::from(RawBsonRef::Int32(id))
+    }
+
+    fn sorted(keys: impl IntoIterator<Item = Key>) -> Vec<Key> {
+        let mut keys: Vec<Key> = keys.into_iter().collect();
+        keys.sort();
+        keys
+    }
+
+    #[test]
+    fn what_changes_all_the_time_keeps_nothing_else_from_its_turn() {
+        let mut changed = Changed::default();
+        let all: Vec<Key> = (0..100).map(key).collect();
+        for key in &all {
+            changed.insert(key);
+        }
+        let mut seen = Vec::new();
+        for _ in 0..10 {
+            let taken = changed.take(10);
+            for key in &taken {
+                changed.insert(key);
+            }
+            seen.extend(taken);
+        }
+        assert_eq!(sorted(seen), all);
+        assert_eq!(sorted(changed.iter().cloned()), all);
+    }
+
+    #[test]
+    fn its_bytes_are_those_of_what_it_has() {
+        let mut changed = Changed::default();
+        let each = changed.insert(&key(0));
+        assert!(each > 0);
+        assert_eq!(changed.insert(&key(0)), 0);
+        for id in 1..10 {
+            changed.insert(&key(id));
+        }
+        let taken = changed.take(4);
+        assert!(changed.is_in_turn());
+        assert_eq!((taken.len(), changed.bytes()), (4, 6 * each));
+        // One of them has changed again meanwhile.
+        changed.insert(&taken[0]);
+        changed.give_back(taken);
+        assert_eq!((changed.iter().count(), changed.bytes()), (10, 10 * each));
+        while !changed.take(3).is_empty() {}
+        assert_eq!(changed.bytes(), 0);
+    }
+}

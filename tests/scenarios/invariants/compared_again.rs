@@ -1,0 +1,266 @@
+//! What was compared stays known: over a restart, and however much changes afterwards.
+
+use futures::{FutureExt, Stream, StreamExt};
+use mongoferry::Event;
+use mongoferry::sink::SinkCall;
+
+use super::comparing::{assert_found, compared, tamper};
+use super::*;
+
+/// Waits until the checkpoint says of so many documents of `shop.orders` that they were compared.
+async fn kept(bench: &Bench, documents: u64) {
+    until("the checkpoint has what was compared", || {
+        let checkpoint = bench.checkpoint();
+        let compared = checkpoint.and_then(|checkpoint| checkpoint.collections[0].compared.clone());
+        compared.is_some_and(|compared| compared.documents == documents && compared.upper.is_none())
+    })
+    .await;
+}
+
+async fn all_compared(run: &MigrationHandle) {
+    until("everything is compared", || run.status().all_compared).await;
+}
+
+/// Cuts over without a digest, which would stand still here.
+async fn cut_over_at_once(bench: &Bench, run: MigrationHandle) {
+    let digest = bench.sink.hold(SinkCall::Digest);
+    let summary = timeout(Duration::from_secs(60), run.cutover(async {})).await;
+    let summary = summary.expect("no digest is asked for").unwrap();
+    assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+    drop(digest);
+}
+
+/// In each case another process goes on. `shop.orders` has 50 documents that were compared, and 3 was changed since.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Meanwhile {
+    Nothing,
+    /// A document that has changed since it was compared is not the same any more.
+    ChangedDiffers,
+    /// Another program writes to the collection, in place.
+    Foreign,
+    /// Nobody can know any more whether one did.
+    HistoryLost,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_goes_on_compares_only_what_has_changed() {
+    use Meanwhile::{ChangedDiffers, Foreign, HistoryLost, Nothing};
+    for meanwhile in [Nothing, ChangedDiffers, Foreign, HistoryLost] {
+        let bench = Bench::with_orders(50);
+        let migration = || bench.migration().cross_check_bytes(0).build().unwrap();
+        let run = migration().start().await.unwrap();
+        kept(&bench, 50).await;
+        bench.set("shop.orders", 3, 7);
+        bench.caught_up().await;
+        drop(run);
+        match meanwhile {
+            Nothing => {}
+            ChangedDiffers => tamper(&bench, 3).await,
+            Foreign => {
+                tamper(&bench, 40).await;
+                bench.sink.tell_foreign_write("shop.orders").unwrap();
+            }
+            HistoryLost => bench.sink.forget_history(),
+        }
+        let run = migration().start().await.unwrap();
+        bench.set("shop.orders", 4, 8);
+        bench.caught_up().await;
+        all_compared(&run).await;
+        let expected = if meanwhile == HistoryLost { 50 } else { 0 };
+        assert_eq!(run.status().compared.documents, expected, "{meanwhile:?}");
+        match meanwhile {
+            Nothing | HistoryLost => cut_over_at_once(&bench, run).await,
+            ChangedDiffers => assert_found(&bench, &run, 3).await,
+            Foreign => assert_found(&bench, &run, 40).await,
+        }
+    }
+}
+
+/// The collection is compared anew by the next process, which then knows as much of it as of any other.
+#[tokio::test(start_paused = true)]
+async fn a_collection_that_others_wrote_to_is_compared_anew() {
+    let bench = Bench::with_orders(50);
+    bench.source.create_collection("shop.parts", rawdoc! {}).unwrap();
+    bench.source.insert("shop.parts", rawdoc! { "_id": 1 }).unwrap();
+    let migration = || bench.migration().cross_check_bytes(0).build().unwrap();
+    let run = migration().start().await.unwrap();
+    compared(&run, 51).await;
+    bench.sink.tell_foreign_write("shop.orders").unwrap();
+    until("the checkpoint forgets it", || {
+        // It is saved when something is to be said.
+        bench.set("shop.parts", 1, 1);
+        let collections = bench.checkpoint().unwrap().collections;
+        let known = |name: &str| {
+            let found = collections.iter().find(|it| it.namespace.as_str() == name);
+            found.unwrap().compared.is_some()
+        };
+        known("shop.parts") && !known("shop.orders")
+    })
+    .await;
+    drop(run);
+    let run = migration().start().await.unwrap();
+    all_compared(&run).await;
+    assert_eq!(run.status().compared.documents, 50);
+    cut_over_at_once(&bench, run).await;
+}
+
+/// Without the watch nobody could say whether what was compared is still true.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_kept_that_was_not_watched() {
+    let bench = Bench::with_orders(50);
+    let run = bench.migration().watch_foreign_writes(false).build().unwrap();
+    let run = run.start().await.unwrap();
+    compared(&run, 50).await;
+    bench.set("shop.orders", 3, 7);
+    bench.caught_up().await;
+    let checkpoint = bench.checkpoint().unwrap();
+    assert_eq!((checkpoint.watched, &checkpoint.collections[0].compared), (None, &None));
+    drop(run);
+}
+
+fn differences(events: &mut (impl Stream<Item = Event> + Unpin)) -> Vec<Key> {
+    let mut found = Vec::new();
+    while let Some(Some(event)) = events.next().now_or_never() {
+        if let Event::DocumentDiffers { difference, .. } = event {
+            found.push(difference.key);
+        }
+    }
+    found
+}
+
+/// More documents change than can be noted, again and again. What was compared is known all the while; what differs among the changed is
+/// found, and nothing else.
+#[tokio::test(start_paused = true)]
+async fn what_has_changed_is_compared_again_so_that_it_stays_little() {
+    const DOCUMENTS: i32 = 20_000;
+    let bench = Bench::default();
+    let documents = (0..DOCUMENTS).map(|id| rawdoc! { "_id": id, "n": 0, "u": 0 });
+    bench.source.insert_many("shop.orders", documents).unwrap();
+    let migration = bench.migration().memory_bytes(16 << 20).cross_check_bytes(0);
+    let run = migration.build().unwrap().start().await.unwrap();
+    all_compared(&run).await;
+    let mut events = run.events();
+    for round in 1..=2 {
+        for id in 0..DOCUMENTS {
+            bench.set("shop.orders", id, round);
+            if id % 1000 == 999 {
+                bench.caught_up().await;
+                assert!(run.status().all_compared, "{round} {id}");
+            }
+        }
+        sleep(Duration::from_secs(300)).await;
+        bench.source.noop();
+        let kept = bench.caught_up().await.collections[0].compared.clone().unwrap();
+        assert_eq!(kept.changed, [], "round {round}");
+    }
+    assert_eq!(differences(&mut events), []);
+    assert_eq!(run.status().compared.documents, DOCUMENTS as u64);
+    // What the source changes of it is not what differs.
+    let write = mongoferry::Write {
+        key: key(77),
+        operation: mongoferry::Operation::Replace(rawdoc! { "_id": 77, "n": 2, "u": 1 }),
+    };
+    let orders: Namespace = "shop.orders".parse().unwrap();
+    bench
+        .sink
+        .apply(&orders, mongoferry::CollectionKind::Plain, &[write])
+        .await
+        .unwrap();
+    for id in 70..80 {
+        bench.set("shop.orders", id, 3);
+    }
+    until("the difference is found", || run.status().differences > 0).await;
+    assert_eq!(differences(&mut events), [key(77)]);
+    run.abandon().await;
+}
+
+/// A document that changes while it is compared again counts as changed afterwards.
+#[tokio::test(start_paused = true)]
+async fn what_changes_while_it_is_compared_again_is_not_forgotten() {
+    let bench = Bench::with_orders(50);
+    let migration = bench.migration().cross_check_bytes(0);
+    let run = migration.build().unwrap().start().await.unwrap();
+    all_compared(&run).await;
+    let reads = bench.sink.hold_answer(SinkCall::ReadDocuments);
+    bench.set("shop.orders", 3, 7);
+    timeout(DEADLINE, reads.reached()).await.expect("it is compared again");
+    let before = bench.applied(3);
+    bench.set("shop.orders", 3, 8);
+    bench.source.noop();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.applied(3), before, "it is held");
+    let checkpoint = bench.checkpoint().unwrap();
+    assert!(checkpoint.watermark < bench.source.position().await.unwrap());
+    reads.release();
+    bench.caught_up().await;
+    assert_eq!(run.status().differences, 0);
+    tamper(&bench, 3).await;
+    assert_found(&bench, &run, 3).await;
+}
+
+/// Neither does one count as compared of which the comparison was stopped.
+#[tokio::test(start_paused = true)]
+async fn what_was_not_compared_again_to_its_end_has_still_changed() {
+    let bench = Bench::with_orders(50);
+    let migration = bench.migration().cross_check_bytes(0);
+    let run = migration.build().unwrap().start().await.unwrap();
+    all_compared(&run).await;
+    let reads = bench.sink.hold(SinkCall::ReadDocuments);
+    bench.set("shop.orders", 3, 7);
+    timeout(DEADLINE, reads.reached()).await.expect("it is compared again");
+    // A change of the catalogue stops it.
+    bench.source.create_collection("shop.parts", rawdoc! {}).unwrap();
+    bench.caught_up().await;
+    reads.release();
+    tamper(&bench, 3).await;
+    assert_found(&bench, &run, 3).await;
+}
+
+/// The throttle leaves time for a few documents only.
+#[tokio::test(start_paused = true)]
+async fn what_there_was_no_time_to_compare_again_has_still_changed() {
+    let bench = Bench::with_orders(50);
+    let run = bench.start().await;
+    all_compared(&run).await;
+    run.throttle(mongoferry::Throttle {
+        copy_bytes_per_second: Some(1),
+        ..Default::default()
+    });
+    for id in 1..=20 {
+        bench.set("shop.orders", id, 7);
+    }
+    let changed = || {
+        // It is saved when something is to be said.
+        bench.source.noop();
+        bench.checkpoint().unwrap().collections[0]
+            .compared
+            .clone()
+            .unwrap()
+            .changed
+    };
+    until("all have changed", || changed().len() == 20).await;
+    until("some are compared again", || changed().len() < 20).await;
+    let left = changed();
+    assert!(!left.is_empty() && left.iter().all(|id| (1..=20).any(|changed| key(changed) == *id)));
+    run.abandon().await;
+}
+
+/// What was found to differ is found again by the next process, which may be the one that cuts over.
+#[tokio::test(start_paused = true)]
+async fn what_differs_is_not_kept_as_compared() {
+    let bench = Bench::with_orders(50);
+    let read = bench.sink.hold(SinkCall::Read);
+    let migration = || bench.migration().cross_check_bytes(0).build().unwrap();
+    let run = migration().start().await.unwrap();
+    timeout(DEADLINE, read.reached()).await.expect("it begins to compare");
+    tamper(&bench, 40).await;
+    read.release();
+    until("it is found", || run.status().differences == 1).await;
+    bench.source.noop();
+    bench.caught_up().await;
+    assert_eq!(bench.checkpoint().unwrap().collections[0].compared, None);
+    drop(run);
+    let run = migration().start().await.unwrap();
+    until("it is found again", || run.status().differences == 1).await;
+    assert_found(&bench, &run, 40).await;
+}
