@@ -219,6 +219,7 @@ impl Engine {
         }
         state.target = self.settings.selection.target(&renaming.to);
         state.namespace = renaming.to;
+        state.compared = None;
         checkpoint
             .collections
             .retain(|state| Some(state.id) != renaming.dropped);

@@ -387,6 +387,10 @@ impl Router {
         });
         if let Some(tracked) = self.tracked.get_mut(&id) {
             tracked.target = Arc::clone(&renamed);
+            if self.prove {
+                // Who else wrote to it on the target is known by its name at the time.
+                tracked.proof.begin();
+            }
         }
         self.announce_rename(&renamed).await?;
         self.report(position, format!("renamed {from} to {to}"));

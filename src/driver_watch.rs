@@ -21,8 +21,8 @@ use crate::sink::WritesSeen;
 
 const OPERATION: &str = "watch for other writers";
 
-/// How long the server waits for an entry before it answers that there is none.
-const AWAIT: Duration = Duration::from_secs(1);
+/// How long the server waits for an entry before it answers that there is none. A cutover waits for such an answer.
+const AWAIT: Duration = Duration::from_millis(100);
 
 /// How long an answer may take, beyond which the connection counts as broken.
 const REPLY: Duration = Duration::from_secs(30);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bson::Uuid;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::difference::Difference;
 use crate::document::{Collection, Position};
@@ -20,7 +20,10 @@ use crate::router::{ProofRequest, Report, Request};
 use crate::verify;
 
 /// How often it is looked how far a comparison is.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a cutover waits for the watch for writes of others, which is as far as a moment ago as a rule.
+const WATCHED: Duration = Duration::from_secs(5);
 
 /// What a comparison of both sides has found; see [`MigrationHandle::verify`](crate::MigrationHandle::verify).
 #[derive(Clone, Debug, PartialEq)]
@@ -184,10 +187,17 @@ pub(crate) async fn proven(
     report: &Report,
 ) -> Result<HashSet<Uuid>> {
     let mut proven = HashSet::new();
-    if engine.settings.verification != Verification::Continuous || progress.foreign_writes_until().is_none() {
+    if engine.settings.verification != Verification::Continuous {
         return Ok(proven);
     }
-    let (ours, theirs) = futures::try_join!(engine.source.collections(), engine.sink.collections())?;
+    let (ours, theirs, watched) = futures::try_join!(
+        engine.source.collections(),
+        engine.sink.collections(),
+        watched_until_now(engine, progress)
+    )?;
+    if !watched {
+        return Ok(proven);
+    }
     let foreign = progress.foreign_writes();
     let size = |listed: &[Collection], namespace: &Namespace| {
         verify::find(listed, namespace).map(|collection| (collection.bytes, collection.documents))
@@ -216,6 +226,27 @@ pub(crate) async fn proven(
         }
     }
     Ok(proven)
+}
+
+/// Waits until everything is known that others had written to the target before the call. Answers whether it is.
+///
+/// # Errors
+/// A server error.
+async fn watched_until_now(engine: &Engine, progress: &Progress) -> Result<bool> {
+    let newest = engine.sink.sentinel().await?;
+    Ok(watched_until(progress, newest.unwrap_or(Position::ZERO)).await)
+}
+
+async fn watched_until(progress: &Progress, newest: Position) -> bool {
+    let watched = async {
+        loop {
+            match progress.foreign_writes_until() {
+                Some(until) if until < newest => sleep(LOOK).await,
+                until => return until.is_some(),
+            }
+        }
+    };
+    timeout(WATCHED, watched).await.unwrap_or(false)
 }
 
 /// The documents that alone may differ in this collection; `None` when that is not known.
@@ -249,5 +280,36 @@ fn report(proof: CollectionProof) -> ComparedCollection {
         differences: tally.differences,
         difference_count: tally.count,
         not_compared,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Events;
+
+    /// A watch that has lost its connection knows nothing of what was written since.
+    #[tokio::test(start_paused = true)]
+    async fn what_the_watch_has_not_come_to_is_not_known() {
+        let at = |increment| Position {
+            time: 1,
+            increment,
+            term: 1,
+        };
+        let progress = Progress::new(Events::new());
+        assert!(!watched_until(&progress, Position::ZERO).await, "there is none");
+        progress.set_foreign_writes_until(Some(at(3)));
+        assert!(watched_until(&progress, at(3)).await);
+        assert!(!watched_until(&progress, at(4)).await, "it stands still");
+        let later = async {
+            sleep(Duration::from_secs(1)).await;
+            progress.set_foreign_writes_until(Some(at(4)));
+        };
+        assert!(futures::join!(watched_until(&progress, at(4)), later).0);
+        let ends = async {
+            sleep(Duration::from_secs(1)).await;
+            progress.set_foreign_writes_until(None);
+        };
+        assert!(!futures::join!(watched_until(&progress, at(5)), ends).0);
     }
 }

@@ -264,3 +264,18 @@ async fn what_differs_is_not_kept_as_compared() {
     until("it is found again", || run.status().differences == 1).await;
     assert_found(&bench, &run, 40).await;
 }
+
+/// Who else writes to a collection on the target is known by its name, which may be another one by then.
+#[tokio::test(start_paused = true)]
+async fn a_renamed_collection_is_compared_anew() {
+    let bench = Bench::with_orders(50);
+    let migration = bench.migration().cross_check_bytes(0);
+    let run = migration.build().unwrap().start().await.unwrap();
+    compared(&run, 50).await;
+    tamper(&bench, 40).await;
+    bench.sink.tell_foreign_write("shop.orders").unwrap();
+    bench.source.rename("shop.orders", "shop.sold").unwrap();
+    until("it is found", || run.status().differences == 1).await;
+    assert_eq!(run.status().compared.documents, 100);
+    run.abandon().await;
+}
