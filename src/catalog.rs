@@ -217,7 +217,7 @@ impl Router {
             return Ok(());
         };
         let target = tracked.target.target.clone();
-        let mut carried = RawDocumentBuf::new();
+        let (mut carried, mut unbuilt) = (RawDocumentBuf::new(), None);
         for element in arguments {
             let (field, value) = element.map_err(malformed)?;
             match field.as_str() {
@@ -225,10 +225,10 @@ impl Router {
                     let change = value
                         .as_document()
                         .ok_or_else(|| unexpected("`index` of collMod is not a document"))?;
-                    if let Some((name, now)) = tracked.modify_index(change)?
-                        && tracked.is_built(&name)
-                    {
-                        carried.append(field, now);
+                    match tracked.modify_index(change)? {
+                        Some((name, now)) if tracked.is_built(&name) => carried.append(field, now),
+                        Some((name, _)) => unbuilt = Some(name),
+                        None => {}
                     }
                 }
                 // Documents expire on the source alone until cutover.
@@ -241,6 +241,14 @@ impl Router {
         }
         tracked.complete_validation(arguments)?;
         self.report(position, format!("modified {namespace}"));
+        if let Some(name) = unbuilt {
+            // An earlier run may have built it after the checkpoint. Then building it as it is now would leave it as it was: to a server the
+            // two are the same index.
+            let namespace = target.clone();
+            self.sink
+                .execute(&CatalogCommand::DropIndex { namespace, name })
+                .await?;
+        }
         if carried.is_empty() {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bson::Uuid;
-use bson::raw::RawDocumentBuf;
+use bson::raw::{RawBson, RawDocument, RawDocumentBuf};
 
 use super::super::{CatalogCommand, Refusal, RefusalReason};
 use super::JournalEntry;
@@ -251,7 +251,7 @@ impl State {
         };
         let mut index = Index::new(specification.clone());
         if let Some(known) = table.indexes.iter().find(|known| known.name() == index.name()) {
-            if known.specification == *specification {
+            if is_same_index(&known.specification, specification) {
                 return Ok(());
             }
             return Err(
@@ -452,4 +452,16 @@ impl Table {
 
 fn refused(operation: &'static str, namespace: &Namespace, message: &'static str) -> Error {
     Error::new(ErrorKind::TargetRefused, operation, message).with_context("namespace", namespace)
+}
+
+/// Whether a server takes one for the other: it leaves an index that is hidden or not as it is.
+fn is_same_index(one: &RawDocument, other: &RawDocument) -> bool {
+    let identity = |index: &RawDocument| {
+        let fields = index.iter().filter_map(std::result::Result::ok);
+        let fields = fields.filter(|(name, _)| *name != "hidden");
+        fields
+            .map(|(name, value)| (name.as_str().to_owned(), RawBson::from(value)))
+            .collect::<Vec<_>>()
+    };
+    identity(one) == identity(other)
 }

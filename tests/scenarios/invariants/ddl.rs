@@ -185,3 +185,27 @@ async fn what_is_renamed_out_of_the_selection_is_told_and_stands_in_the_summary(
         ("shop.orders", "archive.sold", position)
     );
 }
+
+/// An index that an earlier run has built after its checkpoint counts as missing. When the source changes it before it is built again, the
+/// target must not be left with what it was.
+#[tokio::test(start_paused = true)]
+async fn an_index_is_as_on_the_source_although_it_was_changed_before_it_counts_as_built() {
+    let bench = Bench::with_orders(5);
+    let run = bench.start().await;
+    bench.caught_up().await;
+    let before = bench.store.load().await.unwrap().unwrap();
+    let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n_1" };
+    bench.source.create_index("shop.orders", index).unwrap();
+    until("it is built", || {
+        let is_built = |entry: &JournalEntry| matches!(entry, JournalEntry::IndexBuilt { .. });
+        bench.sink.journal().iter().any(is_built)
+    })
+    .await;
+    run.abandon().await;
+    bench.store.save(&before).await.unwrap();
+    let hide = rawdoc! { "index": { "name": "n_1", "hidden": true } };
+    bench.source.modify("shop.orders", hide).unwrap();
+    let run = bench.start().await;
+    bench.caught_up().await;
+    bench.finish(run).await;
+}
