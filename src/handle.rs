@@ -18,10 +18,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events, Outcome, Status, Summary};
 use crate::migration::Verification;
 use crate::namespace::Namespace;
+use crate::order::Key;
 use crate::phase::{Call, Phase};
 use crate::preflight;
 use crate::progress::Progress;
-use crate::prove::{self, VerifyReport};
+use crate::prove::{self, BothSides, VerifyReport};
 use crate::retry::{RetryRule, retry};
 use crate::supervise::{State, Wanted, supervise};
 use crate::throttle::Throttle;
@@ -314,6 +315,17 @@ impl MigrationHandle {
         self.check(Call::Verify)?;
         let keep = self.engine.settings.verification == Verification::Continuous;
         prove::verify(&self.requests, collections, keep, || self.check_running()).await
+    }
+
+    /// A document as both sides have it now, to look at what differs: reports and events have the hashes alone, since what is in a document is
+    /// nobody's business but yours. While it is written to, the target's is that of a moment ago.
+    ///
+    /// # Errors
+    /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a collection
+    /// that is not migrated, a server error, or the error that ended the run.
+    pub async fn both_sides(&self, namespace: &Namespace, id: &Key) -> Result<BothSides> {
+        self.check(Call::Verify)?;
+        prove::both_sides(&self.engine, &self.requests, namespace, id, || self.check_running()).await
     }
 
     /// Writes the documents that a [`verify`](Self::verify) found to differ as the source has them by now. Answers how many these are; a

@@ -176,7 +176,7 @@ pub use evidence::{IndexCounts, LagSample};
 pub use late_writes::{LateWrite, LateWrites};
 pub use left_selection::LeftSelection;
 pub use phase::Phase;
-pub use prove::{ComparedCollection, VerifyReport};
+pub use prove::{BothSides, ComparedCollection, VerifyReport};
 pub use reverse::WayBack;
 pub use throttle::Throttle;
 pub use window::CutoverWindow;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use bson::Uuid;
+use bson::raw::RawDocumentBuf;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
@@ -17,6 +18,7 @@ use crate::order::Key;
 use crate::progress::Progress;
 use crate::proof::{CollectionProof, ProofState};
 use crate::router::{ProofRequest, Report, Request};
+use crate::source::{PointRequest, ReadMode};
 use crate::verify;
 
 /// How often it is looked how far a comparison is.
@@ -51,6 +53,15 @@ pub struct ComparedCollection {
     pub difference_count: u64,
     /// Why it was not compared, or not to its end.
     pub not_compared: Option<String>,
+}
+
+/// A document as both sides have it; see [`MigrationHandle::both_sides`](crate::MigrationHandle::both_sides).
+#[derive(Clone, Debug, PartialEq)]
+pub struct BothSides {
+    /// The source's; `None` where it has none.
+    pub source: Option<RawDocumentBuf>,
+    /// The target's; `None` where it has none.
+    pub target: Option<RawDocumentBuf>,
 }
 
 impl VerifyReport {
@@ -99,12 +110,7 @@ pub(crate) async fn verify(
             .iter()
             .find(|name| !states.iter().any(|state| state.namespace == **name))
         {
-            return Err(Error::new(
-                ErrorKind::InvalidConfiguration,
-                "compare both sides",
-                "no such collection is migrated: give its name on the source",
-            )
-            .with_context("namespace", unknown));
+            return Err(not_migrated(unknown));
         }
         // The run has begun again from its checkpoint.
         if states.iter().any(|state| matches!(state.state, ProofState::NotWanted)) {
@@ -149,6 +155,47 @@ pub(crate) async fn repair(requests: &Requests, report: &VerifyReport, check: im
         repaired += collection.differences.len() as u64;
     }
     Ok(repaired)
+}
+
+/// Reads a document of both sides.
+///
+/// # Errors
+/// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a collection that is not migrated, a server error, or what `check` answers.
+pub(crate) async fn both_sides(
+    engine: &Engine,
+    requests: &Requests,
+    namespace: &Namespace,
+    id: &Key,
+    check: impl Fn() -> Result<()>,
+) -> Result<BothSides> {
+    let state = |reply| ProofRequest::State {
+        collections: vec![namespace.clone()],
+        reply,
+    };
+    let state = ask(requests, state, &check).await?.pop();
+    let target = state.ok_or_else(|| not_migrated(namespace))?.target;
+    let keys = std::slice::from_ref(id);
+    let ours = engine.source.read_documents(PointRequest {
+        namespace,
+        keys,
+        at: engine.source.position().await?,
+        mode: ReadMode::Interval,
+    });
+    let theirs = engine.sink.read_documents(&target, keys);
+    let (mut ours, mut theirs) = futures::try_join!(ours, theirs)?;
+    Ok(BothSides {
+        source: ours.pop(),
+        target: theirs.pop(),
+    })
+}
+
+fn not_migrated(namespace: &Namespace) -> Error {
+    Error::new(
+        ErrorKind::InvalidConfiguration,
+        "compare both sides",
+        "no such collection is migrated: give its name on the source",
+    )
+    .with_context("namespace", namespace)
 }
 
 /// Asks the run, again where it has gone back to its checkpoint meanwhile.

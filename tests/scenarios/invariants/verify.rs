@@ -117,6 +117,18 @@ async fn what_differs_is_found_and_nothing_else() {
             told += u32::from(matches!(event, Event::DocumentDiffers { .. }));
         }
         assert_eq!(told, 8);
+        let kinds = [(true, false), (true, true), (true, true), (false, true)];
+        for (number, kind) in (0..).zip(kinds) {
+            let id = tampered[number] + if number == 3 { 1000 } else { 0 };
+            let both = run.both_sides(&collection.namespace, &key(id)).await.unwrap();
+            assert_eq!((both.source.is_some(), both.target.is_some()), kind, "{id}");
+            assert_ne!(both.source, both.target);
+        }
+        let error = run
+            .both_sides(&"shop.nowhere".parse().unwrap(), &key(1))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfiguration);
         assert_eq!(run.repair(&report).await.unwrap(), 8);
         let report = verify(&run).await;
         assert!(report.is_identical(), "round {round}: {report:#?}");
