@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use bson::raw::RawDocumentBuf;
 use bson::{Document, doc};
 use mongodb::Client;
-use mongoferry::Certificate;
-use mongoferry_testbed::Version;
+use mongoferry::sink::MongoSink;
+use mongoferry::source::MongoSource;
+use mongoferry::{Certificate, Migration, MigrationHandle, Outcome, Source};
 use mongoferry_testbed::workload::Writer;
+use mongoferry_testbed::{Version, wait_until};
 use serde_json::Value;
 
+use super::deadline::{DEADLINE, cut_over};
 use super::example::Sets;
 
 /// Of what is compared nobody writes to these.
@@ -138,6 +141,88 @@ fn differences_of(report: &Value) -> BTreeMap<String, (String, Vec<&str>)> {
         }
     }
     all
+}
+
+/// A process that goes on reads no more than what has changed; and what another program wrote while none was at work is found.
+async fn what_was_compared_outlives_the_process(version: Version) {
+    let sets = Sets::start_on(version, version, 2_000).await;
+    let run = begin(&sets).await;
+    let orders = sets.source_client.database("shop").collection::<Document>("orders");
+    let count = orders.count_documents(doc! {}).await.unwrap();
+    assert!(run.status().compared.documents > count && count > 100);
+    run.abandon().await;
+    let change = doc! { "$set": { "changed": true } };
+    let id = orders
+        .find_one(doc! {})
+        .await
+        .unwrap()
+        .unwrap()
+        .get("_id")
+        .unwrap()
+        .clone();
+    orders.update_one(doc! { "_id": &id }, change.clone()).await.unwrap();
+    let run = begin(&sets).await;
+    assert_eq!(run.status().compared.documents, 0);
+    run.abandon().await;
+    // Of the same size as before, so that nobody could tell by it.
+    let theirs = sets.target_client.database("shop").collection::<Document>("orders");
+    theirs
+        .update_one(doc! { "_id": &id }, doc! { "$set": { "changed": false } })
+        .await
+        .unwrap();
+    let run = begin(&sets).await;
+    assert_eq!(run.status().compared.documents, 0);
+    let summary = cut_over(&run).await;
+    assert_eq!(summary.outcome, Outcome::Differences, "{summary:#?}");
+    let differing: Vec<_> = summary
+        .collections
+        .iter()
+        .filter(|collection| !collection.differences.is_empty())
+        .collect();
+    assert_eq!((differing.len(), differing[0].namespace.as_str()), (1, "shop.orders"));
+    assert_eq!(differing[0].differences.len(), 1, "{summary:#?}");
+    // The next process knows that it cannot rely on what was compared of that collection.
+    orders.update_one(doc! { "_id": &id }, change).await.unwrap();
+    saved(&sets, &run).await;
+    run.abandon().await;
+    let run = begin(&sets).await;
+    let compared = run.status().compared.documents;
+    assert_eq!((compared, run.status().differences), (count, 1));
+}
+
+/// Starts the migration and waits until everything is compared, and the checkpoint says so.
+async fn begin(sets: &Sets) -> MigrationHandle {
+    let source = MongoSource::from_client(sets.source_client.clone()).await.unwrap();
+    let sink = MongoSink::from_client(sets.target_client.clone()).await.unwrap();
+    let migration = Migration::builder(source, sink).cross_check_bytes(0).build().unwrap();
+    let run = migration.start().await.unwrap();
+    wait_until(DEADLINE, "everything to be compared", async || {
+        run.status().all_compared
+    })
+    .await
+    .unwrap();
+    saved(sets, &run).await;
+    run
+}
+
+/// Waits until the checkpoint says what is so now.
+async fn saved(sets: &Sets, run: &MigrationHandle) {
+    let other = sets.source_client.database("other").collection::<Document>("other");
+    other.insert_one(doc! {}).await.unwrap();
+    let source = MongoSource::from_client(sets.source_client.clone()).await.unwrap();
+    let now = source.sentinel().await.unwrap();
+    wait_until(DEADLINE, "the checkpoint", async || run.status().position >= Some(now))
+        .await
+        .unwrap();
+}
+
+/// Side by side, since both wait most of the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_compared_outlives_the_process_on_4_2_and_6_0() {
+    tokio::join!(
+        what_was_compared_outlives_the_process(Version::V4_2),
+        what_was_compared_outlives_the_process(Version::V6_0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
