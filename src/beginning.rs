@@ -92,6 +92,10 @@ impl Engine {
         let seen = checkpoint.seen.max(checkpoint.watermark).max(progress.read());
         // A new primary may not know yet what a majority has that an earlier run has seen.
         let replay_until = self.newest_after(seen).await?;
+        // A source that was restored from a backup may lack what was applied after the checkpoint was saved. It has elected a primary since.
+        if replay_until.term != checkpoint.watermark.term {
+            checkpoint.forget_compared();
+        }
         let tail = must_hold(seen, checkpoint.resume, self.source.tail(checkpoint.resume).await?);
         let collections: Vec<Tracked> = checkpoint.collections.iter().map(Tracked::from_checkpoint).collect();
         // The process may have ended between its first checkpoint and the last of these.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use tokio::sync::Mutex;
 
+use crate::document::Position;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::Sink;
 
@@ -64,6 +65,14 @@ impl Durability {
             }
         }
         Ok(())
+    }
+
+    /// A position of the sink's own history at or after everything written before the call; `None` where it has none.
+    ///
+    /// # Errors
+    /// A server error.
+    pub async fn position(&self) -> Result<Option<Position>> {
+        self.sink.sentinel().await
     }
 }
 

@@ -172,21 +172,20 @@ impl Engine {
     }
 
     /// Begins to watch for writes of others on the target, where a checkpoint says that they were watched until. If that cannot be gone on
-    /// with, nothing is known any more of what was compared.
+    /// with, or the target was restored from a backup, nothing is known any more of what was compared.
     async fn watch_on(&self, checkpoint: Option<&mut Checkpoint>, progress: &Progress) -> Option<ForeignWatch> {
+        if !self.settings.watch_foreign_writes {
+            checkpoint.map(Checkpoint::forget_compared);
+            return None;
+        }
         let until = checkpoint.as_ref().and_then(|checkpoint| checkpoint.watched);
-        let (watch, goes_on) = if self.settings.watch_foreign_writes {
-            open_foreign_watch(&*self.sink, until, progress).await
-        } else {
-            (None, false)
-        };
+        let durable = checkpoint.as_ref().and_then(|checkpoint| checkpoint.durable);
+        let is_whole = durable.is_none() || self.sink.foreign_writes(durable).await.is_ok();
+        let (watch, goes_on) = open_foreign_watch(&*self.sink, until, progress).await;
         if let Some(checkpoint) = checkpoint
-            && !goes_on
+            && !(goes_on && is_whole)
         {
-            checkpoint.watched = None;
-            for collection in &mut checkpoint.collections {
-                collection.compared = None;
-            }
+            checkpoint.forget_compared();
         }
         watch
     }

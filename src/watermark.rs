@@ -57,6 +57,13 @@ pub(crate) async fn save_checkpoints(
         checkpoint.window = progress.window.kept();
         checkpoint.left_selection = progress.left_selection.all();
         checkpoint.source_writes_blocked = progress.write_block.is_noted();
+        if checkpoint
+            .collections
+            .iter()
+            .any(|collection| collection.compared.is_some())
+        {
+            checkpoint.durable = durability.position().await?;
+        }
         store.save(&checkpoint.encode()?).await?;
         let cost = began.elapsed();
         rests_until = Instant::now() + cost.saturating_mul(REST).min(LONGEST_REST);

@@ -127,6 +127,10 @@ pub struct Checkpoint {
     /// which was to a collection of which it says that it was [compared](CollectionState::compared). `None` when it was not.
     #[serde(default)]
     pub watched: Option<Position>,
+    /// A position of the sink's own history at or after everything that was written for this checkpoint. A history that does not hold it is
+    /// that of a sink that was restored from a backup. `None` when nothing was compared, or where it is not known.
+    #[serde(default)]
+    pub durable: Option<Position>,
     /// Whether the cutover has been finished.
     pub complete: bool,
     /// What a migration in the opposite direction begins with, once this one is complete.
@@ -249,8 +253,17 @@ impl Checkpoint {
             source_writes_blocked: false,
             takes_back: None,
             watched: None,
+            durable: None,
             complete: false,
             way_back: None,
+        }
+    }
+
+    /// Forgets what was compared, where it cannot be relied on.
+    pub(crate) fn forget_compared(&mut self) {
+        (self.watched, self.durable) = (None, None);
+        for collection in &mut self.collections {
+            collection.compared = None;
         }
     }
 
@@ -395,6 +408,7 @@ mod tests {
             source_writes_blocked: true,
             takes_back: None,
             watched: Some(position(20)),
+            durable: Some(position(21)),
             complete: false,
             way_back: None,
         }
@@ -441,6 +455,7 @@ mod tests {
             }),
             gone: vec![Uuid::from_bytes([9; 16])],
             watched: None,
+            durable: None,
             ..checkpoint()
         };
         expected.collections[0].compared = None;

@@ -57,6 +57,7 @@ impl Router {
             resume,
             collections,
             watched,
+            durable: None,
             renaming: None,
             left_over: Vec::new(),
             gone: self.ghosts.iter().copied().collect(),

@@ -1,18 +1,20 @@
 //! Both sides are compared on real servers while applications write, by the commands of the example.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bson::raw::RawDocumentBuf;
 use bson::{Document, doc};
 use mongodb::Client;
+use mongoferry::checkpoint::SinkStore;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
-use mongoferry::{Certificate, Migration, MigrationHandle, Outcome, Source};
+use mongoferry::{Certificate, Checkpoint, CheckpointStore, Event, Migration, MigrationHandle, Outcome, Source};
 use mongoferry_testbed::workload::Writer;
 use mongoferry_testbed::{Version, wait_until};
 use serde_json::Value;
 
-use super::deadline::{DEADLINE, cut_over};
+use super::deadline::{DEADLINE, cut_over, event};
 use super::example::Sets;
 
 /// Of what is compared nobody writes to these.
@@ -188,6 +190,15 @@ async fn what_was_compared_outlives_the_process(version: Version) {
     let run = begin(&sets).await;
     let compared = run.status().compared.documents;
     assert_eq!((compared, run.status().differences), (count, 1));
+    run.abandon().await;
+    // As if the target had been restored from a backup.
+    let sink = MongoSink::from_client(sets.target_client.clone()).await.unwrap();
+    let store = SinkStore::new(Arc::new(sink));
+    let mut checkpoint = Checkpoint::decode(&store.load().await.unwrap().unwrap()).unwrap();
+    checkpoint.durable.as_mut().unwrap().increment += 1_000_000;
+    store.save(&checkpoint.encode().unwrap()).await.unwrap();
+    let run = begin(&sets).await;
+    assert!(run.status().compared.documents > count);
 }
 
 /// Starts the migration and waits until everything is compared, and the checkpoint says so.
@@ -207,13 +218,16 @@ async fn begin(sets: &Sets) -> MigrationHandle {
 
 /// Waits until the checkpoint says what is so now.
 async fn saved(sets: &Sets, run: &MigrationHandle) {
+    let mut events = run.events();
     let other = sets.source_client.database("other").collection::<Document>("other");
     other.insert_one(doc! {}).await.unwrap();
     let source = MongoSource::from_client(sets.source_client.clone()).await.unwrap();
     let now = source.sentinel().await.unwrap();
-    wait_until(DEADLINE, "the checkpoint", async || run.status().position >= Some(now))
-        .await
-        .unwrap();
+    let is_saved = |event| match event {
+        Event::CheckpointSaved { watermark } => (watermark >= now).then_some(()),
+        _ => None,
+    };
+    event(&mut events, is_saved).await;
 }
 
 /// Side by side, since both wait most of the time.

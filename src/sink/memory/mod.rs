@@ -274,7 +274,7 @@ impl Sink for MemorySink {
             (written.len(), *forgotten)
         };
         let seen = after.map_or(length, |after| after.increment as usize);
-        if seen < forgotten {
+        if !(forgotten..=length).contains(&seen) {
             return Err(Error::new(
                 ErrorKind::PositionLost,
                 "watch for other writers",

@@ -1,8 +1,8 @@
 //! What was compared stays known: over a restart, and however much changes afterwards.
 
 use futures::{FutureExt, Stream, StreamExt};
-use mongoferry::Event;
 use mongoferry::sink::SinkCall;
+use mongoferry::{Event, Position};
 
 use super::comparing::{assert_found, compared, tamper};
 use super::*;
@@ -40,12 +40,16 @@ enum Meanwhile {
     Foreign,
     /// Nobody can know any more whether one did.
     HistoryLost,
+    /// The source may have been restored from a backup.
+    Election,
+    /// The target was.
+    TargetRestored,
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_goes_on_compares_only_what_has_changed() {
-    use Meanwhile::{ChangedDiffers, Foreign, HistoryLost, Nothing};
-    for meanwhile in [Nothing, ChangedDiffers, Foreign, HistoryLost] {
+    use Meanwhile::{ChangedDiffers, Election, Foreign, HistoryLost, Nothing, TargetRestored};
+    for meanwhile in [Nothing, ChangedDiffers, Foreign, HistoryLost, Election, TargetRestored] {
         let bench = Bench::with_orders(50);
         let migration = || bench.migration().cross_check_bytes(0).build().unwrap();
         let run = migration().start().await.unwrap();
@@ -61,15 +65,27 @@ async fn a_process_that_goes_on_compares_only_what_has_changed() {
                 bench.sink.tell_foreign_write("shop.orders").unwrap();
             }
             HistoryLost => bench.sink.forget_history(),
+            Election => drop(bench.source.elect()),
+            TargetRestored => {
+                let mut checkpoint = bench.checkpoint().unwrap();
+                let unknown = Position {
+                    time: 1,
+                    increment: 1_000,
+                    term: 1,
+                };
+                checkpoint.durable = Some(unknown);
+                bench.store.save(&checkpoint.encode().unwrap()).await.unwrap();
+            }
         }
         let run = migration().start().await.unwrap();
         bench.set("shop.orders", 4, 8);
         bench.caught_up().await;
         all_compared(&run).await;
-        let expected = if meanwhile == HistoryLost { 50 } else { 0 };
+        let is_known = matches!(meanwhile, Nothing | ChangedDiffers | Foreign);
+        let expected = if is_known { 0 } else { 50 };
         assert_eq!(run.status().compared.documents, expected, "{meanwhile:?}");
         match meanwhile {
-            Nothing | HistoryLost => cut_over_at_once(&bench, run).await,
+            Nothing | HistoryLost | Election | TargetRestored => cut_over_at_once(&bench, run).await,
             ChangedDiffers => assert_found(&bench, &run, 3).await,
             Foreign => assert_found(&bench, &run, 40).await,
         }
