@@ -12,19 +12,27 @@ const MOST_KEYS: usize = 500;
 /// So many are read first, since nobody knows yet how large they are.
 const FIRST_KEYS: usize = 8;
 
+/// They may be so many times as large as expected, and no more of them are read than so many times as before.
+const MARGIN: usize = 4;
+
 /// Documents to be read, as many at a time as take about so many bytes.
 pub(crate) struct Portions<'a> {
     rest: &'a [Key],
     bytes: usize,
     size: usize,
+    most: usize,
 }
 
 impl<'a> Portions<'a> {
-    pub fn of(keys: &'a [Key], bytes: usize) -> Self {
+    /// `document_bytes` is about the size of one, 0 where that is not known.
+    pub fn of(keys: &'a [Key], bytes: usize, document_bytes: usize) -> Self {
+        // Those that were read may be small, or gone, and the next ones large.
+        let most = (MARGIN * bytes / document_bytes.max(1)).clamp(1, MOST_KEYS);
         Self {
             rest: keys,
             bytes,
-            size: FIRST_KEYS,
+            size: FIRST_KEYS.min(most),
+            most,
         }
     }
 
@@ -45,7 +53,8 @@ impl<'a> Portions<'a> {
 
     /// So many documents have taken so many bytes, which says how many are read next.
     pub fn took(&mut self, documents: usize, bytes: usize) {
-        self.size = (self.bytes * documents / bytes.max(1)).clamp(1, MOST_KEYS);
+        let fitting = self.bytes * documents / bytes.max(1);
+        self.size = fitting.clamp(1, self.most.min(MARGIN * self.size));
     }
 
     /// Those that have not been read.
@@ -90,19 +99,39 @@ mod tests {
     #[test]
     fn portions_follow_the_size_of_what_was_read() {
         let keys: Vec<Key> = (0..2000).map(key).collect();
-        let mut portions = Portions::of(&keys, 100_000);
+        let mut portions = Portions::of(&keys, 100_000, 0);
         assert_eq!(portions.next().unwrap().len(), FIRST_KEYS);
-        for (bytes_each, expected) in [(1_000, 100), (10, MOST_KEYS), (1_000_000, 1), (2_000, 50)] {
+        let mut read = FIRST_KEYS;
+        for (bytes_each, expected) in [
+            (10, 32),
+            (10, 128),
+            (1_000, 100),
+            (10, 400),
+            (10, MOST_KEYS),
+            (1_000_000, 1),
+        ] {
             portions.took(10, 10 * bytes_each);
             assert_eq!(portions.next().unwrap().len(), expected);
+            read += expected;
         }
         // None of them was there.
-        portions.took(50, 0);
-        let mut read = FIRST_KEYS + 100 + MOST_KEYS + 1 + 50;
+        portions.took(1, 0);
+        assert_eq!(portions.next().unwrap().len(), 4);
         while let Some(keys) = portions.next() {
             read += keys.len();
         }
-        assert_eq!((read, portions.rest().len()), (keys.len(), 0));
+        assert_eq!((read + 4, portions.rest().len()), (keys.len(), 0));
+    }
+
+    #[test]
+    fn few_large_documents_are_read_at_once() {
+        let keys: Vec<Key> = (0..100).map(key).collect();
+        for (document_bytes, first, next) in [(1_000, FIRST_KEYS, 32), (50_000, FIRST_KEYS, 8), (200_000, 2, 2)] {
+            let mut portions = Portions::of(&keys, 100_000, document_bytes);
+            assert_eq!(portions.next().unwrap().len(), first);
+            portions.took(first, 0);
+            assert_eq!(portions.next().unwrap().len(), next);
+        }
     }
 
     #[test]
@@ -110,7 +139,7 @@ mod tests {
         let first_of = |bytes: usize| {
             let id = "x".repeat(bytes);
             let keys = vec![Key::from(RawBsonRef::String(&id)); 20];
-            Portions::of(&keys, 100_000).next().unwrap().len()
+            Portions::of(&keys, 100_000, 0).next().unwrap().len()
         };
         assert_eq!(first_of(10), FIRST_KEYS);
         assert_eq!(first_of(25_000), 3);

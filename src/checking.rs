@@ -58,6 +58,11 @@ impl Walker {
             () = cancel.cancelled() => return,
             result = self.compare(check) => result,
         };
+        let result = match result {
+            // A target that has lost what was written since the last flush is not what was to be compared.
+            Ok(compared) if compared.count > 0 => self.durability.flush().await.map(|()| compared),
+            result => result,
+        };
         let request = Request::Checked {
             collection,
             chunk,
@@ -135,7 +140,7 @@ impl Walker {
     /// Compares documents that have changed since they were compared before.
     async fn compare_documents(&self, check: Check, keys: Vec<Key>) -> Result<Compared> {
         let mut compared = nothing_yet(check.at);
-        let mut portions = Portions::of(&keys, self.batch_bytes());
+        let mut portions = Portions::of(&keys, self.batch_bytes(), check.document_bytes);
         let mut wait = Some(check.applied);
         let mut started = Instant::now();
         while let Some(keys) = portions.next() {
@@ -151,7 +156,7 @@ impl Walker {
                 started = Instant::now();
             }
             let theirs = self.sink.read_documents(&check.target.target, keys).await?;
-            let bytes = by_id::bytes_of(&ours);
+            let bytes = by_id::bytes_of(&ours).max(by_id::bytes_of(&theirs));
             portions.took(keys.len(), bytes);
             self.progress.limits.copy.spend(bytes as u64);
             for (key, ours, theirs) in by_id::differing(ours, theirs) {

@@ -57,25 +57,19 @@ pub(crate) async fn foreign_writes(
     after: Option<Position>,
 ) -> Result<BoxStream<'static, Result<WritesSeen>>> {
     let until = match after {
-        Some(after) if !retry(RetryRule::SERVER, || position::is_held(client, OPERATION, after)).await? => {
-            return Err(Error::new(
-                ErrorKind::PositionLost,
-                OPERATION,
-                "the target's oplog no longer holds the position up to which was watched",
-            )
-            .with_context("position", after));
-        }
         Some(after) => after,
         None => position::newest_position(client).await?,
     };
-    let mut watch = Watch {
+    // Whether the oplog may be read is known at once, too.
+    if !retry(RetryRule::SERVER, || position::is_held(client, OPERATION, until)).await? {
+        return Err(lost(until));
+    }
+    let watch = Watch {
         client: client.clone(),
         until,
         told: until,
         cursor: None,
     };
-    // Whether the oplog may be read is known at once.
-    watch.reopen().await?;
     let begun = WritesSeen {
         collections: Vec::new(),
         until,
@@ -93,8 +87,16 @@ struct Watch {
     until: Position,
     /// The newest entry that was told.
     told: Position,
-    /// The server's cursor, and the term in which it was opened.
-    cursor: Option<(RawBatchCursor, i64)>,
+    cursor: Option<Open>,
+}
+
+/// A cursor of the server.
+struct Open {
+    cursor: RawBatchCursor,
+    /// The term in which it was opened.
+    term: i64,
+    /// Whether its first answer had everything after `until` in it.
+    is_whole: bool,
 }
 
 impl Watch {
@@ -122,12 +124,20 @@ impl Watch {
     async fn step(&mut self) -> Result<Vec<Namespace>> {
         let now = position::standing(&self.client).await?.majority;
         // After an election the cursor may be one of the old primary, and what is asked for above an answer of the new one.
-        if self.cursor.as_ref().is_none_or(|(_, term)| *term != now.term) {
-            self.reopen().await?;
+        if self.cursor.as_ref().is_none_or(|open| open.term != now.term) {
+            self.cursor = None;
+            self.cursor = Some(open(&self.client, self.until).await?);
         }
         let closed = || Error::new(ErrorKind::Connection, OPERATION, "the server closed the cursor");
-        let (cursor, _) = self.cursor.as_mut().ok_or_else(closed)?;
-        let batch = in_time(async { cursor.next().await.ok_or_else(closed)?.map_err(convert) }).await?;
+        let open = self.cursor.as_mut().ok_or_else(closed)?;
+        let batch = in_time(async { open.cursor.next().await.ok_or_else(closed)?.map_err(convert) }).await?;
+        if !open.is_whole {
+            // It was there when the server began to look, since it is still there.
+            if !position::is_held(&self.client, OPERATION, self.until).await? {
+                return Err(lost(self.until));
+            }
+            open.is_whole = true;
+        }
         let mut collections = Vec::new();
         let mut last = None;
         for entry in batch.doc_slices().map_err(convert)? {
@@ -150,44 +160,39 @@ impl Watch {
         self.until = self.until.max(looked_at);
         Ok(collections)
     }
+}
 
-    async fn reopen(&mut self) -> Result<()> {
-        let standing = position::standing(&self.client).await?;
-        if !position::is_held(&self.client, OPERATION, self.until).await? {
-            return Err(Error::new(
-                ErrorKind::PositionLost,
-                OPERATION,
-                "the target's oplog no longer holds what was written while it could not be watched",
-            )
-            .with_context("position", self.until));
-        }
-        let mut find = rawdoc! {
-            "find": "oplog.rs",
-            "filter": {
-                "ts": { "$gt": self.until.timestamp() },
-                "lsid": { "$exists": true },
-                "op": { "$in": ["i", "u", "d", "c"] },
-            },
-            "projection": { "ts": 1, "t": 1, "ns": 1, "o.applyOps.ns": 1 },
-            "tailable": true,
-            "awaitData": true,
-            // Looking through a long history is not part of opening.
-            "batchSize": 0,
-        };
-        if standing.needs_replay_flag {
-            find.append(cstr!("oplogReplay"), true);
-        }
-        let mut options = RunCursorCommandOptions::default();
-        options.cursor_type = Some(CursorType::TailableAwait);
-        options.max_time = Some(AWAIT);
-        let database = self.client.database("local");
-        let open = database.run_raw_cursor_command(find).with_options(options).batch();
-        let mut cursor = in_time(async { open.await.map_err(convert) }).await?;
-        // The first batch, which is empty and says nothing.
-        in_time(async { cursor.next().await.transpose().map_err(convert) }).await?;
-        self.cursor = Some((cursor, standing.majority.term));
-        Ok(())
+async fn open(client: &Client, after: Position) -> Result<Open> {
+    let standing = position::standing(client).await?;
+    let mut find = rawdoc! {
+        "find": "oplog.rs",
+        "filter": {
+            "ts": { "$gt": after.timestamp() },
+            "lsid": { "$exists": true },
+            "op": { "$in": ["i", "u", "d", "c"] },
+        },
+        "projection": { "ts": 1, "t": 1, "ns": 1, "o.applyOps.ns": 1 },
+        "tailable": true,
+        "awaitData": true,
+        // Looking through a long history is not part of opening.
+        "batchSize": 0,
+    };
+    if standing.needs_replay_flag {
+        find.append(cstr!("oplogReplay"), true);
     }
+    let mut options = RunCursorCommandOptions::default();
+    options.cursor_type = Some(CursorType::TailableAwait);
+    options.max_time = Some(AWAIT);
+    let database = client.database("local");
+    let open = database.run_raw_cursor_command(find).with_options(options).batch();
+    let mut cursor = in_time(async { open.await.map_err(convert) }).await?;
+    // The first batch, which is empty and says nothing.
+    in_time(async { cursor.next().await.transpose().map_err(convert) }).await?;
+    Ok(Open {
+        cursor,
+        term: standing.majority.term,
+        is_whole: false,
+    })
 }
 
 fn position_of(entry: &RawDocument) -> Result<Position> {
@@ -229,7 +234,19 @@ async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 fn convert(error: mongodb::error::Error) -> Error {
-    driver::convert(OPERATION, error).with_context("namespace", "local.oplog.rs")
+    let error = driver::convert(OPERATION, error).with_context("namespace", "local.oplog.rs");
+    // A cursor that was too slow says so, too. Another one finds out whether anything was missed.
+    let is_retryable = error.is_retryable() || error.kind() == ErrorKind::PositionLost;
+    error.with_retryable(is_retryable)
+}
+
+fn lost(position: Position) -> Error {
+    Error::new(
+        ErrorKind::PositionLost,
+        OPERATION,
+        "the target's oplog no longer holds the position up to which was watched",
+    )
+    .with_context("position", position)
 }
 
 #[cfg(test)]

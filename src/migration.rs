@@ -73,7 +73,7 @@ pub enum Verification {
     ///
     /// What was compared is in the checkpoint, so that a run that goes on from there need not compare it anew. It does so where it cannot
     /// know what others wrote to the target in between, since the target's oplog no longer holds the position up to which it was watched;
-    /// where another program did write; where the source has had an election since the checkpoint, or either side may have been restored
+    /// where another program was seen to write, as far as that [can be](MigrationBuilder::watch_foreign_writes); where the source has had an election since the checkpoint, or either side may have been restored
     /// from a backup; where differences were found; and where so much had changed (about 8,000 documents in all) that a checkpoint would be
     /// too large.
     ///

@@ -80,6 +80,8 @@ pub(crate) struct Progress {
     foreign_writes: Mutex<BTreeMap<Namespace, u64>>,
     /// How far all of them are known, as far as they can be seen at all: a position in the target's history.
     foreign_writes_until: Mutex<Option<Position>>,
+    /// How far they were counted, by this run or one before it in this process.
+    foreign_writes_counted: Mutex<Option<Position>>,
 }
 
 impl Progress {
@@ -119,6 +121,7 @@ impl Progress {
             refused: Mutex::new(Vec::new()),
             foreign_writes: Mutex::new(BTreeMap::new()),
             foreign_writes_until: Mutex::new(None),
+            foreign_writes_counted: Mutex::new(None),
         }
     }
 
@@ -190,6 +193,21 @@ impl Progress {
     /// Says how far the target's history was watched for writes of others; `None` when some may have been missed.
     pub fn set_foreign_writes_until(&self, until: Option<Position>) {
         *self.foreign_writes_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    /// Notes how far they were counted.
+    pub fn set_foreign_writes_counted(&self, until: Position) {
+        *self
+            .foreign_writes_counted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    pub fn foreign_writes_counted(&self) -> Option<Position> {
+        *self
+            .foreign_writes_counted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn foreign_writes_until(&self) -> Option<Position> {

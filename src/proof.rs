@@ -47,6 +47,8 @@ pub(crate) struct Proof {
     changed: Changed,
     /// They are not compared again before.
     rest_until: Option<Instant>,
+    /// Whether that was done last, so that it is a range's turn.
+    was_again: bool,
     failures: u32,
     /// Why the last comparison failed.
     failure: Option<String>,
@@ -226,6 +228,11 @@ impl Proof {
             && self.not_before.is_none_or(|not_before| not_before <= now)
     }
 
+    /// The same without those that are being compared.
+    pub fn waiting_bytes(&self) -> usize {
+        self.changed.bytes()
+    }
+
     /// Whether what has changed should be compared again now; `hurry` says that it has no rest.
     pub fn is_due_again(&self, now: Instant, hurry: bool) -> bool {
         let has_passed = |time: Option<Instant>| time.is_none_or(|time| time <= now);
@@ -234,6 +241,7 @@ impl Proof {
             && self.changed.bytes() > 0
             && has_passed(self.not_before)
             && (hurry || has_passed(self.rest_until))
+            && !(self.was_again && self.is_due(now))
     }
 
     /// The range that is to be compared next.
@@ -250,6 +258,7 @@ impl Proof {
     }
 
     pub fn run(&mut self, running: Running) {
+        self.was_again = matches!(running.what, Portion::Documents(_));
         self.running = Some(running);
     }
 
@@ -304,35 +313,57 @@ impl Proof {
         Some(running.into_held())
     }
 
-    /// Takes over what was found in what is being compared; it has to be [taken](Self::take) next.
-    pub fn add(&mut self, compared: Compared) {
-        let Some(running) = &mut self.running else { return };
+    /// Takes over what was found in what is being compared; it has to be [taken](Self::take) next. Answers what of the differences was not
+    /// known before, and how many these are.
+    pub fn add(&mut self, mut compared: Compared) -> (Vec<Difference>, u64) {
+        let nothing = (Vec::new(), 0);
+        let Some(running) = &mut self.running else {
+            return nothing;
+        };
+        let mut known = HashSet::new();
         match &mut running.what {
             // So much has changed meanwhile that everything is compared again.
-            Portion::Documents(_) if self.through == Through::Nothing => return,
-            Portion::Documents(documents) => *documents = compared.left,
+            Portion::Documents(_) if self.through == Through::Nothing => return nothing,
+            Portion::Documents(documents) => {
+                documents.retain(|key| !compared.left.contains(key));
+                // What differed before does so still, or was put right.
+                self.tally.differences.retain(|difference| {
+                    let is_compared = documents.contains(&difference.key);
+                    if is_compared {
+                        known.insert(difference.key.clone());
+                    }
+                    !is_compared
+                });
+                self.tally.count -= known.len() as u64;
+                *documents = std::mem::take(&mut compared.left);
+            }
             Portion::Above(lower) => {
                 let expected = match &self.through {
                     Through::Key(key) => Some(key),
                     Through::Nothing | Through::All => None,
                 };
                 if lower.as_ref() != expected {
-                    return;
+                    return nothing;
                 }
                 self.tally.position = Some(running.low);
                 self.through = compared.last.map_or(Through::All, Through::Key);
             }
         }
+        let named = compared.differences.len();
         self.tally.documents += compared.documents;
         self.tally.bytes += compared.bytes;
         self.tally.count += compared.count;
         let room = NAMED.saturating_sub(self.tally.differences.len());
         self.tally
             .differences
-            .extend(compared.differences.into_iter().take(room));
+            .extend(compared.differences.iter().take(room).cloned());
         self.failures = 0;
         self.failure = None;
         self.not_before = None;
+        let mut new = compared.differences;
+        new.retain(|difference| !known.remove(&difference.key));
+        let count = compared.count - (named - new.len()) as u64;
+        (new, count)
     }
 
     /// It could not be compared. A pause comes before it is tried again, by which time it has to be [taken](Self::take).
@@ -347,13 +378,16 @@ impl Proof {
         } else {
             PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE)
         };
-        self.not_before = Some(Instant::now() + pause);
+        self.not_before = self.not_before.max(Some(Instant::now() + pause));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::ranges::ChunkId;
 
     #[tokio::test(start_paused = true)]
     async fn what_cannot_be_compared_is_tried_ever_more_seldom() {
@@ -373,5 +407,48 @@ mod tests {
         // Whoever asks for a comparison does not wait for that.
         proof.begin();
         assert!(proof.is_due(Instant::now()));
+    }
+
+    /// However much changes, there is time for what was not compared yet.
+    #[tokio::test(start_paused = true)]
+    async fn ranges_and_what_has_changed_take_turns() {
+        let key = |id: i32| Key::from(bson::RawBsonRef::Int32(id));
+        let mut proof = Proof::default();
+        proof.begin();
+        let mut turns = String::new();
+        for turn in 0..8 {
+            let again = proof.is_due_again(Instant::now(), true);
+            assert!(again || proof.is_due(Instant::now()));
+            let what = if again {
+                proof.next_changed(1)
+            } else {
+                proof.next_range()
+            };
+            turns.push(if again { 'c' } else { 'r' });
+            let (applied, _) = tokio::sync::oneshot::channel();
+            let tokens = (CancellationToken::new(), CancellationToken::new());
+            proof.run(Running::new(
+                ChunkId(turn),
+                what,
+                (Position::ZERO, Position::ZERO),
+                tokens,
+                (turn, applied),
+            ));
+            let compared = Compared {
+                opened: Position::ZERO,
+                last: Some(key(turn as i32)),
+                left: HashSet::new(),
+                documents: 1,
+                bytes: 1,
+                differences: Vec::new(),
+                count: 0,
+            };
+            proof.add(compared);
+            proof.take();
+            for id in 0..turn as i32 + 1 {
+                proof.note(&key(id));
+            }
+        }
+        assert_eq!(turns, "rcrcrcrc");
     }
 }

@@ -71,7 +71,7 @@ pub(crate) async fn compare_documents(engine: &Engine, state: &CollectionState) 
 /// # Errors
 /// A server error.
 pub(crate) async fn are_same(engine: &Engine, state: &CollectionState, keys: &[Key], at: Position) -> Result<bool> {
-    let mut portions = Portions::of(keys, BATCH_BYTES);
+    let mut portions = Portions::of(keys, BATCH_BYTES, document_bytes(state));
     while let Some(keys) = portions.next() {
         let ours = engine.source.read_documents(PointRequest {
             namespace: &state.namespace,
@@ -81,7 +81,7 @@ pub(crate) async fn are_same(engine: &Engine, state: &CollectionState, keys: &[K
         });
         let theirs = engine.sink.read_documents(&state.target, keys);
         let (ours, theirs) = futures::try_join!(ours, theirs)?;
-        portions.took(keys.len(), by_id::bytes_of(&ours));
+        portions.took(keys.len(), by_id::bytes_of(&ours).max(by_id::bytes_of(&theirs)));
         if !by_id::differing(ours, theirs).is_empty() {
             return Ok(false);
         }
@@ -89,8 +89,13 @@ pub(crate) async fn are_same(engine: &Engine, state: &CollectionState, keys: &[K
     Ok(true)
 }
 
+/// The average size of a document.
+fn document_bytes(state: &CollectionState) -> usize {
+    usize::try_from(state.bytes / state.documents.max(1)).unwrap_or_default()
+}
+
 fn reads(state: &CollectionState, at: Position) -> (ReadRequest, SinkRead) {
-    let document_bytes = usize::try_from(state.bytes / state.documents.max(1)).unwrap_or_default();
+    let document_bytes = document_bytes(state);
     let source = ReadRequest {
         namespace: state.namespace.clone(),
         kind: state.kind,

@@ -118,6 +118,9 @@ pub(crate) async fn open_foreign_watch(
     after: Option<Position>,
     progress: &Progress,
 ) -> (Option<ForeignWatch>, bool) {
+    // What an earlier run of this process has counted is known, and not counted once more.
+    let after = after.max(progress.foreign_writes_counted());
+    progress.set_foreign_writes_until(None);
     let mut goes_on = after.is_some();
     let mut opened = begin_to_watch(sink, after).await;
     if let Err(error) = &opened
@@ -186,6 +189,7 @@ pub(crate) async fn watch_foreign_writes(
                     None => all_known = false,
                 }
             }
+            progress.set_foreign_writes_counted(seen.until);
             // Whoever saves the position finds the collections that were written to before it.
             progress.set_foreign_writes_until(all_known.then_some(seen.until));
         }

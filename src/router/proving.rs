@@ -101,18 +101,20 @@ impl Router {
 
     /// Counts what has been noted. When it is too much, the collection of which it is most will be compared anew.
     pub(super) fn noted(&mut self, bytes: usize) {
-        if bytes < self.changed_room {
-            self.changed_room -= bytes;
+        if bytes == 0 {
             return;
         }
-        let changed = self
-            .tracked
-            .values_mut()
-            .filter(|tracked| tracked.proof.changed_bytes() > 0);
-        if let Some(largest) = changed.max_by_key(|tracked| tracked.proof.changed_bytes()) {
-            largest.proof.begin_later();
+        self.changed_room = self.changed_room.saturating_sub(bytes);
+        if self.changed_room == 0 {
+            self.count_changed();
         }
-        self.count_changed();
+        if self.changed_room == 0 {
+            let all = self.tracked.values_mut().map(|tracked| &mut tracked.proof);
+            if let Some(largest) = all.max_by_key(|proof| proof.waiting_bytes()) {
+                largest.begin_later();
+            }
+            self.count_changed();
+        }
     }
 
     /// Finds out how much more can be noted: collections may be gone, or begin anew.
@@ -172,14 +174,14 @@ impl Router {
             let Some(tracked) = self.checked_by(collection, chunk) else {
                 continue;
             };
-            for difference in &compared.differences {
+            let (documents, bytes) = (compared.documents, compared.bytes);
+            let (differences, count) = tracked.proof.add(compared);
+            for difference in differences {
                 events.send(Event::DocumentDiffers {
                     namespace: tracked.target.namespace.clone(),
-                    difference: difference.clone(),
+                    difference,
                 });
             }
-            let (documents, bytes, count) = (compared.documents, compared.bytes, compared.count);
-            tracked.proof.add(compared);
             self.progress.proved(documents, bytes, count);
             self.stop_check(collection).await?;
         }

@@ -47,7 +47,8 @@ pub trait Sink: Send + Sync + 'static {
     }
 
     /// What others write after this position of the sink's own history, or from now on; never a write of this crate. The first item comes at
-    /// once and says where that is; others come every few seconds, also when nobody writes. Default: `None`, that is not known.
+    /// once and says where that is; others come each second or more often, also when nobody writes, and a few of them later `until` is at what
+    /// [`sentinel`](Self::sentinel) answered. Default: `None`, that is not known.
     ///
     /// # Errors
     /// [`PositionLost`](crate::ErrorKind::PositionLost) when the history does not hold `after` any more, from the call or as the last item

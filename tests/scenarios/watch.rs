@@ -3,6 +3,7 @@
 use bson::{Document, doc};
 use futures::StreamExt;
 use mongodb::Client;
+use mongodb::options::{CollectionOptions, WriteConcern};
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
 use mongoferry::{
@@ -109,7 +110,13 @@ async fn foreign_writes_are_told(version: Version) {
 async fn the_watch_goes_on_where_it_ended(version: Version) {
     let target = ReplicaSet::builder(version).members(3).start().await.unwrap();
     let client = target.client().await.unwrap();
-    let others = client.database("shop").collection::<Document>("orders");
+    // What a watch begins after is what a majority has.
+    let majority = CollectionOptions::builder()
+        .write_concern(WriteConcern::majority())
+        .build();
+    let others = client
+        .database("shop")
+        .collection_with_options::<Document>("orders", majority);
     let sink = MongoSink::from_client(client.clone()).await.unwrap();
     let history = MongoSource::from_client(client.clone()).await.unwrap();
     let write = async |id: &str| others.insert_one(doc! { "_id": id }).await.unwrap();
