@@ -1,15 +1,79 @@
 //! The migration's own records on a sink.
 
+use std::time::Duration;
+
 use bson::rawdoc;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::time::timeout;
 
 use super::{ConformanceFailure, Found, Outcome, check, ensure};
-use crate::sink::Sink;
+use crate::error::Result;
+use crate::sink::{Sink, WritesSeen};
 
-pub(super) async fn run(sink: &dyn Sink) -> Result<(), ConformanceFailure> {
+/// How long a watch may tell nothing.
+const ITEM: Duration = Duration::from_secs(10);
+
+/// With so many items a watch must have come to what was written before.
+const MOST_ITEMS: u32 = 100;
+
+pub(super) async fn run(sink: &dyn Sink) -> std::result::Result<(), ConformanceFailure> {
     check("a record comes back as it was saved", saved(sink)).await?;
     check("a record is saved only over the fence that is expected", fenced(sink)).await?;
     check("a record that is deleted is gone", deleted(sink)).await?;
-    check("the sink's own history goes on with what is written", sentinel(sink)).await
+    check("the sink's own history goes on with what is written", sentinel(sink)).await?;
+    check("writes of others are watched for, and no other is told", watched(sink)).await
+}
+
+async fn watched(sink: &dyn Sink) -> Outcome {
+    const NAME: &str = "conformance_watched";
+    let Some(mut watch) = sink.foreign_writes(None).await? else {
+        return Ok(());
+    };
+    let mut seen = next_of(&mut watch).await?;
+    ensure!(
+        sink.save_record(NAME, &rawdoc! { "fence": 1_i64 }, 0).await?,
+        "a new record was not stored"
+    );
+    let newest = sink.sentinel().await?;
+    for item in 0.. {
+        let next = next_of(&mut watch).await?;
+        ensure!(
+            next.collections.is_empty(),
+            "a write of this crate is told as one to {:?}",
+            next.collections
+        );
+        ensure!(
+            next.until >= seen.until,
+            "the watch goes back from {} to {}",
+            seen.until,
+            next.until
+        );
+        seen = next;
+        if newest.is_none_or(|newest| seen.until >= newest) {
+            break;
+        }
+        ensure!(
+            item < MOST_ITEMS,
+            "the watch stands at {} and does not come to {newest:?}",
+            seen.until
+        );
+    }
+    let Some(mut again) = sink.foreign_writes(Some(seen.until)).await? else {
+        return Err(Found("a watch cannot be begun again".to_owned()));
+    };
+    let begun = next_of(&mut again).await?.until;
+    ensure!(begun == seen.until, "a watch after {} begins at {begun}", seen.until);
+    sink.delete_record(NAME).await?;
+    Ok(())
+}
+
+async fn next_of(watch: &mut BoxStream<'static, Result<WritesSeen>>) -> std::result::Result<WritesSeen, Found> {
+    match timeout(ITEM, watch.next()).await {
+        Ok(Some(seen)) => Ok(seen?),
+        Ok(None) => Err(Found("the watch has ended".to_owned())),
+        Err(_) => Err(Found(format!("the watch tells nothing for {} seconds", ITEM.as_secs()))),
+    }
 }
 
 async fn sentinel(sink: &dyn Sink) -> Outcome {

@@ -7,11 +7,11 @@ use futures::stream::{self, BoxStream};
 
 use super::sort_fields;
 use crate::conformance::check_sink;
-use crate::document::{Batch, Collection, CollectionKind, Operation, Write};
+use crate::document::{Batch, Collection, CollectionKind, Operation, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
 use crate::order::Key;
-use crate::sink::{CatalogCommand, MemorySink, Refusal, RefusalReason, Sink, SinkRead};
+use crate::sink::{CatalogCommand, MemorySink, Refusal, RefusalReason, Sink, SinkRead, WritesSeen};
 use crate::source::Deployment;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,6 +41,8 @@ enum Bug {
     RecordsAreListed,
     FenceIsIgnored,
     DeletedRecordsStay,
+    OwnWritesAreTold,
+    WatchBeginsAnew,
 }
 
 struct Broken {
@@ -52,6 +54,7 @@ struct Broken {
 async fn the_suite_notices_what_a_sink_does_wrong() {
     let in_order = "writes of one document are applied in order, and can be sent twice";
     let twice = "an insert replaces what has the same `_id`, and can be sent twice";
+    let watched = "writes of others are watched for, and no other is told";
     let ranges = "ranges take in their upper end, leave out their lower, and follow the order of `_id`";
     for (bug, check) in [
         (Bug::IdentityChanges, "the identity of a sink stays the same"),
@@ -100,6 +103,8 @@ async fn the_suite_notices_what_a_sink_does_wrong() {
             "a record is saved only over the fence that is expected",
         ),
         (Bug::DeletedRecordsStay, "a record that is deleted is gone"),
+        (Bug::OwnWritesAreTold, watched),
+        (Bug::WatchBeginsAnew, watched),
     ] {
         let sink = MemorySink::new();
         let failure = check_sink(&Broken { sink, bug }).await.expect_err(&format!("{bug:?}"));
@@ -238,6 +243,23 @@ impl Sink for Broken {
             refusals.retain(|refusal| !matches!(refusal.reason, RefusalReason::CannotApply(_)));
         }
         Ok(refusals)
+    }
+
+    async fn foreign_writes(&self, after: Option<Position>) -> Result<Option<BoxStream<'static, Result<WritesSeen>>>> {
+        let Some(watch) = self.sink.foreign_writes(after).await? else {
+            return Ok(None);
+        };
+        let bug = self.bug;
+        let watch = watch.map(move |seen| {
+            let mut seen = seen?;
+            match bug {
+                Bug::OwnWritesAreTold => seen.collections.push("conformance.orders".parse()?),
+                Bug::WatchBeginsAnew if after.is_some() => seen.until.increment += 1,
+                _ => {}
+            }
+            Ok(seen)
+        });
+        Ok(Some(watch.boxed()))
     }
 
     async fn flush(&self) -> Result<()> {
