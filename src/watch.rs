@@ -189,7 +189,9 @@ pub(crate) async fn watch_foreign_writes(
                     None => all_known = false,
                 }
             }
-            progress.set_foreign_writes_counted(seen.until);
+            if all_known {
+                progress.set_foreign_writes_counted(seen.until);
+            }
             // Whoever saves the position finds the collections that were written to before it.
             progress.set_foreign_writes_until(all_known.then_some(seen.until));
         }
