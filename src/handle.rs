@@ -299,8 +299,8 @@ impl MigrationHandle {
     }
 
     /// Compares the documents of these collections on both sides, of all when none are named, while both are written to: each range at one
-    /// exact position, so that nothing is a false alarm. It waits until the collections have been copied, keeps to the
-    /// [throttle](Self::throttle), and counts each difference as an [event](Event::DocumentDiffers), too.
+    /// exact position, so that nothing is a false alarm. It waits until these collections have been copied, while others still may be, keeps
+    /// to the [throttle](Self::throttle), and counts each difference as an [event](Event::DocumentDiffers), too.
     ///
     /// Collections whose documents have no order in which ranges could be compared, capped ones and those with a collation, are left to the
     /// cutover, and named so in the report. Only documents are compared, not options and indexes.

@@ -41,6 +41,8 @@ const NAMED: usize = 1000;
 #[derive(Debug, Default)]
 pub(crate) struct Proof {
     wanted: bool,
+    /// Whether somebody waits for it, so that it does not wait for other collections to be copied.
+    asked: bool,
     through: Through,
     running: Option<Running>,
     /// Documents of what was compared that have changed since.
@@ -173,6 +175,17 @@ impl Proof {
         self.wanted
     }
 
+    /// The same for somebody who waits for it.
+    pub fn ask(&mut self) {
+        self.begin();
+        self.asked = true;
+    }
+
+    /// Whether somebody waits for more of it.
+    pub fn is_asked(&self) -> bool {
+        self.asked && self.through != Through::All
+    }
+
     pub fn state(&self) -> ProofState {
         match (&self.failure, &self.through) {
             _ if !self.wanted => ProofState::NotWanted,
@@ -284,6 +297,7 @@ impl Proof {
     pub fn begin_later(&mut self) {
         *self = Self {
             wanted: true,
+            asked: self.asked,
             running: self.running.take(),
             not_before: Some(Instant::now() + REST),
             ..Self::default()

@@ -108,6 +108,8 @@ pub(crate) struct Router {
     changed_room: usize,
     /// What has changed is not compared again before, unless there is little room left.
     compare_again_at: Instant,
+    /// Whether a walker was last given something to compare that somebody waits for.
+    asked_last: bool,
     next_chunk: u64,
     next_marker: u64,
     reached: mpsc::UnboundedReceiver<MarkerReached>,
@@ -203,6 +205,7 @@ impl Router {
             changed_limit: parts.changed_limit,
             changed_room: 0,
             compare_again_at: Instant::now(),
+            asked_last: false,
             next_chunk: 0,
             next_marker: 0,
             reached: parts.reached,

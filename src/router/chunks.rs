@@ -63,16 +63,21 @@ impl Router {
         }
     }
 
-    /// Gives work to walkers that wait for it: chunks first, then indexes, then ranges to compare.
+    /// Gives work to walkers that wait for it: chunks first, then indexes, then ranges to compare, unless somebody waits for these.
     pub(super) async fn serve_idle(&mut self) -> Result<()> {
         while let Some((majority, reply)) = self.idle.pop_front() {
             if reply.is_closed() {
                 continue;
             }
-            let work = match self.next_work(majority) {
-                None => self.next_check().await?.map(Work::Check),
-                work => work,
+            let asked = match self.is_turn_of_asked() {
+                true => self.next_check().await?,
+                false => None,
             };
+            self.asked_last = asked.is_some();
+            let mut work = asked.map(Work::Check).or_else(|| self.next_work(majority));
+            if work.is_none() {
+                work = self.next_check().await?.map(Work::Check);
+            }
             let Some(work) = work else {
                 self.idle.push_front((majority, reply));
                 return Ok(());

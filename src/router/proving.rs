@@ -32,7 +32,6 @@ impl Router {
         if self.routed < self.replay_until
             || self.routed.time.saturating_add(MOST_BEHIND) < newest
             || !self.stuck_since.is_empty()
-            || !self.progress.is_indexed()
             // The digests read the same documents, and the applications wait for these.
             || self.progress.late_writes.is_on()
             || self.held >= self.held_limit / 4
@@ -79,11 +78,21 @@ impl Router {
         }))
     }
 
+    /// Whether something to compare, for which somebody waits, comes before what is still to be copied: every other time, and one at a time.
+    pub(super) fn is_turn_of_asked(&self) -> bool {
+        !self.asked_last
+            && !self.progress.is_indexed()
+            && self.tracked.values().any(|tracked| tracked.proof.is_asked())
+            && self.tracked.values().all(|tracked| tracked.proof.running().is_none())
+    }
+
     /// The collection of which something is to be compared now, and whether that is what has changed since it was.
     fn next_due(&self) -> Option<(Uuid, bool)> {
         let now = Instant::now();
+        let is_indexed = self.progress.is_indexed();
         let is_free = |tracked: &Tracked| {
             tracked.target.kind.has_ranges()
+                && (is_indexed || tracked.proof.is_asked())
                 && matches!(tracked.ranges.only(), Some(RangeStatus::Done(at)) if at <= self.routed)
         };
         let hurry = self.changed_room < self.changed_limit / 2;
@@ -324,7 +333,7 @@ impl Router {
         // Whoever asked may have stopped waiting.
         match request {
             ProofRequest::Begin { collections, reply } => {
-                self.each_proof(&collections, Proof::begin).await?;
+                self.each_proof(&collections, Proof::ask).await?;
                 let _ = reply.send(());
             }
             ProofRequest::End { collections, reply } => {

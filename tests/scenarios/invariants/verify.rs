@@ -383,3 +383,36 @@ async fn what_cannot_be_compared_is_said() {
     run.resume().unwrap();
     bench.finish(run).await;
 }
+
+/// A collection can be compared as soon as it is copied, whatever is still to be copied besides, and however few walkers there are.
+#[tokio::test(start_paused = true)]
+async fn a_collection_is_compared_while_others_are_copied() {
+    for walkers in [1, 3] {
+        let bench = Bench::default();
+        // The largest is copied first.
+        bench
+            .source
+            .insert_many("shop.orders", documents(0..50, 10_000))
+            .unwrap();
+        bench.source.insert_many("shop.parts", documents(0..3000, 100)).unwrap();
+        let sink = ChaosSink {
+            inner: bench.sink.clone(),
+            dice: Dice::new(1, 1, Duration::from_millis(200), false),
+        };
+        let migration = mongoferry::Migration::builder(bench.source.clone(), sink);
+        let migration = migration.include("shop.*").walkers(walkers).chunk_bytes(2_000);
+        let run = migration.build().unwrap().start().await.unwrap();
+        let orders = ["shop.orders".parse().unwrap()];
+        let report = timeout(Duration::from_secs(600), run.verify(&orders))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            report.is_identical() && report.collections[0].documents == 50,
+            "{report:#?}"
+        );
+        let status = run.status();
+        assert!(!status.copy_complete, "{walkers}: {status:?}");
+        run.abandon().await;
+    }
+}
