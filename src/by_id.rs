@@ -1,4 +1,4 @@
-//! Compares documents of both sides that are read by their `_id`s, some at a time.
+//! Documents that are read by their `_id`s, some at a time, and how those of both sides differ.
 
 use std::collections::HashMap;
 
@@ -34,6 +34,13 @@ impl<'a> Portions<'a> {
             size: FIRST_KEYS.min(most),
             most,
         }
+    }
+
+    /// No more than so many at a time.
+    pub fn at_most(mut self, documents: usize) -> Self {
+        self.most = self.most.min(documents);
+        self.size = self.size.min(self.most);
+        self
     }
 
     /// The next ones; `None` at the end.
@@ -131,6 +138,11 @@ mod tests {
             assert_eq!(portions.next().unwrap().len(), first);
             portions.took(first, 0);
             assert_eq!(portions.next().unwrap().len(), next);
+        }
+        let mut portions = Portions::of(&keys, 100_000, 0).at_most(20);
+        for expected in [FIRST_KEYS, 20, 20] {
+            assert_eq!(portions.next().unwrap().len(), expected);
+            portions.took(expected, 0);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Documents that are read from the source itself, and those whose changes were refused.
 
 use super::*;
+use crate::by_id::{self, Portions};
 use crate::source::{PointRequest, ReadMode};
 
 /// Documents that are re-read from the source at once: at most so many, and about so many bytes.
@@ -13,15 +14,11 @@ const SNAPSHOT_ATTEMPTS: u32 = 3;
 impl Lane {
     /// Writes documents as the source has them now, and remembers at which position that was.
     pub(super) async fn settle(&mut self, target: &Arc<Target>, keys: Vec<Key>) -> Result<()> {
-        // The first batch is small, since nothing is known of the documents' size yet.
-        let (mut rest, mut size) = (keys.as_slice(), 8);
-        while !rest.is_empty() {
-            let (keys, later) = rest.split_at(size.min(rest.len()));
-            rest = later;
+        let mut portions = Portions::of(&keys, SETTLE_BYTES, 0).at_most(SETTLE_DOCUMENTS);
+        while let Some(keys) = portions.next() {
             let (at, documents, exact) = self.read_settled(target, keys).await?;
             let read_until = self.source.sentinel().await?;
-            let bytes: usize = documents.iter().map(|document| document.as_bytes().len()).sum();
-            size = (SETTLE_BYTES * keys.len() / bytes.max(1)).clamp(1, SETTLE_DOCUMENTS);
+            portions.took(keys.len(), by_id::bytes_of(&documents));
             let mut found: HashMap<Key, Operation> = HashMap::new();
             for document in documents {
                 if let Some(key) = Key::of_document(&document) {

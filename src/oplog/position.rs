@@ -168,8 +168,28 @@ pub(crate) async fn entry_at(
     operation: &'static str,
     position: Position,
 ) -> Result<Option<RawDocumentBuf>> {
+    first_at(client, operation, position, "majority").await
+}
+
+/// Whether the primary's oplog holds the entry at `position`, which a majority had. Nothing is retried.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn is_held(client: &Client, operation: &'static str, position: Position) -> Result<bool> {
+    // Not by majority: a new primary has the entry, and may not know yet that others have it too.
+    let entry = first_at(client, operation, position, "local").await?;
+    Ok(entry.is_some())
+}
+
+/// The first entry from a position on, if it is the one at the position.
+async fn first_at(
+    client: &Client,
+    operation: &'static str,
+    position: Position,
+    read_concern: &str,
+) -> Result<Option<RawDocumentBuf>> {
     let needs_replay_flag = standing(client).await?.needs_replay_flag;
-    let mut command = find_from(position.timestamp(), needs_replay_flag);
+    let mut command = find_at(position.timestamp(), needs_replay_flag, read_concern);
     command.append(cstr!("limit"), 1);
     command.append(cstr!("singleBatch"), true);
     let mut batches = driver::open_cursor(client, operation, "local", command, None).await?;
@@ -181,34 +201,16 @@ pub(crate) async fn entry_at(
     Ok(None)
 }
 
-/// Whether the primary's oplog holds the entry at `position`, which a majority had. Nothing is retried.
-///
-/// # Errors
-/// A server error.
-pub(crate) async fn is_held(client: &Client, operation: &'static str, position: Position) -> Result<bool> {
-    let needs_replay_flag = standing(client).await?.needs_replay_flag;
-    // Not by majority: a new primary has the entry, and may not know yet that others have it too.
-    let mut command = rawdoc! {
-        "find": "oplog.rs",
-        "filter": { "ts": { "$gte": position.timestamp() } },
-        "projection": { "ts": 1, "t": 1 },
-        "limit": 1,
-        "singleBatch": true,
-    };
-    if needs_replay_flag {
-        command.append(cstr!("oplogReplay"), true);
-    }
-    let mut batches = driver::open_cursor(client, operation, "local", command, None).await?;
-    let first = batches.next().await.transpose()?;
-    Ok(first.is_some_and(|batch| batch.iter().next().is_some_and(|entry| is_at(entry, position))))
-}
-
 /// The command that reads the oplog from a time on, majority-committed entries only.
 pub(crate) fn find_from(from: Timestamp, needs_replay_flag: bool) -> RawDocumentBuf {
+    find_at(from, needs_replay_flag, "majority")
+}
+
+fn find_at(from: Timestamp, needs_replay_flag: bool, read_concern: &str) -> RawDocumentBuf {
     let mut command = rawdoc! {
         "find": "oplog.rs",
         "filter": { "ts": { "$gte": from } },
-        "readConcern": { "level": "majority" },
+        "readConcern": { "level": read_concern },
     };
     if needs_replay_flag {
         command.append(cstr!("oplogReplay"), true);
