@@ -67,6 +67,15 @@ enum Through {
     All,
 }
 
+impl Through {
+    fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Nothing | Self::All => None,
+        }
+    }
+}
+
 /// What was compared, and what differs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tally {
@@ -135,6 +144,12 @@ impl Proof {
         };
     }
 
+    /// The same for somebody who waits for it.
+    pub fn ask(&mut self) {
+        self.begin();
+        self.asked = true;
+    }
+
     /// What a checkpoint has kept of it.
     pub fn from_checkpoint(state: ComparedState) -> Self {
         let mut changed = Changed::default();
@@ -157,13 +172,8 @@ impl Proof {
 
     /// What a checkpoint keeps of it. What was found to differ is looked for anew.
     pub fn to_checkpoint(&self) -> Option<ComparedState> {
-        let upper = match &self.through {
-            Through::Nothing => return None,
-            Through::Key(key) => Some(key.clone()),
-            Through::All => None,
-        };
-        (self.wanted && self.tally.count == 0).then(|| ComparedState {
-            upper,
+        (self.wanted && self.through != Through::Nothing && self.tally.count == 0).then(|| ComparedState {
+            upper: self.through.key().cloned(),
             changed: self.all_changed().cloned().collect(),
             position: self.tally.position,
             documents: self.tally.documents,
@@ -173,12 +183,6 @@ impl Proof {
 
     pub fn is_wanted(&self) -> bool {
         self.wanted
-    }
-
-    /// The same for somebody who waits for it.
-    pub fn ask(&mut self) {
-        self.begin();
-        self.asked = true;
     }
 
     /// Whether somebody waits for more of it.
@@ -225,6 +229,11 @@ impl Proof {
         self.changed.bytes() + running
     }
 
+    /// The same without those that are being compared.
+    pub fn waiting_bytes(&self) -> usize {
+        self.changed.bytes()
+    }
+
     pub fn running(&self) -> Option<&Running> {
         self.running.as_ref()
     }
@@ -241,11 +250,6 @@ impl Proof {
             && self.not_before.is_none_or(|not_before| not_before <= now)
     }
 
-    /// The same without those that are being compared.
-    pub fn waiting_bytes(&self) -> usize {
-        self.changed.bytes()
-    }
-
     /// Whether what has changed should be compared again now; `hurry` says that it has no rest.
     pub fn is_due_again(&self, now: Instant, hurry: bool) -> bool {
         let has_passed = |time: Option<Instant>| time.is_none_or(|time| time <= now);
@@ -259,10 +263,7 @@ impl Proof {
 
     /// The range that is to be compared next.
     pub fn next_range(&self) -> Portion {
-        Portion::Above(match &self.through {
-            Through::Key(key) => Some(key.clone()),
-            Through::Nothing | Through::All => None,
-        })
+        Portion::Above(self.through.key().cloned())
     }
 
     /// Up to so many of the documents that have changed, to be compared again.
@@ -352,11 +353,7 @@ impl Proof {
                 *documents = std::mem::take(&mut compared.left);
             }
             Portion::Above(lower) => {
-                let expected = match &self.through {
-                    Through::Key(key) => Some(key),
-                    Through::Nothing | Through::All => None,
-                };
-                if lower.as_ref() != expected {
+                if lower.as_ref() != self.through.key() {
                     return nothing;
                 }
                 self.tally.position = Some(running.low);

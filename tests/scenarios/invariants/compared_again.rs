@@ -21,6 +21,14 @@ async fn all_compared(run: &MigrationHandle) {
     until("everything is compared", || run.status().all_compared).await;
 }
 
+/// Starts, and waits until everything is compared.
+async fn start_compared(bench: &Bench) -> MigrationHandle {
+    let migration = bench.migration().cross_check_bytes(0);
+    let run = migration.build().unwrap().start().await.unwrap();
+    all_compared(&run).await;
+    run
+}
+
 /// Cuts over without a digest, which would stand still here.
 async fn cut_over_at_once(bench: &Bench, run: MigrationHandle) {
     let digest = bench.sink.hold(SinkCall::Digest);
@@ -209,9 +217,7 @@ async fn what_has_changed_is_compared_again_so_that_it_stays_little() {
 #[tokio::test(start_paused = true)]
 async fn what_changes_while_it_is_compared_again_is_not_forgotten() {
     let bench = Bench::with_orders(50);
-    let migration = bench.migration().cross_check_bytes(0);
-    let run = migration.build().unwrap().start().await.unwrap();
-    all_compared(&run).await;
+    let run = start_compared(&bench).await;
     let reads = bench.sink.hold_answer(SinkCall::ReadDocuments);
     bench.set("shop.orders", 3, 7);
     timeout(DEADLINE, reads.reached()).await.expect("it is compared again");
@@ -233,9 +239,7 @@ async fn what_changes_while_it_is_compared_again_is_not_forgotten() {
 #[tokio::test(start_paused = true)]
 async fn what_was_not_compared_again_to_its_end_has_still_changed() {
     let bench = Bench::with_orders(50);
-    let migration = bench.migration().cross_check_bytes(0);
-    let run = migration.build().unwrap().start().await.unwrap();
-    all_compared(&run).await;
+    let run = start_compared(&bench).await;
     let reads = bench.sink.hold(SinkCall::ReadDocuments);
     bench.set("shop.orders", 3, 7);
     timeout(DEADLINE, reads.reached()).await.expect("it is compared again");
@@ -309,4 +313,42 @@ async fn a_renamed_collection_is_compared_anew() {
     until("it is found", || run.status().differences == 1).await;
     assert_eq!(run.status().compared.documents, 100);
     run.abandon().await;
+}
+
+/// A target that has failed over may lack what was written since the last flush, which is written again.
+#[tokio::test(start_paused = true)]
+async fn what_a_target_has_lost_is_no_difference() {
+    let bench = Bench::with_orders(50);
+    let run = start_compared(&bench).await;
+    // The first time that it is ready is noted in the checkpoint.
+    settle_down().await;
+    let flushes = bench.sink.hold(SinkCall::Flush);
+    let reads = bench.sink.hold(SinkCall::ReadDocuments);
+    bench.set("shop.orders", 3, 7);
+    timeout(DEADLINE, reads.reached()).await.expect("it is compared again");
+    assert_eq!(bench.applied(3), [7]);
+    bench.sink.crash();
+    reads.release();
+    sleep(Duration::from_millis(100)).await;
+    flushes.release();
+    bench.caught_up().await;
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(run.status().differences, 0);
+    bench.finish(run).await;
+}
+
+/// What a run has counted is not counted once more by the next one of the same process.
+#[tokio::test(start_paused = true)]
+async fn a_write_of_others_is_counted_once() {
+    let bench = Bench::with_orders(50);
+    let run = start_compared(&bench).await;
+    let mut events = run.events();
+    bench.sink.tell_foreign_write("shop.orders").unwrap();
+    let told = async { while !matches!(events.next().await, Some(Event::ForeignWrite { .. })) {} };
+    timeout(DEADLINE, told).await.expect("it is told");
+    run.pause().await.unwrap();
+    run.resume().unwrap();
+    all_compared(&run).await;
+    let summary = timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap();
+    assert_eq!(summary.foreign_writes[0].writes, 1);
 }
