@@ -2,15 +2,22 @@
 //!
 //! ```text
 //! o        = { $v: 2, diff: DOCUMENT }
-//! DOCUMENT = { d?: {name: false, ..}, u?: {name: value, ..}, i?: {name: value, ..}, s<name>: DOCUMENT | ARRAY, .. }
+//! DOCUMENT = { d?: {name: false, ..}, u?: {name: value, ..}, i?: {name: value, ..}, b?: {name: SPLICE, ..},
+//!              s<name>: DOCUMENT | ARRAY, .. }
 //! ARRAY    = { a: true, l?: new length, (u<index>: value | s<index>: DOCUMENT | ARRAY)* }
+//! SPLICE   = { o: offset, d: binary }
 //! ```
+//!
+//! Section `b` came with 8.0, which appends to the compressed columns of time-series buckets with it.
 
 use std::collections::HashMap;
 
-use super::scan::{EMPTY_DOCUMENT, Element, Elements, elements, kind};
+use super::scan::{EMPTY_DOCUMENT, Element, Elements, elements, find, kind};
 use super::write::{IndexName, Writer};
 use super::{DeltaError, MAX_DEPTH};
+
+/// What comes before the bytes of a binary value: its length and its subtype.
+const BINARY_HEAD: usize = 5;
 
 /// Writes `document` as it is after `diff` to the end of `output`.
 pub(super) fn apply_to_document(
@@ -34,6 +41,7 @@ pub(super) fn apply_to_document(
                 *placed = true;
                 output.element(value)?;
             }
+            Some(Change::Splice(splice)) => splice.apply(&element, output)?,
             Some(Change::Nested(diff)) => apply_to_value(&element, element.name, *diff, output, depth)?,
         }
     }
@@ -115,7 +123,53 @@ enum Change<'a> {
     Delete,
     Update { value: Element<'a>, placed: bool },
     Insert,
+    Splice(Splice<'a>),
     Nested(Nested<'a>),
+}
+
+/// What a binary value ends with from an offset on.
+struct Splice<'a> {
+    offset: usize,
+    data: &'a [u8],
+}
+
+impl<'a> Splice<'a> {
+    fn parse(element: &Element<'a>) -> Result<Self, DeltaError> {
+        const MALFORMED: DeltaError = DeltaError::Malformed {
+            reason: "a binary diff has no offset and data",
+        };
+        let splice = element.document().ok_or(MALFORMED)?;
+        let offset = find(splice, b"o")?.and_then(|offset| offset.integer());
+        let data = find(splice, b"d")?.filter(|data| data.kind == kind::BINARY);
+        Ok(Self {
+            offset: offset
+                .and_then(|offset| usize::try_from(offset).ok())
+                .ok_or(MALFORMED)?,
+            data: data.and_then(|data| data.value.get(BINARY_HEAD..)).ok_or(MALFORMED)?,
+        })
+    }
+
+    /// Writes the binary value with the data in place of everything from the offset on. One that does not fit becomes null, as with a
+    /// nested diff.
+    fn apply(&self, before: &Element<'_>, output: &mut Writer) -> Result<(), DeltaError> {
+        let kept = match before.kind {
+            kind::BINARY => before
+                .value
+                .get(BINARY_HEAD..)
+                .and_then(|bytes| bytes.get(..self.offset)),
+            _ => None,
+        };
+        let Some(kept) = kept else {
+            return output.null(before.name);
+        };
+        let length = i32::try_from(kept.len() + self.data.len()).map_err(|_| DeltaError::TooLarge)?;
+        let mut value = Vec::with_capacity(BINARY_HEAD + kept.len() + self.data.len());
+        value.extend_from_slice(&length.to_le_bytes());
+        value.push(before.value[BINARY_HEAD - 1]);
+        value.extend_from_slice(kept);
+        value.extend_from_slice(self.data);
+        output.value(kind::BINARY, before.name, &value)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -161,7 +215,7 @@ impl<'a> DocumentChanges<'a> {
             });
         }
         // Each section may come once, and only in this order.
-        let mut allowed: &[&[u8]] = &[b"d", b"u", b"i"];
+        let mut allowed: &[&[u8]] = &[b"d", b"u", b"i", b"b"];
         for section in elements(diff) {
             let section = section?;
             if let Some(position) = allowed.iter().position(|&name| name == section.name) {
@@ -191,10 +245,11 @@ impl<'a> DocumentChanges<'a> {
                     value: element,
                     placed: false,
                 },
+                b"b" => Change::Splice(Splice::parse(&element)?),
                 _ => Change::Insert,
             };
             self.add(element.name, change)?;
-            if section.name != b"d" {
+            if matches!(section.name, b"u" | b"i") {
                 self.appended.push(element);
             }
         }

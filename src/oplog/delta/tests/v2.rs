@@ -125,6 +125,57 @@ fn descends_into_array_elements() {
     );
 }
 
+/// A binary value of the subtype that compressed columns have.
+fn column(bytes: &[u8]) -> bson::Binary {
+    bson::Binary {
+        subtype: bson::spec::BinarySubtype::Column,
+        bytes: bytes.to_vec(),
+    }
+}
+
+/// As an 8.0 server logs an insert into a bucket that exists.
+#[test]
+fn a_binary_splice_replaces_what_comes_from_its_offset_on() {
+    let splice = |offset: i32, data: &[u8]| {
+        let data = bson::Binary {
+            subtype: bson::spec::BinarySubtype::Generic,
+            bytes: data.to_vec(),
+        };
+        rawdoc! { "o": offset, "d": data }
+    };
+    let before =
+        || rawdoc! { "_id": 1, "control": { "count": 2 }, "data": { "t": column(b"abc\0"), "v": column(b"xy\0") } };
+    check_v2(
+        before(),
+        rawdoc! {
+            "scontrol": { "u": { "count": 3 } },
+            "sdata": { "i": { "w": column(b"new\0") }, "b": { "t": splice(3, b"def\0"), "v": splice(0, b"z\0") } },
+        },
+        rawdoc! {
+            "_id": 1, "control": { "count": 3 },
+            "data": { "t": column(b"abcdef\0"), "v": column(b"z\0"), "w": column(b"new\0") },
+        },
+    );
+    // At its very end, with nothing, and past it.
+    check_v2(
+        before(),
+        rawdoc! { "sdata": { "b": { "t": splice(4, b"e"), "v": splice(2, b"") } } },
+        rawdoc! { "_id": 1, "control": { "count": 2 }, "data": { "t": column(b"abc\0e"), "v": column(b"xy") } },
+    );
+    check_v2(
+        before(),
+        rawdoc! { "b": { "control": splice(0, b"e"), "gone": splice(0, b"e") }, "sdata": { "b": { "t": splice(5, b"e") } } },
+        rawdoc! { "_id": 1, "control": null, "data": { "t": null, "v": column(b"xy\0") } },
+    );
+    for diff in [
+        rawdoc! { "b": { "t": splice(1, b"x") } },
+        rawdoc! { "sdata": { "b": { "t": splice(1, b"x") } } },
+    ] {
+        assert_eq!(v2_as_operators(&v2(diff.clone())), Ok(None));
+        assert_eq!(merge(&v2(rawdoc! { "u": { "x": 1 } }), &v2(diff)), Ok(None));
+    }
+}
+
 #[test]
 fn names_are_never_paths_and_may_be_anything() {
     check_v2(
@@ -162,7 +213,9 @@ fn refuses_sections_it_does_not_know_or_in_another_order() {
         (rawdoc! { "u": { "a": 1 }, "d": { "b": false } }, "d"),
         (rawdoc! { "i": { "a": 1 }, "u": { "b": 1 } }, "u"),
         (rawdoc! { "u": { "a": 1 }, "u": { "b": 1 } }, "u"),
-        (rawdoc! { "b": { "a": 1 } }, "b"),
+        (rawdoc! { "x": { "a": 1 } }, "x"),
+        (rawdoc! { "b": {}, "i": { "a": 1 } }, "i"),
+        (rawdoc! { "sa": { "u": { "b": 1 } }, "b": {} }, "b"),
         (rawdoc! { "sa": { "u": { "b": 1 } }, "i": { "x": 1 } }, "i"),
         (rawdoc! { "sa": { "what": { "b": 1 } } }, "what"),
         (rawdoc! { "sl": { "a": true, "u0": 1, "l": 5 } }, "l"),
@@ -194,6 +247,11 @@ fn refuses_what_is_malformed() {
         rawdoc! { "sl": { "a": true, "u": 1 } },
         rawdoc! { "sl": { "a": true, "ux": 1 } },
         rawdoc! { "sl": { "a": true, "u99999999999999999999999": 1 } },
+        rawdoc! { "b": { "a": 1 } },
+        rawdoc! { "b": { "a": { "o": 1 } } },
+        rawdoc! { "b": { "a": { "o": -1, "d": column(b"x") } } },
+        rawdoc! { "b": { "a": { "o": 1, "d": "text" } } },
+        rawdoc! { "u": { "a": 1 }, "b": { "a": { "o": 1, "d": column(b"x") } } },
         // These would abort a server or never end there.
         rawdoc! { "sl": { "a": true, "l": 1, "u3": 1 } },
         rawdoc! { "sl": { "a": true, "u2": 1, "u1": 1 } },
