@@ -6,7 +6,7 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Binary, DateTime, Timestamp, Uuid, oid::ObjectId, rawdoc};
 use criterion::{BatchSize, Criterion, Throughput};
 use mongoferry::order::{Key, compare_documents};
-use mongoferry::test_util::bench::{Decoder, HalfCopied, fold};
+use mongoferry::test_util::bench::{Decoder, HalfCopied, Routing, fold};
 use mongoferry::{Batch, Operation, Position, Write, oplog::delta};
 
 /// So many things are done at a time.
@@ -98,6 +98,31 @@ fn route(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The time must not depend on how many collections there are.
+fn route_among_collections(criterion: &mut Criterion) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return eprintln!("{error}"),
+    };
+    let mut group = criterion.benchmark_group("router");
+    group.throughput(Throughput::Elements(100_000)).sample_size(10);
+    for (held, what) in [(false, "route"), (true, "hold")] {
+        for collections in [10, 50_000] {
+            group.bench_function(
+                format!("{what} 100,000 changes with {collections} collections"),
+                |bencher| {
+                    bencher.iter_batched(
+                        || Routing::new(collections, held),
+                        |routing| runtime.block_on(routing.route(100)),
+                        BatchSize::PerIteration,
+                    );
+                },
+            );
+        }
+    }
+    group.finish();
+}
+
 fn apply_deltas(criterion: &mut Criterion) {
     let (documents, diffs): (Vec<_>, Vec<_>) = (0..COUNT).map(|number| (document(number), diff(number))).unzip();
     let sets: Vec<RawDocumentBuf> = (0..COUNT)
@@ -181,7 +206,15 @@ fn copy_batches(criterion: &mut Criterion) {
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    for bench in [decode, route, apply_deltas, compare, fold_writes, copy_batches] {
+    for bench in [
+        decode,
+        route,
+        route_among_collections,
+        apply_deltas,
+        compare,
+        fold_writes,
+        copy_batches,
+    ] {
         bench(&mut criterion);
     }
     criterion.final_summary();

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 use crate::certificate::Certificate;
-use crate::checkpoint::{Checkpoint, CollectionState};
+use crate::checkpoint::{Checkpoint, CollectionState, States};
 use crate::document::{CollectionKind, Position};
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
@@ -37,10 +37,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// # Errors
 /// [`WritesAfterStop`](ErrorKind::WritesAfterStop), a server error, or the run does not come to the position at which the writers stopped.
 pub(crate) async fn hand_over(engine: &Engine, progress: &Arc<Progress>, requests: &Requests) -> Result<Summary> {
-    let mut finalized = Vec::new();
+    let mut finalized = States::default();
     let result = try_hand_over(engine, progress, requests, &mut finalized).await;
     if !matches!(&result, Ok(summary) if summary.outcome == Outcome::Complete) {
-        for state in &finalized {
+        for state in finalized.iter() {
             // What cannot be taken back now is compared at the next cutover. The error that led here is the one that counts.
             let _ = set_expiry(engine, state, Expiry::HeldBack).await;
         }
@@ -53,15 +53,15 @@ async fn try_hand_over(
     engine: &Engine,
     progress: &Arc<Progress>,
     requests: &Requests,
-    finalized: &mut Vec<CollectionState>,
+    finalized: &mut States,
 ) -> Result<Summary> {
     let stopped = watch_for_late_writes(requests).await?;
     let (report, mut collections) = loop {
         let (report, run) = applied_to(requests, stopped).await?;
         check_late_writes(engine, progress)?;
         let proven = prove::proven(engine, progress, requests, &report).await?;
-        let mut collections = Vec::with_capacity(report.collections.len());
-        for state in &report.collections {
+        let mut collections = Vec::new();
+        for state in report.collections.iter() {
             let mut summary = CollectionSummary {
                 namespace: state.namespace.clone(),
                 target: state.target.clone(),
@@ -82,7 +82,7 @@ async fn try_hand_over(
             collections.push(summary);
         }
         finalized.clone_from(&report.collections);
-        for state in &report.collections {
+        for state in report.collections.iter() {
             set_expiry(engine, state, Expiry::Final).await?;
         }
         // This makes the final form durable, and meets every write that came until now. When the target has lost it instead, the run has

@@ -110,6 +110,7 @@ mod router;
 mod catalog;
 mod ddl;
 mod left_selection;
+mod collections;
 mod tracked;
 mod ranges;
 mod held;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use self::changed::Changed;
 pub(crate) use self::running::{Portion, Running};
-use crate::checkpoint::ComparedState;
+use crate::checkpoint::{self, ComparedState};
 use crate::difference::Difference;
 use crate::document::{Position, Write};
 use crate::namespace::Namespace;
@@ -181,6 +181,18 @@ impl Proof {
         })
     }
 
+    /// The same without the documents that have changed.
+    pub fn compared(&self) -> checkpoint::Compared {
+        if !self.wanted || self.through == Through::Nothing || self.tally.count > 0 {
+            checkpoint::Compared::No
+        } else if self.changed_bytes() > 0 {
+            checkpoint::Compared::Changed
+        } else {
+            self.to_checkpoint()
+                .map_or(checkpoint::Compared::No, checkpoint::Compared::Unchanged)
+        }
+    }
+
     pub fn is_wanted(&self) -> bool {
         self.wanted
     }
@@ -242,12 +254,21 @@ impl Proof {
         self.running.as_mut()
     }
 
+    /// When a range should be compared, at once where there is no time; `None` when none should.
+    pub fn due_at(&self) -> Option<Option<Instant>> {
+        (self.wanted && self.running.is_none() && self.through != Through::All).then_some(self.not_before)
+    }
+
+    /// When what has changed should be compared again, at once where there is no time; `None` when it should not, or a range comes first.
+    pub fn due_again_at(&self) -> Option<Option<Instant>> {
+        let is_turn_of_range = self.was_again && self.through != Through::All;
+        (self.wanted && self.running.is_none() && self.changed.bytes() > 0 && !is_turn_of_range)
+            .then(|| self.not_before.max(self.rest_until))
+    }
+
     /// Whether a range should be compared now.
     pub fn is_due(&self, now: Instant) -> bool {
-        self.wanted
-            && self.running.is_none()
-            && self.through != Through::All
-            && self.not_before.is_none_or(|not_before| not_before <= now)
+        self.due_at().is_some_and(|time| time.is_none_or(|time| time <= now))
     }
 
     /// Whether what has changed should be compared again now; `hurry` says that it has no rest.

@@ -188,10 +188,18 @@ impl Ranges {
         }
     }
 
+    /// Whether neighbours are done, so that they can be joined once everything up to their positions is routed.
+    pub fn can_join(&self) -> bool {
+        let is_done = |segment: &Segment| matches!(segment.status, RangeStatus::Done(_));
+        self.segments.windows(2).any(|pair| pair.iter().all(is_done))
+    }
+
     /// Joins neighbours that are done at or before `routed`, up to which every change has been routed: their positions no longer matter.
-    pub fn join(&mut self, routed: Position) {
-        if self.segments.len() == 1 {
-            return;
+    /// Answers whether there were any.
+    pub fn join(&mut self, routed: Position) -> bool {
+        let before = self.segments.len();
+        if before == 1 {
+            return false;
         }
         let past = |segment: &Segment| match segment.status {
             RangeStatus::Done(position) if position <= routed => Some(position),
@@ -211,6 +219,7 @@ impl Ranges {
             }
         }
         self.segments = joined;
+        self.segments.len() < before
     }
 
     fn in_flight(&self, chunk: ChunkId) -> Option<usize> {

@@ -15,7 +15,7 @@ use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::beginning::mismatch;
-use crate::checkpoint::{Checkpoint, CollectionState, RangeState};
+use crate::checkpoint::{Checkpoint, CollectionState, RangeState, States};
 use crate::cutover::{Expiry, set_expiry};
 use crate::document::{Collection, CollectionKind, Position};
 use crate::engine::Engine;
@@ -104,7 +104,7 @@ impl WayBack {
     pub(crate) async fn begin(
         engine: &Engine,
         position: Position,
-        migrated: &[CollectionState],
+        migrated: &States,
         standing: &[Collection],
     ) -> Result<Self> {
         let (source, sink) = futures::try_join!(engine.source.describe(), engine.sink.describe())?;

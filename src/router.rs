@@ -1,10 +1,14 @@
 //! The one task that sees every change in order and drops it, holds it or sends it to its lane.
 
 mod chunks;
+#[cfg(feature = "test-util")]
+pub(crate) mod fixture;
 mod late;
 mod markers;
 mod proving;
 mod requests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::markers::Marker;
 pub(crate) use self::requests::{Assignment, Finished, ProofRequest, ReadAhead, Report, Request, Work};
-use crate::checkpoint::{Checkpoint, CollectionState, ComparedState, Renaming, UnsettledDocuments};
+use crate::checkpoint::{Checkpoint, ComparedUntil, PendingCheckpoint, Renaming, States, UnsettledDocuments};
+use crate::collections::{Collections, Noticed};
 use crate::ddl::DdlPolicy;
 use crate::document::{Change, CollectionKind, Operation, Position};
 use crate::error::{Error, ErrorKind, Result};
@@ -78,8 +83,8 @@ pub(crate) struct Router {
     pub(crate) selection: Selection,
     pub(crate) ddl: DdlPolicy,
     pub(crate) events: Events,
-    pub(crate) tracked: HashMap<Uuid, Tracked>,
-    pub(crate) views: BTreeMap<Namespace, Tracked>,
+    pub(crate) tracked: Collections,
+    pub(crate) views: Noticed<BTreeMap<Namespace, Tracked>>,
     /// Collections that were renamed into the selection but are gone from the source by now: a later entry says how.
     pub(crate) ghosts: HashSet<Uuid>,
     /// Changes up to here may have been applied by an earlier run already.
@@ -101,6 +106,8 @@ pub(crate) struct Router {
     lane_bytes: usize,
     held: usize,
     held_limit: usize,
+    /// Whether everything that changes are held for was asked to come to its end.
+    hurried: bool,
     chunk_bytes: u64,
     pub(crate) prove: bool,
     changed_limit: usize,
@@ -120,7 +127,7 @@ pub(crate) struct Router {
     given_up_bytes: usize,
     saves: mpsc::Sender<SaveRequest>,
     saving: Option<oneshot::Receiver<bool>>,
-    next_save: Option<Checkpoint>,
+    next_save: Option<PendingCheckpoint>,
     /// How far the last marker was, and when it was sent.
     marked: Position,
     marked_at: Instant,
@@ -155,7 +162,7 @@ struct StuckSince {
 
 impl Router {
     pub fn new(parts: RouterParts) -> Self {
-        let (mut tracked, mut views) = (HashMap::new(), BTreeMap::new());
+        let (mut tracked, mut views) = (Collections::default(), BTreeMap::new());
         for mut collection in parts.collections {
             if parts.prove && !collection.proof.is_wanted() {
                 collection.proof.begin();
@@ -175,7 +182,7 @@ impl Router {
             ddl: parts.ddl,
             events: parts.progress.events.clone(),
             tracked,
-            views,
+            views: Noticed::new(views),
             ghosts: parts.checkpoint.gone.iter().copied().collect(),
             replay_until: parts.replay_until,
             routed: parts.checkpoint.watermark,
@@ -200,6 +207,7 @@ impl Router {
             lane_bytes: parts.lane_bytes,
             held: 0,
             held_limit: parts.held_limit,
+            hurried: false,
             chunk_bytes: parts.chunk_bytes,
             prove: parts.prove,
             changed_limit: parts.changed_limit,
@@ -293,7 +301,7 @@ impl Router {
     }
 
     async fn route_change(&mut self, change: Change) -> Result<()> {
-        let Some(tracked) = self.tracked.get_mut(&change.collection) else {
+        let Some(tracked) = self.tracked.get_routed(&change.collection) else {
             if self.selection.contains(&change.namespace) && !self.ghosts.contains(&change.collection) {
                 return Err(Error::new(
                     ErrorKind::UnsupportedEntry,
@@ -433,7 +441,7 @@ impl Router {
             Request::Report { reply } => {
                 self.save_now(None).await?;
                 self.update_progress();
-                let collections = self.collection_states();
+                let collections = self.states();
                 let _ = reply.send(Report {
                     position: self.routed,
                     collections,
@@ -447,16 +455,12 @@ impl Router {
     /// Tells the host how far the copy and the indexes are.
     pub(crate) fn update_progress(&mut self) {
         self.count_changed();
-        let copied = self.tracked.values().all(|tracked| tracked.ranges.all_done());
-        let routed = self.routed;
+        let copied = self.tracked.are_copied();
         if copied {
-            for tracked in self.tracked.values_mut() {
-                tracked.settle_index_work(routed);
-            }
+            self.tracked.settle_index_work(self.routed);
         }
-        let indexed = self.tracked.values().all(Tracked::is_indexed);
-        let settled = |tracked: &Tracked| !tracked.target.kind.has_ranges() || tracked.proof.is_settled();
-        let all_compared = self.prove && indexed && self.tracked.values().all(settled);
+        let indexed = self.tracked.are_indexed();
+        let all_compared = self.prove && indexed && self.tracked.are_settled();
         self.progress.set_all_compared(all_compared);
         self.progress.set_copied(copied, indexed);
         // A run that is catching up or ready goes back to these phases when the work has turned out not to be done within a moment.

@@ -111,6 +111,14 @@ impl Splice {
         self.value_bytes(name, element_type::DOCUMENT, document.as_bytes())
     }
 
+    /// The elements of a document, copied.
+    pub fn elements(&mut self, document: &RawDocument) -> &mut Self {
+        if let [_, _, _, _, elements @ .., _] = document.as_bytes() {
+            self.bytes.extend_from_slice(elements);
+        }
+        self
+    }
+
     /// The bytes of an array, copied.
     pub fn array(&mut self, name: &str, array: &[u8]) -> &mut Self {
         self.value_bytes(name, element_type::ARRAY, array)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::checkpoint::{Checkpoint, CheckpointStore};
+use crate::checkpoint::{CheckpointStore, PendingCheckpoint};
 use crate::durability::Durability;
 use crate::error::Result;
 use crate::event::{Event, Side};
@@ -22,7 +22,7 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 
 /// A checkpoint whose changes every lane has applied.
 pub(crate) struct SaveRequest {
-    pub checkpoint: Checkpoint,
+    pub checkpoint: PendingCheckpoint,
     /// Whether it has to be saved, however shortly after the last one that is.
     pub now: bool,
     /// Answered once everything in the checkpoint is durable: whether it was saved too, or is left to a later one.
@@ -47,30 +47,25 @@ pub(crate) async fn save_checkpoints(
     }) = requests.recv().await
     {
         telling(&progress.events, Side::Target, "flush the target", durability.flush()).await?;
-        progress.set_watermark(checkpoint.watermark);
+        let watermark = checkpoint.head.watermark;
+        progress.set_watermark(watermark);
         let began = Instant::now();
         if !now && began < rests_until {
             let _ = done.send(false);
             continue;
         }
-        checkpoint.seen = progress.read().max(checkpoint.watermark);
-        checkpoint.window = progress.window.kept();
-        checkpoint.left_selection = progress.left_selection.all();
-        checkpoint.source_writes_blocked = progress.write_block.is_noted();
-        if checkpoint
-            .collections
-            .iter()
-            .any(|collection| collection.compared.is_some())
-        {
-            checkpoint.durable = durability.position().await?;
+        checkpoint.head.seen = progress.read().max(watermark);
+        checkpoint.head.window = progress.window.kept();
+        checkpoint.head.left_selection = progress.left_selection.all();
+        checkpoint.head.source_writes_blocked = progress.write_block.is_noted();
+        if checkpoint.has_compared() {
+            checkpoint.head.durable = durability.position().await?;
         }
         store.save(&checkpoint.encode()?).await?;
         let cost = began.elapsed();
         rests_until = Instant::now() + cost.saturating_mul(REST).min(LONGEST_REST);
-        progress.set_resume(checkpoint.resume);
-        progress.events.send(Event::CheckpointSaved {
-            watermark: checkpoint.watermark,
-        });
+        progress.set_resume(checkpoint.head.resume);
+        progress.events.send(Event::CheckpointSaved { watermark });
         // Whoever asked may have stopped waiting.
         let _ = done.send(true);
     }

@@ -5,6 +5,7 @@ mod file;
 mod memory;
 mod parts;
 mod sink;
+mod states;
 
 use async_trait::async_trait;
 use bson::Uuid;
@@ -23,6 +24,7 @@ pub use file::FileStore;
 #[cfg(feature = "test-util")]
 pub use memory::MemoryStore;
 pub use sink::SinkStore;
+pub(crate) use states::{Compared, ComparedUntil, PendingCheckpoint, State, States};
 
 /// The version of the format that this crate writes. It reads this one and all before it.
 pub const FORMAT: i32 = 1;
@@ -162,7 +164,7 @@ pub struct CollectionState {
     /// Which ranges have been copied, in ascending order; the last is open above.
     pub ranges: Vec<RangeState>,
     /// How far it has been compared with the source; `None` when it begins anew.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compared: Option<ComparedState>,
 }
 

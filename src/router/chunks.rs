@@ -10,19 +10,13 @@ impl Router {
     /// again in smaller parts; where that is not possible what it holds goes to a file.
     pub(super) async fn relieve(&mut self) -> Result<()> {
         if self.held < self.held_limit / 2 {
+            self.hurried = false;
             return Ok(());
         }
-        let mut largest: Option<(Uuid, ChunkId, usize)> = None;
-        for (id, tracked) in &self.tracked {
-            for (chunk_id, chunk) in &tracked.chunks {
-                chunk.hurry.cancel();
-                let bytes = chunk.held.bytes();
-                if largest.is_none_or(|(_, _, most)| bytes > most) {
-                    largest = Some((*id, *chunk_id, bytes));
-                }
-            }
+        if !std::mem::replace(&mut self.hurried, true) {
+            self.hurry_chunks();
+            self.hurry_checks();
         }
-        self.hurry_checks();
         if self.held < self.held_limit {
             return Ok(());
         }
@@ -31,7 +25,9 @@ impl Router {
         if self.held < self.held_limit {
             return Ok(());
         }
-        let Some((id, chunk, _)) = largest else { return Ok(()) };
+        let Some((id, chunk)) = self.largest_chunk() else {
+            return Ok(());
+        };
         let ranged = self
             .tracked
             .get(&id)
@@ -47,6 +43,30 @@ impl Router {
             self.progress.held_bytes.store(self.held as u64, Relaxed);
         }
         Ok(())
+    }
+
+    /// Asks every chunk to come to its end.
+    fn hurry_chunks(&mut self) {
+        for id in self.tracked.in_flight() {
+            let chunks = self
+                .tracked
+                .get(&id)
+                .into_iter()
+                .flat_map(|tracked| tracked.chunks.values());
+            for chunk in chunks {
+                chunk.hurry.cancel();
+            }
+        }
+    }
+
+    /// The chunk that most is held for in memory.
+    fn largest_chunk(&mut self) -> Option<(Uuid, ChunkId)> {
+        let in_flight = self.tracked.in_flight();
+        let collections = in_flight.iter().filter_map(|id| Some((id, self.tracked.get(id)?)));
+        let chunks = collections.flat_map(|(id, tracked)| tracked.chunks.iter().map(move |chunk| (*id, chunk)));
+        chunks
+            .max_by_key(|(_, (_, chunk))| chunk.held.bytes())
+            .map(|(id, (chunk, _))| (id, *chunk))
     }
 
     /// Stops a chunk: what it holds is dropped, since its range will be read again at a newer position.
@@ -97,20 +117,10 @@ impl Router {
             // old name, which would then take the place of the renamed one.
             return None;
         }
-        // What is changed most comes last: changes of what was not read yet are dropped, while those of what was have to be applied.
-        let unread = self.tracked.iter().filter(|(_, tracked)| tracked.ranges.has_unread());
-        let next = unread.min_by(|(_, one), (_, other)| {
-            let by_heat = one.heat().total_cmp(&other.heat());
-            by_heat.then(other.bytes.cmp(&one.bytes))
-        });
-        if let Some((&id, _)) = next {
+        if let Some(id) = self.tracked.next_unread() {
             return self.assign(id, majority).map(Work::Chunk);
         }
-        let routed = self.routed;
-        self.tracked
-            .values_mut()
-            .find_map(|tracked| tracked.next_index(routed))
-            .map(Work::Index)
+        self.tracked.next_index(self.routed).map(Work::Index)
     }
 
     /// Registers a chunk. Its position is never before what has been routed (I1): changes that were dropped because the range was not
@@ -121,6 +131,8 @@ impl Router {
         let chunk = ChunkId(self.next_chunk);
         let (range, repair) = tracked.ranges.take(chunk)?;
         self.next_chunk += 1;
+        // It has not been asked yet.
+        self.hurried = false;
         let (cancel, hurry) = (self.cancel.child_token(), CancellationToken::new());
         tracked.chunks.insert(
             chunk,

@@ -1,7 +1,6 @@
 //! Markers through the lanes: what has been applied for certain, what is stuck, and the checkpoints that follow from it.
 
 use super::*;
-use crate::evidence::IndexCounts;
 
 /// A marker ends what a lane applies at once, and the more that is the better; while lanes have not reached the last one the next comes
 /// only after so long. Lanes that are slow still let the watermark move in small steps. During the copy each marker is one more checkpoint
@@ -26,37 +25,26 @@ pub(super) struct Marker {
     pub(super) stuck: Vec<Stuck>,
     pub(super) unsettled: Option<Vec<(Uuid, Key)>>,
     pub(super) ahead: Position,
-    pub(super) checkpoint: Option<Checkpoint>,
+    pub(super) checkpoint: Option<PendingCheckpoint>,
 }
 
 impl Router {
-    /// Tells the host how many indexes are built.
-    fn count_indexes(&self) {
-        let mut counts = IndexCounts::default();
-        for (built, total) in self.tracked.values().map(Tracked::index_counts) {
-            counts.built += built;
-            counts.total += total;
+    /// The states of all collections and views.
+    pub(super) fn states(&mut self) -> States {
+        if self.views.may_have_changed() {
+            self.tracked.set_views(self.views.values());
         }
-        self.progress.set_indexes(counts);
+        self.tracked.states()
     }
 
-    pub(crate) fn collection_states(&self) -> Vec<CollectionState> {
-        self.tracked
-            .values()
-            .chain(self.views.values())
-            .map(Tracked::to_checkpoint)
-            .collect()
-    }
-
-    pub(super) fn checkpoint_now(&self) -> Checkpoint {
+    pub(super) fn checkpoint_now(&mut self) -> PendingCheckpoint {
         let (watermark, resume) = self.applied_until();
-        let mut collections = self.collection_states();
-        let watched = self.add_compared(&mut collections);
-        Checkpoint {
+        let compared = self.compared_until();
+        let head = Checkpoint {
             watermark,
             resume,
-            collections,
-            watched,
+            collections: Vec::new(),
+            watched: compared.as_ref().map(|compared| compared.watched),
             durable: None,
             renaming: None,
             left_over: Vec::new(),
@@ -66,6 +54,11 @@ impl Router {
             copied_documents: self.progress.copied_documents.load(Relaxed),
             copied_bytes: self.progress.copied_bytes.load(Relaxed),
             ..self.checkpoint.clone()
+        };
+        PendingCheckpoint {
+            head,
+            states: self.states(),
+            compared,
         }
     }
 
@@ -79,7 +72,7 @@ impl Router {
             }
         }
         self.update_progress();
-        self.count_indexes();
+        self.progress.set_indexes(self.tracked.index_counts());
         self.stop_slow_checks().await?;
         if self.saving.is_none()
             && let Some(checkpoint) = self.next_save.take()
@@ -94,9 +87,7 @@ impl Router {
             return Ok(());
         }
         (self.marked, self.marked_at) = (self.routed, Instant::now());
-        for tracked in self.tracked.values_mut() {
-            tracked.ranges.join(self.routed);
-        }
+        self.tracked.join_ranges(self.routed);
         let checkpoint = self.checkpoint_now();
         self.dirty = false;
         self.send_marker(Some(checkpoint), UNSETTLED_BYTES / self.lanes.len())
@@ -105,7 +96,11 @@ impl Router {
     }
 
     /// Each lane answers with the documents that are not settled, up to so many bytes of their `_id`s; with more it names none.
-    pub(super) async fn send_marker(&mut self, checkpoint: Option<Checkpoint>, unsettled_bytes: usize) -> Result<u64> {
+    pub(super) async fn send_marker(
+        &mut self,
+        checkpoint: Option<PendingCheckpoint>,
+        unsettled_bytes: usize,
+    ) -> Result<u64> {
         self.flush_buffers().await?;
         let id = self.next_marker;
         self.next_marker += 1;
@@ -171,7 +166,7 @@ impl Router {
         };
         match marker.unsettled {
             Some(unsettled) => {
-                checkpoint.unsettled = by_collection(self.with_given_up(unsettled));
+                checkpoint.head.unsettled = by_collection(self.with_given_up(unsettled));
                 // While one is being saved only the newest that follows it counts.
                 if self.saving.is_some() {
                     self.next_save = Some(checkpoint);
@@ -185,7 +180,11 @@ impl Router {
         Ok(())
     }
 
-    pub(super) async fn request_save(&self, checkpoint: Checkpoint, now: bool) -> Result<oneshot::Receiver<bool>> {
+    pub(super) async fn request_save(
+        &self,
+        checkpoint: PendingCheckpoint,
+        now: bool,
+    ) -> Result<oneshot::Receiver<bool>> {
         let (done, saved) = oneshot::channel();
         let request = SaveRequest { checkpoint, now, done };
         self.saves
@@ -319,11 +318,8 @@ impl Router {
         let unsettled = by_collection(self.with_given_up(unsettled));
         // It must not be followed by one from before it.
         self.next_save = None;
-        let checkpoint = Checkpoint {
-            unsettled,
-            renaming,
-            ..self.checkpoint_now()
-        };
+        let mut checkpoint = self.checkpoint_now();
+        (checkpoint.head.unsettled, checkpoint.head.renaming) = (unsettled, renaming);
         let saved = self.request_save(checkpoint, true).await?;
         saved.await.map(drop).map_err(|_| Error::stopped("save a checkpoint"))
     }

@@ -79,33 +79,26 @@ impl Router {
     }
 
     /// Whether something to compare, for which somebody waits, comes before what is still to be copied: every other time, and one at a time.
-    pub(super) fn is_turn_of_asked(&self) -> bool {
+    pub(super) fn is_turn_of_asked(&mut self) -> bool {
         !self.asked_last
             && !self.progress.is_indexed()
-            && self.tracked.values().any(|tracked| tracked.proof.is_asked())
-            && self.tracked.values().all(|tracked| tracked.proof.running().is_none())
+            && self.tracked.any_asked()
+            && self.tracked.compared().is_empty()
     }
 
     /// The collection of which something is to be compared now, and whether that is what has changed since it was.
-    fn next_due(&self) -> Option<(Uuid, bool)> {
+    fn next_due(&mut self) -> Option<(Uuid, bool)> {
         let now = Instant::now();
         let is_indexed = self.progress.is_indexed();
-        let is_free = |tracked: &Tracked| {
-            tracked.target.kind.has_ranges()
-                && (is_indexed || tracked.proof.is_asked())
-                && matches!(tracked.ranges.only(), Some(RangeStatus::Done(at)) if at <= self.routed)
-        };
         let hurry = self.changed_room < self.changed_limit / 2;
-        if self.changed_room < self.changed_limit && (hurry || self.compare_again_at <= now) {
-            let again = |tracked: &Tracked| is_free(tracked) && tracked.proof.is_due_again(now, hurry);
-            let due = self.tracked.iter().filter(|(_, tracked)| again(tracked));
-            if let Some((id, _)) = due.max_by_key(|(_, tracked)| tracked.proof.changed_bytes()) {
-                return Some((*id, true));
-            }
+        if self.changed_room < self.changed_limit
+            && (hurry || self.compare_again_at <= now)
+            && let Some(id) = self.tracked.next_due_again(now, self.routed, is_indexed, hurry)
+        {
+            return Some((id, true));
         }
-        let due = |tracked: &Tracked| is_free(tracked) && tracked.proof.is_due(now);
-        let mut all = self.tracked.iter();
-        all.find(|(_, tracked)| due(tracked)).map(|(id, _)| (*id, false))
+        let due = self.tracked.next_due(now, self.routed, is_indexed);
+        due.map(|id| (id, false))
     }
 
     /// Counts what has been noted. When it is too much, the collection of which it is most will be compared anew.
@@ -118,9 +111,8 @@ impl Router {
             self.count_changed();
         }
         if self.changed_room == 0 {
-            let all = self.tracked.values_mut().map(|tracked| &mut tracked.proof);
-            if let Some(largest) = all.max_by_key(|proof| proof.waiting_bytes()) {
-                largest.begin_later();
+            if let Some(largest) = self.tracked.most_changed() {
+                largest.proof.begin_later();
             }
             self.count_changed();
         }
@@ -128,17 +120,18 @@ impl Router {
 
     /// Finds out how much more can be noted: collections may be gone, or begin anew.
     pub(super) fn count_changed(&mut self) {
-        let all: usize = self.tracked.values().map(|tracked| tracked.proof.changed_bytes()).sum();
-        self.changed_room = self.changed_limit.saturating_sub(all);
+        self.changed_room = self.changed_limit.saturating_sub(self.tracked.changed_bytes());
     }
 
     /// All lanes have applied what came before a marker: if a range is compared there, the target can be read now.
     pub(super) async fn let_compare(&mut self, id: u64, marker: &Marker) -> Result<()> {
-        let of_marker = |tracked: &&mut Tracked| tracked.proof.running().is_some_and(|running| running.marker == id);
-        let Some(tracked) = self.tracked.values_mut().find(of_marker) else {
+        let is_of_marker = |tracked: &Tracked| tracked.proof.running().is_some_and(|running| running.marker == id);
+        let Some(collection) = self.compared_where(is_of_marker).pop() else {
             return Ok(());
         };
-        let collection = tracked.target.id;
+        let Some(tracked) = self.tracked.get_mut(&collection) else {
+            return Ok(());
+        };
         let Some(running) = tracked.proof.running_mut() else {
             return Ok(());
         };
@@ -209,13 +202,7 @@ impl Router {
 
     /// Ends what is being compared, so that everything routed goes to the lanes again.
     pub(crate) async fn stop_checks(&mut self) -> Result<()> {
-        let running: Vec<Uuid> = self
-            .tracked
-            .iter()
-            .filter(|(_, tracked)| tracked.proof.running().is_some())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in running {
+        for id in self.tracked.compared() {
             if let Some(tracked) = self.tracked.get_mut(&id) {
                 tracked.proof.fail(None);
             }
@@ -230,13 +217,7 @@ impl Router {
         let is_slow = |running: &Running| {
             routed > running.low.time.saturating_add(MOST_BEHIND) || running.since.elapsed() > LONGEST
         };
-        let slow: Vec<Uuid> = self
-            .tracked
-            .iter()
-            .filter(|(_, tracked)| tracked.proof.running().is_some_and(is_slow))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in slow {
+        for id in self.compared_where(|tracked| tracked.proof.running().is_some_and(is_slow)) {
             if let Some(tracked) = self.tracked.get_mut(&id) {
                 tracked
                     .proof
@@ -282,50 +263,41 @@ impl Router {
         Ok(())
     }
 
+    /// The collections that are being compared of which this is true.
+    fn compared_where(&mut self, is_meant: impl Fn(&Tracked) -> bool) -> Vec<Uuid> {
+        let mut ids = self.tracked.compared();
+        ids.retain(|id| self.tracked.get(id).is_some_and(&is_meant));
+        ids
+    }
+
     /// How far a checkpoint may say that everything is applied, and where the history has to be read from to go on there.
-    pub(super) fn applied_until(&self) -> (Position, Position) {
-        self.tracked
-            .values()
-            .filter_map(|tracked| tracked.proof.running())
+    pub(super) fn applied_until(&mut self) -> (Position, Position) {
+        let compared = self.tracked.compared();
+        let running = compared.iter().filter_map(|id| self.tracked.get(id)?.proof.running());
+        running
             .map(|running| (running.low, running.resume))
             .min()
             .unwrap_or((self.routed, self.resume))
     }
 
-    /// Adds to the states of collections what is known of their being the same on both sides. Answers up to which position of the target's
-    /// history nobody else has written to one of which it says so.
-    pub(super) fn add_compared(&self, states: &mut [CollectionState]) -> Option<Position> {
+    /// What is known of collections' being the same on both sides; `None` where others may have written to any of them.
+    pub(super) fn compared_until(&mut self) -> Option<ComparedUntil> {
         // First the position: what is seen later lies behind it.
-        let until = self.progress.foreign_writes_until()?;
-        let foreign = self
-            .progress
-            .foreign_writes()
-            .into_iter()
-            .map(|writes| writes.namespace);
-        let foreign: HashSet<Namespace> = foreign.collect();
-        let is_alone = |tracked: &&Tracked| !foreign.contains(&tracked.target.target);
-        let mut all: Vec<&Tracked> = self.tracked.values().filter(is_alone).collect();
-        all.sort_by_key(|tracked| tracked.proof.changed_bytes());
-        let mut room = KEPT_BYTES;
-        let fits = |tracked: &&Tracked| {
-            let bytes = tracked.proof.changed_bytes();
-            room.checked_sub(bytes).map(|rest| room = rest).is_some()
-        };
-        let mut kept: HashMap<Uuid, ComparedState> = all
-            .into_iter()
-            .take_while(fits)
-            .filter_map(|tracked| Some((tracked.target.id, tracked.proof.to_checkpoint()?)))
-            .collect();
-        for state in states {
-            state.compared = kept.remove(&state.id);
-        }
-        Some(until)
+        let watched = self.progress.foreign_writes_until()?;
+        let foreign = self.progress.foreign_writes().into_iter();
+        Some(ComparedUntil {
+            watched,
+            foreign: foreign.map(|writes| writes.namespace).collect(),
+            changed: self.tracked.changed_states(KEPT_BYTES),
+        })
     }
 
     /// Asks everything that is being compared to come to its end.
-    pub(super) fn hurry_checks(&self) {
-        for running in self.tracked.values().filter_map(|tracked| tracked.proof.running()) {
-            running.hurry.cancel();
+    pub(super) fn hurry_checks(&mut self) {
+        for id in self.tracked.compared() {
+            if let Some(running) = self.tracked.get(&id).and_then(|tracked| tracked.proof.running()) {
+                running.hurry.cancel();
+            }
         }
     }
 
@@ -358,8 +330,10 @@ impl Router {
     /// Does something to the proofs of these collections, of all when there are none.
     async fn each_proof(&mut self, collections: &[Namespace], change: impl Fn(&mut Proof)) -> Result<()> {
         self.stop_checks().await?;
-        for tracked in self.tracked.values_mut() {
-            if collections.is_empty() || collections.contains(&tracked.target.namespace) {
+        let is_meant = |tracked: &&Tracked| collections.is_empty() || collections.contains(&tracked.target.namespace);
+        let meant = self.tracked.values().filter(is_meant);
+        for id in meant.map(|tracked| tracked.target.id).collect::<Vec<_>>() {
+            if let Some(tracked) = self.tracked.get_mut(&id) {
                 change(&mut tracked.proof);
             }
         }
@@ -387,7 +361,7 @@ impl Router {
         self.stop_checks().await?;
         let found = self
             .tracked
-            .values_mut()
+            .values()
             .find(|tracked| tracked.target.namespace == *namespace);
         let Some(tracked) = found else { return Ok(()) };
         let target = Arc::clone(&tracked.target);

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::budget::Taken;
 use crate::checking::Check;
-use crate::checkpoint::CollectionState;
+use crate::checkpoint::States;
 use crate::document::{Position, Range};
 use crate::error::Result;
 use crate::index::IndexJob;
@@ -100,7 +100,7 @@ pub(crate) enum ProofRequest {
 #[derive(Debug)]
 pub(crate) struct Report {
     pub position: Position,
-    pub collections: Vec<CollectionState>,
+    pub collections: States,
     /// Whether everything is copied and indexed, and no document is stuck.
     pub complete: bool,
 }

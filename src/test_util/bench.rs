@@ -63,3 +63,25 @@ impl HalfCopied {
         matches!(self.0.status(key), RangeStatus::Done(_))
     }
 }
+
+/// A router with many collections, of which ten are written to.
+pub struct Routing(crate::router::fixture::Fixture);
+
+impl Routing {
+    /// With so many collections, which are all copied; with `held` the ten that are written to are still being copied, so that their changes
+    /// wait.
+    pub fn new(collections: usize, held: bool) -> Self {
+        Self(crate::router::fixture::Fixture::new(collections, held))
+    }
+
+    /// Routes so many thousands of changes while a walker waits for something to do.
+    pub async fn route(self, thousands: usize) {
+        self.0.run(thousands).await;
+    }
+}
+
+impl std::fmt::Debug for Routing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Routing")
+    }
+}

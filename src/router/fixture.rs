@@ -1,0 +1,210 @@
+//! A router with collections that are copied, and with lanes and a store that do nothing.
+
+use super::*;
+use crate::budget::Budget;
+use crate::document::{Collection, Write};
+use crate::ranges::Ranges;
+use crate::sink::MemorySink;
+use crate::source::MemorySource;
+
+/// The changes of one turn.
+const TURN: usize = 1000;
+
+/// So many collections are written to, however many there are.
+const WRITTEN: usize = 10;
+
+/// A router that has `collections` collections, and what it is given and asked.
+pub(crate) struct Fixture {
+    pub router: Router,
+    entries: mpsc::Sender<ReadAhead>,
+    requests: mpsc::Sender<Request>,
+    lanes: Vec<mpsc::Receiver<LaneMessage>>,
+    reached: mpsc::UnboundedSender<MarkerReached>,
+    saves: mpsc::Receiver<SaveRequest>,
+    written: Vec<(Uuid, Arc<Namespace>)>,
+}
+
+impl Fixture {
+    /// With `held` a range of each collection that is written to is being copied, so that changes wait for it.
+    pub fn new(collections: usize, held: bool) -> Self {
+        let (entries, read) = mpsc::channel(4);
+        let (requests, asked) = mpsc::channel(4);
+        let (reached, markers) = mpsc::unbounded_channel();
+        let (saves, saved) = mpsc::channel(1);
+        let (senders, lanes) = (0..2).map(|_| mpsc::channel(1024)).unzip();
+        let mut written = Vec::new();
+        let tracked = (0..collections).map(|number| {
+            let id = Uuid::from_bytes((number as u128).to_be_bytes());
+            let namespace = Namespace::new("shop", &format!("c{number}"));
+            let collection = Collection {
+                id,
+                namespace: namespace.clone(),
+                kind: CollectionKind::Plain,
+                options: bson::rawdoc! {},
+                indexes: vec![bson::rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }],
+                documents: 100,
+                bytes: 10_000,
+            };
+            let mut tracked = Tracked::unread(&collection, namespace.clone(), Vec::new());
+            if !(held && number < WRITTEN) {
+                tracked.ranges = Ranges::done(Position::ZERO);
+                tracked.settle_index_work(Position::ZERO);
+            }
+            if number < WRITTEN {
+                written.push((id, Arc::new(namespace)));
+            }
+            tracked
+        });
+        let mut router = Router::new(RouterParts {
+            source: Arc::new(MemorySource::new()),
+            sink: Arc::new(MemorySink::new()),
+            selection: Selection::all(),
+            ddl: DdlPolicy::default(),
+            progress: Arc::new(Progress::new(Events::new())),
+            entries: read,
+            requests: asked,
+            lanes: senders,
+            lane_bytes: 64 << 20,
+            held_limit: 64 << 20,
+            chunk_bytes: 1 << 20,
+            prove: false,
+            changed_limit: 1 << 20,
+            reached: markers,
+            saves,
+            cancel: CancellationToken::new(),
+            checkpoint: Checkpoint::begin("source", "sink", Selection::all(), Position::ZERO, Position::ZERO),
+            collections: tracked.collect(),
+            replay_until: Position::ZERO,
+        });
+        if held {
+            // As much as lets chunks be hurried, and no more.
+            router.held = router.held_limit / 2;
+            for (id, _) in &written {
+                router.assign(*id, Position::ZERO);
+            }
+        }
+        Self {
+            router,
+            entries,
+            requests,
+            lanes,
+            reached,
+            saves: saved,
+            written,
+        }
+    }
+
+    /// The entries of a turn, each of one change.
+    pub fn turn(&self, number: usize) -> Vec<Entry> {
+        let entry = |change: usize| {
+            let number = number * TURN + change;
+            let (collection, namespace) = self.written[number % self.written.len()].clone();
+            let position = Position {
+                time: 1 + (number / 1000) as u32,
+                increment: 1 + (number % 1000) as u32,
+                term: 1,
+            };
+            let document = bson::rawdoc! { "_id": number as i64 };
+            let change = Change {
+                collection,
+                namespace,
+                position,
+                write: Write {
+                    key: Key::from(bson::RawBsonRef::Int64(number as i64)),
+                    operation: Operation::Insert(document),
+                },
+            };
+            Entry {
+                position,
+                resume: position,
+                wall: bson::DateTime::from_millis(0),
+                items: vec![Item::Change(change)],
+                bytes: 100,
+            }
+        };
+        (0..TURN).map(entry).collect()
+    }
+
+    /// Routes so many turns while a walker waits for something to do.
+    pub async fn run(self, turns: usize) {
+        let batches: Vec<Vec<Entry>> = (0..turns).map(|number| self.turn(number)).collect();
+        let Self {
+            router,
+            entries,
+            requests,
+            lanes,
+            reached,
+            mut saves,
+            ..
+        } = self;
+        let mut tasks = tokio::task::JoinSet::new();
+        for mut lane in lanes {
+            let reached = reached.clone();
+            tasks.spawn(async move {
+                while let Some(message) = lane.recv().await {
+                    answer(message, &reached);
+                }
+            });
+        }
+        tasks.spawn(async move {
+            while let Some(save) = saves.recv().await {
+                let _ = save.done.send(true);
+            }
+        });
+        let budget = Budget::new(1 << 30);
+        let feed = async move {
+            let (reply, _work) = oneshot::channel();
+            let majority = Position::ZERO;
+            let _ = requests.send(Request::Take { majority, reply }).await;
+            for batch in batches {
+                let Ok(taken) = budget.take(1).await else { break };
+                let _ = entries.send(ReadAhead { entries: batch, taken }).await;
+            }
+        };
+        // It ends with the entries.
+        let _ = futures::join!(router.run(), feed);
+    }
+
+    /// Does what a turn of the router does, and a tick after it.
+    #[cfg(test)]
+    pub async fn step(&mut self, number: usize) {
+        for entry in self.turn(number) {
+            self.router.route(entry).await.unwrap();
+        }
+        self.router.finish_chunks().await.unwrap();
+        self.router.finish_checks().await.unwrap();
+        self.router.flush_buffers().await.unwrap();
+        self.router.serve_idle().await.unwrap();
+        self.router.send_marker_if_due().await.unwrap();
+        for lane in &mut self.lanes {
+            while let Ok(message) = lane.try_recv() {
+                answer(message, &self.reached);
+            }
+        }
+        while let Ok(reached) = self.router.reached.try_recv() {
+            self.router.marker_reached(reached).await.unwrap();
+        }
+        if let Ok(save) = self.saves.try_recv() {
+            let _ = save.done.send(true);
+        }
+    }
+
+    /// A walker that waits for something to do.
+    #[cfg(test)]
+    pub fn wait_for_work(&mut self) -> oneshot::Receiver<Work> {
+        let (reply, work) = oneshot::channel();
+        self.router.idle.push_back((Position::ZERO, reply));
+        work
+    }
+}
+
+fn answer(message: LaneMessage, reached: &mpsc::UnboundedSender<MarkerReached>) {
+    if let LaneMessage::Marker { id, .. } = message {
+        let _ = reached.send(MarkerReached {
+            id,
+            stuck: Vec::new(),
+            unsettled: Some(Vec::new()),
+            ahead: Position::ZERO,
+        });
+    }
+}
