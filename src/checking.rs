@@ -108,7 +108,7 @@ impl Walker {
         let mut compared = nothing_yet(check.at);
         let mut spent = 0;
         let mut next = differences.next().await?;
-        compared.opened = self.source.sentinel().await?;
+        compared.opened = self.source.read_position().await?;
         while let Some(step) = next {
             if let Some(write) = step {
                 let ours = match &write.operation {
@@ -169,7 +169,7 @@ impl Walker {
                 break;
             }
         }
-        compared.opened = self.source.sentinel().await?;
+        compared.opened = self.source.read_position().await?;
         compared.left = portions.rest().iter().cloned().collect();
         Ok(compared)
     }

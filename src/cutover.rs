@@ -259,7 +259,8 @@ async fn compare(
         if found.differences.is_empty() {
             return Ok(found);
         }
-        let still = engine.source.sentinel().await? <= before;
+        // Not a sentinel, which moves the source itself.
+        let still = engine.source.read_position().await? <= before;
         if attempt == 0 && state.kind == CollectionKind::Capped {
             copy_again(progress, requests, state).await?;
         } else if still {

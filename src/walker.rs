@@ -166,7 +166,7 @@ impl Walker {
         };
         let high = match assignment.mode {
             ReadMode::Snapshot => None,
-            ReadMode::Interval => Some(self.source.sentinel().await?),
+            ReadMode::Interval => Some(self.source.read_position().await?),
         };
         self.durability.flush().await?;
         self.progress.copied_documents.fetch_add(copied.documents, Relaxed);
@@ -268,7 +268,7 @@ impl Walker {
         let started = Instant::now();
         let mut batches = self.open(assignment).await?;
         let mut ready = Self::next(assignment, &mut batches).await?.map(|batch| (batch, taken));
-        let opened = self.source.sentinel().await?;
+        let opened = self.source.read_position().await?;
         let mut copied = Copied {
             last: None,
             opened,
@@ -334,7 +334,7 @@ impl Walker {
                 step = differences.next() => step?,
             };
             if opened.is_none() {
-                opened = Some(self.source.sentinel().await?);
+                opened = Some(self.source.read_position().await?);
             }
             let ended = step.is_none();
             if let Some(Some(write)) = step {

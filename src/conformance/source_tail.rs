@@ -26,6 +26,11 @@ pub(super) async fn run(fixture: &dyn SourceFixture) -> Result<(), ConformanceFa
     )
     .await?;
     check("a sentinel is at or after every write before it", sentinel(fixture)).await?;
+    check(
+        "a read position is at or after what reads have shown",
+        read_position(fixture),
+    )
+    .await?;
     check("a tail yields every entry in order without a gap", complete(fixture)).await?;
     check("a tail goes on from every resume position", resumed(fixture)).await?;
     check("a transaction is one entry at one position", transaction(fixture)).await?;
@@ -87,6 +92,27 @@ async fn sentinel(fixture: &dyn SourceFixture) -> Outcome {
             "the sentinel {sentinel} was given before it was committed: the position is {position}"
         );
         let entries = follow(source, before, sentinel).await?;
+        ensure_writes(changes(&entries, &name), &write)?;
+    }
+    Ok(())
+}
+
+async fn read_position(fixture: &dyn SourceFixture) -> Outcome {
+    let source = fixture.source();
+    let name = namespace("read_position");
+    fixture.create_collection(&name, rawdoc! {}).await?;
+    for id in 0..10 {
+        let before = source.position().await?;
+        let write = vec![FixtureWrite::Insert(filled(id, 1))];
+        fixture.write(&name, write.clone()).await?;
+        source.collections().await?;
+        let shown = source.read_position().await?;
+        let position = source.position().await?;
+        ensure!(
+            shown <= position,
+            "the read position {shown} was given before it was committed: the position is {position}"
+        );
+        let entries = follow(source, before, shown).await?;
         ensure_writes(changes(&entries, &name), &write)?;
     }
     Ok(())

@@ -17,7 +17,7 @@ impl Lane {
         let mut portions = Portions::of(&keys, SETTLE_BYTES, 0).at_most(SETTLE_DOCUMENTS);
         while let Some(keys) = portions.next() {
             let (at, documents, exact) = self.read_settled(target, keys).await?;
-            let read_until = self.source.sentinel().await?;
+            let read_until = self.source.read_position().await?;
             portions.took(keys.len(), by_id::bytes_of(&documents));
             let mut found: HashMap<Key, Operation> = HashMap::new();
             for document in documents {

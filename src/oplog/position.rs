@@ -1,4 +1,10 @@
 //! Points in a replica set's history: its newest, its oldest, and the one to start at.
+//!
+//! A primary that the other members have superseded, and that does not know it yet, still answers for some seconds. All that it calls
+//! majority-committed is so, and may be far from the newest: that is good enough to read and to follow from, since what comes after it is
+//! met from there. Where it counts that nothing is newer, [`confirmed`] asks a majority.
+
+use std::time::Duration;
 
 use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 use bson::{Bson, Document, Timestamp, doc, rawdoc};
@@ -12,6 +18,9 @@ use crate::retry::{ANSWER, RetryRule, answered, retry};
 
 /// The first wire version whose servers seek in the oplog on their own (4.4). Older ones must be told to with `oplogReplay`.
 const SEEKS: i32 = 9;
+
+/// How long a majority may take to confirm the primary before it is asked again.
+const CONFIRMATION: Duration = Duration::from_secs(10);
 
 /// Where a member stands in the history.
 #[derive(Clone, Copy, Debug)]
@@ -157,6 +166,63 @@ pub(crate) async fn newest_written(client: &Client) -> Result<Position> {
         .with_context("majority", standing.majority))
     })
     .await
+}
+
+/// As [`newest_written`], by a primary that a majority has confirmed since the call began: nothing that any majority was told to have was
+/// written before the call and comes after it.
+///
+/// The server confirms itself by an entry without effect in its oplog, as for every read with read concern `linearizable`.
+///
+/// # Errors
+/// A server error, or no majority confirms the primary for as long as patience lasts.
+pub(crate) async fn confirmed(client: &Client) -> Result<Position> {
+    const OPERATION: &str = "have a majority confirm the newest position";
+    // Members that are far behind would only make the read below fail, again and again.
+    newest_written(client).await?;
+    retry(RetryRule::SERVER, || async {
+        let noted = note_linearizable_read(client, OPERATION).await?;
+        // Whichever member answers: what it knows to be committed, and is as new, comes after the note.
+        let majority = standing(client).await?.majority;
+        if majority.timestamp() >= noted {
+            return Ok(majority);
+        }
+        let message = "the primary has changed, and the new one does not know yet what a majority has";
+        Err(Error::new(ErrorKind::Connection, OPERATION, message).with_context("majority", majority))
+    })
+    .await
+}
+
+/// Has the primary write an entry without effect and wait until a majority has it, which a superseded one never sees. Returns the entry's
+/// time. Nothing is retried.
+async fn note_linearizable_read(client: &Client, operation: &'static str) -> Result<Timestamp> {
+    let milliseconds = i64::try_from(CONFIRMATION.as_millis()).unwrap_or(i64::MAX);
+    // What is read does not matter; this is what every user of this crate may read.
+    let command = doc! {
+        "find": "oplog.rs",
+        "projection": { "ts": 1 },
+        "limit": 1,
+        "singleBatch": true,
+        "readConcern": { "level": "linearizable" },
+        "maxTimeMS": milliseconds,
+    };
+    let database = client.database("local");
+    let reply = answered(operation, ANSWER, async {
+        let reply = database.run_command(command).await;
+        reply.map_err(|error| driver::convert(operation, error))
+    })
+    .await
+    .map_err(|error| match driver::code(&error) {
+        // MaxTimeMSExpired.
+        Some(50) => {
+            let message = "no majority of the set confirms that the member is its primary; see whether the members reach each other, and \
+                           whether writes are locked (`db.fsyncLock()`)";
+            Error::new(ErrorKind::Connection, operation, message).with_source(error)
+        }
+        _ => error,
+    })?;
+    reply
+        .get_timestamp("operationTime")
+        .map_err(|error| Error::malformed(operation, error))
 }
 
 /// The whole entry at `position`, majority-committed, or `None` when the oplog does not hold it. Nothing is retried.

@@ -225,7 +225,7 @@ impl Router {
             }
             // A unique key may be held by a document whose own change is not routed yet; nothing more can be done at this position then.
             if self.resolve(marker.stuck).await? || self.stuck_since.values().any(|since| !self.is_hopeless(since)) {
-                drained.ahead = drained.ahead.max(self.source.sentinel().await?);
+                drained.ahead = drained.ahead.max(self.source.read_position().await?);
                 return Ok(drained);
             }
         }
@@ -254,7 +254,7 @@ impl Router {
         }
         let now = StuckSince {
             time: Instant::now(),
-            position: self.source.sentinel().await?,
+            position: self.source.read_position().await?,
         };
         let before = std::mem::take(&mut self.stuck_since);
         let mut all = true;

@@ -74,10 +74,22 @@ pub trait Source: Send + Sync + 'static {
     async fn position(&self) -> Result<Position>;
 
     /// A position at or after everything that was written before the call, acknowledged or not; returned once it is majority-committed.
+    /// It is never given by a member that has been superseded and does not know it, whose position may be an old one: a cutover relies on
+    /// that nothing else was written before.
     ///
     /// # Errors
     /// A server error.
     async fn sentinel(&self) -> Result<Position>;
+
+    /// A position at or after everything that reads of this source and its catalogue have shown before the call; returned once it is
+    /// majority-committed. Asked for with every range that is read, so that it should cost less than [`sentinel`](Source::sentinel), which
+    /// is the default.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn read_position(&self) -> Result<Position> {
+        self.sentinel().await
+    }
 
     /// The position from which a tail meets the first entry of every transaction that is open or prepared now.
     ///

@@ -30,7 +30,8 @@ use crate::{driver, driver_connect, driver_digest, driver_inspect, driver_listin
 /// A replica set of MongoDB 4.2 to 6.0 to migrate from.
 ///
 /// Everything is read from the primary, through elections. Nothing is ever written, except that writes are blocked at the cutover where the
-/// host [wants that](crate::MigrationBuilder::block_source_writes).
+/// host [wants that](crate::MigrationBuilder::block_source_writes), and that the server notes reads with read concern `linearizable` in its
+/// oplog, by an entry without effect: a few at the start and at a cutover.
 ///
 /// # Snapshots
 /// Servers from 5.0 on are read outside transactions; they keep 300 seconds of history by default. Older ones give a snapshot only to
@@ -139,6 +140,14 @@ impl Source for MongoSource {
     }
 
     async fn sentinel(&self) -> Result<Position> {
+        let position = oplog::position::confirmed(&self.client).await?;
+        let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = position.max(*known);
+        Ok(position)
+    }
+
+    // The driver goes back to no older primary than one that it has read from.
+    async fn read_position(&self) -> Result<Position> {
         let position = oplog::position::newest_written(&self.client).await?;
         let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         *known = position.max(*known);

@@ -26,6 +26,7 @@ use tokio::time::{sleep, timeout};
 mod connections;
 mod members;
 mod process;
+mod superseded;
 
 /// How long anything may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(300);

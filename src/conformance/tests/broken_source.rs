@@ -21,6 +21,7 @@ enum Bug {
     SplitHasAnEmptyRange,
     PositionStandsStill,
     SentinelStandsStill,
+    ReadPositionStandsStill,
     TailSkipsEntries,
     TailRepeatsEntries,
     TransactionIsSpread,
@@ -57,6 +58,10 @@ async fn the_suite_notices_what_a_source_does_wrong() {
         (
             Bug::SentinelStandsStill,
             "a sentinel is at or after every write before it",
+        ),
+        (
+            Bug::ReadPositionStandsStill,
+            "a read position is at or after what reads have shown",
         ),
         (
             Bug::TailSkipsEntries,
@@ -137,6 +142,13 @@ impl Source for Broken {
             return self.source.oldest_position().await;
         }
         self.source.sentinel().await
+    }
+
+    async fn read_position(&self) -> Result<Position> {
+        if self.bug == Bug::ReadPositionStandsStill {
+            return self.source.oldest_position().await;
+        }
+        self.source.read_position().await
     }
 
     async fn start_position(&self) -> Result<Position> {

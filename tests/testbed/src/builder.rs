@@ -274,7 +274,7 @@ impl ReplicaSetBuilder {
 }
 
 /// Waits until one member is primary and the others are secondaries; returns the primary's index.
-async fn ready(set: &ReplicaSet) -> Result<usize, TestbedError> {
+pub(crate) async fn ready(set: &ReplicaSet) -> Result<usize, TestbedError> {
     let mut primary = None;
     wait_until(PATIENCE, "a primary and secondaries", async || {
         let states = set.states().await;

@@ -32,7 +32,7 @@ pub mod workload;
 pub use builder::ReplicaSetBuilder;
 pub use certificates::{Certificate, TlsListener};
 pub use error::TestbedError;
-pub use proxy::Proxy;
+pub use proxy::{Peer, Proxy};
 pub use replica_set::ReplicaSet;
 pub use version::Version;
 pub use wait::wait_until;

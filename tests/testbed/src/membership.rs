@@ -1,10 +1,10 @@
-use std::{fs, sync::Mutex};
+use std::{fs, sync::Mutex, time::Duration};
 
 use mongodb::bson::{Bson, Document, doc};
 
 use crate::{
-    ReplicaSet, TestbedError,
-    builder::Ports,
+    Proxy, ReplicaSet, TestbedError,
+    builder::{Ports, ready},
     replica_set::{Member, PATIENCE},
 };
 
@@ -67,6 +67,33 @@ impl ReplicaSet {
             fs::remove_dir_all(folder).map_err(TestbedError::io("removing a member's folder"))?;
         }
         Ok(())
+    }
+
+    /// Has the members, and clients of the whole set, reach each member through its proxy, which is the one with the
+    /// member's index; a member that reaches no majority takes so long to see it. Returns when the set is ready again.
+    ///
+    /// [`uri`](Self::uri) still names the members themselves, of which a client learns the proxies.
+    ///
+    /// # Errors
+    ///
+    /// [`TestbedError::Refused`] with the primary's reason, [`TestbedError::Timeout`] when the set does not come back.
+    pub async fn place_behind(&self, proxies: &[Proxy], election_timeout: Duration) -> Result<(), TestbedError> {
+        let malformed = |_| TestbedError::Misuse("a set without a configuration".to_owned());
+        let primary = self.primary_index().await?;
+        let answer = self.command(primary, doc! { "replSetGetConfig": 1 }).await?;
+        let mut configuration: Document = answer.get_document("config").map_err(malformed)?.clone();
+        let version = configuration.get_i32("version").map_err(malformed)?;
+        configuration.insert("version", version + 1);
+        let members = configuration.get_array_mut("members").map_err(malformed)?;
+        for (member, proxy) in members.iter_mut().filter_map(Bson::as_document_mut).zip(proxies) {
+            member.insert("host", proxy.addr());
+        }
+        let timeout = i64::try_from(election_timeout.as_millis()).unwrap_or(i64::MAX);
+        let settings = configuration.get_document_mut("settings").map_err(malformed)?;
+        settings.insert("electionTimeoutMillis", timeout);
+        let command = doc! { "replSetReconfig": configuration, "force": true };
+        self.command(primary, command).await?;
+        ready(self).await.map(drop)
     }
 
     async fn reconfigure(&self, change: impl FnOnce(&mut Vec<Bson>)) -> Result<(), TestbedError> {

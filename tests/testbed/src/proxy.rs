@@ -45,6 +45,8 @@ pub struct Proxy {
 struct State {
     delay: Duration,
     cut: bool,
+    /// Parts of first requests; connections that began with none of them are closed.
+    open_only_to: Option<Vec<Vec<u8>>>,
     stalled: bool,
     replies_swallowed: bool,
 }
@@ -100,6 +102,15 @@ impl Proxy {
         self.state.send_modify(|state| state.cut = true);
     }
 
+    /// Closes every connection whose first request has none of these in its bytes, and each new one once it has sent
+    /// such a request, until [`Proxy::restore`].
+    ///
+    /// The first request tells who has made the connection: [`Peer`] has what servers and clients send in it.
+    pub fn open_only_to(&self, peers: impl IntoIterator<Item = Peer>) {
+        let peers = peers.into_iter().map(|peer| peer.0).collect();
+        self.state.send_modify(|state| state.open_only_to = Some(peers));
+    }
+
     /// Forwards nothing in either direction while connections stay open and new ones are accepted, until
     /// [`Proxy::restore`], when what has come meanwhile is forwarded.
     pub fn stall(&self) {
@@ -111,7 +122,7 @@ impl Proxy {
         self.state.send_modify(|state| state.replies_swallowed = swallow);
     }
 
-    /// Ends everything: cut, stall, delay, swallowed replies, and replies that are still to be lost.
+    /// Ends everything: cut, closed to some, stall, delay, swallowed replies, and replies that are still to be lost.
     pub fn restore(&self) {
         self.losses.wanted().clear();
         self.state.send_replace(State::default());
@@ -129,6 +140,35 @@ impl Proxy {
     /// How many replies were lost by [`Proxy::lose_next_reply_matching`].
     pub fn lost_replies(&self) -> u64 {
         self.losses.done.load(Ordering::SeqCst)
+    }
+}
+
+/// Who has made a connection.
+#[derive(Clone, Debug)]
+pub struct Peer(Vec<u8>);
+
+impl Peer {
+    /// A client by the Rust driver.
+    pub fn client() -> Peer {
+        Peer(b"mongo-rust-driver".to_vec())
+    }
+
+    /// A member of a set with test commands, by which alone servers tell their port.
+    ///
+    /// # Panics
+    ///
+    /// When there is no member `index`.
+    pub fn member(set: &ReplicaSet, index: usize) -> Peer {
+        let address = set.member_address(index);
+        let port = address.rsplit(':').next().unwrap_or_default();
+        Peer(format!(":{port}\0").into_bytes())
+    }
+}
+
+impl State {
+    fn is_open_to(&self, first: &[u8]) -> bool {
+        let is_one = |peers: &Vec<Vec<u8>>| peers.iter().any(|peer| contains(first, peer));
+        self.open_only_to.as_ref().is_none_or(is_one)
     }
 }
 
@@ -182,12 +222,17 @@ async fn connection(client: TcpStream, target: String, state: watch::Receiver<St
     if client.set_nodelay(true).is_err() || server.set_nodelay(true).is_err() {
         return;
     }
-    let (client_read, client_write) = client.into_split();
+    let (mut client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
+    let Ok(first) = read_message(&mut client_read).await else {
+        return;
+    };
     // The request whose reply is to be lost; a connection has one request under way at a time.
     let doomed = AtomicI64::new(NO_REQUEST);
     tokio::select! {
-        _ = requests(client_read, server_write, state.clone(), &losses, &doomed) => {}
+        biased;
+        () = closed(state.clone(), &first) => {}
+        _ = requests(&first, client_read, server_write, state.clone(), &losses, &doomed) => {}
         _ = replies(server_read, client_write, state, &losses, &doomed) => {}
     }
 }
@@ -195,20 +240,28 @@ async fn connection(client: TcpStream, target: String, state: watch::Receiver<St
 /// No id of a request: those have 32 bits.
 const NO_REQUEST: i64 = i64::MAX;
 
+/// Waits until the proxy is closed to a connection that began with this request.
+async fn closed(mut state: watch::Receiver<State>, first: &[u8]) {
+    // An error means that the proxy is dropped.
+    let _ = state.wait_for(|state| !state.is_open_to(first)).await;
+}
+
 async fn requests(
+    first: &[u8],
     mut client: OwnedReadHalf,
     mut server: OwnedWriteHalf,
     mut state: watch::Receiver<State>,
     losses: &Losses,
     doomed: &AtomicI64,
 ) -> io::Result<()> {
+    let mut message = first.to_vec();
     loop {
-        let message = read_message(&mut client).await?;
         passage(&mut state).await;
         if losses.take(&message) {
             doomed.store(number_at(&message, 4), Ordering::SeqCst);
         }
         server.write_all(&message).await?;
+        message = read_message(&mut client).await?;
     }
 }
 
