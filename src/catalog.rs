@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::index::name_of;
 use crate::lane::Target;
+use crate::listing::ensure_migratable;
 use crate::namespace::Namespace;
 use crate::oplog::{Command, CommandOperation};
 use crate::proof::Proof;
@@ -92,8 +93,9 @@ impl Router {
         if !self.selection.contains(namespace) || self.tracked.contains_key(&id) {
             return Ok(());
         }
-        self.drain().await?;
         let kind = kind_of(namespace, &options);
+        ensure_migratable("create a collection", namespace, kind)?;
+        self.drain().await?;
         let target = self.selection.target(namespace);
         self.check_free("create a collection", namespace, &target, &[])?;
         self.clear_later(position, &target).await?;
@@ -420,6 +422,7 @@ impl Router {
             self.ghosts.insert(id);
             return Ok(());
         };
+        ensure_migratable("rename a collection", to, collection.kind)?;
         let options = expiry_held_back(&collection.options);
         self.make(&target, collection.kind, options).await?;
         let mut tracked = Tracked::unread(&collection, target, Vec::new());

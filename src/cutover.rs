@@ -15,6 +15,7 @@ use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{CollectionSummary, Event, Outcome, Summary};
 use crate::index::{HARDLY_EVER, expiry, name_of};
+use crate::listing::is_view_of_buckets;
 use crate::migration::Verification;
 use crate::preflight::not_migrated;
 use crate::progress::Progress;
@@ -125,7 +126,9 @@ async fn try_hand_over(
         collections.iter().all(|collection| collection.differences.is_empty()) && indexes.iter().all(|index| index.ok);
     let left_out: Vec<_> = listed
         .iter()
-        .filter(|collection| !engine.settings.selection.contains(&collection.namespace))
+        .filter(|collection| {
+            !engine.settings.selection.contains(&collection.namespace) || is_view_of_buckets(collection)
+        })
         .collect();
     let not_migrated = not_migrated(&left_out);
     let certificate = if same {

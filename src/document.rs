@@ -107,6 +107,9 @@ pub enum CollectionKind {
     Clustered,
     /// The buckets of a time-series collection, stored by `_id` (5.0 and newer).
     TimeSeriesBuckets,
+    /// What is listed as a time-series collection without buckets beside it: such a collection of 9.0 and newer, which cannot be
+    /// migrated, or, with a nil `id`, a view that somebody made over the buckets of another one, which is left out.
+    TimeSeries,
     /// A view: a definition without documents.
     View,
 }

@@ -18,6 +18,9 @@ const OPERATION: &str = "list the collections";
 /// How many collections are asked for their indexes and sizes at once.
 const LISTINGS: usize = 8;
 
+/// The id of what has none.
+const NIL: bson::Uuid = bson::Uuid::from_bytes([0; 16]);
+
 /// How many collections are asked for by name at once.
 const NAMES: usize = 1000;
 
@@ -72,10 +75,13 @@ pub(crate) async fn collections_named(client: &Client, names: &BTreeSet<Namespac
 
 /// Whether it is a collection, of which each has a uuid, and shows none.
 fn lacks_uuid(listed: &RawDocument) -> bool {
-    listed.get_str("type").is_ok_and(|kind| kind == "collection")
-        && !listed
-            .get_document("info")
-            .is_ok_and(|info| info.get("uuid").is_ok_and(|uuid| uuid.is_some()))
+    listed.get_str("type").is_ok_and(|kind| kind == "collection") && !has_uuid(listed)
+}
+
+fn has_uuid(listed: &RawDocument) -> bool {
+    listed
+        .get_document("info")
+        .is_ok_and(|info| info.get("uuid").is_ok_and(|uuid| uuid.is_some()))
 }
 
 /// Whether a name comes twice. 4.4 lists one collection after the other, and a rename in between can show both the old and the new one.
@@ -92,6 +98,7 @@ fn no_uuid() -> Error {
 
 /// The collections and views of a database that fit the filter.
 async fn collections_of(client: &Client, database: &str, filter: Document) -> Result<Vec<Collection>> {
+    let is_whole = filter.is_empty();
     let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
     let listed = retry(RetryRule::SERVER, || async {
         match read_all(client, OPERATION, database, command.clone()).await {
@@ -108,8 +115,15 @@ async fn collections_of(client: &Client, database: &str, filter: Document) -> Re
         }
     })
     .await??;
+    let with_buckets: BTreeSet<Namespace> = listed
+        .iter()
+        .filter_map(|listed| Namespace::new(database, listed.get_str("name").ok()?).time_series())
+        .collect();
+    // What is listed by name does not show whether its buckets are there.
+    let has_buckets = |namespace: &Namespace| !is_whole || with_buckets.contains(namespace);
+    let has_buckets = &has_buckets;
     let completed: Vec<Option<Collection>> = stream::iter(listed)
-        .map(|listed| async move { collection_of(client, database, &listed).await })
+        .map(|listed| async move { collection_of(client, database, &listed, has_buckets).await })
         .buffered(LISTINGS)
         .try_collect()
         .await?;
@@ -135,8 +149,14 @@ async fn read_all(
     .await
 }
 
-/// One answer of `listCollections`, completed by its indexes and size; `None` for what is not migrated or is gone.
-async fn collection_of(client: &Client, database: &str, listed: &RawDocument) -> Result<Option<Collection>> {
+/// One answer of `listCollections`, completed by its indexes and size; `None` for what is not migrated or is gone. `has_buckets` tells
+/// whether the buckets of a time-series collection are listed beside it.
+async fn collection_of(
+    client: &Client,
+    database: &str,
+    listed: &RawDocument,
+    has_buckets: &(impl Fn(&Namespace) -> bool + Sync),
+) -> Result<Option<Collection>> {
     let malformed = |error| Error::malformed(OPERATION, error);
     let namespace = Namespace::new(database, listed.get_str("name").map_err(malformed)?);
     if namespace.is_internal() {
@@ -145,22 +165,11 @@ async fn collection_of(client: &Client, database: &str, listed: &RawDocument) ->
     let options = listed.get_document("options").map_err(malformed)?.to_owned();
     let kind = match listed.get_str("type").unwrap_or("collection") {
         "view" => CollectionKind::View,
-        // The view over the buckets, which themselves are listed as an ordinary collection.
-        "timeseries" => return Ok(None),
+        // The view over the buckets, which themselves are listed as an ordinary collection. One of 9.0 that has none shows a uuid.
+        "timeseries" if !has_uuid(listed) && has_buckets(&namespace) => return Ok(None),
+        "timeseries" => CollectionKind::TimeSeries,
         _ => kind_of(&namespace, &options),
     };
-    if kind == CollectionKind::View {
-        let id = bson::Uuid::from_bytes([0; 16]);
-        return Ok(Some(Collection {
-            id,
-            namespace,
-            kind,
-            options,
-            indexes: Vec::new(),
-            documents: 0,
-            bytes: 0,
-        }));
-    }
     let id = match listed
         .get_document("info")
         .ok()
@@ -172,10 +181,20 @@ async fn collection_of(client: &Client, database: &str, listed: &RawDocument) ->
                     .with_context("namespace", &namespace)
             })?
         }
-        _ => {
-            return Err(no_uuid().with_context("namespace", &namespace));
-        }
+        _ if matches!(kind, CollectionKind::View | CollectionKind::TimeSeries) => NIL,
+        _ => return Err(no_uuid().with_context("namespace", &namespace)),
     };
+    if matches!(kind, CollectionKind::View | CollectionKind::TimeSeries) {
+        return Ok(Some(Collection {
+            id,
+            namespace,
+            kind,
+            options,
+            indexes: Vec::new(),
+            documents: 0,
+            bytes: 0,
+        }));
+    }
     let indexes = match read_all(
         client,
         OPERATION,
@@ -233,6 +252,8 @@ pub(crate) fn kind_of(namespace: &Namespace, options: &RawDocument) -> Collectio
         CollectionKind::Capped
     } else if namespace.time_series().is_some() {
         CollectionKind::TimeSeriesBuckets
+    } else if is_set("timeseries") {
+        CollectionKind::TimeSeries
     } else if is_set("clusteredIndex") {
         CollectionKind::Clustered
     } else if is_set("collation") || options.get_bool("autoIndexId").is_ok_and(|made| !made) {

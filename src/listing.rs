@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bson::Uuid;
 use futures::StreamExt;
 use tokio::time::Instant;
 
@@ -46,7 +47,7 @@ pub(crate) async fn list(source: &dyn Source, selection: &Selection) -> Result<L
     let mut resume = position;
     let mut tail = source.tail(position).await?;
     let mut low = source.position().await?;
-    let mut found = by_name(source.collections().await?, selection);
+    let mut found = by_name(source.collections().await?, selection)?;
     // The collections of the last listing; `None` for all.
     let mut listed: Option<BTreeSet<Namespace>> = None;
     loop {
@@ -90,20 +91,52 @@ pub(crate) async fn list(source: &dyn Source, selection: &Selection) -> Result<L
         match &again {
             Some(names) => {
                 found.retain(|name, _| !names.contains(name));
-                found.extend(by_name(source.collections_named(names).await?, selection));
+                found.extend(by_name(source.collections_named(names).await?, selection)?);
             }
-            None => found = by_name(source.collections().await?, selection),
+            None => found = by_name(source.collections().await?, selection)?,
         }
         listed = again;
     }
 }
 
-fn by_name(collections: Vec<Collection>, selection: &Selection) -> BTreeMap<Namespace, Collection> {
-    collections
-        .into_iter()
-        .filter(|collection| selection.contains(&collection.namespace))
-        .map(|collection| (collection.namespace.clone(), collection))
-        .collect()
+fn by_name(collections: Vec<Collection>, selection: &Selection) -> Result<BTreeMap<Namespace, Collection>> {
+    let mut found = BTreeMap::new();
+    for collection in collections {
+        if selection.contains(&collection.namespace) && !is_view_of_buckets(&collection) {
+            ensure_migratable("list the collections", &collection.namespace, collection.kind)?;
+            found.insert(collection.namespace.clone(), collection);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether it is a view that somebody made over the buckets of a time-series collection. It is left out: nothing that a server tells of
+/// it is enough to make it anew.
+pub(crate) fn is_view_of_buckets(collection: &Collection) -> bool {
+    collection.kind == CollectionKind::TimeSeries && collection.id == Uuid::from_bytes([0; 16])
+}
+
+/// Refuses a kind of collection that cannot be migrated, wherever it is met.
+///
+/// # Errors
+/// [`UnsupportedEntry`](ErrorKind::UnsupportedEntry).
+pub(crate) fn ensure_migratable(operation: &'static str, namespace: &Namespace, kind: CollectionKind) -> Result<()> {
+    if kind != CollectionKind::TimeSeries {
+        return Ok(());
+    }
+    let message = format!("{TIME_SERIES}; {}", time_series_fix(namespace));
+    Err(Error::new(ErrorKind::UnsupportedEntry, operation, message).with_context("namespace", namespace))
+}
+
+/// Why a time-series collection of 9.0 cannot be migrated.
+pub(crate) const TIME_SERIES: &str = "it is a time-series collection without buckets, as servers keep them from 9.0 on, of which this version can copy nothing";
+
+/// What to do about it.
+pub(crate) fn time_series_fix(namespace: &Namespace) -> String {
+    format!(
+        "leave it out with `.exclude(\"{namespace}\")` and copy it with an application, or migrate before the source's feature \
+         compatibility version becomes 9.0"
+    )
 }
 
 impl Touched {
@@ -210,5 +243,21 @@ mod tests {
         assert_eq!(listing.position, source.position().await.unwrap());
         let state = source.collections().await.unwrap_err();
         assert_eq!(state.kind(), ErrorKind::Server, "everything was listed again");
+    }
+
+    #[tokio::test]
+    async fn a_selected_time_series_without_buckets_is_refused() {
+        let source = MemorySource::new();
+        source.create_collection("shop.orders", rawdoc! {}).unwrap();
+        source
+            .create_collection("shop.weather", rawdoc! { "timeseries": { "timeField": "t" } })
+            .unwrap();
+        let error = list(&source, &Selection::all()).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::UnsupportedEntry, "{error}");
+        assert!(error.to_string().contains(".exclude(\"shop.weather\")"), "{error}");
+
+        let mut selection = Selection::all();
+        selection.exclude("shop.weather").unwrap();
+        assert_eq!(list(&source, &selection).await.unwrap().collections.len(), 1);
     }
 }

@@ -22,6 +22,7 @@ mod scenarios {
     mod migration;
     mod mongo_sink;
     mod mongo_source;
+    mod newer_servers;
     mod oplog;
     mod order;
     mod preflight;

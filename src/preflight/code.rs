@@ -50,6 +50,7 @@ codes! {
     DatabaseCase = "database_case",
     NameTooLong = "name_too_long",
     CollectionOption = "collection_option",
+    TimeSeries = "time_series",
     ViewWithoutCollection = "view_without_collection",
     QueryableEncryption = "queryable_encryption",
     ClientEncryption = "client_encryption",

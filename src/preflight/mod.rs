@@ -23,7 +23,7 @@
 //! | `downgrade` | blocker | the target is not older than the source |
 //! | `source_too_old` | blocker | the source is 4.2 or newer |
 //! | `path_not_offered` | blocker | the path is one of those of [`PathPolicy::Hosted`], where that is chosen |
-//! | `untested_path` | warning | the path is covered by tests: between 4.2, 4.4, 5.0 and 6.0 |
+//! | `untested_path` | warning | the path is covered by tests, as [below](#versions) |
 //! | `version_jump` | warning | there is at most one major version between both sides |
 //! | `test_application` | note, warning | both sides are of one version, else the application is to be tested; a warning from 4.0 and before |
 //! | `feature_compatibility_changing` | blocker | no change of the feature compatibility version is under way |
@@ -38,6 +38,7 @@
 //! | `database_case` | blocker | no database on the target differs from a migrated one in the case of letters alone |
 //! | `name_too_long` | blocker | names have up to 255 bytes, 120 on 4.2; those of databases 63 |
 //! | `collection_option` | blocker | the target takes the options of every collection |
+//! | `time_series` | blocker | time-series collections have buckets, on both sides: servers of 9.0 and newer make them without |
 //! | `view_without_collection` | warning | what views show exists and is migrated |
 //! | `queryable_encryption` | blocker | no collection is encrypted so that it can be queried |
 //! | `client_encryption` | warning | no collection has fields that clients encrypt |
@@ -69,6 +70,15 @@
 //! | `heavy_load` | warning | at most 100 operations wait for a lock on the source |
 //! | `lenient_index_keys` | warning | `failIndexKeyTooLong` is not off on the source |
 //!
+//! # Versions
+//! | version | what is known of it |
+//! |---|---|
+//! | 2.6 to 4.0 | refused: their history cannot be followed, and the driver does not talk to the oldest of them |
+//! | 4.2, 4.4, 5.0, 6.0 | tested: every path upward between them and to themselves, on real servers |
+//! | 7.0, 8.0 | read from the servers' source: entries, listings and options of these versions are understood, and tests have them by hand-made samples; no such server was run |
+//! | 9.0 | as 7.0 and 8.0; time-series collections, which it keeps without buckets, are refused on either side |
+//! | newer | nothing: what is met that is not known stops the run |
+//!
 //! # Privileges
 //! The source's user needs the roles `readAnyDatabase` and `clusterMonitor`, the target's user `readWriteAnyDatabase`,
 //! `dbAdminAnyDatabase` and `clusterMonitor`, and `restore` where a `system.js` is migrated, all on `admin`. What is needed of them is tried, in a way that leaves nothing behind, or
@@ -91,6 +101,7 @@ mod sample;
 mod scan;
 mod source;
 mod target;
+mod time_series;
 mod topology;
 mod write_block;
 
@@ -99,6 +110,7 @@ use crate::engine::Engine;
 use crate::error::{ErrorKind, Result};
 use crate::event::{Amount, Side};
 use crate::lease;
+use crate::listing::is_view_of_buckets;
 use crate::migration::ExistingData;
 use crate::settings::Settings;
 use crate::source::Deployment;
@@ -193,7 +205,7 @@ pub(crate) async fn check(engine: &Engine, purpose: Purpose) -> Result<Plan> {
     let ((source, listed), (target, standing)) = futures::try_join!(source_facts(engine), target_facts(engine))?;
     let (selected, left_out): (Vec<&Collection>, Vec<&Collection>) = listed
         .iter()
-        .partition(|collection| settings.selection.contains(&collection.namespace));
+        .partition(|collection| settings.selection.contains(&collection.namespace) && !is_view_of_buckets(collection));
     let planned: Vec<PlannedCollection> = selected
         .iter()
         .map(|collection| PlannedCollection {
@@ -241,6 +253,7 @@ pub(crate) async fn check(engine: &Engine, purpose: Purpose) -> Result<Plan> {
         connection::check,
         privilege::check,
         collection::check,
+        time_series::check,
         index::check,
         target::check,
         source::check,
@@ -373,10 +386,12 @@ pub(crate) fn not_migrated(left_out: &[&Collection]) -> Vec<String> {
         "the databases admin, config and local".to_owned(),
         "profiler data (system.profile)".to_owned(),
     ];
-    all.extend(
-        left_out
-            .iter()
-            .map(|collection| format!("{} (not selected)", collection.namespace)),
-    );
+    all.extend(left_out.iter().map(|collection| {
+        let reason = match is_view_of_buckets(collection) {
+            true => "a view over the buckets of a time-series collection",
+            false => "not selected",
+        };
+        format!("{} ({reason})", collection.namespace)
+    }));
     all
 }

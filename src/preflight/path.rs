@@ -11,7 +11,7 @@ use super::{Context, SideFacts};
 #[non_exhaustive]
 pub enum PathPolicy {
     /// Every path to the same or a newer version. Those from one of 4.2, 4.4, 5.0 and 6.0 to one of these are tested; others are warned
-    /// about.
+    /// about, and the warning tells what is known of them.
     #[default]
     Upward,
     /// Only the paths that hosted migration services offer: 2.6, 3.0, 3.2, 3.4, 3.6, 4.0 and 4.2 to 4.2, 4.4 to 4.4, 5.0 to 5.0. Sources
@@ -24,6 +24,9 @@ type Series = [u32; 2];
 
 /// The series whose paths to each other and to themselves the tests of this crate cover.
 const TESTED: &[Series] = &[[4, 2], [4, 4], [5, 0], [6, 0]];
+
+/// The newest series whose entries and listings are known from the servers' source. Nothing of those between was run.
+const NEWEST_READ: Series = [9, 0];
 
 /// The paths of [`PathPolicy::Hosted`].
 const HOSTED: &[(Series, Series)] = &[
@@ -104,10 +107,14 @@ fn upward(policy: PathPolicy, source: Series, target: Series, findings: &mut Vec
         }
         PathPolicy::Upward if source >= OLDEST && !(TESTED.contains(&source) && TESTED.contains(&target)) => {
             let tested: Vec<String> = TESTED.iter().map(|series| text(*series)).collect();
+            let known = match target <= NEWEST_READ {
+                true => "what these versions write and list was read from the servers' source, and never run here",
+                false => "this version of mongoferry is older, and stops at what it does not know",
+            };
             findings.push(Finding::warning(
                 Code::UntestedPath,
                 format!(
-                    "the path from {} to {} is not covered by tests",
+                    "the path from {} to {} is not covered by tests: {known}",
                     text(source),
                     text(target)
                 ),
@@ -302,6 +309,20 @@ mod tests {
             codes(&facts([7, 0], [7, 0], PathPolicy::Upward), check),
             ["untested_path"]
         );
+    }
+
+    #[test]
+    fn a_path_that_is_not_tested_says_what_is_known_of_it() {
+        for (target, words) in [
+            ([7, 0], "read from the servers' source"),
+            ([8, 2], "read from the servers' source"),
+            ([9, 0], "read from the servers' source"),
+            ([9, 1], "stops at what it does not know"),
+        ] {
+            let found = crate::preflight::fixture::findings(&facts([6, 0], target, PathPolicy::Upward), check);
+            let finding = found.iter().find(|finding| finding.code == "untested_path").unwrap();
+            assert!(finding.message.contains(words), "{finding:?}");
+        }
     }
 
     #[test]

@@ -90,6 +90,13 @@ pub(super) async fn execute(target: &Target, command: &CatalogCommand) -> Result
 async fn create(target: &Target, namespace: &Namespace, kind: CollectionKind, options: &RawDocument) -> Result<()> {
     const OPERATION: &str = "create a collection";
     let shown = shown(namespace);
+    if kind == CollectionKind::TimeSeriesBuckets && target.is_at_least(9, 0) {
+        let message = format!(
+            "a target of 9.0 and newer takes no buckets of time-series collections: leave it out with `.exclude(\"{shown}\")`, or use a \
+             target of 8.x"
+        );
+        return Err(Error::new(ErrorKind::TargetRefused, OPERATION, message).with_context("name", shown));
+    }
     let mut command = Splice::with_capacity(options.as_bytes().len() + 256);
     command.string("create", shown.collection());
     options::write(&mut command, target, kind, options);

@@ -209,3 +209,27 @@ async fn an_index_is_as_on_the_source_although_it_was_changed_before_it_counts_a
     bench.caught_up().await;
     bench.finish(run).await;
 }
+
+/// A source of 9.0 makes them so: nothing of them could be copied.
+#[tokio::test(start_paused = true)]
+async fn a_time_series_without_buckets_ends_the_run_where_it_is_met() {
+    let time_series = || rawdoc! { "timeseries": { "timeField": "t" } };
+    let made: fn(&MemorySource) = |source| {
+        let options = rawdoc! { "timeseries": { "timeField": "t" } };
+        source.create_collection("shop.weather", options).unwrap();
+    };
+    let renamed: fn(&MemorySource) = |source| {
+        source.rename("other.weather", "shop.weather").unwrap();
+    };
+    for make in [made, renamed] {
+        let bench = bench();
+        bench.source.create_collection("other.weather", time_series()).unwrap();
+        let run = start(&bench, DdlPolicy::Apply).await;
+        bench.source.create_collection("other.ignored", time_series()).unwrap();
+        bench.caught_up().await;
+        make(&bench.source);
+        let error = timeout(DEADLINE, run.wait()).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnsupportedEntry, "{error}");
+        assert!(error.to_string().contains(".exclude(\"shop.weather\")"), "{error}");
+    }
+}

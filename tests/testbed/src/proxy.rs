@@ -1,6 +1,6 @@
 use std::{
     collections::VecDeque,
-    io,
+    fmt, io,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use mongodb::bson::Document;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -20,7 +21,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{ReplicaSet, TestbedError};
+use crate::{ReplicaSet, TestbedError, wire};
 
 /// The length of a message's header in bytes.
 const HEADER: i32 = 16;
@@ -49,6 +50,17 @@ struct State {
     open_only_to: Option<Vec<Vec<u8>>>,
     stalled: bool,
     replies_swallowed: bool,
+    rewrite: Option<Rewrite>,
+}
+
+/// What is made of replies.
+#[derive(Clone)]
+struct Rewrite(Arc<dyn Fn(&mut Document) + Send + Sync>);
+
+impl fmt::Debug for Rewrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Rewrite")
+    }
 }
 
 /// Replies that are to be lost, by a part of their requests.
@@ -135,6 +147,14 @@ impl Proxy {
     /// `compressors`.
     pub fn lose_next_reply_matching(&self, needle: impl Into<Vec<u8>>) {
         self.losses.wanted().push_back(needle.into());
+    }
+
+    /// Sends the body of every reply as `rewrite` leaves it, until [`Proxy::restore`]: for what servers answer that the testbed has not.
+    ///
+    /// Bodies are seen unless the connection string has `compressors`.
+    pub fn rewrite_replies(&self, rewrite: impl Fn(&mut Document) + Send + Sync + 'static) {
+        self.state
+            .send_modify(|state| state.rewrite = Some(Rewrite(Arc::new(rewrite))));
     }
 
     /// How many replies were lost by [`Proxy::lose_next_reply_matching`].
@@ -273,12 +293,16 @@ async fn replies(
     doomed: &AtomicI64,
 ) -> io::Result<()> {
     loop {
-        let message = read_message(&mut server).await?;
+        let mut message = read_message(&mut server).await?;
         if number_at(&message, 8) == doomed.load(Ordering::SeqCst) {
             losses.done.fetch_add(1, Ordering::SeqCst);
             return Ok(());
         }
         passage(&mut state).await;
+        let rewrite = state.borrow().rewrite.clone();
+        if let Some(Rewrite(rewrite)) = rewrite {
+            message = wire::with_body(message, &*rewrite);
+        }
         if !state.borrow().replies_swallowed {
             client.write_all(&message).await?;
         }
