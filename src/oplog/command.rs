@@ -29,13 +29,26 @@ pub(super) fn read(
         return Ok((!is_skipped(&database, "")).then_some(CommandOperation::DropDatabase { database }));
     }
     // The parts of a transaction are put together before they come here, and these two have done their work then. Two-phase index
-    // builds have no effect until they commit. `dbCheck` compares members of the set with one another.
-    if let "commitTransaction" | "abortTransaction" | "startIndexBuild" | "abortIndexBuild" | "dbCheck" = name {
+    // builds have no effect until they commit. `dbCheck` compares members of the set with one another. The last two keep what a server
+    // stores beside the documents.
+    if let "commitTransaction"
+    | "abortTransaction"
+    | "startIndexBuild"
+    | "abortIndexBuild"
+    | "dbCheck"
+    | "setMultikeyMetadata"
+    | "dropIdent" = name
+    {
         return Ok(None);
     }
     // Every other command names its collection in its first field.
     let Some(collection) = text(field(name)?) else {
         return Ok(Some(unsupported(entry, database, "this command is not known")));
+    };
+    // The one command that says the database again.
+    let collection = match (name, collection.split_once('.')) {
+        ("truncateRange", Some((before, after))) if before == database => after,
+        _ => collection,
     };
     if is_skipped(database, collection) {
         return Ok(None);
@@ -77,6 +90,17 @@ pub(super) fn read(
             CommandOperation::Modify { namespace, arguments }
         }
         "drop" => CommandOperation::Drop { namespace },
+        "truncateRange" => unsupported(
+            entry,
+            namespace.as_str(),
+            "it deletes documents by where they are stored, which another server cannot repeat; exclude the collection",
+        ),
+        "upgradeDowngradeViewlessTimeseries" => unsupported(
+            entry,
+            namespace.as_str(),
+            "it changes how a time-series collection is stored while it is migrated; keep the source's feature compatibility version \
+             until the cutover, or exclude the collection, and start anew",
+        ),
         _ => unsupported(entry, namespace.as_str(), "this command is not known"),
     };
     Ok(Some(operation))

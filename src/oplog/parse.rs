@@ -43,7 +43,7 @@ impl Parser {
         items: &mut Vec<Item>,
         depth: usize,
     ) -> Result<()> {
-        if entry.op == "n" {
+        if entry.op == "n" || is_of_storage(entry.op) {
             return Ok(());
         }
         let Some((database, collection)) = entry.ns.split_once('.') else {
@@ -158,6 +158,11 @@ fn keyed<'a>(entry: &RawEntry<'a>) -> &'a RawDocument {
         ("u", Some(o2)) => o2,
         _ => entry.o,
     }
+}
+
+/// Whether an operation keeps what a server stores beside the documents, such as the contents of its indexes (9.0 and newer).
+pub(super) fn is_of_storage(op: &str) -> bool {
+    matches!(op, "ci" | "cu" | "cd" | "km")
 }
 
 /// Whether nothing that happens there is user data: the server's own records, and those of migrations.

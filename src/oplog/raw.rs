@@ -6,6 +6,7 @@ use bson::{DateTime, Uuid};
 
 use crate::document::Position;
 use crate::error::{Error, ErrorKind, Result};
+use crate::oplog::parse::is_of_storage;
 
 /// What is being done where an entry cannot be read.
 pub(super) const OPERATION: &str = "read an oplog entry";
@@ -20,7 +21,7 @@ pub(crate) struct RawEntry<'a> {
     pub position: Option<Position>,
     /// The server's clock.
     pub wall: Option<DateTime>,
-    /// One letter: `i`, `u`, `d`, `c`, `n`.
+    /// One letter: `i`, `u`, `d`, `c`, `n`; two of those of [storage](is_of_storage).
     pub op: &'a str,
     /// The namespace; `db.$cmd` for commands.
     pub ns: &'a str,
@@ -51,6 +52,7 @@ impl<'a> RawEntry<'a> {
         let mut term = None;
         let mut op = None;
         let mut o = None;
+        let mut wrong = None;
         let mut entry = RawEntry {
             position: None,
             wall: None,
@@ -98,18 +100,20 @@ impl<'a> RawEntry<'a> {
                 ("multiOpType", value) => {
                     entry.groups_retryable_writes = matches!(value, RawBsonRef::Int32(1) | RawBsonRef::Int64(1));
                 }
-                (name, value) => {
-                    return Err(Error::new(
-                        ErrorKind::Protocol,
-                        OPERATION,
-                        format!("its field `{name}` is of type {:?}", value.element_type()),
-                    ));
-                }
+                (name, value) => wrong = wrong.or(Some((name, value.element_type()))),
             }
         }
         // Entries of replication protocol version 0, which had no terms, ended with 4.0.
         entry.position = ts.map(|ts| Position::new(ts, term.unwrap_or(Position::ZERO.term)));
         entry.op = op.ok_or_else(|| missing("op"))?;
+        if is_of_storage(entry.op) {
+            // Of no interest, whatever their fields are.
+            return Ok(entry);
+        }
+        if let Some((name, kind)) = wrong {
+            let message = format!("its field `{name}` is of type {kind:?}");
+            return Err(Error::new(ErrorKind::Protocol, OPERATION, message));
+        }
         entry.o = o.ok_or_else(|| missing("o"))?;
         Ok(entry)
     }

@@ -1,7 +1,9 @@
 //! Puts transactions together that the source logged in several entries.
 //!
 //! A transaction of more than 16 MB is logged in parts, and a prepared one is logged before it is known whether it commits. The parts
-//! have no effect of their own: they are kept as they came and become one entry at the position of the commit.
+//! have no effect of their own: they are kept as they came and become one entry at the position of the commit. From 7.0 on servers log
+//! large batches of writes in the same way without a session: each part names the one before it, and that alone says what belongs
+//! together.
 
 use std::collections::HashMap;
 use std::mem::take;
@@ -19,15 +21,23 @@ use crate::oplog::raw::{OPERATION, RawEntry};
 #[derive(Debug)]
 pub(crate) struct Assembler {
     parser: Parser,
-    /// The transactions that have begun and neither committed nor aborted, by the bytes of their session's id. A session has one
-    /// transaction at a time.
-    open: HashMap<Vec<u8>, Open>,
+    /// The transactions that have begun and neither committed nor aborted.
+    open: HashMap<Owner, Open>,
     /// Bytes of all parts kept.
     bytes: usize,
     /// How many bytes may be kept.
     limit: usize,
     /// The position of the entry that was taken last.
     last: Position,
+}
+
+/// What the entries of one transaction have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Owner {
+    /// The bytes of its session's id. A session has one transaction at a time.
+    Session(Vec<u8>),
+    /// The position of its newest part, where there is no session.
+    Chain(Position),
 }
 
 /// A transaction that is neither committed nor aborted.
@@ -109,22 +119,24 @@ impl Assembler {
         let position = entry.position()?;
         let mut items = Vec::new();
         let mut bytes = raw.as_bytes().len();
-        let session = || entry.lsid.map(|lsid| lsid.as_bytes().to_vec()).unwrap_or_default();
+        if position.term > self.last.term {
+            self.forget_chains();
+        }
         match role(&entry) {
             Role::Alone => self.parser.items(&entry, position, &mut items)?,
             Role::Part => {
-                self.keep(session(), &entry, raw)?;
+                self.keep(&entry, raw)?;
                 // They are counted when the transaction commits.
                 bytes = 0;
             }
-            Role::Abort => self.forget(&session()),
+            Role::Abort => self.forget(&owner(&entry)?),
             role @ (Role::Last | Role::Commit) => {
-                let session = session();
-                let open = self.continued(&session, &entry)?;
+                let owner = owner(&entry)?;
+                let open = self.continued(&owner, &entry)?;
                 if let Some(previous) = open.map_or(entry.previous, |open| open.previous) {
                     return Ok(Taken::Missing(previous));
                 }
-                let parts = self.close(&session);
+                let parts = self.close(&owner);
                 if parts.is_empty() {
                     return Err(inconsistent(position, "a transaction commits that never began"));
                 }
@@ -162,13 +174,21 @@ impl Assembler {
                 "a transaction names an entry as its part that is none",
             ));
         }
-        let session = entry.lsid.map(|lsid| lsid.as_bytes().to_vec()).unwrap_or_default();
+        let (before, position) = (self.last, entry.position()?);
         self.make_room(&entry, raw)?;
-        let (before, last) = (self.last, entry.position()?);
-        let open = self.open.entry(session).or_insert_with(|| Open {
+        let owner = match entry.lsid {
+            Some(_) => owner(&entry)?,
+            // It is the part before the first one of what is kept, or the newest of which anything is known.
+            None => self
+                .open
+                .iter()
+                .find(|(_, open)| open.previous == Some(position))
+                .map_or(Owner::Chain(position), |(owner, _)| owner.clone()),
+        };
+        let open = self.open.entry(owner).or_insert_with(|| Open {
             number: entry.txn_number,
             before,
-            last,
+            last: position,
             previous: None,
             parts: Vec::new(),
         });
@@ -178,33 +198,33 @@ impl Assembler {
     }
 
     /// Keeps a part of a transaction, the first or a further one.
-    fn keep(&mut self, session: Vec<u8>, entry: &RawEntry<'_>, raw: &RawDocument) -> Result<()> {
+    fn keep(&mut self, entry: &RawEntry<'_>, raw: &RawDocument) -> Result<()> {
         let position = entry.position()?;
-        self.continued(&session, entry)?;
+        let mut owner = owner(entry)?;
+        self.continued(&owner, entry)?;
         self.make_room(entry, raw)?;
-        let before = self.last;
-        let open = self.open.entry(session).or_insert_with(|| Open {
+        let mut open = self.open.remove(&owner).unwrap_or_else(|| Open {
             number: entry.txn_number,
-            before,
+            before: self.last,
             last: position,
             previous: entry.previous,
             parts: Vec::new(),
         });
         open.last = position;
         open.parts.push(raw.to_owned());
+        if let Owner::Chain(newest) = &mut owner {
+            *newest = position;
+        }
+        self.open.insert(owner, open);
         Ok(())
     }
 
     /// The open transaction that the entry goes on with, if parts of it were seen. One that the session left unfinished is forgotten.
-    fn continued(&mut self, session: &[u8], entry: &RawEntry<'_>) -> Result<Option<&Open>> {
-        if self
-            .open
-            .get(session)
-            .is_some_and(|open| open.number != entry.txn_number)
-        {
-            self.forget(session);
+    fn continued(&mut self, owner: &Owner, entry: &RawEntry<'_>) -> Result<Option<&Open>> {
+        if self.open.get(owner).is_some_and(|open| open.number != entry.txn_number) {
+            self.forget(owner);
         }
-        let open = self.open.get(session);
+        let open = self.open.get(owner);
         if let Some(open) = open.filter(|open| entry.previous != Some(open.last)) {
             return Err(inconsistent(
                 entry.position()?,
@@ -233,16 +253,34 @@ impl Assembler {
     }
 
     /// Ends a transaction and gives its parts.
-    fn close(&mut self, session: &[u8]) -> Vec<RawDocumentBuf> {
-        let mut open = self.open.remove(session);
+    fn close(&mut self, owner: &Owner) -> Vec<RawDocumentBuf> {
+        let mut open = self.open.remove(owner);
         let parts = open.as_mut().map(|open| take(&mut open.parts)).unwrap_or_default();
         self.bytes -= parts.iter().map(|part| part.as_bytes().len()).sum::<usize>();
         parts
     }
 
-    fn forget(&mut self, session: &[u8]) {
-        drop(self.close(session));
+    fn forget(&mut self, owner: &Owner) {
+        drop(self.close(owner));
     }
+
+    /// Forgets what has no session and was not finished by the primary that began it: no other primary goes on with it or aborts it.
+    fn forget_chains(&mut self) {
+        let unfinished = |owner: &&Owner| matches!(owner, Owner::Chain(_));
+        let chains: Vec<Owner> = self.open.keys().filter(unfinished).cloned().collect();
+        for chain in chains {
+            self.forget(&chain);
+        }
+    }
+}
+
+/// What the entry, which belongs to a transaction, is kept under. The first part of a chain has none yet but itself.
+fn owner(entry: &RawEntry<'_>) -> Result<Owner> {
+    Ok(match (entry.lsid, entry.previous) {
+        (Some(lsid), _) => Owner::Session(lsid.as_bytes().to_vec()),
+        (None, Some(previous)) => Owner::Chain(previous),
+        (None, None) => Owner::Chain(entry.position()?),
+    })
 }
 
 fn inconsistent(position: Position, message: &str) -> Error {
@@ -255,8 +293,10 @@ fn role(entry: &RawEntry<'_>) -> Role {
     }
     let is_set = |name: &str| entry.o.get_bool(name).is_ok_and(|set| set);
     match entry.first_name() {
+        // Each has its effect at once; a `prevOpTime` leads to what the session wrote before.
+        "applyOps" if entry.groups_retryable_writes => Role::Alone,
         "applyOps" if is_set("partialTxn") || is_set("prepare") => Role::Part,
-        "applyOps" if entry.previous.is_some() && !entry.groups_retryable_writes => Role::Last,
+        "applyOps" if entry.previous.is_some() => Role::Last,
         "commitTransaction" => Role::Commit,
         "abortTransaction" => Role::Abort,
         _ => Role::Alone,

@@ -23,11 +23,24 @@ struct History {
 
 /// A transaction under way.
 struct Session {
-    lsid: Document,
+    /// None for a batch of writes outside a transaction, as servers log it from 7.0 on.
+    lsid: Option<Document>,
     number: i64,
     previous: Option<Position>,
     ids: Vec<i32>,
     prepared: bool,
+}
+
+impl Session {
+    fn new(lsid: Option<Document>, number: i64) -> Self {
+        Self {
+            lsid,
+            number,
+            previous: None,
+            ids: Vec::new(),
+            prepared: false,
+        }
+    }
 }
 
 fn position(index: usize) -> Position {
@@ -80,33 +93,23 @@ impl History {
     }
 
     fn end(&mut self, session: &mut Session, o: Document, commits: bool) {
-        let entry = doc! {
-            "op": "c",
-            "ns": "admin.$cmd",
-            "lsid": session.lsid.clone(),
-            "txnNumber": session.number,
-            "prevOpTime": optime(session.previous),
-            "o": o,
-        };
+        let mut entry = doc! { "op": "c", "ns": "admin.$cmd", "prevOpTime": optime(session.previous), "o": o };
+        if let Some(lsid) = &session.lsid {
+            entry.extend(doc! { "lsid": lsid.clone(), "txnNumber": session.number });
+        }
         let ids = if commits { session.ids.clone() } else { Vec::new() };
         session.previous = Some(self.log(entry, &ids));
     }
 
-    /// A history of four sessions that take turns at random.
+    /// A history of four sessions and three batches without any that take turns at random.
     fn random(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let mut history = History::default();
-        let mut sessions: Vec<Session> = (0..4)
-            .map(|session| Session {
-                lsid: doc! { "id": session },
-                number: 0,
-                previous: None,
-                ids: Vec::new(),
-                prepared: false,
-            })
+        let mut sessions: Vec<Session> = (0..7)
+            .map(|session| Session::new((session < 4).then(|| doc! { "id": session }), 0))
             .collect();
-        for _ in 0..60 {
-            let session = random.random_range(0..6);
+        for _ in 0..100 {
+            let session = random.random_range(0..9);
             let Some(session) = sessions.get_mut(session) else {
                 history.plain();
                 continue;
@@ -128,6 +131,11 @@ impl History {
             } else {
                 let count = random.random_range(1..4);
                 match random.random_range(0..5) {
+                    // Only a session can prepare and abort.
+                    0..=3 if session.lsid.is_none() => {
+                        history.operations(session, count, doc! { "partialTxn": true }, false);
+                        false
+                    }
                     0 | 1 => {
                         history.operations(session, count, doc! { "partialTxn": true }, false);
                         false
@@ -305,13 +313,7 @@ fn memory_is_counted_bounded_and_given_back() {
 #[test]
 fn a_session_that_begins_anew_gives_up_what_it_left() {
     let mut history = History::default();
-    let mut session = Session {
-        lsid: doc! { "id": 1 },
-        number: 1,
-        previous: None,
-        ids: Vec::new(),
-        prepared: false,
-    };
+    let mut session = Session::new(Some(doc! { "id": 1 }), 1);
     history.operations(&mut session, 2, doc! { "partialTxn": true }, false);
     // Its end is lost with the primary that had it.
     session.number = 2;
@@ -332,13 +334,7 @@ fn a_session_that_begins_anew_gives_up_what_it_left() {
 #[test]
 fn a_part_that_does_not_follow_the_last_one_is_an_error() {
     let mut history = History::default();
-    let mut session = Session {
-        lsid: doc! { "id": 1 },
-        number: 1,
-        previous: None,
-        ids: Vec::new(),
-        prepared: false,
-    };
+    let mut session = Session::new(Some(doc! { "id": 1 }), 1);
     for fields in [
         doc! { "partialTxn": true },
         doc! { "partialTxn": true },
@@ -355,13 +351,8 @@ fn a_part_that_does_not_follow_the_last_one_is_an_error() {
 #[test]
 fn grouped_retryable_writes_are_no_transaction() {
     let mut history = History::default();
-    let mut session = Session {
-        lsid: doc! { "id": 1 },
-        number: 1,
-        previous: Some(position(99)),
-        ids: Vec::new(),
-        prepared: false,
-    };
+    let mut session = Session::new(Some(doc! { "id": 1 }), 1);
+    session.previous = Some(position(99));
     history.operations(&mut session, 3, doc! {}, true);
     let mut entry = Document::try_from(history.entries[0].clone()).unwrap();
     entry.insert("multiOpType", 1);
@@ -370,4 +361,42 @@ fn grouped_retryable_writes_are_no_transaction() {
         panic!()
     };
     assert_eq!(ids(&entry), [1, 2, 3]);
+}
+
+#[test]
+fn batches_without_session_are_told_apart_by_their_chains() {
+    let mut history = History::default();
+    let (mut one, mut other) = (Session::new(None, 0), Session::new(None, 0));
+    for _ in 0..2 {
+        history.operations(&mut one, 2, doc! { "partialTxn": true }, false);
+        history.operations(&mut other, 2, doc! { "partialTxn": true }, false);
+    }
+    history.operations(&mut other, 1, doc! { "count": 5_i64 }, true);
+    history.plain();
+    history.operations(&mut one, 1, doc! { "count": 5_i64 }, true);
+    let (entries, _) = history.tail(Position::ZERO);
+    assert_eq!(all_ids(&entries), history.expected);
+    assert_eq!(entries[5].resume, Position::ZERO, "the first batch is still open");
+    assert_eq!(entries[6].resume, position(6));
+}
+
+#[test]
+fn a_new_primary_ends_the_batches_that_the_last_one_left() {
+    let mut history = History::default();
+    let mut left = Session::new(None, 0);
+    history.operations(&mut left, 2, doc! { "partialTxn": true }, false);
+    let mut open = Session::new(Some(doc! { "id": 1 }), 1);
+    history.operations(&mut open, 2, doc! { "prepare": true }, false);
+    let mut assembler = Assembler::new(Position::ZERO, 1 << 20);
+    for raw in &history.entries {
+        assembler.take(raw).unwrap();
+    }
+    assert_eq!(assembler.resume(), Position::ZERO);
+    let elected = doc! {
+        "op": "n", "ns": "", "o": { "msg": "new primary" },
+        "ts": position(2).timestamp(), "t": position(2).term + 1,
+    };
+    assembler.take(&RawDocumentBuf::try_from(&elected).unwrap()).unwrap();
+    assert_eq!(assembler.resume(), position(0), "what is prepared stays");
+    assert_eq!(assembler.bytes(), history.entries[1].as_bytes().len());
 }
