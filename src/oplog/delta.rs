@@ -7,6 +7,7 @@
 
 use bson::{RawDocument, RawDocumentBuf};
 
+mod fields;
 mod identity;
 mod merge;
 mod operators;
@@ -19,7 +20,7 @@ mod v2;
 mod write;
 
 pub use merge::merge;
-pub use operators::{v1_as_operators, v1_as_ordered_operators, v1_needs_ordered_sets, v2_as_operators};
+pub use operators::{v1_as_operators, v1_as_ordered_operators, v1_needs_ordered_sets, v1_path_count, v2_as_operators};
 
 use scan::find;
 use write::Writer;
@@ -69,6 +70,13 @@ pub enum DeltaError {
     AliasedIndex {
         /// One of the paths, or the array's own.
         path: String,
+    },
+    /// The delta changes a field of which the document has several with the same name. An operator changes the first of them, a
+    /// pipeline may have changed all, and the log does not say which it was; only reading the document again is exact.
+    #[error("the document has more than one field '{name}', and which of them the delta changes is not known")]
+    RepeatedName {
+        /// The name.
+        name: String,
     },
     /// The delta would change the document's `_id`.
     #[error("the delta would change the immutable field '_id'")]

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::fields::Fields;
 use super::paths::{Numbering, path_parts};
 use super::scan::{Element, elements, kind};
 use super::write::{IndexName, Writer};
@@ -65,7 +66,7 @@ pub(super) fn apply_to_document(document: &[u8], delta: &[u8], output: &mut Writ
 /// A value that is taken apart only along the paths that change, so that many paths into a large document cost one pass.
 enum Node<'a> {
     Raw { kind: u8, value: &'a [u8] },
-    Document(Vec<(&'a [u8], Node<'a>)>),
+    Document(Fields<'a, Node<'a>>),
     Array(Vec<Node<'a>>),
 }
 
@@ -87,8 +88,12 @@ impl<'a> Node<'a> {
         if let Self::Raw { kind, value } = *self {
             match kind {
                 kind::DOCUMENT => {
-                    let fields = elements(value).map(|field| field.map(|field| (field.name, Self::of(&field))));
-                    *self = Self::Document(fields.collect::<Result<_, _>>()?);
+                    let mut fields = Fields::default();
+                    for field in elements(value) {
+                        let field = field?;
+                        fields.push(field.name, Self::of(&field));
+                    }
+                    *self = Self::Document(fields);
                 }
                 kind::ARRAY => {
                     let items = elements(value).map(|item| item.map(|item| Self::of(&item)));
@@ -112,7 +117,7 @@ impl<'a> Node<'a> {
         let opened = output.open();
         match self {
             Self::Document(fields) => {
-                for (name, field) in fields {
+                for (name, field) in fields.iter() {
                     field.write_element(name, output)?;
                 }
             }
@@ -160,16 +165,7 @@ impl<'a> Editor<'a> {
             node.expand()?;
             node = match node {
                 Node::Raw { .. } => return Err(conflict(path, part)),
-                Node::Document(fields) => {
-                    let position = match fields.iter().position(|(name, _)| *name == part) {
-                        Some(position) => position,
-                        None => {
-                            fields.push((part, missing(deeper)));
-                            fields.len() - 1
-                        }
-                    };
-                    &mut fields[position].1
-                }
+                Node::Document(fields) => fields.get_or_push(part, || missing(deeper)),
                 Node::Array(items) => {
                     self.check_alias(path, parent)?;
                     let index = parse_index(part).ok_or_else(|| conflict(path, part))?;
@@ -196,14 +192,11 @@ impl<'a> Editor<'a> {
             node.expand()?;
             let child = match node {
                 Node::Raw { .. } => None,
-                Node::Document(fields) => match fields.iter().position(|(name, _)| *name == part) {
-                    Some(position) if deeper.is_empty() => {
-                        fields.remove(position);
-                        None
-                    }
-                    Some(position) => Some(&mut fields[position].1),
-                    None => None,
-                },
+                Node::Document(fields) if deeper.is_empty() => {
+                    fields.remove(part);
+                    None
+                }
+                Node::Document(fields) => fields.get(part),
                 Node::Array(items) => {
                     self.check_alias(removal.name, parent)?;
                     let child = parse_index(part).and_then(|index| items.get_mut(index));
@@ -265,6 +258,6 @@ fn missing<'a>(deeper: &[&[u8]]) -> Node<'a> {
     if deeper.is_empty() {
         NULL
     } else {
-        Node::Document(Vec::new())
+        Node::Document(Fields::default())
     }
 }

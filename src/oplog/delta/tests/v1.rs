@@ -177,3 +177,31 @@ fn many_paths_into_a_large_array_are_quick() {
     // Copying the document for each path would move some ten gigabytes and be noticed by anyone who waits for this test.
     assert_eq!(applied(&before, &v1_set(paths)), after);
 }
+
+/// As an operator does. Fields are found in another way where they are many.
+#[test]
+fn the_first_of_a_repeated_name_is_meant() {
+    for count in [3, 40] {
+        let named = |skip: &[usize]| {
+            let mut document = rawdoc! { "_id": 1 };
+            for number in (0..count).filter(|number| !skip.contains(number)) {
+                document.append(c_name(&format!("f{}", number % 20)), number as i32);
+            }
+            document.append(c_name("f1"), -1);
+            document
+        };
+        let mut set = named(&[]);
+        set.append(c_name("n"), 9);
+        check_v1(named(&[]), v1_set(rawdoc! { "f1": 1, "n": 9 }), set);
+        check_v1(named(&[]), v1_unset(rawdoc! { "f1": true }), named(&[1]));
+        check_v1(
+            named(&[1]),
+            rawdoc! { "$v": 1, "$unset": { "f1": true, "none": true } },
+            if count > 20 {
+                named(&[1, 21])
+            } else {
+                rawdoc! { "_id": 1, "f0": 0, "f2": 2 }
+            },
+        );
+    }
+}
