@@ -156,6 +156,16 @@ mod tests {
     }
 
     #[test]
+    fn an_ambiguous_delta_on_a_document_of_the_batch_is_kept() {
+        let image = write(1, Operation::Insert(rawdoc! { "_id": 1, "a": 1, "a": 2 }));
+        let delta = write(1, Operation::Delta(rawdoc! { "$v": 2, "diff": { "u": { "a": 3 } } }));
+        assert_eq!(
+            folded(vec![image.clone(), delta.clone()]),
+            [plain(0, &image), plain(1, &delta)]
+        );
+    }
+
+    #[test]
     fn deltas_are_merged_where_that_is_exact_and_a_whole_document_takes_the_place_of_all() {
         let delta = |diff| write(1, Operation::Delta(rawdoc! { "$v": 2, "diff": diff }));
         let (update, again) = (delta(rawdoc! { "u": { "a": 1 } }), delta(rawdoc! { "u": { "a": 2 } }));

@@ -377,7 +377,7 @@ impl Lane {
             return Ok(());
         }
         let mut reasons: HashMap<usize, RefusalReason> = HashMap::new();
-        let mut newer = Vec::new();
+        let mut to_settle = Vec::new();
         for refusal in refusals {
             let replayed = positions
                 .get(refusal.index)
@@ -390,8 +390,9 @@ impl Lane {
                 ));
             };
             // A delta that is replayed can meet a document newer than itself, or none.
-            if replayed && matches!(refusal.reason, RefusalReason::CannotApply(_)) {
-                newer.push(write.key.clone());
+            let met_newer = replayed && matches!(refusal.reason, RefusalReason::CannotApply(_));
+            if met_newer || matches!(refusal.reason, RefusalReason::Ambiguous(_)) {
+                to_settle.push(write.key.clone());
                 continue;
             }
             if matches!(refusal.reason, RefusalReason::DuplicateKey(_)) {
@@ -420,8 +421,8 @@ impl Lane {
             refused.partly |= partly;
             refused.writes.push_back((position, write));
         }
-        newer.sort_unstable();
-        newer.dedup();
-        Box::pin(self.settle(target, newer)).await
+        to_settle.sort_unstable();
+        to_settle.dedup();
+        Box::pin(self.settle(target, to_settle)).await
     }
 }

@@ -184,6 +184,21 @@ async fn a_replayed_delta_without_its_document_reads_it_again() {
     assert_eq!(source.documents(NAME).unwrap(), sink.documents(NAME).unwrap());
 }
 
+/// No other lane has to wait for it.
+#[tokio::test]
+async fn an_ambiguous_change_reads_the_document_from_the_source() {
+    let before = rawdoc! { "_id": 1, "x": 1, "x": 2 };
+    let mut bench = Bench::new(Position::ZERO, &[before]).await;
+    // As a server leaves it after a `$set`.
+    let after = rawdoc! { "_id": 1, "x": 3, "x": 2 };
+    let position = bench.source.replace(NAME, after.clone()).unwrap();
+    let delta = rawdoc! { "$v": 2, "diff": { "u": { "x": 3 } } };
+    bench.send(vec![(position, 1, Operation::Delta(delta))]).await;
+    assert_eq!(bench.marker(position).await.stuck.len(), 0);
+    assert_eq!(bench.sink.documents(NAME).unwrap(), [after]);
+    bench.end().await;
+}
+
 #[tokio::test]
 async fn documents_read_ahead_of_the_tail_are_named_until_it_has_passed() {
     let mut bench = Bench::new(Position::ZERO, &[rawdoc! { "_id": 1 }, rawdoc! { "_id": 2 }]).await;

@@ -12,6 +12,7 @@ use crate::document::{Batch, Collection, CollectionKind, Position, Range, Write}
 use crate::error::Result;
 use crate::inspection::Inspection;
 use crate::namespace::Namespace;
+use crate::oplog::delta::DeltaError;
 use crate::order::Key;
 use crate::source::Deployment;
 
@@ -247,6 +248,9 @@ pub enum RefusalReason {
     DuplicateKey(String),
     /// An update cannot be applied to the document as it stands, or there is none.
     CannotApply(String),
+    /// What an update makes of the document as it stands cannot be told from the two: it changes a field of which there are several with
+    /// one name. The document has to be read from the source.
+    Ambiguous(String),
     /// Anything else, with the server's error code and message.
     Other {
         /// The server's error code, 0 when there is none.
@@ -259,8 +263,17 @@ pub enum RefusalReason {
 impl std::fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::DuplicateKey(message) | Self::CannotApply(message) => f.write_str(message),
+            Self::DuplicateKey(message) | Self::CannotApply(message) | Self::Ambiguous(message) => f.write_str(message),
             Self::Other { code, message } => write!(f, "{message} (code {code})"),
+        }
+    }
+}
+
+impl From<DeltaError> for RefusalReason {
+    fn from(error: DeltaError) -> Self {
+        match error {
+            DeltaError::RepeatedName { .. } => Self::Ambiguous(error.to_string()),
+            _ => Self::CannotApply(error.to_string()),
         }
     }
 }

@@ -7,6 +7,7 @@ mod documents;
 mod flush;
 mod index;
 mod insert;
+mod names;
 mod quiesce;
 mod read;
 mod records;

@@ -14,6 +14,7 @@ mod awkward;
 mod bench;
 mod bytes;
 mod random;
+mod repeated;
 mod wire;
 
 use bench::{Bench, ROUND};

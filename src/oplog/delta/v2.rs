@@ -33,23 +33,28 @@ pub(super) fn apply_to_document(
     let opened = output.open();
     for element in elements(document) {
         let element = element?;
-        match changes.by_name.get_mut(element.name) {
-            None => output.element(&element)?,
+        let Some(field) = changes.by_name.get_mut(element.name) else {
+            output.element(&element)?;
+            continue;
+        };
+        if field.is_met {
+            return Err(DeltaError::RepeatedName {
+                name: String::from_utf8_lossy(element.name).into_owned(),
+            });
+        }
+        field.is_met = true;
+        match &field.change {
             // An insert of a name that exists moves the field: that is how a reordering is logged.
-            Some(Change::Delete | Change::Insert) => {}
-            Some(Change::Update { value, placed }) => {
-                *placed = true;
-                output.element(value)?;
-            }
-            Some(Change::Splice(splice)) => splice.apply(&element, output)?,
-            Some(Change::Nested(diff)) => apply_to_value(&element, element.name, *diff, output, depth)?,
+            Change::Delete | Change::Insert => {}
+            Change::Update(value) => output.element(value)?,
+            Change::Splice(splice) => splice.apply(&element, output)?,
+            Change::Nested(diff) => apply_to_value(&element, element.name, *diff, output, depth)?,
         }
     }
     for element in &changes.appended {
-        if !matches!(
-            changes.by_name.get(element.name),
-            Some(Change::Update { placed: true, .. })
-        ) {
+        let field = changes.by_name.get(element.name);
+        let is_placed = field.is_some_and(|field| field.is_met && matches!(field.change, Change::Update(_)));
+        if !is_placed {
             output.element(element)?;
         }
     }
@@ -121,10 +126,17 @@ fn apply_to_array(array: &[u8], diff: &[u8], output: &mut Writer, depth: usize) 
 /// What a diff does to one field.
 enum Change<'a> {
     Delete,
-    Update { value: Element<'a>, placed: bool },
+    Update(Element<'a>),
     Insert,
     Splice(Splice<'a>),
     Nested(Nested<'a>),
+}
+
+/// A field that a diff changes.
+struct Field<'a> {
+    change: Change<'a>,
+    /// Whether the old document has been seen to have it.
+    is_met: bool,
 }
 
 /// What a binary value ends with from an offset on.
@@ -198,7 +210,7 @@ impl<'a> Nested<'a> {
 }
 
 struct DocumentChanges<'a> {
-    by_name: HashMap<&'a [u8], Change<'a>>,
+    by_name: HashMap<&'a [u8], Field<'a>>,
     /// Updates, then inserts, in listed order: what is not in the old document follows its fields in this order.
     appended: Vec<Element<'a>>,
 }
@@ -241,10 +253,7 @@ impl<'a> DocumentChanges<'a> {
             let element = element?;
             let change = match section.name {
                 b"d" => Change::Delete,
-                b"u" => Change::Update {
-                    value: element,
-                    placed: false,
-                },
+                b"u" => Change::Update(element),
                 b"b" => Change::Splice(Splice::parse(&element)?),
                 _ => Change::Insert,
             };
@@ -257,7 +266,8 @@ impl<'a> DocumentChanges<'a> {
     }
 
     fn add(&mut self, name: &'a [u8], change: Change<'a>) -> Result<(), DeltaError> {
-        match self.by_name.insert(name, change) {
+        let field = Field { change, is_met: false };
+        match self.by_name.insert(name, field) {
             None => Ok(()),
             Some(_) => Err(DeltaError::Malformed {
                 reason: "a diff names a field twice",

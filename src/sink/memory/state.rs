@@ -128,9 +128,9 @@ impl State {
         let after = match (&write.operation, before) {
             (Operation::Insert(document) | Operation::Replace(document), _) => Some(document.clone()),
             (Operation::Delete, _) => None,
-            (Operation::Delta(delta), Some(before)) => Some(
-                delta::apply(&before.document, delta).map_err(|error| RefusalReason::CannotApply(error.to_string()))?,
-            ),
+            (Operation::Delta(delta), Some(before)) => {
+                Some(delta::apply(&before.document, delta).map_err(RefusalReason::from)?)
+            }
             (Operation::Delta(_), None) => {
                 return Err(RefusalReason::CannotApply("there is no such document".to_owned()));
             }

@@ -41,6 +41,7 @@ pub(super) async fn execute(target: &Target, command: &CatalogCommand) -> Result
             run(target, "empty a collection", namespace, database, empty, &[]).await
         }
         CatalogCommand::Drop { namespace } => {
+            target.unique_names().forget(namespace);
             let shown = shown(namespace);
             let drop = doc! { "drop": shown.collection() };
             run(
@@ -54,6 +55,7 @@ pub(super) async fn execute(target: &Target, command: &CatalogCommand) -> Result
             .await
         }
         CatalogCommand::DropDatabase { database } => {
+            target.unique_names().forget_database(database);
             let drop = doc! { "dropDatabase": 1 };
             run(
                 target,
@@ -67,6 +69,8 @@ pub(super) async fn execute(target: &Target, command: &CatalogCommand) -> Result
         }
         CatalogCommand::Rename { from, to } if from == to => Ok(()),
         CatalogCommand::Rename { from, to } => {
+            let unique_names = target.unique_names().forget(from);
+            target.unique_names().forget(to);
             let rename = doc! { "renameCollection": from.as_str(), "to": to.as_str(), "dropTarget": true };
             run(
                 target,
@@ -76,7 +80,11 @@ pub(super) async fn execute(target: &Target, command: &CatalogCommand) -> Result
                 rename,
                 &[code::NAMESPACE_NOT_FOUND],
             )
-            .await
+            .await?;
+            if unique_names {
+                target.unique_names().created(to);
+            }
+            Ok(())
         }
         CatalogCommand::Modify { namespace, arguments } => modify(target, namespace, arguments).await,
         CatalogCommand::DropIndex { namespace, name } => {
@@ -101,7 +109,9 @@ async fn create(target: &Target, namespace: &Namespace, kind: CollectionKind, op
     command.string("create", shown.collection());
     options::write(&mut command, target, kind, options);
     let fine = [code::NAMESPACE_EXISTS];
-    run_raw(target, OPERATION, &shown, shown.database(), command, &fine).await?;
+    if send(target, OPERATION, &shown, shown.database(), &command.finish(), &fine).await? == Sent::Done {
+        target.unique_names().created(namespace);
+    }
     if kind == CollectionKind::TimeSeriesBuckets && target.is_at_least(6, 0) {
         // 5.0 puts values of different types into one bucket; later releases take such buckets only where they are announced. The first
         // releases of 6.0 do not know the option and take all.
@@ -155,7 +165,8 @@ async fn run(
     fine: &[i32],
 ) -> Result<()> {
     let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
-    send(target, operation, subject, database, &command, fine).await
+    send(target, operation, subject, database, &command, fine).await?;
+    Ok(())
 }
 
 async fn run_raw(
@@ -166,7 +177,17 @@ async fn run_raw(
     command: Splice,
     fine: &[i32],
 ) -> Result<()> {
-    send(target, operation, subject, database, &command.finish(), fine).await
+    send(target, operation, subject, database, &command.finish(), fine).await?;
+    Ok(())
+}
+
+/// What became of a command.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// It was carried out.
+    Done,
+    /// It was as asked before.
+    AsAsked,
 }
 
 /// Sends a command until a majority has it. Of the server's errors, those of the codes `fine` say that it is already as asked.
@@ -177,15 +198,15 @@ async fn send(
     database: &str,
     command: &RawDocument,
     fine: &[i32],
-) -> Result<()> {
+) -> Result<Sent> {
     let error = match target.write_durably(operation, database, command).await {
-        Ok(_) => return Ok(()),
+        Ok(_) => return Ok(Sent::Done),
         Err(error) => error,
     };
     match driver::code(&error) {
-        Some(code) if fine.contains(&code) => Ok(()),
+        Some(code) if fine.contains(&code) => Ok(Sent::AsAsked),
         // The index was built without its expiry for the same reason.
-        Some(_) if is_expiry_of_capped(&error) => Ok(()),
+        Some(_) if is_expiry_of_capped(&error) => Ok(Sent::AsAsked),
         Some(_) if error.kind() == ErrorKind::Server => {
             Err(Error::new(ErrorKind::TargetRefused, operation, driver::answer(&error)).with_context("name", subject))
         }

@@ -3,21 +3,28 @@
 use std::collections::{HashMap, HashSet};
 
 use bson::raw::{RawDocument, RawDocumentBuf};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use super::apply::OPERATION;
-use super::documents::{self, Part, find};
+use super::documents::{self, CONCURRENCY, Part, find};
+use super::names::has_repeated_names;
 use super::statements::{Items, Verb, send};
 use super::store::{Stored, command_filter, store_all};
 use super::target::{Target, WriteError};
 use crate::document::CollectionKind;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::namespace::Namespace;
 use crate::oplog::delta::{self, DeltaFormat};
 use crate::order::Key;
-use crate::retry::RetryRule;
+use crate::retry::{RetryRule, retry};
 use crate::sink::RefusalReason;
 use crate::splice::Splice;
+
+/// A server takes time by the square of the paths of an update. So many and more are set here, in one pass.
+const MOST_PATHS: usize = 100;
+
+/// Where each path takes an update of its own, each of these writes and logs the whole document.
+const MOST_ORDERED_PATHS: usize = 4;
 
 /// One update statement.
 struct Statement<'a> {
@@ -89,14 +96,29 @@ pub(super) async fn apply(
     let mut in_memory = Vec::new();
     let mut statements = Statements(Vec::with_capacity(deltas.len()));
     for delta in deltas {
+        if has_repeated_names(delta.document.as_bytes()) {
+            target.unique_names().forget(namespace);
+        }
         match updates(target, delta.document) {
             Ok(Some(updates)) => statements
                 .0
                 .extend(updates.into_iter().map(|update| Statement { delta: *delta, update })),
             Ok(None) => in_memory.push(*delta),
             Err(error) => {
-                refused.insert(delta.write, RefusalReason::CannotApply(error.to_string()));
+                refused.insert(delta.write, RefusalReason::from(error));
             }
+        }
+    }
+    if !target.unique_names().hold_for(namespace) {
+        let doubtful = statements
+            .0
+            .iter()
+            .filter(|statement| !suits_repeated_names(target, statement));
+        let doubtful: Vec<&Key> = doubtful.map(|statement| statement.delta.key).collect();
+        let found = find_repeated_names(target, namespace, kind, &doubtful).await?;
+        if !found.is_empty() {
+            in_memory.extend(deltas.iter().filter(|delta| found.contains(delta.key)));
+            statements.0.retain(|statement| !found.contains(statement.delta.key));
         }
     }
     let outcome = send(target, OPERATION, namespace, &statements).await?;
@@ -128,19 +150,67 @@ pub(super) async fn apply(
     Ok(refused.into_iter().collect())
 }
 
+/// Whether a statement does to a document with repeated names what the source did, on every member. Before 5.0 the log has the very
+/// operators.
+fn suits_repeated_names(target: &Target, statement: &Statement<'_>) -> bool {
+    !target.is_at_least(5, 0) && matches!(delta::format_of(statement.delta.document), Ok(Some(DeltaFormat::V1)))
+}
+
+/// Of these documents those in which a name stands twice. Nothing of the others is kept.
+async fn find_repeated_names(
+    target: &Target,
+    namespace: &Namespace,
+    kind: CollectionKind,
+    keys: &[&Key],
+) -> Result<HashSet<Key>> {
+    let searches = documents::groups(kind, keys).into_iter().map(|group| {
+        retry(RetryRule::SERVER, move || {
+            let group = group.clone();
+            async move {
+                let mut found = Vec::new();
+                let mut cursor = documents::open(target, namespace, &group, Part::Whole).await?;
+                while let Some(batch) = cursor.next().await {
+                    let batch = batch?;
+                    let repeated = batch.iter().filter(|document| has_repeated_names(document.as_bytes()));
+                    found.extend(repeated.filter_map(Key::of_document));
+                }
+                Ok(found)
+            }
+        })
+    });
+    let searches: Vec<_> = searches.collect();
+    let found: Vec<Vec<Key>> = futures::stream::iter(searches)
+        .buffered(CONCURRENCY)
+        .try_collect()
+        .await
+        .map_err(|error: Error| error.with_context("namespace", namespace))?;
+    Ok(found.into_iter().flatten().collect())
+}
+
 /// The statements that apply a delta; `None` where it has to be applied in memory.
 fn updates<'a>(target: &Target, delta: &'a RawDocument) -> Result<Option<Vec<Update<'a>>>, delta::DeltaError> {
     match delta::format_of(delta)? {
         Some(DeltaFormat::V2) => Ok(match delta::v2_as_operators(delta)? {
             Some(update) => Some(vec![Update::Operators(update)]),
-            None if target.applies_deltas() => Some(vec![Update::Logged(delta)]),
+            // The server compares what was and what is, and cannot where a name stands twice in either.
+            None if target.applies_deltas() && !has_repeated_names(delta.as_bytes()) => {
+                Some(vec![Update::Logged(delta)])
+            }
             None => None,
         }),
-        Some(DeltaFormat::V1) if target.is_at_least(5, 0) && delta::v1_needs_ordered_sets(delta)? => {
-            let updates = delta::v1_as_ordered_operators(delta)?;
-            Ok(Some(updates.into_iter().map(Update::Operators).collect()))
+        Some(DeltaFormat::V1) => {
+            let paths = delta::v1_path_count(delta)?;
+            let ordered = target.is_at_least(5, 0) && delta::v1_needs_ordered_sets(delta)?;
+            Ok(match ordered {
+                true if paths > MOST_ORDERED_PATHS => None,
+                false if paths > MOST_PATHS => None,
+                true => {
+                    let updates = delta::v1_as_ordered_operators(delta)?;
+                    Some(updates.into_iter().map(Update::Operators).collect())
+                }
+                false => Some(vec![Update::Operators(delta::v1_as_operators(delta)?)]),
+            })
         }
-        Some(DeltaFormat::V1) => Ok(Some(vec![Update::Operators(delta::v1_as_operators(delta)?)])),
         None => Err(delta::DeltaError::UnknownFormat),
     }
 }
@@ -216,7 +286,7 @@ async fn apply_to_group(
             missing.remove(&key);
             match delta::apply(document, delta.document) {
                 Ok(document) => changed.push((*delta, document)),
-                Err(error) => refused.push((delta.write, RefusalReason::CannotApply(error.to_string()))),
+                Err(error) => refused.push((delta.write, RefusalReason::from(error))),
             }
         }
         let stored: Vec<Stored<'_>> = changed

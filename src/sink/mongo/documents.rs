@@ -22,7 +22,7 @@ const MOST_KEYS: usize = 10_000;
 const MOST_KEY_BYTES: usize = 8 * 1024 * 1024;
 
 /// How many commands are under way at a time where each asks for one document.
-const CONCURRENCY: usize = 8;
+pub(super) const CONCURRENCY: usize = 8;
 
 /// How much of each document is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -82,6 +82,7 @@ pub(super) async fn insert_all(
     documents: &[&RawDocument],
     whole: Option<&[u8]>,
 ) -> Result<Vec<(usize, RefusalReason)>> {
+    target.unique_names().write(namespace, documents.iter().copied());
     let mut refused = Vec::new();
     let mut first = 0;
     let mut ordered = true;

@@ -2,8 +2,11 @@
 
 use bson::raw::RawDocument;
 
+use super::documents::{self, Part};
+use super::names::has_repeated_names;
 use super::statements::{Items, Verb, send};
 use super::target::{Target, WriteError};
+use crate::document::CollectionKind;
 use crate::error::{ErrorKind, Result};
 use crate::namespace::Namespace;
 use crate::order::{Element, Elements, Key};
@@ -118,6 +121,9 @@ pub(super) async fn store_all(
     namespace: &Namespace,
     items: &[Stored<'_>],
 ) -> Result<Vec<(usize, RefusalReason)>> {
+    target
+        .unique_names()
+        .write(namespace, items.iter().map(|item| item.document));
     let (ordinary, special): (Vec<_>, Vec<_>) = items
         .iter()
         .partition(|item| shape_of(item.document) == Shape::Ordinary);
@@ -164,9 +170,11 @@ pub(super) async fn store_one(
             None => Ok(None),
         },
         Shape::EmptyTimestamp => {
-            if has_repeated_names(item.document.as_bytes()) {
-                // From 5.0 on the server compares the document with the one it replaces, and cannot when a name stands in it twice:
-                // 5.0.4 even aborts. Where there is none to compare with all is well.
+            // From 5.0 on the server compares the document with the one it replaces, and cannot when a name stands twice in either:
+            // 5.0.4 and 6.0.5 even abort. Where there is none to compare with all is well.
+            if has_repeated_names(item.document.as_bytes())
+                || replaces_repeated_names(target, namespace, item.key).await?
+            {
                 delete(target, operation, namespace, item.key).await?;
             }
             let error = match replace(target, operation, namespace, item, true).await? {
@@ -219,6 +227,15 @@ pub(super) async fn store_refused(
         None => Ok(None),
         Some(_) => Ok(Some(reason_of(error))),
     }
+}
+
+/// Whether the document that the target has under this `_id` holds a name twice, as far as that is of concern.
+async fn replaces_repeated_names(target: &Target, namespace: &Namespace, key: &Key) -> Result<bool> {
+    if !target.is_at_least(5, 0) || target.unique_names().hold_for(namespace) {
+        return Ok(false);
+    }
+    let found = documents::find(target, namespace, CollectionKind::Plain, &[key], Part::Whole).await?;
+    Ok(found.iter().any(|document| has_repeated_names(document.as_bytes())))
 }
 
 async fn replace(
@@ -296,16 +313,4 @@ pub(super) fn reason_of(error: WriteError) -> RefusalReason {
             message: error.message,
         }
     }
-}
-
-/// Whether a name stands twice in the document or in one inside it.
-fn has_repeated_names(document: &[u8]) -> bool {
-    let mut names = std::collections::HashSet::new();
-    Elements::of(document).any(|element| match element {
-        Element::Field { name, value } => {
-            let is_nested = matches!(value.element_type(), element_type::DOCUMENT | element_type::ARRAY);
-            !names.insert(name) || (is_nested && has_repeated_names(value.bytes()))
-        }
-        Element::Malformed(_) => false,
-    })
 }

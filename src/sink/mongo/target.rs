@@ -7,6 +7,7 @@ use bson::{Document, doc, rawdoc};
 use mongodb::Client;
 
 use super::flush::{Terms, term_of};
+use super::names::UniqueNames;
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::{ANSWER, RetryRule, WRITE, answered, retry};
@@ -21,6 +22,7 @@ pub(super) struct Target {
     version: [u32; 3],
     applies_deltas: bool,
     terms: Terms,
+    unique_names: UniqueNames,
 }
 
 impl Target {
@@ -33,6 +35,7 @@ impl Target {
             version,
             applies_deltas,
             terms: Terms::default(),
+            unique_names: UniqueNames::default(),
         })
     }
 
@@ -58,6 +61,11 @@ impl Target {
     /// The terms of the primaries that acknowledged writes.
     pub fn terms(&self) -> &Terms {
         &self.terms
+    }
+
+    /// The collections without repeated names.
+    pub fn unique_names(&self) -> &UniqueNames {
+        &self.unique_names
     }
 
     /// Sends a write command, through elections. Its answer may have been lost, so that it is executed twice. The driver takes the body,

@@ -1,6 +1,7 @@
 //! Documents that have to be stored as they are.
 
 use bson::raw::RawDocumentBuf;
+use bson::{Timestamp, rawdoc};
 use mongoferry::sink::{Refusal, Sink};
 use mongoferry::{CollectionKind, Namespace, Operation, Write};
 use mongoferry_testbed::Version;
@@ -9,6 +10,7 @@ use super::corpus::{Sample, plain, samples};
 use super::{Bench, batch, namespace, on_versions, read_all};
 
 on_versions!(whole_documents_are_stored_byte_for_byte);
+on_versions!(repeated_names_are_replaced: v4_2 V4_2, v5_0 V5_0, v6_0 V6_0, v6_0_27 V6_0_27);
 
 /// Each way of storing, onto nothing, onto the same document, and onto another one with its `_id`.
 async fn whole_documents_are_stored_byte_for_byte(version: Version) {
@@ -74,6 +76,34 @@ async fn whole_documents_are_stored_byte_for_byte(version: Version) {
             &format!("{name} onto another"),
         )
         .await;
+    }
+}
+
+/// The one way to store an empty timestamp makes 5.0 and later compare it with the document that it replaces.
+async fn repeated_names_are_replaced(version: Version) {
+    let bench = Bench::start(version).await;
+    let namespace = namespace("replaced");
+    let before = rawdoc! { "_id": 1, "pad": "p".repeat(500), "s": { "x": 1, "x": 2 } };
+    let empty = Timestamp { time: 0, increment: 0 };
+    for t in [bson::Bson::Timestamp(empty), bson::Bson::Null] {
+        let after = rawdoc! { "_id": 1, "pad": "p".repeat(500), "s": { "x": 5 }, "t": bson::raw::RawBson::try_from(t).unwrap() };
+        for document in [&before, &after, &before] {
+            let write = Write {
+                key: super::key(1),
+                operation: Operation::Replace(document.clone()),
+            };
+            let refusals = bench
+                .sink
+                .apply(&namespace, CollectionKind::Plain, &[write])
+                .await
+                .unwrap();
+            assert_eq!(refusals, [], "{version}");
+            assert_eq!(
+                read_all(&bench.sink, &namespace).await,
+                std::slice::from_ref(document),
+                "{version}"
+            );
+        }
     }
 }
 

@@ -46,6 +46,30 @@ fn descends_into_documents_and_ignores_missing_ones() {
 }
 
 #[test]
+fn a_change_of_a_repeated_name_is_refused_at_any_depth() {
+    let twice = || rawdoc! { "x": 1, "y": 0, "x": 2 };
+    let document = rawdoc! { "_id": 1, "x": 1, "s": twice(), "l": [0, twice()], "b": 1, "x": 2 };
+    let refused = Err(DeltaError::RepeatedName { name: "x".to_owned() });
+    for diff in [
+        rawdoc! { "u": { "x": 3 } },
+        rawdoc! { "d": { "x": false } },
+        rawdoc! { "i": { "x": 3 } },
+        rawdoc! { "sx": { "u": { "a": 1 } } },
+        rawdoc! { "ss": { "u": { "x": 3 } } },
+        rawdoc! { "sl": { "a": true, "s1": { "u": { "x": 3 } } } },
+    ] {
+        assert_eq!(apply(&document, &v2(diff.clone())), refused, "{diff:?}");
+    }
+    check_v2(
+        document,
+        rawdoc! { "d": { "b": false }, "u": { "s": { "y": 5 } }, "sl": { "a": true, "s1": { "i": { "y": twice() } } } },
+        rawdoc! {
+            "_id": 1, "x": 1, "s": { "y": 5 }, "l": [0, { "x": 1, "x": 2, "y": twice() }], "x": 2,
+        },
+    );
+}
+
+#[test]
 fn a_nested_diff_on_another_type_makes_the_field_null() {
     let before = rawdoc! { "_id": 1, "scalar": 5, "array": [1], "document": { "x": 1 }, "last": 1 };
     check_v2(
@@ -190,19 +214,6 @@ fn names_are_never_paths_and_may_be_anything() {
         },
         rawdoc! { "_id": 1, "": { "": 8 }, "a.b": 5, "a": { "b": 2 }, "$x": { "$y": 9 }, "s": 6,
         "u": { "d": 1, "a": true }, "$z": 7 },
-    );
-}
-
-#[test]
-fn treats_every_field_of_a_repeated_name_alike() {
-    let before = raw(&[(b"_id", 1), (b"d", 1), (b"x", 5), (b"d", 2)]);
-    assert_eq!(
-        applied(&before, &v2(rawdoc! { "u": { "d": 9 } })),
-        raw(&[(b"_id", 1), (b"d", 9), (b"x", 5), (b"d", 9)])
-    );
-    assert_eq!(
-        applied(&before, &v2(rawdoc! { "d": { "d": false } })),
-        raw(&[(b"_id", 1), (b"x", 5)])
     );
 }
 
