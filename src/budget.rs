@@ -31,6 +31,8 @@ pub(crate) struct Shares {
     pub read_ahead: usize,
     /// `_id`s of what has changed since it was compared.
     pub changed: usize,
+    /// What all lanes remember of documents that they have read from the source, and as much of documents that the target refused.
+    pub settled: usize,
 }
 
 impl Shares {
@@ -46,9 +48,10 @@ impl Shares {
             batches,
             lanes,
             lane_batch: (lanes / settings.lanes).clamp(*LANE_BATCHES.start(), *LANE_BATCHES.end()),
-            held: percent * 25,
+            held: percent * 21,
             read_ahead: percent * 15,
             changed: percent * 5,
+            settled: percent * 2,
         }
     }
 }
@@ -107,7 +110,12 @@ mod tests {
                     ..Settings::default()
                 };
                 let shares = Shares::of(&settings);
-                let all = shares.batches + shares.lanes + shares.held + shares.read_ahead + shares.changed;
+                let all = shares.batches
+                    + shares.lanes
+                    + shares.held
+                    + shares.read_ahead
+                    + shares.changed
+                    + 2 * shares.settled;
                 assert!((memory / 2..=memory).contains(&all), "{memory} {walkers}: {shares:?}");
                 assert!(shares.lanes >= memory / 5);
             }

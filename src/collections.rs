@@ -7,18 +7,18 @@ mod facts;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 
 use bson::Uuid;
 use tokio::time::Instant;
 
 use self::facts::{Facts, Totals};
-use crate::checkpoint::{ComparedState, State, States};
+use crate::checkpoint::{CollectionState, Compared, ComparedState, State, States};
 use crate::document::Position;
 use crate::evidence::IndexCounts;
 use crate::index::IndexJob;
-use crate::ranges::RangeStatus;
+use crate::ranges::{RangeStatus, Ranges};
 use crate::tracked::Tracked;
 
 /// Of the collections with most changed documents so many are looked at for one that can be compared again now.
@@ -287,6 +287,21 @@ impl Collections {
             }
         }
         self.states.clone()
+    }
+
+    /// The same with these collections as if nothing of them had been copied.
+    pub fn states_without_ranges(&mut self, collections: &HashSet<Uuid>) -> States {
+        let mut states = self.states();
+        for slot in collections.iter().filter_map(|id| self.slots_by_id.get(id)) {
+            if let Some(tracked) = self.at(*slot) {
+                let state = CollectionState {
+                    ranges: Ranges::unread_again().to_checkpoint(),
+                    ..tracked.to_checkpoint()
+                };
+                states.set(*slot, Some(State::new(state, Compared::No)));
+            }
+        }
+        states
     }
 
     /// Replaces the states of all views.

@@ -23,7 +23,7 @@ use crate::migration::Verification;
 use crate::monitor::watch_source;
 use crate::progress::Progress;
 use crate::pump::{READ_AHEAD, pump};
-use crate::router::{Request, Router, RouterParts};
+use crate::router::{MARKERS_PER_LANE, Request, Router, RouterParts};
 use crate::settings::Settings;
 use crate::sink::Sink;
 use crate::source::Source;
@@ -202,7 +202,8 @@ impl Engine {
         let settings = &self.settings;
         let (send_entries, entries) = mpsc::channel(READ_AHEAD);
         let (send_requests, received) = mpsc::channel(settings.walkers * 2);
-        let (reached, markers) = mpsc::unbounded_channel();
+        // A lane never waits for room in it.
+        let (reached, markers) = mpsc::channel(settings.lanes * MARKERS_PER_LANE);
         let (saves, save_requests) = mpsc::channel(1);
         let shares = Shares::of(settings);
         let batches = Budget::new(shares.batches);
@@ -217,6 +218,7 @@ impl Engine {
                 progress: Arc::clone(progress),
                 messages,
                 reached: reached.clone(),
+                settled_bytes: shares.settled / settings.lanes,
                 batch_bytes: shares.lane_batch,
                 replay_until: beginning.replay_until,
             });

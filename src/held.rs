@@ -1,25 +1,22 @@
 //! Changes that wait for a chunk, in order: in memory, or in a temporary file where the chunk cannot be made smaller.
 
-use std::fs::OpenOptions;
-use std::io::SeekFrom;
-use std::path::PathBuf;
 use std::vec;
 
-use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, BufReader};
 
 use crate::document::{Operation, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::order::Key;
+use crate::spill::{Spill, failed};
 
 /// The changes held for one chunk.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     memory: Vec<(Position, Write)>,
     bytes: usize,
-    file: Option<File>,
+    file: Option<Spill>,
     count: u64,
 }
 
@@ -56,14 +53,14 @@ impl Held {
     pub async fn spill(&mut self) -> Result<usize> {
         let file = match self.file.take() {
             Some(file) => file,
-            None => create(std::env::temp_dir()).await?,
+            None => Spill::create().await?,
         };
         let file = self.file.insert(file);
         let mut encoded = Vec::with_capacity(self.bytes);
         for (position, write) in self.memory.drain(..) {
             encode(position, &write, &mut encoded);
         }
-        file.write_all(&encoded).await.map_err(failed)?;
+        file.append(&encoded).await?;
         self.memory.shrink_to_fit();
         Ok(std::mem::take(&mut self.bytes))
     }
@@ -73,13 +70,12 @@ impl Held {
     /// # Errors
     /// [`Io`](ErrorKind::Io) when the file cannot be read.
     pub async fn read(self) -> Result<HeldReader> {
-        let mut file = self.file;
-        if let Some(file) = &mut file {
-            file.flush().await.map_err(failed)?;
-            file.seek(SeekFrom::Start(0)).await.map_err(failed)?;
-        }
+        let file = match self.file {
+            Some(file) => Some(file.into_reader().await?),
+            None => None,
+        };
         Ok(HeldReader {
-            file: file.map(BufReader::new),
+            file,
             memory: self.memory.into_iter(),
         })
     }
@@ -104,37 +100,6 @@ impl HeldReader {
         }
         Ok(self.memory.next())
     }
-}
-
-/// A file that nobody else can open, and that is gone with its handle.
-async fn create(folder: PathBuf) -> Result<File> {
-    // One blocking step, so that dropping the future cannot stop between making the file and taking its name away.
-    let create = move || {
-        let path = folder.join(format!("mongoferry-held-{}", Uuid::new()));
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&path)?;
-        std::fs::remove_file(&path)?;
-        Ok(file)
-    };
-    tokio::task::spawn_blocking(create)
-        .await
-        .map_err(std::io::Error::from)
-        .and_then(|made| made)
-        .map(File::from_std)
-        .map_err(failed)
-}
-
-fn failed(error: std::io::Error) -> Error {
-    Error::new(
-        ErrorKind::Io,
-        "hold changes back in a temporary file",
-        "the temporary folder must be writable and have room",
-    )
-    .with_context("folder", std::env::temp_dir().display())
-    .with_source(error)
 }
 
 /// Length, position, kind, key, and the document where there is one.
@@ -241,29 +206,5 @@ mod tests {
             );
         }
         assert!(reader.next().await.unwrap().is_none());
-    }
-
-    #[tokio::test]
-    async fn no_file_is_left_wherever_the_making_of_one_is_dropped() {
-        let folder = tempfile::tempdir().unwrap();
-        for polls in 0..6 {
-            let mut making = Box::pin(create(folder.path().to_owned()));
-            for _ in 0..polls {
-                if futures::poll!(&mut making).is_ready() {
-                    break;
-                }
-                // What was begun on another thread is done by then.
-                tokio::task::spawn_blocking(|| ()).await.unwrap();
-            }
-            drop(making);
-        }
-        let left = || std::fs::read_dir(folder.path()).unwrap().count();
-        for _ in 0..1000 {
-            if left() == 0 {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-        panic!("{} files are left", left());
     }
 }

@@ -1,10 +1,12 @@
 //! Applies changes to the sink. Changes of one document always come through the same lane, in source order.
 
+mod refused;
 mod settle;
+mod settled;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use self::refused::RefusedDocuments;
+use self::settled::{Known, SettledDocuments};
 use crate::document::{CollectionKind, Operation, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Side;
@@ -34,6 +38,10 @@ const MOST_REST: Duration = Duration::from_millis(50);
 /// So many bytes of changes are worth a command; there is no waiting for more.
 const WORTHWHILE: usize = 256 << 10;
 
+/// A marker names stuck documents up to so many bytes of `_id`s, those that were refused first. The others have their turn when these are no
+/// longer stuck.
+const STUCK_BYTES: usize = 256 << 10;
+
 /// A collection as a lane and a walker need to know it. It is replaced as a whole when the collection is renamed.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -51,6 +59,22 @@ pub(crate) struct Routed {
     pub write: Write,
 }
 
+/// What a lane remembers after so many documents were read from the source, with so much room.
+#[cfg(feature = "test-util")]
+pub(crate) async fn settled_for_bench(documents: u32, bytes: usize) -> Result<impl std::fmt::Debug> {
+    let mut settled = SettledDocuments::new(bytes);
+    for id in 0..documents {
+        let settled_now = Settled {
+            at: Position::ZERO,
+            read_until: Position::ZERO,
+            exact: true,
+        };
+        let key = Key::from(bson::RawBsonRef::Int64(id.into()));
+        settled.insert((Uuid::from_bytes([1; 16]), key), settled_now).await?;
+    }
+    Ok(settled)
+}
+
 /// What the router sends to a lane. A lane handles its messages strictly in order.
 pub(crate) enum LaneMessage {
     /// Changes to apply; the permit is their share of the byte budget.
@@ -59,8 +83,13 @@ pub(crate) enum LaneMessage {
         bytes: usize,
         permit: OwnedSemaphorePermit,
     },
-    /// Re-read these documents from the source and write them as they are there; drop their changes up to that position.
-    Settle { target: Arc<Target>, keys: Vec<Key> },
+    /// Re-read these documents from the source and write them as they are there; drop their changes up to that position. The permit is
+    /// the share of their `_id`s of the byte budget.
+    Settle {
+        target: Arc<Target>,
+        keys: Vec<Key>,
+        permit: OwnedSemaphorePermit,
+    },
     /// Settle again, under this name, what was settled by a read that may have come after the rename.
     Renamed { target: Arc<Target> },
     /// The collection is gone: forget its documents.
@@ -108,12 +137,21 @@ pub(crate) struct Stuck {
 #[derive(Debug)]
 pub(crate) struct MarkerReached {
     pub id: u64,
+    /// Documents that are stuck, and whether there are others.
     pub stuck: Vec<Stuck>,
-    /// The documents that are stuck, and those that were read by name from a source that is further than what has been routed: an entry in
-    /// between may say that the name was another collection's by then. `None` when they are too many.
-    pub unsettled: Option<Vec<(Uuid, Key)>>,
+    pub more_stuck: bool,
+    pub unsettled: Unsettled,
     /// A position at or after the newest state of a document on the sink, as far as this lane has read documents.
     pub ahead: Position,
+}
+
+/// The documents that are stuck, and those that were read by name from a source that is further than what has been routed: an entry in
+/// between may say that the name was another collection's by then.
+#[derive(Debug, Default)]
+pub(crate) struct Unsettled {
+    pub documents: Vec<(Uuid, Key)>,
+    /// Collections of which there are too many to be named.
+    pub collections: HashSet<Uuid>,
 }
 
 /// What a lane begins with.
@@ -123,7 +161,9 @@ pub(crate) struct LaneParts {
     pub sink: Arc<dyn Sink>,
     pub progress: Arc<Progress>,
     pub messages: mpsc::Receiver<LaneMessage>,
-    pub reached: mpsc::UnboundedSender<MarkerReached>,
+    pub reached: mpsc::Sender<MarkerReached>,
+    /// What the lane may remember of documents that it has read from the source, in bytes, and as much of those that the sink refused.
+    pub settled_bytes: usize,
     /// Bytes of changes to apply at once. The more wait the more are folded, and the target writes a page once that many of them are on.
     pub batch_bytes: usize,
     /// Changes up to here may have been applied by an earlier run already.
@@ -137,11 +177,11 @@ pub(crate) struct Lane {
     sink: Arc<dyn Sink>,
     progress: Arc<Progress>,
     messages: mpsc::Receiver<LaneMessage>,
-    reached: mpsc::UnboundedSender<MarkerReached>,
+    reached: mpsc::Sender<MarkerReached>,
     batch_bytes: usize,
     replay_until: Position,
-    settled: HashMap<(Uuid, Key), Settled>,
-    refused: HashMap<(Uuid, Key), Refused>,
+    settled: SettledDocuments,
+    refused: RefusedDocuments,
     /// Collections with a unique index that a write was refused for: in another order than the source's more would be.
     in_source_order: HashSet<Uuid>,
 }
@@ -150,6 +190,7 @@ pub(crate) struct Lane {
 type Group = (Arc<Target>, Vec<(Position, Write)>);
 
 /// A document that was read from the source itself.
+#[derive(Debug)]
 struct Settled {
     /// The position the document was read at: its changes up to here are in it.
     at: Position,
@@ -157,16 +198,6 @@ struct Settled {
     read_until: Position,
     /// Whether the read was a snapshot. Else a change up to `read_until` may or may not be in the document, which is then read again.
     exact: bool,
-}
-
-/// The writes of a document that wait because the first of them was refused.
-struct Refused {
-    target: Arc<Target>,
-    writes: VecDeque<(Position, Write)>,
-    position: Position,
-    reason: RefusalReason,
-    /// Whether a write that follows a refused one was made. All of them, made again, could leave the fields in another order.
-    partly: bool,
 }
 
 impl Lane {
@@ -180,8 +211,8 @@ impl Lane {
             reached: parts.reached,
             batch_bytes: parts.batch_bytes,
             replay_until: parts.replay_until,
-            settled: HashMap::new(),
-            refused: HashMap::new(),
+            settled: SettledDocuments::new(parts.settled_bytes),
+            refused: RefusedDocuments::new(parts.settled_bytes),
             in_source_order: HashSet::new(),
         }
     }
@@ -237,49 +268,35 @@ impl Lane {
                     self.apply(changes, &cancel).await?;
                     rested = Instant::now() + started.elapsed().min(MOST_REST);
                 }
-                LaneMessage::Settle { target, keys } => self.settle(&target, keys).await?,
+                LaneMessage::Settle { target, keys, permit } => {
+                    self.settle(&target, keys).await?;
+                    drop(permit);
+                }
                 LaneMessage::Dropped { collection } => {
-                    self.settled.retain(|(id, _), _| *id != collection);
-                    self.refused.retain(|(id, _), _| *id != collection);
+                    self.settled.forget(collection);
+                    self.refused.forget(collection);
                     self.in_source_order.remove(&collection);
                 }
                 LaneMessage::Renamed { target } => {
-                    for ((id, _), refused) in &mut self.refused {
-                        if *id == target.id {
-                            refused.target = Arc::clone(&target);
-                        }
-                    }
-                    let keys = self
-                        .settled
-                        .keys()
-                        .filter(|(id, _)| *id == target.id)
-                        .map(|(_, key)| key.clone())
-                        .collect();
-                    self.settle(&target, keys).await?;
+                    self.refused.rename(&target);
+                    self.settle_all(&target).await?;
                 }
                 LaneMessage::Marker {
                     id,
                     routed,
                     unsettled_bytes,
                 } => {
-                    self.settled
-                        .retain(|_, settled| settled.at.max(settled.read_until) > routed);
-                    let unsettled = || self.settled.keys().chain(self.refused.keys());
-                    let bytes: usize = unsettled()
-                        .map(|(_, key)| size_of::<Uuid>() + key.size_in_bytes())
-                        .sum();
-                    // The router may be gone when the run ends; then nobody needs the answer.
-                    let _ = self.reached.send(MarkerReached {
+                    self.settled.pass(routed);
+                    let (stuck, more_stuck) = self.stuck();
+                    let reached = MarkerReached {
                         id,
-                        stuck: self.stuck(),
-                        unsettled: (bytes <= unsettled_bytes).then(|| unsettled().cloned().collect()),
-                        ahead: self
-                            .settled
-                            .values()
-                            .map(|settled| settled.read_until)
-                            .max()
-                            .unwrap_or(Position::ZERO),
-                    });
+                        stuck,
+                        more_stuck,
+                        unsettled: self.unsettled(unsettled_bytes),
+                        ahead: self.settled.ahead(),
+                    };
+                    // The router may be gone when the run ends; then nobody needs the answer.
+                    let _ = self.reached.send(reached).await;
                 }
                 LaneMessage::Resolve { stuck, step, reply } => {
                     let resolved = self.resolve(&stuck, step).await?;
@@ -289,15 +306,49 @@ impl Lane {
         }
     }
 
-    fn stuck(&self) -> Vec<Stuck> {
-        let of = |((_, key), refused): (&(Uuid, Key), &Refused)| Stuck {
-            lane: self.index,
-            target: Arc::clone(&refused.target),
-            key: key.clone(),
-            position: refused.position,
-            reason: refused.reason.clone(),
-        };
-        self.refused.iter().map(of).collect()
+    /// The documents that were refused first, and whether there are others.
+    fn stuck(&self) -> (Vec<Stuck>, bool) {
+        let mut all: Vec<_> = self.refused.iter().collect();
+        all.sort_by_key(|(_, refused)| refused.position);
+        let mut bytes = 0;
+        let fit = all.iter().take_while(|((_, key), _)| {
+            let is_room = bytes < STUCK_BYTES;
+            bytes += size_of::<Stuck>() + key.size_in_bytes();
+            is_room
+        });
+        let stuck: Vec<Stuck> = fit
+            .map(|((_, key), refused)| Stuck {
+                lane: self.index,
+                target: Arc::clone(&refused.target),
+                key: key.clone(),
+                position: refused.position,
+                reason: refused.reason.clone(),
+            })
+            .collect();
+        let more = stuck.len() < all.len();
+        (stuck, more)
+    }
+
+    /// What is not settled, named up to so many bytes of `_id`s.
+    fn unsettled(&self, most: usize) -> Unsettled {
+        let refused = || self.refused.iter().map(|(document, _)| document);
+        if let Some(settled) = self.settled.names() {
+            let documents: Vec<&(Uuid, Key)> = settled.chain(refused()).collect();
+            let bytes: usize = documents
+                .iter()
+                .map(|(_, key)| size_of::<Uuid>() + key.size_in_bytes())
+                .sum();
+            if bytes <= most {
+                return Unsettled {
+                    documents: documents.into_iter().cloned().collect(),
+                    collections: HashSet::new(),
+                };
+            }
+        }
+        Unsettled {
+            documents: Vec::new(),
+            collections: self.settled.collections().chain(refused().map(|(id, _)| *id)).collect(),
+        }
     }
 
     async fn apply(&mut self, changes: Vec<Routed>, cancel: &CancellationToken) -> Result<()> {
@@ -319,16 +370,16 @@ impl Lane {
             applied += 1;
             if !(self.settled.is_empty() && self.refused.is_empty()) {
                 let document = (target.id, write.key.clone());
-                match self.settled.get(&document) {
-                    Some(settled) if position <= settled.at => continue,
-                    Some(settled) if !settled.exact && position <= settled.read_until => {
+                match self.settled.know(&document, position) {
+                    Known::Contained => continue,
+                    Known::Unclear => {
                         to_settle[group].1.push(write.key);
                         continue;
                     }
-                    _ => {}
+                    Known::Nothing => {}
                 }
-                if let Some(refused) = self.refused.get_mut(&document) {
-                    refused.writes.push_back((position, write));
+                if self.refused.contains(&document) {
+                    self.refused.queue(&document, (position, write), false);
                     continue;
                 }
             }
@@ -407,22 +458,27 @@ impl Lane {
                 continue;
             }
             refused_here.insert(write.key.clone());
-            let partly = reason.is_none();
-            let refused = self
-                .refused
-                .entry((target.id, write.key.clone()))
-                .or_insert_with(|| Refused {
-                    target: Arc::clone(target),
-                    writes: VecDeque::new(),
-                    position,
-                    reason: reason.unwrap_or_else(|| RefusalReason::CannotApply(String::new())),
-                    partly: false,
-                });
-            refused.partly |= partly;
-            refused.writes.push_back((position, write));
+            let document = (target.id, write.key.clone());
+            let is_made = reason.is_none();
+            let reason = reason.unwrap_or_else(|| RefusalReason::CannotApply(String::new()));
+            self.refuse(target, &write.key, position, reason);
+            if is_made {
+                self.refused.note_partly(&document);
+            }
+            self.refused.queue(&document, (position, write), false);
         }
         to_settle.sort_unstable();
         to_settle.dedup();
         Box::pin(self.settle(target, to_settle)).await
+    }
+
+    /// Notes that the sink refused a document. When there is no room for it, it is given up at once.
+    fn refuse(&mut self, target: &Arc<Target>, key: &Key, position: Position, reason: RefusalReason) {
+        let text = reason.to_string();
+        if !self.refused.refuse(target, key, position, reason) {
+            let reason = format!("{text}; too many others were refused before it");
+            self.progress
+                .document_refused(target.namespace.clone(), format!("{key:?}"), reason);
+        }
     }
 }

@@ -138,6 +138,7 @@ mod watch;
 mod progress;
 mod evidence;
 mod budget;
+mod spill;
 mod allocation;
 mod pace;
 mod throttle;

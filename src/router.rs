@@ -16,11 +16,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bson::Uuid;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use self::markers::Marker;
+pub(crate) use self::markers::MARKERS_PER_LANE;
+use self::markers::{GivenUp, Marker};
 pub(crate) use self::requests::{Assignment, Finished, ProofRequest, ReadAhead, Report, Request, Work};
 use crate::checkpoint::{Checkpoint, ComparedUntil, PendingCheckpoint, Renaming, States, UnsettledDocuments};
 use crate::collections::{Collections, Noticed};
@@ -30,7 +31,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::held::Held;
 use crate::index::IndexJob;
-use crate::lane::{LaneMessage, MarkerReached, ResolveStep, Routed, Stuck, Target};
+use crate::lane::{LaneMessage, MarkerReached, ResolveStep, Routed, Stuck, Target, Unsettled};
 use crate::namespace::{Namespace, Selection};
 use crate::oplog::{Entry, Item};
 use crate::order::Key;
@@ -67,7 +68,7 @@ pub(crate) struct RouterParts {
     pub prove: bool,
     /// So many bytes of `_id`s are kept of documents that have changed since they were compared.
     pub changed_limit: usize,
-    pub reached: mpsc::UnboundedReceiver<MarkerReached>,
+    pub reached: mpsc::Receiver<MarkerReached>,
     pub saves: mpsc::Sender<SaveRequest>,
     pub cancel: CancellationToken,
     /// The checkpoint to go on from.
@@ -119,12 +120,11 @@ pub(crate) struct Router {
     asked_last: bool,
     next_chunk: u64,
     next_marker: u64,
-    reached: mpsc::UnboundedReceiver<MarkerReached>,
+    reached: mpsc::Receiver<MarkerReached>,
     markers: HashMap<u64, Marker>,
     stuck_since: HashMap<(Uuid, Key), StuckSince>,
-    /// Documents that the target refused for good, and the bytes of their `_id`s.
-    given_up: HashSet<(Uuid, Key)>,
-    given_up_bytes: usize,
+    /// Documents that the target refused for good.
+    given_up: GivenUp,
     saves: mpsc::Sender<SaveRequest>,
     saving: Option<oneshot::Receiver<bool>>,
     next_save: Option<PendingCheckpoint>,
@@ -145,8 +145,8 @@ struct LaneOut {
 
 /// The state of the lanes when all have applied everything they were sent.
 pub(crate) struct Drained {
-    /// Documents that a run that goes on from here has to read again.
-    unsettled: Vec<(Uuid, Key)>,
+    /// What a run that goes on from here has to read again.
+    unsettled: Unsettled,
     /// A position at or after the newest state of a document on the sink.
     ahead: Position,
 }
@@ -219,8 +219,7 @@ impl Router {
             reached: parts.reached,
             markers: HashMap::new(),
             stuck_since: HashMap::new(),
-            given_up: HashSet::new(),
-            given_up_bytes: 0,
+            given_up: GivenUp::default(),
             saves: parts.saves,
             saving: None,
             next_save: None,
@@ -379,16 +378,20 @@ impl Router {
             return Ok(());
         }
         let (changes, bytes) = (std::mem::take(&mut out.buffer), std::mem::take(&mut out.bytes));
-        // A single change can be larger than the whole share; it then waits for all of it.
-        let permits = u32::try_from(bytes.min(self.lane_bytes)).unwrap_or(u32::MAX);
-        let permit = tokio::select! {
-            () = self.cancel.cancelled() => return Err(Error::stopped("apply changes")),
-            permit = Arc::clone(&self.lane_permits).acquire_many_owned(permits) => {
-                permit.map_err(|_| Error::stopped("apply changes"))?
-            }
-        };
+        let permit = self.lane_permit(bytes).await?;
         self.message(lane, LaneMessage::Changes { changes, bytes, permit })
             .await
+    }
+
+    /// Waits until the lanes have room for so many bytes. A single change can be larger than the whole share; it then waits for all of it.
+    async fn lane_permit(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let permits = u32::try_from(bytes.min(self.lane_bytes)).unwrap_or(u32::MAX);
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(Error::stopped("apply changes")),
+            permit = Arc::clone(&self.lane_permits).acquire_many_owned(permits) => {
+                permit.map_err(|_| Error::stopped("apply changes"))
+            }
+        }
     }
 
     pub(crate) async fn flush_buffers(&mut self) -> Result<()> {
@@ -425,6 +428,7 @@ impl Router {
                 if let Some(tracked) = self.tracked.get_mut(&collection) {
                     tracked.copy_again(self.prove);
                 }
+                self.given_up.forget(collection);
                 self.dirty = true;
                 self.update_progress();
                 let _ = reply.send(());
@@ -479,7 +483,7 @@ impl Router {
             self.message(lane, LaneMessage::Dropped { collection }).await?;
         }
         self.stuck_since.retain(|(id, _), _| *id != collection);
-        self.given_up.retain(|(id, _)| *id != collection);
+        self.given_up.forget(collection);
         Ok(())
     }
 

@@ -35,7 +35,7 @@ impl Lane {
             let refusals = self.sink.apply(&target.target, target.kind, &writes).await?;
             for key in keys {
                 let settled = Settled { at, read_until, exact };
-                self.settled.insert((target.id, key.clone()), settled);
+                self.settled.insert((target.id, key.clone()), settled).await?;
                 if let Some(refused) = self.refused.remove(&(target.id, key.clone())) {
                     let later: Vec<_> = refused
                         .writes
@@ -49,18 +49,32 @@ impl Lane {
                 let Some(write) = writes.get(refusal.index) else {
                     continue;
                 };
-                let document = (target.id, write.key.clone());
-                let refused = self.refused.entry(document).or_insert_with(|| Refused {
-                    target: Arc::clone(target),
-                    writes: VecDeque::new(),
-                    position: at,
-                    reason: refusal.reason.clone(),
-                    partly: false,
-                });
-                refused.writes.push_front((at, write.clone()));
+                self.refuse(target, &write.key, at, refusal.reason.clone());
+                self.refused
+                    .queue(&(target.id, write.key.clone()), (at, write.clone()), true);
             }
         }
         Ok(())
+    }
+
+    /// Settles again every document of a collection that was settled and may not be routed yet.
+    pub(super) async fn settle_all(&mut self, target: &Arc<Target>) -> Result<()> {
+        let keys = self.settled.of_collection(target.id);
+        let more = self.settled.take_more().await?;
+        self.settle(target, keys).await?;
+        let Some(mut more) = more else { return Ok(()) };
+        let mut keys = Vec::new();
+        while let Some((collection, key, until)) = more.next().await? {
+            if collection != target.id {
+                self.settled.put_back((collection, key), until).await?;
+                continue;
+            }
+            keys.push(key);
+            if keys.len() >= SETTLE_DOCUMENTS {
+                self.settle(target, std::mem::take(&mut keys)).await?;
+            }
+        }
+        self.settle(target, keys).await
     }
 
     /// Applies changes of a settled document that are newer than the document read.
@@ -102,19 +116,19 @@ impl Lane {
         let document = (stuck.target.id, stuck.key.clone());
         match step {
             ResolveStep::Retry => {
+                // Settling is what is left for a document of which some writes were made.
+                if self.refused.get(&document).is_some_and(|refused| refused.partly) {
+                    return Ok(false);
+                }
                 if let Some(refused) = self.refused.remove(&document) {
-                    if refused.partly {
-                        // Settling is what is left for it.
-                        self.refused.insert(document, refused);
-                        return Ok(false);
-                    }
-                    let before = self.settled.get(&document).map(|settled| settled.at);
+                    let before = self.settled.read_at(&document);
                     for (position, write) in refused.writes {
-                        match self.refused.get_mut(&document) {
-                            Some(again) => again.writes.push_back((position, write)),
-                            None => self.apply_group(&stuck.target, vec![(position, write)]).await?,
+                        if self.refused.contains(&document) {
+                            self.refused.queue(&document, (position, write), false);
+                        } else {
+                            self.apply_group(&stuck.target, vec![(position, write)]).await?;
                         }
-                        if self.settled.get(&document).map(|settled| settled.at) != before {
+                        if self.settled.read_at(&document) != before {
                             // It was read from the source meanwhile, with all of the writes in it.
                             break;
                         }
@@ -127,23 +141,37 @@ impl Lane {
                 self.refused.remove(&document);
             }
         }
-        Ok(!self.refused.contains_key(&document))
+        Ok(!self.refused.contains(&document))
     }
 
     /// Puts the changes of a stuck document together into one image, as it would stand after them, and deletes it from the sink.
     async fn clear(&mut self, document: &(Uuid, Key)) -> Result<()> {
-        let Some(refused) = self.refused.get_mut(document) else {
+        let Some(refused) = self.refused.get(document) else {
             return Ok(());
         };
-        if refused.partly || !matches!(refused.reason, RefusalReason::DuplicateKey(_)) {
+        if !matches!(refused.reason, RefusalReason::DuplicateKey(_)) {
             return Ok(());
         }
         let (target, key) = (Arc::clone(&refused.target), &document.1);
+        let delete = Write {
+            key: key.clone(),
+            operation: Operation::Delete,
+        };
+        if refused.partly {
+            // Without its writes it will be written as the source has it.
+            if refused.writes.is_empty() {
+                self.sink.apply(&target.target, target.kind, &[delete]).await?;
+            }
+            return Ok(());
+        }
         let mut image = self
             .sink
             .read_documents(&target.target, std::slice::from_ref(key))
             .await?
             .pop();
+        let Some(refused) = self.refused.get(document) else {
+            return Ok(());
+        };
         let mut last = refused.position;
         for (position, write) in &refused.writes {
             last = *position;
@@ -159,17 +187,13 @@ impl Lane {
             };
         }
         let operation = image.map_or(Operation::Delete, Operation::Replace);
-        refused.writes = VecDeque::from([(
-            last,
-            Write {
-                key: key.clone(),
-                operation,
-            },
-        )]);
-        let delete = Write {
+        let image = Write {
             key: key.clone(),
-            operation: Operation::Delete,
+            operation,
         };
+        if !self.refused.replace(document, (last, image)) {
+            return Ok(());
+        }
         self.sink.apply(&target.target, target.kind, &[delete]).await?;
         Ok(())
     }

@@ -19,13 +19,19 @@ struct Bench {
     sink: MemorySink,
     target: Arc<Target>,
     messages: mpsc::Sender<LaneMessage>,
-    reached: mpsc::UnboundedReceiver<MarkerReached>,
+    reached: mpsc::Receiver<MarkerReached>,
+    progress: Arc<Progress>,
     lane: JoinHandle<Result<()>>,
 }
 
 impl Bench {
     /// A lane whose collection has a unique index on `u`, and the same documents on both sides.
     async fn new(replay_until: Position, documents: &[RawDocumentBuf]) -> Self {
+        Self::with_room(1 << 20, replay_until, documents).await
+    }
+
+    /// The same with so many bytes for what it remembers.
+    async fn with_room(settled_bytes: usize, replay_until: Position, documents: &[RawDocumentBuf]) -> Self {
         let (source, sink) = (MemorySource::new(), MemorySink::new());
         for document in documents {
             source.insert(NAME, document.clone()).unwrap();
@@ -41,14 +47,16 @@ impl Bench {
             kind: CollectionKind::Plain,
         });
         let (messages, received) = mpsc::channel(16);
-        let (send_reached, reached) = mpsc::unbounded_channel();
+        let (send_reached, reached) = mpsc::channel(16);
+        let progress = Arc::new(Progress::new(Events::new()));
         let lane = Lane::new(LaneParts {
             index: 0,
             source: Arc::new(source.clone()),
             sink: Arc::new(sink.clone()),
-            progress: Arc::new(Progress::new(Events::new())),
+            progress: Arc::clone(&progress),
             messages: received,
             reached: send_reached,
+            settled_bytes,
             batch_bytes: 1 << 20,
             replay_until,
         });
@@ -58,6 +66,7 @@ impl Bench {
             target,
             messages,
             reached,
+            progress,
             lane: tokio::spawn(lane.run(CancellationToken::new())),
         };
         for document in documents {
@@ -95,6 +104,12 @@ impl Bench {
             permit,
         })
         .await;
+    }
+
+    async fn settle(&self, keys: Vec<Key>) {
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let target = Arc::clone(&self.target);
+        self.message(LaneMessage::Settle { target, keys, permit }).await;
     }
 
     async fn message(&self, message: LaneMessage) {
@@ -157,7 +172,7 @@ async fn what_follows_a_refused_write_does_not_change_the_order_of_fields() {
     bench.send(changes).await;
     let reached = bench.marker(routed).await;
     assert_eq!(reached.stuck.len(), 1);
-    assert_eq!(reached.unsettled.unwrap().len(), 1);
+    assert_eq!(reached.unsettled.documents.len(), 1);
     let key = Key::from(RawBsonRef::Int32(2));
     bench.write(Operation::Replace(rawdoc! { "_id": 2 }), key).await;
     assert!(!bench.resolve(&reached.stuck[0], ResolveStep::Retry).await);
@@ -205,14 +220,12 @@ async fn documents_read_ahead_of_the_tail_are_named_until_it_has_passed() {
     let routed = bench.source.position().await.unwrap();
     bench.source.replace(NAME, rawdoc! { "_id": 1, "n": 1 }).unwrap();
     let ahead = bench.source.replace(NAME, rawdoc! { "_id": 2, "n": 1 }).unwrap();
-    let keys = vec![Key::from(RawBsonRef::Int32(1))];
-    let target = Arc::clone(&bench.target);
-    bench.message(LaneMessage::Settle { target, keys }).await;
+    bench.settle(vec![Key::from(RawBsonRef::Int32(1))]).await;
     let reached = bench.marker(routed).await;
     let one = (bench.target.id, Key::from(RawBsonRef::Int32(1)));
-    assert_eq!((reached.unsettled, reached.ahead), (Some(vec![one]), ahead));
+    assert_eq!((reached.unsettled.documents, reached.ahead), (vec![one], ahead));
     let reached = bench.marker(ahead).await;
-    assert_eq!((reached.unsettled, reached.ahead), (Some(vec![]), Position::ZERO));
+    assert_eq!((reached.unsettled.documents, reached.ahead), (vec![], Position::ZERO));
     bench.end().await;
 }
 
@@ -272,5 +285,168 @@ async fn a_lane_rests_after_work_unless_somebody_waits_for_it() {
             rested.elapsed()
         );
     }
+    bench.end().await;
+}
+
+/// So many documents, each with `n: 0`.
+fn documents(count: i32) -> Vec<RawDocumentBuf> {
+    (0..count).map(|id| rawdoc! { "_id": id, "n": 0 }).collect()
+}
+
+#[tokio::test]
+async fn settled_documents_beyond_the_limit_are_read_again() {
+    let documents = documents(300);
+    let mut bench = Bench::with_room(4096, Position::ZERO, &documents).await;
+    let routed = bench.source.position().await.unwrap();
+    let replace = |n: i32| {
+        let replaced = (0..300).map(|id| {
+            let document = rawdoc! { "_id": id, "n": n };
+            let position = bench.source.replace(NAME, document.clone()).unwrap();
+            (position, id, Operation::Replace(document))
+        });
+        replaced.collect::<Vec<_>>()
+    };
+    let first = replace(1);
+    let second = replace(2);
+    bench.settle(documents.iter().map(key_of).collect()).await;
+    let reached = bench.marker(routed).await;
+    let unsettled = reached.unsettled;
+    assert_eq!(
+        (unsettled.documents, unsettled.collections),
+        (vec![], HashSet::from([bench.target.id]))
+    );
+    let is_same = |bench: &Bench| bench.source.documents(NAME).unwrap() == bench.sink.documents(NAME).unwrap();
+    assert!(is_same(&bench));
+    // Changes that are in the documents already leave them as they are.
+    bench.send(first).await;
+    let reached = bench.marker(routed).await;
+    assert!(is_same(&bench));
+    assert_eq!(reached.unsettled.collections, HashSet::from([bench.target.id]));
+    // The same documents under another name.
+    let target = Arc::new(Target {
+        id: bench.target.id,
+        namespace: bench.target.namespace.clone(),
+        target: "shop.renamed".parse().unwrap(),
+        kind: CollectionKind::Plain,
+    });
+    bench.message(LaneMessage::Renamed { target }).await;
+    bench.marker(routed).await;
+    let (ours, theirs) = (bench.source.documents(NAME), bench.sink.documents("shop.renamed"));
+    assert_eq!(ours.unwrap(), theirs.unwrap());
+    // When everything is routed nothing of it is left.
+    let ahead = bench.source.position().await.unwrap();
+    bench.send(second).await;
+    let reached = bench.marker(ahead).await;
+    let unsettled = reached.unsettled;
+    assert_eq!((unsettled.documents, unsettled.collections), (vec![], HashSet::new()));
+    assert_eq!(reached.ahead, Position::ZERO);
+    assert!(is_same(&bench));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn names_of_settled_documents_take_no_more_than_allowed() {
+    let mut settled = SettledDocuments::new(1 << 20);
+    let collection = Uuid::from_bytes([1; 16]);
+    for id in 0..200_000 {
+        let document = (collection, Key::from(RawBsonRef::Int32(id)));
+        let read = Settled {
+            at: at(1),
+            read_until: at(2 + id as u32),
+            exact: true,
+        };
+        settled.insert(document, read).await.unwrap();
+        assert!(settled.bytes() <= 1 << 20);
+    }
+    let change = |id| (collection, Key::from(RawBsonRef::Int32(id)));
+    assert_eq!(settled.know(&change(0), at(100_000)), Known::Unclear);
+    let mut names = settled.take_more().await.unwrap().unwrap();
+    let mut seen = settled.of_collection(collection).len();
+    while let Some((_, _, until)) = names.next().await.unwrap() {
+        assert!(until > at(1));
+        seen += 1;
+    }
+    assert_eq!(seen, 200_000);
+}
+
+#[tokio::test]
+async fn writes_of_a_refused_document_take_no_more_than_allowed() {
+    let taken = [rawdoc! { "_id": 1, "u": 5 }, rawdoc! { "_id": 2, "n": 0 }];
+    let mut bench = Bench::with_room(10_000, Position::ZERO, &taken).await;
+    bench.source.replace(NAME, rawdoc! { "_id": 1 }).unwrap();
+    let changes = (0..200).map(|n| {
+        let document = rawdoc! { "_id": 2, "u": 5, "n": n, "text": "x".repeat(500) };
+        let position = bench.source.replace(NAME, document.clone()).unwrap();
+        (position, 2, Operation::Replace(document))
+    });
+    let changes: Vec<_> = changes.collect();
+    let routed = changes[199].0;
+    for change in changes {
+        // Else they would be folded.
+        bench.send(vec![change]).await;
+        bench.marker(Position::ZERO).await;
+    }
+    let reached = bench.marker(routed).await;
+    assert_eq!(reached.stuck.len(), 1);
+    assert!(!bench.resolve(&reached.stuck[0], ResolveStep::Retry).await);
+    let key = Key::from(RawBsonRef::Int32(1));
+    bench.write(Operation::Replace(rawdoc! { "_id": 1 }), key).await;
+    assert!(
+        !bench.resolve(&reached.stuck[0], ResolveStep::Retry).await,
+        "its writes are forgotten"
+    );
+    assert!(bench.resolve(&reached.stuck[0], ResolveStep::Settle).await);
+    let (ours, theirs) = (bench.source.documents(NAME), bench.sink.documents(NAME));
+    assert_eq!(ours.unwrap(), theirs.unwrap());
+    bench.end().await;
+}
+
+/// Both have lost the writes that wait, so that neither can be put in order by these.
+#[tokio::test]
+async fn large_documents_that_exchange_unique_values_are_resolved() {
+    let large = |id: i32, u: i32| rawdoc! { "_id": id, "u": u, "text": "x".repeat(20_000) };
+    let mut bench = Bench::with_room(10_000, Position::ZERO, &[large(1, 1), large(2, 2)]).await;
+    let mut changes = Vec::new();
+    for (id, u) in [(1, 3), (2, 1), (1, 2)] {
+        let position = bench.source.replace(NAME, large(id, u)).unwrap();
+        changes.push((position, id, Operation::Replace(large(id, u))));
+    }
+    let routed = changes[2].0;
+    // The first is folded away, as it is where another lane is behind.
+    changes.remove(0);
+    bench.send(changes).await;
+    let reached = bench.marker(routed).await;
+    assert_eq!(reached.stuck.len(), 2);
+    let mut left = reached.stuck;
+    for step in [
+        ResolveStep::Retry,
+        ResolveStep::Clear,
+        ResolveStep::Retry,
+        ResolveStep::Settle,
+    ] {
+        let mut still = Vec::new();
+        for stuck in left {
+            if !bench.resolve(&stuck, step).await {
+                still.push(stuck);
+            }
+        }
+        left = still;
+    }
+    assert!(left.is_empty());
+    let (ours, theirs) = (bench.source.documents(NAME), bench.sink.documents(NAME));
+    assert_eq!(ours.unwrap(), theirs.unwrap());
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn refused_documents_without_room_are_reported() {
+    let taken = rawdoc! { "_id": 0, "u": 5 };
+    let mut bench = Bench::with_room(2000, Position::ZERO, std::slice::from_ref(&taken)).await;
+    let insert = |id: i32| (at(id as u32), id, Operation::Insert(rawdoc! { "_id": id, "u": 5 }));
+    bench.send((1..100).map(insert).collect()).await;
+    let reached = bench.marker(at(100)).await;
+    let reported = bench.progress.refused_of(&bench.target.namespace).len();
+    assert!(reached.stuck.len() > 1 && reported > 1);
+    assert_eq!(reached.stuck.len() + reported, 99);
     bench.end().await;
 }

@@ -5,6 +5,9 @@ use super::*;
 /// After so many refused snapshots in a row a chunk is read as an interval.
 const SNAPSHOT_ATTEMPTS: u32 = 3;
 
+/// So many bytes of `_id`s are given to the lanes at once to be settled.
+const SETTLE_BYTES: usize = 256 << 10;
+
 impl Router {
     /// When held changes use up their share of memory, chunks are hurried first. At last the chunk that holds most is given up, to be read
     /// again in smaller parts; where that is not possible what it holds goes to a file.
@@ -230,6 +233,7 @@ impl Router {
             .filter(|_| target.kind != CollectionKind::Capped)
             .unwrap_or(Position::ZERO);
         let mut settle: BTreeSet<Key> = finished.refused.into_iter().collect();
+        let mut settle_bytes = 0;
         let mut held = chunk.held.read().await?;
         while let Some((position, write)) = held.next().await? {
             // What lies above the last document that was read is in a later chunk's snapshot.
@@ -237,7 +241,14 @@ impl Router {
                 continue;
             }
             if position <= settle_until {
+                settle_bytes += write.key.size_in_bytes();
                 settle.insert(write.key);
+                if settle_bytes < SETTLE_BYTES {
+                    continue;
+                }
+                settle_bytes = 0;
+                // Those that come again are settled once more.
+                self.settle(&target, std::mem::take(&mut settle)).await?;
                 continue;
             }
             if !settle.is_empty() {
@@ -281,14 +292,9 @@ impl Router {
         }
         for (lane, keys) in of_lane {
             self.flush_buffer(lane).await?;
-            self.message(
-                lane,
-                LaneMessage::Settle {
-                    target: Arc::clone(target),
-                    keys,
-                },
-            )
-            .await?;
+            let permit = self.lane_permit(keys.iter().map(Key::size_in_bytes).sum()).await?;
+            let target = Arc::clone(target);
+            self.message(lane, LaneMessage::Settle { target, keys, permit }).await?;
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ pub(crate) struct Fixture {
     entries: mpsc::Sender<ReadAhead>,
     requests: mpsc::Sender<Request>,
     lanes: Vec<mpsc::Receiver<LaneMessage>>,
-    reached: mpsc::UnboundedSender<MarkerReached>,
+    reached: mpsc::Sender<MarkerReached>,
     saves: mpsc::Receiver<SaveRequest>,
     written: Vec<(Uuid, Arc<Namespace>)>,
 }
@@ -29,7 +29,7 @@ impl Fixture {
     pub fn new(collections: usize, held: bool) -> Self {
         let (entries, read) = mpsc::channel(4);
         let (requests, asked) = mpsc::channel(4);
-        let (reached, markers) = mpsc::unbounded_channel();
+        let (reached, markers) = mpsc::channel(64);
         let (saves, saved) = mpsc::channel(1);
         let (senders, lanes) = (0..2).map(|_| mpsc::channel(1024)).unzip();
         let mut written = Vec::new();
@@ -165,6 +165,21 @@ impl Fixture {
         let _ = futures::join!(router.run(), feed);
     }
 
+    /// Lets so many checkpoints wait for the lanes, each after a change in the state of a collection.
+    pub async fn checkpoints(&mut self, count: usize) -> Result<()> {
+        for (number, (id, _)) in (1..).zip(self.written.iter().cycle().take(count)) {
+            if let Some(tracked) = self.router.tracked.get_mut(id) {
+                tracked.documents += 1;
+            }
+            self.router.routed = Position {
+                time: number,
+                ..Position::ZERO
+            };
+            self.router.send_marker_if_due().await?;
+        }
+        Ok(())
+    }
+
     /// Does what a turn of the router does, and a tick after it.
     #[cfg(test)]
     pub async fn step(&mut self, number: usize) {
@@ -198,12 +213,13 @@ impl Fixture {
     }
 }
 
-fn answer(message: LaneMessage, reached: &mpsc::UnboundedSender<MarkerReached>) {
+fn answer(message: LaneMessage, reached: &mpsc::Sender<MarkerReached>) {
     if let LaneMessage::Marker { id, .. } = message {
-        let _ = reached.send(MarkerReached {
+        let _ = reached.try_send(MarkerReached {
             id,
             stuck: Vec::new(),
-            unsettled: Some(Vec::new()),
+            more_stuck: false,
+            unsettled: Unsettled::default(),
             ahead: Position::ZERO,
         });
     }

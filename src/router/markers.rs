@@ -7,8 +7,14 @@ use super::*;
 /// that knows what is copied.
 const BUSY_MARKER_INTERVAL: Duration = Duration::from_secs(2);
 
-/// So many markers may be under way.
+/// So many markers may be under way when one is sent that moves the watermark.
 const MOST_MARKERS: usize = 8;
+
+/// So many may be when one is sent for a comparison.
+pub(super) const MOST_MARKERS_OF_CHECKS: usize = 16;
+
+/// So many may be at all: one more is sent to wait for it at once.
+pub(crate) const MARKERS_PER_LANE: usize = MOST_MARKERS_OF_CHECKS + 1;
 
 /// A document that stays refused for so long, through many attempts, is reported and given up.
 const STUCK_PATIENCE: Duration = Duration::from_secs(30);
@@ -23,9 +29,35 @@ const GIVEN_UP_BYTES: usize = 1 << 20;
 pub(super) struct Marker {
     pub(super) waiting: usize,
     pub(super) stuck: Vec<Stuck>,
-    pub(super) unsettled: Option<Vec<(Uuid, Key)>>,
+    pub(super) more_stuck: bool,
+    pub(super) unsettled: Unsettled,
     pub(super) ahead: Position,
     pub(super) checkpoint: Option<PendingCheckpoint>,
+}
+
+/// Documents that the target refused for good, as far as there is room for their `_id`s.
+#[derive(Debug, Default)]
+pub(super) struct GivenUp {
+    documents: HashSet<(Uuid, Key)>,
+    bytes: usize,
+}
+
+impl GivenUp {
+    /// Adds a document; answers whether it was added.
+    pub(super) fn insert(&mut self, document: (Uuid, Key)) -> bool {
+        let bytes = document.1.size_in_bytes();
+        let is_new = self.bytes + bytes <= GIVEN_UP_BYTES && self.documents.insert(document);
+        if is_new {
+            self.bytes += bytes;
+        }
+        is_new
+    }
+
+    /// Forgets the documents of a collection.
+    pub(super) fn forget(&mut self, collection: Uuid) {
+        self.documents.retain(|(id, _)| *id != collection);
+        self.bytes = self.documents.iter().map(|(_, key)| key.size_in_bytes()).sum();
+    }
 }
 
 impl Router {
@@ -109,7 +141,8 @@ impl Router {
             Marker {
                 waiting: self.lanes.len(),
                 stuck: Vec::new(),
-                unsettled: Some(Vec::new()),
+                more_stuck: false,
+                unsettled: Unsettled::default(),
                 ahead: Position::ZERO,
                 checkpoint,
             },
@@ -134,13 +167,9 @@ impl Router {
         marker.waiting -= 1;
         marker.stuck.extend(reached.stuck);
         marker.ahead = marker.ahead.max(reached.ahead);
-        marker.unsettled = match (marker.unsettled.take(), reached.unsettled) {
-            (Some(mut all), Some(more)) => {
-                all.extend(more);
-                Some(all)
-            }
-            _ => None,
-        };
+        marker.more_stuck |= reached.more_stuck;
+        marker.unsettled.documents.extend(reached.unsettled.documents);
+        marker.unsettled.collections.extend(reached.unsettled.collections);
         if marker.waiting > 0 {
             return None;
         }
@@ -164,18 +193,17 @@ impl Router {
         let Some(mut checkpoint) = marker.checkpoint else {
             return Ok(());
         };
-        match marker.unsettled {
-            Some(unsettled) => {
-                checkpoint.head.unsettled = by_collection(self.with_given_up(unsettled));
-                // While one is being saved only the newest that follows it counts.
-                if self.saving.is_some() {
-                    self.next_save = Some(checkpoint);
-                } else {
-                    self.saving = Some(self.request_save(checkpoint, false).await?);
-                }
-            }
+        if !marker.unsettled.collections.is_empty() {
             // They become fewer as the watermark passes the positions they were read at.
-            None => self.dirty = true,
+            self.dirty = true;
+            return Ok(());
+        }
+        checkpoint.head.unsettled = by_collection(self.with_given_up(marker.unsettled.documents));
+        // While one is being saved only the newest that follows it counts.
+        if self.saving.is_some() {
+            self.next_save = Some(checkpoint);
+        } else {
+            self.saving = Some(self.request_save(checkpoint, false).await?);
         }
         Ok(())
     }
@@ -201,7 +229,7 @@ impl Router {
     pub(crate) async fn drain(&mut self) -> Result<Drained> {
         self.stop_checks().await?;
         loop {
-            let id = self.send_marker(None, usize::MAX).await?;
+            let id = self.send_marker(None, UNSETTLED_BYTES / self.lanes.len()).await?;
             let marker = loop {
                 let reached = tokio::select! {
                     () = self.cancel.cancelled() => return Err(Error::stopped("apply changes")),
@@ -216,15 +244,19 @@ impl Router {
                 }
             };
             let mut drained = Drained {
-                unsettled: marker.unsettled.unwrap_or_default(),
+                unsettled: marker.unsettled,
                 ahead: marker.ahead,
             };
             if marker.stuck.is_empty() {
                 self.stuck_since.clear();
                 return Ok(drained);
             }
+            let is_resolved = self.resolve(marker.stuck).await?;
+            if is_resolved && marker.more_stuck {
+                continue;
+            }
             // A unique key may be held by a document whose own change is not routed yet; nothing more can be done at this position then.
-            if self.resolve(marker.stuck).await? || self.stuck_since.values().any(|since| !self.is_hopeless(since)) {
+            if is_resolved || self.stuck_since.values().any(|since| !self.is_hopeless(since)) {
                 drained.ahead = drained.ahead.max(self.source.read_position().await?);
                 return Ok(drained);
             }
@@ -279,15 +311,11 @@ impl Router {
 
     /// Remembers a document that the target refused for good: a run that goes on from the checkpoint reads it again.
     fn give_up_document(&mut self, document: (Uuid, Key)) {
-        let bytes = document.1.size_in_bytes();
-        if self.given_up_bytes + bytes <= GIVEN_UP_BYTES && self.given_up.insert(document) {
-            self.given_up_bytes += bytes;
-            self.dirty = true;
-        }
+        self.dirty |= self.given_up.insert(document);
     }
 
     fn with_given_up(&self, mut unsettled: Vec<(Uuid, Key)>) -> Vec<(Uuid, Key)> {
-        unsettled.extend(self.given_up.iter().cloned());
+        unsettled.extend(self.given_up.documents.iter().cloned());
         unsettled
     }
 
@@ -314,12 +342,16 @@ impl Router {
     /// # Errors
     /// As [`Router::run`].
     pub(crate) async fn save_now(&mut self, renaming: Option<Renaming>) -> Result<()> {
-        let unsettled = self.drain().await?.unsettled;
-        let unsettled = by_collection(self.with_given_up(unsettled));
+        let Unsettled { documents, collections } = self.drain().await?.unsettled;
+        let unsettled = by_collection(self.with_given_up(documents));
         // It must not be followed by one from before it.
         self.next_save = None;
         let mut checkpoint = self.checkpoint_now();
         (checkpoint.head.unsettled, checkpoint.head.renaming) = (unsettled, renaming);
+        if !collections.is_empty() {
+            // Whoever goes on from here compares them as a whole.
+            checkpoint.states = self.tracked.states_without_ranges(&collections);
+        }
         let saved = self.request_save(checkpoint, true).await?;
         saved.await.map(drop).map_err(|_| Error::stopped("save a checkpoint"))
     }

@@ -1,6 +1,7 @@
 //! Compares collections part by part while they are written to: the router sees to it that the target stands at the very position at
 //! which the source is read.
 
+use super::markers::MOST_MARKERS_OF_CHECKS;
 use super::*;
 use crate::checking::Check;
 use crate::proof::{Compared, Portion, Proof, Running};
@@ -35,6 +36,7 @@ impl Router {
             // The digests read the same documents, and the applications wait for these.
             || self.progress.late_writes.is_on()
             || self.held >= self.held_limit / 4
+            || self.markers.len() >= MOST_MARKERS_OF_CHECKS
         {
             return Ok(None);
         }
@@ -43,7 +45,7 @@ impl Router {
         };
         let (low, resume) = (self.routed, self.resume);
         // It goes through the lanes behind everything up to here, and nothing of the range follows.
-        let marker = self.send_marker(None, usize::MAX).await?;
+        let marker = self.send_marker(None, 0).await?;
         let Some(tracked) = self.tracked.get_mut(&id) else {
             return Ok(None);
         };

@@ -74,6 +74,14 @@ impl Routing {
         Self(crate::router::fixture::Fixture::new(collections, held))
     }
 
+    /// Lets so many checkpoints wait for the lanes, each after a change in the state of a collection.
+    ///
+    /// # Errors
+    /// The router's own.
+    pub async fn checkpoints(&mut self, count: usize) -> Result<()> {
+        self.0.checkpoints(count).await
+    }
+
     /// Routes so many thousands of changes while a walker waits for something to do.
     pub async fn route(self, thousands: usize) {
         self.0.run(thousands).await;
@@ -84,4 +92,12 @@ impl std::fmt::Debug for Routing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Routing")
     }
+}
+
+/// Notes that so many documents were read from the source, with so many bytes of memory for their `_id`s.
+///
+/// # Errors
+/// The temporary folder cannot be written.
+pub async fn settle(documents: u32, bytes: usize) -> Result<impl std::fmt::Debug> {
+    crate::lane::settled_for_bench(documents, bytes).await
 }
