@@ -66,7 +66,9 @@ pub(crate) async fn list(source: &dyn Source, selection: &Selection) -> Result<L
                         }
                     }
                 }
-                (position, resume) = (entry.position, entry.resume);
+                if !entry.continues {
+                    (position, resume) = (entry.position, entry.resume);
+                }
             }
         }
         let again = touched.select(&found, selection);

@@ -284,8 +284,8 @@ impl MigrationBuilder {
         self
     }
 
-    /// How many bytes of documents and changes the run holds in memory. Transactions that the source has logged in part, of more than 16 MB,
-    /// come on top until they commit. Default: 256 MiB.
+    /// How many bytes of documents and changes the run holds in memory. Up to 32 MB of transactions that the source has logged in part come on
+    /// top until they commit; what is more goes to a temporary file. Default: 256 MiB.
     #[must_use]
     pub fn memory_bytes(mut self, bytes: usize) -> Self {
         self.settings.memory_bytes = bytes;

@@ -110,6 +110,7 @@ mod tests {
             wall: DateTime::now(),
             items: vec![item; operations],
             bytes,
+            continues: false,
         }
     }
 

@@ -255,10 +255,7 @@ impl Router {
                 _ = tick.tick() => self.send_marker_if_due().await?,
                 entries = self.entries.recv() => {
                     let Some(read) = entries else { return Err(Error::stopped("follow the oplog")) };
-                    for entry in read.entries {
-                        self.route(entry).await?;
-                    }
-                    drop(read.taken);
+                    self.route_all(read).await?;
                     self.finish_chunks().await?;
                     self.finish_checks().await?;
                     // With nothing more to route the watermark need not wait for the next tick.
@@ -273,6 +270,26 @@ impl Router {
         }
     }
 
+    /// Routes entries, and those that follow where they end within a transaction: nothing else is done before all of it is routed, since no
+    /// position says that a part of it is.
+    async fn route_all(&mut self, mut read: ReadAhead) -> Result<()> {
+        loop {
+            let mut is_whole = true;
+            for entry in read.entries {
+                is_whole = !entry.continues;
+                self.route(entry).await?;
+            }
+            drop(read.taken);
+            if is_whole {
+                return Ok(());
+            }
+            read = tokio::select! {
+                () = self.cancel.cancelled() => return Err(Error::stopped("follow the oplog")),
+                entries = self.entries.recv() => entries.ok_or_else(|| Error::stopped("follow the oplog"))?,
+            };
+        }
+    }
+
     async fn route(&mut self, entry: Entry) -> Result<()> {
         if entry.position <= self.routed {
             // A tail that starts before a transaction that was open at the checkpoint shows again what is durable already. It must not be
@@ -283,12 +300,19 @@ impl Router {
         if self.progress.late_writes.is_on() {
             self.note_late_writes(&entry);
         }
+        if entry.continues {
+            // What is compared would be held up for as long as the whole transaction takes.
+            self.stop_checks().await?;
+        }
         let mut renamed = false;
         for item in entry.items {
             match item {
                 Item::Change(change) => self.route_change(change).await?,
                 Item::Command(command) => renamed |= self.apply_command(command).await?,
             }
+        }
+        if entry.continues {
+            return Ok(());
         }
         self.routed = entry.position;
         self.resume = entry.resume;

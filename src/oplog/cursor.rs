@@ -49,7 +49,7 @@ use crate::oplog::tail::{Settings, Tail};
 /// [`Connection`](crate::ErrorKind::Connection) when the set could not be reached for about a minute,
 /// [`Unauthorized`](crate::ErrorKind::Unauthorized) when the oplog may not be read (the role `clusterMonitor` allows it),
 /// [`Panic`](crate::ErrorKind::Panic) when the task behind the cursor panicked, or
-/// [`UnsupportedEntry`](crate::ErrorKind::UnsupportedEntry) when open transactions outgrow [`OplogCursorBuilder::transaction_bytes`].
+/// [`Io`](crate::ErrorKind::Io) when open transactions outgrow [`OplogCursorBuilder::transaction_bytes`] and the temporary folder has no room.
 ///
 /// # Cancellation
 /// Polling may stop at any time without losing an entry. Dropping the cursor kills it on the server.
@@ -81,7 +81,7 @@ impl OplogCursor {
         self.resume
     }
 
-    /// How many bytes of entries are kept now of transactions that have neither committed nor aborted.
+    /// How many bytes of entries are kept in memory now of transactions that have neither committed nor aborted.
     pub fn transaction_bytes(&self) -> usize {
         self.kept.load(Relaxed)
     }
@@ -141,8 +141,8 @@ impl OplogCursorBuilder {
         self
     }
 
-    /// How many bytes of entries may be kept of transactions that are neither committed nor aborted; 1 GiB by default. A transaction that was
-    /// not prepared begins and commits in one go, so that at most the largest one is kept.
+    /// How many bytes of entries may be kept in memory of transactions that are neither committed nor aborted, one entry more at most; 16 MiB
+    /// by default. What is more goes to a temporary file, and such a transaction is yielded [in parts](Entry::continues).
     pub fn transaction_bytes(mut self, bytes: usize) -> Self {
         self.settings.transaction_bytes = bytes;
         self

@@ -8,7 +8,8 @@ use bson::{DateTime, Uuid};
 use crate::document::{Change, Position};
 use crate::namespace::Namespace;
 
-/// One committed step of the source's history: an oplog entry, or a whole transaction at its commit position.
+/// One committed step of the source's history: an oplog entry, or a transaction at its commit position. A transaction that is too large for
+/// memory comes as several of these, one after the other and at the same position.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Where in the history.
@@ -22,6 +23,9 @@ pub struct Entry {
     pub items: Vec<Item>,
     /// Bytes the entry had in the oplog.
     pub bytes: usize,
+    /// Whether the next entry is a further part of the same transaction. It has the same position, and until the last one has come
+    /// [`resume`](Self::resume) lies before all of them.
+    pub continues: bool,
 }
 
 impl Entry {

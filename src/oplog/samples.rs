@@ -271,7 +271,7 @@ fn assembled(version: &str, prefix: &str) -> Vec<Entry> {
         .iter()
         .map(|(case, entry)| match assembler.take(&raw(entry)).unwrap() {
             Taken::Entry(entry) => entry,
-            Taken::Missing(position) => panic!("{case}: {position} is missing"),
+            taken => panic!("{case}: {taken:?}"),
         })
         .collect()
 }

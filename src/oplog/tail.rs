@@ -48,11 +48,11 @@ const BATCH: usize = 1 << 20;
 pub(super) struct Settings {
     /// Where to start; `None` for now.
     pub after: Option<Position>,
-    /// How many bytes of open transactions may be kept.
+    /// How many bytes of open transactions may be kept in memory.
     pub transaction_bytes: usize,
     /// Which member to read from.
     pub selection: Option<SelectionCriteria>,
-    /// Where to tell how many bytes of open transactions are kept.
+    /// Where to tell how many bytes of open transactions are kept in memory.
     pub kept: Arc<AtomicUsize>,
 }
 
@@ -60,7 +60,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             after: None,
-            transaction_bytes: 1 << 30,
+            transaction_bytes: 16 << 20,
             selection: None,
             kept: Arc::default(),
         }
@@ -132,15 +132,20 @@ impl Tail {
                 none.insert(Assembler::new(after, self.settings.transaction_bytes))
             }
         };
+        if let Some(part) = assembler.next_part().await? {
+            self.settings.kept.store(assembler.bytes(), Relaxed);
+            return Ok(vec![part]);
+        }
         if let Some(documents) = &mut self.documents {
-            let (entries, missing) = take(assembler, documents)?;
+            let (entries, missing) = take(assembler, documents).await?;
             self.settings.kept.store(assembler.bytes(), Relaxed);
             if !entries.is_empty() {
                 return Ok(entries);
             }
             match missing {
                 Some(position) => fetch(&self.client, assembler, position).await?,
-                None => self.documents = None,
+                None if documents.first()?.is_none() => self.documents = None,
+                None => {}
             }
             return Ok(entries);
         }
@@ -249,8 +254,12 @@ async fn open(client: &Client, selection: Option<SelectionCriteria>, after: Posi
     in_time(async { open.await.map_err(convert) }).await
 }
 
-/// Takes entries out of a batch, about as many bytes as are given at once, up to one that needs another that was never seen.
-fn take(assembler: &mut Assembler, documents: &mut Documents<RawBatch>) -> Result<(Vec<Entry>, Option<Position>)> {
+/// Takes entries out of a batch, about as many bytes as are given at once, up to one that ends a large transaction or needs another that was
+/// never seen.
+async fn take(
+    assembler: &mut Assembler,
+    documents: &mut Documents<RawBatch>,
+) -> Result<(Vec<Entry>, Option<Position>)> {
     let mut entries = Vec::new();
     let mut bytes = 0;
     while let Some(document) = documents.first()? {
@@ -259,8 +268,13 @@ fn take(assembler: &mut Assembler, documents: &mut Documents<RawBatch>) -> Resul
                 bytes += entry.size_in_memory();
                 entries.push(entry);
             }
+            Taken::Large => {
+                documents.advance()?;
+                break;
+            }
             Taken::Missing(position) => return Ok((entries, Some(position))),
         }
+        assembler.make_room().await?;
         documents.advance()?;
         if bytes >= BATCH {
             break;
@@ -272,7 +286,10 @@ fn take(assembler: &mut Assembler, documents: &mut Documents<RawBatch>) -> Resul
 /// Reads an earlier part of a transaction.
 async fn fetch(client: &Client, assembler: &mut Assembler, position: Position) -> Result<()> {
     match in_time(entry_at(client, OPERATION, position)).await? {
-        Some(entry) => assembler.supply(&entry),
+        Some(entry) => {
+            assembler.supply(&entry)?;
+            assembler.make_room().await
+        }
         None => Err(Error::new(
             ErrorKind::PositionLost,
             OPERATION,

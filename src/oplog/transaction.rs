@@ -1,16 +1,18 @@
 //! Puts transactions together that the source logged in several entries.
 //!
 //! A transaction of more than 16 MB is logged in parts, and a prepared one is logged before it is known whether it commits. The parts
-//! have no effect of their own: they are kept as they came and become one entry at the position of the commit. From 7.0 on servers log
-//! large batches of writes in the same way without a session: each part names the one before it, and that alone says what belongs
-//! together.
+//! have no effect of their own: they are kept as they came and become one entry at the position of the commit. Those that there is no room
+//! for in memory go to a temporary file, and the transaction becomes several entries, one for each part. From 7.0 on servers log large batches
+//! of writes in the same way without a session: each part names the one before it, and that alone says what belongs together.
+
+mod parts;
 
 use std::collections::HashMap;
-use std::mem::take;
 
 use bson::DateTime;
-use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::raw::RawDocument;
 
+use self::parts::Parts;
 use crate::document::Position;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oplog::entry::Entry;
@@ -23,9 +25,9 @@ pub(crate) struct Assembler {
     parser: Parser,
     /// The transactions that have begun and neither committed nor aborted.
     open: HashMap<Owner, Open>,
-    /// Bytes of all parts kept.
-    bytes: usize,
-    /// How many bytes may be kept.
+    /// The committed transaction whose parts are given one by one.
+    closing: Option<Closing>,
+    /// How many bytes of parts may be kept in memory.
     limit: usize,
     /// The position of the entry that was taken last.
     last: Position,
@@ -52,7 +54,17 @@ struct Open {
     /// Where the part before the first one kept is, if there is one.
     previous: Option<Position>,
     /// Its entries, in order.
-    parts: Vec<RawDocumentBuf>,
+    parts: Parts,
+}
+
+/// A transaction that has committed and is too large for memory.
+#[derive(Debug)]
+struct Closing {
+    position: Position,
+    wall: DateTime,
+    /// The position to start after so that all of it is met.
+    before: Position,
+    parts: Parts,
 }
 
 /// What taking an entry gave.
@@ -60,6 +72,8 @@ struct Open {
 pub(crate) enum Taken {
     /// A step of the history.
     Entry(Entry),
+    /// The entry commits a transaction that is too large for memory: [`next_part`](Assembler::next_part) gives it part by part.
+    Large,
     /// The entry ends a transaction of which an earlier part, at this position, was never seen, because the tail started after it. It must be
     /// [supplied](Assembler::supply), and then the same entry be given again.
     Missing(Position),
@@ -80,12 +94,12 @@ enum Role {
 }
 
 impl Assembler {
-    /// Starts after the entry at `after`, keeping at most `limit` bytes of parts.
+    /// Starts after the entry at `after`, keeping about `limit` bytes of parts in memory.
     pub fn new(after: Position, limit: usize) -> Self {
         Self {
             parser: Parser::default(),
             open: HashMap::new(),
-            bytes: 0,
+            closing: None,
             limit,
             last: after,
         }
@@ -96,27 +110,28 @@ impl Assembler {
         self.last
     }
 
-    /// Bytes of all parts kept.
+    /// Bytes of the parts kept in memory of transactions that have neither committed nor aborted.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.open.values().map(|open| open.parts.bytes()).sum()
     }
 
     /// The position to start after so that nothing that is not yielded yet is missed.
     pub fn resume(&self) -> Position {
-        self.open
-            .values()
-            .map(|open| open.before)
-            .fold(self.last, Position::min)
+        let closing = self.closing.iter().map(|closing| closing.before);
+        let open = self.open.values().map(|open| open.before);
+        closing.chain(open).fold(self.last, Position::min)
     }
 
-    /// Takes the next entry.
+    /// Takes the next entry. Afterwards [room](Self::make_room) has to be made.
     ///
     /// # Errors
-    /// [`Protocol`](ErrorKind::Protocol) for bytes that no server writes, [`UnsupportedEntry`](ErrorKind::UnsupportedEntry) when open
-    /// transactions take more memory than allowed.
+    /// [`Protocol`](ErrorKind::Protocol) for bytes that no server writes.
     pub fn take(&mut self, raw: &RawDocument) -> Result<Taken> {
         let entry = RawEntry::read(raw)?;
         let position = entry.position()?;
+        let wall = entry
+            .wall
+            .unwrap_or_else(|| DateTime::from_millis(i64::from(position.time) * 1000));
         let mut items = Vec::new();
         let mut bytes = raw.as_bytes().len();
         if position.term > self.last.term {
@@ -136,13 +151,25 @@ impl Assembler {
                 if let Some(previous) = open.map_or(entry.previous, |open| open.previous) {
                     return Ok(Taken::Missing(previous));
                 }
-                let parts = self.close(&owner);
-                if parts.is_empty() {
+                let Some(mut open) = self.open.remove(&owner) else {
                     return Err(inconsistent(position, "a transaction commits that never began"));
+                };
+                if open.parts.are_in_file() {
+                    if let Role::Last = role {
+                        open.parts.push_back(raw);
+                    }
+                    self.last = position;
+                    self.closing = Some(Closing {
+                        position,
+                        wall,
+                        before: open.before,
+                        parts: open.parts,
+                    });
+                    return Ok(Taken::Large);
                 }
-                bytes += parts.iter().map(|part| part.as_bytes().len()).sum::<usize>();
+                bytes += open.parts.bytes();
                 // Each part is freed as soon as it is read, so that a large transaction is not held twice.
-                for part in parts {
+                for part in open.parts.into_memory() {
                     self.parser.items(&RawEntry::read(&part)?, position, &mut items)?;
                 }
                 if let Role::Last = role {
@@ -154,12 +181,57 @@ impl Assembler {
         Ok(Taken::Entry(Entry {
             position,
             resume: self.resume(),
-            wall: entry
-                .wall
-                .unwrap_or_else(|| DateTime::from_millis(i64::from(position.time) * 1000)),
+            wall,
             items,
             bytes,
+            continues: false,
         }))
+    }
+
+    /// The next part of a transaction that was [too large](Taken::Large) for memory; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Protocol`](ErrorKind::Protocol) for bytes that no server writes, [`Io`](ErrorKind::Io) when the temporary file cannot be read.
+    pub async fn next_part(&mut self) -> Result<Option<Entry>> {
+        let Some(closing) = &mut self.closing else {
+            return Ok(None);
+        };
+        let Some(part) = closing.parts.pop_front().await? else {
+            self.closing = None;
+            return Ok(None);
+        };
+        let (position, wall, continues) = (closing.position, closing.wall, !closing.parts.is_empty());
+        let mut items = Vec::new();
+        self.parser.items(&RawEntry::read(&part)?, position, &mut items)?;
+        if !continues {
+            self.closing = None;
+        }
+        Ok(Some(Entry {
+            position,
+            resume: self.resume(),
+            wall,
+            items,
+            bytes: part.as_bytes().len(),
+            continues,
+        }))
+    }
+
+    /// Moves parts to a temporary file until those in memory take no more than allowed.
+    ///
+    /// # Errors
+    /// [`Io`](ErrorKind::Io) when the file cannot be written.
+    ///
+    /// # Cancellation
+    /// Dropping the future loses what was being moved: the assembler must not be used any more.
+    pub async fn make_room(&mut self) -> Result<()> {
+        while self.bytes() > self.limit {
+            let largest = self.open.values_mut().max_by_key(|open| open.parts.bytes());
+            match largest {
+                Some(open) if open.parts.bytes() > 0 => open.parts.spill().await?,
+                _ => break,
+            }
+        }
+        Ok(())
     }
 
     /// Takes the part that [`Taken::Missing`] asked for, read from the oplog at that position.
@@ -175,7 +247,6 @@ impl Assembler {
             ));
         }
         let (before, position) = (self.last, entry.position()?);
-        self.make_room(&entry, raw)?;
         let owner = match entry.lsid {
             Some(_) => owner(&entry)?,
             // It is the part before the first one of what is kept, or the newest of which anything is known.
@@ -190,9 +261,9 @@ impl Assembler {
             before,
             last: position,
             previous: None,
-            parts: Vec::new(),
+            parts: Parts::default(),
         });
-        open.parts.insert(0, raw.to_owned());
+        open.parts.push_front(raw);
         open.previous = entry.previous;
         Ok(())
     }
@@ -202,16 +273,15 @@ impl Assembler {
         let position = entry.position()?;
         let mut owner = owner(entry)?;
         self.continued(&owner, entry)?;
-        self.make_room(entry, raw)?;
         let mut open = self.open.remove(&owner).unwrap_or_else(|| Open {
             number: entry.txn_number,
             before: self.last,
             last: position,
             previous: entry.previous,
-            parts: Vec::new(),
+            parts: Parts::default(),
         });
         open.last = position;
-        open.parts.push(raw.to_owned());
+        open.parts.push_back(raw);
         if let Owner::Chain(newest) = &mut owner {
             *newest = position;
         }
@@ -234,43 +304,13 @@ impl Assembler {
         Ok(open)
     }
 
-    fn make_room(&mut self, entry: &RawEntry<'_>, raw: &RawDocument) -> Result<()> {
-        let bytes = self.bytes + raw.as_bytes().len();
-        if bytes > self.limit {
-            return Err(Error::new(
-                ErrorKind::UnsupportedEntry,
-                OPERATION,
-                format!(
-                    "the transactions open at this point need more than the {} bytes that may be kept; allow more with \
-                     `transaction_bytes`",
-                    self.limit
-                ),
-            )
-            .with_context("position", entry.position()?));
-        }
-        self.bytes = bytes;
-        Ok(())
-    }
-
-    /// Ends a transaction and gives its parts.
-    fn close(&mut self, owner: &Owner) -> Vec<RawDocumentBuf> {
-        let mut open = self.open.remove(owner);
-        let parts = open.as_mut().map(|open| take(&mut open.parts)).unwrap_or_default();
-        self.bytes -= parts.iter().map(|part| part.as_bytes().len()).sum::<usize>();
-        parts
-    }
-
     fn forget(&mut self, owner: &Owner) {
-        drop(self.close(owner));
+        self.open.remove(owner);
     }
 
     /// Forgets what has no session and was not finished by the primary that began it: no other primary goes on with it or aborts it.
     fn forget_chains(&mut self) {
-        let unfinished = |owner: &&Owner| matches!(owner, Owner::Chain(_));
-        let chains: Vec<Owner> = self.open.keys().filter(unfinished).cloned().collect();
-        for chain in chains {
-            self.forget(&chain);
-        }
+        self.open.retain(|owner, _| !matches!(owner, Owner::Chain(_)));
     }
 }
 

@@ -120,6 +120,7 @@ impl Fixture {
                 wall: bson::DateTime::from_millis(0),
                 items: vec![Item::Change(change)],
                 bytes: 100,
+                continues: false,
             }
         };
         (0..TURN).map(entry).collect()

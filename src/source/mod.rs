@@ -103,7 +103,8 @@ pub trait Source: Send + Sync + 'static {
     /// A server error.
     async fn oldest_position(&self) -> Result<Position>;
 
-    /// The history after `after`, in vectors of at least one entry. The stream ends only by an error.
+    /// The history after `after`, in vectors of at least one entry. The stream ends only by an error. A transaction is one entry, or several at
+    /// one position of which all but the last say that it [continues](Entry::continues).
     ///
     /// # Errors
     /// [`PositionLost`](crate::ErrorKind::PositionLost) when the history no longer reaches back to `after`, or does not hold it.

@@ -26,7 +26,7 @@ impl Decoder {
     pub fn decode(&mut self, raw: &RawDocument) -> Result<Option<Entry>> {
         Ok(match self.0.take(raw)? {
             crate::oplog::Taken::Entry(entry) => Some(entry),
-            crate::oplog::Taken::Missing(_) => None,
+            crate::oplog::Taken::Missing(_) | crate::oplog::Taken::Large => None,
         })
     }
 }

@@ -539,3 +539,48 @@ async fn collections_of_every_kind_arrive_as_they_are() {
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     pair.assert_identical(&CompareOptions::default()).await;
 }
+
+/// Its parts wait in a temporary file, and what is written after it comes after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_larger_than_memory_arrives_whole() {
+    let (source, target) = futures::try_join!(
+        // What a transaction has written cannot leave the cache before it commits.
+        ReplicaSet::builder(Version::V6_0).cache_gb(1.0).start(),
+        ReplicaSet::builder(Version::V6_0).name("rs1").start()
+    )
+    .unwrap();
+    let pair = Pair { source, target };
+    let client = pair.source.client().await.unwrap();
+    let document = |id: i32, n: i32| doc! { "_id": id, "n": n, "large": "x".repeat(4 << 20) };
+    insert(&client, "shop.items", [document(0, 0)]).await;
+    let migration = pair.migration().await.memory_bytes(16 << 20);
+    let run = migration.build().unwrap().start().await.unwrap();
+    ready(&run).await;
+    let items = client.database("shop").collection::<Document>("items");
+    let mut session = client.start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    for id in 1..=12 {
+        items.insert_one(document(id, 0)).session(&mut session).await.unwrap();
+    }
+    let set = doc! { "$set": { "n": 1 } };
+    items
+        .update_one(doc! { "_id": 0 }, set)
+        .session(&mut session)
+        .await
+        .unwrap();
+    items.delete_one(doc! { "_id": 5 }).session(&mut session).await.unwrap();
+    session.commit_transaction().await.unwrap();
+    items.update_many(doc! {}, doc! { "$inc": { "n": 10 } }).await.unwrap();
+    let summary = cut_over(&run).await;
+    assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+    pair.assert_identical(&CompareOptions::default()).await;
+    let arrived = pair.target.client().await.unwrap().database("shop");
+    let arrived = arrived.collection::<Document>("items");
+    assert_eq!(
+        arrived
+            .count_documents(doc! { "n": { "$in": [10, 11] } })
+            .await
+            .unwrap(),
+        12
+    );
+}

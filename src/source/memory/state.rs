@@ -141,6 +141,7 @@ impl State {
                 wall: DateTime::now(),
                 items,
                 bytes,
+                continues: false,
             },
             began,
         });

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use mongoferry::oplog::Entry;
 use mongoferry::order::Key;
 use mongoferry::sink::{CatalogCommand, MemorySink, Refusal, SinkRead, WritesSeen};
@@ -147,7 +147,8 @@ impl Source for ChaosSource {
 
     async fn tail(&self, after: Position) -> Result<BoxStream<'static, Result<Vec<Entry>>>> {
         self.dice.roll("open the tail").await?;
-        Ok(self.dice.slowly("follow the tail", self.inner.tail(after).await?))
+        let tail = in_parts(self.inner.tail(after).await?, after);
+        Ok(self.dice.slowly("follow the tail", tail))
     }
 
     async fn split(&self, collection: &Collection, bytes: u64) -> Result<Vec<Key>> {
@@ -171,6 +172,31 @@ impl Source for ChaosSource {
         self.dice.roll("digest the source").await?;
         self.inner.digest(namespace).await
     }
+}
+
+/// Gives every other transaction in parts, as one that is too large for memory comes.
+fn in_parts(tail: BoxStream<'static, Result<Vec<Entry>>>, after: Position) -> BoxStream<'static, Result<Vec<Entry>>> {
+    let mut before = after;
+    let split = move |entries: Vec<Entry>| {
+        let mut parts = Vec::new();
+        for mut entry in entries {
+            let resume = before.min(entry.resume);
+            before = entry.position;
+            while entry.items.len() > 1 && entry.position.increment % 2 == 0 {
+                let rest = entry.items.split_off(1);
+                let part = Entry {
+                    resume,
+                    continues: true,
+                    ..entry.clone()
+                };
+                parts.push(vec![part]);
+                entry.items = rest;
+            }
+            parts.push(vec![entry]);
+        }
+        stream::iter(parts.into_iter().map(Ok))
+    };
+    tail.map_ok(split).try_flatten().boxed()
 }
 
 #[derive(Clone)]
