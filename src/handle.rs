@@ -260,6 +260,8 @@ impl MigrationHandle {
 
     /// Stops reading and writing, and keeps the checkpoint. [`resume`](Self::resume) goes on from it. Returns when everything has stopped.
     ///
+    /// The copy of a capped collection, or of one with a collation, cannot be gone on with: one that is under way is finished first.
+    ///
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) during a cutover, or the error that ended the run before.
     pub async fn pause(&self) -> Result<()> {

@@ -79,6 +79,7 @@ mod hooks;
 mod event;
 mod phase;
 mod places;
+mod whole_copies;
 mod migrating_client;
 
 // The words that everything else is said in.

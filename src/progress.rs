@@ -18,6 +18,7 @@ use crate::pace::Window;
 use crate::phase::Phase;
 use crate::places::Places;
 use crate::throttle::Limits;
+use crate::whole_copies::WholeCopies;
 use crate::window;
 use crate::write_block::WriteBlock;
 
@@ -67,6 +68,7 @@ pub(crate) struct Progress {
     oplog_window: Mutex<Option<Window>>,
     pub limits: Limits,
     pub places: Places,
+    pub whole_copies: WholeCopies,
     pub late_writes: LateWatch,
     pub window: window::Window,
     pub write_block: WriteBlock,
@@ -111,6 +113,7 @@ impl Progress {
             oplog_window: Mutex::new(None),
             limits: Limits::default(),
             places: Places::default(),
+            whole_copies: WholeCopies::default(),
             late_writes: LateWatch::default(),
             window: window::Window::default(),
             write_block: WriteBlock::default(),

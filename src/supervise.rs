@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 use crate::document::Position;
 use crate::engine::{Engine, Requests};
 use crate::error::{ErrorKind, Result};
-use crate::event::Event;
+use crate::event::{Event, Side};
 use crate::migration::LostPosition;
 use crate::monitor::{POSITION_INTERVAL, watch_window};
 use crate::phase::Phase;
 use crate::progress::Progress;
 use crate::source::Source;
-use crate::window::keep_window;
+use crate::waiting::telling;
+use crate::window::{self, keep_window};
 use crate::write_block::keep_write_block;
 
 /// The longest pause before a run that failed goes on from its checkpoint.
@@ -116,13 +117,14 @@ async fn run_as_wanted(
         if matches!(progress.phase(), Phase::Paused) {
             progress.set_phase(Phase::Preflight);
         }
+        progress.whole_copies.open();
         let run_cancel = cancel.child_token();
         // Should the resync not come about, the next run finds the loss again.
         let reason = lost.take();
         let mut run = pin!(engine.run(progress, requests, &run_cancel, reason.as_deref()));
         let result = tokio::select! {
             result = &mut run => result,
-            _ = wanted.changed() => {
+            () = until_it_may_end(wanted, progress, requests) => {
                 run_cancel.cancel();
                 run.await
             }
@@ -167,6 +169,33 @@ async fn run_as_wanted(
             never = follow_lag(&*engine.source, progress) => never,
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Waits until the host wants something else than that the run goes on. A pause waits in addition for copies that would else begin anew.
+async fn until_it_may_end(wanted: &mut watch::Receiver<Wanted>, progress: &Progress, requests: &Requests) {
+    let _ = wanted.changed().await;
+    if *wanted.borrow() != Wanted::Pause {
+        return;
+    }
+    let finish = async {
+        progress.whole_copies.close();
+        if progress.whole_copies.are_running() {
+            let ended = progress.whole_copies.ended();
+            telling(
+                &progress.events,
+                Side::Source,
+                "finish copies that cannot be gone on with",
+                ended,
+            )
+            .await;
+            // Else the next run would know nothing of them.
+            window::save(requests).await;
+        }
+    };
+    tokio::select! {
+        () = finish => {}
+        _ = wanted.changed() => {}
     }
 }
 

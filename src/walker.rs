@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::{Budget, Taken};
@@ -27,6 +27,10 @@ use crate::source::{ReadMode, ReadRequest, Source};
 
 /// A chunk is finished when it has taken so long, so that its snapshot stays within the source's history.
 const CHUNK_TIME: Duration = Duration::from_secs(10);
+
+/// A server closes a cursor that it was not asked for anything for ten minutes. The copy of a collection without ranges would then begin anew,
+/// so that it asks for the next batch after so long whatever the limit says.
+const CURSOR_REST: Duration = Duration::from_secs(240);
 
 /// What a walker is made from.
 #[derive(Clone)]
@@ -92,6 +96,7 @@ impl Walker {
 
     /// Waits until another walker may be at work, and for the throttle.
     async fn place(&self) -> Place<'_> {
+        self.progress.whole_copies.opened().await;
         let place = self.progress.places.take().await;
         self.progress.limits.copy.ready().await;
         place
@@ -105,6 +110,8 @@ impl Walker {
 
     async fn copy(&self, assignment: Assignment, place: &mut Place<'_>, attempts: &mut Attempts) -> Result<()> {
         place.note_use();
+        let is_whole = !assignment.target.kind.has_ranges();
+        let _whole = is_whole.then(|| self.progress.whole_copies.begin());
         let result = match self.copy_range(&assignment, place).await {
             Err(error) if error.kind() == ErrorKind::Stopped && assignment.cancel.is_cancelled() => Ok(None),
             other => other.map(Some),
@@ -140,12 +147,12 @@ impl Walker {
         }
         if snapshot_refused && assignment.mode == ReadMode::Snapshot {
             // After a few of these, however long each took and whether or not another snapshot may be given, the router asks for none.
-            tokio::time::sleep(RetryRule::SERVER.first_pause).await;
+            sleep(RetryRule::SERVER.first_pause).await;
             return Ok(());
         }
         match attempts.next_pause(&error) {
             Some(pause) => {
-                tokio::time::sleep(pause).await;
+                sleep(pause).await;
                 Ok(())
             }
             None => Err(error.with_context("namespace", &assignment.target.namespace)),
@@ -257,6 +264,8 @@ impl Walker {
         }
         tokio::select! {
             () = assignment.cancel.cancelled() => {}
+            // Rather a little more than the limit than all of it once more.
+            () = sleep(CURSOR_REST) => {}
             () = limit.ready() => {}
         }
         false

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bson::rawdoc;
 use futures::StreamExt;
+use mongoferry::sink::JournalEntry;
 use mongoferry::source::{SourceCall, WriteLoad};
 use mongoferry::{Error, ErrorKind, Event, MigrationHandle, Phase, Throttle};
 use tokio::time::{Instant, sleep, timeout};
@@ -308,4 +309,58 @@ fn copy_bytes(per_second: u64) -> Throttle {
         copy_bytes_per_second: Some(per_second),
         ..Throttle::default()
     }
+}
+
+/// Its cursor would be gone after the pause, and with it all that was copied.
+#[tokio::test(start_paused = true)]
+async fn a_pause_waits_for_the_copy_of_a_capped_collection() {
+    let bench = Bench::default();
+    let options = rawdoc! { "capped": true, "size": 1 << 30 };
+    bench.source.create_collection("shop.log", options).unwrap();
+    bench.source.insert_many("shop.log", documents(0..200, 100)).unwrap();
+    bench.source.set_batch_documents(20);
+    let gate = bench.source.hold(SourceCall::ReadBatch);
+    let run = bench.start().await;
+    for _ in 0..3 {
+        timeout(DEADLINE, gate.reached()).await.unwrap();
+        gate.let_one_pass();
+    }
+    timeout(DEADLINE, gate.reached()).await.unwrap();
+    let mut pause = Box::pin(run.pause());
+    let waited = timeout(Duration::from_secs(1800), &mut pause).await;
+    assert!(waited.is_err(), "the pause did not wait: {waited:?}");
+    gate.release();
+    timeout(DEADLINE, pause).await.unwrap().unwrap();
+    assert_eq!(run.status().phase, Phase::Paused);
+    let checkpoint = bench.checkpoint().unwrap();
+    assert!(
+        checkpoint.collections[0]
+            .ranges
+            .iter()
+            .all(|range| range.done.is_some())
+    );
+    run.resume().unwrap();
+    until("it is copied", || run.status().copy_complete).await;
+    let written = bench.sink.journal().into_iter().map(|entry| match entry {
+        JournalEntry::Inserted { keys, .. } => keys.len(),
+        _ => 0,
+    });
+    assert_eq!(written.sum::<usize>(), 200, "each document once");
+    bench.finish(run).await;
+}
+
+/// A server closes a cursor that nothing is asked of for ten minutes.
+#[tokio::test(start_paused = true)]
+async fn the_slowest_copy_asks_for_more_before_its_cursor_is_closed() {
+    let bench = Bench::default();
+    let options = rawdoc! { "capped": true, "size": 1 << 30 };
+    bench.source.create_collection("shop.log", options).unwrap();
+    bench.source.insert_many("shop.log", documents(0..50, 100_000)).unwrap();
+    let migration = bench.migration().throttle(copy_bytes(1));
+    let run = migration.build().unwrap().start().await.unwrap();
+    let copied = || bench.sink.documents("shop.log").map_or(0, |documents| documents.len());
+    sleep(Duration::from_secs(3600)).await;
+    assert!(copied() > 6, "{} in an hour", copied());
+    run.throttle(Throttle::default());
+    bench.finish(run).await;
 }
