@@ -1,7 +1,10 @@
 //! The retry rules of the whole crate.
 
+use std::hash::{BuildHasher, RandomState};
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::time::{Instant, timeout};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -14,13 +17,18 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 /// of the same document.
 pub(crate) const WRITE: Duration = Duration::from_secs(45);
 
+/// How long a server may take to send the first batch of a read. It first waits until it has the position, which never comes on a member
+/// that has lost its majority.
+pub(crate) const FIRST_BATCH: Duration = Duration::from_secs(120);
+
 /// How long a server may take to read a whole collection for its digest.
 pub(crate) const WHOLE_COLLECTION: Duration = Duration::from_secs(3600);
 
 /// Awaits an answer for so long.
 ///
 /// # Errors
-/// [`Connection`](ErrorKind::Connection), which may be tried again, when there is none.
+/// [`Connection`](ErrorKind::Connection), which may be tried again, when there is none; [`Panic`](ErrorKind::Panic) when whoever asks
+/// panics, as the driver does once the runtime in which its client was made is gone.
 ///
 /// # Cancellation
 /// Dropping the future drops `answer`.
@@ -29,19 +37,32 @@ pub(crate) async fn answered<T>(
     limit: Duration,
     answer: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    timeout(limit, answer).await.unwrap_or_else(|_| {
-        Err(Error::new(
+    // What it leaves behind is the driver's own.
+    match timeout(limit, AssertUnwindSafe(answer).catch_unwind()).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(panicked(operation)),
+        Err(_) => Err(Error::new(
             ErrorKind::Connection,
             operation,
             format!("the server did not answer within {} seconds", limit.as_secs()),
-        ))
-    })
+        )),
+    }
+}
+
+/// The error of a call during which the driver panicked.
+pub(crate) fn panicked(operation: &'static str) -> Error {
+    Error::new(
+        ErrorKind::Panic,
+        operation,
+        "the driver panicked; the runtime in which its client was made has to live as long as the run",
+    )
 }
 
 /// How often, how fast and how long something is tried again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RetryRule {
-    /// The pause after the first failure; each further one is twice as long.
+    /// The pause after the first failure; each further one is twice as long. What is waited for is between half of it and the whole, at
+    /// random, so that those who failed together do not come back together.
     pub first_pause: Duration,
     /// The longest pause.
     pub longest_pause: Duration,
@@ -87,8 +108,13 @@ impl Attempts {
         }
         let pause = self.pause;
         self.pause = (pause * 2).min(self.rule.longest_pause);
-        Some(pause)
+        Some(pause.mul_f64(0.5 + random() / 2.0))
     }
+}
+
+/// A number from 0 to 1. Each new state of the standard library's hashes is another.
+fn random() -> f64 {
+    RandomState::new().hash_one(()) as f64 / u64::MAX as f64
 }
 
 /// Calls `operation` until it succeeds, fails for good, or the rule's patience has run out.
@@ -127,6 +153,36 @@ mod tests {
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Connection);
         assert!(started.elapsed() >= RetryRule::SERVER.patience);
         assert!(calls > 20, "{calls}");
+    }
+
+    #[test]
+    fn callers_that_failed_together_do_not_come_back_together() {
+        let error = Error::new(ErrorKind::Connection, "test", "gone");
+        let mut callers: Vec<Attempts> = (0..8).map(|_| RetryRule::SERVER.begin()).collect();
+        let mut whole = RetryRule::SERVER.first_pause;
+        for _ in 0..10 {
+            let pauses: Vec<Duration> = callers
+                .iter_mut()
+                .map(|caller| caller.next_pause(&error).unwrap())
+                .collect();
+            assert!(
+                pauses.iter().all(|pause| *pause >= whole / 2 && *pause <= whole),
+                "{pauses:?}"
+            );
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]), "{pauses:?}");
+            whole = (whole * 2).min(RetryRule::SERVER.longest_pause);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_driver_is_an_error() {
+        let answer = async { panic!("JoinError::Cancelled") };
+        let error = answered::<()>("test", ANSWER, answer).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.is_retryable()),
+            (ErrorKind::Panic, false),
+            "{error}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
