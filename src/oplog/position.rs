@@ -10,6 +10,7 @@ use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 use bson::{Bson, Document, Timestamp, doc, rawdoc};
 use futures::StreamExt;
 use mongodb::Client;
+use tokio::time::sleep;
 
 use crate::document::Position;
 use crate::driver;
@@ -149,23 +150,40 @@ pub(crate) async fn start_position(client: &Client) -> Result<Position> {
 /// The newest entry of the primary, returned once a majority has it: nothing that was written before the call comes after it.
 ///
 /// # Errors
-/// A server error, or the majority does not follow for as long as patience lasts.
+/// A server error, or the majority has not come nearer for as long as patience lasts.
 pub(crate) async fn newest_written(client: &Client) -> Result<Position> {
-    let written = retry(RetryRule::SERVER, || standing(client)).await?.newest;
-    retry(RetryRule::SERVER, || async {
-        let standing = standing(client).await?;
-        if standing.majority >= written {
-            return Ok(standing.majority);
+    followed(|| standing(client)).await
+}
+
+async fn followed<F>(mut standing: impl FnMut() -> F) -> Result<Position>
+where
+    F: Future<Output = Result<Standing>>,
+{
+    let written = retry(RetryRule::SERVER, &mut standing).await?.newest;
+    let (mut attempts, mut reached) = (RetryRule::SERVER.begin(), Position::ZERO);
+    loop {
+        let error = match standing().await {
+            Ok(standing) if standing.majority >= written => return Ok(standing.majority),
+            Ok(standing) => {
+                if standing.majority > reached {
+                    reached = standing.majority;
+                    attempts = RetryRule::SERVER.begin();
+                }
+                Error::new(
+                    ErrorKind::Connection,
+                    "wait until a majority has everything",
+                    "the members that make a majority do not follow the primary; see with `rs.status()` which are down or behind",
+                )
+                .with_context("written", written)
+                .with_context("majority", standing.majority)
+            }
+            Err(error) => error,
+        };
+        match attempts.next_pause(&error) {
+            Some(pause) => sleep(pause).await,
+            None => return Err(error),
         }
-        Err(Error::new(
-            ErrorKind::Connection,
-            "wait until a majority has everything",
-            "the members that make a majority do not follow the primary",
-        )
-        .with_context("written", written)
-        .with_context("majority", standing.majority))
-    })
-    .await
+    }
 }
 
 /// As [`newest_written`], by a primary that a majority has confirmed since the call began: nothing that any majority was told to have was
@@ -318,4 +336,57 @@ fn first_document<'a>(operation: &'static str, reply: &'a Document) -> Result<Op
         .and_then(|cursor| cursor.get_array("firstBatch"))
         .map_err(|error| Error::malformed(operation, error))?;
     Ok(batch.first().and_then(Bson::as_document))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Position {
+        Position {
+            time: 1_000 + u32::try_from(seconds).unwrap(),
+            increment: 0,
+            term: 1,
+        }
+    }
+
+    /// A set of which a majority is at the position that `majority` gives for the seconds since the beginning.
+    async fn follow(majority: impl Fn(u64) -> u64) -> (Result<Position>, Duration) {
+        let began = Instant::now();
+        let written = at(100);
+        let found = followed(|| {
+            let majority = at(majority(began.elapsed().as_secs()));
+            async move {
+                Ok(Standing {
+                    newest: written,
+                    majority,
+                    needs_replay_flag: false,
+                })
+            }
+        })
+        .await;
+        (found, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_majority_that_advances_is_waited_for() {
+        // One second of history in three seconds.
+        let (found, took) = follow(|seconds| seconds / 3).await;
+        assert_eq!(found.unwrap(), at(100));
+        assert!(took >= Duration::from_secs(300), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_majority_that_stands_still_is_given_up() {
+        let (found, took) = follow(|seconds| seconds.min(60)).await;
+        let error = found.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
+        let patience = RetryRule::SERVER.patience;
+        let last = Duration::from_secs(60);
+        assert!(took >= last + patience && took < last + patience * 2, "{took:?}");
+    }
 }
