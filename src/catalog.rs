@@ -25,8 +25,8 @@ use crate::router::Router;
 use crate::sink::CatalogCommand;
 use crate::tracked::{IndexWork, Tracked};
 
-/// So many characters of an entry are shown in an error.
-const ENTRY_SHOWN: usize = 500;
+/// So many fields of an entry are named in an error.
+const FIELDS_NAMED: usize = 20;
 
 impl Router {
     /// Applies one command. Answers whether a checkpoint must follow before anything else is applied.
@@ -44,7 +44,7 @@ impl Router {
         applied.map_err(|error| {
             error
                 .with_context("position", position)
-                .with_context("entry", shortened(&raw))
+                .with_context("entry", shape(&raw))
         })
     }
 
@@ -469,17 +469,21 @@ impl Router {
     }
 }
 
-/// An entry as it may stand in an error: it can hold user data of any size.
-fn shortened(entry: &RawDocument) -> String {
-    let mut text = match bson::Document::try_from(entry) {
-        Ok(entry) => entry.to_string(),
-        Err(_) => format!("{} bytes that cannot be shown", entry.as_bytes().len()),
-    };
-    if let Some((end, _)) = text.char_indices().nth(ENTRY_SHOWN) {
-        text.truncate(end);
-        text.push_str(" ...");
-    }
-    text
+/// An entry as it may stand in an error: where it belongs and what its fields are called, and none of the user's data in them.
+fn shape(entry: &RawDocument) -> String {
+    let namespace = entry.get_str("ns").unwrap_or("no namespace");
+    let fields: Vec<&str> = entry
+        .get_document("o")
+        .map(|object| {
+            object
+                .iter()
+                .flatten()
+                .map(|(name, _)| name.as_str())
+                .take(FIELDS_NAMED)
+                .collect()
+        })
+        .unwrap_or_default();
+    format!("in {namespace} with the fields {}", fields.join(", "))
 }
 
 fn required(id: Option<Uuid>) -> Result<Uuid> {
@@ -492,4 +496,22 @@ fn unexpected(message: &'static str) -> Error {
 
 fn malformed(error: bson::error::Error) -> Error {
     Error::malformed("read an oplog entry", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn an_entry_in_an_error_shows_names_and_no_data() {
+        let entry = rawdoc! {
+            "op": "c",
+            "ns": "shop.$cmd",
+            "o": { "create": "orders", "validator": { "name": { "$ne": "s3cret" } } },
+        };
+        assert_eq!(shape(&entry), "in shop.$cmd with the fields create, validator");
+        assert_eq!(shape(&rawdoc! {}), "in no namespace with the fields ");
+    }
 }
