@@ -1,9 +1,7 @@
 //! Reads documents at a position: by snapshot, outside or inside a transaction, or by a majority read that comes after it.
 
-use std::time::Duration;
-
 use bson::raw::{RawDocumentBuf, cstr};
-use bson::rawdoc;
+use bson::{doc, rawdoc};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use mongodb::options::{ReadPreference, RunCursorCommandOptions, WriteConcern};
@@ -14,14 +12,10 @@ use crate::document::{Batch, Position};
 use crate::driver::{code, convert, open_cursor_within, to_its_end};
 use crate::driver_range::{batch_size, range_find};
 use crate::error::{Error, ErrorKind, Result};
-use crate::retry::{ANSWER, RetryRule, answered, retry};
+use crate::retry::{ANSWER, FIRST_BATCH, RetryRule, answered, retry};
 use crate::source::{ReadMode, ReadRequest};
 
 const OPERATION: &str = "read documents";
-
-/// How long a server may take to send the first batch. It first waits until it has the position, which never comes on a member that
-/// has lost its majority.
-const FIRST_BATCH: Duration = Duration::from_secs(120);
 
 /// The documents of a range.
 pub(super) async fn range(
@@ -180,7 +174,7 @@ fn no_answer() -> Error {
 /// A read-only transaction and the one cursor in it.
 ///
 /// Dropping it ends both on the server, at whatever point: the driver kills the cursor of a dropped `SessionRawBatchCursor`, and aborts
-/// the transaction of a dropped `ClientSession` that is in progress.
+/// the transaction of a dropped `ClientSession` that is in progress. The session itself is then the driver's, which uses it again.
 struct Transaction {
     cursor: SessionRawBatchCursor,
     session: ClientSession,
@@ -227,6 +221,22 @@ impl Transaction {
         Ok(Self { cursor, session })
     }
 
+    /// Ends all of it, the session too, which the server would else keep for half an hour. A failure leaves it at that.
+    async fn end(self) {
+        let Self { cursor, mut session } = self;
+        drop(cursor);
+        let client = session.client();
+        let ended = async {
+            session.abort_transaction().await?;
+            let command = doc! { "endSessions": [session.id().clone()] };
+            client.database("admin").run_command(command).await
+        };
+        let _ = answered(OPERATION, ANSWER, async {
+            ended.await.map_err(|error| convert(OPERATION, error))
+        })
+        .await;
+    }
+
     fn into_batches(self) -> BoxStream<'static, Result<Batch>> {
         stream::unfold(Some(self), |transaction| async {
             let mut transaction = transaction?;
@@ -248,8 +258,12 @@ impl Transaction {
                         .and_then(|cursor| cursor.get_i64("id"))
                         .is_ok_and(|id| id == 0);
                     let documents = Batch::from_reply(batch).map_err(|error| Error::malformed(OPERATION, error));
-                    // The snapshot is let go with the last batch, not when the caller is done with that.
-                    Some((documents, (!is_last).then_some(transaction)))
+                    if is_last {
+                        // The snapshot is let go with the last batch, not when the caller is done with that.
+                        transaction.end().await;
+                        return Some((documents, None));
+                    }
+                    Some((documents, Some(transaction)))
                 }
                 Err(error) => Some((Err(error), None)),
             }
