@@ -1,18 +1,25 @@
 //! What the MongoDB source and sink share: connecting, commands, and what the driver's errors mean.
 
+mod answer;
+
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
 use bson::{Document, doc};
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
 use mongodb::Client;
-use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind, WriteFailure};
+use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind};
 use mongodb::options::RunCursorCommandOptions;
+
+pub(crate) use self::answer::{Answer, of_system, plain};
 
 use crate::document::{Batch, Position};
 use crate::error::{Error, ErrorKind, Result};
-use crate::retry::{ANSWER, RetryRule, answered, retry};
+use crate::error_codes::{self, Meaning};
+use crate::preflight::{Code, Finding};
+use crate::retry::{ANSWER, RetryRule, answered, panicked, retry};
 use crate::source::Deployment;
 
 /// Runs a command on a database, through elections.
@@ -73,11 +80,14 @@ pub(crate) async fn run_raw(
     database: &str,
     command: RawDocumentBuf,
 ) -> Result<Document> {
-    client
-        .database(database)
-        .run_raw_command(command)
+    let database = client.database(database);
+    match AssertUnwindSafe(database.run_raw_command(command).into_future())
+        .catch_unwind()
         .await
-        .map_err(|error| convert(operation, error))
+    {
+        Ok(answer) => answer.map_err(|error| convert(operation, error)),
+        Err(_) => Err(panicked(operation)),
+    }
 }
 
 /// Opens a cursor by a command whose body is sent as it is, and gives its batches. Nothing is retried.
@@ -163,13 +173,7 @@ pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
         let build = run(client, OPERATION, "admin", doc! { "buildInfo": 1 })
             .await
             .unwrap_or_default();
-        let message = match crate::preflight::imitation(&hello, &build) {
-            Some(kind) => {
-                format!("it is {kind}, which has no oplog to follow; only replica sets of MongoDB can be migrated")
-            }
-            None => not_a_replica_set(&hello),
-        };
-        return Err(Error::new(ErrorKind::Refused, OPERATION, message));
+        return Err(Error::refused(OPERATION, vec![not_a_replica_set(&hello, &build)]));
     };
     let build = run(client, OPERATION, "admin", doc! { "buildInfo": 1 }).await?;
     let version = build
@@ -225,24 +229,33 @@ fn if_allowed<T>(answer: Result<T>) -> Result<Option<T>> {
 }
 
 /// What a server is that belongs to no replica set, and what to do about it.
-pub(crate) fn not_a_replica_set(hello: &Document) -> String {
-    let (what, fix) = if hello.get_str("msg").is_ok_and(|text| text == "isdbgrid") {
+pub(crate) fn not_a_replica_set(hello: &Document, build: &Document) -> Finding {
+    let (code, what, fix) = if let Some(kind) = crate::preflight::imitation(hello, build) {
         (
-            "it is a mongos of a sharded cluster",
+            Code::NotMongodb,
+            format!("it is {kind}, which has no oplog to follow"),
+            "only replica sets of MongoDB can be migrated",
+        )
+    } else if hello.get_str("msg").is_ok_and(|text| text == "isdbgrid") {
+        (
+            Code::Mongos,
+            "it is a mongos of a sharded cluster".to_owned(),
             "only replica sets can be migrated; give the connection string of one that is not a shard",
         )
     } else if hello.get_bool("isreplicaset").unwrap_or(false) {
         (
-            "it is a member of a replica set that has no configuration yet",
+            Code::NotInitiated,
+            "it is a member of a replica set that has no configuration yet".to_owned(),
             "run `rs.initiate()` on it",
         )
     } else {
         (
-            "it is a standalone server",
+            Code::Standalone,
+            "it is a standalone server".to_owned(),
             "restart mongod with `--replSet rs0` and run `rs.initiate()` to make it a replica set of one member",
         )
     };
-    format!("{what}; {fix}")
+    Finding::blocker(code, what, fix)
 }
 
 /// An optime `{ts, t}` as the server writes it. The entry that a replica set begins with has no term.
@@ -264,15 +277,16 @@ pub(crate) fn number(document: &Document, name: &str) -> u64 {
 
 /// The server's error code, where the error is a server's answer.
 pub(crate) fn code(error: &Error) -> Option<i32> {
-    let source = std::error::Error::source(error)?;
-    source.downcast_ref::<DriverError>().and_then(driver_code)
+    said(error).and_then(Answer::code)
 }
 
 /// What the server said, where the error is a server's answer; else the whole error.
 pub(crate) fn answer(error: &Error) -> String {
-    std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<DriverError>())
-        .map_or_else(|| error.to_string(), reason)
+    said(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+fn said(error: &Error) -> Option<&Answer> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
 /// Whether the collection or database that was asked for does not exist.
@@ -281,105 +295,66 @@ pub(crate) fn is_gone(error: &Error) -> bool {
     matches!(code(error), Some(26 | 166))
 }
 
-/// Whether the server cannot do what is asked at the moment, so that the same call may succeed later: elections, shutdowns, network
-/// errors between members, interrupted and timed-out operations, killed cursors.
-pub(crate) fn is_transient(code: i32) -> bool {
-    matches!(
-        code,
-        6 | 7
-            | 43
-            | 50
-            | 89
-            | 91
-            | 112
-            | 134
-            | 175
-            | 189
-            | 234
-            | 237
-            | 251
-            | 262
-            | 9001
-            | 10058
-            | 10107
-            | 11600
-            | 11602
-            | 13388
-            | 13435
-            | 13436
-    )
-}
-
 /// What to do about a server that takes no writes at present, for the codes that say so.
 pub(crate) fn blocked(code: i32) -> Option<&'static str> {
-    match code {
-        // OutOfDiskSpace.
-        14031 => Some("its disk is full: make room on it"),
-        // UserWritesBlocked, from 6.0 on.
-        371 => Some("its writes are blocked: unblock them with `setUserWriteBlockMode: 1, global: false`"),
-        _ => None,
-    }
-}
-
-fn driver_code(error: &DriverError) -> Option<i32> {
-    match &*error.kind {
-        DriverErrorKind::Command(error) => Some(error.code),
-        DriverErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
-        DriverErrorKind::Write(WriteFailure::WriteConcernError(error)) => Some(error.code),
-        _ => None,
-    }
-}
-
-/// The server's or driver's own words. They hold no credentials: the driver never puts the connection string in its errors, except for
-/// a malformed one, of which only the reason is repeated.
-pub(crate) fn reason(error: &DriverError) -> String {
-    match &*error.kind {
-        DriverErrorKind::Command(error) => format!("{} (code {}, {})", error.message, error.code, error.code_name),
-        other => other.to_string(),
-    }
+    let row = error_codes::row(code)?;
+    (row.meaning == Meaning::Blocked).then_some(row.why)
 }
 
 /// The crate's error for a driver's.
 pub(crate) fn convert(operation: &'static str, error: DriverError) -> Error {
     let (kind, retryable) = classify(&error);
+    let answer = Answer::of(&error);
+    let row = answer.code().and_then(error_codes::row);
     let message = match kind {
-        ErrorKind::Unauthorized => format!(
-            "{}; grant the missing privilege or correct the credentials",
-            reason(&error)
-        ),
-        ErrorKind::Connection if driver_code(&error).is_some() => "the server cannot do this at present".to_owned(),
-        ErrorKind::Connection => "the server cannot be reached or the connection broke".to_owned(),
+        ErrorKind::Unauthorized => {
+            "the server does not allow it; grant the missing privilege or correct the credentials".to_owned()
+        }
+        ErrorKind::Connection => match row {
+            Some(row) => format!("the server cannot do this at present: {}", row.why),
+            None if answer.code().is_some() => "the server cannot do this at present".to_owned(),
+            None => "the server cannot be reached or the connection broke; see whether its members run and can be reached from here"
+                .to_owned(),
+        },
         ErrorKind::TargetBlocked => {
-            let what = driver_code(&error).and_then(blocked).unwrap_or("it takes no writes");
+            let what = row.map_or("it takes no writes", |row| row.why);
             format!("the server takes no writes: {what}")
         }
-        _ => "the server answered with an error".to_owned(),
+        _ => "the server refuses it; put right what it says, and try again".to_owned(),
     };
     Error::new(kind, operation, message)
         .with_retryable(retryable)
-        .with_source(error)
+        .with_source(answer)
 }
+
+/// Labels by which the driver or the server says that the same call may succeed later.
+const MAY_PASS: [&str; 4] = [
+    "RetryableWriteError",
+    "TransientTransactionError",
+    "RetryableError",
+    "SystemOverloadedError",
+];
 
 fn classify(error: &DriverError) -> (ErrorKind, bool) {
     match &*error.kind {
-        DriverErrorKind::Authentication { .. } => (ErrorKind::Unauthorized, false),
+        DriverErrorKind::Authentication { .. } => return (ErrorKind::Unauthorized, false),
         DriverErrorKind::Io(_)
         | DriverErrorKind::ConnectionPoolCleared { .. }
         | DriverErrorKind::ServerSelection { .. }
-        | DriverErrorKind::DnsResolve { .. } => (ErrorKind::Connection, true),
+        | DriverErrorKind::DnsResolve { .. } => return (ErrorKind::Connection, true),
         DriverErrorKind::InvalidArgument { .. } | DriverErrorKind::InvalidTlsConfig { .. } => {
-            (ErrorKind::InvalidConfiguration, false)
+            return (ErrorKind::InvalidConfiguration, false);
         }
-        _ => match driver_code(error) {
-            Some(13 | 18 | 8000) => (ErrorKind::Unauthorized, false),
-            // SnapshotTooOld, SnapshotUnavailable, StaleChunkHistory.
-            Some(239 | 246 | 247) => (ErrorKind::SnapshotUnavailable, true),
-            // CappedPositionLost, ChangeStreamFatalError, ChangeStreamHistoryLost.
-            Some(136 | 280 | 286) => (ErrorKind::PositionLost, false),
-            Some(code) if is_transient(code) => (ErrorKind::Connection, true),
-            Some(code) if blocked(code).is_some() => (ErrorKind::TargetBlocked, false),
-            _ => (ErrorKind::Server, false),
-        },
+        _ => {}
+    }
+    match answer::code_of(error).and_then(error_codes::row).map(|row| row.meaning) {
+        Some(Meaning::Unauthorized) => (ErrorKind::Unauthorized, false),
+        Some(Meaning::Snapshot) => (ErrorKind::SnapshotUnavailable, true),
+        Some(Meaning::PositionLost) => (ErrorKind::PositionLost, false),
+        Some(Meaning::Retried) => (ErrorKind::Connection, true),
+        Some(Meaning::Blocked) => (ErrorKind::TargetBlocked, false),
+        None if MAY_PASS.iter().any(|label| error.contains_label(label)) => (ErrorKind::Connection, true),
+        None => (ErrorKind::Server, false),
     }
 }
 

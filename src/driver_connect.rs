@@ -1,48 +1,233 @@
-//! Connecting by a connection string, and what stands in the way of it.
+//! Connecting: by a connection string, by the driver's options, or by a client that the host has made.
 
+mod diagnose;
+mod tls;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bson::{Document, doc};
+use futures::FutureExt;
 use mongodb::Client;
 use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind};
 use mongodb::options::{
-    AuthMechanism, ClientOptions, ReadPreference, SelectionCriteria, ServerAddress, Tls, TlsOptions,
+    AuthMechanism, ClientOptions, ConnectionString, ReadPreference, SelectionCriteria, ServerAddress, Tls,
 };
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::driver;
+use self::diagnose::{Seen, look};
+use crate::driver::{self, Answer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Side;
 use crate::inspection::Connection;
-use crate::retry::{RetryRule, retry};
+use crate::preflight::{Code, Finding};
+use crate::waiting::{OnWait, Wait};
 
 const OPERATION: &str = "connect";
 
-/// How long a server may take to answer when it is only asked what it is.
-const GLANCE: Duration = Duration::from_secs(3);
+/// How long a primary is waited for where nothing else is said: longer than an election takes.
+const LIMIT: Duration = Duration::from_secs(30);
 
-/// A client, and what the connection string says of it.
+/// How long it may take to find out what a server is that has been reached.
+const DESCRIBED: Duration = Duration::from_secs(30);
+
+/// How long a primary is looked for before the given hosts are asked what they are, and the pause before they are asked again.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// How long the names that members have for each other may be of no use before a given host that is the primary is talked to alone.
+const ALONE_AFTER: Duration = Duration::from_secs(5);
+
+/// How long the other members of a set have to be found by a client that the host has made.
+const FOUND: Duration = Duration::from_millis(500);
+
+/// How to connect to a replica set.
+///
+/// [`MongoSource::connect`](crate::MongoSource::connect) and [`MongoSink::connect`](crate::MongoSink::connect) take a connection string
+/// alone; this says more.
+///
+/// ```no_run
+/// use mongoferry::{ConnectOptions, MongoSource};
+///
+/// # async fn connect() -> mongoferry::Result<()> {
+/// let options = ConnectOptions::uri("mongodb://old.example/?replicaSet=rs0").on_wait(|wait| eprintln!("{wait}"));
+/// let source = MongoSource::connect_with(options).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ConnectOptions {
+    to: To,
+    on_wait: OnWait,
+}
+
+#[derive(Clone)]
+enum To {
+    Uri(String),
+    Options(Box<ClientOptions>),
+    Client(Client),
+}
+
+impl ConnectOptions {
+    /// Connects to what a connection string names.
+    ///
+    /// Its `serverSelectionTimeoutMS` is how long a primary is waited for, 30 seconds where it does not say, and its `connectTimeoutMS` how
+    /// long each host may take to answer. Its read preference, read concern and write concern are not used. For sizes of its connection
+    /// pool that it does not state, ones that suit a migration are taken.
+    pub fn uri(uri: impl Into<String>) -> Self {
+        Self::to(To::Uri(uri.into()))
+    }
+
+    /// Connects by options of the driver, for what a connection string cannot say. They are taken as a connection string's are.
+    pub fn options(options: ClientOptions) -> Self {
+        Self::to(To::Options(Box::new(options)))
+    }
+
+    /// Uses a client that the host has made and may go on using. Its read and write concerns are not used.
+    ///
+    /// The driver does not tell whether a client encrypts what it sends, so that it counts as one that does not: preflight blocks it where
+    /// it leaves this host, unless that is [accepted](crate::MigrationBuilder::accept_unencrypted). With [`options`](Self::options) this is
+    /// known.
+    pub fn client(client: Client) -> Self {
+        Self::to(To::Client(client))
+    }
+
+    /// Calls `tell` when a server keeps the host waiting: after two seconds for the first time, then each 10 seconds. It must not block.
+    #[must_use]
+    pub fn on_wait(mut self, tell: impl Fn(Wait) + Send + Sync + 'static) -> Self {
+        self.on_wait = OnWait::new(tell);
+        self
+    }
+
+    fn to(to: To) -> Self {
+        Self {
+            to,
+            on_wait: OnWait::default(),
+        }
+    }
+}
+
+/// Without what it connects to, which may hold credentials.
+impl fmt::Debug for ConnectOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectOptions").finish_non_exhaustive()
+    }
+}
+
+/// A client, and what is known of its connection.
 pub(crate) struct Connected {
     pub client: Client,
     pub connection: Connection,
+    side: Side,
+    on_wait: OnWait,
 }
 
-/// A client for `uri` that has reached a primary, with defaults that suit a migration where the connection string says nothing.
+impl Connected {
+    /// Awaits what the server says of itself.
+    ///
+    /// # Errors
+    /// Those of `answer`; [`Connection`](ErrorKind::Connection) when there is none within half a minute.
+    pub async fn ask<T>(&self, operation: &'static str, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        let answer = timeout(DESCRIBED, answer);
+        let answer = self.on_wait.telling(self.side, operation, Some(DESCRIBED), answer);
+        answer.await.unwrap_or_else(|_| {
+            let finding = Finding::blocker(
+                Code::NoAnswer,
+                format!(
+                    "the server has not answered for {} s ({operation})",
+                    DESCRIBED.as_secs()
+                ),
+                "see on it with `db.currentOp()` what holds it up, and whether its writes are locked (`db.fsyncUnlock()` unlocks them)",
+            );
+            Err(Error::refused(OPERATION, vec![finding])
+                .with_kind(ErrorKind::Connection)
+                .with_context("hosts", self.connection.hosts.join(",")))
+        })
+    }
+}
+
+/// A client that has reached a primary, with defaults that suit a migration where `options` say nothing.
 ///
 /// Where the names that the members have for each other cannot be reached from here, a given host that is the primary is talked to alone.
 ///
 /// # Errors
-/// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a malformed connection string and for TLS that cannot be agreed on,
-/// [`Unauthorized`](ErrorKind::Unauthorized) for credentials that are refused, [`Connection`](ErrorKind::Connection) for what is not
-/// reached in time. The message says what to change.
-pub(crate) async fn connect(uri: &str) -> Result<Connected> {
-    let invalid = |error: DriverError| {
-        Error::new(
-            ErrorKind::InvalidConfiguration,
-            "read the connection string",
-            driver::reason(&error),
-        )
-        .with_context("uri", redacted(uri))
+/// Each names its causes as [findings](Error::findings). [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a malformed
+/// connection string and for TLS that cannot be agreed on, [`Unauthorized`](ErrorKind::Unauthorized) for credentials that are refused,
+/// [`Refused`](ErrorKind::Refused) for what is no replica set or no primary, [`Connection`](ErrorKind::Connection) for what is not reached
+/// in time.
+pub(crate) async fn connect(options: ConnectOptions, side: Side) -> Result<Connected> {
+    let ConnectOptions { to, on_wait } = options;
+    let (client, connection) = match to {
+        To::Client(client) => {
+            let greeted = greet_until(&client, Instant::now() + LIMIT);
+            let hello = on_wait.telling(side, OPERATION, Some(LIMIT), greeted).await;
+            let hello = hello.map_err(|error| diagnose::unreached_client(error.as_ref()))?;
+            check(&client, &hello).await?;
+            let connection = connection_of_client(&client, &hello).await;
+            (client, connection)
+        }
+        To::Uri(uri) => connect_by(parse(&uri, side, &on_wait).await?, side, &on_wait).await?,
+        To::Options(options) => connect_by(*options, side, &on_wait).await?,
     };
-    let mut options = ClientOptions::parse(uri).await.map_err(invalid)?;
+    Ok(Connected {
+        client,
+        connection,
+        side,
+        on_wait,
+    })
+}
+
+async fn parse(uri: &str, side: Side, on_wait: &OnWait) -> Result<ClientOptions> {
+    const OPERATION: &str = "read the connection string";
+    let malformed = |error: DriverError| {
+        let finding = match &*error.kind {
+            DriverErrorKind::DnsResolve { .. } => {
+                let unknown = Finding::blocker(
+                    Code::UnknownHost,
+                    format!(
+                        "the hosts of {} cannot be looked up: {}",
+                        redacted(uri),
+                        Answer::of(&error)
+                    ),
+                    "correct the name, or see whether DNS works here: `nslookup -type=SRV _mongodb._tcp.HOST`",
+                );
+                return Error::refused(OPERATION, vec![unknown]).with_kind(ErrorKind::Connection);
+            }
+            _ => Finding::blocker(
+                Code::ConnectionString,
+                Answer::of(&error).to_string(),
+                "write it as `mongodb://USER:PASSWORD@HOST:PORT/?replicaSet=NAME`, with special characters of the password percent-encoded",
+            ),
+        };
+        Error::refused(OPERATION, vec![finding])
+            .with_kind(ErrorKind::InvalidConfiguration)
+            .with_context("uri", redacted(uri))
+    };
+    let parsed = ConnectionString::parse(uri).map_err(malformed)?;
+    let limit = parsed.server_selection_timeout.unwrap_or(LIMIT);
+    // Only names that have to be looked up take time.
+    let parse = timeout(limit, ClientOptions::parse(uri));
+    let parsed = on_wait.telling(side, "look up the hosts of the connection string", Some(limit), parse);
+    match parsed.await {
+        Ok(parsed) => parsed.map_err(malformed),
+        Err(_) => {
+            let finding = Finding::blocker(
+                Code::UnknownHost,
+                format!(
+                    "the hosts of {} cannot be looked up: no answer within {limit:?}",
+                    redacted(uri)
+                ),
+                "see whether DNS works here: `nslookup -type=SRV _mongodb._tcp.HOST`",
+            );
+            Err(Error::refused(OPERATION, vec![finding]).with_kind(ErrorKind::Connection))
+        }
+    }
+}
+
+async fn connect_by(mut options: ClientOptions, side: Side, on_wait: &OnWait) -> Result<(Client, Connection)> {
+    let limit = options.server_selection_timeout.unwrap_or(LIMIT);
     options.app_name.get_or_insert_with(|| "mongoferry".to_owned());
     options.max_pool_size.get_or_insert(64);
     options.max_connecting.get_or_insert(8);
@@ -54,31 +239,166 @@ pub(crate) async fn connect(uri: &str) -> Result<Connected> {
     options.write_concern = None;
     options.retry_writes = Some(false);
     options.selection_criteria = None;
-    let client = Client::with_options(options.clone()).map_err(invalid)?;
-    let Err(error) = greet(&client).await else {
-        return Ok(Connected { client, connection });
-    };
-    if let Some(diagnosis) = diagnose(&options, &error).await {
-        return Err(diagnosis.with_source(error));
-    }
-    if let Some((client, host, unreachable)) = directly(&options).await {
-        let connection = Connection {
-            hosts: vec![host],
-            direct: true,
-            unreachable,
-            ..connection
-        };
-        return Ok(Connected { client, connection });
-    }
-    // An election or a restart takes a while.
-    match retry(RetryRule::SERVER, || async {
-        greet(&client).await.map_err(|error| driver::convert(OPERATION, error))
-    })
-    .await
+    let client = Client::with_options(options.clone()).map_err(|error| diagnose::refused_options(&options, &error))?;
+    let operation = format!("connect to {}", hosts_of(&options));
+    match on_wait
+        .telling(side, operation, Some(limit), reach(&options, &client, limit))
+        .await?
     {
-        Ok(_) => Ok(Connected { client, connection }),
-        Err(_) => Err(unreached(&options).await.with_source(error)),
+        Reached::Set => Ok((client, connection)),
+        Reached::Alone {
+            client,
+            host,
+            unreachable,
+        } => Ok((
+            client,
+            Connection {
+                hosts: vec![host],
+                direct: true,
+                unreachable,
+                ..connection
+            },
+        )),
     }
+}
+
+/// What was reached.
+enum Reached {
+    /// The primary of the set.
+    Set,
+    /// A given host that is the primary, talked to alone, where the names of its set are of no use here.
+    Alone {
+        client: Client,
+        host: String,
+        unreachable: Vec<String>,
+    },
+}
+
+/// Waits for a primary, as long as it may still come.
+async fn reach(options: &ClientOptions, client: &Client, limit: Duration) -> Result<Reached> {
+    let began = Instant::now();
+    let hopeless = async {
+        loop {
+            sleep(LOOK_AFTER).await;
+            let seen = look(options).await;
+            if let Some(error) = diagnose::lasting(&seen) {
+                return Err(error);
+            }
+            if began.elapsed() >= ALONE_AFTER
+                && let Some(alone) = alone(options, &seen).await
+            {
+                return Ok(alone);
+            }
+        }
+    };
+    let error = tokio::select! {
+        greeted = greet_until(client, began + limit) => match greeted {
+            Ok(hello) => return check(client, &hello).await.map(|()| Reached::Set),
+            Err(error) => error,
+        },
+        found = hopeless => return found.map_err(|error| error.with_context("hosts", hosts_of(options))),
+    };
+    let error = match error.and_then(|error| diagnose::of_driver(options, &error)) {
+        Some(error) => error,
+        None => {
+            let seen = look(options).await;
+            match diagnose::lasting(&seen) {
+                Some(error) => error,
+                None => match alone(options, &seen).await {
+                    Some(alone) => return Ok(alone),
+                    None => diagnose::unreached(&seen),
+                },
+            }
+        }
+    };
+    Err(error.with_context("hosts", hosts_of(options)))
+}
+
+/// A given host that is the primary, talked to alone, with the names of its set.
+async fn alone(options: &ClientOptions, seen: &[(ServerAddress, Seen)]) -> Option<Reached> {
+    if options.direct_connection == Some(true) {
+        return None;
+    }
+    for (host, seen) in seen {
+        let Seen::Member(hello) = seen else { continue };
+        let names = names_of(hello);
+        if !is_primary(hello) || names.contains(&host.to_string()) {
+            continue;
+        }
+        let mut options = options.clone();
+        options.hosts = vec![host.clone()];
+        options.direct_connection = Some(true);
+        if let Ok(client) = Client::with_options(options)
+            && greet(&client).await.is_ok()
+        {
+            return Some(Reached::Alone {
+                client,
+                host: host.to_string(),
+                unreachable: names,
+            });
+        }
+    }
+    None
+}
+
+/// Asks the primary who it is.
+async fn greet(client: &Client) -> Result<Document, DriverError> {
+    // The name that every version knows; `hello` came with 4.4.2.
+    let admin = client.database("admin");
+    let hello = admin.run_command(doc! { "isMaster": 1 }).into_future();
+    // The driver panics where the runtime in which the client was made is gone.
+    let hello = AssertUnwindSafe(hello).catch_unwind().await;
+    hello.unwrap_or_else(|_| Err(DriverErrorKind::Shutdown.into()))
+}
+
+/// Asks until somebody answers who can be worked with, or says that this will not happen. A member that is talked to alone may become the
+/// primary. The error is the driver's last one, where there was one.
+async fn greet_until(client: &Client, end: Instant) -> Result<Document, Option<DriverError>> {
+    let mut last = None;
+    loop {
+        match timeout_at(end, greet(client)).await {
+            Ok(Ok(hello)) if is_usable(&hello) => return Ok(hello),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if diagnose::is_final(&error) => return Err(Some(error)),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => return Err(last),
+        }
+        if Instant::now() >= end {
+            return Err(last);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Whether nothing is to be waited for: it is a primary, or something that will never be one.
+fn is_usable(hello: &Document) -> bool {
+    is_primary(hello) || hello.get_str("setName").is_err() || other_primary(hello).is_some()
+}
+
+fn is_primary(hello: &Document) -> bool {
+    hello.get_bool("ismaster").unwrap_or(false)
+}
+
+/// The set's primary, where it is another member than the one that has answered.
+fn other_primary(hello: &Document) -> Option<&str> {
+    let primary = hello.get_str("primary").ok()?;
+    let is_other = hello.get_str("me").map_or(true, |me| me != primary);
+    (is_other && !is_primary(hello)).then_some(primary)
+}
+
+/// Whether what has answered is a primary.
+async fn check(client: &Client, hello: &Document) -> Result<()> {
+    let finding = if hello.get_str("setName").is_err() {
+        let admin = client.database("admin");
+        let build = timeout(LOOK_AFTER, admin.run_command(doc! { "buildInfo": 1 }));
+        let build = build.await.ok().and_then(Result::ok).unwrap_or_default();
+        driver::not_a_replica_set(hello, &build)
+    } else if let Some(primary) = other_primary(hello) {
+        diagnose::not_primary(hello.get_str("me").unwrap_or("the server"), primary)
+    } else {
+        return Ok(());
+    };
+    Err(Error::refused(OPERATION, vec![finding]))
 }
 
 /// The connection string without user name and password.
@@ -104,249 +424,70 @@ fn connection_of(options: &ClientOptions) -> Connection {
         };
         (credential.username.clone().unwrap_or_default(), database)
     });
-    let read_preference = match &options.selection_criteria {
-        None | Some(SelectionCriteria::ReadPreference(ReadPreference::Primary)) => None,
-        Some(SelectionCriteria::ReadPreference(other)) => Some(
-            match other {
-                ReadPreference::Secondary { .. } => "secondary",
-                ReadPreference::PrimaryPreferred { .. } => "primaryPreferred",
-                ReadPreference::SecondaryPreferred { .. } => "secondaryPreferred",
-                ReadPreference::Nearest { .. } => "nearest",
-                _ => "another one",
-            }
-            .to_owned(),
-        ),
-        Some(_) => Some("another one".to_owned()),
-    };
     Connection {
         hosts: options.hosts.iter().map(ToString::to_string).collect(),
         encrypted: Some(matches!(options.tls, Some(Tls::Enabled(_)))),
         direct: options.direct_connection == Some(true),
         unreachable: Vec::new(),
         user,
-        read_preference,
+        read_preference: read_preference_of(options.selection_criteria.as_ref()),
     }
 }
 
-/// Asks the primary who it is.
-async fn greet(client: &Client) -> Result<Document, DriverError> {
-    // The name that every version knows; `hello` came with 4.4.2.
-    client.database("admin").run_command(doc! { "isMaster": 1 }).await
-}
-
-/// Asks one server who it is, without credentials.
-async fn glance(options: &ClientOptions, host: &ServerAddress, tls: Option<Tls>) -> Result<Document, DriverError> {
-    let mut options = options.clone();
-    options.hosts = vec![host.clone()];
-    options.direct_connection = Some(true);
-    options.repl_set_name = None;
-    options.load_balanced = None;
-    options.credential = None;
-    options.tls = tls;
-    options.server_selection_timeout = Some(GLANCE);
-    options.connect_timeout = Some(GLANCE);
-    greet(&Client::with_options(options)?).await
-}
-
-/// Why a connection cannot be had, where it is something that will not pass by itself.
-async fn diagnose(options: &ClientOptions, error: &DriverError) -> Option<Error> {
-    if let DriverErrorKind::Authentication { .. } = &*error.kind {
-        return Some(refused_credentials(options));
-    }
-    if let DriverErrorKind::IncompatibleServer { .. } = &*error.kind {
-        let message = format!(
-            "{}; 4.2 is the oldest version that can be reached: upgrade the server to it first, one major version after the other, or \
-             carry the data over with mongodump and mongorestore of its own version",
-            driver::reason(error)
-        );
-        return Some(Error::new(ErrorKind::Refused, OPERATION, message).with_context("hosts", hosts_of(options)));
-    }
-    if let DriverErrorKind::InvalidTlsConfig { .. } = &*error.kind {
-        let fix = "give PEM files that this process can read as `tlsCAFile` and `tlsCertificateKeyFile`";
-        return Some(invalid(options, format!("{}; {fix}", driver::reason(error))));
-    }
-    for host in &options.hosts {
-        let found = match glance(options, host, options.tls.clone()).await {
-            Ok(hello) => other_set(options, host, &hello),
-            Err(error) => match &options.tls {
-                Some(Tls::Enabled(tls)) => diagnose_tls(options, host, tls, &error).await,
-                _ => diagnose_plain(options, host).await,
-            },
-        };
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
-}
-
-/// What is wrong with a server that answers, and is not of the set that was asked for.
-fn other_set(options: &ClientOptions, host: &ServerAddress, hello: &Document) -> Option<Error> {
-    let wanted = options.repl_set_name.as_ref()?;
-    match hello.get_str("setName") {
-        Ok(name) if name == wanted => None,
-        Ok(name) => Some(invalid(
-            options,
-            format!("{host} belongs to the replica set `{name}`; use `replicaSet={name}`"),
-        )),
-        Err(_) => {
-            let message = format!("{host} belongs to no replica set: {}", driver::not_a_replica_set(hello));
-            Some(Error::new(ErrorKind::Refused, OPERATION, message))
-        }
-    }
-}
-
-/// What is wrong with a server that is asked for TLS.
-async fn diagnose_tls(
-    options: &ClientOptions,
-    host: &ServerAddress,
-    tls: &TlsOptions,
-    error: &DriverError,
-) -> Option<Error> {
-    let text = error.to_string();
-    if let Some(problem) = certificate_problem(&text, host, tls) {
-        return Some(invalid(options, problem));
-    }
-    if glance(options, host, None).await.is_ok() {
-        return Some(invalid(
-            options,
-            format!(
-                "{host} does not speak TLS, which the connection string asks for; remove `tls=true` from it, or start the server with \
-                 `--tlsMode requireTLS --tlsCertificateKeyFile FILE`"
-            ),
-        ));
-    }
-    None
-}
-
-/// What is wrong with a server that is talked to without TLS.
-async fn diagnose_plain(options: &ClientOptions, host: &ServerAddress) -> Option<Error> {
-    // Only to see what the server speaks: nothing but a greeting is sent.
-    let mut anything = TlsOptions::default();
-    anything.allow_invalid_certificates = Some(true);
-    let speaks_tls = match glance(options, host, Some(Tls::Enabled(anything.clone()))).await {
-        Ok(_) => true,
-        Err(error) => certificate_problem(&error.to_string(), host, &anything).is_some(),
+/// The read preference where it is another one than `primary`.
+fn read_preference_of(criteria: Option<&SelectionCriteria>) -> Option<String> {
+    let name = match criteria? {
+        SelectionCriteria::ReadPreference(ReadPreference::Primary) => return None,
+        SelectionCriteria::ReadPreference(ReadPreference::Secondary { .. }) => "secondary",
+        SelectionCriteria::ReadPreference(ReadPreference::PrimaryPreferred { .. }) => "primaryPreferred",
+        SelectionCriteria::ReadPreference(ReadPreference::SecondaryPreferred { .. }) => "secondaryPreferred",
+        SelectionCriteria::ReadPreference(ReadPreference::Nearest { .. }) => "nearest",
+        _ => "another one",
     };
-    speaks_tls.then(|| {
-        invalid(
-            options,
-            format!(
-                "{host} takes connections with TLS only; add `tls=true&tlsCAFile=FILE` to the connection string, with the certificate of \
-                 the authority that signed the server's"
-            ),
-        )
-    })
+    Some(name.to_owned())
 }
 
-/// What an error of the TLS layer says about a certificate. The driver passes on its text and nothing else.
-fn certificate_problem(text: &str, host: &ServerAddress, tls: &TlsOptions) -> Option<String> {
-    let authority = match &tls.ca_file_path {
-        Some(path) => format!("the authority in {}", path.display()),
-        None => "a public authority".to_owned(),
-    };
-    let is = |marks: &[&str]| marks.iter().any(|mark| text.contains(mark));
-    if is(&["UnknownIssuer", "BadSignature", "CaUsedAsEndEntity"]) {
-        return Some(format!(
-            "the certificate of {host} is not signed by {authority}; give the certificate of the one that signed it as `tlsCAFile`"
-        ));
-    }
-    if is(&["peer certificate: certificate expired", "peer certificate: Expired"]) {
-        return Some(format!(
-            "the certificate of {host} has expired; give the server a new one (`openssl s_client -connect {host} </dev/null | openssl x509 \
-             -noout -dates` shows its dates)"
-        ));
-    }
-    if is(&["certificate not valid yet", "NotValidYet"]) {
-        return Some(format!(
-            "the certificate of {host} is not valid yet; compare the clocks of both hosts, or give the server another certificate"
-        ));
-    }
-    if is(&["certificate not valid for name", "NotValidForName"]) {
-        return Some(format!(
-            "the certificate of {host} is for another host; use a host name that stands in it (`openssl s_client -connect {host} \
-             </dev/null | openssl x509 -noout -ext subjectAltName` shows them), or give the server one with a subjectAltName for this name"
-        ));
-    }
-    if is(&[
-        "CertificateRequired",
-        "received fatal alert: BadCertificate",
-        "received fatal alert: UnknownCA",
-        "received fatal alert: CertificateUnknown",
-        "received fatal alert: CertificateExpired",
-        "received fatal alert: HandshakeFailure",
-    ]) {
-        return Some(match &tls.cert_key_file_path {
-            None => format!(
-                "{host} wants a certificate of the client; add `tlsCertificateKeyFile=FILE` to the connection string, with a certificate \
-                 that the server's authority has signed and its key"
-            ),
-            Some(path) => format!(
-                "{host} refuses the client's certificate in {}; give one that the server's authority has signed and that has not expired",
-                path.display()
-            ),
-        });
-    }
-    is(&["invalid peer certificate"]).then(|| {
-        format!(
-            "the certificate of {host} cannot be used; give the server an X.509 v3 certificate with a subjectAltName"
-        )
-    })
-}
-
-fn refused_credentials(options: &ClientOptions) -> Error {
-    let credential = options.credential.as_ref();
-    let user = credential
-        .and_then(|credential| credential.username.as_deref())
-        .unwrap_or_default();
-    let message = if credential.is_some_and(|credential| credential.mechanism == Some(AuthMechanism::MongoDbX509)) {
-        "the server knows no user by the subject of the client's certificate; run `db.getSiblingDB(\"$external\").createUser({ user: \
-         \"SUBJECT\", roles: [...] })` with the subject that `openssl x509 -noout -subject -nameopt RFC2253` prints for it"
-            .to_owned()
-    } else {
-        let database = credential
-            .and_then(|credential| credential.source.as_deref())
-            .unwrap_or("admin");
-        format!(
-            "the server refuses user `{user}` of the database `{database}`, or the password; correct them, percent-encode special \
-             characters of the password, and name the database that holds the user as `authSource`"
-        )
-    };
-    Error::new(ErrorKind::Unauthorized, OPERATION, message).with_context("hosts", hosts_of(options))
-}
-
-fn invalid(options: &ClientOptions, message: String) -> Error {
-    Error::new(ErrorKind::InvalidConfiguration, OPERATION, message).with_context("hosts", hosts_of(options))
-}
-
-/// A given host that is the primary, talked to alone, where the names of its set are of no use here; with those names.
-async fn directly(options: &ClientOptions) -> Option<(Client, String, Vec<String>)> {
-    if options.direct_connection == Some(true) {
-        return None;
-    }
-    for host in &options.hosts {
-        let Ok(hello) = glance(options, host, options.tls.clone()).await else {
-            continue;
-        };
-        let is_of_the_set = match (&options.repl_set_name, hello.get_str("setName")) {
-            (Some(wanted), Ok(name)) => wanted == name,
-            (None, Ok(_)) => true,
-            (_, Err(_)) => false,
-        };
-        let names = names_of(&hello);
-        if !is_of_the_set || !hello.get_bool("ismaster").unwrap_or(false) || names.contains(&host.to_string()) {
-            continue;
+/// What can be told of the connection of a client that the host has made.
+async fn connection_of_client(client: &Client, hello: &Document) -> Connection {
+    let names = names_of(hello);
+    let end = Instant::now() + FOUND;
+    // The driver looks for the other members after it has found the first.
+    let hosts = loop {
+        let hosts = servers_of(client).await;
+        if hosts.len() > 1 || names.len() <= 1 || Instant::now() >= end {
+            break hosts;
         }
-        let mut options = options.clone();
-        options.hosts = vec![host.clone()];
-        options.direct_connection = Some(true);
-        if let Ok(client) = Client::with_options(options)
-            && greet(&client).await.is_ok()
-        {
-            return Some((client, host.to_string(), names));
-        }
+        sleep(FOUND / 10).await;
+    };
+    let direct = hosts.len() == 1 && names.iter().any(|name| !hosts.contains(name));
+    Connection {
+        direct,
+        unreachable: names
+            .into_iter()
+            .filter(|name| direct && !hosts.contains(name))
+            .collect(),
+        hosts: hosts.into_iter().collect(),
+        encrypted: None,
+        user: None,
+        read_preference: read_preference_of(client.selection_criteria()),
     }
-    None
+}
+
+/// The addresses of the members with data that a client knows.
+async fn servers_of(client: &Client) -> BTreeSet<String> {
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    let notes = Arc::clone(&seen);
+    // The driver shows what it knows of the set to whoever wants to choose among its members.
+    let all = SelectionCriteria::Predicate(Arc::new(move |server| {
+        let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.insert(server.address().to_string());
+        true
+    }));
+    let admin = client.database("admin");
+    // The answer does not matter.
+    let _ = timeout(FOUND, admin.run_command(doc! { "isMaster": 1 }).selection_criteria(all)).await;
+    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    seen.clone()
 }
 
 fn names_of(hello: &Document) -> Vec<String> {
@@ -355,28 +496,6 @@ fn names_of(hello: &Document) -> Vec<String> {
         .iter()
         .filter_map(|name| name.as_str().map(str::to_owned))
         .collect()
-}
-
-/// The error of a set of which no primary was found, with what its hosts say.
-async fn unreached(options: &ClientOptions) -> Error {
-    let mut seen = Vec::new();
-    for host in &options.hosts {
-        seen.push(match glance(options, host, options.tls.clone()).await {
-            Err(_) => format!(
-                "{host} does not answer (does mongod run there, does its `net.bindIp` let this host in, does a firewall?)"
-            ),
-            Ok(hello) => match hello.get_str("primary") {
-                Ok(primary) => format!("{host} says that the primary is {primary}, which cannot be reached from here"),
-                Err(_) => format!("{host} knows of no primary: `rs.status()` there shows the members' states"),
-            },
-        });
-    }
-    Error::new(
-        ErrorKind::Connection,
-        OPERATION,
-        format!("no primary was reached; {}", seen.join("; ")),
-    )
-    .with_context("hosts", hosts_of(options))
 }
 
 fn hosts_of(options: &ClientOptions) -> String {
@@ -411,7 +530,8 @@ mod tests {
             "mongo://user:secret@host",
             "mongodb://user:secret@host/?authMechanism=NOPE",
         ] {
-            let error = connect(uri).await.err().unwrap();
+            let error = connect(ConnectOptions::uri(uri), Side::Source).await.err().unwrap();
+            assert_eq!(error.findings()[0].code, "connection_string");
             assert_eq!(error.kind(), ErrorKind::InvalidConfiguration);
             for text in [error.to_string(), format!("{error:?}")] {
                 assert!(!text.contains("sec"), "{text}");

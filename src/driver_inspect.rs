@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bson::{Bson, Document, doc};
 use mongodb::Client;
+use tokio::time::{Instant, timeout};
 
 use crate::driver::{self, number};
 use crate::error::{ErrorKind, Result};
@@ -15,6 +16,13 @@ use crate::inspection::{Access, Connection, Inspection, Member, OplogFacts, Prob
 
 const OPERATION: &str = "inspect the deployment";
 
+/// How long the answer to one question may take: longer than an election.
+const QUESTION: Duration = Duration::from_secs(20);
+
+/// How long all of them may take before further ones are waited for no longer than `LEAST`.
+const ALL: Duration = Duration::from_secs(60);
+const LEAST: Duration = Duration::from_secs(1);
+
 /// Finds out what preflight wants to know.
 ///
 /// # Errors
@@ -22,6 +30,7 @@ const OPERATION: &str = "inspect the deployment";
 pub(crate) async fn inspect(client: &Client, connection: &Connection, side: Side) -> Result<Inspection> {
     let mut inspector = Inspector {
         client,
+        end: Instant::now() + ALL,
         facts: Inspection {
             connection: connection.clone(),
             ..Inspection::default()
@@ -44,14 +53,30 @@ pub(crate) async fn inspect(client: &Client, connection: &Connection, side: Side
 
 struct Inspector<'a> {
     client: &'a Client,
+    /// When questions are no longer waited for as long.
+    end: Instant,
     facts: Inspection,
 }
 
 impl Inspector<'_> {
     /// Runs a command that needs a privilege. Its refusal is a fact.
     async fn ask(&mut self, access: Access, database: &str, command: Document) -> Result<Option<Document>> {
-        let answer = driver::run(self.client, OPERATION, database, command).await;
-        self.note(access, answer)
+        match self.run(database, command).await {
+            Some(answer) => self.note(access, answer),
+            None => {
+                self.facts.unanswered.push(access);
+                Ok(None)
+            }
+        }
+    }
+
+    /// The answer to a question; `None` where there is none in time, as when a lock is held.
+    async fn run(&self, database: &str, command: Document) -> Option<Result<Document>> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        let limit = left.clamp(LEAST, QUESTION);
+        timeout(limit, driver::run(self.client, OPERATION, database, command))
+            .await
+            .ok()
     }
 
     /// Remembers whether something that was tried was allowed.
@@ -97,6 +122,12 @@ impl Inspector<'_> {
         else {
             return Ok(());
         };
+        // Before 5.0 it may stand in the set's configuration.
+        self.facts.default_write_concern = configuration
+            .get_document("settings")
+            .and_then(|settings| settings.get_document("getLastErrorDefaults"))
+            .ok()
+            .cloned();
         self.facts.members = documents(configuration, "members")
             .into_iter()
             .map(|member| {
@@ -117,6 +148,13 @@ impl Inspector<'_> {
                 }
             })
             .collect();
+        // From 4.4 on. Who may not ask learns nothing, which is not worth a finding.
+        let command = doc! { "getDefaultRWConcern": 1 };
+        if let Some(Ok(reply)) = self.run("admin", command).await
+            && let Ok(concern) = reply.get_document("defaultWriteConcern")
+        {
+            self.facts.default_write_concern = Some(concern.clone());
+        }
         Ok(())
     }
 
@@ -132,7 +170,7 @@ impl Inspector<'_> {
             self.facts.parameters.extend(reply);
             // Servers that no longer know it answer with an error.
             let command = doc! { "getParameter": 1, "failIndexKeyTooLong": 1 };
-            if let Ok(reply) = self.client.database("admin").run_command(command).await {
+            if let Some(Ok(reply)) = self.run("admin", command).await {
                 self.facts.parameters.extend(reply);
             }
         }
@@ -174,21 +212,20 @@ impl Inspector<'_> {
                 "find": "oplog.rs", "sort": { "$natural": order }, "projection": { "ts": 1 }, "limit": 1, "singleBatch": true,
             }
         };
-        let newest = driver::run(self.client, OPERATION, "local", entry(-1)).await;
         let newest = match side {
-            Side::Source => self.note(Access::ReadOplog, newest)?,
+            Side::Source => self.ask(Access::ReadOplog, "local", entry(-1)).await?,
             // Here it is only good to know.
-            Side::Target => newest.ok(),
+            Side::Target => self.run("local", entry(-1)).await.and_then(Result::ok),
         };
-        let (Some(newest), Ok(oldest)) = (newest, driver::run(self.client, OPERATION, "local", entry(1)).await) else {
+        let (Some(newest), Some(Ok(oldest))) = (newest, self.run("local", entry(1)).await) else {
             return Ok(());
         };
         let time = |reply: &Document| first(reply).and_then(|entry| entry.get_timestamp("ts").ok().map(|ts| ts.time));
         let (Some(newest), Some(oldest)) = (time(&newest), time(&oldest)) else {
             return Ok(());
         };
-        let statistics = driver::run(self.client, OPERATION, "local", doc! { "collStats": "oplog.rs" }).await;
-        self.facts.oplog = statistics.ok().map(|statistics| OplogFacts {
+        let statistics = self.run("local", doc! { "collStats": "oplog.rs" }).await;
+        self.facts.oplog = statistics.and_then(Result::ok).map(|statistics| OplogFacts {
             limit_bytes: number(&statistics, "maxSize"),
             used_bytes: number(&statistics, "size"),
             window: Duration::from_secs(u64::from(newest.saturating_sub(oldest))),
@@ -208,7 +245,7 @@ impl Inspector<'_> {
 
     async fn privileges(&mut self) -> Result<()> {
         let command = doc! { "connectionStatus": 1, "showPrivileges": true };
-        let Ok(status) = driver::run(self.client, OPERATION, "admin", command).await else {
+        let Some(Ok(status)) = self.run("admin", command).await else {
             return Ok(());
         };
         let Ok(authentication) = status.get_document("authInfo") else {

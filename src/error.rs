@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::preflight::{Finding, Severity};
+
 /// What every fallible call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -21,6 +23,7 @@ struct Inner {
     message: String,
     context: Vec<(&'static str, String)>,
     retryable: bool,
+    findings: Vec<Finding>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -96,9 +99,22 @@ impl Error {
                 message: message.into(),
                 context: Vec::new(),
                 retryable,
+                findings: Vec::new(),
                 source: None,
             }),
         }
+    }
+
+    /// The error of something that was refused for `findings`, which names every blocker of them.
+    pub(crate) fn refused(operation: &'static str, findings: Vec<Finding>) -> Self {
+        let blockers: Vec<String> = findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Blocker)
+            .map(|finding| format!("{} ({})", finding.message, finding.fix))
+            .collect();
+        let mut error = Self::new(ErrorKind::Refused, operation, blockers.join("; "));
+        error.inner.findings = findings;
+        error
     }
 
     /// Adds a named fact, such as the namespace, that helps to find the place.
@@ -147,6 +163,12 @@ impl Error {
     /// The named facts of the place where it failed.
     pub fn context(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.inner.context.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+
+    /// What stood in the way, in the form in which [`preflight`](crate::Migration::preflight) tells it: of a start that was refused, and of
+    /// a connection that could not be made. Empty for every other error.
+    pub fn findings(&self) -> &[Finding] {
+        &self.inner.findings
     }
 
     /// Whether the same call may succeed when it is made again: connection errors, elections, snapshots that have aged.

@@ -142,6 +142,9 @@ pub enum Event {
         operation: &'static str,
         /// For how long there has been no answer.
         elapsed: Duration,
+        /// For how long it is waited for at most, from the beginning; then the run goes back to its checkpoint and tries again. `None` where
+        /// that depends on the amount of data.
+        limit: Option<Duration>,
     },
     /// Something failed that will be tried again from the last checkpoint.
     Retrying {

@@ -43,6 +43,10 @@ pub struct Inspection {
     pub databases: Vec<String>,
     /// What was tried, and whether it was allowed.
     pub probes: Vec<Probe>,
+    /// What was tried and not answered in time.
+    pub unanswered: Vec<Access>,
+    /// The write concern of clients that state none, where the deployment has one of its own.
+    pub default_write_concern: Option<Document>,
     /// The privileges that the server says the authenticated user has, each with `resource` and `actions`. `None` where nobody is
     /// authenticated, so that either everything is allowed or nothing.
     pub privileges: Option<Vec<Document>>,
@@ -52,9 +56,9 @@ pub struct Inspection {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Connection {
-    /// The addresses of the connection string, without credentials.
+    /// The addresses of the connection string, without credentials; of a client that the host has made those that it has found.
     pub hosts: Vec<String>,
-    /// Whether traffic is encrypted; `None` when that is not known.
+    /// Whether traffic is encrypted; `None` when that is not known, which counts as not encrypted.
     pub encrypted: Option<bool>,
     /// Whether one member alone is talked to, so that elections cannot be followed.
     pub direct: bool,

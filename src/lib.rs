@@ -154,6 +154,7 @@ mod driver_watch;
 mod driver_range;
 mod splice;
 mod retry;
+mod error_codes;
 mod error;
 
 // For tests of hosts and of implementations of the traits.
@@ -172,6 +173,7 @@ pub use rehearsal::{Rehearsal, Rehearsed};
 pub use certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use ddl::DdlPolicy;
 pub use difference::{Difference, DifferenceKind};
+pub use driver_connect::ConnectOptions;
 pub use event::{
     Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,
 };
@@ -182,6 +184,7 @@ pub use phase::Phase;
 pub use prove::{BothSides, ComparedCollection, VerifyReport};
 pub use reverse::WayBack;
 pub use throttle::Throttle;
+pub use waiting::Wait;
 pub use window::CutoverWindow;
 
 pub use document::{Batch, Change, Collection, CollectionKind, Operation, Position, Range, Write};

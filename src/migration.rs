@@ -17,6 +17,7 @@ use crate::settings::Settings;
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::throttle::Throttle;
+use crate::waiting::{OnWait, Wait};
 use crate::window;
 
 /// A migration that has been described and not yet started.
@@ -200,6 +201,15 @@ impl MigrationBuilder {
     #[must_use]
     pub fn cross_check_bytes(mut self, bytes: u64) -> Self {
         self.settings.cross_check_bytes = bytes;
+        self
+    }
+
+    /// Calls `tell` when a server keeps [`preflight`](Migration::preflight) or [`start`](Migration::start) waiting: after two seconds for the
+    /// first time, then each 10 seconds. It must not block. A run tells it by [`Event::Waiting`](crate::Event::Waiting). Default: nobody is
+    /// told.
+    #[must_use]
+    pub fn on_wait(mut self, tell: impl Fn(Wait) + Send + Sync + 'static) -> Self {
+        self.settings.on_wait = OnWait::new(tell);
         self
     }
 

@@ -8,6 +8,7 @@ use crate::namespace::Selection;
 use crate::preflight::PathPolicy;
 use crate::reverse::WayBack;
 use crate::throttle::Throttle;
+use crate::waiting::OnWait;
 use crate::window;
 
 /// What the host decided.
@@ -38,6 +39,7 @@ pub(crate) struct Settings {
     pub path_policy: PathPolicy,
     pub accept_unencrypted: bool,
     pub scan_documents: bool,
+    pub on_wait: OnWait,
 }
 
 impl Settings {
@@ -74,6 +76,7 @@ impl Default for Settings {
             path_policy: PathPolicy::default(),
             accept_unencrypted: false,
             scan_documents: false,
+            on_wait: OnWait::default(),
         }
     }
 }

@@ -1,17 +1,97 @@
-//! Tells the host when a server keeps the run waiting.
+//! Tells the host when a server keeps it waiting.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
 use crate::event::{Event, Events, Side};
+use crate::retry::{ANSWER, FIRST_BATCH, RetryRule};
 
 /// An answer that takes longer than this is told.
-const FIRST: Duration = Duration::from_secs(3);
+const FIRST: Duration = Duration::from_secs(2);
 
 /// It is told again each time that so much more time has passed.
 const AGAIN: Duration = Duration::from_secs(10);
+
+/// How long one call to a server takes at most: an answer that never comes, patience, and one more attempt.
+pub(crate) const LONGEST_CALL: Duration = ANSWER.saturating_mul(2).saturating_add(RetryRule::SERVER.patience);
+
+/// The same of a read of documents.
+pub(crate) const LONGEST_READ: Duration = FIRST_BATCH.saturating_mul(2).saturating_add(RetryRule::SERVER.patience);
+
+/// A server keeps the host waiting, before there is a run whose [events](crate::MigrationHandle::events) would tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Wait {
+    /// Whose server.
+    pub side: Side,
+    /// What is waited for, such as `connect to db1.example:27017`.
+    pub operation: Cow<'static, str>,
+    /// For how long it has been waited for.
+    pub elapsed: Duration,
+    /// For how long it is waited for at most, from the beginning; `None` where that depends on the amount of data.
+    pub limit: Option<Duration>,
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "waiting for the {} for {:.0} s",
+            self.side,
+            self.elapsed.as_secs_f64()
+        )?;
+        if let Some(limit) = self.limit {
+            write!(f, " (at most {:.0} s)", limit.as_secs_f64())?;
+        }
+        write!(f, ": {}", self.operation)
+    }
+}
+
+/// What a host wants to be called with when it has to wait.
+#[derive(Clone, Default)]
+pub(crate) struct OnWait(Option<Arc<dyn Fn(Wait) + Send + Sync>>);
+
+impl OnWait {
+    pub fn new(tell: impl Fn(Wait) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+
+    /// Awaits what a server answers, and tells the host when that takes long.
+    ///
+    /// # Cancellation
+    /// Dropping the future drops `answer`.
+    pub async fn telling<T>(
+        &self,
+        side: Side,
+        operation: impl Into<Cow<'static, str>>,
+        limit: Option<Duration>,
+        answer: impl Future<Output = T>,
+    ) -> T {
+        let operation = operation.into();
+        let tell = |elapsed| {
+            if let Some(tell) = &self.0 {
+                tell(Wait {
+                    side,
+                    operation: operation.clone(),
+                    elapsed,
+                    limit,
+                });
+            }
+        };
+        report_slow(tell, answer).await
+    }
+}
+
+impl fmt::Debug for OnWait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnWait").finish_non_exhaustive()
+    }
+}
 
 /// Awaits what a server answers. Elections, restarts and lost connections are sat out by whoever asks, which the host would else see only
 /// as a run that stands still.
@@ -24,6 +104,30 @@ pub(crate) async fn telling<T>(
     operation: &'static str,
     answer: impl Future<Output = T>,
 ) -> T {
+    telling_within(events, side, operation, Some(LONGEST_CALL), answer).await
+}
+
+/// As [`telling`], for what may take as long as `limit` instead of one call.
+pub(crate) async fn telling_within<T>(
+    events: &Events,
+    side: Side,
+    operation: &'static str,
+    limit: Option<Duration>,
+    answer: impl Future<Output = T>,
+) -> T {
+    let tell = |elapsed| {
+        events.send(Event::Waiting {
+            side,
+            operation,
+            elapsed,
+            limit,
+        });
+    };
+    report_slow(tell, answer).await
+}
+
+/// Awaits an answer, and tells how long that has taken when it takes long.
+async fn report_slow<T>(tell: impl Fn(Duration), answer: impl Future<Output = T>) -> T {
     let (mut answer, since) = (pin!(answer), Instant::now());
     let mut pause = FIRST;
     loop {
@@ -31,16 +135,14 @@ pub(crate) async fn telling<T>(
             return answer;
         }
         pause = AGAIN;
-        events.send(Event::Waiting {
-            side,
-            operation,
-            elapsed: since.elapsed(),
-        });
+        tell(since.elapsed());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use futures::{FutureExt, StreamExt};
     use tokio::time::sleep;
 
@@ -59,16 +161,33 @@ mod tests {
                 side,
                 operation,
                 elapsed,
+                limit,
             })) = told.next().now_or_never()
             else {
                 panic!("it was not told");
             };
             assert_eq!((side, operation), (Side::Target, "flush"));
+            assert_eq!(limit, Some(LONGEST_CALL));
             assert!(
                 elapsed >= expected && elapsed < expected + Duration::from_millis(10),
                 "{elapsed:?}"
             );
         }
         assert!(told.next().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_before_a_run_is_told_after_two_seconds() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&told);
+        let on_wait = OnWait::new(move |wait| heard.lock().unwrap().push(wait.to_string()));
+        let limit = Some(Duration::from_secs(30));
+        on_wait
+            .telling(Side::Target, "connect to h:1", limit, sleep(Duration::from_secs(5)))
+            .await;
+        assert_eq!(
+            *told.lock().unwrap(),
+            ["waiting for the target for 2 s (at most 30 s): connect to h:1"]
+        );
     }
 }

@@ -16,13 +16,78 @@ const SOON: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_mongos_is_told_with_what_to_do() {
+    let told = |hello: Document| {
+        let finding = not_a_replica_set(&hello, &Document::new());
+        (finding.code, format!("{}; {}", finding.message, finding.fix))
+    };
     // What a mongos of any version answers to `hello`.
-    let mongos = not_a_replica_set(&doc! { "ismaster": true, "msg": "isdbgrid", "maxWireVersion": 17 });
+    let (code, mongos) = told(doc! { "ismaster": true, "msg": "isdbgrid", "maxWireVersion": 17 });
+    assert_eq!(code, "mongos");
     assert!(mongos.contains("mongos") && mongos.contains("not a shard"), "{mongos}");
-    let uninitiated = not_a_replica_set(&doc! { "ismaster": false, "isreplicaset": true });
+    let (code, uninitiated) = told(doc! { "ismaster": false, "isreplicaset": true });
+    assert_eq!(code, "not_initiated");
     assert!(uninitiated.contains("rs.initiate()"), "{uninitiated}");
-    let standalone = not_a_replica_set(&doc! { "ismaster": true });
+    let (code, standalone) = told(doc! { "ismaster": true });
+    assert_eq!(code, "standalone");
     assert!(standalone.contains("--replSet"), "{standalone}");
+}
+
+/// The driver's error for a server's answer.
+fn answered_with(code: i32) -> DriverError {
+    let answer = doc! { "code": code, "codeName": "Name", "errmsg": "what { a: \"s3cret\" } is" };
+    DriverErrorKind::Command(bson::deserialize_from_document(answer).unwrap()).into()
+}
+
+#[test]
+fn each_row_of_the_table_decides_about_an_error() {
+    for row in error_codes::ROWS {
+        let error = convert("test", answered_with(row.code));
+        let expected = match row.meaning {
+            Meaning::Retried => (ErrorKind::Connection, true),
+            Meaning::Snapshot => (ErrorKind::SnapshotUnavailable, true),
+            Meaning::PositionLost => (ErrorKind::PositionLost, false),
+            Meaning::Blocked => (ErrorKind::TargetBlocked, false),
+            Meaning::Unauthorized => (ErrorKind::Unauthorized, false),
+        };
+        assert_eq!((error.kind(), error.is_retryable()), expected, "{row:?}");
+        assert_eq!(code(&error), Some(row.code));
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("s3cret") && shown.contains("what {...} is"), "{shown}");
+    }
+    let other = convert("test", answered_with(2));
+    assert_eq!((other.kind(), other.is_retryable()), (ErrorKind::Server, false));
+}
+
+#[test]
+fn a_client_whose_runtime_is_gone_gives_errors() {
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (ours, theirs) = (runtime(), runtime());
+    let server = ours.block_on(SilentServer::start());
+    let client = theirs.block_on(async {
+        let client = server.client();
+        client.database("shop").run_command(doc! { "hello": 1 }).await.unwrap();
+        client
+    });
+    theirs.shutdown_timeout(SOON);
+    let find = || rawdoc! { "find": "orders" };
+    ours.block_on(async {
+        for answer in [
+            timeout(SOON, run_raw(&client, "ask", "shop", find()))
+                .await
+                .map(|answer| answer.map(drop)),
+            timeout(SOON, open_cursor(&client, "ask", "shop", find(), None))
+                .await
+                .map(|answer| answer.map(drop)),
+        ] {
+            // Whatever the driver makes of it, it is no panic, and no answer.
+            assert!(!matches!(answer, Ok(Ok(()))), "{answer:?}");
+        }
+    });
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 
-use super::{Inspector, OPERATION, documents};
-use crate::driver::{self, number};
+use super::{Inspector, documents};
+use crate::driver::number;
 use crate::error::Result;
 use crate::inspection::{Access, TransactionFacts};
 
@@ -53,7 +53,7 @@ impl Inspector<'_> {
     /// Asks for the profiler's level in a database.
     pub(super) async fn profiler(&mut self, database: &str) -> Result<()> {
         // Who may not ask learns nothing; it is not worth a finding.
-        if let Ok(reply) = driver::run(self.client, OPERATION, database, doc! { "profile": -1 }).await {
+        if let Some(Ok(reply)) = self.run(database, doc! { "profile": -1 }).await {
             let level = number(&reply, "was");
             if level > 0 {
                 let level = i64::try_from(level).unwrap_or(i64::MAX);

@@ -84,19 +84,25 @@ impl Inspector<'_> {
     }
 
     /// Tries to write records. The server looks at the privileges first, and then finds nothing to do: no document has the `_id`, and the
-    /// one to insert has an `_id` that none may have, which it says before it would make the collection.
+    /// one to insert has an `_id` that none may have, which it says before it would make the collection. By default a write might wait for
+    /// members that are down, even one that does nothing.
     pub(super) async fn records(&mut self) -> Result<()> {
         const COLLECTION: &str = "probe";
         let nothing = doc! { "_id": "probe" };
         let impossible = doc! { "_id": [1] };
         let commands = [
-            doc! { "insert": COLLECTION, "documents": [impossible] },
-            doc! { "update": COLLECTION, "updates": [{ "q": nothing.clone(), "u": { "$set": { "a": 1 } } }] },
-            doc! { "delete": COLLECTION, "deletes": [{ "q": nothing, "limit": 1 }] },
+            doc! { "insert": COLLECTION, "documents": [impossible], "writeConcern": { "w": 1 } },
+            doc! {
+                "update": COLLECTION, "updates": [{ "q": nothing.clone(), "u": { "$set": { "a": 1 } } }], "writeConcern": { "w": 1 },
+            },
+            doc! { "delete": COLLECTION, "deletes": [{ "q": nothing, "limit": 1 }], "writeConcern": { "w": 1 } },
             doc! { "find": COLLECTION, "limit": 1, "singleBatch": true },
         ];
         for command in commands {
-            let answer = driver::run(self.client, OPERATION, crate::METADATA_DATABASE, command).await;
+            let Some(answer) = self.run(crate::METADATA_DATABASE, command).await else {
+                self.facts.unanswered.push(Access::WriteRecords);
+                return Ok(());
+            };
             let answer = answer.and_then(|reply| match unauthorized(&reply) {
                 Some(message) => Err(Error::new(ErrorKind::Unauthorized, OPERATION, message)),
                 None => Ok(()),
@@ -114,5 +120,5 @@ fn unauthorized(reply: &Document) -> Option<String> {
     documents(reply, "writeErrors")
         .into_iter()
         .find(|error| error.get_i32("code").is_ok_and(|code| code == UNAUTHORIZED))
-        .map(|error| error.get_str("errmsg").unwrap_or_default().to_owned())
+        .map(|error| driver::plain(error.get_str("errmsg").unwrap_or_default()))
 }

@@ -349,12 +349,7 @@ async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 fn convert(error: mongodb::error::Error) -> Error {
-    let error = driver::convert(OPERATION, error).with_context("namespace", "local.oplog.rs");
-    // Interrupted: somebody killed the operation, not the cursor's reason to be.
-    match driver::code(&error) {
-        Some(11601) => error.with_retryable(true),
-        _ => error,
-    }
+    driver::convert(OPERATION, error).with_context("namespace", "local.oplog.rs")
 }
 
 #[cfg(test)]

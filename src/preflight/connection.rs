@@ -12,18 +12,30 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         return;
     }
     for side in context.sides() {
-        if side.inspection.connection.encrypted != Some(false) {
+        let encrypted = side.inspection.connection.encrypted;
+        if encrypted == Some(true) {
             continue;
         }
         let outside: Vec<String> = addresses(side).into_iter().filter(|host| !is_loopback(host)).collect();
-        if !outside.is_empty() {
-            findings.push(Finding::blocker(
+        if outside.is_empty() {
+            continue;
+        }
+        let (side, outside) = (side.name, outside.join(", "));
+        findings.push(match encrypted {
+            // What is not known may be anything.
+            None => Finding::blocker(
                 Code::Unencrypted,
-                format!("documents and passwords go to the {} in the clear: {}", side.name, outside.join(", ")),
+                format!("documents and passwords may go to the {side} in the clear, since its client does not tell whether it uses TLS: {outside}"),
+                "connect by `ConnectOptions::uri` or `ConnectOptions::options`, which do, or state with \
+                 `MigrationBuilder::accept_unencrypted(true)` that nobody else can listen",
+            ),
+            Some(_) => Finding::blocker(
+                Code::Unencrypted,
+                format!("documents and passwords go to the {side} in the clear: {outside}"),
                 "add `tls=true&tlsCAFile=FILE` to its connection string, or state with `MigrationBuilder::accept_unencrypted(true)` that \
                  nobody else can listen",
-            ));
-        }
+            ),
+        });
     }
 }
 
@@ -90,8 +102,8 @@ mod tests {
     fn what_leaves_the_host_in_the_clear_is_to_be_accepted() {
         let mut facts = Facts::new();
         facts.source.inspection.connection.hosts = vec!["db1.example:27017".to_owned()];
-        // A client of the host's own making may be encrypted or not.
-        assert_eq!(codes(&facts, check), [""; 0]);
+        // A client of the host's own making does not tell.
+        assert_eq!(codes(&facts, check), ["unencrypted"]);
         facts.source.inspection.connection.encrypted = Some(true);
         assert_eq!(codes(&facts, check), [""; 0]);
         facts.source.inspection.connection.encrypted = Some(false);

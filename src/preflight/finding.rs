@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::code::Code;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Something that preflight found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,19 +63,10 @@ impl Finding {
     }
 }
 
-/// An error that names every blocker, if there is one.
+/// An error with every finding, if there is a blocker among them.
 pub(super) fn refuse(findings: &[Finding]) -> Result<()> {
-    let blockers: Vec<String> = findings
-        .iter()
-        .filter(|finding| finding.severity == Severity::Blocker)
-        .map(|finding| format!("{} ({})", finding.message, finding.fix))
-        .collect();
-    if blockers.is_empty() {
+    if findings.iter().all(|finding| finding.severity != Severity::Blocker) {
         return Ok(());
     }
-    Err(Error::new(
-        ErrorKind::Refused,
-        "start the migration",
-        blockers.join("; "),
-    ))
+    Err(Error::refused("start the migration", findings.to_vec()))
 }

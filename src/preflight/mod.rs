@@ -4,19 +4,36 @@
 //! to them, and answers with a [`Plan`]: what would be done, and all findings at once. A start is refused while there is a blocker.
 //!
 //! What keeps a connection from being made at all is an error of [`MongoSource::connect`](crate::MongoSource::connect) or
-//! [`MongoSink::connect`](crate::MongoSink::connect) instead, which says what to change: a standalone server, a mongos, a server below 4.2,
-//! a set without a primary, refused credentials, TLS on one side only, and certificates that are of another authority, expired, or for
-//! another host.
+//! [`MongoSink::connect`](crate::MongoSink::connect), with [findings](crate::Error::findings) of the same form, so that a host shows one list.
 //!
 //! A rule that may not look says so as `unchecked`, and the others go on.
 //!
 //! # Rules
 //! | code | severity | what it checks |
 //! |---|---|---|
+//! | `connection_string` | blocker | when connecting: the connection string can be read |
+//! | `unknown_host` | blocker | when connecting: the names of the hosts are known here |
+//! | `not_reached` | blocker | when connecting: something listens there and answers |
+//! | `no_answer` | blocker, warning | a side answers what it is asked in time, also when connecting; a warning where the answer is not needed |
+//! | `no_primary` | blocker | when connecting: the set has a primary |
+//! | `primary_not_reached` | blocker | when connecting: the primary can be reached by the name that the set has for it |
+//! | `not_primary` | blocker | when connecting: a member that is talked to alone is the primary |
+//! | `other_set` | blocker | when connecting: the set has the name that the connection string gives it |
+//! | `standalone` | blocker | when connecting: the server belongs to a replica set |
+//! | `not_initiated` | blocker | when connecting: the set has a configuration |
+//! | `mongos` | blocker | when connecting: it is no sharded cluster |
+//! | `server_too_old` | blocker | when connecting: the server is 4.2 or newer |
+//! | `tls_required` | blocker | when connecting: TLS is used where the server asks for it |
+//! | `tls_not_offered` | blocker | when connecting: TLS is not asked of a server without |
+//! | `tls_files` | blocker | when connecting: the files with certificates can be read |
+//! | `certificate` | blocker | when connecting: the server's certificate is valid, for this host, and of the given authority |
+//! | `client_certificate` | blocker | when connecting: the server takes the client's certificate |
+//! | `credentials_refused` | blocker | when connecting: the server knows the user and the password |
 //! | `same_deployment` | blocker | source and target are two replica sets |
 //! | `member_unhealthy` | warning | every member is primary, secondary or arbiter; none is recovering or down |
 //! | `no_majority` | blocker | members with data that are up make a majority, arbiters not counted |
 //! | `delayed_majority` | blocker, warning | they do so without those that stay behind on purpose; a warning for the source |
+//! | `default_write_concern` | warning | enough members are up for the write concern of the target's clients that state none |
 //! | `unused_member` | note | hidden and delayed members |
 //! | `direct_connection` | warning | the whole set is connected to, so that elections can be followed |
 //! | `read_preference` | note | the source's read preference is `primary`; others are not used |
@@ -105,6 +122,8 @@ mod time_series;
 mod topology;
 mod write_block;
 
+use std::time::Duration;
+
 use crate::document::{Collection, CollectionKind};
 use crate::engine::Engine;
 use crate::error::{ErrorKind, Result};
@@ -112,15 +131,26 @@ use crate::event::{Amount, Side};
 use crate::lease;
 use crate::listing::is_view_of_buckets;
 use crate::migration::ExistingData;
+use crate::retry::answered;
 use crate::settings::Settings;
 use crate::source::Deployment;
+use crate::waiting::LONGEST_CALL;
 
 pub use self::finding::{Finding, Severity};
 pub use self::path::PathPolicy;
 pub use self::plan::{Estimate, Plan, PlannedCollection};
 pub use crate::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe, TransactionFacts};
 
+pub(crate) use self::code::Code;
 pub(crate) use self::kind::imitation;
+
+/// How long a side may take to say what is asked of it, all in all. A single question that is not answered is a finding sooner.
+const ASKED: Duration = Duration::from_secs(120);
+
+/// What is waited for.
+const DESCRIBE: &str = "describe the deployment";
+const INSPECT: &str = "inspect the deployment";
+const LIST: &str = "list the collections";
 
 /// What the checks are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,9 +258,26 @@ pub(crate) async fn check(engine: &Engine, purpose: Purpose) -> Result<Plan> {
         // Everything is there already.
         total = Amount::default();
     }
-    // Records are read with what a majority confirms; where there is none, that is a finding of its own.
-    let (checkpointed, lease_holder) = match topology::has_prompt_majority(&target) {
-        true => (checkpointed(engine).await?, lease_holder(engine, purpose).await?),
+    // Records are read with what a majority confirms, which takes a write; where there is none, that is a finding of its own.
+    let takes_writes = !target.inspection.unanswered.contains(&Access::WriteRecords);
+    let (checkpointed, lease_holder) = match takes_writes && topology::has_prompt_majority(&target) {
+        true => {
+            let checkpointed = asked(
+                engine,
+                Side::Target,
+                "load the checkpoint",
+                Some(LONGEST_CALL),
+                checkpointed(engine),
+            );
+            let holder = asked(
+                engine,
+                Side::Target,
+                "look for the lease",
+                Some(LONGEST_CALL),
+                lease_holder(engine, purpose),
+            );
+            (checkpointed.await?, holder.await?)
+        }
         false => (Checkpointed::Not, None),
     };
     let context = Context {
@@ -271,7 +318,8 @@ pub(crate) async fn check(engine: &Engine, purpose: Purpose) -> Result<Plan> {
     let mut estimate = None;
     if purpose == Purpose::Plan {
         if settings.scan_documents {
-            scan::check(&*engine.source, &selected, &mut findings).await?;
+            let scan = scan::check(&*engine.source, &selected, &mut findings);
+            asked(engine, Side::Source, "read all documents", None, scan).await?;
         }
         if settings.way_back.is_none() {
             estimate = sample::estimate(&*engine.source, &source.inspection, &selected, total).await;
@@ -311,17 +359,38 @@ pub(crate) async fn check_again(engine: &Engine) -> Result<()> {
 }
 
 async fn source_facts(engine: &Engine) -> Result<(SideFacts, Vec<Collection>)> {
-    let deployment = engine.source.describe().await?;
-    let inspection = engine.source.inspect().await?;
-    let listed = unless_unauthorized(engine.source.collections().await)?;
-    Ok(side_facts(Side::Source, "source", deployment, inspection, listed))
+    let (side, source) = (Side::Source, &engine.source);
+    let deployment = asked(engine, side, DESCRIBE, Some(ASKED), source.describe()).await?;
+    let inspection = asked(engine, side, INSPECT, Some(ASKED), source.inspect()).await?;
+    let listed = asked(engine, side, LIST, None, source.collections()).await;
+    let listed = unless_unauthorized(listed)?;
+    Ok(side_facts(side, "source", deployment, inspection, listed))
 }
 
 async fn target_facts(engine: &Engine) -> Result<(SideFacts, Vec<Collection>)> {
-    let deployment = engine.sink.describe().await?;
-    let inspection = engine.sink.inspect().await?;
-    let listed = unless_unauthorized(engine.sink.collections().await)?;
-    Ok(side_facts(Side::Target, "target", deployment, inspection, listed))
+    let (side, sink) = (Side::Target, &engine.sink);
+    let deployment = asked(engine, side, DESCRIBE, Some(ASKED), sink.describe()).await?;
+    let inspection = asked(engine, side, INSPECT, Some(ASKED), sink.inspect()).await?;
+    let listed = asked(engine, side, LIST, None, sink.collections()).await;
+    let listed = unless_unauthorized(listed)?;
+    Ok(side_facts(side, "target", deployment, inspection, listed))
+}
+
+/// Awaits an answer, for no longer than `limit`, and tells the host when that takes long.
+async fn asked<T>(
+    engine: &Engine,
+    side: Side,
+    operation: &'static str,
+    limit: Option<Duration>,
+    answer: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let answer = async {
+        match limit {
+            Some(limit) => answered(operation, limit, answer).await,
+            None => answer.await,
+        }
+    };
+    engine.settings.on_wait.telling(side, operation, limit, answer).await
 }
 
 fn side_facts(

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bson::{Bson, Document};
 
 use super::code::Code;
-use super::finding::Finding;
+use super::finding::{Finding, Severity};
 use super::grant::{self, DIGEST_ACTION, Grant, SOURCE_ACTIONS, TARGET_ACTIONS};
 use super::{Context, SideFacts, kind};
 use crate::event::Side;
@@ -47,7 +47,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
 
 /// What has been tried and refused. Answers whether anything of it is needed.
 fn tried(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
-    let mut reported = false;
+    let mut reported = unanswered(side, findings);
     for probe in &side.inspection.probes {
         let Some(refusal) = &probe.refusal else { continue };
         if probe.access == Access::ReadOplog && !kind::is_unauthorized(refusal) {
@@ -85,6 +85,22 @@ fn tried(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
                 fix(),
             ));
         }
+    }
+    reported
+}
+
+/// What has been tried and not answered in time. Answers whether anything of it is needed.
+fn unanswered(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
+    let mut reported = false;
+    for access in &side.inspection.unanswered {
+        let (what, is_needed) = description(access);
+        reported |= is_needed;
+        findings.push(Finding::new(
+            if is_needed { Severity::Blocker } else { Severity::Warning },
+            Code::NoAnswer,
+            format!("the {} has not answered in time when it was asked to {what}", side.name),
+            "see on it with `db.currentOp()` what holds it up, and whether its writes are locked (`db.fsyncUnlock()` unlocks them)",
+        ));
     }
     reported
 }

@@ -3,6 +3,7 @@
 use super::code::Code;
 use super::finding::{Finding, Severity};
 use super::{Context, SideFacts};
+use crate::driver::number;
 use crate::inspection::Member;
 
 /// How both sides are built.
@@ -21,6 +22,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         members(side, findings);
         reached(side, findings);
     }
+    default_write_concern(context.target, findings);
     if let Some(preference) = &context.source.inspection.connection.read_preference {
         findings.push(Finding::note(
             Code::ReadPreference,
@@ -87,6 +89,31 @@ fn members(side: &SideFacts, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Whether the applications will get answers to their writes. The migration's own do not depend on it.
+fn default_write_concern(target: &SideFacts, findings: &mut Vec<Finding>) {
+    let inspection = &target.inspection;
+    let Some(wanted) = inspection
+        .default_write_concern
+        .as_ref()
+        .map(|concern| number(concern, "w"))
+    else {
+        return;
+    };
+    let members = &inspection.members;
+    let up = members.iter().filter(|member| !member.arbiter && is_up(member)).count() as u64;
+    if !members.is_empty() && wanted > up {
+        findings.push(Finding::warning(
+            Code::DefaultWriteConcern,
+            format!(
+                "by default a write to the target waits for {wanted} members with data, of which {up} are up: writes of applications that \
+                 state no write concern get no answer"
+            ),
+            "start the members that are down, or on the target: `db.adminCommand({ setDefaultRWConcern: 1, defaultWriteConcern: { w: \
+             \"majority\" } })` (before 5.0 `settings.getLastErrorDefaults` of `rs.conf()`)",
+        ));
+    }
+}
+
 /// Whether a majority confirms what is written, and soon; also where nothing is known of the members.
 pub(super) fn has_prompt_majority(side: &SideFacts) -> bool {
     let votes = Votes::of(&side.inspection.members);
@@ -141,7 +168,10 @@ fn reached(side: &SideFacts, findings: &mut Vec<Finding>) {
                 "the members of the {} call each other {names}, which cannot be reached from here, so that {host} is talked to alone",
                 side.name
             ),
-            format!("make these names known here, in DNS or in /etc/hosts, and their ports open: {names}"),
+            format!(
+                "make these names known here, in DNS or in /etc/hosts, and their ports open: {names}; or make the client without \
+                 `directConnection`"
+            ),
         )
     };
     findings.push(Finding::warning(
@@ -154,6 +184,8 @@ fn reached(side: &SideFacts, findings: &mut Vec<Finding>) {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use bson::{Bson, doc};
 
     use super::*;
     use crate::preflight::fixture::{Facts, codes};
@@ -247,6 +279,21 @@ mod tests {
             vec![member("a", "PRIMARY"), delayed("b"), delayed("c")],
             &["delayed_majority", "unused_member"],
         );
+    }
+
+    #[test]
+    fn a_default_write_concern_that_waits_for_a_member_that_is_down_is_a_warning() {
+        let mut facts = Facts::new();
+        let down = member("c", "(not reachable/healthy)");
+        facts.target.inspection.members = vec![member("a", "PRIMARY"), member("b", "SECONDARY"), down];
+        for (w, expected) in [
+            (Bson::Int32(2), &["member_unhealthy"] as &[&str]),
+            (Bson::Int32(3), &["member_unhealthy", "default_write_concern"]),
+            (Bson::String("majority".to_owned()), &["member_unhealthy"]),
+        ] {
+            facts.target.inspection.default_write_concern = Some(doc! { "w": w });
+            assert_eq!(codes(&facts, check), expected);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use mongodb::Client;
 
 use super::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 use crate::document::{Batch, Collection, CollectionKind, Position, Write};
-use crate::driver_connect::Connected;
+use crate::driver_connect::{ConnectOptions, Connected};
 use crate::error::Result;
 use crate::event::Side;
 use crate::inspection::{Connection, Inspection};
@@ -45,30 +45,35 @@ pub struct MongoSink {
 }
 
 impl MongoSink {
-    /// Connects to the replica set of a connection string, with a pool of up to 64 connections where it does not say otherwise.
+    /// Connects to the replica set that a connection string names, as [`ConnectOptions::uri`] says.
     ///
     /// # Errors
-    /// [`InvalidConfiguration`](crate::ErrorKind::InvalidConfiguration) for a malformed connection string, otherwise as
-    /// [`from_client`](Self::from_client).
+    /// As [`connect_with`](Self::connect_with).
     pub async fn connect(uri: &str) -> Result<Self> {
-        let Connected { client, connection } = driver_connect::connect(uri).await?;
-        Self::new(client, connection).await
+        Self::connect_with(ConnectOptions::uri(uri)).await
     }
 
-    /// Uses a client that the host has set up. Its read and write concerns are not used.
+    /// Connects to a replica set.
     ///
     /// # Errors
-    /// [`Refused`](crate::ErrorKind::Refused) when it is not a replica set,
-    /// [`Connection`](crate::ErrorKind::Connection) when it cannot be reached.
-    pub async fn from_client(client: Client) -> Result<Self> {
-        Self::new(client, Connection::default()).await
+    /// As [`MongoSource::connect_with`](crate::MongoSource::connect_with).
+    ///
+    /// # Cancellation
+    /// Dropping the future gives the connection up.
+    pub async fn connect_with(options: ConnectOptions) -> Result<Self> {
+        let connected = driver_connect::connect(options, Side::Target).await?;
+        let probed = Target::probe(connected.client.clone());
+        let target = connected.ask("probe the target", probed).await?;
+        let Connected { connection, .. } = connected;
+        Ok(Self { target, connection })
     }
 
-    async fn new(client: Client, connection: Connection) -> Result<Self> {
-        Ok(Self {
-            target: Target::probe(client).await?,
-            connection,
-        })
+    /// Writes through a client that the host has made, as [`ConnectOptions::client`] says.
+    ///
+    /// # Errors
+    /// As [`connect_with`](Self::connect_with).
+    pub async fn from_client(client: Client) -> Result<Self> {
+        Self::connect_with(ConnectOptions::client(client)).await
     }
 
     /// The client, for what is asked of the server besides.

@@ -18,7 +18,7 @@ use mongodb::Client;
 
 use super::{Deployment, PointRequest, ReadRequest, Source, WriteLoad};
 use crate::document::{Batch, Collection, CollectionKind, Position};
-use crate::driver_connect::Connected;
+use crate::driver_connect::{ConnectOptions, Connected};
 use crate::error::Result;
 use crate::event::Side;
 use crate::inspection::{Connection, Inspection};
@@ -53,31 +53,29 @@ pub struct MongoSource {
 }
 
 impl MongoSource {
-    /// Connects to the replica set that a connection string names.
-    ///
-    /// The connection string's read preference, read concern and write concern are not used. For sizes of its connection pool that it
-    /// does not state, ones that suit a migration are taken.
+    /// Connects to the replica set that a connection string names, as [`ConnectOptions::uri`] says.
     ///
     /// # Errors
-    /// [`InvalidConfiguration`](crate::ErrorKind::InvalidConfiguration) for a malformed connection string, else as
-    /// [`from_client`](Self::from_client).
+    /// As [`connect_with`](Self::connect_with).
     pub async fn connect(uri: &str) -> Result<Self> {
-        let Connected { client, connection } = driver_connect::connect(uri).await?;
-        Self::new(client, connection).await
+        Self::connect_with(ConnectOptions::uri(uri)).await
     }
 
-    /// Reads through a client that the host has made. Each range that is read at the same time takes one of its connections, and the
-    /// tail takes one.
+    /// Connects to a replica set. Each range that is read at the same time takes one of the client's connections, and the tail takes one.
     ///
     /// # Errors
-    /// [`Refused`](crate::ErrorKind::Refused) when it is not connected to a replica set, [`Connection`](crate::ErrorKind::Connection)
-    /// when that cannot be reached within a minute, or a server error.
-    pub async fn from_client(client: Client) -> Result<Self> {
-        Self::new(client, Connection::default()).await
-    }
-
-    async fn new(client: Client, connection: Connection) -> Result<Self> {
-        let version = driver::describe(&client).await?.version;
+    /// [`InvalidConfiguration`](crate::ErrorKind::InvalidConfiguration) for a malformed connection string and for TLS that cannot be agreed
+    /// on, [`Unauthorized`](crate::ErrorKind::Unauthorized) for credentials that are refused, [`Refused`](crate::ErrorKind::Refused) for what
+    /// is no replica set or not its primary, [`Connection`](crate::ErrorKind::Connection) for what is not reached in time, or a server error.
+    /// What stands in the way is among the error's [findings](crate::Error::findings).
+    ///
+    /// # Cancellation
+    /// Dropping the future gives the connection up.
+    pub async fn connect_with(options: ConnectOptions) -> Result<Self> {
+        let connected = driver_connect::connect(options, Side::Source).await?;
+        let described = driver::describe(&connected.client);
+        let version = connected.ask("describe the source", described).await?.version;
+        let Connected { client, connection, .. } = connected;
         Ok(Self {
             client,
             version,
@@ -85,6 +83,14 @@ impl MongoSource {
             newest: Mutex::new(Position::ZERO),
             clustered: RwLock::default(),
         })
+    }
+
+    /// Reads through a client that the host has made, as [`ConnectOptions::client`] says.
+    ///
+    /// # Errors
+    /// As [`connect_with`](Self::connect_with).
+    pub async fn from_client(client: Client) -> Result<Self> {
+        Self::connect_with(ConnectOptions::client(client)).await
     }
 
     /// Whether the collection is known to have no index on `_id`.

@@ -5,10 +5,11 @@ mod data;
 mod members;
 mod privileges;
 mod rules;
+mod waits;
 
 use bson::{Document, doc};
 use mongodb::Client;
-use mongoferry::{Finding, Migration, MigrationBuilder, MongoSink, MongoSource, Plan, Severity};
+use mongoferry::{Error, Finding, Migration, MigrationBuilder, MongoSink, MongoSource, Plan, Severity};
 
 /// A migration between two connection strings.
 async fn between(source: &str, target: &str) -> MigrationBuilder {
@@ -35,6 +36,34 @@ fn assert_found<'a>(plan: &'a Plan, severity: Severity, code: &str, text: &str) 
     assert!(found[0].message.contains(text), "`{text}` in:\n{plan}");
     assert!(!found[0].fix.is_empty());
     found[0]
+}
+
+/// An error says in two lines what is wrong, without what the driver or the server's reply has inside.
+#[track_caller]
+fn assert_plain(error: &Error) {
+    let mut texts = vec![error.to_string(), format!("{error:?}")];
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        texts.push(cause.to_string());
+        texts.push(format!("{cause:?}"));
+        source = cause.source();
+    }
+    for text in &texts {
+        for inside in [
+            "Kind:",
+            "labels",
+            "Topology",
+            "Servers:",
+            "server response",
+            "RawDocumentBuf",
+            "lsid",
+            "$clusterTime",
+            "os error",
+        ] {
+            assert!(!text.contains(inside), "{inside} in: {text}");
+        }
+    }
+    assert!(texts[0].len() < 600 && texts[0].lines().count() == 1, "{error}");
 }
 
 /// The codes of blockers and warnings.

@@ -72,7 +72,7 @@ async fn build(target: &Target, namespace: &Namespace, specification: &RawDocume
                 Ok(error) => Error::new(
                     ErrorKind::Connection,
                     OPERATION,
-                    error.get_str("errmsg").unwrap_or_default(),
+                    driver::plain(error.get_str("errmsg").unwrap_or_default()),
                 ),
                 Err(_) => return Ok(()),
             },
@@ -83,11 +83,6 @@ async fn build(target: &Target, namespace: &Namespace, specification: &RawDocume
             attempts = RetryRule::SERVER.begin();
         }
         // Asking again joins a build that survived the election.
-        let error = if is_build_interrupted(&error) {
-            error.with_retryable(true)
-        } else {
-            error
-        };
         match attempts.next_pause(&error) {
             Some(pause) => tokio::time::sleep(pause).await,
             None => return Err(error),
@@ -109,7 +104,7 @@ async fn ask(target: &Target, namespace: &Namespace, command: &RawDocumentBuf) -
         let answers = async {
             while let Some(answer) = asked.next().await {
                 match answer {
-                    Err(error) if error.is_retryable() || is_build_interrupted(&error) => refused = Some(error),
+                    Err(error) if error.is_retryable() => refused = Some(error),
                     answer => return Some(answer),
                 }
             }
@@ -185,11 +180,6 @@ fn is_of_first_version(specification: &RawDocument) -> bool {
         Ok(Some(RawBsonRef::Double(version))) => version < 2.0,
         _ => false,
     }
-}
-
-/// BackgroundOperationInProgressForDatabase and ..ForNamespace, IndexBuildAborted, IndexBuildAlreadyInProgress.
-fn is_build_interrupted(error: &Error) -> bool {
-    matches!(driver::code(error), Some(12586 | 12587 | 276 | 285))
 }
 
 fn refusal(error: Error, namespace: &Namespace, specification: &RawDocument) -> Error {

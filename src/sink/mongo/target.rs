@@ -8,8 +8,9 @@ use mongodb::Client;
 
 use super::flush::{Terms, term_of};
 use super::names::UniqueNames;
-use crate::driver;
+use crate::driver::{self, Answer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::error_codes;
 use crate::retry::{ANSWER, RetryRule, WRITE, answered, retry};
 
 /// How long a majority may take to confirm a write before it is asked for again.
@@ -171,14 +172,14 @@ impl Reply {
             .map(|error| WriteError {
                 index: usize::try_from(driver::number(error, "index")).unwrap_or(usize::MAX),
                 code: error.get_i32("code").unwrap_or_default(),
-                message: error.get_str("errmsg").unwrap_or_default().to_owned(),
+                message: driver::plain(error.get_str("errmsg").unwrap_or_default()),
                 on_id: error
                     .get_document("keyPattern")
                     .is_ok_and(|pattern| pattern.len() == 1 && pattern.contains_key("_id")),
             })
             .collect();
         // What a server cannot do while it steps down or shuts down, it says for each write.
-        if let Some(error) = errors.iter().find(|error| driver::is_transient(error.code)) {
+        if let Some(error) = errors.iter().find(|error| error_codes::is_retried(error.code)) {
             return Err(transient(operation, error.code, &error.message));
         }
         // Nor is it the fault of a document that the target takes none.
@@ -204,11 +205,8 @@ impl Reply {
 }
 
 fn transient(operation: &'static str, code: i32, message: &str) -> Error {
-    Error::new(
-        ErrorKind::Connection,
-        operation,
-        format!("{message} (code {code}); the server cannot take writes now"),
-    )
+    Error::new(ErrorKind::Connection, operation, "the server cannot take writes now")
+        .with_source(Answer::of_reply(code, message))
 }
 
 #[cfg(test)]

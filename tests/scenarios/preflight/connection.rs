@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use bson::doc;
-use mongoferry::{Error, ErrorKind, MongoSink, MongoSource, Source};
+use mongodb::Client;
+use mongodb::options::ClientOptions;
+use mongoferry::{ConnectOptions, Error, ErrorKind, Migration, MongoSink, MongoSource, Severity, Source};
 use mongoferry_testbed::{Certificate, ReplicaSet, TlsListener, Version};
 
-use super::admin;
+use super::{admin, assert_found, assert_plain, of_code, plan};
 
 /// The error of connecting, which is the same for either side.
 async fn refused(uri: &str) -> Error {
@@ -15,13 +17,20 @@ async fn refused(uri: &str) -> Error {
     let (source, sink) = (source.unwrap_err(), sink.unwrap_err());
     assert_eq!(source.message(), sink.message());
     assert_eq!(source.kind(), sink.kind());
+    assert_eq!(source.findings(), sink.findings());
     source
 }
 
 #[track_caller]
-fn assert_says(error: &Error, kind: ErrorKind, texts: &[&str]) {
+fn assert_says(error: &Error, kind: ErrorKind, code: &str, texts: &[&str]) {
     assert_eq!(error.kind(), kind, "{error}");
     assert!(!error.is_retryable(), "{error}");
+    let [finding] = error.findings() else {
+        panic!("{error:?}")
+    };
+    assert_eq!((finding.code, finding.severity), (code, Severity::Blocker));
+    assert!(!finding.fix.is_empty());
+    assert_plain(error);
     for text in texts {
         assert!(error.message().contains(text), "`{text}` in: {error}");
     }
@@ -54,18 +63,21 @@ async fn tls_and_credentials_are_told_apart() {
     assert_says(
         &error,
         configuration,
+        "tls_not_offered",
         &[&open, "does not speak TLS", "remove `tls=true`"],
     );
     let error = refused(&format!("mongodb://{secure}/?replicaSet=rs0")).await;
     assert_says(
         &error,
         configuration,
+        "tls_required",
         &[&secure, "TLS only", "add `tls=true&tlsCAFile=FILE`"],
     );
     let error = refused(&format!("mongodb://{secure}/?replicaSet=rs0&tls=true")).await;
     assert_says(
         &error,
         configuration,
+        "certificate",
         &[&secure, "not signed by a public authority", "tlsCAFile"],
     );
     let other = ReplicaSet::builder(Version::V6_0)
@@ -83,11 +95,17 @@ async fn tls_and_credentials_are_told_apart() {
     assert_says(
         &error,
         configuration,
+        "certificate",
         &[&secure, &theirs.display().to_string(), "not signed by"],
     );
     drop(other);
     let missing = format!("mongodb://{secure}/?replicaSet=rs0&tls=true&tlsCAFile=/no/such/file.pem");
-    assert_says(&refused(&missing).await, configuration, &["/no/such/file.pem"]);
+    assert_says(
+        &refused(&missing).await,
+        configuration,
+        "tls_files",
+        &["/no/such/file.pem"],
+    );
 
     certificates(&tls, authority).await;
 
@@ -115,6 +133,7 @@ async fn tls_and_credentials_are_told_apart() {
         assert_says(
             &error,
             ErrorKind::Unauthorized,
+            "credentials_refused",
             &[mechanism, "of the database `admin`", "authSource"],
         );
     }
@@ -122,6 +141,7 @@ async fn tls_and_credentials_are_told_apart() {
     assert_says(
         &refused(&elsewhere).await,
         ErrorKind::Unauthorized,
+        "credentials_refused",
         &["of the database `shop`"],
     );
 
@@ -135,6 +155,7 @@ async fn tls_and_credentials_are_told_apart() {
     assert_says(
         &error,
         ErrorKind::Unauthorized,
+        "credentials_refused",
         &["subject of the client's certificate", "$external"],
     );
     let subject = "CN=client,O=mongoferry testbed clients";
@@ -143,6 +164,12 @@ async fn tls_and_credentials_are_told_apart() {
     let source = MongoSource::connect(&by_certificate).await.unwrap();
     let facts = source.inspect().await.unwrap();
     assert_eq!(facts.connection.encrypted, Some(true));
+    let options = ClientOptions::parse(&by_certificate).await.unwrap();
+    let sink = MongoSink::connect_with(ConnectOptions::options(options)).await.unwrap();
+    assert_eq!(
+        mongoferry::Sink::inspect(&sink).await.unwrap().connection.encrypted,
+        Some(true)
+    );
     assert_eq!(
         facts.connection.user,
         Some((subject.to_owned(), "$external".to_owned()))
@@ -162,7 +189,12 @@ async fn certificates(tls: &ReplicaSet, authority: &Path) {
             authority.display()
         ))
         .await;
-        assert_says(&error, ErrorKind::InvalidConfiguration, &[address, says[0], says[1]]);
+        assert_says(
+            &error,
+            ErrorKind::InvalidConfiguration,
+            "certificate",
+            &[address, says[0], says[1]],
+        );
     }
     let listener = TlsListener::start(&tls.issue(Certificate::Server).unwrap(), Some(authority)).unwrap();
     let address = listener.address();
@@ -174,6 +206,7 @@ async fn certificates(tls: &ReplicaSet, authority: &Path) {
     assert_says(
         &error,
         ErrorKind::InvalidConfiguration,
+        "client_certificate",
         &[address, "wants a certificate of the client", "tlsCertificateKeyFile"],
     );
 }
@@ -189,14 +222,73 @@ async fn what_is_no_replica_set_is_told_with_what_to_do() {
     assert_says(
         &error,
         ErrorKind::InvalidConfiguration,
-        &["belongs to the replica set `rs0`; use `replicaSet=rs0`"],
+        "other_set",
+        &["belongs to the replica set `rs0`", "use `replicaSet=rs0`"],
     );
     for option in ["replicaSet=rs0", "directConnection=true", "appName=test"] {
         let error = refused(&format!("mongodb://{}/?{option}", alone.member_address(0))).await;
         assert_says(
             &error,
             ErrorKind::Refused,
+            "standalone",
             &["standalone server", "--replSet rs0", "rs.initiate()"],
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_the_host_is_checked_like_a_connection_string() {
+    let (source, target) = futures::try_join!(
+        ReplicaSet::builder(Version::V6_0).members(2).start(),
+        ReplicaSet::builder(Version::V6_0).name("rs1").start()
+    )
+    .unwrap();
+    // An address that is not a loopback one by its name, and yet leads here.
+    let outside = |address: String| address.replace("127.0.0.1", "0.0.0.0");
+    let primary = source.primary_index().await.unwrap();
+    let (from, to) = (
+        outside(source.member_address(primary)),
+        outside(target.member_address(0)),
+    );
+    let uri = |address: &str| format!("mongodb://{address}/?directConnection=true&readPreference=nearest");
+    for by_options in [false, true] {
+        let options = async |address: &str| match by_options {
+            true => ConnectOptions::options(ClientOptions::parse(uri(address)).await.unwrap()),
+            false => ConnectOptions::client(Client::with_uri_str(uri(address)).await.unwrap()),
+        };
+        let migration = async || {
+            let from = MongoSource::connect_with(options(&from).await).await.unwrap();
+            let to = MongoSink::connect_with(options(&to).await).await.unwrap();
+            Migration::builder(from, to)
+        };
+        let found = plan(migration().await).await;
+        let blocked: Vec<&str> = of_code(&found, "unencrypted")
+            .iter()
+            .map(|found| found.message.as_str())
+            .collect();
+        assert_eq!(blocked.len(), 2, "{found}");
+        assert!(blocked[0].contains(&from) && blocked[1].contains(&to), "{found}");
+        assert_found(&found, Severity::Note, "read_preference", "`nearest`");
+        let alone = of_code(&found, "direct_connection");
+        assert!(alone[0].message.contains(&from), "{found}");
+        assert!(alone[0].fix.contains("`directConnection`"), "{found}");
+        let refused = migration().await.build().unwrap().start().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Refused);
+        assert!(
+            refused.findings().iter().any(|found| found.code == "unencrypted"),
+            "{refused}"
+        );
+        let accepted = plan(migration().await.accept_unencrypted(true)).await;
+        assert_eq!(accepted.blockers().count(), 0, "{accepted}");
+    }
+    // What stays on this host is nobody else's to read, and the members of a set are found.
+    let client = source.client().await.unwrap();
+    let (from, to) = (
+        MongoSource::from_client(client).await,
+        MongoSink::from_client(target.client().await.unwrap()).await,
+    );
+    let found = plan(Migration::builder(from.unwrap(), to.unwrap())).await;
+    for code in ["unencrypted", "direct_connection", "read_preference"] {
+        assert_eq!(of_code(&found, code).len(), 0, "{found}");
     }
 }

@@ -1,0 +1,112 @@
+//! What TLS says about a server, and about its and the client's certificate.
+
+use mongodb::error::Error as DriverError;
+use mongodb::options::{ClientOptions, ServerAddress, Tls, TlsOptions};
+
+use super::diagnose::glance;
+use crate::preflight::{Code, Finding};
+
+/// What is wrong with a server that is asked for TLS.
+pub(super) async fn diagnose_tls(
+    options: &ClientOptions,
+    host: &ServerAddress,
+    tls: &TlsOptions,
+    error: &DriverError,
+) -> Option<Finding> {
+    if let Some(problem) = certificate_problem(&error.to_string(), host, tls) {
+        return Some(problem);
+    }
+    glance(options, host, None).await.is_ok().then(|| {
+        Finding::blocker(
+            Code::TlsNotOffered,
+            format!("{host} does not speak TLS, which the connection string asks for"),
+            "remove `tls=true` from it, or start the server with `--tlsMode requireTLS --tlsCertificateKeyFile FILE`",
+        )
+    })
+}
+
+/// What is wrong with a server that is talked to without TLS.
+pub(super) async fn diagnose_plain(options: &ClientOptions, host: &ServerAddress) -> Option<Finding> {
+    // Only to see what the server speaks: nothing but a greeting is sent.
+    let mut anything = TlsOptions::default();
+    anything.allow_invalid_certificates = Some(true);
+    let speaks_tls = match glance(options, host, Some(Tls::Enabled(anything.clone()))).await {
+        Ok(_) => true,
+        Err(error) => certificate_problem(&error.to_string(), host, &anything).is_some(),
+    };
+    speaks_tls.then(|| {
+        Finding::blocker(
+            Code::TlsRequired,
+            format!("{host} takes connections with TLS only"),
+            "add `tls=true&tlsCAFile=FILE` to the connection string, with the certificate of the authority that signed the server's",
+        )
+    })
+}
+
+/// What an error of the TLS layer says about a certificate. The driver passes on its text and nothing else.
+fn certificate_problem(text: &str, host: &ServerAddress, tls: &TlsOptions) -> Option<Finding> {
+    let is = |marks: &[&str]| marks.iter().any(|mark| text.contains(mark));
+    let server = |message: String, fix: String| Some(Finding::blocker(Code::Certificate, message, fix));
+    if is(&["UnknownIssuer", "BadSignature", "CaUsedAsEndEntity"]) {
+        let authority = match &tls.ca_file_path {
+            Some(path) => format!("the authority in {}", path.display()),
+            None => "a public authority".to_owned(),
+        };
+        return server(
+            format!("the certificate of {host} is not signed by {authority}"),
+            "give the certificate of the one that signed it as `tlsCAFile`".to_owned(),
+        );
+    }
+    if is(&["peer certificate: certificate expired", "peer certificate: Expired"]) {
+        return server(
+            format!("the certificate of {host} has expired"),
+            format!(
+                "give the server a new one (`openssl s_client -connect {host} </dev/null | openssl x509 -noout -dates` shows its dates)"
+            ),
+        );
+    }
+    if is(&["certificate not valid yet", "NotValidYet"]) {
+        return server(
+            format!("the certificate of {host} is not valid yet"),
+            "compare the clocks of both hosts, or give the server another certificate".to_owned(),
+        );
+    }
+    if is(&["certificate not valid for name", "NotValidForName"]) {
+        return server(
+            format!("the certificate of {host} is for another host"),
+            format!(
+                "use a host name that stands in it (`openssl s_client -connect {host} </dev/null | openssl x509 -noout -ext \
+                 subjectAltName` shows them), or give the server one with a subjectAltName for this name"
+            ),
+        );
+    }
+    if is(&[
+        "CertificateRequired",
+        "received fatal alert: BadCertificate",
+        "received fatal alert: UnknownCA",
+        "received fatal alert: CertificateUnknown",
+        "received fatal alert: CertificateExpired",
+        "received fatal alert: HandshakeFailure",
+    ]) {
+        return Some(match &tls.cert_key_file_path {
+            None => Finding::blocker(
+                Code::ClientCertificate,
+                format!("{host} wants a certificate of the client"),
+                "add `tlsCertificateKeyFile=FILE` to the connection string, with a certificate that the server's authority has signed and \
+                 its key",
+            ),
+            Some(path) => Finding::blocker(
+                Code::ClientCertificate,
+                format!("{host} refuses the client's certificate in {}", path.display()),
+                "give one that the server's authority has signed and that has not expired",
+            ),
+        });
+    }
+    if is(&["invalid peer certificate"]) {
+        return server(
+            format!("the certificate of {host} cannot be used"),
+            "give the server an X.509 v3 certificate with a subjectAltName".to_owned(),
+        );
+    }
+    None
+}
