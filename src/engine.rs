@@ -27,7 +27,7 @@ use crate::router::{MARKERS_PER_LANE, Request, Router, RouterParts};
 use crate::settings::Settings;
 use crate::sink::Sink;
 use crate::source::Source;
-use crate::waiting::telling;
+use crate::waiting::{telling, telling_within};
 use crate::walker::Walker;
 use crate::watch::{ForeignWatch, Seen, open_foreign_watch, watch_deployments, watch_foreign_writes};
 use crate::watermark::save_checkpoints;
@@ -128,10 +128,11 @@ impl Engine {
 
     async fn begin(&self, progress: &Arc<Progress>, lost: Option<&str>) -> Result<(Beginning, Option<ForeignWatch>)> {
         // Whoever had the lease before may have been cut off in the middle of something.
-        self.sink.quiesce().await?;
-        self.store.claim().await?;
+        let events = &progress.events;
+        telling(events, Side::Target, "wait for earlier writes", self.sink.quiesce()).await?;
+        telling(events, Side::Target, "claim the checkpoint", self.store.claim()).await?;
         self.prepare_way_back().await?;
-        let mut loaded = self.load().await?;
+        let mut loaded = telling(events, Side::Target, "load the checkpoint", self.load()).await?;
         if loaded
             .as_ref()
             .is_some_and(|checkpoint| checkpoint.source_writes_blocked)
@@ -147,9 +148,22 @@ impl Engine {
             }
             Some(checkpoint) => match lost {
                 Some(reason) => self.resync(checkpoint, progress, reason).await?,
-                None => self.go_on(checkpoint, progress).await?,
+                None => {
+                    let begun = self.go_on(checkpoint, progress);
+                    telling_within(events, Side::Source, "find the place to go on from", None, begun).await?
+                }
             },
-            None => self.begin_anew().await?,
+            None => {
+                let begun = self.begin_anew();
+                telling_within(
+                    events,
+                    Side::Source,
+                    "list the collections and make them on the target",
+                    None,
+                    begun,
+                )
+                .await?
+            }
         };
         let already = Amount {
             documents: beginning.checkpoint.copied_documents,

@@ -15,6 +15,7 @@ use crate::catalog::expiry_held_back;
 use crate::document::{Batch, Position, Write};
 use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Side;
 use crate::index::IndexJob;
 use crate::order::Key;
 use crate::places::Place;
@@ -24,6 +25,7 @@ use crate::retry::{Attempts, RetryRule};
 use crate::router::{Assignment, Finished, Request, Work};
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead};
 use crate::source::{ReadMode, ReadRequest, Source};
+use crate::waiting::{LONGEST_READ, telling, telling_within};
 
 /// A chunk is finished when it has taken so long, so that its snapshot stays within the source's history.
 const CHUNK_TIME: Duration = Duration::from_secs(10);
@@ -71,7 +73,14 @@ impl Walker {
                 () = self.cancel.cancelled() => break,
                 place = self.place() => place,
             };
-            let majority = self.source.position().await?;
+            let position = self.source.position();
+            let majority = telling(
+                &self.progress.events,
+                Side::Source,
+                "ask for the newest position",
+                position,
+            )
+            .await?;
             let (reply, work) = oneshot::channel();
             if self.requests.send(Request::Take { majority, reply }).await.is_err() {
                 break;
@@ -199,7 +208,15 @@ impl Walker {
             batch_bytes: self.batch_bytes(),
             document_bytes: assignment.document_bytes,
         };
-        self.source.read(request).await
+        let read = self.source.read(request);
+        telling_within(
+            &self.progress.events,
+            Side::Source,
+            "read documents",
+            Some(LONGEST_READ),
+            read,
+        )
+        .await
     }
 
     /// Smaller batches keep a limit more evenly.
@@ -291,7 +308,8 @@ impl Walker {
             let must_wait = self.spend(assignment, writing.size_in_bytes() as u64).await;
             let enough = must_wait || Self::is_enough(assignment, copied.bytes, started, place);
             let write = async {
-                let refusals = self.sink.insert(&assignment.target.target, &writing).await;
+                let inserted = self.sink.insert(&assignment.target.target, &writing);
+                let refusals = telling(&self.progress.events, Side::Target, "insert documents", inserted).await;
                 drop(taken);
                 refusals
             };
