@@ -61,7 +61,7 @@ and throttle BYTES OPERATIONS, which changes the two limits (0 for none).
 With --reverse there are two summaries, one for each direction, of which the last says how it ended; lines about the way
 back have the field `direction` with the value `reverse`. The same command goes on with the direction it was in.
 
-Exit codes: 0 complete and verified; 2 refused by preflight; 3 differences found; 4 stopped by --stop-after or abandon;
+Exit codes: 0 complete and verified; 2 refused by preflight or when connecting; 3 differences found; 4 stopped by --stop-after or abandon;
 130 and 143 stopped by SIGINT and SIGTERM; 1 any other failure. The same command again resumes what was stopped.
 ";
 

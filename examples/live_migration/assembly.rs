@@ -1,13 +1,19 @@
 //! The migration that the arguments ask for.
 
 use mongoferry::checkpoint::FileStore;
-use mongoferry::{ErrorKind, Migration, MigrationBuilder, MongoSink, MongoSource, Result, WayBack};
+use mongoferry::{
+    ConnectOptions, ErrorKind, Migration, MigrationBuilder, MongoSink, MongoSource, Result, Wait, WayBack,
+};
+use tokio::sync::mpsc;
 
 use crate::arguments::Arguments;
 
+/// Where what has to be waited for is told.
+pub type Waits = mpsc::Sender<Wait>;
+
 /// Connects to both sides and describes the migration that the arguments ask for.
-pub async fn assemble(arguments: &Arguments, source: &str, target: &str) -> Result<Migration> {
-    let (source, sink) = connect(source, target).await?;
+pub async fn assemble(arguments: &Arguments, source: &str, target: &str, waits: &Waits) -> Result<Migration> {
+    let (source, sink) = connect(source, target, waits).await?;
     let mut builder = Migration::builder(source, sink).existing_data(arguments.existing_data);
     for pattern in &arguments.include {
         builder = builder.include(pattern);
@@ -21,13 +27,19 @@ pub async fn assemble(arguments: &Arguments, source: &str, target: &str) -> Resu
     if let Some(path) = &arguments.checkpoint {
         builder = builder.checkpoint(FileStore::new(path));
     }
-    with_settings(builder, arguments).build()
+    with_settings(builder, arguments, waits).build()
 }
 
 /// Describes the migration that takes a hand-over back, whose source is the target.
-pub async fn assemble_back(arguments: &Arguments, way_back: &WayBack, source: &str, target: &str) -> Result<Migration> {
-    let (source, sink) = connect(target, source).await?;
-    back(arguments, way_back.reverse(source, sink)?)
+pub async fn assemble_back(
+    arguments: &Arguments,
+    way_back: &WayBack,
+    source: &str,
+    target: &str,
+    waits: &Waits,
+) -> Result<Migration> {
+    let (source, sink) = connect(target, source, waits).await?;
+    back(arguments, way_back.reverse(source, sink)?, waits)
 }
 
 /// The same of a migration that an earlier process has completed; `None` when it is not complete.
@@ -36,32 +48,46 @@ pub async fn assemble_back_of(
     migration: &Migration,
     source: &str,
     target: &str,
+    waits: &Waits,
 ) -> Result<Option<Migration>> {
-    let (source, sink) = connect(target, source).await?;
+    let (source, sink) = connect(target, source, waits).await?;
     match migration.reverse(source, sink).await {
-        Ok(builder) => back(arguments, builder).map(Some),
+        Ok(builder) => back(arguments, builder, waits).map(Some),
         Err(error) if error.kind() == ErrorKind::WrongPhase => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn back(arguments: &Arguments, mut builder: MigrationBuilder) -> Result<Migration> {
+fn back(arguments: &Arguments, mut builder: MigrationBuilder, waits: &Waits) -> Result<Migration> {
     if let Some(path) = &arguments.checkpoint {
         // The first direction's is still wanted.
         let mut path = path.clone().into_os_string();
         path.push(".reverse");
         builder = builder.checkpoint(FileStore::new(path));
     }
-    with_settings(builder, arguments).build()
+    with_settings(builder, arguments, waits).build()
 }
 
-async fn connect(source: &str, target: &str) -> Result<(MongoSource, MongoSink)> {
-    futures::try_join!(MongoSource::connect(source), MongoSink::connect(target))
+async fn connect(source: &str, target: &str, waits: &Waits) -> Result<(MongoSource, MongoSink)> {
+    let options = |uri: &str| ConnectOptions::uri(uri).on_wait(tell(waits));
+    futures::try_join!(
+        MongoSource::connect_with(options(source)),
+        MongoSink::connect_with(options(target))
+    )
+}
+
+/// What is called when something has to be waited for. It must not block, and what is not shown in time matters no more.
+fn tell(waits: &Waits) -> impl Fn(Wait) + Send + Sync + 'static {
+    let waits = waits.clone();
+    move |wait| {
+        let _ = waits.try_send(wait);
+    }
 }
 
 /// What is the same in both directions.
-fn with_settings(mut builder: MigrationBuilder, arguments: &Arguments) -> MigrationBuilder {
+fn with_settings(mut builder: MigrationBuilder, arguments: &Arguments, waits: &Waits) -> MigrationBuilder {
     builder = builder
+        .on_wait(tell(waits))
         .verification(arguments.verification)
         .block_source_writes(arguments.block_writes)
         .on_ddl(arguments.ddl)

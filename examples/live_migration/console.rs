@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use mongoferry::{Event, Plan, Status, VerifyReport};
+use mongoferry::{Event, Finding, Plan, Status, VerifyReport, Wait};
 use serde_json::Value;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
@@ -22,6 +22,8 @@ pub struct Console {
     further: Option<Box<dyn Fn() -> String>>,
     /// Whether a hand-over is being taken back.
     reversed: bool,
+    /// Whether the findings of preflight have been shown.
+    plan_shown: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,7 @@ impl Console {
             drawn: 0,
             further: None,
             reversed: false,
+            plan_shown: false,
         }
     }
 
@@ -146,10 +149,11 @@ impl Console {
                 side,
                 operation,
                 elapsed,
+                limit,
             } => format!(
-                "the {} has not answered for {:.0} s: {operation}",
-                side.as_str(),
-                elapsed.as_secs_f64()
+                "waiting for the {side} for {:.0} s{}: {operation}",
+                elapsed.as_secs_f64(),
+                limit.map_or_else(String::new, |limit| format!(" (at most {:.0} s)", limit.as_secs_f64()))
             ),
             Event::Retrying { cause, delay } => format!("trying again in {:.1} s: {cause}", delay.as_secs_f64()),
             Event::ForeignWrite { namespace, writes } => {
@@ -168,11 +172,26 @@ impl Console {
     pub fn plan(&mut self, plan: &Plan) {
         if self.mode == Mode::Json {
             self.line(json::plan(plan));
-            for finding in &plan.findings {
+        }
+        self.finding_lines(&plan.findings);
+        self.plan_shown = true;
+        self.text(plan.to_string().trim_end());
+    }
+
+    fn finding_lines(&self, findings: &[Finding]) {
+        if self.mode == Mode::Json {
+            for finding in findings {
                 self.line(json::finding_line(finding));
             }
         }
-        self.text(plan.to_string().trim_end());
+    }
+
+    /// Shows what has to be waited for before there is a run.
+    pub fn wait(&mut self, wait: &Wait) {
+        if self.mode == Mode::Json {
+            self.line(json::wait(wait));
+        }
+        self.text(&wait.to_string());
     }
 
     /// Answers a command.
@@ -210,6 +229,10 @@ impl Console {
 
     /// Shows how it ended: the last line.
     pub fn summary(&mut self, ending: &Ending) {
+        if !self.plan_shown {
+            // What stood in the way of connecting, in the form of what preflight finds.
+            self.finding_lines(&ending.findings);
+        }
         for line in ending.to_string().lines() {
             self.text(line);
         }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use mongoferry::{
-    CollectionSummary, Error, ErrorKind, ForeignWrites, IndexSummary, LateWrites, LeftSelection, Namespace, Outcome,
-    Position, Summary, WayBack,
+    CollectionSummary, Error, ErrorKind, Finding, ForeignWrites, IndexSummary, LateWrites, LeftSelection, Namespace,
+    Outcome, Position, Summary, WayBack,
 };
 
 use crate::console::grouped;
@@ -27,6 +27,8 @@ pub struct Ending {
     pub left_selection: Vec<LeftSelection>,
     pub not_migrated: Vec<String>,
     pub error: Option<String>,
+    /// What stood in the way, where that is why.
+    pub findings: Vec<Finding>,
     /// From the beginning to the end.
     pub took: Option<Duration>,
     /// How long nothing could be written.
@@ -48,6 +50,7 @@ impl Ending {
             left_selection: Vec::new(),
             not_migrated: Vec::new(),
             error: None,
+            findings: Vec::new(),
             took: None,
             downtime: None,
             way_back: None,
@@ -79,11 +82,12 @@ impl Ending {
         Self::new(exit, "stopped")
     }
 
-    /// Refused by preflight, or failed.
+    /// Refused by preflight or when connecting, or failed.
     pub fn of_error(error: &Error) -> Self {
-        if error.kind() == ErrorKind::Refused {
+        if error.kind() == ErrorKind::Refused || !error.findings().is_empty() {
             return Self {
                 error: Some(error.to_string()),
+                findings: error.findings().to_vec(),
                 ..Self::new(2, "refused")
             };
         }

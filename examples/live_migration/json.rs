@@ -1,11 +1,11 @@
 //! The lines of `--json`: one object each, with `type` and `at`.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bson::DateTime;
 use mongoferry::{
     Amount, CollectionSummary, ComparedCollection, Difference, DifferenceKind, Estimate, Event, Finding, ForeignWrites,
-    IndexSummary, LagSample, LateWrites, LeftSelection, Plan, Position, Status, VerifyReport,
+    IndexSummary, LagSample, LateWrites, LeftSelection, Plan, Position, Side, Status, VerifyReport, Wait,
 };
 use serde_json::{Value, json};
 
@@ -149,12 +149,8 @@ pub fn event(event: &Event) -> Value {
             side,
             operation,
             elapsed,
-        } => json!({
-            "type": "waiting",
-            "side": side.as_str(),
-            "operation": operation,
-            "elapsed_seconds": elapsed.as_secs_f64(),
-        }),
+            limit,
+        } => waiting(*side, operation, *elapsed, *limit),
         Event::Retrying { cause, delay } => {
             json!({ "type": "retrying", "cause": cause, "delay_seconds": delay.as_secs_f64() })
         }
@@ -218,6 +214,21 @@ fn estimate(estimate: Estimate) -> Value {
         "copy_seconds": estimate.copy_time.as_secs_f64(),
         "bytes_per_second": estimate.bytes_per_second,
         "oplog_bytes": estimate.oplog_bytes,
+    })
+}
+
+/// What has to be waited for before there is a run, as an event of the run tells it.
+pub fn wait(wait: &Wait) -> Value {
+    waiting(wait.side, &wait.operation, wait.elapsed, wait.limit)
+}
+
+fn waiting(side: Side, operation: &str, elapsed: Duration, limit: Option<Duration>) -> Value {
+    json!({
+        "type": "waiting",
+        "side": side.as_str(),
+        "operation": operation,
+        "elapsed_seconds": elapsed.as_secs_f64(),
+        "limit_seconds": limit.map(|limit| limit.as_secs_f64()),
     })
 }
 

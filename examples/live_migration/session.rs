@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use futures::future::LocalBoxFuture;
 use futures::{FutureExt, StreamExt};
 use mongoferry::{
-    Error, ErrorKind, Event, Migration, MigrationHandle, Outcome, Phase, Result, Status, Summary, VerifyReport,
+    Error, ErrorKind, Event, Migration, MigrationHandle, Outcome, Phase, Result, Status, Summary, VerifyReport, Wait,
 };
+use tokio::sync::mpsc;
 
 use crate::arguments::{Arguments, StopAfter};
-use crate::assembly::{assemble, assemble_back, assemble_back_of};
+use crate::assembly::{Waits, assemble, assemble_back, assemble_back_of};
 use crate::console::Console;
 use crate::ending::{Ending, STOPPED};
 use crate::input::{Input, Wish};
@@ -24,6 +25,8 @@ pub struct Session<'a> {
     pub arguments: &'a Arguments,
     pub console: &'a mut Console,
     pub input: Input,
+    /// What has to be waited for while there is no run that tells it.
+    waits: (Waits, mpsc::Receiver<Wait>),
     /// The last status of the run, which is shown while there is no run to ask.
     last: Status,
     /// Whether `cutover` was entered before there was a run.
@@ -49,6 +52,7 @@ impl<'a> Session<'a> {
             arguments,
             console,
             input,
+            waits: mpsc::channel(16),
             last: Status::default(),
             cutover_wanted: false,
             manual: arguments.manual_cutover,
@@ -73,12 +77,14 @@ impl<'a> Session<'a> {
         target: &str,
         stop_writes: LocalBoxFuture<'_, ()>,
     ) -> Result<Ending, Box<Ending>> {
-        let arguments = self.arguments;
-        let migration = self.while_informing(assemble(arguments, source, target)).await?;
+        let (arguments, waits) = (self.arguments, self.waits.0.clone());
+        let migration = self
+            .while_informing(assemble(arguments, source, target, &waits))
+            .await?;
         let mut back = None;
         if arguments.reverse {
             // An earlier process may have come so far.
-            let earlier = assemble_back_of(arguments, &migration, source, target);
+            let earlier = assemble_back_of(arguments, &migration, source, target, &waits);
             back = self.while_informing(earlier).await?;
         }
         let back = match back {
@@ -91,7 +97,7 @@ impl<'a> Session<'a> {
                 };
                 ending.took = Some(began.elapsed());
                 self.console.summary(&ending);
-                let back = assemble_back(arguments, &way_back, source, target);
+                let back = assemble_back(arguments, &way_back, source, target, &waits);
                 self.while_informing(back).await?
             }
         };
@@ -326,6 +332,7 @@ impl<'a> Session<'a> {
             tokio::select! {
                 done = &mut step => return done.map_err(|error| Box::new(Ending::of_error(&error))),
                 _ = tick.tick() => self.console.status_now(&self.last),
+                Some(wait) = self.waits.1.recv() => self.console.wait(&wait),
                 wish = self.input.next() => match wish {
                     Wish::Stop(exit) => return Err(Box::new(Ending::stopped(exit))),
                     Wish::Status => self.console.status_now(&self.last),

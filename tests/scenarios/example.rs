@@ -486,11 +486,6 @@ async fn wrong_arguments_are_named_and_passwords_are_not() {
             "FROM=TO",
         ),
         (&["--source", source, "--target", source, "--include", "shop"], "shop.*"),
-        (
-            &["--source", "mongodb://user:secret-word@", "--target", source],
-            "connection string",
-        ),
-        (&["--source", source, "--target", source], "cannot"),
     ] {
         let ended = Example::start(arguments).end().await;
         let error = ended.summary("failed", 1)["error"].as_str().unwrap().to_owned();
@@ -498,6 +493,40 @@ async fn wrong_arguments_are_named_and_passwords_are_not() {
         assert!(ended.text.contains(&error), "{error}: {}", ended.text);
         let all = format!("{:?}{}", ended.lines, ended.text);
         assert!(!all.contains("secret-word"), "{all}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_connected_to_is_refused_with_findings() {
+    let dead = "mongodb://user:secret-word@127.0.0.1:1/?replicaSet=rs0&serverSelectionTimeoutMS=2500";
+    let alone = ReplicaSet::builder(Version::V6_0).standalone().start().await.unwrap();
+    let standalone = format!("mongodb://{}/", alone.member_address(0));
+    for (source, target, code, waits) in [
+        (dead, dead, "not_reached", true),
+        ("mongodb://user:secret-word@", dead, "connection_string", false),
+        (&standalone, &standalone, "standalone", false),
+    ] {
+        let ended = Example::start(&["--source", source, "--target", target]).end().await;
+        let summary = ended.summary("refused", 2);
+        let finding = ended.of_type("finding").next().unwrap_or_else(|| panic!("{summary:#}"));
+        assert_eq!(
+            (&finding["code"], &finding["severity"]),
+            (&code.into(), &"blocker".into())
+        );
+        let error = summary["error"].as_str().unwrap();
+        assert!(error.contains(finding["message"].as_str().unwrap()), "{summary:#}");
+        assert!(error.contains(finding["fix"].as_str().unwrap()), "{summary:#}");
+        assert!(ended.text.contains(error), "{error}: {}", ended.text);
+        let told = ended.of_type("waiting").next();
+        assert_eq!(told.is_some(), waits, "{told:?}");
+        if let Some(told) = told {
+            assert!(told["elapsed_seconds"].as_f64().unwrap() < 2.5, "{told:#}");
+            assert_eq!(told["limit_seconds"], 2.5, "{told:#}");
+        }
+        let all = format!("{:?}{}", ended.lines, ended.text);
+        for inside in ["secret-word", "Kind:", "Topology", "labels"] {
+            assert!(!all.contains(inside), "{inside} in {all}");
+        }
     }
 }
 
