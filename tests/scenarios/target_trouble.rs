@@ -1,13 +1,15 @@
 //! A target that cannot or will not take what it is given: each ends in an error or event that says what to do, and when that is done the
 //! migration goes on and arrives identical.
 
-use bson::{Document, doc};
+use std::time::Duration;
+
+use bson::{Document, doc, rawdoc};
 use mongodb::Client;
-use mongoferry::sink::MongoSink;
+use mongoferry::sink::{CatalogCommand, MongoSink};
 use mongoferry::source::MongoSource;
-use mongoferry::{ErrorKind, Event, Migration, MigrationHandle, Outcome};
+use mongoferry::{ErrorKind, Event, Migration, MigrationHandle, Outcome, Sink};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
-use mongoferry_testbed::{ReplicaSet, Version};
+use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 use tokio::time::timeout;
 
 use super::deadline::{DEADLINE, cut_over, event, ready};
@@ -255,4 +257,83 @@ async fn a_document_that_is_refused_is_read_again_when_the_run_starts_again() {
     foreign.delete_one(doc! { "_id": "foreign" }).await.unwrap();
     let run = pair.run(&pair.target.uri()).await;
     pair.finish(run).await;
+}
+
+/// Those of the table that a server can be made to answer with; some want more than a code.
+const MAY_PASS: [i32; 40] = [
+    6, 7, 24, 43, 46, 50, 64, 89, 91, 94, 112, 117, 133, 134, 175, 187, 189, 202, 211, 215, 225, 234, 237, 251, 261,
+    262, 267, 276, 279, 285, 290, 314, 9001, 10107, 11600, 11601, 11602, 12586, 12587, 13435,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn codes_that_may_pass_are_sat_out() {
+    for version in [Version::V4_2, Version::V6_0] {
+        let target = ReplicaSet::builder(version).start().await.unwrap();
+        let client = target.client().await.unwrap();
+        let sink = MongoSink::connect(&target.uri()).await.unwrap();
+        let fail = async |code: i32, times: i32| {
+            let data = doc! { "failCommands": ["update", "find"], "errorCode": code };
+            let point = doc! { "configureFailPoint": "failCommand", "mode": { "times": times }, "data": data };
+            admin(&client, "admin", point).await;
+        };
+        let mut fence = 0;
+        for code in MAY_PASS {
+            let record = rawdoc! { "fence": fence + 1, "code": code };
+            fail(code, 2).await;
+            let saved = timeout(DEADLINE, sink.save_record("record", &record, fence))
+                .await
+                .unwrap();
+            assert!(saved.unwrap_or_else(|error| panic!("{code}: {error}")), "{code}");
+            fence += 1;
+            fail(code, 2).await;
+            let loaded = timeout(DEADLINE, sink.load_record("record")).await.unwrap();
+            assert_eq!(
+                loaded.unwrap_or_else(|error| panic!("{code}: {error}")),
+                Some(record),
+                "{code}"
+            );
+        }
+        const BAD_VALUE: i32 = 2;
+        fail(BAD_VALUE, 1).await;
+        let refused = sink.load_record("record").await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Server, "{refused}");
+        assert!(!refused.is_retryable());
+    }
+}
+
+/// 4.2 refuses what would change a collection of which an index is being built; later servers end the build.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_of_somebody_else_is_waited_for() {
+    const POINT: &str = "hangAfterStartingIndexBuild";
+    let target = ReplicaSet::builder(Version::V4_2).start().await.unwrap();
+    let client = target.client().await.unwrap();
+    let sink = MongoSink::connect(&target.uri()).await.unwrap();
+    let shop = client.database("shop");
+    shop.collection("orders")
+        .insert_one(doc! { "_id": 1, "u": 1 })
+        .await
+        .unwrap();
+    let point = |mode: &str| doc! { "configureFailPoint": POINT, "mode": mode };
+    admin(&client, "admin", point("alwaysOn")).await;
+    let index = doc! { "key": { "u": 1 }, "name": "u_1", "background": true };
+    let building = shop.clone();
+    let build = doc! { "createIndexes": "orders", "indexes": [index] };
+    let build = tokio::spawn(async move { building.run_command(build).await });
+    wait_until(DEADLINE, "the build", async || {
+        let all = doc! { "currentOp": 1, "command.createIndexes": "orders" };
+        let operations = client.database("admin").run_command(all).await.unwrap();
+        !operations.get_array("inprog").unwrap().is_empty()
+    })
+    .await
+    .unwrap();
+    let drop = CatalogCommand::Drop {
+        namespace: "shop.orders".parse().unwrap(),
+    };
+    let mut dropped = std::pin::pin!(sink.execute(&drop));
+    let early = timeout(Duration::from_secs(2), &mut dropped).await;
+    admin(&client, "admin", point("off")).await;
+    assert!(early.is_err(), "it did not wait: {early:?}");
+    timeout(DEADLINE, dropped).await.unwrap().unwrap();
+    build.await.unwrap().unwrap();
+    assert_eq!(shop.list_collection_names().await.unwrap(), Vec::<String>::new());
 }

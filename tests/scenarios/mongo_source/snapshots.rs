@@ -1,10 +1,15 @@
 //! What a read at a position shows while documents change.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bson::{RawDocument, doc};
 use futures::TryStreamExt;
-use mongodb::options::WriteConcern;
+use mongodb::event::EventHandler;
+use mongodb::event::command::CommandEvent;
+use mongodb::options::{ClientOptions, WriteConcern};
 use mongoferry::source::{ReadMode, ReadRequest};
-use mongoferry::{CollectionKind, Error, ErrorKind, MongoSource, Source};
+use mongoferry::{CollectionKind, ConnectOptions, Error, ErrorKind, MongoSource, Source};
 use mongoferry_testbed::{Version, wait_until};
 
 use super::{Bed, DATABASE, PATIENCE, assert_same, documents, integer, keys};
@@ -249,5 +254,30 @@ async fn a_transaction_that_the_server_ends_is_a_lost_snapshot() {
         let error = batches.try_next().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SnapshotUnavailable, "{error}");
         assert!(error.is_retryable(), "{error}");
+    }
+}
+
+/// A server would keep each session for half an hour.
+#[tokio::test]
+async fn sessions_of_transactions_are_ended() {
+    let mut bed = Bed::start(Version::V4_2).await;
+    bed.insert("plain", (0..50).map(|id| doc! { "_id": id })).await;
+    let ended = Arc::new(AtomicUsize::new(0));
+    let mut options = ClientOptions::parse(bed.set.uri()).await.unwrap();
+    let counted = Arc::clone(&ended);
+    options.command_event_handler = Some(EventHandler::callback(move |event| {
+        if let CommandEvent::Succeeded(event) = event
+            && event.command_name == "endSessions"
+        {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    }));
+    bed.source = MongoSource::connect_with(ConnectOptions::options(options))
+        .await
+        .unwrap();
+    for reads in 1..=3 {
+        let request = bed.request("plain", ReadMode::Snapshot).await;
+        assert_eq!(bed.read(&request).await.len(), 50);
+        assert!(ended.load(Ordering::SeqCst) >= reads);
     }
 }
