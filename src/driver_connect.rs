@@ -1,24 +1,22 @@
 //! Connecting: by a connection string, by the driver's options, or by a client that the host has made.
 
 mod diagnose;
+mod known;
 mod tls;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bson::{Document, doc};
 use futures::FutureExt;
 use mongodb::Client;
 use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind};
-use mongodb::options::{
-    AuthMechanism, ClientOptions, ConnectionString, ReadPreference, SelectionCriteria, ServerAddress, Tls,
-};
+use mongodb::options::{ClientOptions, ConnectionString, ServerAddress};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::diagnose::{Seen, look};
+use self::known::{connection_of, connection_of_client, names_of};
 use crate::driver::{self, Answer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Side;
@@ -39,9 +37,6 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the names that members have for each other may be of no use before a given host that is the primary is talked to alone.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
-
-/// How long the other members of a set have to be found by a client that the host has made.
-const FOUND: Duration = Duration::from_millis(500);
 
 /// How to connect to a replica set.
 ///
@@ -416,88 +411,6 @@ pub(crate) fn redacted(uri: &str) -> String {
     format!("{scheme}://{hosts}")
 }
 
-fn connection_of(options: &ClientOptions) -> Connection {
-    let user = options.credential.as_ref().map(|credential| {
-        let database = match credential.mechanism {
-            Some(AuthMechanism::MongoDbX509) => "$external".to_owned(),
-            _ => credential.source.clone().unwrap_or_else(|| "admin".to_owned()),
-        };
-        (credential.username.clone().unwrap_or_default(), database)
-    });
-    Connection {
-        hosts: options.hosts.iter().map(ToString::to_string).collect(),
-        encrypted: Some(matches!(options.tls, Some(Tls::Enabled(_)))),
-        direct: options.direct_connection == Some(true),
-        unreachable: Vec::new(),
-        user,
-        read_preference: read_preference_of(options.selection_criteria.as_ref()),
-    }
-}
-
-/// The read preference where it is another one than `primary`.
-fn read_preference_of(criteria: Option<&SelectionCriteria>) -> Option<String> {
-    let name = match criteria? {
-        SelectionCriteria::ReadPreference(ReadPreference::Primary) => return None,
-        SelectionCriteria::ReadPreference(ReadPreference::Secondary { .. }) => "secondary",
-        SelectionCriteria::ReadPreference(ReadPreference::PrimaryPreferred { .. }) => "primaryPreferred",
-        SelectionCriteria::ReadPreference(ReadPreference::SecondaryPreferred { .. }) => "secondaryPreferred",
-        SelectionCriteria::ReadPreference(ReadPreference::Nearest { .. }) => "nearest",
-        _ => "another one",
-    };
-    Some(name.to_owned())
-}
-
-/// What can be told of the connection of a client that the host has made.
-async fn connection_of_client(client: &Client, hello: &Document) -> Connection {
-    let names = names_of(hello);
-    let end = Instant::now() + FOUND;
-    // The driver looks for the other members after it has found the first.
-    let hosts = loop {
-        let hosts = servers_of(client).await;
-        if hosts.len() > 1 || names.len() <= 1 || Instant::now() >= end {
-            break hosts;
-        }
-        sleep(FOUND / 10).await;
-    };
-    let direct = hosts.len() == 1 && names.iter().any(|name| !hosts.contains(name));
-    Connection {
-        direct,
-        unreachable: names
-            .into_iter()
-            .filter(|name| direct && !hosts.contains(name))
-            .collect(),
-        hosts: hosts.into_iter().collect(),
-        encrypted: None,
-        user: None,
-        read_preference: read_preference_of(client.selection_criteria()),
-    }
-}
-
-/// The addresses of the members with data that a client knows.
-async fn servers_of(client: &Client) -> BTreeSet<String> {
-    let seen = Arc::new(Mutex::new(BTreeSet::new()));
-    let notes = Arc::clone(&seen);
-    // The driver shows what it knows of the set to whoever wants to choose among its members.
-    let all = SelectionCriteria::Predicate(Arc::new(move |server| {
-        let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.insert(server.address().to_string());
-        true
-    }));
-    let admin = client.database("admin");
-    // The answer does not matter.
-    let _ = timeout(FOUND, admin.run_command(doc! { "isMaster": 1 }).selection_criteria(all)).await;
-    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-    seen.clone()
-}
-
-fn names_of(hello: &Document) -> Vec<String> {
-    let listed = hello.get_array("hosts").map(Vec::as_slice).unwrap_or_default();
-    listed
-        .iter()
-        .filter_map(|name| name.as_str().map(str::to_owned))
-        .collect()
-}
-
 fn hosts_of(options: &ClientOptions) -> String {
     let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
     hosts.join(",")
@@ -536,38 +449,6 @@ mod tests {
             for text in [error.to_string(), format!("{error:?}")] {
                 assert!(!text.contains("sec"), "{text}");
             }
-        }
-    }
-
-    #[tokio::test]
-    async fn what_a_connection_string_says_is_remembered_without_its_password() {
-        for (uri, user, direct, read_preference) in [
-            ("mongodb://h1:1", None, false, None),
-            (
-                "mongodb://u:secret@h1:1/?authSource=shop&readPreference=nearest",
-                Some(("u".to_owned(), "shop".to_owned())),
-                false,
-                Some("nearest".to_owned()),
-            ),
-            (
-                "mongodb://h1:1/?directConnection=true&readPreference=primary",
-                None,
-                true,
-                None,
-            ),
-        ] {
-            let connection = connection_of(&ClientOptions::parse(uri).await.unwrap());
-            assert_eq!(connection.hosts, ["h1:1"]);
-            assert_eq!(
-                (
-                    connection.user.clone(),
-                    connection.direct,
-                    connection.read_preference.clone()
-                ),
-                (user, direct, read_preference),
-                "{uri}"
-            );
-            assert!(!format!("{connection:?}").contains("secret"));
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::allocation::keep_freed_memory;
 use crate::cutover;
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Events, Outcome, Status, Summary};
+use crate::event::{Event, Events, Outcome, Side, Status, Summary};
 use crate::migration::Verification;
 use crate::namespace::Namespace;
 use crate::order::Key;
@@ -26,6 +26,7 @@ use crate::prove::{self, BothSides, VerifyReport};
 use crate::retry::{RetryRule, retry};
 use crate::supervise::{State, Wanted, supervise};
 use crate::throttle::Throttle;
+use crate::waiting::LONGEST_CALL;
 use crate::window::{self, CutoverWindow};
 use crate::write_block;
 
@@ -62,7 +63,10 @@ impl MigrationHandle {
 
     async fn start_allowed(engine: Arc<Engine>) -> Result<Self> {
         // What is wrong from the beginning is an error of the start, not of the run.
-        let kept = match engine.load().await? {
+        let loaded = engine.load();
+        let waits = &engine.settings.on_wait;
+        let loaded = waits.telling(Side::Target, "load the checkpoint", Some(LONGEST_CALL), loaded);
+        let kept = match loaded.await? {
             Some(checkpoint) if checkpoint.complete => {
                 return Err(Error::new(
                     ErrorKind::CheckpointMismatch,

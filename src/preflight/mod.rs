@@ -351,7 +351,8 @@ pub(crate) async fn check_again(engine: &Engine) -> Result<()> {
     if !engine.settings.block_source_writes {
         return Ok(());
     }
-    let (deployment, inspection) = futures::try_join!(engine.source.describe(), engine.source.inspect())?;
+    let both = async { futures::try_join!(engine.source.describe(), engine.source.inspect()) };
+    let (deployment, inspection) = asked(engine, Side::Source, INSPECT, Some(ASKED), both).await?;
     let (source, _) = side_facts(Side::Source, "source", deployment, inspection, Ok(Vec::new()));
     let mut findings = Vec::new();
     write_block::check_source(&engine.settings, &source, &mut findings);
