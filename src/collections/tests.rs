@@ -131,3 +131,29 @@ async fn counts_and_sets_equal_a_look_at_all() {
         }
     }
 }
+
+#[test]
+fn collections_without_ranges_are_read_again() {
+    let random = &mut Random::new(1);
+    let mut all = Collections::default();
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let mut tracked = tracked(random);
+        tracked.ranges = Ranges::done(at(1));
+        ids.push(tracked.target.id);
+        all.insert(tracked.target.id, tracked);
+    }
+    let is_done = |states: States| -> HashMap<Uuid, bool> {
+        let done = |state: &CollectionState| state.ranges.iter().all(|range| range.done.is_some());
+        states.iter().map(|state| (state.id, done(state))).collect()
+    };
+    let without = is_done(all.states_without_ranges(&HashSet::from([ids[1]])));
+    assert_eq!(
+        ids.iter().map(|id| without[id]).collect::<Vec<_>>(),
+        [true, false, true]
+    );
+    assert!(
+        is_done(all.states()).values().all(|done| *done),
+        "the next checkpoint has them again"
+    );
+}

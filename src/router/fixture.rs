@@ -1,5 +1,7 @@
 //! A router with collections that are copied, and with lanes and a store that do nothing.
 
+use tokio::task::JoinSet;
+
 use super::*;
 use crate::budget::Budget;
 use crate::document::{Collection, Write};
@@ -22,6 +24,23 @@ pub(crate) struct Fixture {
     reached: mpsc::Sender<MarkerReached>,
     saves: mpsc::Receiver<SaveRequest>,
     written: Vec<(Uuid, Arc<Namespace>)>,
+}
+
+/// A router that runs.
+pub(crate) struct Started {
+    entries: mpsc::Sender<ReadAhead>,
+    pub requests: mpsc::Sender<Request>,
+    budget: Budget,
+    tasks: JoinSet<()>,
+}
+
+impl Started {
+    /// Gives the router entries.
+    pub async fn route(&self, entries: Vec<Entry>) {
+        if let Ok(taken) = self.budget.take(1).await {
+            let _ = self.entries.send(ReadAhead { entries, taken }).await;
+        }
+    }
 }
 
 impl Fixture {
@@ -129,16 +148,22 @@ impl Fixture {
     /// Routes so many turns while a walker waits for something to do.
     pub async fn run(self, turns: usize) {
         let batches: Vec<Vec<Entry>> = (0..turns).map(|number| self.turn(number)).collect();
-        let Self {
-            router,
-            entries,
-            requests,
-            lanes,
-            reached,
-            mut saves,
-            ..
-        } = self;
-        let mut tasks = tokio::task::JoinSet::new();
+        let mut started = self.start();
+        let (reply, _work) = oneshot::channel();
+        let majority = Position::ZERO;
+        let _ = started.requests.send(Request::Take { majority, reply }).await;
+        for batch in batches {
+            started.route(batch).await;
+        }
+        drop((started.entries, started.requests));
+        // It ends with the entries.
+        while started.tasks.join_next().await.is_some() {}
+    }
+
+    /// Runs the router, with lanes and a store that answer at once.
+    pub fn start(self) -> Started {
+        let Self { lanes, reached, .. } = self;
+        let mut tasks = JoinSet::new();
         for mut lane in lanes {
             let reached = reached.clone();
             tasks.spawn(async move {
@@ -147,23 +172,22 @@ impl Fixture {
                 }
             });
         }
+        let mut saves = self.saves;
         tasks.spawn(async move {
             while let Some(save) = saves.recv().await {
                 let _ = save.done.send(true);
             }
         });
-        let budget = Budget::new(1 << 30);
-        let feed = async move {
-            let (reply, _work) = oneshot::channel();
-            let majority = Position::ZERO;
-            let _ = requests.send(Request::Take { majority, reply }).await;
-            for batch in batches {
-                let Ok(taken) = budget.take(1).await else { break };
-                let _ = entries.send(ReadAhead { entries: batch, taken }).await;
-            }
-        };
-        // It ends with the entries.
-        let _ = futures::join!(router.run(), feed);
+        let router = self.router;
+        tasks.spawn(async move {
+            let _ = router.run().await;
+        });
+        Started {
+            entries: self.entries,
+            requests: self.requests,
+            budget: Budget::new(1 << 30),
+            tasks,
+        }
     }
 
     /// Lets so many checkpoints wait for the lanes, each after a change in the state of a collection.

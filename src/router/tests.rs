@@ -1,7 +1,14 @@
-use bson::{RawBsonRef, Uuid};
+use std::time::Duration;
 
+use bson::{RawBsonRef, Uuid};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::Request;
 use super::fixture::Fixture;
 use super::markers::GivenUp;
+use crate::document::Position;
+use crate::oplog::Entry;
 use crate::order::Key;
 
 /// Collections that the router looks at in a few turns, of so many.
@@ -41,4 +48,30 @@ fn given_up_documents_of_a_dropped_collection_make_room() {
         assert!(given_up.insert((other, key(number))), "{number}");
     }
     assert!(!given_up.insert((other, key(fitted))));
+}
+
+/// A checkpoint in between would say of no part that it is applied, and a chunk could be read at a position before it.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_done_between_parts_of_a_transaction() {
+    let fixture = Fixture::new(10, false);
+    let mut parts: Vec<Entry> = fixture.turn(0).into_iter().take(3).collect();
+    let position = parts[2].position;
+    for part in &mut parts {
+        (part.position, part.continues) = (position, true);
+        part.resume = Position::ZERO;
+    }
+    (parts[2].continues, parts[2].resume) = (false, position);
+    let router = fixture.start();
+    let last = parts.split_off(2);
+    for part in parts {
+        router.route(vec![part]).await;
+    }
+    // Everything that has been given to it so far is dealt with.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (reply, mut report) = oneshot::channel();
+    router.requests.send(Request::Report { reply }).await.unwrap();
+    assert!(timeout(Duration::from_secs(10), &mut report).await.is_err());
+    router.route(last).await;
+    let report = timeout(Duration::from_secs(10), report).await.unwrap().unwrap();
+    assert_eq!(report.position, position);
 }
