@@ -14,8 +14,10 @@ use crate::error::{ErrorKind, Result};
 use crate::index::{held_back, is_id_index, name_of};
 use crate::namespace::Namespace;
 use crate::sink::{CatalogCommand, Sink};
+use crate::source::Source;
+use crate::specification::{self, Series, index_difference, is_same_kind, option_differences, to_create};
 use crate::tracked::Tracked;
-use crate::verify::{find, index_difference, option_differences};
+use crate::verify::find;
 
 /// How many collections are arranged at the same time. Each waits for a majority of the target, which thousands would add up.
 const AT_ONCE: usize = 8;
@@ -25,7 +27,14 @@ const AT_ONCE: usize = 8;
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn arrange(sink: &dyn Sink, collections: &[Tracked], left_over: &[LeftOver]) -> Result<()> {
+pub(crate) async fn arrange(
+    source: &dyn Source,
+    sink: &dyn Sink,
+    collections: &[Tracked],
+    left_over: &[LeftOver],
+) -> Result<()> {
+    let (ours, theirs) = futures::try_join!(source.describe(), sink.describe())?;
+    let servers = [specification::series(&ours), specification::series(&theirs)];
     let standing = sink.collections().await?;
     for left in left_over {
         put_away(sink, left, &standing).await?;
@@ -38,7 +47,15 @@ pub(crate) async fn arrange(sink: &dyn Sink, collections: &[Tracked], left_over:
     let by_name: HashMap<&Namespace, &Collection> = standing.iter().map(|there| (&there.namespace, there)).collect();
     let arranging: Vec<_> = collections
         .iter()
-        .map(|collection| arrange_one(sink, collection, by_name.get(&collection.target.target).copied()).boxed())
+        .map(|collection| {
+            arrange_one(
+                sink,
+                collection,
+                by_name.get(&collection.target.target).copied(),
+                &servers,
+            )
+            .boxed()
+        })
         .collect();
     let arranged: Vec<bool> = stream::iter(arranging).buffer_unordered(AT_ONCE).try_collect().await?;
     if arranged.contains(&true) {
@@ -46,7 +63,7 @@ pub(crate) async fn arrange(sink: &dyn Sink, collections: &[Tracked], left_over:
         let standing = sink.collections().await?;
         for collection in collections {
             if let Some(there) = find(&standing, &collection.target.target)
-                && !differing_options(collection, there).is_empty()
+                && !differing_options(collection, there, &servers).is_empty()
             {
                 make_anew(sink, collection).await?;
             }
@@ -56,12 +73,17 @@ pub(crate) async fn arrange(sink: &dyn Sink, collections: &[Tracked], left_over:
 }
 
 /// Answers whether the collection has to be looked at again, since its options were modified.
-async fn arrange_one(sink: &dyn Sink, collection: &Tracked, there: Option<&Collection>) -> Result<bool> {
+async fn arrange_one(
+    sink: &dyn Sink,
+    collection: &Tracked,
+    there: Option<&Collection>,
+    servers: &[Series],
+) -> Result<bool> {
     let Some(there) = there else {
         return create(sink, collection).await.map(|()| false);
     };
-    drop_indexes(sink, collection, there).await?;
-    put_options_right(sink, collection, there).await
+    drop_indexes(sink, collection, there, servers).await?;
+    put_options_right(sink, collection, there, servers).await
 }
 
 async fn put_away(sink: &dyn Sink, left: &LeftOver, standing: &[Collection]) -> Result<()> {
@@ -82,7 +104,7 @@ async fn create(sink: &dyn Sink, collection: &Tracked) -> Result<()> {
     let command = CatalogCommand::Create {
         namespace: collection.target.target.clone(),
         kind: collection.target.kind,
-        options: expiry_held_back(&collection.options),
+        options: to_create(&expiry_held_back(&collection.options), &collection.indexes),
     };
     sink.execute(&command).await
 }
@@ -94,13 +116,13 @@ async fn make_anew(sink: &dyn Sink, collection: &Tracked) -> Result<()> {
 }
 
 /// Drops the indexes that the source does not have, or has otherwise.
-async fn drop_indexes(sink: &dyn Sink, collection: &Tracked, there: &Collection) -> Result<()> {
+async fn drop_indexes(sink: &dyn Sink, collection: &Tracked, there: &Collection, servers: &[Series]) -> Result<()> {
     for index in there.indexes.iter().filter(|index| !is_id_index(index)) {
         let same = collection
             .indexes
             .iter()
             .find(|ours| name_of(ours) == name_of(index))
-            .is_some_and(|ours| index_difference(&held_back(ours), index, collection.target.kind).is_none());
+            .is_some_and(|ours| index_difference(&held_back(ours), index, collection.target.kind, servers).is_none());
         if !same {
             let command = CatalogCommand::DropIndex {
                 namespace: collection.target.target.clone(),
@@ -113,14 +135,22 @@ async fn drop_indexes(sink: &dyn Sink, collection: &Tracked, there: &Collection)
 }
 
 /// Puts the options of a collection that exists right. Answers whether it has to be looked at again, since they were modified.
-async fn put_options_right(sink: &dyn Sink, collection: &Tracked, there: &Collection) -> Result<bool> {
-    let differing = differing_options(collection, there);
-    if collection.target.kind == there.kind && differing.is_empty() {
+async fn put_options_right(
+    sink: &dyn Sink,
+    collection: &Tracked,
+    there: &Collection,
+    servers: &[Series],
+) -> Result<bool> {
+    let is_view = collection.target.kind == CollectionKind::View && there.kind == CollectionKind::View;
+    let differing = differing_options(collection, there, servers);
+    let is_same = is_same_kind(collection.target.kind, there.kind);
+    // The type of a number in a pipeline shows in what a view answers, so that views are made anew unless they are the same to the byte.
+    if is_same && differing.is_empty() && (!is_view || collection.options == there.options) {
         return Ok(false);
     }
     // Another kind of collection, or a view, which has nothing to lose, is made anew.
-    if collection.target.kind == there.kind
-        && there.kind != CollectionKind::View
+    if is_same
+        && !is_view
         && let Some(arguments) = modification(&collection.options, &differing)
     {
         let command = CatalogCommand::Modify {
@@ -137,8 +167,9 @@ async fn put_options_right(sink: &dyn Sink, collection: &Tracked, there: &Collec
 }
 
 /// The options that the target must have otherwise before cutover.
-fn differing_options(collection: &Tracked, there: &Collection) -> Vec<String> {
-    option_differences(&expiry_held_back(&collection.options), &there.options)
+fn differing_options(collection: &Tracked, there: &Collection, servers: &[Series]) -> Vec<String> {
+    let wanted = expiry_held_back(&collection.options);
+    option_differences(collection.target.kind, &wanted, &there.options, servers)
         .into_iter()
         .map(|(field, _)| field)
         .collect()

@@ -100,7 +100,7 @@ impl Engine {
         let collections: Vec<Tracked> = checkpoint.collections.iter().map(Tracked::from_checkpoint).collect();
         // The process may have ended between its first checkpoint and the last of these.
         if !checkpoint.created {
-            arrange(&*self.sink, &collections, &checkpoint.left_over).await?;
+            arrange(&*self.source, &*self.sink, &collections, &checkpoint.left_over).await?;
         }
         Ok(Beginning {
             checkpoint,
@@ -165,7 +165,7 @@ impl Engine {
         tail: EntryStream,
         resumed: bool,
     ) -> Result<Beginning> {
-        arrange(&*self.sink, &collections, &checkpoint.left_over).await?;
+        arrange(&*self.source, &*self.sink, &collections, &checkpoint.left_over).await?;
         checkpoint.left_over.clear();
         self.cut(&mut collections, listed).await?;
         Ok(Beginning {

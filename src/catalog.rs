@@ -23,6 +23,7 @@ use crate::proof::Proof;
 use crate::ranges::Ranges;
 use crate::router::Router;
 use crate::sink::CatalogCommand;
+use crate::specification::to_create;
 use crate::tracked::{IndexWork, Tracked};
 
 /// So many fields of an entry are named in an error.
@@ -99,13 +100,15 @@ impl Router {
         let target = self.selection.target(namespace);
         self.check_free("create a collection", namespace, &target, &[])?;
         self.clear_later(position, &target).await?;
-        self.make(&target, kind, expiry_held_back(&options)).await?;
+        let indexes: Vec<_> = id_index.into_iter().collect();
+        self.make(&target, kind, to_create(&expiry_held_back(&options), &indexes))
+            .await?;
         let collection = Collection {
             id,
             namespace: namespace.clone(),
             kind,
             options,
-            indexes: id_index.into_iter().collect(),
+            indexes,
             documents: 0,
             bytes: 0,
         };
@@ -423,7 +426,7 @@ impl Router {
             return Ok(());
         };
         ensure_migratable("rename a collection", to, collection.kind)?;
-        let options = expiry_held_back(&collection.options);
+        let options = to_create(&expiry_held_back(&collection.options), &collection.indexes);
         self.make(&target, collection.kind, options).await?;
         let mut tracked = Tracked::unread(&collection, target, Vec::new());
         if self.prove {

@@ -5,15 +5,15 @@ use std::time::SystemTime;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
-use crate::document::{Collection, Position};
+use crate::document::{Collection, CollectionKind, Position};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::CollectionSummary;
-use crate::index::name_of;
 use crate::late_writes::LateWrites;
 use crate::namespace::Namespace;
 use crate::sink::Sink;
 use crate::source::{Deployment, Source};
+use crate::specification::{self, NotKept, Series, compare_indexes, option_differences};
 use crate::verify;
 
 /// The version of the format that this crate writes. It reads this one and all before it.
@@ -44,6 +44,9 @@ pub struct Certificate {
     pub collections: Vec<CertifiedCollection>,
     /// What was left out on purpose.
     pub not_migrated: Vec<String>,
+    /// Parts of options and indexes that the target cannot keep, as far as they were known: earlier versions of this crate did not note any.
+    #[serde(default)]
+    pub not_kept: Vec<NotKept>,
     /// How many writes that came after the stop were accepted.
     pub late_writes: u64,
 }
@@ -127,6 +130,7 @@ impl Certificate {
     pub async fn check(&self, source: &dyn Source, sink: &dyn Sink) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let (ours, theirs) = futures::try_join!(source.describe(), sink.describe())?;
+        let servers = [specification::series(&ours), specification::series(&theirs)];
         for (what, certified, now) in [("source", &self.source, ours), ("target", &self.target, theirs)] {
             if certified.identity != now.identity {
                 found.push(format!("the {what} is `{}`, it was `{}`", now.name, certified.name));
@@ -143,7 +147,7 @@ impl Certificate {
                 match standing {
                     Some(standing) => found.extend(
                         collection
-                            .differences_from(standing)
+                            .differences_from(standing, if *side == "source" { &servers[..1] } else { &servers })
                             .into_iter()
                             .map(|what| format!("`{name}` on the {side}: {what}")),
                     ),
@@ -179,7 +183,7 @@ impl Certificate {
         position: Position,
         summaries: &[CollectionSummary],
         (listed, standing): (&[Collection], &[Collection]),
-        (not_migrated, late_writes): (&[String], &LateWrites),
+        (not_migrated, not_kept, late_writes): (&[String], &[NotKept], &LateWrites),
     ) -> Result<Self> {
         let (source, target) = futures::try_join!(engine.source.describe(), engine.sink.describe())?;
         let certify = |summary: &CollectionSummary| {
@@ -208,6 +212,7 @@ impl Certificate {
             position,
             collections,
             not_migrated: not_migrated.to_vec(),
+            not_kept: not_kept.to_vec(),
             late_writes: late_writes.count,
         })
     }
@@ -226,7 +231,7 @@ impl CertifiedDeployment {
 
 impl CertifiedCollection {
     /// What of this one is not as certified.
-    fn differences_from(&self, standing: &Collection) -> Vec<String> {
+    fn differences_from(&self, standing: &Collection, servers: &[Series]) -> Vec<String> {
         let mut found = Vec::new();
         if (standing.documents, standing.bytes) != (self.documents, self.bytes) {
             found.push(format!(
@@ -234,38 +239,36 @@ impl CertifiedCollection {
                 standing.documents, standing.bytes, self.documents, self.bytes
             ));
         }
-        for (field, what) in verify::option_differences(&self.options, &standing.options) {
+        for (field, what) in option_differences(standing.kind, &self.options, &standing.options, servers) {
             found.push(format!("the option `{field}` {what}", what = as_certified(what)));
         }
-        let index = |name: &str| standing.indexes.iter().find(|index| name_of(index) == name);
-        for certified in &self.indexes {
-            match index(name_of(certified)) {
-                None => found.push(format!("the index `{}` is missing", name_of(certified))),
-                Some(now) => {
-                    if verify::index_difference(certified, now, standing.kind).is_some() {
-                        found.push(format!("the index `{}` has changed", name_of(certified)));
-                    }
-                }
-            }
-        }
-        for index in &standing.indexes {
-            if !self
-                .indexes
-                .iter()
-                .any(|certified| name_of(certified) == name_of(index))
-            {
-                found.push(format!("the index `{}` is new", name_of(index)));
+        for index in compare_indexes(&self.as_collection(standing.kind), Some(standing), servers) {
+            if let Some(reason) = index.reason {
+                found.push(format!("the index `{}` {}", index.name, as_certified(&reason)));
             }
         }
         found
+    }
+
+    /// The collection as the source had it.
+    fn as_collection(&self, kind: CollectionKind) -> Collection {
+        Collection {
+            id: bson::Uuid::from_bytes([0; 16]),
+            namespace: self.namespace.clone(),
+            kind,
+            options: self.options.clone(),
+            indexes: self.indexes.clone(),
+            documents: self.documents,
+            bytes: self.bytes,
+        }
     }
 }
 
 /// The certificate stands where a source would.
 fn as_certified(what: &str) -> &str {
     match what {
-        "is on the source only" => "is missing",
-        "is on the target only" => "is new",
+        "is on the source only" | "it is missing on the target" => "is missing",
+        "is on the target only" | "it is on the target only" => "is new",
         _ => "has changed",
     }
 }

@@ -14,7 +14,7 @@ use crate::document::{CollectionKind, Position};
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{CollectionSummary, Event, Outcome, Summary};
-use crate::index::{HARDLY_EVER, expiry, name_of};
+use crate::index::{HARDLY_EVER, expiry, name_of, seconds};
 use crate::listing::is_view_of_buckets;
 use crate::migration::Verification;
 use crate::preflight::not_migrated;
@@ -23,6 +23,7 @@ use crate::prove;
 use crate::reverse::WayBack;
 use crate::router::{Report, Request};
 use crate::sink::CatalogCommand;
+use crate::specification;
 use crate::verify::{self, Comparison};
 
 /// How often a collection is compared again because the source moved meanwhile: by documents that expire, for instance.
@@ -97,14 +98,20 @@ async fn try_hand_over(
     // The listing may show more than there was at this position, which is met again from there, and never less.
     let handed_over = engine.sink.sentinel().await?;
     let (listed, standing) = futures::try_join!(engine.source.collections(), engine.sink.collections())?;
-    let mut indexes = Vec::new();
+    let (ours, theirs) = futures::try_join!(engine.source.describe(), engine.sink.describe())?;
+    let servers = [specification::series(&ours), specification::series(&theirs)];
+    let (mut indexes, mut not_kept) = (Vec::new(), Vec::new());
     for summary in &mut collections {
         let target = verify::find(&standing, &summary.target);
         summary.documents = target.map(|target| target.documents).unwrap_or_default();
         match verify::find(&listed, &summary.namespace) {
             Some(source) => {
-                summary.differences.extend(verify::compare_options(source, target));
-                indexes.extend(verify::compare_indexes(source, target));
+                summary
+                    .differences
+                    .extend(specification::compare_options(source, target, &servers));
+                indexes.extend(specification::compare_indexes(source, target, &servers));
+                let lost = specification::not_kept(source, target, servers[1]);
+                not_kept.extend(lost.into_iter().map(|(_, lost)| lost));
             }
             None => summary.differences.push("it no longer exists on the source".to_owned()),
         }
@@ -132,7 +139,7 @@ async fn try_hand_over(
         .collect();
     let not_migrated = not_migrated(&left_out);
     let certificate = if same {
-        let (sides, notes) = ((&*listed, &*standing), (&*not_migrated, &late_writes));
+        let (sides, notes) = ((&*listed, &*standing), (&*not_migrated, &*not_kept, &late_writes));
         Some(Certificate::issue(engine, report.position, &collections, sides, notes).await?)
     } else {
         None
@@ -151,6 +158,7 @@ async fn try_hand_over(
         foreign_writes: progress.foreign_writes(),
         left_selection: progress.left_selection.all(),
         not_migrated,
+        not_kept,
         certificate,
         way_back,
     })
@@ -310,7 +318,7 @@ pub(crate) async fn set_expiry(engine: &Engine, state: &CollectionState, form: E
     }
     let mut changes: Vec<RawDocumentBuf> = Vec::new();
     for index in &state.indexes {
-        if let Some(seconds) = expiry(index) {
+        if let Some(seconds) = seconds(index) {
             let mut change = rawdoc! { "name": name_of(index) };
             match form {
                 Expiry::HeldBack => change.append(bson::raw::cstr!("expireAfterSeconds"), HARDLY_EVER),

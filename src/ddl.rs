@@ -9,6 +9,8 @@ use crate::index::name_of;
 use crate::namespace::Namespace;
 use crate::oplog::CommandOperation;
 use crate::router::Router;
+use crate::specification::is_same_index;
+use crate::tracked::Tracked;
 
 /// What to do when a collection, view or index of the selection is made, dropped, renamed or modified on the source during a run.
 ///
@@ -70,7 +72,9 @@ impl Router {
         let is_new = match operation {
             Op::Create { .. } => tracked.is_none(),
             Op::CreateIndexes { indexes, .. } => {
-                tracked.is_some_and(|tracked| indexes.iter().any(|index| !tracked.indexes.contains(index)))
+                let is_known =
+                    |tracked: &Tracked, index| tracked.indexes.iter().any(|known| is_same_index(known, index));
+                tracked.is_some_and(|tracked| indexes.iter().any(|index| !is_known(tracked, index)))
             }
             Op::DropIndex { name, .. } => {
                 tracked.is_some_and(|tracked| tracked.indexes.iter().any(|index| name_of(index) == name))

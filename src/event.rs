@@ -14,6 +14,7 @@ use crate::left_selection::LeftSelection;
 use crate::namespace::Namespace;
 use crate::phase::Phase;
 use crate::reverse::WayBack;
+use crate::specification::NotKept;
 use crate::throttle::Throttle;
 
 /// Events kept for a reader that is behind; older ones are lost to it.
@@ -353,6 +354,9 @@ pub struct Summary {
     pub left_selection: Vec<LeftSelection>,
     /// What was left out on purpose: users, roles, system collections, what was not selected.
     pub not_migrated: Vec<String>,
+    /// Parts of options and indexes that the target cannot keep. Preflight has a finding for each that was there at the start, and none is
+    /// a difference.
+    pub not_kept: Vec<NotKept>,
     /// All of it as a document to keep; `None` unless it is [complete](Outcome::Complete).
     pub certificate: Option<Certificate>,
     /// How the hand-over can be taken back; `None` unless it is [complete](Outcome::Complete), and for a sink whose history cannot be

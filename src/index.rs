@@ -9,6 +9,7 @@ use crate::document::Position;
 use crate::error::{Error, Result};
 use crate::lane::Target;
 use crate::ranges::RangeStatus;
+pub(crate) use crate::specification::{expiry, is_id_index, name_of, seconds};
 use crate::tracked::{IndexWork, Tracked};
 
 /// The `expireAfterSeconds` of indexes before cutover: only what is dated before 1973 could expire by it. Servers before 6.0 refuse a
@@ -143,16 +144,6 @@ impl Tracked {
     }
 }
 
-/// The name in an index specification.
-pub(crate) fn name_of(specification: &RawDocument) -> &str {
-    specification.get_str("name").unwrap_or_default()
-}
-
-/// Whether this is the index that every collection has on `_id`.
-pub(crate) fn is_id_index(specification: &RawDocument) -> bool {
-    name_of(specification) == "_id_" || specification.get_bool("clustered").unwrap_or(false)
-}
-
 fn is_unique(specification: &RawDocument) -> bool {
     specification
         .get("unique")
@@ -167,21 +158,6 @@ pub(crate) fn held_back(specification: &RawDocument) -> RawDocumentBuf {
         return specification.to_owned();
     }
     replace_field(specification, "expireAfterSeconds", HARDLY_EVER).unwrap_or_else(|_| specification.to_owned())
-}
-
-/// The seconds after which documents expire by this index on the source.
-pub(crate) fn expiry(specification: &RawDocument) -> Option<bson::RawBsonRef<'_>> {
-    specification.get("expireAfterSeconds").ok().flatten()
-}
-
-/// The same as a whole number: servers keep it as an int, a long or a double.
-pub(crate) fn seconds(specification: &RawDocument) -> Option<i64> {
-    match expiry(specification)? {
-        bson::RawBsonRef::Int32(seconds) => Some(i64::from(seconds)),
-        bson::RawBsonRef::Int64(seconds) => Some(seconds),
-        bson::RawBsonRef::Double(seconds) => Some(seconds as i64),
-        _ => None,
-    }
 }
 
 /// A copy of `document` in which the field, where it exists, has another value.

@@ -25,6 +25,7 @@ use crate::index::{name_of, seconds};
 use crate::migration::{Migration, MigrationBuilder};
 use crate::sink::Sink;
 use crate::source::Source;
+use crate::specification::are_same_keys;
 use crate::tracked::Tracked;
 use crate::verify::find;
 
@@ -245,17 +246,28 @@ fn expires_otherwise(state: &CollectionState, listed: &[Collection]) -> bool {
     }
     // What is gone by now is met as dropped.
     let now = listed.iter().find(|collection| collection.id == state.id);
-    now.is_some_and(|now| rules(&now.options, &now.indexes) != before)
+    now.is_some_and(|now| !are_same_rules(&before, &rules(&now.options, &now.indexes)))
 }
 
 /// By what and after how many seconds documents expire: by the names and keys of indexes, or by the collection's own option.
-fn rules(options: &RawDocumentBuf, indexes: &[RawDocumentBuf]) -> BTreeMap<String, (i64, Option<RawDocumentBuf>)> {
+fn rules(options: &RawDocumentBuf, indexes: &[RawDocumentBuf]) -> BTreeMap<String, (i64, RawDocumentBuf)> {
     let by_index = indexes.iter().filter_map(|index| {
-        let key = index.get_document("key").ok().map(ToOwned::to_owned);
+        let key = index.get_document("key").map(ToOwned::to_owned).unwrap_or_default();
         Some((name_of(index).to_owned(), (seconds(index)?, key)))
     });
-    let by_option = seconds(options).map(|seconds| (String::new(), (seconds, None)));
+    let by_option = seconds(options).map(|seconds| (String::new(), (seconds, RawDocumentBuf::new())));
     by_index.chain(by_option).collect()
+}
+
+fn are_same_rules(
+    before: &BTreeMap<String, (i64, RawDocumentBuf)>,
+    now: &BTreeMap<String, (i64, RawDocumentBuf)>,
+) -> bool {
+    before.len() == now.len()
+        && before.iter().all(|(name, (seconds, key))| {
+            now.get(name)
+                .is_some_and(|(seconds_now, key_now)| seconds == seconds_now && are_same_keys(key, key_now))
+        })
 }
 
 fn no_history() -> Error {

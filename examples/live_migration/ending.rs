@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mongoferry::{
     CollectionSummary, Error, ErrorKind, Finding, ForeignWrites, IndexSummary, LateWrites, LeftSelection, Namespace,
-    Outcome, Position, Summary, WayBack,
+    NotKept, Outcome, Position, Summary, WayBack,
 };
 
 use crate::console::grouped;
@@ -26,6 +26,7 @@ pub struct Ending {
     pub foreign_writes: Vec<ForeignWrites>,
     pub left_selection: Vec<LeftSelection>,
     pub not_migrated: Vec<String>,
+    pub not_kept: Vec<NotKept>,
     pub error: Option<String>,
     /// What stood in the way, where that is why.
     pub findings: Vec<Finding>,
@@ -49,6 +50,7 @@ impl Ending {
             foreign_writes: Vec::new(),
             left_selection: Vec::new(),
             not_migrated: Vec::new(),
+            not_kept: Vec::new(),
             error: None,
             findings: Vec::new(),
             took: None,
@@ -72,6 +74,7 @@ impl Ending {
             foreign_writes: summary.foreign_writes,
             left_selection: summary.left_selection,
             not_migrated: summary.not_migrated,
+            not_kept: summary.not_kept,
             way_back: summary.way_back,
             ..ending
         }
@@ -153,6 +156,9 @@ impl fmt::Display for Ending {
         }
         for left_out in &self.not_migrated {
             writeln!(f, "not migrated: {left_out}")?;
+        }
+        for lost in &self.not_kept {
+            writeln!(f, "not kept: {lost}")?;
         }
         if let Some(error) = &self.error {
             writeln!(f, "error: {error}")?;

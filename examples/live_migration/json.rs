@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use bson::DateTime;
 use mongoferry::{
     Amount, CollectionSummary, ComparedCollection, Difference, DifferenceKind, Estimate, Event, Finding, ForeignWrites,
-    IndexSummary, LagSample, LateWrites, LeftSelection, Plan, Position, Side, Status, VerifyReport, Wait,
+    IndexSummary, LagSample, LateWrites, LeftSelection, NotKept, Plan, Position, Side, Status, VerifyReport, Wait,
 };
 use serde_json::{Value, json};
 
@@ -329,9 +329,20 @@ pub fn summary(ending: &Ending) -> Value {
         "foreign_writes": ending.foreign_writes.iter().map(foreign).collect::<Vec<_>>(),
         "left_selection": ending.left_selection.iter().map(left).collect::<Vec<_>>(),
         "not_migrated": ending.not_migrated,
+        "not_kept": ending.not_kept.iter().map(not_kept).collect::<Vec<_>>(),
         "error": ending.error,
         "seconds": ending.took.map(|took| took.as_secs_f64()),
         "downtime_seconds": ending.downtime.map(|downtime| downtime.as_secs_f64()),
+    })
+}
+
+fn not_kept(lost: &NotKept) -> Value {
+    json!({
+        "namespace": shown(&lost.namespace).as_str(),
+        "index": lost.index,
+        "option": lost.option,
+        "code": lost.code,
+        "reason": lost.reason,
     })
 }
 

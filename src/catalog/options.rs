@@ -5,6 +5,7 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use super::malformed;
 use crate::error::{Error, Result};
 use crate::index::{HARDLY_EVER, expiry, name_of};
+use crate::specification::are_same_keys;
 use crate::tracked::Tracked;
 
 impl Tracked {
@@ -15,7 +16,10 @@ impl Tracked {
         let pattern = change.get_document("keyPattern").ok();
         let Some(index) = self.indexes.iter_mut().find(|index| match named {
             Some(name) => name_of(index) == name,
-            None => index.get_document("key").ok() == pattern,
+            None => pattern.is_some_and(|pattern| {
+                let key = index.get_document("key");
+                key.is_ok_and(|key| are_same_keys(key, pattern))
+            }),
         }) else {
             // The list can be newer than the change, and the index be gone from it: where the collection was renamed into the selection.
             return Ok(None);

@@ -9,6 +9,7 @@ use super::finding::Finding;
 use super::{Context, PlannedCollection};
 use crate::document::{Collection, CollectionKind};
 use crate::namespace::Namespace;
+use crate::specification::Part;
 
 /// The most bytes of a name `database.collection`, by the target's feature compatibility version.
 const NAME_LIMITS: &[([u32; 2], usize)] = &[([4, 4], 255), ([0, 0], 120)];
@@ -31,6 +32,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     database_case(context, findings);
     for collection in context.selected {
         options(context, collection, findings);
+        not_kept(context, collection, findings);
         encryption(collection, findings);
         if collection.kind == CollectionKind::View {
             view(context, collection, findings);
@@ -129,6 +131,18 @@ fn options(context: &Context<'_>, collection: &Collection, findings: &mut Vec<Fi
             format!("`{namespace}` has the option `{option}`, which a target of {major}.{minor} does not take"),
             fix,
         ));
+    }
+}
+
+fn not_kept(context: &Context<'_>, collection: &Collection, findings: &mut Vec<Finding>) {
+    for (part, lost) in context.not_kept(collection) {
+        if part == Part::Option {
+            findings.push(Finding::warning(
+                Code::OptionNotKept,
+                format!("the target will not have {lost}"),
+                "nothing has to be done if it is not needed; it is listed again at the end and counts as no difference",
+            ));
+        }
     }
 }
 
@@ -277,6 +291,29 @@ mod tests {
             let found = codes(&facts, check);
             assert_eq!(found.is_empty(), fits, "{options:?} {version:?}");
             assert!(found.iter().all(|code| *code == "collection_option"));
+        }
+    }
+
+    #[test]
+    fn options_that_cannot_be_kept_are_found() {
+        let images = rawdoc! { "recordPreImages": true };
+        let engines = rawdoc! { "storageEngine": { "inMemory": {}, "wiredTiger": {} } };
+        let replicated = rawdoc! { "recordIdsReplicated": true };
+        for (options, version, is_kept) in [
+            (images.clone(), [5, 0, 4], true),
+            (images.clone(), [6, 0, 27], true),
+            (images, [7, 0, 2], false),
+            (rawdoc! { "recordPreImages": false }, [7, 0, 2], true),
+            (engines, [6, 0, 5], false),
+            (replicated.clone(), [8, 0, 4], false),
+            (replicated, [9, 0, 0], true),
+            (rawdoc! { "autoIndexId": true, "flags": 1 }, [6, 0, 5], true),
+        ] {
+            let mut facts = Facts::new();
+            facts.target.deployment.version = version;
+            facts.collection("shop.a", CollectionKind::Plain, options.clone());
+            let expected: &[&str] = if is_kept { &[] } else { &["option_not_kept"] };
+            assert_eq!(codes(&facts, check), expected, "{options:?} on {version:?}");
         }
     }
 

@@ -6,6 +6,7 @@ use super::Context;
 use super::code::Code;
 use super::finding::Finding;
 use crate::document::{Collection, CollectionKind};
+use crate::specification::Part;
 
 /// From this series on no server has geoHaystack indexes.
 const WITHOUT_HAYSTACK: [u32; 2] = [5, 0];
@@ -45,19 +46,20 @@ const FIELDS: &[&str] = &[
     // Without meaning; they are left out when the index is made.
     "dropDups",
     "safe",
+    // Of hashed indexes before 3.4; they are left out as well.
+    "hashVersion",
+    "seed",
 ];
-
-/// The fields of the index on `_id` that a target makes by itself.
-const ID_FIELDS: &[&str] = &["v", "key", "name", "ns", "collation", "clustered", "unique"];
 
 /// Indexes of what is migrated.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     for collection in context.selected {
+        not_kept(context, collection, findings);
         let mut has_id_index = false;
         for index in &collection.indexes {
             if is_on_id(index) {
                 has_id_index = true;
-                id_index(collection, index, findings);
+                version(collection, index, findings);
             } else {
                 secondary(context, collection, index, findings);
             }
@@ -95,22 +97,19 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-fn id_index(collection: &Collection, index: &RawDocument, findings: &mut Vec<Finding>) {
-    let odd = fields(index)
-        .filter(|field| !ID_FIELDS.contains(field))
-        .collect::<Vec<_>>();
-    if !odd.is_empty() {
-        findings.push(Finding::warning(
-            Code::IdIndexOption,
-            format!(
-                "the index on `_id` of `{}` has {}, which that on the target will not have",
-                collection.namespace,
-                list(&odd)
-            ),
-            "nothing has to be done; these options have no effect on the index on `_id`",
-        ));
+/// What the target will not have, and what has no effect on either side.
+fn not_kept(context: &Context<'_>, collection: &Collection, findings: &mut Vec<Finding>) {
+    for (part, lost) in context.not_kept(collection) {
+        let seen = format!("the target will not have {lost}");
+        let fix = "nothing has to be done; it is listed again at the end and counts as no difference";
+        findings.push(match part {
+            Part::IndexField => Finding::note(Code::IndexOptionNotKept, seen, fix),
+            Part::IdIndexField => Finding::warning(Code::IdIndexOption, seen, fix),
+            Part::IdIndexVersion => Finding::note(Code::IdIndexVersion, seen, fix),
+            // That there is no such index has a fix of its own; options are found with the collection.
+            Part::IdIndexMissing | Part::Option => continue,
+        });
     }
-    version(collection, index, findings);
 }
 
 fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument, findings: &mut Vec<Finding>) {
@@ -198,7 +197,8 @@ fn is_valid(field: &str, value: RawBsonRef<'_>) -> bool {
         "unique" | "sparse" | "background" | "hidden" | "prepareUnique" => {
             value.as_bool().is_some() || number(value).is_some()
         }
-        "expireAfterSeconds" => number(value).is_some_and(|seconds| (0.0..=f64::from(i32::MAX)).contains(&seconds)),
+        // What is beyond the longest expiry stands for it.
+        "expireAfterSeconds" => number(value).is_some_and(|seconds| seconds >= 0.0),
         "key" => value.as_document().is_some_and(|key| {
             let mut parts = key.iter().flatten().peekable();
             parts.peek().is_some()
@@ -219,6 +219,7 @@ fn number(value: RawBsonRef<'_>) -> Option<f64> {
         // Beyond 2^53 it is out of any range here all the same.
         RawBsonRef::Int64(value) => Some(value as f64),
         RawBsonRef::Double(value) => (!value.is_nan()).then_some(value),
+        RawBsonRef::Decimal128(value) => value.to_string().parse().ok().filter(|value: &f64| !value.is_nan()),
         _ => None,
     }
 }

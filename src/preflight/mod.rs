@@ -55,6 +55,7 @@
 //! | `database_case` | blocker | no database on the target differs from a migrated one in the case of letters alone |
 //! | `name_too_long` | blocker | names have up to 255 bytes, 120 on 4.2; those of databases 63 |
 //! | `collection_option` | blocker | the target takes the options of every collection |
+//! | `option_not_kept` | warning | and keeps them; what it does not is [named at the end](crate::Summary::not_kept) too, and is no difference |
 //! | `time_series` | blocker | time-series collections have buckets, on both sides: servers of 9.0 and newer make them without |
 //! | `view_without_collection` | warning | what views show exists and is migrated |
 //! | `queryable_encryption` | blocker | no collection is encrypted so that it can be queried |
@@ -64,6 +65,8 @@
 //! | `index_option` | blocker | specifications of indexes have no unknown fields |
 //! | `index_value` | blocker | nor values that servers no longer take |
 //! | `index_version` | blocker | nor version 0 |
+//! | `index_option_not_kept` | note | nor fields without effect that the target leaves out; they too are named at the end |
+//! | `id_index_version` | note | the index on `_id` has the source's version where the collection stands on the target already |
 //! | `id_index_option` | warning | indexes on `_id` are ordinary |
 //! | `id_index_missing` | warning | every collection has one |
 //! | `nested_document` | warning | documents have up to 180 levels ([scan](crate::MigrationBuilder::scan_documents) only) |
@@ -134,6 +137,7 @@ use crate::migration::ExistingData;
 use crate::retry::answered;
 use crate::settings::Settings;
 use crate::source::Deployment;
+use crate::specification::{self, NotKept, Part};
 use crate::waiting::LONGEST_CALL;
 
 pub use self::finding::{Finding, Severity};
@@ -217,6 +221,16 @@ struct Context<'a> {
 impl Context<'_> {
     fn sides(&self) -> [&SideFacts; 2] {
         [self.source, self.target]
+    }
+
+    /// What the target cannot keep of a collection.
+    fn not_kept(&self, collection: &Collection) -> Vec<(Part, NotKept)> {
+        let target = self.settings.selection.target(&collection.namespace);
+        let standing = match self.settings.existing_data {
+            ExistingData::Keep => self.standing.iter().find(|standing| standing.namespace == target),
+            _ => None,
+        };
+        specification::not_kept(collection, standing, specification::series(&self.target.deployment))
     }
 
     /// Collections on the target that have the name of one that is migrated. Stored functions cannot be dropped, so that those that were

@@ -1,6 +1,7 @@
 //! Gives work out and takes it back: chunks of collections, and their indexes.
 
 use super::*;
+use crate::specification::to_create;
 
 /// After so many refused snapshots in a row a chunk is read as an interval.
 const SNAPSHOT_ATTEMPTS: u32 = 3;
@@ -152,7 +153,7 @@ impl Router {
         Some(Assignment {
             chunk,
             target: Arc::clone(&tracked.target),
-            options: tracked.options.clone(),
+            options: to_create(&tracked.options, &tracked.indexes),
             range,
             repair,
             at,

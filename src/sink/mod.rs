@@ -170,7 +170,8 @@ pub enum CatalogCommand {
         namespace: Namespace,
         /// How its documents are kept.
         kind: CollectionKind,
-        /// The source's options, unchanged.
+        /// The source's options, unchanged, and with them `idIndex`: the specification of the index on `_id`, where that is not the one
+        /// that a server makes unasked.
         options: RawDocumentBuf,
     },
     /// Drops a collection or view; a missing one is no error.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bson::Uuid;
-use bson::raw::{RawBson, RawDocument, RawDocumentBuf};
+use bson::raw::{RawDocument, RawDocumentBuf};
 
 use super::super::{CatalogCommand, Refusal, RefusalReason};
 use super::JournalEntry;
@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
 use crate::oplog::delta;
 use crate::order::Key;
+use crate::specification::{is_same_index, to_create};
 use crate::test_util::{Random, modified_options, modify_index};
 
 pub(super) struct State {
@@ -251,7 +252,7 @@ impl State {
         };
         let mut index = Index::new(specification.clone());
         if let Some(known) = table.indexes.iter().find(|known| known.name() == index.name()) {
-            if is_same_index(&known.specification, specification) {
+            if is_same(&known.specification, specification) {
                 return Ok(());
             }
             return Err(
@@ -375,7 +376,10 @@ impl State {
             kind,
             CollectionKind::Plain | CollectionKind::Capped | CollectionKind::Unordered
         );
-        let id_index = has_id_index.then(|| Index::new(bson::rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }));
+        let given = options.get_document("idIndex").map(ToOwned::to_owned).ok();
+        let by_default = || bson::rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
+        let id_index = has_id_index.then(|| Index::new(given.unwrap_or_else(by_default)));
+        let options = to_create(&options, &[]);
         let id = match kind {
             CollectionKind::View => Uuid::from_bytes([0; 16]),
             _ => self.random.uuid(),
@@ -455,13 +459,14 @@ fn refused(operation: &'static str, namespace: &Namespace, message: &'static str
 }
 
 /// Whether a server takes one for the other: it leaves an index that is hidden or not as it is.
-fn is_same_index(one: &RawDocument, other: &RawDocument) -> bool {
-    let identity = |index: &RawDocument| {
+fn is_same(one: &RawDocument, other: &RawDocument) -> bool {
+    let unhidden = |index: &RawDocument| {
+        let mut kept = RawDocumentBuf::new();
         let fields = index.iter().filter_map(std::result::Result::ok);
-        let fields = fields.filter(|(name, _)| *name != "hidden");
-        fields
-            .map(|(name, value)| (name.as_str().to_owned(), RawBson::from(value)))
-            .collect::<Vec<_>>()
+        for (name, value) in fields.filter(|(name, _)| *name != "hidden") {
+            kept.append(name, value);
+        }
+        kept
     };
-    identity(one) == identity(other)
+    is_same_index(&unhidden(one), &unhidden(other))
 }

@@ -160,3 +160,25 @@ async fn faults_leave_what_they_should() {
     sink.insert(&orders(), &four).await.unwrap();
     assert_eq!(sink.documents("shop.orders").unwrap().len(), 5);
 }
+
+#[tokio::test]
+async fn an_index_on_id_has_the_version_asked_for() {
+    let sink = MemorySink::new();
+    let old = rawdoc! { "v": 1, "key": { "_id": 1 }, "name": "_id_" };
+    let create = CatalogCommand::Create {
+        namespace: orders(),
+        kind: CollectionKind::Plain,
+        options: rawdoc! { "validationLevel": "off", "idIndex": old.clone() },
+    };
+    sink.execute(&create).await.unwrap();
+    let made = sink.collections().await.unwrap();
+    assert_eq!(made[0].indexes, [old]);
+    assert_eq!(made[0].options, rawdoc! { "validationLevel": "off" });
+    // Written in another way it is the same index.
+    let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n_1", "sparse": 1 };
+    let again = rawdoc! { "v": 2.0, "key": { "n": 1.0 }, "sparse": true, "name": "n_1", "ns": "shop.orders" };
+    let other = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n_1" };
+    sink.create_index(&orders(), &index).await.unwrap();
+    sink.create_index(&orders(), &again).await.unwrap();
+    sink.create_index(&orders(), &other).await.unwrap_err();
+}

@@ -1,9 +1,7 @@
 //! Collections, views and databases.
 
-mod options;
-
 use bson::raw::{RawDocument, RawDocumentBuf};
-use bson::{Document, doc};
+use bson::{Document, doc, rawdoc};
 
 use super::index::is_expiry_of_capped;
 use super::target::Target;
@@ -11,9 +9,8 @@ use crate::document::CollectionKind;
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
-use crate::order::{Element, Elements};
 use crate::sink::CatalogCommand;
-use crate::splice::Splice;
+use crate::specification::{modification_for, options_for};
 
 /// The server's error codes that say that it is already as asked.
 mod code {
@@ -105,11 +102,10 @@ async fn create(target: &Target, namespace: &Namespace, kind: CollectionKind, op
         );
         return Err(Error::new(ErrorKind::TargetRefused, OPERATION, message).with_context("name", shown));
     }
-    let mut command = Splice::with_capacity(options.as_bytes().len() + 256);
-    command.string("create", shown.collection());
-    options::write(&mut command, target, kind, options);
+    let options = options_for(kind, options, target.series());
+    let command = with_fields(rawdoc! { "create": shown.collection() }, &options);
     let fine = [code::NAMESPACE_EXISTS];
-    if send(target, OPERATION, &shown, shown.database(), &command.finish(), &fine).await? == Sent::Done {
+    if send(target, OPERATION, &shown, shown.database(), &command, &fine).await? == Sent::Done {
         target.unique_names().created(namespace);
     }
     if kind == CollectionKind::TimeSeriesBuckets && target.is_at_least(6, 0) {
@@ -131,24 +127,21 @@ async fn create(target: &Target, namespace: &Namespace, kind: CollectionKind, op
 
 async fn modify(target: &Target, namespace: &Namespace, arguments: &RawDocument) -> Result<()> {
     let shown = shown(namespace);
-    let mut command = Splice::with_capacity(arguments.as_bytes().len() + 256);
-    command.string("collMod", shown.collection());
-    let mut is_empty = true;
-    for element in Elements::of(arguments.as_bytes()) {
-        let Element::Field { name, value } = element else {
-            continue;
-        };
-        let Ok(name) = std::str::from_utf8(name) else { continue };
-        if !matches!(name, "collMod" | "writeConcern" | "$db") {
-            command.value(name, value);
-            is_empty = false;
-        }
-    }
-    if is_empty {
+    let arguments = modification_for(arguments, target.series());
+    if arguments.is_empty() {
         return Ok(());
     }
+    let command = with_fields(rawdoc! { "collMod": shown.collection() }, &arguments);
     let fine = [code::NAMESPACE_NOT_FOUND, code::INDEX_NOT_FOUND];
-    run_raw(target, "modify a collection", &shown, shown.database(), command, &fine).await
+    send(target, "modify a collection", &shown, shown.database(), &command, &fine).await?;
+    Ok(())
+}
+
+fn with_fields(mut command: RawDocumentBuf, fields: &RawDocument) -> RawDocumentBuf {
+    for (name, value) in fields.iter().filter_map(std::result::Result::ok) {
+        command.append(name, value);
+    }
+    command
 }
 
 /// Catalogue commands name a time-series collection, not its buckets.
@@ -166,18 +159,6 @@ async fn run(
 ) -> Result<()> {
     let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
     send(target, operation, subject, database, &command, fine).await?;
-    Ok(())
-}
-
-async fn run_raw(
-    target: &Target,
-    operation: &'static str,
-    subject: &impl std::fmt::Display,
-    database: &str,
-    command: Splice,
-    fine: &[i32],
-) -> Result<()> {
-    send(target, operation, subject, database, &command.finish(), fine).await?;
     Ok(())
 }
 

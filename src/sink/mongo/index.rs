@@ -1,18 +1,21 @@
 //! Indexes.
 
-use bson::Document;
-use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
+use std::collections::BTreeSet;
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::{Document, rawdoc};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout};
 
 use super::target::Target;
-use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
+use crate::index::HARDLY_EVER;
 use crate::namespace::Namespace;
-use crate::order::{Element, Elements};
 use crate::retry::{ANSWER, RetryRule};
+use crate::specification::{are_same_keys, index_difference, index_for, is_id_index, name_of, seconds};
 use crate::splice::Splice;
+use crate::{driver, driver_listing};
 
 const OPERATION: &str = "create an index";
 
@@ -29,9 +32,26 @@ pub(super) async fn create(target: &Target, namespace: &Namespace, specification
     }
     match build(target, namespace, specification, Expiry::AsGiven).await {
         Err(error) if is_expiry_of_capped(&error) => build(target, namespace, specification, Expiry::Left).await,
+        Err(error) if is_expiry_too_long(&error) => build_with_long_expiry(target, namespace, specification).await,
+        Err(error) if is_conflict(&error) && exists(target, namespace, specification).await? => Ok(()),
         other => other,
     }
     .map_err(|error| refusal(error, namespace, specification))
+}
+
+/// Servers that refuse a long expiry of a new index take it of one that is there.
+async fn build_with_long_expiry(target: &Target, namespace: &Namespace, specification: &RawDocument) -> Result<()> {
+    match build(target, namespace, specification, Expiry::HeldBack).await {
+        Err(error) if is_conflict(&error) && exists(target, namespace, specification).await? => return Ok(()),
+        built => built?,
+    }
+    let seconds = seconds(specification).unwrap_or_default();
+    let change = rawdoc! { "name": name_of(specification), "expireAfterSeconds": seconds };
+    let modify = rawdoc! { "collMod": namespace.collection(), "index": change };
+    target
+        .write_durably(OPERATION, namespace.database(), &modify)
+        .await
+        .map(|_| ())
 }
 
 /// Whether a specification is sent with its `expireAfterSeconds`.
@@ -39,6 +59,12 @@ pub(super) async fn create(target: &Target, namespace: &Namespace, specification
 enum Expiry {
     AsGiven,
     Left,
+    HeldBack,
+}
+
+/// Whether the target refuses an expiry that reaches back beyond 1970 from now.
+fn is_expiry_too_long(error: &Error) -> bool {
+    driver::code(error) == Some(67) && driver::answer(error).contains("must be within an acceptable range")
 }
 
 /// Whether the target refuses that an index of a capped collection expires documents. Servers up to 5.0 take such an index, and their
@@ -55,7 +81,7 @@ async fn build(target: &Target, namespace: &Namespace, specification: &RawDocume
     let mut command = Splice::with_capacity(specification.as_bytes().len() + 256);
     command.string("createIndexes", namespace.collection());
     command.open_array("indexes");
-    write_specification(&mut command, target, specification, expiry);
+    command.document("0", &to_send(target, specification, expiry));
     command.close();
     if target.is_at_least(4, 4) {
         // By default every voting member has to be ready, so that one that is down would hold the build up for as long.
@@ -124,62 +150,44 @@ async fn ask(target: &Target, namespace: &Namespace, command: &RawDocumentBuf) -
 
 /// Whether the collection is never without this index: the one on `_id`, or the order in which a clustered collection is stored.
 fn comes_with_collection(specification: &RawDocument) -> bool {
-    let is_set = |value: RawBsonRef<'_>| value.as_bool() == Some(true);
-    if specification.get("clustered").ok().flatten().is_some_and(is_set) {
-        return true;
-    }
-    let Ok(key) = specification.get_document("key") else {
-        return false;
-    };
-    let mut fields = key.iter();
-    let is_ascending = |value: RawBsonRef<'_>| match value {
-        RawBsonRef::Int32(value) => value == 1,
-        RawBsonRef::Int64(value) => value == 1,
-        RawBsonRef::Double(value) => value == 1.0,
-        _ => false,
-    };
-    matches!(fields.next(), Some(Ok((name, value))) if name.as_str() == "_id" && is_ascending(value))
-        && fields.next().is_none()
+    is_id_index(specification)
+        || specification
+            .get_document("key")
+            .is_ok_and(|key| are_same_keys(key, &rawdoc! { "_id": 1 }))
 }
 
-/// The specification without what says nothing on the target.
-fn write_specification(command: &mut Splice, target: &Target, specification: &RawDocument, expiry: Expiry) {
-    command.open_document("0");
-    for element in Elements::of(specification.as_bytes()) {
-        let Element::Field { name, value } = element else {
-            continue;
-        };
-        let Ok(name) = std::str::from_utf8(name) else { continue };
-        let is_false = value.bytes() == [0];
-        let says_nothing = match name {
-            // The namespace of a 4.2 source may have another name here.
-            "ns" => true,
-            "dropDups" | "safe" => true,
-            "expireAfterSeconds" => expiry == Expiry::Left,
-            "hidden" if is_false => !target.is_at_least(4, 4),
-            "prepareUnique" if is_false => !target.is_at_least(6, 0),
-            _ => false,
-        };
-        if !says_nothing {
-            command.value(name, value);
+/// The specification as the target takes it.
+fn to_send(target: &Target, specification: &RawDocument, expiry: Expiry) -> RawDocumentBuf {
+    let mut sent = RawDocumentBuf::new();
+    for (name, value) in index_for(specification, target.series())
+        .iter()
+        .filter_map(std::result::Result::ok)
+    {
+        match expiry {
+            Expiry::Left if name == "expireAfterSeconds" => {}
+            Expiry::HeldBack if name == "expireAfterSeconds" => sent.append(name, HARDLY_EVER),
+            _ => sent.append(name, value),
         }
     }
-    // An index without a collation has the simple one, and a new one takes that of its collection where it states none.
-    let states_collation = matches!(specification.get("collation"), Ok(Some(_)));
-    if !states_collation && !is_of_first_version(specification) {
-        command.open_document("collation").string("locale", "simple").close();
-    }
-    command.close();
+    sent
 }
 
-/// Whether the index has the format of before 3.4, which knows no collation.
-fn is_of_first_version(specification: &RawDocument) -> bool {
-    match specification.get("v") {
-        Ok(Some(RawBsonRef::Int32(version))) => version < 2,
-        Ok(Some(RawBsonRef::Int64(version))) => version < 2,
-        Ok(Some(RawBsonRef::Double(version))) => version < 2.0,
-        _ => false,
-    }
+/// Whether the target has the index already, under its name and with its specification, written in another way than it was asked for now.
+async fn exists(target: &Target, namespace: &Namespace, specification: &RawDocument) -> Result<bool> {
+    let names = BTreeSet::from([namespace.clone()]);
+    let listed = driver_listing::collections_named(target.client(), &names).await?;
+    let servers = [target.series()];
+    Ok(listed.iter().any(|collection| {
+        collection.indexes.iter().any(|index| {
+            name_of(index) == name_of(specification)
+                && index_difference(specification, index, collection.kind, &servers).is_none()
+        })
+    }))
+}
+
+/// IndexOptionsConflict and IndexKeySpecsConflict.
+fn is_conflict(error: &Error) -> bool {
+    matches!(driver::code(error), Some(85 | 86))
 }
 
 fn refusal(error: Error, namespace: &Namespace, specification: &RawDocument) -> Error {

@@ -12,6 +12,7 @@ use crate::driver::{self, Answer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::error_codes;
 use crate::retry::{ANSWER, RetryRule, WRITE, answered, retry};
+use crate::specification::Series;
 
 /// How long a majority may take to confirm a write before it is asked for again.
 const MAJORITY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -52,6 +53,11 @@ impl Target {
     pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
         let [has_major, has_minor, _] = self.version;
         (has_major, has_minor) >= (major, minor)
+    }
+
+    /// The series of its servers.
+    pub fn series(&self) -> Series {
+        [self.version[0], self.version[1]]
     }
 
     /// Whether logged `$v: 2` deltas can be sent to the server as they are.

@@ -1,0 +1,239 @@
+//! Specifications of indexes.
+
+use std::collections::BTreeMap;
+
+use bson::raw::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, cstr};
+use bson::rawdoc;
+
+use super::Series;
+use super::normal::{Fields, Normal, collation, fields, is_true, number, whole, whole_or_as_it_stands};
+use super::options::without_version;
+use super::storage_engine;
+
+/// The first series that stores NaN as the longest expiry; some of its releases took it for 0. Those before keep NaN, which never expires.
+const NAN_IS_NORMALISED: Series = [5, 0];
+
+/// The fields that have a meaning in one kind of index alone.
+const FIELDS_OF_KINDS: &[(Plugin, &[&str])] = &[
+    (
+        Plugin::Text,
+        &["weights", "default_language", "language_override", "textIndexVersion"],
+    ),
+    (
+        Plugin::Sphere,
+        &["2dsphereIndexVersion", "finestIndexedLevel", "coarsestIndexedLevel"],
+    ),
+    (Plugin::Flat, &["bits", "min", "max"]),
+    (Plugin::Haystack, &["bucketSize"]),
+];
+
+/// Numbers that servers before 3.4 took of a hashed index and that no later one does.
+const OF_OLD_HASHES: &[&str] = &["hashVersion", "seed"];
+
+/// The kind of an index that has fields of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plugin {
+    Text,
+    Sphere,
+    Flat,
+    Haystack,
+}
+
+/// The name in an index specification.
+pub(crate) fn name_of(specification: &RawDocument) -> &str {
+    specification.get_str("name").unwrap_or_default()
+}
+
+/// Whether this is the index that every collection has on `_id`.
+pub(crate) fn is_id_index(specification: &RawDocument) -> bool {
+    name_of(specification) == "_id_" || is_clustered(specification)
+}
+
+/// The seconds after which documents expire by this index on the source.
+pub(crate) fn expiry(specification: &RawDocument) -> Option<RawBsonRef<'_>> {
+    specification.get("expireAfterSeconds").ok().flatten()
+}
+
+/// The same as a whole number, as servers take it. Those up to 4.4 keep any number, and NaN, by which nothing ever expires; later ones have
+/// an int, and their longest expiry in its place.
+pub(crate) fn seconds(specification: &RawDocument) -> Option<i64> {
+    let value = expiry(specification)?;
+    if number(value)?.is_nan() {
+        return Some(i64::from(i32::MAX));
+    }
+    whole(value)
+}
+
+/// The version of the format; without one it is that of all servers that make an index.
+pub(super) fn version(specification: &RawDocument) -> i64 {
+    let version = specification.get("v").ok().flatten();
+    version.and_then(whole).unwrap_or(2)
+}
+
+/// A field that has no effect in the index, and that some servers refuse or leave out.
+pub(super) fn is_without_effect(specification: &RawDocument, field: &str) -> bool {
+    if field == "expireAfterSeconds" {
+        return has_several_fields(specification);
+    }
+    if OF_OLD_HASHES.contains(&field) {
+        return true;
+    }
+    if is_id_index(specification) && !is_clustered(specification) {
+        return !matches!(field, "v" | "key" | "name" | "ns" | "collation" | "unique") && !says_how_to_build(field);
+    }
+    FIELDS_OF_KINDS
+        .iter()
+        .any(|(plugin, of_it)| of_it.contains(&field) && !is_of(specification, *plugin))
+}
+
+/// What is no part of an index: where it is, and how it is built.
+pub(super) fn says_how_to_build(field: &str) -> bool {
+    matches!(field, "ns" | "background" | "safe" | "dropDups")
+}
+
+/// A specification in its normal form: what is not in it says nothing.
+pub(super) fn normal(specification: &RawDocument) -> Fields {
+    let mut normal = Fields::from([("v".to_owned(), version(specification).into())]);
+    for (field, default) in defaults(specification) {
+        normal.insert(field.to_owned(), default);
+    }
+    for (field, value) in fields(specification) {
+        if field == "name" || says_how_to_build(field) || is_without_effect(specification, field) {
+            continue;
+        }
+        match normal_field(specification, field, value) {
+            Some(value) => normal.insert(field.to_owned(), value),
+            None => normal.remove(field),
+        };
+    }
+    normal
+}
+
+/// What servers fill in, or take where nothing is stated.
+fn defaults(specification: &RawDocument) -> Vec<(&'static str, Normal)> {
+    if is_of(specification, Plugin::Text) {
+        vec![
+            ("default_language", "english".into()),
+            ("language_override", "language".into()),
+        ]
+    } else if is_of(specification, Plugin::Sphere) {
+        vec![("2dsphereIndexVersion", 1.into())]
+    } else if is_of(specification, Plugin::Flat) {
+        vec![("bits", 26.into()), ("min", (-180).into()), ("max", 180.into())]
+    } else {
+        Vec::new()
+    }
+}
+
+fn normal_field(specification: &RawDocument, field: &str, value: RawBsonRef<'_>) -> Option<Normal> {
+    match field {
+        "unique" if is_id_index(specification) => None,
+        // It is that of the collection, which 6.0.27 shows here as well.
+        "expireAfterSeconds" if is_clustered(specification) => None,
+        "unique" | "sparse" | "hidden" | "prepareUnique" | "clustered" => is_true(value).then(|| true.into()),
+        "expireAfterSeconds" => Some(match seconds(specification) {
+            Some(seconds) => seconds.min(i64::from(i32::MAX)).into(),
+            None => value.into(),
+        }),
+        "v" | "bits" | "textIndexVersion" | "2dsphereIndexVersion" | "finestIndexedLevel" | "coarsestIndexedLevel" => {
+            Some(whole_or_as_it_stands(value))
+        }
+        "weights" => Some(value.as_document().map_or_else(
+            || value.into(),
+            |weights| {
+                let whole = fields(weights).map(|(name, weight)| (name.to_owned(), whole_or_as_it_stands(weight)));
+                Normal::Fields(whole.collect())
+            },
+        )),
+        "wildcardProjection" => Some(match projected(value) {
+            Some(paths) => Normal::Fields(paths.into_iter().map(|(path, taken)| (path, taken.into())).collect()),
+            None => value.into(),
+        }),
+        "collation" => collation(value),
+        "storageEngine" => storage_engine::normal(value),
+        _ => Some(value.into()),
+    }
+}
+
+/// Which paths a wildcard index takes or leaves. Most servers keep the projection as it was given, 5.0.4 as it reads it: with booleans, dotted
+/// names nested, and `_id` said to be left out where nothing was said of it.
+fn projected(projection: RawBsonRef<'_>) -> Option<BTreeMap<String, bool>> {
+    fn collect(prefix: &str, given: &RawDocument, paths: &mut BTreeMap<String, bool>) -> Option<()> {
+        for (name, value) in fields(given) {
+            let path = format!("{prefix}{name}");
+            if let Some(nested) = value.as_document() {
+                collect(&format!("{path}."), nested, paths)?;
+                continue;
+            }
+            if value.as_bool().is_none() && number(value).is_none() {
+                return None;
+            }
+            paths.insert(path, is_true(value));
+        }
+        Some(())
+    }
+    let mut paths = BTreeMap::from([("_id".to_owned(), false)]);
+    collect("", projection.as_document()?, &mut paths)?;
+    Some(paths)
+}
+
+/// The specification as `createIndexes` takes it on servers of a series: without what has no effect or says nothing there.
+pub(crate) fn index_for(specification: &RawDocument, servers: Series) -> RawDocumentBuf {
+    let mut sent = RawDocumentBuf::new();
+    for (name, value) in specification.iter().filter_map(Result::ok) {
+        let field = name.as_str();
+        let value = match field {
+            // The namespace of a 4.2 source may have another name here.
+            "ns" | "dropDups" | "safe" => None,
+            _ if is_without_effect(specification, field) => None,
+            "hidden" if !is_true(value) && servers < [4, 4] => None,
+            "prepareUnique" if !is_true(value) && servers < [6, 0] => None,
+            "expireAfterSeconds" => Some(expiry_for(specification, value, servers)),
+            "collation" => Some(without_version(value)),
+            "storageEngine" => storage_engine::to_send(value),
+            _ => Some(RawBson::from(value)),
+        };
+        if let Some(value) = value {
+            sent.append(name, value);
+        }
+    }
+    if is_of(specification, Plugin::Sphere) && matches!(specification.get("2dsphereIndexVersion"), Ok(None)) {
+        sent.append(cstr!("2dsphereIndexVersion"), 1);
+    }
+    // An index without a collation has the simple one, and a new one takes that of its collection where it states none. The format of before
+    // 3.4 knows no collation.
+    if matches!(specification.get("collation"), Ok(None)) && version(specification) >= 2 {
+        sent.append(cstr!("collation"), rawdoc! { "locale": "simple" });
+    }
+    sent
+}
+
+fn expiry_for(specification: &RawDocument, value: RawBsonRef<'_>, servers: Series) -> RawBson {
+    match seconds(specification) {
+        Some(_) if servers < NAN_IS_NORMALISED && number(value).is_some_and(f64::is_nan) => RawBson::from(value),
+        Some(seconds) => i32::try_from(seconds).map_or_else(|_| RawBson::Int64(seconds), RawBson::Int32),
+        None => RawBson::from(value),
+    }
+}
+
+fn key(specification: &RawDocument) -> impl Iterator<Item = (&str, RawBsonRef<'_>)> {
+    specification.get_document("key").into_iter().flat_map(fields)
+}
+
+fn has_several_fields(specification: &RawDocument) -> bool {
+    key(specification).nth(1).is_some()
+}
+
+fn is_clustered(specification: &RawDocument) -> bool {
+    specification.get("clustered").ok().flatten().is_some_and(is_true)
+}
+
+fn is_of(specification: &RawDocument, plugin: Plugin) -> bool {
+    let name = match plugin {
+        Plugin::Text => "text",
+        Plugin::Sphere => "2dsphere",
+        Plugin::Flat => "2d",
+        Plugin::Haystack => "geoHaystack",
+    };
+    key(specification).any(|(_, value)| value.as_str() == Some(name))
+}
