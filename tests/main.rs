@@ -30,6 +30,7 @@ mod scenarios {
     mod random_servers;
     mod recovery;
     mod reverse;
+    mod specifications;
     mod target_trouble;
     mod verify;
     mod watch;

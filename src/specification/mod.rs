@@ -48,7 +48,7 @@
 //! | these four groups in an index of another kind | *not kept*: no effect, refused or dropped since 5.0 |
 //! | `hashVersion`, `seed` | *not kept*: of 2.4 to 3.2, refused since 3.4 |
 //! | all but `v`, `key` and `collation` of the index on `_id` | *not kept* |
-//! | `v: 1` of the index on `_id` | kept, but where the collection stood on the target with another: then *not kept* |
+//! | `v: 1` of the index on `_id` | kept; *not kept* where the collection stood on the target with another, or is made later: entries do not say it |
 //! | `partialFilterExpression` and any other | as it stands |
 
 mod compare;

@@ -117,7 +117,7 @@ pub(crate) fn not_kept(
             && version(theirs) != version(index)
         {
             let reason = format!(
-                "it is {} on the source and {} on the target, where the collection stood before; nothing but making it anew changes that",
+                "it is {} on the source and {} on the target; only making the collection anew would change that",
                 version(index),
                 version(theirs)
             );
