@@ -1,12 +1,16 @@
 //! The `find` that reads one range of `_id`, for source and sink alike.
 
+mod cut_off;
 mod open_end;
 mod successor;
 
 use bson::raw::{RawDocument, RawDocumentBuf};
+use futures::stream::BoxStream;
 
+use self::cut_off::cut_off;
 use self::successor::successor;
-use crate::document::{CollectionKind, Range};
+use crate::document::{Batch, CollectionKind, Range};
+use crate::error::Result;
 use crate::namespace::Namespace;
 use crate::order::Key;
 use crate::splice::{Splice, element_type};
@@ -17,19 +21,41 @@ pub(crate) fn batch_size(batch_bytes: usize, document_bytes: usize) -> u32 {
     u32::try_from((batch_bytes / document_bytes).clamp(1, 100_000)).unwrap_or(1)
 }
 
+/// The most bytes that both bounds may have: with the rest of the command they stay below the server's 16 MB + 16 KB.
+const MOST_BOUND_BYTES: usize = 16 * 1024 * 1024;
+
+/// A `find`, and where its documents end.
+pub(crate) struct RangeFind {
+    pub command: RawDocumentBuf,
+    /// The range's upper end, where the command does not say it and further documents follow.
+    cut_off: Option<Key>,
+}
+
+impl RangeFind {
+    /// The documents of the range among those that the command gives.
+    pub fn within(self, batches: BoxStream<'static, Result<Batch>>) -> BoxStream<'static, Result<Batch>> {
+        match self.cut_off {
+            Some(upper) => cut_off(batches, upper),
+            None => batches,
+        }
+    }
+}
+
 /// The `find` for the documents of `range`, in `_id` order where `kind` has ranges, else all of them in natural order.
 ///
 /// A query's `$gt` and `$lte` see only values of the type they are given, so that a range over several types cannot be asked for with
 /// them. The index bounds `min` and `max` see all types, but are inclusive below and exclusive above, the opposite of a [`Range`].
 /// Hence both bounds are moved up to the next value that can exist: exactly the documents between `lower` (not included) and `upper`
-/// (included) lie between these. Only where there is no upper end a filter has to do it.
+/// (included) lie between these. Only where there is no upper end a filter has to do it. Of two bounds that do not fit into one command
+/// the lower one is sent.
 pub(crate) fn range_find(
     namespace: &Namespace,
     kind: CollectionKind,
     range: &Range,
     batch_size: u32,
     read_concern: Option<&RawDocument>,
-) -> RawDocumentBuf {
+) -> RangeFind {
+    let mut upper = None;
     let mut command = Splice::with_capacity(256);
     command.string("find", namespace.collection());
     match bounds(range) {
@@ -39,10 +65,14 @@ pub(crate) fn range_find(
             command.open_array("$in").close().close().close();
         }
         Some(bounds) if kind == CollectionKind::TimeSeriesBuckets => buckets(&mut command, range, &bounds),
-        Some((min, max)) => {
+        Some((min, mut max)) => {
+            let bytes = |bound: &Option<Key>| bound.as_ref().map_or(0, |bound| bound.document_bytes().len());
+            if bytes(&min) + bytes(&max) > MOST_BOUND_BYTES && min.is_some() && max.take().is_some() {
+                upper.clone_from(&range.upper);
+            }
             command.open_document("hint").int32("_id", 1).close();
             let min = match &range.lower {
-                Some(lower) if max.is_none() && kind == CollectionKind::Plain => {
+                Some(lower) if max.is_none() && upper.is_none() && kind == CollectionKind::Plain => {
                     open_end::write(&mut command, lower);
                     None
                 }
@@ -59,7 +89,10 @@ pub(crate) fn range_find(
     if let Some(read_concern) = read_concern {
         command.document("readConcern", read_concern);
     }
-    command.finish()
+    RangeFind {
+        command: command.finish(),
+        cut_off: upper,
+    }
 }
 
 /// The least values that are in the range and above it; `None` when nothing can be in it.
@@ -117,7 +150,7 @@ mod tests {
 
     fn find(kind: CollectionKind, lower: Option<Key>, upper: Option<Key>) -> RawDocumentBuf {
         let range = Range { lower, upper };
-        range_find(&Namespace::new("d", "c"), kind, &range, 10, None)
+        range_find(&Namespace::new("d", "c"), kind, &range, 10, None).command
     }
 
     #[test]
@@ -137,6 +170,24 @@ mod tests {
             find(CollectionKind::Capped, None, None),
             rawdoc! { "find": "c", "hint": { "$natural": 1 }, "batchSize": 10_i64 }
         );
+    }
+
+    #[test]
+    fn of_two_bounds_that_do_not_fit_the_lower_one_is_sent() {
+        let large = |letter: &str| key(letter.repeat(MOST_BOUND_BYTES / 2));
+        for (lower, upper, is_cut) in [
+            (Some(large("a")), Some(large("b")), true),
+            (Some(key("a")), Some(large("b")), false),
+            (None, Some(key("b".repeat(MOST_BOUND_BYTES))), false),
+        ] {
+            let range = Range { lower, upper };
+            let find = range_find(&Namespace::new("d", "c"), CollectionKind::Plain, &range, 10, None);
+            assert_eq!(find.cut_off.is_some(), is_cut);
+            assert_eq!(find.command.get("max").unwrap().is_none(), is_cut);
+            assert_eq!(find.command.get("min").unwrap().is_some(), range.lower.is_some());
+            assert_eq!(find.command.get("filter").unwrap(), None);
+            assert!(find.command.as_bytes().len() < MOST_BOUND_BYTES + 4096);
+        }
     }
 
     #[test]

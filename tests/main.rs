@@ -18,6 +18,7 @@ mod scenarios {
     mod faults;
     mod fencing;
     mod invariants;
+    mod large_ids;
     mod lost_position;
     mod migration;
     mod mongo_sink;

@@ -177,6 +177,24 @@ impl Items for Deletes<'_> {
     }
 }
 
+/// The deletes in groups of at most so many, whose keys fit into one command.
+fn groups<'a, 'k>(deletes: &'a [(usize, &'k Key)], most: usize) -> Vec<&'a [(usize, &'k Key)]> {
+    const MOST_KEY_BYTES: usize = 4 * 1024 * 1024;
+    let mut groups = Vec::new();
+    let mut rest = deletes;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fitting = rest.iter().take(most).take_while(|(_, key)| {
+            bytes += key.document_bytes().len();
+            bytes <= MOST_KEY_BYTES
+        });
+        let (group, others) = rest.split_at(fitting.count().max(1));
+        groups.push(group);
+        rest = others;
+    }
+    groups
+}
+
 async fn delete(
     target: &Target,
     namespace: &Namespace,
@@ -189,7 +207,7 @@ async fn delete(
     let (odd, plain): (Vec<_>, Vec<_>) = deletes.iter().copied().partition(|(_, key)| needs_comparison(key));
     let mut refused = Vec::new();
     let mut failed = Vec::new();
-    let statements = Deletes(plain.chunks(together).chain(odd.chunks(1)).collect());
+    let statements = Deletes(groups(&plain, together).into_iter().chain(odd.chunks(1)).collect());
     for error in send(target, OPERATION, namespace, &statements).await?.errors {
         match statements.0.get(error.index) {
             Some([(write, _)]) => refused.push((*write, reason_of(error))),

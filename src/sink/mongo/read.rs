@@ -24,10 +24,11 @@ pub(super) async fn read(target: &Target, request: SinkRead) -> Result<BoxStream
     } = request;
     let find = range_find(&namespace, kind, &range, size, None);
     let client = target.client();
-    let batches = open(client, namespace.database(), find, size)
+    let batches = open(client, namespace.database(), &find.command, size)
         .await
         .map_err(|error| error.with_context("namespace", &namespace))?;
-    Ok(batches
+    Ok(find
+        .within(batches)
         .try_filter(|batch| std::future::ready(!batch.is_empty()))
         .map_err(move |error| error.with_context("namespace", &namespace))
         .boxed())
@@ -36,7 +37,7 @@ pub(super) async fn read(target: &Target, request: SinkRead) -> Result<BoxStream
 async fn open(
     client: &Client,
     database: &str,
-    find: RawDocumentBuf,
+    find: &RawDocumentBuf,
     size: u32,
 ) -> Result<BoxStream<'static, Result<Batch>>> {
     retry(RetryRule::SERVER, || {

@@ -103,6 +103,12 @@ pub(super) fn command_filter(command: &mut Splice, key: &Key) {
     }
 }
 
+/// Whether the document and its `_id`, for the filter, do not fit into one command.
+fn is_oversized(item: &Stored<'_>) -> bool {
+    const MOST_BYTES: usize = 16 * 1024 * 1024;
+    item.key.document_bytes().len() + item.document.as_bytes().len() > MOST_BYTES
+}
+
 /// Whether the bare value as a filter, or within `$in`, would not mean the value itself.
 pub(super) fn needs_comparison(key: &Key) -> bool {
     matches!(
@@ -126,7 +132,7 @@ pub(super) async fn store_all(
         .write(namespace, items.iter().map(|item| item.document));
     let (ordinary, special): (Vec<_>, Vec<_>) = items
         .iter()
-        .partition(|item| shape_of(item.document) == Shape::Ordinary);
+        .partition(|item| shape_of(item.document) == Shape::Ordinary && !is_oversized(item));
     let mut refused = Vec::new();
     let outcome = send(
         target,
@@ -165,6 +171,11 @@ pub(super) async fn store_one(
     item: Stored<'_>,
 ) -> Result<Option<RefusalReason>> {
     match shape_of(item.document) {
+        // Here the `_id` is sent once.
+        Shape::Ordinary if is_oversized(&item) => {
+            let refused = apply_as_logged(target, operation, namespace, item.document).await?;
+            Ok(refused.map(|message| RefusalReason::Other { code: 0, message }))
+        }
         Shape::Ordinary => match replace(target, operation, namespace, item, false).await? {
             Some(error) => store_refused(target, operation, namespace, item, error).await,
             None => Ok(None),

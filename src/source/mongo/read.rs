@@ -34,11 +34,12 @@ pub(super) async fn range(
     let read_concern = way.read_concern(request.at);
     let find = range_find(namespace, kind, range, batch_size, Some(&read_concern));
     let batches = reader
-        .open(&find, batch_size)
+        .open(&find.command, batch_size)
         .await
         .map_err(|error| error.with_context("namespace", namespace))?;
     let namespace = namespace.clone();
-    Ok(batches
+    Ok(find
+        .within(batches)
         .map_err(move |error| error.with_context("namespace", &namespace))
         .boxed())
 }

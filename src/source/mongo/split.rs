@@ -23,6 +23,9 @@ const SAMPLES_PER_CUT: u64 = 10;
 /// off, hence the distance.
 const RANDOM_PART: u64 = 25;
 
+/// `_id`s of more bytes cut nothing: the cuts are held in memory, and each is part of commands and checkpoints.
+const MOST_KEY_BYTES: usize = 16 << 10;
+
 /// Up to how many documents the index on `_id` is read as a whole, which takes about a second. Random documents of a small tree are
 /// not very random: one that was just filled gave half of them out of a tenth of it.
 const INDEX_WALK: u64 = 1_000_000;
@@ -72,7 +75,7 @@ async fn sample(client: &Client, collection: &Collection, samples: u64, ranges: 
     };
     let mut keys = Vec::new();
     each_key(client, collection, &command, |key| {
-        keys.push(key);
+        keys.extend(Some(key).filter(can_cut));
         true
     })
     .await?;
@@ -98,13 +101,18 @@ async fn walk(client: &Client, collection: &Collection, ranges: u64) -> Result<V
     let mut seen = 0;
     each_key(client, collection, &command, |key| {
         seen += 1;
-        if seen % step == 0 {
+        if seen >= step && can_cut(&key) {
             keys.push(key);
+            seen = 0;
         }
         (keys.len() as u64) < ranges - 1
     })
     .await?;
     Ok(keys)
+}
+
+fn can_cut(key: &Key) -> bool {
+    key.size_in_bytes() <= MOST_KEY_BYTES
 }
 
 /// Passes the `_id` of each document of the answer to `take` until that returns false.
