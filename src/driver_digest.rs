@@ -9,7 +9,7 @@ use crate::namespace::Namespace;
 use crate::retry::WHOLE_COLLECTION;
 
 /// The MD5 that `dbHash` gives for the collection: over its documents in `_id` order, or in natural order where it is capped. `None` for
-/// views and collections that do not exist.
+/// views, collections that do not exist, and those without an index on `_id`, of which the server says no more than that.
 ///
 /// It is the same on 4.2 to 6.0 for the same documents. The server reads the whole collection, and holds back writes to its database
 /// meanwhile.
@@ -31,5 +31,6 @@ pub(crate) async fn digest(client: &Client, namespace: &Namespace) -> Result<Opt
         .get_document("collections")
         .ok()
         .and_then(|collections| collections.get_str(name).ok())
+        .filter(|digest| digest.len() == 32 && digest.bytes().all(|digit| digit.is_ascii_hexdigit()))
         .map(str::to_owned))
 }

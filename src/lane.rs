@@ -355,6 +355,7 @@ impl Lane {
         let mut groups: Vec<Group> = Vec::new();
         let mut to_settle: Vec<(Arc<Target>, Vec<Key>)> = Vec::new();
         let mut group_of: HashMap<Uuid, usize> = HashMap::new();
+        let mut read_until: HashMap<Uuid, Position> = HashMap::new();
         let mut applied = 0;
         for Routed {
             target,
@@ -377,6 +378,13 @@ impl Lane {
                         continue;
                     }
                     Known::Nothing => {}
+                }
+                if target.kind == CollectionKind::Unordered && write.key.is_collated() {
+                    let until = read_until.entry(target.id);
+                    if position <= *until.or_insert_with(|| self.settled.collated_until(target.id)) {
+                        to_settle[group].1.push(write.key);
+                        continue;
+                    }
                 }
                 if self.refused.contains(&document) {
                     self.refused.queue(&document, (position, write), false);

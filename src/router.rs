@@ -41,7 +41,6 @@ use crate::proof::{CollectionProof, Compared, Proof, ProofState};
 use crate::ranges::{ChunkId, RangeStatus};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::{ReadMode, Source};
-use crate::splice::element_type;
 use crate::tracked::{Chunk, Route, Tracked};
 use crate::watermark::SaveRequest;
 
@@ -390,7 +389,7 @@ impl Router {
         // lane.
         let document = match target.kind {
             CollectionKind::Capped => 0,
-            CollectionKind::Unordered if may_hold_string(key) => 0,
+            CollectionKind::Unordered if key.is_collated() => 0,
             _ => key.stable_hash(),
         };
         ((collection ^ document) % self.lanes.len() as u64) as usize
@@ -524,12 +523,4 @@ impl Router {
         }
         Ok(())
     }
-}
-
-/// Whether a collation can take this `_id` for another one.
-fn may_hold_string(key: &Key) -> bool {
-    matches!(
-        key.as_raw().element_type(),
-        element_type::STRING | element_type::SYMBOL | element_type::DOCUMENT | element_type::ARRAY
-    )
 }

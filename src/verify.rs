@@ -1,11 +1,11 @@
 //! Compares the documents that were migrated on both sides.
 
-use bson::raw::RawDocumentBuf;
-use futures::StreamExt;
+use bson::raw::{RawDocument, RawDocumentBuf};
+use futures::{StreamExt, TryStreamExt};
 
 use crate::by_id::{self, Portions};
 use crate::checkpoint::CollectionState;
-use crate::document::{Collection, CollectionKind, Operation, Position, Range};
+use crate::document::{Batch, Collection, CollectionKind, Operation, Position, Range};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::order::Key;
@@ -57,7 +57,7 @@ pub(crate) async fn compare_documents(engine: &Engine, state: &CollectionState) 
     if state.kind.has_ranges() {
         compare_by_id(engine, state).await.map(one_by_one)
     } else {
-        compare_in_order(engine, state).await.map(one_by_one)
+        compare_one_by_one(engine, state).await.map(one_by_one)
     }
 }
 
@@ -113,28 +113,88 @@ fn reads(state: &CollectionState, at: Position) -> (ReadRequest, SinkRead) {
 async fn compare_by_id(engine: &Engine, state: &CollectionState) -> Result<Vec<String>> {
     let (source, sink) = reads(state, engine.source.position().await?);
     let mut steps = Differences::between(engine.source.read(source).await?, engine.sink.read(sink).await?);
-    let (mut found, mut count) = (Vec::new(), 0u64);
+    let mut found = Differing::default();
     while let Some(step) = steps.next().await? {
         let Some(write) = step else { continue };
-        count += 1;
-        if found.len() < NAMED {
-            let what = match write.operation {
-                Operation::Insert(_) => "is missing on the target",
-                Operation::Delete => "is on the target only",
-                Operation::Replace(_) | Operation::Delta(_) => "differs",
-            };
-            found.push(format!("the document with _id {:?} {what}", write.key));
+        found.add(
+            &write.key,
+            match write.operation {
+                Operation::Insert(_) => MISSING,
+                Operation::Delete => EXTRA,
+                Operation::Replace(_) | Operation::Delta(_) => DIFFERS,
+            },
+        );
+    }
+    Ok(found.in_words())
+}
+
+/// Compares documents that both sides keep in no common order: those of the source with what the target has under their `_id`s, then
+/// looks for what the target has besides.
+async fn compare_one_by_one(engine: &Engine, state: &CollectionState) -> Result<Vec<String>> {
+    let at = engine.source.position().await?;
+    let (source, sink) = reads(state, at);
+    let documents = |batch: &Batch| batch.iter().map(RawDocument::to_owned).collect::<Vec<_>>();
+    let mut found = Differing::default();
+    let mut batches = engine.source.read(source).await?;
+    while let Some(batch) = batches.try_next().await? {
+        let keys: Vec<Key> = batch.iter().filter_map(Key::of_document).collect();
+        let theirs = engine.sink.read_documents(&state.target, &keys).await?;
+        for (key, ours, theirs) in by_id::differing(documents(&batch), theirs) {
+            // What the collation takes for the same `_id` comes up when the target is read.
+            if ours.is_some() {
+                found.add(&key, if theirs.is_some() { DIFFERS } else { MISSING });
+            }
         }
     }
-    if count > found.len() as u64 {
-        found.push(format!("{count} documents differ in all"));
+    let mut batches = engine.sink.read(sink).await?;
+    while let Some(batch) = batches.try_next().await? {
+        let keys: Vec<Key> = batch.iter().filter_map(Key::of_document).collect();
+        let request = PointRequest {
+            namespace: &state.namespace,
+            keys: &keys,
+            at,
+            mode: ReadMode::Interval,
+        };
+        let ours = engine.source.read_documents(request).await?;
+        for (key, ours, _) in by_id::differing(ours, documents(&batch)) {
+            if ours.is_none() {
+                found.add(&key, EXTRA);
+            }
+        }
     }
-    Ok(found)
+    Ok(found.in_words())
+}
+
+const MISSING: &str = "is missing on the target";
+const EXTRA: &str = "is on the target only";
+const DIFFERS: &str = "differs";
+
+/// Documents that differ: the first are named, all are counted.
+#[derive(Default)]
+struct Differing {
+    named: Vec<String>,
+    count: u64,
+}
+
+impl Differing {
+    fn add(&mut self, key: &Key, what: &str) {
+        self.count += 1;
+        if self.named.len() < NAMED {
+            self.named.push(format!("the document with _id {key:?} {what}"));
+        }
+    }
+
+    fn in_words(mut self) -> Vec<String> {
+        if self.count > self.named.len() as u64 {
+            self.named.push(format!("{} documents differ in all", self.count));
+        }
+        self.named
+    }
 }
 
 async fn compare_in_order(engine: &Engine, state: &CollectionState) -> Result<Vec<String>> {
     let (source, sink) = reads(state, engine.source.position().await?);
-    let flatten = |batch: Result<crate::document::Batch>| match batch {
+    let flatten = |batch: Result<Batch>| match batch {
         Ok(batch) => futures::stream::iter(
             batch
                 .iter()

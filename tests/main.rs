@@ -11,6 +11,7 @@
 mod scenarios {
     mod cancellation;
     mod cases;
+    mod collation;
     mod conformance;
     mod deadline;
     mod delta;

@@ -25,13 +25,15 @@ impl Lane {
                     found.insert(key, Operation::Replace(document));
                 }
             }
-            let writes: Vec<Write> = keys
+            let mut writes: Vec<Write> = keys
                 .iter()
                 .map(|key| Write {
                     key: key.clone(),
                     operation: found.remove(key).unwrap_or(Operation::Delete),
                 })
                 .collect();
+            // To a collation the next document may have the same `_id` as one that is gone.
+            writes.sort_by_key(|write| !matches!(write.operation, Operation::Delete));
             let refusals = self.sink.apply(&target.target, target.kind, &writes).await?;
             for key in keys {
                 let settled = Settled { at, read_until, exact };
@@ -115,6 +117,10 @@ impl Lane {
     pub(super) async fn resolve(&mut self, stuck: &Stuck, step: ResolveStep) -> Result<bool> {
         let document = (stuck.target.id, stuck.key.clone());
         match step {
+            // The changes of another document may have been applied since, which the collation takes for the same.
+            ResolveStep::Retry if stuck.target.kind == CollectionKind::Unordered && stuck.key.is_collated() => {
+                self.settle(&stuck.target, vec![stuck.key.clone()]).await?;
+            }
             ResolveStep::Retry => {
                 // Settling is what is left for a document of which some writes were made.
                 if self.refused.get(&document).is_some_and(|refused| refused.partly) {

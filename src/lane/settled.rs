@@ -142,6 +142,16 @@ impl SettledDocuments {
         read.chain(more).max().unwrap_or(Position::ZERO)
     }
 
+    /// Up to which position documents of a collection with a collation were read. A change up to here, of whatever `_id`, is not applied but
+    /// its document read as well: the collation may take the `_id` for that of a document that was read with later changes in it.
+    pub fn collated_until(&self, collection: Uuid) -> Position {
+        let of_it = self.documents.iter();
+        let of_it = of_it.filter(|((id, key), _)| *id == collection && key.is_collated());
+        let read = of_it.map(|(_, settled)| if settled.exact { settled.at } else { settled.read_until });
+        let more = self.more.iter().filter_map(|more| more.until.get(&collection).copied());
+        read.chain(more).max().unwrap_or(Position::ZERO)
+    }
+
     /// Takes the names of all documents out that are of a collection, those in memory as a whole.
     pub fn of_collection(&self, collection: Uuid) -> Vec<Key> {
         let documents = self.documents.keys().filter(|(id, _)| *id == collection);

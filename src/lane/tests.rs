@@ -214,6 +214,51 @@ async fn an_ambiguous_change_reads_the_document_from_the_source() {
     bench.end().await;
 }
 
+/// The collation may take `a` for `A`, which the insert would then replace.
+#[tokio::test]
+async fn changes_before_a_read_of_a_collated_collection_are_read_as_well() {
+    let other = rawdoc! { "_id": 1 };
+    let mut bench = Bench::new(Position::ZERO, std::slice::from_ref(&other)).await;
+    let (upper, lower) = (rawdoc! { "_id": "A" }, rawdoc! { "_id": "a" });
+    let inserted = bench.source.insert(NAME, lower.clone()).unwrap();
+    let deleted = bench.source.delete(NAME, "a".to_owned()).unwrap();
+    bench.source.insert(NAME, upper.clone()).unwrap();
+    let id = bench.source.collections().await.unwrap().remove(0).id;
+    let namespace: Namespace = NAME.parse().unwrap();
+    bench.target = Arc::new(Target {
+        id,
+        namespace: namespace.clone(),
+        target: namespace,
+        kind: CollectionKind::Unordered,
+    });
+    bench.settle(vec![key_of(&upper)]).await;
+    for (position, operation) in [
+        (inserted, Operation::Insert(lower.clone())),
+        (deleted, Operation::Delete),
+    ] {
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let write = Write {
+            key: key_of(&lower),
+            operation,
+        };
+        let target = Arc::clone(&bench.target);
+        bench
+            .message(LaneMessage::Changes {
+                changes: vec![Routed {
+                    target,
+                    position,
+                    write,
+                }],
+                bytes: 1,
+                permit,
+            })
+            .await;
+        bench.marker(position).await;
+        assert_eq!(bench.sink.documents(NAME).unwrap(), [other.clone(), upper.clone()]);
+    }
+    bench.end().await;
+}
+
 #[tokio::test]
 async fn documents_read_ahead_of_the_tail_are_named_until_it_has_passed() {
     let mut bench = Bench::new(Position::ZERO, &[rawdoc! { "_id": 1 }, rawdoc! { "_id": 2 }]).await;

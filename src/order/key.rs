@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::extended_json;
 use super::raw_value::{RawValue, id_of};
+use crate::splice::element_type;
 
 /// An owned `_id` value.
 ///
@@ -60,6 +61,14 @@ impl Key {
             Bytes::Inline(bytes) => bytes.get(..usize::from(bytes[0])).unwrap_or(bytes),
             Bytes::Heap(bytes) => bytes,
         }
+    }
+
+    /// Whether a collation can take this value for another one.
+    pub(crate) fn is_collated(&self) -> bool {
+        matches!(
+            self.as_raw().element_type(),
+            element_type::STRING | element_type::SYMBOL | element_type::DOCUMENT | element_type::ARRAY
+        )
     }
 
     /// The hash that [`hash_key`](super::hash_key) gives for this value, the same in every process.

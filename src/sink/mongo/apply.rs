@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use bson::raw::RawDocument;
 
 use super::delta;
-use super::documents::takes_in;
+use super::documents::{Part, find, takes_in};
 use super::insert::insert_all;
 use super::statements::{Items, Verb, send};
 use super::store::{Stored, command_filter, needs_comparison, reason_of, store_all};
@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::namespace::Namespace;
 use crate::order::Key;
 use crate::sink::{Refusal, RefusalReason};
-use crate::splice::{IndexNames, Splice, element_type};
+use crate::splice::{IndexNames, Splice};
 
 pub(super) const OPERATION: &str = "apply writes";
 
@@ -55,15 +55,9 @@ pub(super) async fn apply(
 /// Whether writes of different documents may not be exchanged: the order of inserts is what a capped collection keeps, and `_id`s with
 /// strings in them that differ here may be the same to a collation.
 fn keeps_order(kind: CollectionKind, writes: &[Write]) -> bool {
-    let may_hold_string = |write: &Write| {
-        matches!(
-            write.key.as_raw().element_type(),
-            element_type::STRING | element_type::SYMBOL | element_type::DOCUMENT | element_type::ARRAY
-        )
-    };
     match kind {
         CollectionKind::Capped => true,
-        CollectionKind::Unordered => writes.iter().any(may_hold_string),
+        CollectionKind::Unordered => writes.iter().any(|write| write.key.is_collated()),
         _ => false,
     }
 }
@@ -195,6 +189,28 @@ fn groups<'a, 'k>(deletes: &'a [(usize, &'k Key)], most: usize) -> Vec<&'a [(usi
     groups
 }
 
+/// Keeps the deletes of documents that are there with this very `_id`. A collation finds one with another `_id` too; and with the simple
+/// collation named, a delete would look through the whole collection.
+async fn retain_exact(
+    target: &Target,
+    namespace: &Namespace,
+    kind: CollectionKind,
+    deletes: &mut Vec<(usize, &Key)>,
+) -> Result<()> {
+    let collated: Vec<&Key> = deletes
+        .iter()
+        .map(|(_, key)| *key)
+        .filter(|key| key.is_collated())
+        .collect();
+    if collated.is_empty() {
+        return Ok(());
+    }
+    let found = find(target, namespace, kind, &collated, Part::Id).await?;
+    let found: HashSet<Key> = found.iter().filter_map(|document| Key::of_document(document)).collect();
+    deletes.retain(|(_, key)| !key.is_collated() || found.contains(key));
+    Ok(())
+}
+
 async fn delete(
     target: &Target,
     namespace: &Namespace,
@@ -204,7 +220,11 @@ async fn delete(
     /// `$in` takes half the server's time, and is refused or not as a whole.
     const MOST_TOGETHER: usize = 1_000;
     let together = if takes_in(kind) { MOST_TOGETHER } else { 1 };
-    let (odd, plain): (Vec<_>, Vec<_>) = deletes.iter().copied().partition(|(_, key)| needs_comparison(key));
+    let mut deletes = deletes.to_vec();
+    if matches!(kind, CollectionKind::Unordered | CollectionKind::Capped) {
+        retain_exact(target, namespace, kind, &mut deletes).await?;
+    }
+    let (odd, plain): (Vec<_>, Vec<_>) = deletes.into_iter().partition(|(_, key)| needs_comparison(key));
     let mut refused = Vec::new();
     let mut failed = Vec::new();
     let statements = Deletes(groups(&plain, together).into_iter().chain(odd.chunks(1)).collect());

@@ -115,7 +115,11 @@ pub(super) async fn apply(
             .iter()
             .filter(|statement| !suits_repeated_names(target, statement));
         let doubtful: Vec<&Key> = doubtful.map(|statement| statement.delta.key).collect();
-        let found = find_repeated_names(target, namespace, kind, &doubtful).await?;
+        let mut found = find_repeated_names(target, namespace, kind, &doubtful).await?;
+        if kind == CollectionKind::Unordered {
+            // The statement may find a document with another `_id`, if the collation takes it for the same.
+            found.extend(doubtful.into_iter().filter(|key| key.is_collated()).cloned());
+        }
         if !found.is_empty() {
             in_memory.extend(deltas.iter().filter(|delta| found.contains(delta.key)));
             statements.0.retain(|statement| !found.contains(statement.delta.key));

@@ -69,6 +69,31 @@ async fn a_small_collection_is_compared_by_digest_too() {
     assert_found(&bench, &run, 40).await;
 }
 
+/// Documents in no order are looked up one by one.
+#[tokio::test(start_paused = true)]
+async fn what_differs_in_a_collated_collection_is_named() {
+    let bench = Bench::default();
+    let collation = rawdoc! { "collation": { "locale": "de" } };
+    bench.source.create_collection("shop.orders", collation).unwrap();
+    for id in 1..=50 {
+        bench
+            .source
+            .insert("shop.orders", rawdoc! { "_id": id, "n": 0 })
+            .unwrap();
+    }
+    let run = bench.start().await;
+    bench.caught_up().await;
+    // It comes last now on the target, though it is the same.
+    for operation in [Operation::Delete, Operation::Insert(rawdoc! { "_id": 7, "n": 0 })] {
+        let write = Write { key: key(7), operation };
+        let orders: Namespace = "shop.orders".parse().unwrap();
+        let refusals = bench.sink.apply(&orders, CollectionKind::Unordered, &[write]).await;
+        assert_eq!(refusals.unwrap().len(), 0);
+    }
+    tamper(&bench, 40).await;
+    assert_found(&bench, &run, 40).await;
+}
+
 /// Neither the lag nor the readiness suffers when nothing can be compared; and a cutover does not take that for granted.
 #[tokio::test(start_paused = true)]
 async fn a_comparison_that_does_not_end_keeps_nothing_back() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bson::raw::RawDocumentBuf;
+use bson::raw::{RawBson, RawDocumentBuf};
 use bson::{doc, rawdoc};
 use mongoferry::oplog::delta;
 use mongoferry::order::Key;
@@ -18,6 +18,7 @@ on_versions!(writes_of_one_document_are_applied_in_order);
 on_versions!(another_documents_unique_key_is_a_refusal);
 on_versions!(capped_collections_keep_what_they_can);
 on_versions!(ids_that_a_collation_holds_equal_are_replaced);
+on_versions!(deletes_leave_ids_that_a_collation_holds_equal);
 on_versions!(great_batches_are_split);
 
 /// Random writes of few documents, in batches, against a map that is changed one write at a time.
@@ -219,6 +220,47 @@ async fn capped_collections_keep_what_they_can(version: Version) {
             ]
         );
     }
+}
+
+async fn deletes_leave_ids_that_a_collation_holds_equal(version: Version) {
+    let bench = Bench::start(version).await;
+    let create = doc! { "create": "names", "collation": { "locale": "en", "strength": 2 } };
+    bench.command("test", create).await;
+    let namespace = namespace("names");
+    let ids = [
+        RawBson::from("A".to_owned()),
+        RawBson::from("B".to_owned()),
+        rawdoc! { "x": "C" }.into(),
+        rawdoc! { "x": ["D", 1] }.into(),
+        RawBson::from(5),
+    ];
+    let documents: Vec<RawDocumentBuf> = ids.iter().map(|id| rawdoc! { "_id": id.clone() }).collect();
+    assert_eq!(bench.sink.insert(&namespace, &batch(&documents)).await.unwrap(), []);
+    let delete = |id: RawBson| Write {
+        key: key(id),
+        operation: Operation::Delete,
+    };
+    let replace = |id: &str| Write {
+        key: key(id),
+        operation: Operation::Replace(rawdoc! { "_id": id, "n": 1 }),
+    };
+    let apply = async |writes: &[Write]| {
+        let refusals = bench.sink.apply(&namespace, CollectionKind::Unordered, writes).await;
+        assert_eq!(refusals.unwrap(), [], "{version}");
+        read_sorted(&bench, &namespace).await
+    };
+    let others = [
+        replace("A"),
+        delete("a".to_owned().into()),
+        delete("b".to_owned().into()),
+        delete(rawdoc! { "x": "c" }.into()),
+        delete(rawdoc! { "x": ["d", 1] }.into()),
+    ];
+    let mut expected = documents.clone();
+    expected[0] = rawdoc! { "_id": "A", "n": 1 };
+    assert_eq!(apply(&others).await, sorted(&expected), "{version}");
+    let same: Vec<Write> = ids.into_iter().map(delete).collect();
+    assert_eq!(apply(&same).await, [] as [RawDocumentBuf; 0], "{version}");
 }
 
 async fn ids_that_a_collation_holds_equal_are_replaced(version: Version) {
