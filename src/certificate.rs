@@ -77,7 +77,8 @@ pub struct CertifiedCollection {
     pub bytes: u64,
     /// Whether the documents were compared.
     pub compared: bool,
-    /// The digest that both sides' servers gave for the documents; `None` where they were compared one by one or while the run went on.
+    /// The digest that the documents have on both sides, on MongoDB the one that `dbHash` gives for the collection; `None` where they were
+    /// compared one by one or while the run went on.
     pub digest: Option<String>,
     /// The options, as the source has them.
     pub options: RawDocumentBuf,
@@ -119,7 +120,7 @@ impl Certificate {
             .map_err(|error| refused("it is damaged".to_owned()).with_source(error))
     }
 
-    /// Holds both sides against the certificate, and against each other by the digests of their servers. Answers what is no longer so, in
+    /// Holds both sides against the certificate, and against each other by digests. Answers what is no longer so, in
     /// words; nothing as long as nobody has written to either side since the hand-over. Takes about as long as reading everything once.
     ///
     /// # Errors

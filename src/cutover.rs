@@ -17,6 +17,7 @@ use crate::event::{CollectionSummary, Event, Outcome, Summary};
 use crate::index::{HARDLY_EVER, expiry, name_of, seconds};
 use crate::listing::is_view_of_buckets;
 use crate::migration::Verification;
+use crate::open_transactions::wait_for_transactions;
 use crate::preflight::not_migrated;
 use crate::progress::Progress;
 use crate::prove;
@@ -57,6 +58,7 @@ async fn try_hand_over(
     requests: &Requests,
     finalized: &mut States,
 ) -> Result<Summary> {
+    wait_for_transactions(&*engine.source, &engine.settings.selection, &progress.events).await?;
     let stopped = watch_for_late_writes(requests).await?;
     let (report, mut collections) = loop {
         let (report, run) = applied_to(requests, stopped).await?;

@@ -73,6 +73,21 @@ pub(crate) async fn collections_named(client: &Client, names: &BTreeSet<Namespac
     Ok(found)
 }
 
+/// How a collection keeps its documents; `None` for views and what does not exist.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn kind(client: &Client, namespace: &Namespace) -> Result<Option<CollectionKind>> {
+    let filter = doc! { "name": namespace.collection(), "type": "collection" };
+    let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
+    let listed = read_all(client, OPERATION, namespace.database(), command).await?;
+    let Some(listed) = listed.first() else { return Ok(None) };
+    let options = listed
+        .get_document("options")
+        .map_err(|error| Error::malformed(OPERATION, error))?;
+    Ok(Some(kind_of(namespace, options)))
+}
+
 /// Whether it is a collection, of which each has a uuid, and shows none.
 fn lacks_uuid(listed: &RawDocument) -> bool {
     listed.get_str("type").is_ok_and(|kind| kind == "collection") && !has_uuid(listed)

@@ -68,8 +68,8 @@ pub enum ErrorKind {
     CatalogChanged,
     /// The call does not fit what the run is doing. The message says what is possible.
     WrongPhase,
-    /// Operations of the applications did not end in the time that the host gave them at the cutover. They go on as before, and the cutover
-    /// can be tried again.
+    /// Operations of the applications did not end in the time that the host gave them at the cutover, or transactions stay open on the source.
+    /// They go on as before, and the cutover can be tried again.
     OperationsUnderWay,
     /// The cutover window has run out. The checkpoint is kept, and the migration can be started again.
     WindowClosed,

@@ -9,6 +9,7 @@ use crate::certificate::Certificate;
 use crate::difference::Difference;
 use crate::document::Position;
 use crate::evidence::{IndexCounts, LagSample};
+use crate::inspection::TransactionFacts;
 use crate::late_writes::LateWrites;
 use crate::left_selection::LeftSelection;
 use crate::namespace::Namespace;
@@ -146,6 +147,11 @@ pub enum Event {
         /// For how long it is waited for at most, from the beginning; then the run goes back to its checkpoint and tries again. `None` where
         /// that depends on the amount of data.
         limit: Option<Duration>,
+    },
+    /// A cutover waits some seconds for transactions that are open on the source, of which a commit afterwards would be lost.
+    OpenTransactions {
+        /// The transactions.
+        transactions: Vec<TransactionFacts>,
     },
     /// Something failed that will be tried again from the last checkpoint.
     Retrying {
@@ -394,7 +400,7 @@ pub struct CollectionSummary {
     pub documents: u64,
     /// Whether both sides were compared and are identical, options included.
     pub verified: bool,
-    /// The digest that both sides' servers gave for the documents; `None` where they were compared in another way or not at all.
+    /// The digest that the documents have on both sides; `None` where they were compared in another way or not at all.
     pub digest: Option<String>,
     /// What differs, in words.
     pub differences: Vec<String>,

@@ -159,7 +159,8 @@ impl MigrationHandle {
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or another cutover is under way, [`Hook`](ErrorKind::Hook) when a hook of
     /// the host fails that comes before `stop_writes`,
-    /// [`WritesAfterStop`](ErrorKind::WritesAfterStop) when the source was written to after `stop_writes` had returned, a server error, or
+    /// [`OperationsUnderWay`](ErrorKind::OperationsUnderWay) when transactions that were open on the source when `stop_writes` returned have
+    /// not ended within 10 seconds, [`WritesAfterStop`](ErrorKind::WritesAfterStop) when the source was written to after that, a server error, or
     /// the error that ended the run. The checkpoint stays: the migration can be started again and cut over later.
     ///
     /// # Cancellation

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bson::Document;
 
+use crate::namespace::Namespace;
+
 /// What a source or sink finds out about its deployment without changing anything.
 ///
 /// Everything is optional: what could not be asked for, or means nothing to an implementation, stays as in [`Inspection::default`], and the
@@ -37,7 +39,7 @@ pub struct Inspection {
     pub index_builds: Vec<String>,
     /// Transactions that are open.
     pub transactions: Vec<TransactionFacts>,
-    /// Databases whose profiler is on, with its level.
+    /// Databases whose profiler is on, with its level; none are known before 5.0.
     pub profiled: Vec<(String, i64)>,
     /// The names of all databases.
     pub databases: Vec<String>,
@@ -110,6 +112,8 @@ pub struct TransactionFacts {
     pub open: Duration,
     /// The operation that ends it when it is passed to `killOp`, where it has one.
     pub operation: Option<i64>,
+    /// The collections that it has read or written; empty where that is not known.
+    pub namespaces: Vec<Namespace>,
 }
 
 /// Something that was tried, to see whether it is allowed.

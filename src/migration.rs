@@ -64,7 +64,7 @@ pub enum LostPosition {
 pub enum Verification {
     /// Documents are not compared; options and indexes are.
     None,
-    /// Every document is compared: by the servers' own digests, and where these differ or cannot be had, one by one. This takes about as
+    /// Every document is compared: by digests, for which both sides are read, and where these differ or cannot be had, one by one. This takes about as
     /// long as reading everything once, in which the applications stand still. Nothing is read before.
     Digest,
     /// Every document is compared while the run follows the source, range by range, so that a cutover takes seconds whatever the size. For

@@ -24,7 +24,7 @@ const BATCH_BYTES: usize = 1 << 20;
 pub(crate) struct Comparison {
     /// What differs, in words.
     pub differences: Vec<String>,
-    /// The digest that both sides' servers gave.
+    /// The digest that both sides have.
     pub digest: Option<String>,
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn compare_documents(engine: &Engine, state: &CollectionState) 
     if state.kind == CollectionKind::View {
         return Ok(Comparison::default());
     }
-    // The servers' digests go by `_id`; where insertion order is data they say too little.
+    // A difference in insertion order is told by its place.
     if state.kind == CollectionKind::Capped {
         return compare_in_order(engine, state).await.map(one_by_one);
     }

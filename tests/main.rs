@@ -32,6 +32,7 @@ mod scenarios {
     mod random_servers;
     mod recovery;
     mod reverse;
+    mod source_clients;
     mod specifications;
     mod target_trouble;
     mod verify;

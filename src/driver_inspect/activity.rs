@@ -12,6 +12,9 @@ use crate::inspection::{Access, TransactionFacts};
 /// How many operations are looked at. Transactions and index builds beyond these change nothing about what is found.
 const OPERATIONS: i32 = 1_000;
 
+/// The first wire version whose servers tell the profiler's level without a lock (5.0).
+const ASKED_WITHOUT_LOCK: u64 = 13;
+
 impl Inspector<'_> {
     /// Looks at what the server does at the moment.
     pub(super) async fn activity(&mut self) -> Result<()> {
@@ -40,6 +43,7 @@ impl Inspector<'_> {
                     client: operation.get_str("client").unwrap_or("an internal client").to_owned(),
                     open: Duration::from_micros(number(transaction, "timeOpenMicros")),
                     operation: operation.get_i32("opid").ok().map(i64::from),
+                    namespaces: Vec::new(),
                 });
             } else if let Some(namespace) = indexed(operation)
                 && !self.facts.index_builds.contains(&namespace)
@@ -50,8 +54,12 @@ impl Inspector<'_> {
         Ok(())
     }
 
-    /// Asks for the profiler's level in a database.
+    /// Asks for the profiler's level in a database, which is known from 5.0 on: older servers lock the database for the question, wait for every
+    /// open transaction before, and let all later writes wait for that.
     pub(super) async fn profiler(&mut self, database: &str) -> Result<()> {
+        if number(&self.facts.hello, "maxWireVersion") < ASKED_WITHOUT_LOCK {
+            return Ok(());
+        }
         // Who may not ask learns nothing; it is not worth a finding.
         if let Some(Ok(reply)) = self.run(database, doc! { "profile": -1 }).await {
             let level = number(&reply, "was");

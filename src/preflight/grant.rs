@@ -29,10 +29,6 @@ const ROLES: &[Roles] = &[
     },
 ];
 
-/// What is of use on both sides in each database: digests, without which both sides are compared document by document. It is not tried,
-/// since the server locks the whole database for it.
-pub(super) const DIGEST_ACTION: &str = "dbHash";
-
 /// What the target's user has to be allowed in each database that is migrated to.
 pub(super) const TARGET_ACTIONS: &[&str] = &[
     "find",

@@ -86,7 +86,7 @@
 //! | `oplog_window` | note | how long the process may be down |
 //! | `long_transaction` | warning | no transaction has been open for 30 s or more |
 //! | `index_build` | warning | no index is being built on the source |
-//! | `profiler` | note | the source's profilers are off |
+//! | `profiler` | note | the source's profilers are off (from 5.0 on) |
 //! | `heavy_load` | warning | at most 100 operations wait for a lock on the source |
 //! | `lenient_index_keys` | warning | `failIndexKeyTooLong` is not off on the source |
 //!

@@ -6,7 +6,7 @@ use bson::{Bson, Document};
 
 use super::code::Code;
 use super::finding::{Finding, Severity};
-use super::grant::{self, DIGEST_ACTION, Grant, SOURCE_ACTIONS, TARGET_ACTIONS};
+use super::grant::{self, Grant, SOURCE_ACTIONS, TARGET_ACTIONS};
 use super::{Context, SideFacts, kind};
 use crate::event::Side;
 use crate::inspection::Access;
@@ -152,22 +152,6 @@ fn listed(side: &SideFacts, databases: &BTreeSet<&str>, findings: &mut Vec<Findi
     };
     let mut reported = false;
     for database in databases {
-        if !is_allowed(privileges, database, DIGEST_ACTION) {
-            findings.push(Finding::note(
-                Code::Unchecked,
-                format!(
-                    "the user on the {} lacks the privilege {DIGEST_ACTION} on the database {database}, so that both sides are compared document \
-                     by document",
-                    side.name
-                ),
-                grant::commands(
-                    side.side,
-                    side.deployment.version,
-                    side.user(),
-                    &[Grant::in_database(database, &[DIGEST_ACTION])],
-                ),
-            ));
-        }
         let missing: Vec<&str> = wanted
             .iter()
             .filter(|action| !is_allowed(privileges, database, action) && !is_tried(side, database, action))
@@ -322,8 +306,11 @@ mod tests {
     #[test]
     fn each_action_that_the_list_of_privileges_lacks_is_named() {
         for taken in TARGET_ACTIONS {
-            let all = TARGET_ACTIONS.iter().chain([&DIGEST_ACTION]);
-            let actions: Vec<&str> = all.filter(|action| *action != taken).copied().collect();
+            let actions: Vec<&str> = TARGET_ACTIONS
+                .iter()
+                .filter(|action| *action != taken)
+                .copied()
+                .collect();
             let mut facts = Facts::new();
             facts.plan("shop.orders", "store.orders");
             facts.target.inspection.privileges = Some(vec![
@@ -340,10 +327,7 @@ mod tests {
             );
         }
         for (resource, action) in [
-            (
-                doc! { "db": "", "collection": "" },
-                TARGET_ACTIONS.join(",") + ",dbHash",
-            ),
+            (doc! { "db": "", "collection": "" }, TARGET_ACTIONS.join(",")),
             (doc! { "anyResource": true }, "anyAction".to_owned()),
         ] {
             let mut facts = Facts::new();

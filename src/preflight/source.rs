@@ -118,6 +118,7 @@ mod tests {
             client: "10.0.0.9:5".to_owned(),
             open: LONG_TRANSACTION,
             operation: Some(77),
+            namespaces: Vec::new(),
         }];
         source.index_builds = vec!["shop.orders".to_owned()];
         source.profiled = vec![("shop".to_owned(), 2)];

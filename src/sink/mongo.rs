@@ -151,7 +151,19 @@ impl Sink for MongoSink {
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
-        driver_digest::digest(self.target.client(), namespace).await
+        let Some(kind) = driver_listing::kind(self.client(), namespace).await? else {
+            return Ok(None);
+        };
+        let read = |kind, range| {
+            self.read(SinkRead {
+                namespace: namespace.clone(),
+                kind,
+                range,
+                batch_bytes: driver_digest::BATCH_BYTES,
+                document_bytes: driver_digest::DOCUMENT_BYTES,
+            })
+        };
+        driver_digest::digest(kind, read).await
     }
 
     async fn load_record(&self, name: &str) -> Result<Option<RawDocumentBuf>> {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::{Batch, Collection, CollectionKind, Position, Range};
 use crate::error::{Error, ErrorKind, Result};
-use crate::inspection::Inspection;
+use crate::inspection::{Inspection, TransactionFacts};
 use crate::namespace::Namespace;
 use crate::oplog::Entry;
 use crate::order::Key;
@@ -170,6 +170,15 @@ pub trait Source: Send + Sync + 'static {
         Ok(false)
     }
 
+    /// Transactions that clients have open and may still commit, for as long as each has been open; without those that this source reads
+    /// in. A cutover waits for them. By default none are known.
+    ///
+    /// # Errors
+    /// A server error. Where the user may not ask, none are known.
+    async fn open_transactions(&self) -> Result<Vec<TransactionFacts>> {
+        Ok(Vec::new())
+    }
+
     /// What clients have written since the server was started, so that the run can see how long their writes take, and
     /// [spare them](crate::MigrationBuilder::yield_to_source_writes). Asked twice a second while ranges are copied or compared. `None` where
     /// that cannot be told, which is the default.
@@ -180,7 +189,8 @@ pub trait Source: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// A digest over all documents of the collection that is equal on both sides for equal data, or `None` where it cannot be had.
+    /// A digest over all documents of the collection that is equal on both sides for equal data, or `None` where it cannot be had. Clients
+    /// can read and write meanwhile.
     ///
     /// # Errors
     /// A server error.

@@ -16,16 +16,16 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 use mongodb::Client;
 
-use super::{Deployment, PointRequest, ReadRequest, Source, WriteLoad};
+use super::{Deployment, PointRequest, ReadMode, ReadRequest, Source, WriteLoad};
 use crate::document::{Batch, Collection, CollectionKind, Position};
 use crate::driver_connect::{ConnectOptions, Connected};
 use crate::error::Result;
 use crate::event::Side;
-use crate::inspection::{Connection, Inspection};
+use crate::inspection::{Connection, Inspection, TransactionFacts};
 use crate::namespace::Namespace;
 use crate::oplog::{self, Entry, OplogCursor};
 use crate::order::Key;
-use crate::{driver, driver_connect, driver_digest, driver_inspect, driver_listing, driver_watch};
+use crate::{driver, driver_connect, driver_digest, driver_inspect, driver_listing, driver_transactions, driver_watch};
 
 /// A replica set of MongoDB 4.2 to 6.0 to migrate from.
 ///
@@ -205,12 +205,31 @@ impl Source for MongoSource {
         write_block::is_set(&self.client, self.version).await
     }
 
+    async fn open_transactions(&self) -> Result<Vec<TransactionFacts>> {
+        driver_transactions::open(&self.client).await
+    }
+
     async fn write_load(&self) -> Result<Option<WriteLoad>> {
         write_load::ask(&self.client).await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
-        driver_digest::digest(&self.client, namespace).await
+        let Some(kind) = driver_listing::kind(&self.client, namespace).await? else {
+            return Ok(None);
+        };
+        let at = *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = |kind, range| {
+            self.read(ReadRequest {
+                namespace: namespace.clone(),
+                kind,
+                range,
+                at,
+                mode: ReadMode::Interval,
+                batch_bytes: driver_digest::BATCH_BYTES,
+                document_bytes: driver_digest::DOCUMENT_BYTES,
+            })
+        };
+        driver_digest::digest(kind, read).await
     }
 }
 

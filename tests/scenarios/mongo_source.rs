@@ -5,6 +5,7 @@ mod listing;
 mod load;
 mod ranges;
 mod snapshots;
+mod transactions;
 
 use std::time::Duration;
 

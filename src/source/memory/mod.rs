@@ -22,6 +22,7 @@ use self::state::State;
 use super::{Deployment, PointRequest, ReadRequest, Source, WriteLoad};
 use crate::document::{Batch, Collection, Position};
 use crate::error::{Error, ErrorKind, Result};
+use crate::inspection::TransactionFacts;
 use crate::namespace::Namespace;
 use crate::oplog::Entry;
 use crate::order::Key;
@@ -85,6 +86,8 @@ pub enum SourceCall {
     SetWriteBlock,
     /// [`Source::writes_blocked`]
     WritesBlocked,
+    /// [`Source::open_transactions`]
+    OpenTransactions,
     /// [`Source::write_load`]
     WriteLoad,
 }
@@ -335,6 +338,18 @@ impl Source for MemorySource {
         self.before(SourceCall::WritesBlocked).await?;
         let blocked = lock(&self.shared.state).writes_blocked;
         self.answer(SourceCall::WritesBlocked, blocked).await
+    }
+
+    async fn open_transactions(&self) -> Result<Vec<TransactionFacts>> {
+        self.before(SourceCall::OpenTransactions).await?;
+        let open = lock(&self.shared.state).open_for();
+        let facts = |open| TransactionFacts {
+            client: "memory".to_owned(),
+            open,
+            ..TransactionFacts::default()
+        };
+        let transactions = open.into_iter().map(facts).collect();
+        self.answer(SourceCall::OpenTransactions, transactions).await
     }
 
     async fn write_load(&self) -> Result<Option<WriteLoad>> {

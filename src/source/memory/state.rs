@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
 use bson::{DateTime, Uuid};
+use tokio::time::Instant;
 
 use super::NameResolution;
 use super::table::Table;
@@ -30,8 +32,7 @@ pub(super) struct State {
     history: VecDeque<Recorded>,
     pub(super) tables: Vec<Table>,
     pub(super) views: BTreeMap<Namespace, RawDocumentBuf>,
-    /// For each open transaction its first entry's position, and the position before it.
-    open: BTreeMap<u64, (Position, Position)>,
+    open: BTreeMap<u64, Open>,
     next_transaction: u64,
     pub(super) snapshots: bool,
     pub(super) snapshot_window: Option<usize>,
@@ -46,6 +47,15 @@ pub(super) struct State {
     pub(super) write_load: Option<WriteLoad>,
     /// The version that it says it has.
     pub(super) version: [u32; 3],
+}
+
+/// A transaction that is open.
+struct Open {
+    /// The position of its first entry.
+    first: Position,
+    /// The position before that.
+    before: Position,
+    since: Instant,
 }
 
 struct Recorded {
@@ -101,7 +111,7 @@ impl State {
     fn resume_at(&self, position: Position) -> Position {
         self.open
             .values()
-            .map(|(_, before)| *before)
+            .map(|open| open.before)
             .min()
             .map_or(position, |before| before.min(position))
     }
@@ -160,7 +170,7 @@ impl State {
     pub(super) fn restore(&mut self, at: Position) {
         self.positions.retain(|position| *position <= at);
         self.history.retain(|recorded| recorded.entry.position <= at);
-        self.open.retain(|_, (first, _)| *first <= at);
+        self.open.retain(|_, open| open.first <= at);
         for table in &mut self.tables {
             table.restore(at);
         }
@@ -179,9 +189,15 @@ impl State {
         let first = self.next_position();
         let number = self.next_transaction;
         self.next_transaction += 1;
-        self.open.insert(number, (first, before));
+        let since = Instant::now();
+        self.open.insert(number, Open { first, before, since });
         self.record(first, Vec::new());
         (number, first)
+    }
+
+    /// For how long each open transaction has been open.
+    pub(super) fn open_for(&self) -> Vec<Duration> {
+        self.open.values().map(|open| open.since.elapsed()).collect()
     }
 
     pub(super) fn abort(&mut self, number: u64) {
@@ -241,7 +257,7 @@ impl State {
         }
         let began = transaction
             .and_then(|number| self.open.remove(&number))
-            .map(|(first, _)| first);
+            .map(|open| open.first);
         self.record_commit(position, changes, began);
         Ok(position)
     }

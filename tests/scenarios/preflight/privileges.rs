@@ -57,7 +57,7 @@ fn of_source() -> Vec<Privilege> {
         Privilege(doc! { "cluster": true }, CLUSTER),
         Privilege(
             collection("", ""),
-            &["find", "listCollections", "listIndexes", "collStats", "dbHash"],
+            &["find", "listCollections", "listIndexes", "collStats"],
         ),
         Privilege(collection("local", "oplog.rs"), &["find", "collStats"]),
         Privilege(collection("config", "transactions"), &["find"]),
@@ -85,7 +85,6 @@ fn of_target() -> Vec<Privilege> {
                 "listCollections",
                 "listIndexes",
                 "collStats",
-                "dbHash",
                 "dbStats",
             ],
         ),
@@ -146,7 +145,6 @@ async fn each_privilege_is_missed() {
         ),
         ("find", "local", Severity::Blocker, "read local.oplog.rs"),
         ("find", "config", Severity::Blocker, "read config.transactions"),
-        ("dbHash", "", Severity::Note, "dbHash"),
         ("replSetGetConfig", "cluster", Severity::Note, "replSetGetConfig"),
         ("replSetGetStatus", "cluster", Severity::Note, "replSetGetStatus"),
         ("serverStatus", "cluster", Severity::Note, "serverStatus"),
@@ -189,7 +187,7 @@ async fn each_privilege_is_missed() {
         let refusals = refusals(&found);
         assert!(!refusals.is_empty(), "without {action}: {found}");
         assert!(refusals.iter().all(|message| message.contains("target")), "{found}");
-        let is_needed = !matches!(*action, "dbHash" | "dbStats");
+        let is_needed = *action != "dbStats";
         assert_eq!(
             of_code(&found, "missing_privilege").is_empty(),
             !is_needed,
