@@ -72,8 +72,7 @@ impl Router {
             Op::ChangeView { namespace, delta } => self.change_view(position, &namespace, &delta).await?,
             Op::DropView { namespace } => self.drop_view(position, &namespace).await?,
             Op::Unsupported { namespace, reason } => {
-                let known: Option<Namespace> = namespace.parse().ok();
-                if known.is_none_or(|known| self.selection.contains(&known)) {
+                if self.selection.may_concern(&namespace) {
                     return Err(Error::new(ErrorKind::UnsupportedEntry, "apply an oplog entry", reason)
                         .with_context("namespace", namespace));
                 }
@@ -90,8 +89,11 @@ impl Router {
         options: RawDocumentBuf,
         id_index: Option<RawDocumentBuf>,
     ) -> Result<()> {
+        if !self.selection.contains(namespace) {
+            return Ok(());
+        }
         let id = required(id)?;
-        if !self.selection.contains(namespace) || self.tracked.contains_key(&id) {
+        if self.tracked.contains_key(&id) {
             return Ok(());
         }
         let kind = kind_of(namespace, &options);
@@ -272,6 +274,9 @@ impl Router {
         if namespace.collection() == "system.views" {
             return self.drop_views(position, namespace.database()).await;
         }
+        if id.is_none() && !self.selection.contains(namespace) {
+            return Ok(());
+        }
         let id = required(id)?;
         if self.ghosts.remove(&id) || !self.tracked.contains_key(&id) {
             return Ok(());
@@ -340,6 +345,9 @@ impl Router {
         to: &Namespace,
         dropped: Option<Uuid>,
     ) -> Result<bool> {
+        if id.is_none() && !self.selection.contains(from) && !self.selection.contains(to) {
+            return Ok(false);
+        }
         let id = required(id)?;
         self.ghosts.remove(&id);
         if let Some(dropped) = dropped {
@@ -456,6 +464,9 @@ impl Router {
 
     /// The id of a collection that is migrated, or `None` for one that is not.
     fn known(&self, id: Option<Uuid>, namespace: &Namespace) -> Result<Option<Uuid>> {
+        if id.is_none() && !self.selection.contains(namespace) {
+            return Ok(None);
+        }
         let id = required(id)?;
         if self.tracked.contains_key(&id) {
             Ok(Some(id))

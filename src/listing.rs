@@ -32,8 +32,8 @@ pub(crate) struct Listing {
 struct Touched {
     namespaces: BTreeSet<Namespace>,
     databases: BTreeSet<String>,
-    /// Something that does not say which.
-    everything: bool,
+    /// Of what does not say which, the name that it gives.
+    unreadable: Vec<String>,
 }
 
 /// Lists the selected collections. The catalogue cannot be read at a snapshot, so the tail shows what was changed while it was listed, and
@@ -171,14 +171,14 @@ impl Touched {
             }
             CommandOperation::Unsupported { namespace, .. } => match namespace.parse() {
                 Ok(namespace) => note(&namespace),
-                Err(_) => self.everything = true,
+                Err(_) => self.unreadable.push(namespace.clone()),
             },
         }
     }
 
     /// The selected collections that have to be listed again; `None` for all.
     fn select(self, found: &BTreeMap<Namespace, Collection>, selection: &Selection) -> Option<BTreeSet<Namespace>> {
-        if self.everything {
+        if self.unreadable.iter().any(|name| selection.may_concern(name)) {
             return None;
         }
         let mut names = self.namespaces;

@@ -58,12 +58,15 @@ impl Namespace {
     ///
     /// `system.js` and `system.buckets.*` are user data; `system.views` is carried over as views.
     pub fn is_internal(&self) -> bool {
-        matches!(self.database(), "admin" | "local" | "config")
-            || self.database().starts_with(crate::METADATA_DATABASE)
+        is_internal_database(self.database())
             || (self.collection().starts_with("system.")
                 && self.collection() != "system.js"
                 && !self.collection().starts_with(BUCKETS))
     }
+}
+
+fn is_internal_database(database: &str) -> bool {
+    matches!(database, "admin" | "local" | "config") || database.starts_with(crate::METADATA_DATABASE)
 }
 
 impl FromStr for Namespace {
@@ -247,6 +250,18 @@ impl Selection {
             |(from, to): &(Namespace, Namespace)| self.reversed && to.database() == database && self.fits(from);
         ((self.include.is_empty() || self.include.iter().any(fits_some)) && !self.exclude.iter().any(fits_all))
             || self.rename.iter().any(comes_back)
+    }
+
+    /// Whether what is known by this name only may be migrated: the name of a collection, of a database where that is all that can be told, or
+    /// nothing, which may be anything.
+    pub(crate) fn may_concern(&self, name: &str) -> bool {
+        match name.parse() {
+            Ok(namespace) => self.contains(&namespace),
+            Err(_) => match name.split('.').next() {
+                None | Some("") => true,
+                Some(database) => !is_internal_database(database) && self.reaches(database),
+            },
+        }
     }
 
     /// The name on the source of what is migrated to this name on the target; `None` when nothing is.

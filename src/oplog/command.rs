@@ -53,7 +53,9 @@ pub(super) fn read(
     if is_skipped(database, collection) {
         return Ok(None);
     }
-    let namespace = namespaces.get(&format!("{database}.{collection}"))?;
+    let Ok(namespace) = namespaces.get(&format!("{database}.{collection}")) else {
+        return Ok(Some(unsupported(entry, database, "it does not name a collection")));
+    };
     let operation = match name {
         // Views are carried over one by one.
         "create" if collection == "system.views" => return Ok(None),
@@ -118,11 +120,14 @@ fn rename(entry: &RawEntry<'_>, namespaces: &mut Namespaces) -> Result<Option<Co
     };
     Ok(match (skipped(from), skipped(to)) {
         (true, true) => None,
-        (false, false) => Some(CommandOperation::Rename {
-            from: namespaces.get(from)?,
-            to: namespaces.get(to)?,
-            dropped: field("dropTarget")?.and_then(uuid),
-        }),
+        (false, false) => match (namespaces.get(from), namespaces.get(to)) {
+            (Ok(from), Ok(to)) => Some(CommandOperation::Rename {
+                from,
+                to,
+                dropped: field("dropTarget")?.and_then(uuid),
+            }),
+            _ => Some(unsupported(entry, entry.ns, "it does not name two collections")),
+        },
         _ => Some(unsupported(
             entry,
             if skipped(from) { to } else { from },

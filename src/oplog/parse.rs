@@ -105,10 +105,13 @@ impl Parser {
                 }
             },
         };
+        let Ok(namespace) = self.namespaces.get(entry.ns) else {
+            return unsupported(entry, position, items, "its namespace is not the name of a collection");
+        };
         items.push(Item::Change(Change {
             position,
             collection,
-            namespace: self.namespaces.get(entry.ns)?,
+            namespace,
             write: Write { key, operation },
         }));
         Ok(())
@@ -116,10 +119,12 @@ impl Parser {
 
     /// A write to `system.views`, which makes, changes or drops the view that the document's `_id` names.
     fn view(&mut self, entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>) -> Result<()> {
-        let Ok(name) = keyed(entry).get_str("_id") else {
-            return unsupported(entry, position, items, "a view's name is not a string");
+        // Servers take any document that is written to `system.views` directly, and show none whose name is not that of a view in its database.
+        let database = entry.ns.strip_suffix(VIEWS).unwrap_or_default();
+        let name = keyed(entry).get_str("_id").unwrap_or_default();
+        let (true, Ok(namespace)) = (name.starts_with(database), self.namespaces.get(name)) else {
+            return Ok(());
         };
-        let namespace = self.namespaces.get(name)?;
         let operation = match (entry.op, entry.first_name()) {
             ("d", _) => CommandOperation::DropView { namespace },
             ("u", "$v") => CommandOperation::ChangeView {
@@ -319,6 +324,41 @@ mod tests {
             let (found, reason) = refused(entry.clone());
             assert_eq!(found, namespace, "{entry}");
             assert!(reason.contains(word), "{entry}: {reason}");
+        }
+    }
+
+    /// Servers take such views by a direct write to `system.views`, and show none of them.
+    #[test]
+    fn a_view_that_no_server_shows_gives_nothing() {
+        for name in ["", "nodot", "a.", ".v", "b.v"] {
+            for op in ["i", "u", "d"] {
+                let o = doc! { "_id": name, "viewOn": "c", "pipeline": [] };
+                let entry = doc! { "op": op, "ns": "a.system.views", "ui": ui(), "o": o, "o2": { "_id": name } };
+                assert!(parse(entry).is_empty(), "{op} {name}");
+            }
+        }
+        let o = doc! { "_id": 5, "viewOn": "c", "pipeline": [] };
+        assert!(parse(doc! { "op": "i", "ns": "a.system.views", "ui": ui(), "o": o }).is_empty());
+    }
+
+    /// Only the database can be told of it, and whoever does not migrate that goes on.
+    #[test]
+    fn a_name_that_cannot_be_read_is_of_its_database() {
+        for (entry, namespace) in [
+            (doc! { "op": "c", "ns": "a.$cmd", "o": { "somethingNew": "" } }, "a"),
+            (doc! { "op": "c", "ns": "a.$cmd", "o": { "create": "" } }, "a"),
+            (
+                doc! { "op": "c", "ns": "a.$cmd", "o": { "renameCollection": "a.", "to": "a.b" } },
+                "a",
+            ),
+            (
+                doc! { "op": "c", "ns": "a.$cmd", "o": { "renameCollection": "a.b", "to": "b" } },
+                "a",
+            ),
+            (doc! { "op": "i", "ns": "a.", "ui": ui(), "o": { "_id": 1 } }, "a."),
+            (doc! { "op": "c", "ns": "a", "o": { "somethingNew": "b" } }, "a"),
+        ] {
+            assert_eq!(refused(entry.clone()).0, namespace, "{entry}");
         }
     }
 

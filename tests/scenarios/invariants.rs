@@ -15,6 +15,7 @@ mod pace;
 mod resume;
 mod resync;
 mod saves;
+mod unsupported;
 mod verify;
 mod window;
 mod write_block;
