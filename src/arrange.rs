@@ -13,6 +13,7 @@ use crate::document::{Collection, CollectionKind};
 use crate::error::{ErrorKind, Result};
 use crate::index::{held_back, is_id_index, name_of};
 use crate::namespace::Namespace;
+use crate::ownership::{Ownership, shown};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
 use crate::specification::{self, Series, index_difference, is_same_kind, option_differences, to_create};
@@ -25,48 +26,76 @@ const AT_ONCE: usize = 8;
 /// Moves or drops what is left over, makes the collections that are missing, and puts options, views and indexes right of those that are
 /// there. Indexes are built later, when the documents are there; those that differ are dropped here. Doing it again changes nothing.
 ///
+/// Everything under these names counts as the migration's own: whoever calls has looked at them.
+///
 /// # Errors
 /// A server error.
 pub(crate) async fn arrange(
     source: &dyn Source,
     sink: &dyn Sink,
+    ownership: &Ownership,
     collections: &[Tracked],
     left_over: &[LeftOver],
 ) -> Result<()> {
-    let (ours, theirs) = futures::try_join!(source.describe(), sink.describe())?;
-    let servers = [specification::series(&ours), specification::series(&theirs)];
+    let servers = series_of(source, sink).await?;
     let standing = sink.collections().await?;
     for left in left_over {
-        put_away(sink, left, &standing).await?;
+        put_away(sink, ownership, left, &standing).await?;
     }
     let standing = if left_over.is_empty() {
         standing
     } else {
         sink.collections().await?
     };
-    let by_name: HashMap<&Namespace, &Collection> = standing.iter().map(|there| (&there.namespace, there)).collect();
+    let by_name: HashMap<Namespace, &Collection> =
+        standing.iter().map(|there| (shown(&there.namespace), there)).collect();
     let arranging: Vec<_> = collections
         .iter()
         .map(|collection| {
-            arrange_one(
-                sink,
-                collection,
-                by_name.get(&collection.target.target).copied(),
-                &servers,
-            )
-            .boxed()
+            let there = by_name.get(&shown(&collection.target.target)).copied();
+            arrange_one(sink, ownership, collection, there, &servers).boxed()
         })
         .collect();
     let arranged: Vec<bool> = stream::iter(arranging).buffer_unordered(AT_ONCE).try_collect().await?;
     if arranged.contains(&true) {
-        // What could be modified to be the same is the same now. The rest has to be made anew.
-        let standing = sink.collections().await?;
-        for collection in collections {
-            if let Some(there) = find(&standing, &collection.target.target)
-                && !differing_options(collection, there, &servers).is_empty()
-            {
-                make_anew(sink, collection).await?;
-            }
+        look_again(sink, ownership, collections, &servers).await?;
+    }
+    Ok(())
+}
+
+/// Makes one collection on the target, which others have made, as the source's is.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn arrange_kept(
+    source: &dyn Source,
+    sink: &dyn Sink,
+    ownership: &Ownership,
+    collection: &Tracked,
+) -> Result<()> {
+    let servers = series_of(source, sink).await?;
+    let standing = sink.collections().await?;
+    let name = shown(&collection.target.target);
+    let there = standing.iter().find(|there| shown(&there.namespace) == name);
+    if arrange_one(sink, ownership, collection, there, &servers).await? {
+        look_again(sink, ownership, std::slice::from_ref(collection), &servers).await?;
+    }
+    Ok(())
+}
+
+async fn series_of(source: &dyn Source, sink: &dyn Sink) -> Result<[Series; 2]> {
+    let (ours, theirs) = futures::try_join!(source.describe(), sink.describe())?;
+    Ok([specification::series(&ours), specification::series(&theirs)])
+}
+
+/// What could be modified to be the same is the same now. The rest has to be made anew.
+async fn look_again(sink: &dyn Sink, ownership: &Ownership, collections: &[Tracked], servers: &[Series]) -> Result<()> {
+    let standing = sink.collections().await?;
+    for collection in collections {
+        if let Some(there) = find(&standing, &collection.target.target)
+            && !differing_options(collection, there, servers).is_empty()
+        {
+            make_anew(ownership, collection).await?;
         }
     }
     Ok(())
@@ -75,6 +104,7 @@ pub(crate) async fn arrange(
 /// Answers whether the collection has to be looked at again, since its options were modified.
 async fn arrange_one(
     sink: &dyn Sink,
+    ownership: &Ownership,
     collection: &Tracked,
     there: Option<&Collection>,
     servers: &[Series],
@@ -83,21 +113,21 @@ async fn arrange_one(
         return create(sink, collection).await.map(|()| false);
     };
     drop_indexes(sink, collection, there, servers).await?;
-    put_options_right(sink, collection, there, servers).await
+    put_options_right(sink, ownership, collection, there, servers).await
 }
 
-async fn put_away(sink: &dyn Sink, left: &LeftOver, standing: &[Collection]) -> Result<()> {
-    let stands = |name| find(standing, name).is_some();
-    let command = match &left.moved_to {
-        Some(to) if stands(&left.target) && !stands(to) => CatalogCommand::Rename {
-            from: left.target.clone(),
-            to: to.clone(),
-        },
-        _ => CatalogCommand::Drop {
-            namespace: left.target.clone(),
-        },
-    };
-    sink.execute(&command).await
+async fn put_away(sink: &dyn Sink, ownership: &Ownership, left: &LeftOver, standing: &[Collection]) -> Result<()> {
+    let is_own = find(standing, &left.target).is_some_and(|there| left.made.is_none_or(|made| made == there.id));
+    match &left.moved_to {
+        Some(to) if is_own && find(standing, to).is_none() => {
+            let command = CatalogCommand::Rename {
+                from: left.target.clone(),
+                to: to.clone(),
+            };
+            sink.execute(&command).await
+        }
+        _ => ownership.remove(&left.target, left.made).await.map(drop),
+    }
 }
 
 async fn create(sink: &dyn Sink, collection: &Tracked) -> Result<()> {
@@ -109,10 +139,13 @@ async fn create(sink: &dyn Sink, collection: &Tracked) -> Result<()> {
     sink.execute(&command).await
 }
 
-async fn make_anew(sink: &dyn Sink, collection: &Tracked) -> Result<()> {
-    let namespace = collection.target.target.clone();
-    sink.execute(&CatalogCommand::Drop { namespace }).await?;
-    create(sink, collection).await
+async fn make_anew(ownership: &Ownership, collection: &Tracked) -> Result<()> {
+    let target = &collection.target;
+    let options = to_create(&expiry_held_back(&collection.options), &collection.indexes);
+    ownership
+        .replace(&target.target, None, target.kind, options)
+        .await
+        .map(drop)
 }
 
 /// Drops the indexes that the source does not have, or has otherwise.
@@ -137,6 +170,7 @@ async fn drop_indexes(sink: &dyn Sink, collection: &Tracked, there: &Collection,
 /// Puts the options of a collection that exists right. Answers whether it has to be looked at again, since they were modified.
 async fn put_options_right(
     sink: &dyn Sink,
+    ownership: &Ownership,
     collection: &Tracked,
     there: &Collection,
     servers: &[Series],
@@ -162,7 +196,7 @@ async fn put_options_right(
             other => return other.map(|()| true),
         }
     }
-    make_anew(sink, collection).await?;
+    make_anew(ownership, collection).await?;
     Ok(false)
 }
 

@@ -1,13 +1,15 @@
 //! Where a run begins: at its checkpoint, or at the source as it is now.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bson::Uuid;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::time::{Instant, sleep};
 
 use crate::arrange::arrange;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, CollectionState};
 use crate::document::{Collection, CollectionKind, Position};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -15,6 +17,7 @@ use crate::listing::{self, Listing};
 use crate::migration::ExistingData;
 use crate::namespace::Namespace;
 use crate::oplog::Entry;
+use crate::ownership::{Ownership, refusal, shown, takes_name};
 use crate::preflight;
 use crate::progress::Progress;
 use crate::sink::CatalogCommand;
@@ -86,7 +89,12 @@ impl Engine {
     ///
     /// # Errors
     /// [`PositionLost`](ErrorKind::PositionLost) when it has not, or a server error.
-    pub(crate) async fn go_on(&self, mut checkpoint: Checkpoint, progress: &Progress) -> Result<Beginning> {
+    pub(crate) async fn go_on(
+        &self,
+        mut checkpoint: Checkpoint,
+        ownership: &Ownership,
+        progress: &Progress,
+    ) -> Result<Beginning> {
         self.end_rename(&mut checkpoint).await?;
         // A run of this process may have read further than the last checkpoint says.
         let seen = checkpoint.seen.max(checkpoint.watermark).max(progress.read());
@@ -97,11 +105,19 @@ impl Engine {
             checkpoint.forget_compared();
         }
         let tail = must_hold(seen, checkpoint.resume, self.source.tail(checkpoint.resume).await?);
-        let collections: Vec<Tracked> = checkpoint.collections.iter().map(Tracked::from_checkpoint).collect();
+        let mut collections: Vec<Tracked> = checkpoint.collections.iter().map(Tracked::from_checkpoint).collect();
         // The process may have ended between its first checkpoint and the last of these.
         if !checkpoint.created {
-            arrange(&*self.source, &*self.sink, &collections, &checkpoint.left_over).await?;
+            arrange(
+                &*self.source,
+                &*self.sink,
+                ownership,
+                &collections,
+                &checkpoint.left_over,
+            )
+            .await?;
         }
+        ownership.identify_all(&mut collections).await?;
         Ok(Beginning {
             checkpoint,
             collections,
@@ -115,7 +131,7 @@ impl Engine {
     ///
     /// # Errors
     /// What preflight found, or a server error.
-    pub(crate) async fn begin_anew(&self) -> Result<Beginning> {
+    pub(crate) async fn begin_anew(&self, ownership: &Ownership) -> Result<Beginning> {
         let plan = preflight::check(self, preflight::Purpose::Start).await?;
         plan.refuse()?;
         let Listing {
@@ -126,6 +142,13 @@ impl Engine {
         } = listing::list(&*self.source, &self.settings.selection).await?;
         let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
         let on_sink = self.sink.collections().await?;
+        ownership.begin().await?;
+        // Preflight has looked at the names of before.
+        let wanted: Vec<Namespace> = listed
+            .iter()
+            .map(|collection| self.settings.selection.target(&collection.namespace))
+            .collect();
+        self.clear_foreign(ownership, &[], &wanted, &on_sink).await?;
         let stands = |name: &Namespace| on_sink.iter().any(|collection| collection.namespace == *name);
         let collections = self.track(&listed, |name| {
             self.settings.existing_data == ExistingData::Keep && stands(name)
@@ -135,22 +158,50 @@ impl Engine {
             collections: collections.iter().map(Tracked::to_checkpoint).collect(),
             ..Checkpoint::begin(source.identity, sink.identity, selection, position, resume)
         };
-        if self.settings.existing_data == ExistingData::Clear {
-            for collection in collections
-                .iter()
-                .filter(|collection| stands(&collection.target.target))
-            {
-                self.sink
-                    .execute(&CatalogCommand::Drop {
-                        namespace: collection.target.target.clone(),
-                    })
-                    .await?;
+        self.store.save(&checkpoint.encode()?).await?;
+        self.arranged(checkpoint, ownership, collections, &listed, tail, false)
+            .await
+    }
+
+    /// Treats what others have on the target under the names in `wanted` as the host has chosen, before these names are in the checkpoint and
+    /// all that stands there counts as the migration's own. `known` is what the checkpoint before has. Answers what was dropped.
+    ///
+    /// # Errors
+    /// [`Refused`](ErrorKind::Refused) where it is not to be touched, or a server error.
+    pub(crate) async fn clear_foreign(
+        &self,
+        ownership: &Ownership,
+        known: &[CollectionState],
+        wanted: &[Namespace],
+        standing: &[Collection],
+    ) -> Result<BTreeSet<Namespace>> {
+        let wanted: BTreeSet<Namespace> = wanted.iter().map(shown).collect();
+        let known: BTreeMap<&Namespace, Option<Uuid>> = known.iter().map(|state| (&state.target, state.made)).collect();
+        let earlier = ownership.earlier().await;
+        let mut cleared = BTreeSet::new();
+        for there in standing.iter().filter(|there| takes_name(there)) {
+            let name = &there.namespace;
+            let is_known = known
+                .get(name)
+                .is_some_and(|made| made.is_none_or(|made| made == there.id));
+            if is_known || earlier.contains(name) || !wanted.contains(&shown(name)) {
+                continue;
             }
+            match self.settings.existing_data {
+                ExistingData::Refuse => return Err(refusal(name)),
+                ExistingData::Clear => {
+                    let namespace = name.clone();
+                    self.sink.execute(&CatalogCommand::Drop { namespace }).await?;
+                    cleared.insert(name.clone());
+                }
+                ExistingData::Keep => {}
+            }
+        }
+        if !cleared.is_empty() {
             // Else a crash could bring the old documents back under the new checkpoint.
             self.sink.flush().await?;
         }
-        self.store.save(&checkpoint.encode()?).await?;
-        self.arranged(checkpoint, collections, &listed, tail, false).await
+        Ok(cleared)
     }
 
     /// Begins with a new checkpoint, which was saved: makes on the target what it names, and cuts what is to be read.
@@ -160,13 +211,22 @@ impl Engine {
     pub(crate) async fn arranged(
         &self,
         mut checkpoint: Checkpoint,
+        ownership: &Ownership,
         mut collections: Vec<Tracked>,
         listed: &[Collection],
         tail: EntryStream,
         resumed: bool,
     ) -> Result<Beginning> {
-        arrange(&*self.source, &*self.sink, &collections, &checkpoint.left_over).await?;
+        arrange(
+            &*self.source,
+            &*self.sink,
+            ownership,
+            &collections,
+            &checkpoint.left_over,
+        )
+        .await?;
         checkpoint.left_over.clear();
+        ownership.identify_all(&mut collections).await?;
         self.cut(&mut collections, listed).await?;
         Ok(Beginning {
             checkpoint,
@@ -204,13 +264,16 @@ impl Engine {
         }
     }
 
-    /// Finds out whether a rename that was under way was carried out. If it was, the checkpoint is as after it: whatever is written under
-    /// the old name would make a collection there, and the rename, done once more, would put that in the place of the whole one.
+    /// Finds out whether a rename that was under way was carried out, and saves what that means. If it was, the checkpoint is as after it:
+    /// whatever is written under the old name would make a collection there, and the rename, done once more, would put that in the place of the
+    /// whole one. A later run could not find it out any more, once what follows the rename was applied.
+    ///
+    /// It was not carried out where what stands under the old name is the very collection that the migration made. Where the checkpoint, one
+    /// of an earlier version, does not know its uuid, anything that stands there counts as that.
     pub(crate) async fn end_rename(&self, checkpoint: &mut Checkpoint) -> Result<()> {
         let Some(renaming) = checkpoint.renaming.take() else {
             return Ok(());
         };
-        let standing = self.sink.collections().await?;
         let Some(state) = checkpoint
             .collections
             .iter_mut()
@@ -218,17 +281,23 @@ impl Engine {
         else {
             return Ok(());
         };
-        if standing.iter().any(|collection| collection.namespace == state.target) {
+        let to = self.settings.selection.target(&renaming.to);
+        let names = BTreeSet::from([state.target.clone(), to.clone()]);
+        let standing = self.sink.identities(&names).await?;
+        let stands = standing.get(&state.target);
+        if stands.is_some_and(|stands| state.made.is_none_or(|made| made == *stands)) {
             return Ok(());
         }
-        state.target = self.settings.selection.target(&renaming.to);
+        // One into another database has made a copy.
+        state.made = standing.get(&to).copied();
+        state.target = to;
         state.namespace = renaming.to;
         state.compared = None;
         checkpoint
             .collections
             .retain(|state| Some(state.id) != renaming.dropped);
         checkpoint.watermark = renaming.position;
-        Ok(())
+        self.store.save(&checkpoint.encode()?).await
     }
 
     /// What is listed, none of it read. What may have documents on the target is repaired.

@@ -1,24 +1,23 @@
 //! Carries changes of the source's catalogue over. Each is a barrier: everything before it is applied first.
 
 mod options;
+mod renames;
 mod views;
-
-use std::sync::Arc;
 
 use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
 
 pub(crate) use self::options::expiry_held_back;
-use crate::checkpoint::Renaming;
-use crate::document::{Collection, CollectionKind, Position};
+use crate::arrange::arrange_kept;
+use crate::document::{Collection, Position};
 use crate::driver_listing::kind_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::index::name_of;
-use crate::lane::Target;
 use crate::listing::ensure_migratable;
 use crate::namespace::Namespace;
 use crate::oplog::{Command, CommandOperation};
+use crate::ownership::Room;
 use crate::proof::Proof;
 use crate::ranges::Ranges;
 use crate::router::Router;
@@ -101,10 +100,8 @@ impl Router {
         self.drain().await?;
         let target = self.selection.target(namespace);
         self.check_free("create a collection", namespace, &target, &[])?;
-        self.clear_later(position, &target).await?;
+        let room = self.ownership.claim(&target, position <= self.replay_until).await?;
         let indexes: Vec<_> = id_index.into_iter().collect();
-        self.make(&target, kind, to_create(&expiry_held_back(&options), &indexes))
-            .await?;
         let collection = Collection {
             id,
             namespace: namespace.clone(),
@@ -114,15 +111,21 @@ impl Router {
             documents: 0,
             bytes: 0,
         };
-        let tracked = Tracked {
-            // Just before, since a transaction makes a collection and writes to it at one position.
-            ranges: Ranges::done(position.predecessor()),
-            index_work: IndexWork::Done,
-            // Of the others a comparison of documents by their `_id`s says too little: in a capped collection their order is data.
-            proof: Proof::of_empty(self.prove && kind.has_ranges()),
-            ..Tracked::unread(&collection, target, Vec::new())
+        let made_with = to_create(&expiry_held_back(&collection.options), &collection.indexes);
+        let tracked = match room {
+            Room::Free => Tracked {
+                made: self.ownership.create(&target, kind, made_with).await?,
+                // Just before, since a transaction makes a collection and writes to it at one position.
+                ranges: Ranges::done(position.predecessor()),
+                index_work: IndexWork::Done,
+                // Of the others a comparison of documents by their `_id`s says too little: in a capped collection their order is data.
+                proof: Proof::of_empty(self.prove && kind.has_ranges()),
+                ..Tracked::unread(&collection, target, Vec::new())
+            },
+            Room::Kept => self.take_over(&collection, target).await?,
         };
         self.tracked.insert(id, tracked);
+        self.update_progress();
         self.report(position, format!("created {namespace}"));
         Ok(())
     }
@@ -148,23 +151,16 @@ impl Router {
         .with_context("other", &other.target.namespace))
     }
 
-    /// Drops what an earlier run left under a name that was free on the source until `position`: it is of a later time, and is made again by
-    /// what follows.
-    async fn clear_later(&self, position: Position, target: &Namespace) -> Result<()> {
-        if position > self.replay_until {
-            return Ok(());
+    /// A collection that others have made on the target, and that is to be made equal to the source's: nothing of it counts as copied.
+    async fn take_over(&self, collection: &Collection, target: Namespace) -> Result<Tracked> {
+        // As of a checkpoint: the target may have documents in every range.
+        let mut tracked = Tracked::from_checkpoint(&Tracked::unread(collection, target, Vec::new()).to_checkpoint());
+        arrange_kept(&*self.source, &*self.sink, &self.ownership, &tracked).await?;
+        tracked.made = self.ownership.identify(&tracked.target.target).await?;
+        if self.prove {
+            tracked.proof.begin();
         }
-        let namespace = target.clone();
-        self.sink.execute(&CatalogCommand::Drop { namespace }).await
-    }
-
-    async fn make(&self, target: &Namespace, kind: CollectionKind, options: RawDocumentBuf) -> Result<()> {
-        let command = CatalogCommand::Create {
-            namespace: target.clone(),
-            kind,
-            options,
-        };
-        self.sink.execute(&command).await
+        Ok(tracked)
     }
 
     async fn create_indexes(
@@ -281,24 +277,20 @@ impl Router {
         if self.ghosts.remove(&id) || !self.tracked.contains_key(&id) {
             return Ok(());
         }
-        self.remove(id).await?;
-        self.report(position, format!("dropped {namespace}"));
+        let is_left = self.remove(id).await?;
+        self.report_drop(position, format!("dropped {namespace}"), is_left);
         Ok(())
     }
 
-    /// Drops a collection on the sink and forgets it.
-    async fn remove(&mut self, id: Uuid) -> Result<()> {
+    /// Drops a collection on the sink and forgets it. Answers whether others have something in its place, which is left.
+    async fn remove(&mut self, id: Uuid) -> Result<bool> {
         self.stop_work_on(id).await?;
         self.drain().await?;
         self.announce_drop(id).await?;
-        if let Some(tracked) = self.tracked.remove(&id) {
-            self.sink
-                .execute(&CatalogCommand::Drop {
-                    namespace: tracked.target.target.clone(),
-                })
-                .await?;
+        match self.tracked.remove(&id) {
+            Some(tracked) => self.ownership.remove(&tracked.target.target, tracked.made).await,
+            None => Ok(false),
         }
-        Ok(())
     }
 
     /// The collections were dropped by entries of their own, so that only the empty database is left to go; views have no such entries.
@@ -337,118 +329,6 @@ impl Router {
             && !self.tracked.values().any(|t| t.target.target == standing.namespace)
     }
 
-    async fn rename(
-        &mut self,
-        position: Position,
-        id: Option<Uuid>,
-        from: &Namespace,
-        to: &Namespace,
-        dropped: Option<Uuid>,
-    ) -> Result<bool> {
-        if id.is_none() && !self.selection.contains(from) && !self.selection.contains(to) {
-            return Ok(false);
-        }
-        let id = required(id)?;
-        self.ghosts.remove(&id);
-        if let Some(dropped) = dropped {
-            self.ghosts.remove(&dropped);
-            self.stop_work_on(dropped).await?;
-        }
-        match (self.tracked.contains_key(&id), self.selection.contains(to)) {
-            (true, true) => {}
-            // Out of the selection: for the target the collection is gone.
-            (true, false) => {
-                self.remove(id).await?;
-                self.progress.left_selection.note(&self.events, from, to, position);
-                self.report(
-                    position,
-                    format!("{from} was renamed to {to}, which is not selected: dropped"),
-                );
-                return Ok(false);
-            }
-            (false, true) => {
-                if let Some(dropped) = dropped {
-                    self.remove(dropped).await?;
-                }
-                self.adopt(position, id, from, to).await?;
-                return Ok(false);
-            }
-            (false, false) => return Ok(false),
-        }
-        let but_for = [Some(id), dropped].into_iter().flatten().collect::<Vec<_>>();
-        self.check_free("rename a collection", to, &self.selection.target(to), &but_for)?;
-        self.stop_work_on(id).await?;
-        // From here to the checkpoint after it nothing else is done, so that a run that goes on from here can tell whether it was.
-        let renaming = Renaming {
-            collection: id,
-            to: to.clone(),
-            dropped,
-            position,
-        };
-        self.save_now(Some(renaming)).await?;
-        let Some(tracked) = self.tracked.get(&id) else {
-            return Ok(false);
-        };
-        let target = self.selection.target(to);
-        let kind = tracked.target.kind;
-        let command = CatalogCommand::Rename {
-            from: tracked.target.target.clone(),
-            to: target.clone(),
-        };
-        self.sink.execute(&command).await?;
-        if let Some(dropped) = dropped {
-            self.announce_drop(dropped).await?;
-            self.tracked.remove(&dropped);
-        }
-        let renamed = Arc::new(Target {
-            id,
-            namespace: to.clone(),
-            target,
-            kind,
-        });
-        if let Some(tracked) = self.tracked.get_mut(&id) {
-            tracked.target = Arc::clone(&renamed);
-            if self.prove {
-                // Who else wrote to it on the target is known by its name at the time.
-                tracked.proof.begin();
-            }
-        }
-        self.announce_rename(&renamed).await?;
-        self.report(position, format!("renamed {from} to {to}"));
-        Ok(true)
-    }
-
-    /// Begins to copy a collection that was renamed into the selection.
-    async fn adopt(&mut self, position: Position, id: Uuid, from: &Namespace, to: &Namespace) -> Result<()> {
-        self.progress.left_selection.came_back(from);
-        let target = self.selection.target(to);
-        self.check_free("rename a collection", to, &target, &[])?;
-        self.clear_later(position, &target).await?;
-        let listed = self.source.collections().await?;
-        let Some(collection) = listed
-            .into_iter()
-            .find(|collection| collection.id == id && collection.namespace == *to)
-        else {
-            // It has another name by now, or is gone; the entry that says so is still to come.
-            self.ghosts.insert(id);
-            return Ok(());
-        };
-        ensure_migratable("rename a collection", to, collection.kind)?;
-        let options = to_create(&expiry_held_back(&collection.options), &collection.indexes);
-        self.make(&target, collection.kind, options).await?;
-        let mut tracked = Tracked::unread(&collection, target, Vec::new());
-        if self.prove {
-            tracked.proof.begin();
-        }
-        self.tracked.insert(id, tracked);
-        self.update_progress();
-        self.report(
-            position,
-            format!("{from} was renamed to {to}, which is selected: copying it"),
-        );
-        Ok(())
-    }
-
     /// A collection that is migrated, with every change before this applied and none of its indexes being built: a build of the very index
     /// that is dropped or changed has to end first.
     async fn at_rest(&mut self, id: Option<Uuid>, namespace: &Namespace) -> Result<Option<&mut Tracked>> {
@@ -476,6 +356,13 @@ impl Router {
         } else {
             Ok(None)
         }
+    }
+
+    fn report_drop(&self, position: Position, mut description: String, is_left: bool) {
+        if is_left {
+            description.push_str("; what others made on the target in its place is left there");
+        }
+        self.report(position, description);
     }
 
     fn report(&self, position: Position, description: String) {

@@ -1,9 +1,9 @@
 //! Lists the collections of a replica set, for source and sink alike.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bson::raw::{RawDocument, RawDocumentBuf};
-use bson::{Document, doc};
+use bson::{Document, Uuid, doc};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use mongodb::Client;
 
@@ -19,7 +19,7 @@ const OPERATION: &str = "list the collections";
 const LISTINGS: usize = 8;
 
 /// The id of what has none.
-const NIL: bson::Uuid = bson::Uuid::from_bytes([0; 16]);
+const NIL: Uuid = Uuid::from_bytes([0; 16]);
 
 /// How many collections are asked for by name at once.
 const NAMES: usize = 1000;
@@ -88,6 +88,35 @@ pub(crate) async fn kind(client: &Client, namespace: &Namespace) -> Result<Optio
     Ok(Some(kind_of(namespace, options)))
 }
 
+/// The uuids of those of `names` that exist, all zeros for what has none: a view, or the view over the buckets of a time-series collection.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn identities(client: &Client, names: &BTreeSet<Namespace>) -> Result<BTreeMap<Namespace, Uuid>> {
+    let mut found = BTreeMap::new();
+    let names: Vec<&Namespace> = names.iter().collect();
+    for of_database in names.chunk_by(|a, b| a.database() == b.database()) {
+        let database = of_database[0].database();
+        for some in of_database.chunks(NAMES) {
+            let some_names: Vec<&str> = some.iter().map(|name| name.collection()).collect();
+            for listed in listed_in(client, database, doc! { "name": { "$in": some_names } }).await? {
+                let name = listed
+                    .get_str("name")
+                    .map_err(|error| Error::malformed(OPERATION, error))?;
+                let namespace = Namespace::new(database, name);
+                let kind = match listed.get_str("type") {
+                    Ok("view") => CollectionKind::View,
+                    Ok("timeseries") => CollectionKind::TimeSeries,
+                    _ => CollectionKind::Plain,
+                };
+                let id = uuid_of(&listed, kind, &namespace)?;
+                found.insert(namespace, id);
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Whether it is a collection, of which each has a uuid, and shows none.
 fn lacks_uuid(listed: &RawDocument) -> bool {
     listed.get_str("type").is_ok_and(|kind| kind == "collection") && !has_uuid(listed)
@@ -111,11 +140,10 @@ fn no_uuid() -> Error {
     Error::new(ErrorKind::Protocol, OPERATION, "a collection has no uuid")
 }
 
-/// The collections and views of a database that fit the filter.
-async fn collections_of(client: &Client, database: &str, filter: Document) -> Result<Vec<Collection>> {
-    let is_whole = filter.is_empty();
+/// What the server lists of a database that fits the filter.
+async fn listed_in(client: &Client, database: &str, filter: Document) -> Result<Vec<RawDocumentBuf>> {
     let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
-    let listed = retry(RetryRule::SERVER, || async {
+    retry(RetryRule::SERVER, || async {
         match read_all(client, OPERATION, database, command.clone()).await {
             // 4.2 shows a collection for an instant without, while it is made.
             Ok(listed) if listed.iter().any(|listed| lacks_uuid(listed)) => Err(no_uuid().with_retryable(true)),
@@ -129,7 +157,13 @@ async fn collections_of(client: &Client, database: &str, filter: Document) -> Re
             listed => Ok(listed),
         }
     })
-    .await??;
+    .await?
+}
+
+/// The collections and views of a database that fit the filter.
+async fn collections_of(client: &Client, database: &str, filter: Document) -> Result<Vec<Collection>> {
+    let is_whole = filter.is_empty();
+    let listed = listed_in(client, database, filter).await?;
     let with_buckets: BTreeSet<Namespace> = listed
         .iter()
         .filter_map(|listed| Namespace::new(database, listed.get_str("name").ok()?).time_series())
@@ -185,20 +219,7 @@ async fn collection_of(
         "timeseries" => CollectionKind::TimeSeries,
         _ => kind_of(&namespace, &options),
     };
-    let id = match listed
-        .get_document("info")
-        .ok()
-        .and_then(|info| info.get("uuid").ok().flatten())
-    {
-        Some(bson::RawBsonRef::Binary(binary)) => {
-            binary.bytes.try_into().map(bson::Uuid::from_bytes).map_err(|_| {
-                Error::new(ErrorKind::Protocol, OPERATION, "a collection's uuid has a wrong length")
-                    .with_context("namespace", &namespace)
-            })?
-        }
-        _ if matches!(kind, CollectionKind::View | CollectionKind::TimeSeries) => NIL,
-        _ => return Err(no_uuid().with_context("namespace", &namespace)),
-    };
+    let id = uuid_of(listed, kind, &namespace)?;
     if matches!(kind, CollectionKind::View | CollectionKind::TimeSeries) {
         return Ok(Some(Collection {
             id,
@@ -250,6 +271,19 @@ async fn collection_of(
         documents,
         bytes,
     }))
+}
+
+/// The uuid in an answer of `listCollections`; a view has none.
+fn uuid_of(listed: &RawDocument, kind: CollectionKind, namespace: &Namespace) -> Result<Uuid> {
+    let info = listed.get_document("info").ok();
+    match info.and_then(|info| info.get("uuid").ok().flatten()) {
+        Some(bson::RawBsonRef::Binary(binary)) => binary.bytes.try_into().map(Uuid::from_bytes).map_err(|_| {
+            Error::new(ErrorKind::Protocol, OPERATION, "a collection's uuid has a wrong length")
+                .with_context("namespace", namespace)
+        }),
+        _ if matches!(kind, CollectionKind::View | CollectionKind::TimeSeries) => Ok(NIL),
+        _ => Err(no_uuid().with_context("namespace", namespace)),
+    }
 }
 
 /// How a collection with these options keeps its documents.

@@ -21,6 +21,7 @@ use crate::lane::{Lane, LaneParts};
 use crate::lease::Lease;
 use crate::migration::Verification;
 use crate::monitor::watch_source;
+use crate::ownership::Ownership;
 use crate::progress::Progress;
 use crate::pump::{READ_AHEAD, pump};
 use crate::router::{MARKERS_PER_LANE, Request, Router, RouterParts};
@@ -63,6 +64,13 @@ pub(crate) struct Unfenced {
     pub store: Arc<dyn CheckpointStore>,
 }
 
+/// What the tasks of a run begin with.
+struct Begun {
+    beginning: Beginning,
+    foreign_writes: Option<ForeignWatch>,
+    ownership: Arc<Ownership>,
+}
+
 impl Engine {
     /// Runs from the checkpoint, or from nothing, until the run is cancelled or fails. `lost` says why the checkpoint's position is known to
     /// be lost, so that everything has to be compared with the source.
@@ -98,8 +106,8 @@ impl Engine {
         let began = tokio::select! {
             () = patience => Ok(()),
             began = self.begin(progress, lost) => match began {
-                Ok((beginning, watch)) if !cancel.is_cancelled() => {
-                    self.spawn_tasks(&mut tasks, beginning, watch, progress, requests, &cancel);
+                Ok(begun) if !cancel.is_cancelled() => {
+                    self.spawn_tasks(&mut tasks, begun, progress, requests, &cancel);
                     Ok(())
                 }
                 Ok(_) => Ok(()),
@@ -126,7 +134,7 @@ impl Engine {
         kept.and(result)
     }
 
-    async fn begin(&self, progress: &Arc<Progress>, lost: Option<&str>) -> Result<(Beginning, Option<ForeignWatch>)> {
+    async fn begin(&self, progress: &Arc<Progress>, lost: Option<&str>) -> Result<Begun> {
         // Whoever had the lease before may have been cut off in the middle of something.
         let events = &progress.events;
         telling(events, Side::Target, "wait for earlier writes", self.sink.quiesce()).await?;
@@ -140,6 +148,7 @@ impl Engine {
             progress.write_block.found();
         }
         let watch = self.watch_on(loaded.as_mut(), progress).await;
+        let ownership = Ownership::load(Arc::clone(&self.sink), self.settings.existing_data).await?;
         let beginning = match loaded {
             Some(checkpoint) if checkpoint.complete => {
                 return Err(mismatch(
@@ -147,14 +156,14 @@ impl Engine {
                 ));
             }
             Some(checkpoint) => match lost {
-                Some(reason) => self.resync(checkpoint, progress, reason).await?,
+                Some(reason) => self.resync(checkpoint, &ownership, progress, reason).await?,
                 None => {
-                    let begun = self.go_on(checkpoint, progress);
+                    let begun = self.go_on(checkpoint, &ownership, progress);
                     telling_within(events, Side::Source, "find the place to go on from", None, begun).await?
                 }
             },
             None => {
-                let begun = self.begin_anew();
+                let begun = self.begin_anew(&ownership);
                 telling_within(
                     events,
                     Side::Source,
@@ -182,7 +191,11 @@ impl Engine {
         progress.left_selection.go_on(&beginning.checkpoint.left_selection);
         let (resumed, position) = (beginning.resumed, beginning.checkpoint.watermark);
         progress.events.send(Event::Started { resumed, position });
-        Ok((beginning, watch))
+        Ok(Begun {
+            beginning,
+            foreign_writes: watch,
+            ownership: Arc::new(ownership),
+        })
     }
 
     /// Begins to watch for writes of others on the target, where a checkpoint says that they were watched until. If that cannot be gone on
@@ -207,12 +220,16 @@ impl Engine {
     fn spawn_tasks(
         &self,
         tasks: &mut JoinSet<Result<()>>,
-        beginning: Beginning,
-        foreign_writes: Option<ForeignWatch>,
+        begun: Begun,
         progress: &Arc<Progress>,
         requests: &Requests,
         cancel: &CancellationToken,
     ) {
+        let Begun {
+            beginning,
+            foreign_writes,
+            ownership,
+        } = begun;
         let settings = &self.settings;
         let (send_entries, entries) = mpsc::channel(READ_AHEAD);
         let (send_requests, received) = mpsc::channel(settings.walkers * 2);
@@ -241,6 +258,7 @@ impl Engine {
         let router = Router::new(RouterParts {
             source: Arc::clone(&self.source),
             sink: Arc::clone(&self.sink),
+            ownership: Arc::clone(&ownership),
             selection: settings.selection.clone(),
             ddl: settings.ddl,
             progress: Arc::clone(progress),
@@ -264,6 +282,8 @@ impl Engine {
         tasks.spawn(save_checkpoints(
             durability.clone(),
             Arc::clone(&self.store),
+            Arc::clone(&ownership),
+            beginning.replay_until,
             Arc::clone(progress),
             save_requests,
         ));
@@ -308,6 +328,7 @@ impl Engine {
             let walker = Walker {
                 source: Arc::clone(&self.source),
                 sink: Arc::clone(&self.sink),
+                ownership: Arc::clone(&ownership),
                 durability: durability.clone(),
                 progress: Arc::clone(progress),
                 requests: send_requests.clone(),

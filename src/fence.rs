@@ -22,6 +22,7 @@
 //! batch back for longer than the lease lasts. On Linux the clock stands still while the whole machine is suspended; then the next renewal
 //! is what tells, at most a second later. The comparison at cutover finds what such a batch has done.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 use tokio::sync::watch;
@@ -168,6 +170,10 @@ impl Sink for FencedSink {
 
     async fn collections(&self) -> Result<Vec<Collection>> {
         self.sink.collections().await
+    }
+
+    async fn identities(&self, names: &BTreeSet<Namespace>) -> Result<BTreeMap<Namespace, Uuid>> {
+        self.sink.identities(names).await
     }
 
     async fn execute(&self, command: &CatalogCommand) -> Result<()> {

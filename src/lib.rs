@@ -102,6 +102,7 @@ mod beginning;
 mod resync;
 mod listing;
 mod arrange;
+mod ownership;
 mod lease;
 mod fence;
 mod pump;

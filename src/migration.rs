@@ -35,15 +35,20 @@ pub struct MigrationBuilder {
     selection: Result<Selection>,
 }
 
-/// What to do with collections on the target that stand where migrated ones will be.
+/// What to do with what stands on the target where migrated collections and views will be, and was not made by the migration.
+///
+/// It holds at any time: for the names that the source has at the start, and for those that it comes by during the run, be it by `create`,
+/// `renameCollection` or a view. What others put there meanwhile counts, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExistingData {
-    /// Refuse to start.
+    /// Refuse to start, or end the run with [`Refused`](ErrorKind::Refused) before any of it is touched. The run goes on once it is out of the
+    /// way, or with another choice.
     #[default]
     Refuse,
-    /// Drop them: those that have a migrated collection's name, and no others.
+    /// Drop it: what has a migrated collection's name, and nothing else.
     Clear,
-    /// Keep what is equal, and make equal what is not: documents that the source does not have are deleted.
+    /// Keep what is equal, and make equal what is not: documents that the source does not have are deleted. What a collection is renamed
+    /// onto is replaced by it.
     Keep,
 }
 

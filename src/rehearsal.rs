@@ -12,7 +12,7 @@ use crate::event::Status;
 use crate::handle::MigrationHandle;
 use crate::lease::Lease;
 use crate::migration::Migration;
-use crate::namespace::Namespace;
+use crate::ownership::Ownership;
 use crate::sink::CatalogCommand;
 
 /// A rehearsal that has been described and not yet begun: see [`Migration::rehearse`].
@@ -109,12 +109,15 @@ async fn tidy_up(engine: &Engine, clear_target: bool) -> Result<()> {
     let remove = async {
         // A checkpoint of before it was abandoned would be refused otherwise.
         engine.store.claim().await?;
-        let targets: Vec<Namespace> = match engine.load().await? {
-            Some(checkpoint) if clear_target => checkpoint.collections.into_iter().map(|state| state.target).collect(),
-            _ => Vec::new(),
-        };
-        for namespace in targets {
-            engine.sink.execute(&CatalogCommand::Drop { namespace }).await?;
+        if clear_target && let Some(checkpoint) = engine.load().await? {
+            let ownership = Ownership::load(Arc::clone(&engine.sink), engine.settings.existing_data).await?;
+            // What was made after the last checkpoint.
+            for namespace in ownership.earlier().await {
+                ownership.remove(&namespace, None).await?;
+            }
+            for state in checkpoint.collections {
+                ownership.remove(&state.target, state.made).await?;
+            }
         }
         engine.sink.flush().await?;
         engine.store.clear().await?;

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::listing::{self, Listing};
 use crate::namespace::Namespace;
+use crate::ownership::Ownership;
 use crate::progress::Progress;
 use crate::tracked::Tracked;
 
@@ -26,6 +27,7 @@ impl Engine {
     pub(crate) async fn resync(
         &self,
         mut before: Checkpoint,
+        ownership: &Ownership,
         progress: &Arc<Progress>,
         reason: &str,
     ) -> Result<Beginning> {
@@ -36,9 +38,23 @@ impl Engine {
             collections: listed,
             tail,
         } = listing::list(&*self.source, &self.settings.selection).await?;
-        let standing = self.sink.collections().await?;
+        let mut standing = self.sink.collections().await?;
         let target = |namespace: &Namespace| self.settings.selection.target(namespace);
-        let left_over = left_over(&before, &listed, &standing, target);
+        let wanted: Vec<Namespace> = listed.iter().map(|collection| target(&collection.namespace)).collect();
+        let cleared = self
+            .clear_foreign(ownership, &before.collections, &wanted, &standing)
+            .await?;
+        standing.retain(|collection| !cleared.contains(&collection.namespace));
+        let mut left_over = left_over(&before, &listed, &standing, target);
+        // What the run before was making, and the source no longer has.
+        let known: BTreeSet<Namespace> = left_over.iter().map(|left| left.target.clone()).chain(wanted).collect();
+        for target in ownership.earlier().await.difference(&known) {
+            left_over.push(LeftOver {
+                target: target.clone(),
+                made: None,
+                moved_to: None,
+            });
+        }
         let collections = self.track(&listed, |name| {
             standing.iter().any(|standing| standing.namespace == *name)
                 || left_over.iter().any(|left| left.moved_to.as_ref() == Some(name))
@@ -59,7 +75,8 @@ impl Engine {
             gap: Duration::from_secs(u64::from(position.time.abs_diff(lost.time))),
             reason: reason.to_owned(),
         });
-        self.arranged(checkpoint, collections, &listed, tail, true).await
+        self.arranged(checkpoint, ownership, collections, &listed, tail, true)
+            .await
     }
 }
 
@@ -106,6 +123,7 @@ fn left_over(
             .filter(|name| !stands(name) && stands(&state.target) && name.database() == state.target.database());
         left.push(LeftOver {
             target: state.target.clone(),
+            made: state.made,
             moved_to,
         });
     }
@@ -114,6 +132,7 @@ fn left_over(
         if !wanted.contains(&earlier.target) && !left.iter().any(|left| left.target == earlier.target) {
             left.push(LeftOver {
                 target: earlier.target.clone(),
+                made: earlier.made,
                 moved_to: None,
             });
         }

@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
@@ -23,6 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Outcome, Summary};
 use crate::index::{name_of, seconds};
 use crate::migration::{Migration, MigrationBuilder};
+use crate::ownership::Ownership;
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::specification::are_same_keys;
@@ -140,6 +142,7 @@ fn opposite(state: &CollectionState, there: &Collection, position: Position) -> 
         id: there.id,
         namespace,
         target,
+        made: None,
         kind: there.kind,
         options: there.options.clone(),
         indexes: there.indexes.clone(),
@@ -234,6 +237,10 @@ impl Engine {
             state.ranges.clear();
             first.copied = false;
         }
+        Ownership::load(Arc::clone(&self.sink), self.settings.existing_data)
+            .await?
+            .begin()
+            .await?;
         self.store.save(&first.encode()?).await
     }
 }

@@ -35,6 +35,7 @@ use crate::lane::{LaneMessage, MarkerReached, ResolveStep, Routed, Stuck, Target
 use crate::namespace::{Namespace, Selection};
 use crate::oplog::{Entry, Item};
 use crate::order::Key;
+use crate::ownership::Ownership;
 use crate::phase::Phase;
 use crate::progress::Progress;
 use crate::proof::{CollectionProof, Compared, Proof, ProofState};
@@ -54,6 +55,7 @@ const LANE_BUFFER_BYTES: usize = 256 << 10;
 pub(crate) struct RouterParts {
     pub source: Arc<dyn Source>,
     pub sink: Arc<dyn Sink>,
+    pub ownership: Arc<Ownership>,
     pub selection: Selection,
     pub ddl: DdlPolicy,
     pub progress: Arc<Progress>,
@@ -80,6 +82,7 @@ pub(crate) struct RouterParts {
 pub(crate) struct Router {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) sink: Arc<dyn Sink>,
+    pub(crate) ownership: Arc<Ownership>,
     pub(crate) selection: Selection,
     pub(crate) ddl: DdlPolicy,
     pub(crate) events: Events,
@@ -177,6 +180,7 @@ impl Router {
         Self {
             source: parts.source,
             sink: parts.sink,
+            ownership: parts.ownership,
             selection: parts.selection,
             ddl: parts.ddl,
             events: parts.progress.events.clone(),

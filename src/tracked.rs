@@ -20,6 +20,8 @@ use crate::ranges::{ChunkId, RangeStatus, Ranges};
 #[derive(Debug)]
 pub(crate) struct Tracked {
     pub target: Arc<Target>,
+    /// As [`CollectionState::made`].
+    pub made: Option<Uuid>,
     pub options: RawDocumentBuf,
     pub indexes: Vec<RawDocumentBuf>,
     pub documents: u64,
@@ -91,6 +93,7 @@ impl Tracked {
                 target,
                 kind: collection.kind,
             }),
+            made: None,
             options: collection.options.clone(),
             indexes: collection.indexes.clone(),
             documents: collection.documents,
@@ -118,6 +121,7 @@ impl Tracked {
             bytes: state.bytes,
         };
         Self {
+            made: state.made,
             ranges: Ranges::from_checkpoint(&state.ranges),
             index_work: if state.indexed {
                 IndexWork::Done
@@ -140,6 +144,7 @@ impl Tracked {
             id: self.target.id,
             namespace: self.target.namespace.clone(),
             target: self.target.target.clone(),
+            made: self.made,
             kind: self.target.kind,
             options: self.options.clone(),
             indexes: self.indexes.clone(),

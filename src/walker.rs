@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use bson::Uuid;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::{mpsc, oneshot};
@@ -18,12 +19,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Side;
 use crate::index::IndexJob;
 use crate::order::Key;
+use crate::ownership::Ownership;
 use crate::places::Place;
 use crate::progress::Progress;
 use crate::repair::Differences;
 use crate::retry::{Attempts, RetryRule};
 use crate::router::{Assignment, Finished, Request, Work};
-use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead};
+use crate::sink::{Refusal, Sink, SinkRead};
 use crate::source::{ReadMode, ReadRequest, Source};
 use crate::waiting::{LONGEST_READ, telling, telling_within};
 
@@ -39,6 +41,7 @@ const CURSOR_REST: Duration = Duration::from_secs(240);
 pub(crate) struct Walker {
     pub source: Arc<dyn Source>,
     pub sink: Arc<dyn Sink>,
+    pub ownership: Arc<Ownership>,
     pub durability: Durability,
     pub progress: Arc<Progress>,
     pub requests: mpsc::Sender<Request>,
@@ -172,8 +175,9 @@ impl Walker {
     async fn copy_range(&self, assignment: &Assignment, place: &mut Place<'_>) -> Result<Finished> {
         let ranged = assignment.target.kind.has_ranges();
         let compare = assignment.repair && ranged;
+        let mut made = None;
         if assignment.repair && !ranged {
-            self.empty(assignment).await?;
+            made = self.empty(assignment).await?;
         }
         let copied = if compare {
             self.repair(assignment, place).await?
@@ -190,6 +194,7 @@ impl Walker {
         Ok(Finished {
             collection: assignment.target.id,
             chunk: assignment.chunk,
+            made,
             last: copied.last,
             repair: compare,
             opened: copied.opened,
@@ -225,21 +230,12 @@ impl Walker {
         usize::try_from(self.progress.limits.copy.portion(most)).unwrap_or(self.batch_bytes)
     }
 
-    /// A collection without ranges cannot be compared in order, so that what an earlier attempt left is dropped.
-    async fn empty(&self, assignment: &Assignment) -> Result<()> {
-        let (namespace, kind) = (assignment.target.target.clone(), assignment.target.kind);
-        self.sink
-            .execute(&CatalogCommand::Drop {
-                namespace: namespace.clone(),
-            })
-            .await?;
+    /// A collection without ranges cannot be compared in order, so that what an earlier attempt left is dropped. Answers its new uuid.
+    async fn empty(&self, assignment: &Assignment) -> Result<Option<Uuid>> {
+        let target = &assignment.target;
         let options = expiry_held_back(&assignment.options);
-        self.sink
-            .execute(&CatalogCommand::Create {
-                namespace,
-                kind,
-                options,
-            })
+        self.ownership
+            .replace(&target.target, assignment.made, target.kind, options)
             .await
     }
 

@@ -7,9 +7,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::checkpoint::{CheckpointStore, PendingCheckpoint};
+use crate::document::Position;
 use crate::durability::Durability;
 use crate::error::Result;
 use crate::event::{Event, Side};
+use crate::ownership::Ownership;
 use crate::progress::Progress;
 use crate::waiting::telling;
 
@@ -36,6 +38,8 @@ pub(crate) struct SaveRequest {
 pub(crate) async fn save_checkpoints(
     durability: Durability,
     store: Arc<dyn CheckpointStore>,
+    ownership: Arc<Ownership>,
+    replay_until: Position,
     progress: Arc<Progress>,
     mut requests: mpsc::Receiver<SaveRequest>,
 ) -> Result<()> {
@@ -62,6 +66,9 @@ pub(crate) async fn save_checkpoints(
             checkpoint.head.durable = durability.position().await?;
         }
         store.save(&checkpoint.encode()?).await?;
+        ownership
+            .saved(checkpoint.states.iter(), watermark >= replay_until)
+            .await?;
         let cost = began.elapsed();
         rests_until = Instant::now() + cost.saturating_mul(REST).min(LONGEST_REST);
         progress.set_resume(checkpoint.head.resume);

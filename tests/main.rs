@@ -16,6 +16,7 @@ mod scenarios {
     mod deadline;
     mod delta;
     mod example;
+    mod existing;
     mod faults;
     mod fencing;
     mod invariants;

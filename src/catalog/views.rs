@@ -8,8 +8,8 @@ use crate::document::{CollectionKind, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::Namespace;
 use crate::oplog::delta;
+use crate::ownership::Room;
 use crate::router::Router;
-use crate::sink::CatalogCommand;
 use crate::tracked::Tracked;
 
 impl Router {
@@ -42,15 +42,30 @@ impl Router {
         // Changes of a collection that had the name before must not come again once the view stands in its place.
         self.save_now(None).await?;
         let target = self.selection.target(namespace);
-        if self.views.contains_key(namespace) {
-            let namespace = target.clone();
-            self.sink.execute(&CatalogCommand::Drop { namespace }).await?;
+        let made = if let Some(view) = self.views.get(namespace) {
+            self.ownership
+                .replace(&target, view.made, CollectionKind::View, options.clone())
+                .await?
         } else {
-            self.clear_later(position, &target).await?;
-        }
-        self.make(&target, CollectionKind::View, options.clone()).await?;
-        self.views
-            .insert(namespace.clone(), Tracked::view(namespace.clone(), target, options));
+            // What others have there is not looked at any closer where it is to be kept: a view has nothing to lose.
+            match self.ownership.claim(&target, position <= self.replay_until).await? {
+                Room::Free => {
+                    self.ownership
+                        .create(&target, CollectionKind::View, options.clone())
+                        .await?
+                }
+                Room::Kept => {
+                    self.ownership
+                        .replace(&target, None, CollectionKind::View, options.clone())
+                        .await?
+                }
+            }
+        };
+        let view = Tracked {
+            made,
+            ..Tracked::view(namespace.clone(), target, options)
+        };
+        self.views.insert(namespace.clone(), view);
         self.report(position, format!("defined the view {namespace}"));
         Ok(())
     }
@@ -96,12 +111,8 @@ impl Router {
     pub(super) async fn drop_view(&mut self, position: Position, namespace: &Namespace) -> Result<()> {
         if let Some(view) = self.views.remove(namespace) {
             self.drain().await?;
-            self.sink
-                .execute(&CatalogCommand::Drop {
-                    namespace: view.target.target.clone(),
-                })
-                .await?;
-            self.report(position, format!("dropped the view {namespace}"));
+            let is_left = self.ownership.remove(&view.target.target, view.made).await?;
+            self.report_drop(position, format!("dropped the view {namespace}"), is_left);
         }
         Ok(())
     }

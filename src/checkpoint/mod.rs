@@ -149,6 +149,10 @@ pub struct CollectionState {
     pub namespace: Namespace,
     /// Its name on the sink.
     pub target: Namespace,
+    /// The sink's own uuid of what this migration made there, by which it is told from what others make under the same name; `None` where it
+    /// is not known yet.
+    #[serde(default)]
+    pub made: Option<Uuid>,
     /// How its documents are kept.
     pub kind: CollectionKind,
     /// The source's options.
@@ -201,6 +205,9 @@ pub struct Renaming {
 pub struct LeftOver {
     /// Its name on the sink.
     pub target: Namespace,
+    /// As [`CollectionState::made`].
+    #[serde(default)]
+    pub made: Option<Uuid>,
     /// The name it gets on the sink; `None` when it is dropped.
     pub moved_to: Option<Namespace>,
 }
@@ -359,12 +366,14 @@ mod tests {
             seen: position(11),
             left_over: vec![LeftOver {
                 target: Namespace::new("shop", "old"),
+                made: None,
                 moved_to: Some(Namespace::new("shop", "new")),
             }],
             collections: vec![CollectionState {
                 id: Uuid::from_bytes([7; 16]),
                 namespace: Namespace::new("shop", "orders"),
                 target: Namespace::new("store", "orders"),
+                made: Some(Uuid::from_bytes([8; 16])),
                 kind: CollectionKind::Clustered,
                 options: rawdoc! { "validator": { "z": 1, "a": -0.0 } },
                 indexes: vec![rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }],
@@ -460,7 +469,7 @@ mod tests {
             durable: None,
             ..checkpoint()
         };
-        expected.collections[0].compared = None;
+        (expected.collections[0].compared, expected.collections[0].made) = (None, None);
         assert_eq!(read, expected);
         let upper = |range: usize| format!("{:?}", read.collections[0].ranges[range].upper);
         let expected_upper = |range: usize| format!("{:?}", expected.collections[0].ranges[range].upper);

@@ -209,6 +209,7 @@ mod tests {
             id: Uuid::from_bytes([number; 16]),
             namespace: Namespace::new("shop", &format!("c{number}")),
             target: Namespace::new("shop", &format!("c{number}")),
+            made: None,
             kind: CollectionKind::Plain,
             options: rawdoc! {},
             indexes: Vec::new(),

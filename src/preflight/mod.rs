@@ -125,6 +125,7 @@ mod time_series;
 mod topology;
 mod write_block;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::document::{Collection, CollectionKind};
@@ -134,6 +135,8 @@ use crate::event::{Amount, Side};
 use crate::lease;
 use crate::listing::is_view_of_buckets;
 use crate::migration::ExistingData;
+use crate::namespace::Namespace;
+use crate::ownership::{shown, takes_name};
 use crate::retry::answered;
 use crate::settings::Settings;
 use crate::source::Deployment;
@@ -233,13 +236,13 @@ impl Context<'_> {
         specification::not_kept(collection, standing, specification::series(&self.target.deployment))
     }
 
-    /// Collections on the target that have the name of one that is migrated. Stored functions cannot be dropped, so that those that were
-    /// leave an empty collection.
+    /// Collections on the target that have the name of one that is migrated.
     fn in_the_way(&self) -> impl Iterator<Item = &Collection> {
+        let planned: BTreeSet<Namespace> = self.planned.iter().map(|planned| shown(&planned.target)).collect();
         self.standing
             .iter()
-            .filter(|standing| standing.namespace.collection() != "system.js" || standing.documents > 0)
-            .filter(|standing| self.planned.iter().any(|planned| planned.target == standing.namespace))
+            .filter(|standing| takes_name(standing))
+            .filter(move |standing| planned.contains(&shown(&standing.namespace)))
     }
 }
 

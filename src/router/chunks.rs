@@ -153,6 +153,7 @@ impl Router {
         Some(Assignment {
             chunk,
             target: Arc::clone(&tracked.target),
+            made: tracked.made,
             options: to_create(&tracked.options, &tracked.indexes),
             range,
             repair,
@@ -216,6 +217,7 @@ impl Router {
             return Ok(());
         };
         tracked.snapshots_refused = 0;
+        tracked.made = finished.made.or(tracked.made);
         // Else a range to which the application adds more than a small chunk, while that is finished, would never come to its end.
         tracked.chunk_divisor = (tracked.chunk_divisor / 2).max(1);
         tracked

@@ -77,6 +77,7 @@ impl Fixture {
         let mut router = Router::new(RouterParts {
             source: Arc::new(MemorySource::new()),
             sink: Arc::new(MemorySink::new()),
+            ownership: Arc::new(Ownership::empty(Arc::new(MemorySink::new()))),
             selection: Selection::all(),
             ddl: DdlPolicy::default(),
             progress: Arc::new(Progress::new(Events::new())),

@@ -118,6 +118,8 @@ pub(crate) enum Work {
 pub(crate) struct Assignment {
     pub chunk: ChunkId,
     pub target: Arc<Target>,
+    /// As [`CollectionState::made`].
+    pub made: Option<Uuid>,
     pub options: bson::RawDocumentBuf,
     pub range: Range,
     pub repair: bool,
@@ -134,6 +136,8 @@ pub(crate) struct Assignment {
 pub(crate) struct Finished {
     pub collection: Uuid,
     pub chunk: ChunkId,
+    /// The uuid of the collection on the target, where it was made anew for the copy.
+    pub made: Option<Uuid>,
     /// The last `_id` that was read; `None` when the whole range was.
     pub last: Option<Key>,
     /// Whether the sink may hold documents above `last`.

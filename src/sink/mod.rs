@@ -4,7 +4,10 @@
 mod memory;
 mod mongo;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use async_trait::async_trait;
+use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 
@@ -64,6 +67,20 @@ pub trait Sink: Send + Sync + 'static {
     /// # Errors
     /// A server error.
     async fn collections(&self) -> Result<Vec<Collection>>;
+
+    /// The sink's own uuids of those of these names that exist, whatever they are; all zeros for what has none, such as a view. A collection
+    /// keeps it for as long as it is not made anew. A run asks for them before it makes or drops something, so that they should be had faster
+    /// than a whole listing. Default: taken from [`collections`](Self::collections).
+    ///
+    /// # Errors
+    /// A server error.
+    async fn identities(&self, names: &BTreeSet<Namespace>) -> Result<BTreeMap<Namespace, Uuid>> {
+        let standing = self.collections().await?.into_iter();
+        Ok(standing
+            .filter(|collection| names.contains(&collection.namespace))
+            .map(|collection| (collection.namespace, collection.id))
+            .collect())
+    }
 
     /// Makes a change to the catalogue. Each is idempotent: what already is as asked is no error.
     ///

@@ -15,7 +15,10 @@ mod statements;
 mod store;
 mod target;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use async_trait::async_trait;
+use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 use mongodb::Client;
@@ -106,6 +109,10 @@ impl Sink for MongoSink {
 
     async fn collections(&self) -> Result<Vec<Collection>> {
         driver_listing::collections(self.client()).await
+    }
+
+    async fn identities(&self, names: &BTreeSet<Namespace>) -> Result<BTreeMap<Namespace, Uuid>> {
+        driver_listing::identities(self.client(), names).await
     }
 
     async fn execute(&self, command: &CatalogCommand) -> Result<()> {

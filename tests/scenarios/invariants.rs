@@ -8,6 +8,7 @@ mod copy;
 mod cutover;
 mod ddl;
 mod evidence;
+mod existing;
 mod hooks;
 mod order;
 mod rehearsal;

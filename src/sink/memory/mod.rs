@@ -5,11 +5,12 @@ mod state;
 mod tests;
 mod unique;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -55,6 +56,8 @@ pub enum SinkCall {
     Describe,
     /// [`Sink::collections`]
     Collections,
+    /// [`Sink::identities`]
+    Identities,
     /// [`Sink::execute`]
     Execute,
     /// [`Sink::create_index`]
@@ -307,6 +310,12 @@ impl Sink for MemorySink {
         self.before(SinkCall::Collections).await?;
         let collections = lock(&self.shared.state).listed();
         self.answer(SinkCall::Collections, collections).await
+    }
+
+    async fn identities(&self, names: &BTreeSet<Namespace>) -> Result<BTreeMap<Namespace, Uuid>> {
+        self.before(SinkCall::Identities).await?;
+        let identities = lock(&self.shared.state).identities(names);
+        self.answer(SinkCall::Identities, identities).await
     }
 
     async fn execute(&self, command: &CatalogCommand) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The replica set in memory that is written to, and how to take back what is not durable yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bson::Uuid;
@@ -295,6 +295,13 @@ impl State {
                     .sum(),
             })
             .collect()
+    }
+
+    pub(super) fn identities(&self, names: &BTreeSet<Namespace>) -> BTreeMap<Namespace, Uuid> {
+        let standing = names
+            .iter()
+            .filter_map(|name| Some((name, self.collections.get(name)?)));
+        standing.map(|(name, table)| (name.clone(), table.id)).collect()
     }
 
     /// The documents that follow `after` in `_id` order, up to the limits, and the last key; an empty batch at the end.

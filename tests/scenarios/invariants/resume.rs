@@ -8,7 +8,7 @@ use bson::raw::RawDocumentBuf;
 use bson::rawdoc;
 use mongoferry::checkpoint::MemoryStore;
 use mongoferry::sink::{JournalEntry, MemorySink, SinkCall};
-use mongoferry::source::SourceCall;
+use mongoferry::source::{MemorySource, SourceCall};
 use mongoferry::{Checkpoint, CheckpointStore, Position, Result, Source};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -177,6 +177,55 @@ async fn a_rename_is_not_repeated_onto_its_own_result() {
         tail.release();
         bench.finish(run).await;
         assert_eq!(bench.sink.documents("shop.archive").unwrap().len(), 20);
+    }
+}
+
+/// The same with a second failure before the first checkpoint of the run that found it out: by then the old name is another collection's.
+#[tokio::test(start_paused = true)]
+async fn a_rename_is_not_repeated_by_the_second_restart() {
+    type Next = fn(&MemorySource);
+    let next: [(&str, Next); 3] = [
+        ("created", |source| {
+            source.insert_many("shop.orders", documents(100..105, 200)).unwrap();
+        }),
+        ("renamed", |source| {
+            source.insert_many("shop.fresh", documents(200..205, 200)).unwrap();
+            source.rename("shop.fresh", "shop.orders").unwrap();
+        }),
+        ("back and forth", |source| {
+            source.rename("shop.archive", "shop.orders").unwrap();
+            source.rename("shop.orders", "shop.archive").unwrap();
+        }),
+    ];
+    for (case, next) in next {
+        for replaces in [false, true] {
+            let bench = Bench::default();
+            bench.source.insert_many("shop.orders", documents(0..20, 200)).unwrap();
+            if replaces {
+                bench
+                    .source
+                    .insert_many("shop.archive", documents(50..60, 200))
+                    .unwrap();
+            }
+            let run = bench.start().await;
+            bench.caught_up().await;
+            let renaming = bench.sink.hold_answer(SinkCall::Execute);
+            bench.source.rename("shop.orders", "shop.archive").unwrap();
+            timeout(DEADLINE, renaming.reached()).await.expect(case);
+            drop(run);
+            renaming.release();
+            next(&bench.source);
+            for _ in 0..2 {
+                let flushing = bench.sink.hold(SinkCall::Flush);
+                let run = bench.start().await;
+                settle_down().await;
+                drop(run);
+                flushing.release();
+            }
+            let run = bench.start().await;
+            bench.finish(run).await;
+            assert_eq!(bench.sink.documents("shop.archive").unwrap().len(), 20, "{case}");
+        }
     }
 }
 

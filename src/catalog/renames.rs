@@ -1,0 +1,153 @@
+//! Renames on the source: within the selection, out of it, and into it.
+
+use std::sync::Arc;
+
+use bson::Uuid;
+
+use super::{expiry_held_back, required};
+use crate::checkpoint::Renaming;
+use crate::document::Position;
+use crate::error::Result;
+use crate::lane::Target;
+use crate::listing::ensure_migratable;
+use crate::namespace::Namespace;
+use crate::ownership::Room;
+use crate::router::Router;
+use crate::specification::to_create;
+use crate::tracked::Tracked;
+
+impl Router {
+    /// Renames a collection of the selection, or one that comes into it or leaves it. Answers whether a checkpoint must follow before anything
+    /// else is applied.
+    pub(super) async fn rename(
+        &mut self,
+        position: Position,
+        id: Option<Uuid>,
+        from: &Namespace,
+        to: &Namespace,
+        dropped: Option<Uuid>,
+    ) -> Result<bool> {
+        if id.is_none() && !self.selection.contains(from) && !self.selection.contains(to) {
+            return Ok(false);
+        }
+        let id = required(id)?;
+        self.ghosts.remove(&id);
+        if let Some(dropped) = dropped {
+            self.ghosts.remove(&dropped);
+            self.stop_work_on(dropped).await?;
+        }
+        match (self.tracked.contains_key(&id), self.selection.contains(to)) {
+            (true, true) => {}
+            // Out of the selection: for the target the collection is gone.
+            (true, false) => {
+                self.remove(id).await?;
+                self.progress.left_selection.note(&self.events, from, to, position);
+                self.report(
+                    position,
+                    format!("{from} was renamed to {to}, which is not selected: dropped"),
+                );
+                return Ok(false);
+            }
+            (false, true) => {
+                if let Some(dropped) = dropped {
+                    self.remove(dropped).await?;
+                }
+                self.adopt(position, id, from, to).await?;
+                return Ok(false);
+            }
+            (false, false) => return Ok(false),
+        }
+        let but_for = [Some(id), dropped].into_iter().flatten().collect::<Vec<_>>();
+        self.check_free("rename a collection", to, &self.selection.target(to), &but_for)?;
+        self.stop_work_on(id).await?;
+        let target = self.selection.target(to);
+        let Some(tracked) = self.tracked.get(&id) else {
+            return Ok(false);
+        };
+        let (before, made, kind) = (tracked.target.target.clone(), tracked.made, tracked.target.kind);
+        let replaced = dropped
+            .and_then(|dropped| self.tracked.get(&dropped))
+            .map(|dropped| dropped.made);
+        let is_replay = position <= self.replay_until;
+        let is_needed = self
+            .ownership
+            .may_rename(&before, made, &target, replaced, is_replay)
+            .await?;
+        // From here to the checkpoint after it nothing else is done, so that a run that goes on from here can tell whether it was.
+        let renaming = Renaming {
+            collection: id,
+            to: to.clone(),
+            dropped,
+            position,
+        };
+        self.save_now(Some(renaming)).await?;
+        let made = match is_needed {
+            true => self.ownership.rename(&before, &target).await?,
+            false => made,
+        };
+        if let Some(dropped) = dropped {
+            self.announce_drop(dropped).await?;
+            self.tracked.remove(&dropped);
+        }
+        let renamed = Arc::new(Target {
+            id,
+            namespace: to.clone(),
+            target,
+            kind,
+        });
+        if let Some(tracked) = self.tracked.get_mut(&id) {
+            tracked.target = Arc::clone(&renamed);
+            tracked.made = made;
+            if self.prove {
+                // Who else wrote to it on the target is known by its name at the time.
+                tracked.proof.begin();
+            }
+        }
+        self.announce_rename(&renamed).await?;
+        self.report(position, format!("renamed {from} to {to}"));
+        Ok(true)
+    }
+
+    /// Begins to copy a collection that was renamed into the selection.
+    async fn adopt(&mut self, position: Position, id: Uuid, from: &Namespace, to: &Namespace) -> Result<()> {
+        self.progress.left_selection.came_back(from);
+        let target = self.selection.target(to);
+        self.check_free("rename a collection", to, &target, &[])?;
+        let is_replay = position <= self.replay_until;
+        if is_replay {
+            self.ownership.drop_earlier(&target).await?;
+        }
+        let listed = self.source.collections().await?;
+        let Some(collection) = listed
+            .into_iter()
+            .find(|collection| collection.id == id && collection.namespace == *to)
+        else {
+            // It has another name by now, or is gone; the entry that says so is still to come.
+            self.ghosts.insert(id);
+            return Ok(());
+        };
+        ensure_migratable("rename a collection", to, collection.kind)?;
+        let tracked = match self.ownership.claim(&target, is_replay).await? {
+            Room::Free => {
+                let options = to_create(&expiry_held_back(&collection.options), &collection.indexes);
+                let made = self.ownership.create(&target, collection.kind, options).await?;
+                let mut tracked = Tracked {
+                    made,
+                    ..Tracked::unread(&collection, target, Vec::new())
+                };
+                if self.prove {
+                    tracked.proof.begin();
+                }
+                tracked
+            }
+            Room::Kept => self.take_over(&collection, target).await?,
+        };
+        self.tracked.insert(id, tracked);
+        self.update_progress();
+        self.report(
+            position,
+            format!("{from} was renamed to {to}, which is selected: copying it"),
+        );
+        Ok(())
+    }
+}
