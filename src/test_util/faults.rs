@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
@@ -143,18 +145,25 @@ pub(crate) struct Faults<C> {
 
 #[derive(Debug)]
 struct Planned<C> {
+    calls: HashMap<C, usize>,
     errors: Vec<(C, Moment, Error)>,
     gates: Vec<(C, Moment, Arc<Shared>)>,
 }
 
-impl<C: Copy + PartialEq> Faults<C> {
+impl<C: Copy + Eq + Hash> Faults<C> {
     pub(crate) fn new() -> Self {
         Self {
             planned: Mutex::new(Planned {
+                calls: HashMap::new(),
                 errors: Vec::new(),
                 gates: Vec::new(),
             }),
         }
+    }
+
+    /// How many such calls have begun.
+    pub(crate) fn calls(&self, call: C) -> usize {
+        lock(&self.planned).calls.get(&call).copied().unwrap_or_default()
     }
 
     pub(crate) fn fail_next(&self, call: C, moment: Moment, error: Error) {
@@ -171,6 +180,9 @@ impl<C: Copy + PartialEq> Faults<C> {
 
     /// Waits at the gates of this point, then answers with the first error planned for it.
     pub(crate) async fn pass(&self, call: C, moment: Moment) -> Result<()> {
+        if moment == Moment::Before {
+            *lock(&self.planned).calls.entry(call).or_default() += 1;
+        }
         let gates: Vec<_> = lock(&self.planned)
             .gates
             .iter()

@@ -167,6 +167,11 @@ impl MemorySink {
         lock(&self.shared.state).crash();
     }
 
+    /// How many such calls have begun.
+    pub fn calls(&self, call: SinkCall) -> usize {
+        self.shared.faults.calls(call)
+    }
+
     /// Makes the next such call fail before it does anything.
     pub fn fail_next(&self, call: SinkCall, error: Error) {
         self.shared.faults.fail_next(call, Moment::Before, error);

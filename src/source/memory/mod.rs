@@ -168,6 +168,11 @@ impl MemorySource {
         self.change(|state| state.write_load = Some(load));
     }
 
+    /// How many such calls have begun.
+    pub fn calls(&self, call: SourceCall) -> usize {
+        self.shared.faults.calls(call)
+    }
+
     /// Makes the next such call fail.
     pub fn fail_next(&self, call: SourceCall, error: Error) {
         self.shared.faults.fail_next(call, Moment::Before, error);
