@@ -14,7 +14,7 @@ use crate::namespace::Namespace;
 use crate::sink::Sink;
 use crate::source::{Deployment, Source};
 use crate::specification::{self, NotKept, Series, compare_indexes, option_differences};
-use crate::verify;
+use crate::verify::{self, ByName};
 
 /// The version of the format that this crate writes. It reads this one and all before it.
 const FORMAT: i32 = 1;
@@ -138,11 +138,15 @@ impl Certificate {
             }
         }
         let (listed, standing) = futures::try_join!(source.collections(), sink.collections())?;
+        let (listed, standing) = (verify::by_name(&listed), verify::by_name(&standing));
         for collection in &self.collections {
-            let of = |listed: &[Collection], namespace| verify::find(listed, namespace).cloned();
             let sides = [
-                ("source", &collection.namespace, of(&listed, &collection.namespace)),
-                ("target", &collection.target, of(&standing, &collection.target)),
+                (
+                    "source",
+                    &collection.namespace,
+                    listed.get(&collection.namespace).copied(),
+                ),
+                ("target", &collection.target, standing.get(&collection.target).copied()),
             ];
             for (side, name, standing) in &sides {
                 match standing {
@@ -176,20 +180,17 @@ impl Certificate {
     }
 
     /// What is known at the end of a cutover that found everything to be the same.
-    ///
-    /// # Errors
-    /// A server error.
-    pub(crate) async fn issue(
+    pub(crate) fn issue(
         engine: &Engine,
+        (source, target): (&Deployment, &Deployment),
         position: Position,
         summaries: &[CollectionSummary],
-        (listed, standing): (&[Collection], &[Collection]),
+        (listed, standing): (&ByName<'_>, &ByName<'_>),
         (not_migrated, not_kept, late_writes): (&[String], &[NotKept], &LateWrites),
-    ) -> Result<Self> {
-        let (source, target) = futures::try_join!(engine.source.describe(), engine.sink.describe())?;
+    ) -> Self {
         let certify = |summary: &CollectionSummary| {
-            let ours = verify::find(listed, &summary.namespace)?;
-            let theirs = verify::find(standing, &summary.target)?;
+            let ours = listed.get(&summary.namespace)?;
+            let theirs = standing.get(&summary.target)?;
             Some(CertifiedCollection {
                 namespace: summary.namespace.clone(),
                 target: summary.target.clone(),
@@ -203,7 +204,7 @@ impl Certificate {
         };
         let mut collections: Vec<_> = summaries.iter().filter_map(certify).collect();
         collections.sort_by(|left, right| left.namespace.cmp(&right.namespace));
-        Ok(Self {
+        Self {
             format: FORMAT,
             mongoferry: env!("CARGO_PKG_VERSION").to_owned(),
             run_id: engine.settings.run_id.clone(),
@@ -215,15 +216,15 @@ impl Certificate {
             not_migrated: not_migrated.to_vec(),
             not_kept: not_kept.to_vec(),
             late_writes: late_writes.count,
-        })
+        }
     }
 }
 
 impl CertifiedDeployment {
-    fn of(deployment: Deployment) -> Self {
+    fn of(deployment: &Deployment) -> Self {
         Self {
-            identity: deployment.identity,
-            name: deployment.name,
+            identity: deployment.identity.clone(),
+            name: deployment.name.clone(),
             version: deployment.version,
             feature_compatibility: deployment.feature_compatibility,
         }

@@ -1,352 +1,482 @@
 //! The hand-over: everything applied, everything compared, everything in its final form.
+//!
+//! All that takes time comes before the last look at the source's position. Once everything up to there is applied, the router ends the
+//! migration without routing anything more, unless it has met another late write: see [`completion`](crate::completion).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::raw::RawDocumentBuf;
-use bson::rawdoc;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::{FutureExt, try_join};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::certificate::Certificate;
-use crate::checkpoint::{Checkpoint, CollectionState, States};
-use crate::document::{CollectionKind, Position};
+use crate::checkpoint::{CollectionState, States};
+use crate::completion::{Offer, Switch};
+use crate::document::{Collection, CollectionKind, Position};
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{CollectionSummary, Event, Outcome, Summary};
-use crate::index::{HARDLY_EVER, expiry, name_of, seconds};
+use crate::expiry::{self, Form};
+use crate::late_writes::LateWrites;
 use crate::listing::is_view_of_buckets;
 use crate::migration::Verification;
+use crate::namespace::Namespace;
 use crate::open_transactions::wait_for_transactions;
 use crate::preflight::not_migrated;
 use crate::progress::Progress;
 use crate::prove;
 use crate::reverse::WayBack;
 use crate::router::{Report, Request};
-use crate::sink::CatalogCommand;
+use crate::source::Deployment;
 use crate::specification;
-use crate::verify::{self, Comparison};
+use crate::verify::{self, ByName, Comparison};
 
 /// How often a collection is compared again because the source moved meanwhile: by documents that expire, for instance.
 const COMPARISONS: usize = 5;
 
+/// How often everything is looked at again because of late writes that the host accepts.
+const ROUNDS: usize = 5;
+
+/// How many collections are compared at the same time. Many small ones would else take as long as their round trips add up to.
+const AT_ONCE: usize = 8;
+
 /// How long the hand-over waits for a run that goes on from its checkpoint after an error.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Applies what is left and compares both sides. Writers must have been stopped.
+/// The router's requests of one run.
+type Run = mpsc::Sender<Request>;
+
+/// What a hand-over works with.
+struct HandOver<'a> {
+    engine: &'a Engine,
+    progress: &'a Arc<Progress>,
+    requests: &'a Requests,
+}
+
+/// What has been compared, in which run, and up to which position everything was applied then.
+struct Compared {
+    run: Run,
+    at: Position,
+    found: HashMap<Namespace, Comparison>,
+}
+
+/// Both sides as they are at the end.
+struct Sides {
+    listed: Vec<Collection>,
+    standing: Vec<Collection>,
+    source: Deployment,
+    target: Deployment,
+    /// Where the way back begins.
+    handed_over: Option<Position>,
+}
+
+/// Applies what is left, compares both sides, and ends the run if they are the same, with which `switch` goes over. Writers must have been
+/// stopped.
 ///
 /// Unless both sides are identical, documents do not expire on the target afterwards, as before.
 ///
 /// # Errors
 /// [`WritesAfterStop`](ErrorKind::WritesAfterStop), a server error, or the run does not come to the position at which the writers stopped.
-pub(crate) async fn hand_over(engine: &Engine, progress: &Arc<Progress>, requests: &Requests) -> Result<Summary> {
-    let mut finalized = States::default();
-    let result = try_hand_over(engine, progress, requests, &mut finalized).await;
+///
+/// # Cancellation
+/// Whoever drops the future gives the cutover up, unless the checkpoint is being saved that says that the migration is complete.
+pub(crate) async fn hand_over(
+    engine: &Engine,
+    progress: &Arc<Progress>,
+    requests: &Requests,
+    switch: &mut Option<Box<dyn Switch>>,
+) -> Result<Summary> {
+    let hand_over = HandOver {
+        engine,
+        progress,
+        requests,
+    };
+    let result = hand_over.run(switch).await;
     if !matches!(&result, Ok(summary) if summary.outcome == Outcome::Complete) {
-        for state in finalized.iter() {
-            // What cannot be taken back now is compared at the next cutover. The error that led here is the one that counts.
-            let _ = set_expiry(engine, state, Expiry::HeldBack).await;
-        }
+        // What cannot be held back now is by the next run. The error that led here is the one that counts.
+        progress.expiry.held_back().await;
     }
     result
 }
 
-/// As [`hand_over`]; `finalized` are the collections that may have got their final form.
-async fn try_hand_over(
-    engine: &Engine,
-    progress: &Arc<Progress>,
-    requests: &Requests,
-    finalized: &mut States,
-) -> Result<Summary> {
-    wait_for_transactions(&*engine.source, &engine.settings.selection, &progress.events).await?;
-    let stopped = watch_for_late_writes(requests).await?;
-    let (report, mut collections) = loop {
-        let (report, run) = applied_to(requests, stopped).await?;
-        check_late_writes(engine, progress)?;
-        let proven = prove::proven(engine, progress, requests, &report).await?;
+impl HandOver<'_> {
+    async fn run(&self, switch: &mut Option<Box<dyn Switch>>) -> Result<Summary> {
+        let (engine, progress) = (self.engine, self.progress);
+        wait_for_transactions(&*engine.source, &engine.settings.selection, &progress.events).await?;
+        let mut position = self.watch_for_late_writes().await?;
+        let mut compared: Option<Compared> = None;
+        let mut known = LateWrites::default();
+        let mut rounds = 0;
+        loop {
+            let (report, run) = self.applied_to(position).await?;
+            let late_writes = self.check_late_writes()?;
+            if late_writes.count > known.count {
+                rounds += 1;
+                if rounds > ROUNDS {
+                    return Err(self.refuse(late_writes));
+                }
+                known = late_writes;
+            }
+            let Some(sides) = self.look(&run, &report, &mut compared).await? else {
+                // The run has begun again from its checkpoint.
+                continue;
+            };
+            position = self.engine.source.sentinel().await?;
+            let (last, same_run) = self.applied_to(position).await?;
+            let unchanged = self.check_late_writes()?.count == known.count;
+            if !unchanged || !same_run.same_channel(&run) {
+                continue;
+            }
+            let found = compared.as_ref().map(|compared| &compared.found);
+            let summary = self.summary(last.position, &report.collections, found, &sides, &known);
+            if summary.outcome != Outcome::Complete {
+                self.tell(&summary);
+                return Ok(summary);
+            }
+            let offer = Offer {
+                summary: Box::new(summary),
+                switch: switch.take(),
+            };
+            match self.complete(&run, offer, known.count).await? {
+                Ended::Complete(summary) => {
+                    self.tell(&summary);
+                    return Ok(*summary);
+                }
+                Ended::NotYet(offer) => *switch = offer.switch,
+            }
+        }
+    }
+
+    /// Does all that takes time: lists both sides, compares them, and lets documents expire on the target. `None` when the run has ended
+    /// meanwhile.
+    async fn look(&self, run: &Run, report: &Report, compared: &mut Option<Compared>) -> Result<Option<Sides>> {
+        let (source, sink) = (&self.engine.source, &self.engine.sink);
+        let (listed, mut standing, watched, source, target) = try_join!(
+            source.collections(),
+            sink.collections(),
+            prove::watched_until_now(self.engine, self.progress),
+            source.describe(),
+            sink.describe()
+        )?;
+        if self.engine.settings.verification != Verification::None {
+            let by_name = (&verify::by_name(&listed), &verify::by_name(&standing));
+            self.compare(run, report, watched, by_name, compared).await?;
+        }
+        let commands = expiry::commands(report.collections.iter(), Form::Final);
+        match self.progress.expiry.finalize(commands.clone()).await {
+            // The target has done what it has not refused. As it was listed before, the listing is brought up to date.
+            Ok(refused) => {
+                let done: Vec<_> = commands
+                    .into_iter()
+                    .filter(|command| !refused.contains(command))
+                    .collect();
+                expiry::apply(&done, &mut standing);
+            }
+            Err(error) if error.kind() == ErrorKind::Stopped => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        // What the target is changed by from here on is met again from there, and there is never less.
+        let handed_over = sink.sentinel().await?;
+        Ok(Some(Sides {
+            listed,
+            standing,
+            source,
+            target,
+            handed_over,
+        }))
+    }
+
+    /// Compares the documents of all collections but those that were compared before in this run and cannot have changed since, several at a
+    /// time, and again where the source has moved meanwhile.
+    ///
+    /// Writers that insert into a capped collection at the same time can leave its documents in another order than the oplog has them in, so
+    /// that the source's own secondaries differ. Nothing is written any more, so such a collection, which is small, is copied once more as it
+    /// stands.
+    async fn compare(
+        &self,
+        run: &Run,
+        report: &Report,
+        watched: bool,
+        by_name: (&ByName<'_>, &ByName<'_>),
+        compared: &mut Option<Compared>,
+    ) -> Result<()> {
+        let late_writes = &self.progress.late_writes;
+        let mut found = match compared.take() {
+            Some(before) if before.run.same_channel(run) => {
+                let mut found = before.found;
+                found.retain(|namespace, _| !late_writes.may_have_changed(namespace, before.at));
+                found
+            }
+            _ => HashMap::new(),
+        };
+        let states = report.collections.iter();
+        let mut open: Vec<&CollectionState> = states.filter(|state| !found.contains_key(&state.namespace)).collect();
+        let mut at = report.position;
+        let proven = if watched {
+            prove::proven(self.engine, self.progress, self.requests, (&open, at), by_name).await?
+        } else {
+            Default::default()
+        };
+        open.retain(|state| {
+            let is_proven = proven.contains(&state.id);
+            if is_proven {
+                found.insert(state.namespace.clone(), Comparison::default());
+            }
+            !is_proven
+        });
+        for attempt in 0..=COMPARISONS {
+            let comparing = open.iter().map(|state| self.compare_one(state).boxed());
+            let comparing: Vec<_> = comparing.collect();
+            let results: Vec<Comparison> = stream::iter(comparing).buffered(AT_ONCE).try_collect().await?;
+            let mut differing = Vec::new();
+            for (state, result) in open.into_iter().zip(results) {
+                if !result.differences.is_empty() {
+                    differing.push(state);
+                }
+                found.insert(state.namespace.clone(), result);
+            }
+            let capped = differing.iter().filter(|state| state.kind == CollectionKind::Capped);
+            let again: Vec<&CollectionState> = capped.copied().filter(|_| attempt == 0).collect();
+            let newest = match differing.is_empty() {
+                true => at,
+                // Not a sentinel, which moves the source itself.
+                false => self.engine.source.read_position().await?,
+            };
+            open = if newest > at { differing } else { again.clone() };
+            if open.is_empty() {
+                break;
+            }
+            for state in again {
+                self.copy_again(state).await?;
+            }
+            at = self.applied_to(newest).await?.0.position;
+            self.check_late_writes()?;
+        }
+        *compared = Some(Compared {
+            run: run.clone(),
+            at: report.position,
+            found,
+        });
+        Ok(())
+    }
+
+    async fn compare_one(&self, state: &CollectionState) -> Result<Comparison> {
+        verify::compare_documents(self.engine, state).await
+    }
+
+    async fn copy_again(&self, state: &CollectionState) -> Result<()> {
+        let sender = self.requests.borrow().clone();
+        let (reply, begun) = oneshot::channel();
+        if let Some(sender) = sender
+            && sender
+                .send(Request::CopyAgain {
+                    collection: state.id,
+                    reply,
+                })
+                .await
+                .is_ok()
+        {
+            // It fails when the run has ended. What follows waits for the copy, or for the next run.
+            let _ = begun.await;
+        }
+        Ok(())
+    }
+
+    /// What everything comes to, once it is known.
+    fn summary(
+        &self,
+        position: Position,
+        states: &States,
+        found: Option<&HashMap<Namespace, Comparison>>,
+        sides: &Sides,
+        late_writes: &LateWrites,
+    ) -> Summary {
+        let (engine, progress) = (self.engine, self.progress);
+        let (listed, standing) = (verify::by_name(&sides.listed), verify::by_name(&sides.standing));
+        let servers = [
+            specification::series(&sides.source),
+            specification::series(&sides.target),
+        ];
+        let (mut indexes, mut not_kept) = (Vec::new(), Vec::new());
         let mut collections = Vec::new();
-        for state in report.collections.iter() {
-            let mut summary = CollectionSummary {
+        for state in states.iter() {
+            let comparison = found.and_then(|found| found.get(&state.namespace));
+            let mut differences = match comparison {
+                Some(comparison) => comparison.differences.clone(),
+                None => progress.refused_of(&state.namespace),
+            };
+            let target = standing.get(&state.target).copied();
+            match listed.get(&state.namespace) {
+                Some(source) => {
+                    differences.extend(specification::compare_options(source, target, &servers));
+                    indexes.extend(specification::compare_indexes(source, target, &servers));
+                    let lost = specification::not_kept(source, target, servers[1]);
+                    not_kept.extend(lost.into_iter().map(|(_, lost)| lost));
+                }
+                None => differences.push("it no longer exists on the source".to_owned()),
+            }
+            collections.push(CollectionSummary {
                 namespace: state.namespace.clone(),
                 target: state.target.clone(),
-                documents: 0,
-                verified: false,
-                digest: None,
-                differences: Vec::new(),
-            };
-            if engine.settings.verification == Verification::None {
-                summary.differences = progress.refused_of(&state.namespace);
-            } else {
-                if !proven.contains(&state.id) {
-                    let found = compare(engine, progress, requests, state).await?;
-                    (summary.digest, summary.differences) = (found.digest, found.differences);
-                }
-                summary.verified = true;
-            }
-            collections.push(summary);
+                documents: target.map(|target| target.documents).unwrap_or_default(),
+                verified: comparison.is_some() && differences.is_empty(),
+                digest: comparison.and_then(|comparison| comparison.digest.clone()),
+                differences,
+            });
         }
-        finalized.clone_from(&report.collections);
-        for state in report.collections.iter() {
-            set_expiry(engine, state, Expiry::Final).await?;
-        }
-        // This makes the final form durable, and meets every write that came until now. When the target has lost it instead, the run has
-        // begun again from its checkpoint.
-        let (_, after) = applied_to(requests, engine.source.sentinel().await?).await?;
-        check_late_writes(engine, progress)?;
-        if after.same_channel(&run) {
-            break (report, collections);
-        }
-    };
-    // The listing may show more than there was at this position, which is met again from there, and never less.
-    let handed_over = engine.sink.sentinel().await?;
-    let (listed, standing) = futures::try_join!(engine.source.collections(), engine.sink.collections())?;
-    let (ours, theirs) = futures::try_join!(engine.source.describe(), engine.sink.describe())?;
-    let servers = [specification::series(&ours), specification::series(&theirs)];
-    let (mut indexes, mut not_kept) = (Vec::new(), Vec::new());
-    for summary in &mut collections {
-        let target = verify::find(&standing, &summary.target);
-        summary.documents = target.map(|target| target.documents).unwrap_or_default();
-        match verify::find(&listed, &summary.namespace) {
-            Some(source) => {
-                summary
-                    .differences
-                    .extend(specification::compare_options(source, target, &servers));
-                indexes.extend(specification::compare_indexes(source, target, &servers));
-                let lost = specification::not_kept(source, target, servers[1]);
-                not_kept.extend(lost.into_iter().map(|(_, lost)| lost));
-            }
-            None => summary.differences.push("it no longer exists on the source".to_owned()),
-        }
-        summary.verified &= summary.differences.is_empty();
-        let identical = summary.differences.is_empty();
-        progress.events.send(Event::Verified {
-            namespace: summary.namespace.clone(),
-            identical,
+        let same = collections.iter().all(|collection| collection.differences.is_empty())
+            && indexes.iter().all(|index| index.ok);
+        let selection = &engine.settings.selection;
+        let left_out: Vec<_> = sides
+            .listed
+            .iter()
+            .filter(|collection| !selection.contains(&collection.namespace) || is_view_of_buckets(collection))
+            .collect();
+        let not_migrated = not_migrated(&left_out);
+        let deployments = (&sides.source, &sides.target);
+        let certificate = same.then(|| {
+            let notes = (&*not_migrated, &*not_kept, late_writes);
+            Certificate::issue(engine, deployments, position, &collections, (&listed, &standing), notes)
         });
-    }
-    let late_writes = progress.late_writes.found();
-    if late_writes.count > 0 {
-        progress.events.send(Event::WritesAfterStop {
-            writes: late_writes.clone(),
-            accepted: true,
-        });
-    }
-    let same =
-        collections.iter().all(|collection| collection.differences.is_empty()) && indexes.iter().all(|index| index.ok);
-    let left_out: Vec<_> = listed
-        .iter()
-        .filter(|collection| {
-            !engine.settings.selection.contains(&collection.namespace) || is_view_of_buckets(collection)
-        })
-        .collect();
-    let not_migrated = not_migrated(&left_out);
-    let certificate = if same {
-        let (sides, notes) = ((&*listed, &*standing), (&*not_migrated, &*not_kept, &late_writes));
-        Some(Certificate::issue(engine, report.position, &collections, sides, notes).await?)
-    } else {
-        None
-    };
-    let way_back = match handed_over {
-        Some(position) if same => Some(WayBack::begin(engine, position, &report.collections, &standing).await?),
-        _ => None,
-    };
-    Ok(Summary {
-        outcome: if same { Outcome::Complete } else { Outcome::Differences },
-        position: Some(report.position),
-        collections,
-        indexes,
-        late_writes,
-        resyncs: progress.resyncs(),
-        foreign_writes: progress.foreign_writes(),
-        left_selection: progress.left_selection.all(),
-        not_migrated,
-        not_kept,
-        certificate,
-        way_back,
-    })
-}
-
-/// Notes in the checkpoint that the migration is over, so that it cannot be started again by mistake, and how it can be taken back.
-///
-/// # Errors
-/// The store cannot be read or written.
-pub(crate) async fn complete(engine: &Engine, way_back: Option<&WayBack>) -> Result<()> {
-    // The run has ended, and the lease with it. Another process that has begun since would be refused, or refuses this.
-    if let Some(bytes) = engine.unfenced.store.load().await? {
-        let checkpoint = Checkpoint {
-            complete: true,
-            way_back: way_back.cloned(),
-            ..Checkpoint::decode(&bytes)?
-        };
-        engine.unfenced.store.save(&checkpoint.encode()?).await?;
-    }
-    Ok(())
-}
-
-/// From now on every write to the source is one that came too late. Answers the position from which on that is so.
-async fn watch_for_late_writes(requests: &Requests) -> Result<Position> {
-    let started = Instant::now();
-    loop {
-        let sender = requests.borrow().clone();
-        if let Some(sender) = sender {
-            let (reply, stopped) = oneshot::channel();
-            // Both fail when the run has ended; it goes on from its checkpoint, and this waits for that.
-            if sender.send(Request::WatchForLateWrites { reply }).await.is_ok()
-                && let Ok(stopped) = stopped.await
-            {
-                match stopped {
-                    // It ended while the source was being asked.
-                    Err(error) if error.kind() == ErrorKind::Stopped => {}
-                    stopped => return stopped,
-                }
-            }
-        }
-        if started.elapsed() > PATIENCE {
-            return Err(Error::new(
-                ErrorKind::Connection,
-                "cut over",
-                "the run did not go on in time",
-            ));
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Unless the host accepts them, writes that came too late end the cutover.
-fn check_late_writes(engine: &Engine, progress: &Progress) -> Result<()> {
-    let writes = progress.late_writes.found();
-    if writes.count == 0 || engine.settings.accept_late_writes {
-        return Ok(());
-    }
-    let error = writes.to_error();
-    progress.events.send(Event::WritesAfterStop {
-        writes,
-        accepted: false,
-    });
-    Err(error)
-}
-
-/// The state of the migration once everything is copied and all changes up to `position` have been applied and are durable, and the run
-/// that says so.
-async fn applied_to(requests: &Requests, position: Position) -> Result<(Report, mpsc::Sender<Request>)> {
-    let started = Instant::now();
-    loop {
-        let sender = requests.borrow().clone();
-        if let Some(sender) = sender {
-            let (reply, report) = oneshot::channel();
-            // Both fail when the run has ended; it goes on from its checkpoint, and this waits for that.
-            if sender.send(Request::Report { reply }).await.is_ok()
-                && let Ok(report) = report.await
-                && report.complete
-                && report.position >= position
-            {
-                return Ok((report, sender));
-            }
-        }
-        if started.elapsed() > PATIENCE {
-            return Err(Error::new(
-                ErrorKind::Connection,
-                "cut over",
-                "the rest of the changes could not be applied in time",
-            ));
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Compares a collection, again where the source has moved meanwhile.
-///
-/// Writers that insert into a capped collection at the same time can leave its documents in another order than the oplog has them in, so
-/// that the source's own secondaries differ. Nothing is written any more, so such a collection, which is small, is copied once more as it
-/// stands.
-async fn compare(
-    engine: &Engine,
-    progress: &Progress,
-    requests: &Requests,
-    state: &CollectionState,
-) -> Result<Comparison> {
-    for attempt in 0..COMPARISONS {
-        let before = applied_to(requests, engine.source.sentinel().await?).await?.0.position;
-        check_late_writes(engine, progress)?;
-        let found = verify::compare_documents(engine, state).await?;
-        if found.differences.is_empty() {
-            return Ok(found);
-        }
-        // Not a sentinel, which moves the source itself.
-        let still = engine.source.read_position().await? <= before;
-        if attempt == 0 && state.kind == CollectionKind::Capped {
-            copy_again(progress, requests, state).await?;
-        } else if still {
-            return Ok(found);
+        let way_back = sides
+            .handed_over
+            .filter(|_| same)
+            .map(|handed_over| WayBack::begin(engine, deployments, handed_over, states, &standing));
+        Summary {
+            outcome: if same { Outcome::Complete } else { Outcome::Differences },
+            position: Some(position),
+            collections,
+            indexes,
+            late_writes: late_writes.clone(),
+            resyncs: progress.resyncs(),
+            foreign_writes: progress.foreign_writes(),
+            left_selection: progress.left_selection.all(),
+            not_migrated,
+            not_kept,
+            certificate,
+            way_back,
         }
     }
-    verify::compare_documents(engine, state).await
-}
 
-async fn copy_again(progress: &Progress, requests: &Requests, state: &CollectionState) -> Result<()> {
-    let sender = requests.borrow().clone();
-    let (reply, begun) = oneshot::channel();
-    if let Some(sender) = sender
-        && sender
-            .send(Request::CopyAgain {
-                collection: state.id,
-                reply,
-            })
-            .await
-            .is_ok()
-        && begun.await.is_ok()
-    {
+    fn tell(&self, summary: &Summary) {
+        for collection in &summary.collections {
+            self.progress.events.send(Event::Verified {
+                namespace: collection.namespace.clone(),
+                identical: collection.differences.is_empty(),
+            });
+        }
+        if summary.late_writes.count > 0 {
+            self.progress.events.send(Event::WritesAfterStop {
+                writes: summary.late_writes.clone(),
+                accepted: true,
+            });
+        }
+    }
+
+    /// Ends the run with the checkpoint that says that the migration is complete, unless there is a late write that is not among so many, or the
+    /// run has ended.
+    ///
+    /// # Errors
+    /// The checkpoint could not be saved.
+    async fn complete(&self, run: &Run, offer: Offer, late_writes: u64) -> Result<Ended> {
+        let completion = &self.progress.completion;
+        completion.offer(offer);
+        let (reply, done) = oneshot::channel();
+        if run.send(Request::Complete { late_writes, reply }).await.is_ok() {
+            // It is dropped in any case.
+            let _ = done.await;
+        }
+        match completion.take_back() {
+            Some(offer) => Ok(Ended::NotYet(offer)),
+            None => completion
+                .known()
+                .await
+                .map(|summary| Ended::Complete(Box::new(summary))),
+        }
+    }
+
+    /// From now on every write to the source is one that came too late. Answers the position from which on that is so.
+    async fn watch_for_late_writes(&self) -> Result<Position> {
         let started = Instant::now();
-        while !progress.is_indexed() && started.elapsed() < PATIENCE {
+        loop {
+            let sender = self.requests.borrow().clone();
+            if let Some(sender) = sender {
+                let (reply, stopped) = oneshot::channel();
+                // Both fail when the run has ended; it goes on from its checkpoint, and this waits for that.
+                if sender.send(Request::WatchForLateWrites { reply }).await.is_ok()
+                    && let Ok(stopped) = stopped.await
+                {
+                    match stopped {
+                        // It ended while the source was being asked.
+                        Err(error) if error.kind() == ErrorKind::Stopped => {}
+                        stopped => return stopped,
+                    }
+                }
+            }
+            if started.elapsed() > PATIENCE {
+                return Err(Error::new(
+                    ErrorKind::Connection,
+                    "cut over",
+                    "the run did not go on in time",
+                ));
+            }
             sleep(Duration::from_millis(20)).await;
         }
     }
-    Ok(())
-}
 
-/// When documents expire on the target.
-#[derive(Clone, Copy)]
-pub(crate) enum Expiry {
-    /// Hardly ever, as long as the source is followed.
-    HeldBack,
-    /// As on the source.
-    Final,
-}
-
-/// Lets documents expire on the target as they do on the source, or no longer.
-pub(crate) async fn set_expiry(engine: &Engine, state: &CollectionState, form: Expiry) -> Result<()> {
-    if state.kind == CollectionKind::View {
-        return Ok(());
+    /// The writes that came too late so far. Unless the host accepts them they end the cutover.
+    fn check_late_writes(&self) -> Result<LateWrites> {
+        let writes = self.progress.late_writes.found();
+        if writes.count == 0 || self.engine.settings.accept_late_writes {
+            return Ok(writes);
+        }
+        Err(self.refuse(writes))
     }
-    let mut changes: Vec<RawDocumentBuf> = Vec::new();
-    for index in &state.indexes {
-        if let Some(seconds) = seconds(index) {
-            let mut change = rawdoc! { "name": name_of(index) };
-            match form {
-                Expiry::HeldBack => change.append(bson::raw::cstr!("expireAfterSeconds"), HARDLY_EVER),
-                Expiry::Final => change.append(bson::raw::cstr!("expireAfterSeconds"), seconds),
+
+    /// The late writes end the cutover: none is accepted, or there is no end to them.
+    fn refuse(&self, writes: LateWrites) -> Error {
+        let error = writes.to_error(self.engine.settings.accept_late_writes);
+        self.progress.events.send(Event::WritesAfterStop {
+            writes,
+            accepted: false,
+        });
+        error
+    }
+
+    /// The state of the migration once everything is copied and all changes up to `position` have been applied and are durable, and the run
+    /// that says so.
+    async fn applied_to(&self, position: Position) -> Result<(Report, Run)> {
+        let applied = async {
+            loop {
+                let sender = self.requests.borrow().clone();
+                if let Some(sender) = sender {
+                    let (reply, report) = oneshot::channel();
+                    // Both fail when the run has ended; it goes on from its checkpoint, and this waits for that.
+                    if sender.send(Request::Report { at: position, reply }).await.is_ok()
+                        && let Ok(report) = report.await
+                    {
+                        return (report, sender);
+                    }
+                }
+                sleep(Duration::from_millis(20)).await;
             }
-            changes.push(rawdoc! { "index": change });
-        }
-    }
-    if let Some(seconds) = expiry(&state.options) {
-        let mut change = RawDocumentBuf::new();
-        match form {
-            Expiry::HeldBack => change.append(bson::raw::cstr!("expireAfterSeconds"), "off"),
-            Expiry::Final => change.append(bson::raw::cstr!("expireAfterSeconds"), seconds),
-        }
-        changes.push(change);
-    }
-    for arguments in changes {
-        let command = CatalogCommand::Modify {
-            namespace: state.target.clone(),
-            arguments,
         };
-        match engine.sink.execute(&command).await {
-            // An index that could not be built: the summary names it.
-            Err(error) if error.kind() == ErrorKind::TargetRefused => {}
-            other => other?,
-        }
+        timeout(PATIENCE, applied).await.map_err(|_| {
+            Error::new(
+                ErrorKind::Connection,
+                "cut over",
+                "the rest of the changes could not be applied in time",
+            )
+        })
     }
-    Ok(())
+}
+
+/// What became of an offer to complete the migration.
+enum Ended {
+    Complete(Box<Summary>),
+    /// Nobody has made use of it.
+    NotYet(Offer),
 }

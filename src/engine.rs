@@ -15,6 +15,7 @@ use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Amount, Event, Side};
+use crate::expiry::{self, keep_expiry};
 use crate::fence::Fence;
 use crate::hooks::HostHooks;
 use crate::lane::{Lane, LaneParts};
@@ -58,10 +59,9 @@ pub(crate) struct Engine {
     pub settings: Settings,
 }
 
-/// The sink and store as the host gave them.
+/// The sink as the host gave it.
 pub(crate) struct Unfenced {
     pub sink: Arc<dyn Sink>,
-    pub store: Arc<dyn CheckpointStore>,
 }
 
 /// What the tasks of a run begin with.
@@ -147,6 +147,16 @@ impl Engine {
         {
             progress.write_block.found();
         }
+        let is_complete = loaded.as_ref().is_some_and(|checkpoint| checkpoint.complete);
+        progress.resolve_completion(is_complete);
+        if let Some(checkpoint) = &mut loaded
+            && checkpoint.expiry_final
+            && !is_complete
+        {
+            expiry::restore(&*self.sink, checkpoint, |name| self.settings.selection.target(name)).await?;
+            checkpoint.expiry_final = false;
+        }
+        progress.expiry.restored();
         let watch = self.watch_on(loaded.as_mut(), progress).await;
         let ownership = Ownership::load(Arc::clone(&self.sink), self.settings.existing_data).await?;
         let beginning = match loaded {
@@ -315,6 +325,12 @@ impl Engine {
                 cancel.clone(),
             ));
         }
+        tasks.spawn(keep_expiry(
+            Arc::clone(&self.sink),
+            Arc::clone(progress),
+            send_requests.clone(),
+            cancel.clone(),
+        ));
         // One walker is always at work.
         if settings.yield_to_source_writes && settings.walkers > 1 {
             tasks.spawn(yield_to_writes(

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::allocation::keep_freed_memory;
+use crate::completion::Switch;
 use crate::cutover;
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,12 +24,10 @@ use crate::phase::{Call, Phase};
 use crate::preflight;
 use crate::progress::Progress;
 use crate::prove::{self, BothSides, VerifyReport};
-use crate::retry::{RetryRule, retry};
 use crate::supervise::{State, Wanted, supervise};
 use crate::throttle::Throttle;
 use crate::waiting::LONGEST_CALL;
 use crate::window::{self, CutoverWindow};
-use crate::write_block;
 
 /// How long the lag must have stayed small before a run counts as ready.
 const STEADY: Duration = Duration::from_secs(2);
@@ -164,12 +163,23 @@ impl MigrationHandle {
     /// the error that ended the run. The checkpoint stays: the migration can be started again and cut over later.
     ///
     /// # Cancellation
-    /// Dropping the future before it is done leaves the run going on; `cutover` may be called again. In the last moment, when the end is
-    /// being noted in the checkpoint, it leaves the run ended: starting the migration again goes on with it, or says that it is complete.
+    /// Dropping the future leaves the run going on; `cutover` may be called again. From the moment in which the checkpoint is saved that says
+    /// that the migration is complete this changes nothing any more: the run's own tasks bring it to its end, which
+    /// [`status`](Self::status) and [`wait`](Self::wait) tell, or go on following where the checkpoint could not be saved.
     pub async fn cutover(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
+        self.cutover_with(stop_writes, || None).await
+    }
+
+    /// As [`cutover`](Self::cutover). What `switch` answers, once the writers are stopped, goes over in the moment in which the checkpoint is
+    /// durable that says that the migration is complete.
+    pub(crate) async fn cutover_with(
+        &self,
+        stop_writes: impl Future<Output = ()>,
+        switch: impl FnOnce() -> Option<Box<dyn Switch>>,
+    ) -> Result<Summary> {
         self.check(Call::CutOver)?;
         self.ready_to_cut_over(self.engine.settings.max_lag).await?;
-        self.hand_over(stop_writes).await
+        self.hand_over(stop_writes, switch).await
     }
 
     /// As [`cutover`](Self::cutover), but does not wait for the run to be ready.
@@ -192,75 +202,63 @@ impl MigrationHandle {
             };
             return Err(Error::new(ErrorKind::WrongPhase, "cut over", message).with_context("phase", status.phase));
         }
-        self.hand_over(stop_writes).await
+        self.hand_over(stop_writes, || None).await
     }
 
     /// Tells the host's hooks how it ends.
-    async fn hand_over(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
-        let handed_over = self.try_hand_over(stop_writes).await;
-        let has_ended = matches!(&*self.state.borrow(), State::Ended { .. });
-        let phase = if handed_over.is_ok() {
-            Phase::Complete
-        } else {
-            Phase::Failed
-        };
-        // What goes wrong in a hook is to be told before the last phase, which ends the events.
-        let last = has_ended.then(|| LastPhase(&self.progress, phase));
+    async fn hand_over(
+        &self,
+        stop_writes: impl Future<Output = ()>,
+        switch: impl FnOnce() -> Option<Box<dyn Switch>>,
+    ) -> Result<Summary> {
+        let handed_over = self.try_hand_over(stop_writes, switch).await;
         match &handed_over {
+            // The host is told of the end of the run by the run.
+            Ok(summary) if summary.outcome == Outcome::Complete => self.ended().await,
             Ok(summary) => self.engine.hooks.after_cutover(&self.progress.events, summary).await,
-            // The host is told of an error that ended the run by the run.
             Err(_)
                 if self
                     .check_running()
                     .is_err_and(|ended| ended.kind() != ErrorKind::Stopped) => {}
             Err(error) => self.engine.hooks.on_failure(&self.progress.events, error).await,
         }
-        if last.map(drop).is_some() {
+        if matches!(&*self.state.borrow(), State::Ended { .. }) {
             self.last_phase_told().await;
         }
         handed_over
     }
 
-    async fn try_hand_over(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
+    async fn try_hand_over(
+        &self,
+        stop_writes: impl Future<Output = ()>,
+        switch: impl FnOnce() -> Option<Box<dyn Switch>>,
+    ) -> Result<Summary> {
         self.engine.hooks.before_cutover().await?;
         pin!(stop_writes).await;
+        // What is held goes on only when the source can be written to again.
+        let mut switch = switch();
         // A run that was paused and resumed meanwhile begins within a moment.
         while !self.progress.set_phase(Phase::Cutover) {
             self.check(Call::CutOver)?;
             sleep(Duration::from_millis(20)).await;
         }
-        let back = BackToCatchUp(&self.progress);
+        let _back = BackToCatchUp(&self.progress);
         let hand_over = async {
             if self.engine.settings.block_source_writes {
                 self.progress.write_block.block().await?;
             }
-            cutover::hand_over(&self.engine, &self.progress, &self.requests).await
+            cutover::hand_over(&self.engine, &self.progress, &self.requests, &mut switch).await
         };
         let mut state = self.state.clone();
         let handed_over = tokio::select! {
+            biased;
             summary = hand_over => summary,
             _ = state.wait_for(|state| matches!(state, State::Ended { .. })) => self.check_running().and(Err(Error::stopped("cut over"))),
         };
         if !matches!(&handed_over, Ok(summary) if summary.outcome == Outcome::Complete) {
             self.progress.write_block.lifted().await;
         }
-        let summary = handed_over?;
-        if summary.outcome != Outcome::Complete {
-            return Ok(summary);
-        }
-        self.progress.write_block.keep();
-        std::mem::forget(back);
-        self.end().await;
-        // The run has ended, so that the host could not try this again.
-        let complete = || cutover::complete(&self.engine, summary.way_back.as_ref());
-        if let Err(error) = retry(RetryRule::SERVER, complete).await {
-            if self.progress.write_block.is_noted() {
-                // The host is told if it stays.
-                let _ = write_block::lift(&self.engine, &self.progress).await;
-            }
-            return Err(error);
-        }
-        Ok(summary)
+        handed_over
     }
 
     /// Stops reading and writing, and keeps the checkpoint. [`resume`](Self::resume) goes on from it. Returns when everything has stopped.
@@ -385,6 +383,11 @@ impl MigrationHandle {
     /// Stops the run and waits until it has ended.
     async fn end(&self) {
         self.wanted.send_replace(Wanted::Stop);
+        self.ended().await;
+    }
+
+    /// Waits until the run has ended.
+    async fn ended(&self) {
         let mut state = self.state.clone();
         let _ = state.wait_for(|state| matches!(state, State::Ended { .. })).await;
     }
@@ -414,25 +417,14 @@ impl MigrationHandle {
     }
 }
 
-/// A cutover that fails or is dropped leaves the run catching up, so that it may be called again.
+/// A cutover that fails or is dropped leaves the run catching up, so that it may be called again, unless it is about to be complete.
 struct BackToCatchUp<'a>(&'a Progress);
 
 impl Drop for BackToCatchUp<'_> {
     fn drop(&mut self) {
-        self.0.late_writes.end();
-        self.0.write_block.give_up();
-        if self.0.phase() == Phase::Cutover {
-            self.0.set_phase(Phase::CatchUp);
+        if self.0.completion.give_up() {
+            self.0.back_to_catch_up();
         }
-    }
-}
-
-/// The phase that a run which has ended goes to, also when nobody waits for the cutover any more.
-struct LastPhase<'a>(&'a Progress, Phase);
-
-impl Drop for LastPhase<'_> {
-    fn drop(&mut self) {
-        self.0.set_phase(self.1);
     }
 }
 

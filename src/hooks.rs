@@ -37,8 +37,9 @@ pub type HookResult = std::result::Result<(), Box<dyn StdError + Send + Sync>>;
 ///
 /// # Cancellation
 /// The calls are made by the run's own tasks and by the futures of `start` and `cutover`, never by others: dropping one of these futures,
-/// or the [`MigrationHandle`](crate::MigrationHandle), drops the call that it is making. A cutover that is dropped is followed by no call
-/// but that for the phase to which the run goes back.
+/// or the [`MigrationHandle`](crate::MigrationHandle), drops the call that it is making. That to `after_cutover` when the migration is complete
+/// is one of the run's own, which the cutover only waits for. A cutover that is dropped before is followed by no call but that for the phase to
+/// which the run goes back.
 #[async_trait]
 pub trait Hooks: Send + Sync + 'static {
     /// Called before a migration is started or goes on from its checkpoint, and before preflight looks at anything.

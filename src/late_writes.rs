@@ -1,5 +1,6 @@
 //! Writes that arrive on the source after its writers were to have stopped.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -40,13 +41,18 @@ pub struct LateWrite {
 }
 
 impl LateWrites {
-    pub(crate) fn to_error(&self) -> Error {
+    /// `accepted` says that the host accepts such writes, and that there is no end to them.
+    pub(crate) fn to_error(&self, accepted: bool) -> Error {
+        let (again, or_accept) = match accepted {
+            true => (" again and again", ""),
+            false => ("", ", or accept such writes"),
+        };
         Error::new(
             ErrorKind::WritesAfterStop,
             "cut over",
             format!(
-                "the source was written to after the writers had been stopped: {self}; the run goes on following: stop what still writes, and \
-                 cut over again, or accept such writes"
+                "the source was written to{again} after the writers had been stopped: {self}; the run goes on following: stop what still \
+                 writes, and cut over again{or_accept}"
             ),
         )
     }
@@ -85,6 +91,10 @@ struct State {
     /// What comes after it has not been counted yet.
     counted: Position,
     writes: LateWrites,
+    /// The last of them in each collection.
+    last: HashMap<Namespace, Position>,
+    /// The last change to the catalogue.
+    last_of_catalog: Option<Position>,
 }
 
 impl Default for State {
@@ -92,6 +102,8 @@ impl Default for State {
         Self {
             counted: Position::ZERO,
             writes: LateWrites::default(),
+            last: HashMap::new(),
+            last_of_catalog: None,
         }
     }
 }
@@ -115,19 +127,29 @@ impl LateWatch {
         self.on.load(Relaxed)
     }
 
-    /// Notes the writes of one entry.
+    /// Notes the writes of one entry, which `continues` with the next one where it is a part of a transaction.
     pub fn note<'a>(
         &self,
         position: Position,
+        continues: bool,
         writes: impl Iterator<Item = (&'a Namespace, Option<&'a dyn fmt::Debug>)>,
     ) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if position <= state.counted {
             return;
         }
-        state.counted = position;
+        if !continues {
+            state.counted = position;
+        }
         for (namespace, id) in writes {
             state.writes.count += 1;
+            match id {
+                Some(_) => match state.last.get_mut(namespace) {
+                    Some(last) => *last = position,
+                    None => drop(state.last.insert(namespace.clone(), position)),
+                },
+                None => state.last_of_catalog = Some(position),
+            }
             if state.writes.named.len() < MOST_NAMED {
                 state.writes.named.push(LateWrite {
                     position,
@@ -136,6 +158,14 @@ impl LateWatch {
                 });
             }
         }
+    }
+
+    /// Whether a collection may have been written to after a position, as far as such writes count. After a change to the catalogue nothing is
+    /// known of any.
+    pub fn may_have_changed(&self, namespace: &Namespace, after: Position) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = state.last.get(namespace).copied().max(state.last_of_catalog);
+        last.is_some_and(|last| last > after)
     }
 
     /// What was found since the watch began.
@@ -163,7 +193,7 @@ mod tests {
         let namespace = Namespace::new("shop", "orders");
         let note = |time: u32, ids: &[u32]| {
             let writes = ids.iter().map(|id| (&namespace, Some(id as &dyn fmt::Debug)));
-            watch.note(at(time), writes);
+            watch.note(at(time), false, writes);
         };
         watch.begin(at(5));
         note(5, &[1]);
@@ -182,6 +212,18 @@ mod tests {
         assert!(found.to_string().ends_with("shop.orders _id 7, and others"), "{found}");
         watch.begin(at(50));
         assert_eq!(watch.found(), LateWrites::default());
+    }
+
+    #[test]
+    fn all_parts_of_a_transaction_count() {
+        let watch = LateWatch::default();
+        let namespace = Namespace::new("shop", "orders");
+        watch.begin(at(5));
+        for (continues, ids) in [(true, &[][..]), (true, &[1]), (false, &[2]), (false, &[3])] {
+            let writes = ids.iter().map(|id| (&namespace, Some(id as &dyn fmt::Debug)));
+            watch.note(at(6), continues, writes);
+        }
+        assert_eq!(watch.found().count, 2, "the last comes again");
     }
 
     #[test]

@@ -127,6 +127,8 @@ mod by_id;
 mod specification;
 mod verify;
 mod cutover;
+mod expiry;
+mod completion;
 mod certificate;
 mod reverse;
 mod prove;

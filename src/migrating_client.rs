@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::{Future, pending};
 use std::ops::Deref;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -17,8 +17,9 @@ use mongodb::Client;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
 
+use crate::completion::Switch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Outcome, Side, Summary};
+use crate::event::{Side, Summary};
 use crate::handle::MigrationHandle;
 
 /// Gives out the client of the replica set that the data is on: the source's before a cutover, the target's after it. Clones are one.
@@ -114,7 +115,7 @@ impl MigratingClient {
         done
     }
 
-    /// Which client is given out now.
+    /// Which client is given out now, or will be when the operations that are held go on.
     pub fn side(&self) -> Side {
         self.gate.shared.state.borrow().side
     }
@@ -131,7 +132,9 @@ impl MigratingClient {
     /// With `source` and `target` as [`new`](Self::new) got them the run must lead from the client that is given out now to the other one.
     /// After a hand-over that is the run which [takes it back](Summary::reverse).
     ///
-    /// How long the comparison takes during which calls are held depends on the data; a host that wants to bound it drops the future.
+    /// How long the comparison takes during which calls are held depends on the data; a host that wants to bound it drops the future. The
+    /// operations go on in the moment in which the checkpoint is durable that says that the migration is complete, whatever the host's hooks
+    /// do afterwards.
     ///
     /// # Errors
     /// [`OperationsUnderWay`](ErrorKind::OperationsUnderWay) when operations did not end in time, [`WrongPhase`](ErrorKind::WrongPhase) while
@@ -140,11 +143,12 @@ impl MigratingClient {
     ///
     /// # Cancellation
     /// Dropping the future lets the operations go on with the client they had, and is for the run as dropping that of
-    /// `MigrationHandle::cutover`.
+    /// `MigrationHandle::cutover`. Only while the checkpoint is being saved that says that the migration is complete are they held until that
+    /// is decided: [`side`](Self::side) is the other one from just before the checkpoint can say so, and back where it could not be saved.
+    /// When the handle is dropped in this very moment they go on with the other client, to which the checkpoint may lead.
     pub async fn cutover(&self, run: &MigrationHandle, drain: Duration) -> Result<ClientCutover> {
-        let cut_over = |stop_writes| run.cutover(stop_writes);
-        let is_complete = |summary: &Summary| summary.outcome == Outcome::Complete;
-        let (summary, held) = self.gate.hand_over(drain, cut_over, is_complete).await?;
+        let cut_over = |stop_writes, switch: TakeSwitch| run.cutover_with(stop_writes, switch);
+        let (summary, held) = self.gate.hand_over(drain, cut_over).await?;
         Ok(ClientCutover { summary, held })
     }
 }
@@ -186,7 +190,7 @@ struct Shared<C> {
 
 #[derive(Debug)]
 struct State {
-    /// Which is given out.
+    /// Which is given out, or will be when nothing is held any more.
     side: Side,
     /// Whether new operations wait.
     is_held: bool,
@@ -213,9 +217,10 @@ struct Ticket<'a, C> {
 /// New operations are held back as long as this lives.
 struct Hold<C> {
     gate: Gate<C>,
-    /// Which side they go on with.
-    then: Side,
 }
+
+/// What takes the hold over from whoever stops the writes: it decides which side the operations go on with.
+type TakeSwitch = Box<dyn FnOnce() -> Option<Box<dyn Switch>> + Send>;
 
 impl<C> Gate<C> {
     fn new(source: C, target: C) -> Self {
@@ -301,11 +306,11 @@ impl<C> Gate<C> {
     }
 
     fn hold(&self) -> Result<Hold<C>> {
-        let mut side = None;
+        let mut held = false;
         self.shared.state.send_if_modified(|state| {
             if !state.is_held {
                 state.is_held = true;
-                side = Some(state.side);
+                held = true;
                 // Those that a cutover before this one has let go on, and that have not done so yet, wait on.
                 state.calls = HeldCalls {
                     calls: u64::try_from(state.waiting.len()).unwrap_or(u64::MAX),
@@ -314,8 +319,8 @@ impl<C> Gate<C> {
             }
             false
         });
-        let gate = self.clone();
-        side.map(|then| Hold { gate, then }).ok_or_else(|| {
+        let hold = held.then(|| Hold { gate: self.clone() });
+        hold.ok_or_else(|| {
             Error::new(
                 ErrorKind::WrongPhase,
                 "cut over",
@@ -324,52 +329,40 @@ impl<C> Gate<C> {
         })
     }
 
-    /// Awaits `cut_over`, which is given what stops the writes. Where it is complete the other side is given out from then on.
+    /// Awaits `cut_over`, which is given what stops the writes, and what takes over the operations that are held from then on.
     async fn hand_over<T, F>(
         &self,
         limit: Duration,
-        cut_over: impl FnOnce(BoxFuture<'static, ()>) -> F,
-        is_complete: impl FnOnce(&T) -> bool,
+        cut_over: impl FnOnce(BoxFuture<'static, ()>, TakeSwitch) -> F,
     ) -> Result<(T, HeldCalls)>
     where
         F: Future<Output = Result<T>>,
         C: Send + Sync + 'static,
     {
-        let (told, mut stopped) = oneshot::channel();
-        let gate = self.clone();
+        let (refuse, mut refused) = oneshot::channel();
+        // What nobody takes is dropped with both, which lets the operations go on.
+        let held: Arc<Mutex<Option<Hold<C>>>> = Arc::default();
+        let (gate, hold) = (self.clone(), Arc::clone(&held));
         let stop_writes = async move {
-            let stop = gate.stop(limit).await;
-            let failed = stop.is_err();
-            // What nobody takes is dropped, which lets the operations go on.
-            let _ = told.send(stop);
-            if failed {
-                // The cutover must not go on; it is dropped.
-                pending::<()>().await;
+            match gate.stop(limit).await {
+                Ok(stopped) => *hold.lock().unwrap_or_else(PoisonError::into_inner) = Some(stopped),
+                Err(error) => {
+                    let _ = refuse.send(error);
+                    // The cutover must not go on; it is dropped.
+                    pending::<()>().await;
+                }
             }
         };
-        let mut cut_over = pin!(cut_over(stop_writes.boxed()));
-        let mut hold = None;
+        let take = move || {
+            let hold = held.lock().unwrap_or_else(PoisonError::into_inner).take();
+            hold.map(|hold| Box::new(hold) as Box<dyn Switch>)
+        };
+        let cut_over = pin!(cut_over(stop_writes.boxed(), Box::new(take)));
         let done = tokio::select! {
             biased;
-            Ok(stop) = &mut stopped => {
-                hold = Some(stop?);
-                cut_over.await
-            }
-            done = &mut cut_over => done,
-        }?;
-        if !is_complete(&done) {
-            drop(hold);
-            return Ok((done, self.shared.state.borrow().calls));
-        }
-        let hold = match hold {
-            Some(hold) => hold,
-            // Stopping the writes and all the rest took no time.
-            None => match stopped.try_recv() {
-                Ok(stop) => stop?,
-                Err(_) => self.hold()?,
-            },
+            Ok(error) = &mut refused => return Err(error),
+            done = cut_over => done?,
         };
-        hold.switch();
         Ok((done, self.shared.state.borrow().calls))
     }
 }
@@ -384,19 +377,32 @@ impl<C> Shared<C> {
 }
 
 impl<C> Hold<C> {
-    /// Lets the operations go on with the other side.
-    fn switch(mut self) {
-        self.then = match self.then {
-            Side::Source => Side::Target,
-            Side::Target => Side::Source,
-        };
+    /// The operations will go on with the other side.
+    fn turn(&self) {
+        self.gate.shared.state.send_if_modified(|state| {
+            state.side = match state.side {
+                Side::Source => Side::Target,
+                Side::Target => Side::Source,
+            };
+            false
+        });
+    }
+}
+
+impl<C: Send + Sync> Switch for Hold<C> {
+    fn begin(&mut self) {
+        self.turn();
+    }
+
+    fn revert(&mut self) {
+        self.turn();
     }
 }
 
 impl<C> Drop for Hold<C> {
     fn drop(&mut self) {
         self.gate.shared.state.send_modify(|state| {
-            (state.side, state.is_held) = (self.then, false);
+            state.is_held = false;
             if let Some((_, oldest)) = state.waiting.first_key_value() {
                 state.calls.longest = state.calls.longest.max(oldest.elapsed());
             }

@@ -415,8 +415,8 @@ impl MigrationBuilder {
             engine: Arc::new(Engine {
                 source: self.source,
                 sink: Arc::new(FencedSink::new(Arc::clone(&self.sink), fence.clone())),
-                store: Arc::new(FencedStore::new(Arc::clone(&store), fence.clone())),
-                unfenced: Unfenced { sink: self.sink, store },
+                store: Arc::new(FencedStore::new(store, fence.clone())),
+                unfenced: Unfenced { sink: self.sink },
                 fence,
                 seen: Arc::default(),
                 hooks: self.hooks,

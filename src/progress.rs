@@ -8,9 +8,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::completion::Completion;
 use crate::document::Position;
 use crate::event::{Amount, ChangeCounts, Event, Events, ForeignWrites, Status};
 use crate::evidence::{IndexCounts, Recent};
+use crate::expiry::ExpiryForm;
 use crate::late_writes::LateWatch;
 use crate::left_selection::AllLeft;
 use crate::namespace::Namespace;
@@ -72,6 +74,8 @@ pub(crate) struct Progress {
     pub late_writes: LateWatch,
     pub window: window::Window,
     pub write_block: WriteBlock,
+    pub expiry: ExpiryForm,
+    pub completion: Completion,
     recent: Recent,
     indexes: Mutex<IndexCounts>,
     pub left_selection: AllLeft,
@@ -117,6 +121,8 @@ impl Progress {
             late_writes: LateWatch::default(),
             window: window::Window::default(),
             write_block: WriteBlock::default(),
+            expiry: ExpiryForm::default(),
+            completion: Completion::default(),
             recent: Recent::default(),
             indexes: Mutex::default(),
             left_selection: AllLeft::default(),
@@ -256,6 +262,34 @@ impl Progress {
             self.events.send(Event::PhaseChanged { phase });
         }
         changed
+    }
+
+    /// The checkpoint is known to say that the migration is complete, or not to, where that was in doubt. In the same step everything that
+    /// goes over with the migration does so, or stays.
+    pub fn resolve_completion(&self, is_complete: bool) {
+        if is_complete {
+            self.write_block.keep();
+        }
+        if self.completion.resolve(is_complete) {
+            self.back_to_catch_up();
+        }
+    }
+
+    /// Nobody can say whether the migration is complete. Both sides are the same, so that the target counts: should the checkpoint say that it
+    /// is, what was written to the source from now on would be lost. The next start finds out.
+    pub fn leave_in_doubt(&self) {
+        self.write_block.keep();
+        self.completion.leave_in_doubt();
+    }
+
+    /// A cutover has not come to its end, and nobody waits for it any more: the run goes on as before.
+    pub fn back_to_catch_up(&self) {
+        self.late_writes.end();
+        self.write_block.give_up();
+        self.expiry.give_up();
+        if self.phase() == Phase::Cutover {
+            self.set_phase(Phase::CatchUp);
+        }
     }
 
     /// The phase, and each that follows; one that passes at once may be missed.

@@ -8,8 +8,9 @@ use bson::raw::RawDocumentBuf;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use crate::checkpoint::CollectionState;
 use crate::difference::Difference;
-use crate::document::{Collection, Position};
+use crate::document::Position;
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migration::Verification;
@@ -17,9 +18,9 @@ use crate::namespace::Namespace;
 use crate::order::Key;
 use crate::progress::Progress;
 use crate::proof::{CollectionProof, ProofState};
-use crate::router::{ProofRequest, Report, Request};
+use crate::router::{ProofRequest, Request};
 use crate::source::{PointRequest, ReadMode};
-use crate::verify;
+use crate::verify::{self, ByName};
 
 /// How often it is looked how far a comparison is.
 const LOOK: Duration = Duration::from_millis(20);
@@ -220,9 +221,9 @@ async fn ask<T>(
 }
 
 /// The collections that were compared while the run went on, and whose documents that have changed since are the same on both sides now
-/// that these stand still.
+/// that these stand still. Both sides as they are listed now, and the position that the collections are at, come with the call.
 ///
-/// Other programs may have written to the target since. Unless they were watched for, nobody was seen, and both sides have as many documents
+/// Other programs may have written to the target since, which has to have been watched for. Unless nobody was seen, and both sides have as many documents
 /// and bytes, a collection counts as not compared. So do small ones, whose digests cost next to nothing and are independent of all this.
 ///
 /// # Errors
@@ -231,28 +232,17 @@ pub(crate) async fn proven(
     engine: &Engine,
     progress: &Progress,
     requests: &Requests,
-    report: &Report,
+    (states, at): (&[&CollectionState], Position),
+    (ours, theirs): (&ByName<'_>, &ByName<'_>),
 ) -> Result<HashSet<Uuid>> {
     let mut proven = HashSet::new();
-    if engine.settings.verification != Verification::Continuous {
-        return Ok(proven);
-    }
-    let (ours, theirs, watched) = futures::try_join!(
-        engine.source.collections(),
-        engine.sink.collections(),
-        watched_until_now(engine, progress)
-    )?;
-    if !watched {
-        return Ok(proven);
-    }
     let foreign = progress.foreign_writes();
-    let size = |listed: &[Collection], namespace: &Namespace| {
-        verify::find(listed, namespace).map(|collection| (collection.bytes, collection.documents))
+    let size = |listed: &ByName<'_>, namespace: &Namespace| {
+        listed
+            .get(namespace)
+            .map(|collection| (collection.bytes, collection.documents))
     };
-    let sized = report
-        .collections
-        .iter()
-        .map(|state| (size(&ours, &state.namespace), state));
+    let sized = states.iter().map(|state| (size(ours, &state.namespace), *state));
     let mut smallest_first: Vec<_> = sized.collect();
     smallest_first.sort_by_key(|(size, _)| *size);
     let mut cross_checked = 0;
@@ -266,8 +256,8 @@ pub(crate) async fn proven(
             continue;
         };
         if !foreign.iter().any(|foreign| foreign.namespace == state.target)
-            && here == size(&theirs, &state.target)
-            && verify::are_same(engine, state, &keys, report.position).await?
+            && here == size(theirs, &state.target)
+            && verify::are_same(engine, state, &keys, at).await?
         {
             proven.insert(state.id);
         }
@@ -275,11 +265,15 @@ pub(crate) async fn proven(
     Ok(proven)
 }
 
-/// Waits until everything is known that others had written to the target before the call. Answers whether it is.
+/// Waits until everything is known that others had written to the target before the call. Answers whether it is, and collections can
+/// be [proven](proven) to be the same at all.
 ///
 /// # Errors
 /// A server error.
-async fn watched_until_now(engine: &Engine, progress: &Progress) -> Result<bool> {
+pub(crate) async fn watched_until_now(engine: &Engine, progress: &Progress) -> Result<bool> {
+    if engine.settings.verification != Verification::Continuous {
+        return Ok(false);
+    }
     let newest = engine.sink.sentinel().await?;
     Ok(watched_until(progress, newest.unwrap_or(Position::ZERO)).await)
 }

@@ -17,19 +17,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::beginning::mismatch;
 use crate::checkpoint::{Checkpoint, CollectionState, RangeState, States};
-use crate::cutover::{Expiry, set_expiry};
 use crate::document::{Collection, CollectionKind, Position};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Outcome, Summary};
+use crate::expiry::{self, Form};
 use crate::index::{name_of, seconds};
 use crate::migration::{Migration, MigrationBuilder};
 use crate::ownership::Ownership;
 use crate::sink::Sink;
-use crate::source::Source;
+use crate::source::{Deployment, Source};
 use crate::specification::are_same_keys;
 use crate::tracked::Tracked;
-use crate::verify::find;
+use crate::verify::ByName;
 
 const OPERATION: &str = "take the hand-over back";
 
@@ -101,26 +101,23 @@ impl WayBack {
 
     /// What is known at the end of a cutover. Everything of the migration was written before `position`, and nobody else writes until its
     /// end is told.
-    ///
-    /// # Errors
-    /// A server error.
-    pub(crate) async fn begin(
+    pub(crate) fn begin(
         engine: &Engine,
+        (source, sink): (&Deployment, &Deployment),
         position: Position,
         migrated: &States,
-        standing: &[Collection],
-    ) -> Result<Self> {
-        let (source, sink) = futures::try_join!(engine.source.describe(), engine.sink.describe())?;
+        standing: &ByName<'_>,
+    ) -> Self {
         let mut first = Checkpoint::begin(
-            sink.identity,
-            source.identity,
+            sink.identity.clone(),
+            source.identity.clone(),
             engine.settings.selection.reversed(),
             position,
             position,
         );
         first.collections = migrated
             .iter()
-            .filter_map(|state| Some(opposite(state, find(standing, &state.target)?, position)))
+            .filter_map(|state| Some(opposite(state, standing.get(&state.target)?, position)))
             .collect();
         for state in &first.collections {
             first.copied_documents += state.documents;
@@ -128,7 +125,7 @@ impl WayBack {
         }
         (first.created, first.copied) = (true, true);
         first.takes_back = Some(Uuid::new());
-        Ok(Self { first: Box::new(first) })
+        Self { first: Box::new(first) }
     }
 }
 
@@ -224,9 +221,8 @@ impl Engine {
         let Some(mut first) = self.first_of_way_back().await? else {
             return Ok(());
         };
-        for state in &first.collections {
-            set_expiry(self, state, Expiry::HeldBack).await?;
-        }
+        let commands = expiry::commands(&first.collections, Form::HeldBack);
+        expiry::execute(&*self.sink, &commands, || true).await?;
         // Only now, since until here the old source may have expired what the new rule keeps.
         let listed = self.source.collections().await?;
         for state in first

@@ -102,6 +102,10 @@ pub(crate) struct Router {
     deferred: VecDeque<Request>,
     idle: VecDeque<(Position, oneshot::Sender<Work>)>,
     finishing: Vec<(Finished, oneshot::Sender<()>)>,
+    /// Who waits for a position to be applied.
+    reports: Vec<(Position, oneshot::Sender<Report>)>,
+    /// A cutover that wants to end the migration, and how many late writes it knows of.
+    completing: Option<(u64, oneshot::Sender<()>)>,
     /// What was found by comparing ranges, and does not count yet.
     compared: Vec<(Uuid, ChunkId, Compared)>,
     lanes: Vec<LaneOut>,
@@ -196,6 +200,8 @@ impl Router {
             deferred: VecDeque::new(),
             idle: VecDeque::new(),
             finishing: Vec::new(),
+            reports: Vec::new(),
+            completing: None,
             compared: Vec::new(),
             lanes: parts
                 .lanes
@@ -269,6 +275,7 @@ impl Router {
                 }
             }
             self.flush_buffers().await?;
+            self.serve_cutover().await?;
             self.serve_idle().await?;
         }
     }
@@ -469,16 +476,15 @@ impl Router {
             Request::WatchForLateWrites { reply } => {
                 let _ = reply.send(self.watch_for_late_writes().await);
             }
-            Request::Report { reply } => {
+            Request::Report { at, reply } => self.reports.push((at, reply)),
+            Request::Save { reply } => {
                 self.save_now(None).await?;
-                self.update_progress();
-                let collections = self.states();
-                let _ = reply.send(Report {
-                    position: self.routed,
-                    collections,
-                    complete: self.progress.is_indexed() && self.stuck_since.is_empty(),
-                });
+                let _ = reply.send(());
             }
+            Request::States { reply } => {
+                let _ = reply.send(self.states());
+            }
+            Request::Complete { late_writes, reply } => self.completing = Some((late_writes, reply)),
         }
         Ok(())
     }

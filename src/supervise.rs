@@ -16,6 +16,7 @@ use crate::migration::LostPosition;
 use crate::monitor::{POSITION_INTERVAL, watch_window};
 use crate::phase::Phase;
 use crate::progress::Progress;
+use crate::retry::{RetryRule, retry};
 use crate::source::Source;
 use crate::waiting::telling;
 use crate::window::{self, keep_window};
@@ -67,10 +68,26 @@ pub(crate) async fn supervise(
         }
         never = watch_window(&*engine.source, &progress) => match never {},
     };
+    if progress.completion.is_in_doubt() {
+        // The run has ended in the midst of the save.
+        match retry(RetryRule::SERVER, || engine.load()).await {
+            Ok(loaded) => progress.resolve_completion(loaded.is_some_and(|checkpoint| checkpoint.complete)),
+            Err(_) => progress.leave_in_doubt(),
+        }
+    }
     tokio::select! {
         () = progress.write_block.lifted() => {}
         never = &mut write_block => match never {},
     }
+    // What the host does now can neither hold anything up nor be cut off with the future of the cutover.
+    let result = match progress.completion.summary() {
+        Some(summary) => {
+            engine.hooks.after_cutover(&progress.events, &summary).await;
+            progress.set_phase(Phase::Complete);
+            Ok(())
+        }
+        None => result,
+    };
     if let Err(error) = &result {
         engine.hooks.on_failure(&progress.events, error).await;
         progress.set_phase(Phase::Failed);
@@ -129,6 +146,9 @@ async fn run_as_wanted(
                 run.await
             }
         };
+        if progress.completion.summary().is_some() {
+            return Ok(());
+        }
         if cancel.is_cancelled() || *wanted.borrow() != Wanted::Run {
             if cancel.is_cancelled() {
                 return Ok(());

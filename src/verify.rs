@@ -1,5 +1,7 @@
 //! Compares the documents that were migrated on both sides.
 
+use std::collections::HashMap;
+
 use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::{StreamExt, TryStreamExt};
 
@@ -8,6 +10,7 @@ use crate::checkpoint::CollectionState;
 use crate::document::{Batch, Collection, CollectionKind, Operation, Position, Range};
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::namespace::Namespace;
 use crate::order::Key;
 use crate::repair::Differences;
 use crate::sink::SinkRead;
@@ -230,7 +233,17 @@ async fn compare_in_order(engine: &Engine, state: &CollectionState) -> Result<Ve
     }
 }
 
+/// A listing by the names of its collections.
+pub(crate) type ByName<'a> = HashMap<&'a Namespace, &'a Collection>;
+
+pub(crate) fn by_name(listed: &[Collection]) -> ByName<'_> {
+    listed
+        .iter()
+        .map(|collection| (&collection.namespace, collection))
+        .collect()
+}
+
 /// The collection of this name in a listing.
-pub(crate) fn find<'a>(listed: &'a [Collection], namespace: &crate::namespace::Namespace) -> Option<&'a Collection> {
+pub(crate) fn find<'a>(listed: &'a [Collection], namespace: &Namespace) -> Option<&'a Collection> {
     listed.iter().find(|collection| collection.namespace == *namespace)
 }

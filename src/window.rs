@@ -173,7 +173,7 @@ pub(crate) async fn save(requests: &Requests) {
     let sender = requests.borrow().clone();
     let (reply, saved) = oneshot::channel();
     if let Some(sender) = sender
-        && sender.send(Request::Report { reply }).await.is_ok()
+        && sender.send(Request::Save { reply }).await.is_ok()
     {
         // It fails when the run has ended meanwhile.
         let _ = saved.await;

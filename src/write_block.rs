@@ -205,7 +205,7 @@ async fn note(requests: &Requests) -> Result<()> {
         let (reply, saved) = oneshot::channel();
         // Both fail when the run has ended; it goes on from its checkpoint, and this waits for that.
         if let Some(sender) = sender
-            && sender.send(Request::Report { reply }).await.is_ok()
+            && sender.send(Request::Save { reply }).await.is_ok()
             && saved.await.is_ok()
         {
             return Ok(());

@@ -122,6 +122,10 @@ pub struct Checkpoint {
     /// Whether writes on the source may be blocked by a cutover that has not come to its end. Whoever goes on from here lifts the block.
     #[serde(default)]
     pub source_writes_blocked: bool,
+    /// Whether documents may expire on the target as on the source, by a cutover that has not come to its end. Whoever goes on from here
+    /// holds that back first.
+    #[serde(default)]
+    pub expiry_final: bool,
     /// The hand-over that this migration takes back, where it is one that does.
     #[serde(default)]
     pub takes_back: Option<Uuid>,
@@ -260,6 +264,7 @@ impl Checkpoint {
             window: CutoverWindow::default(),
             left_selection: Vec::new(),
             source_writes_blocked: false,
+            expiry_final: false,
             takes_back: None,
             watched: None,
             durable: None,
@@ -284,6 +289,7 @@ impl Checkpoint {
             window: self.window,
             left_selection: self.left_selection,
             source_writes_blocked: self.source_writes_blocked,
+            expiry_final: self.expiry_final,
             takes_back: self.takes_back,
             ..Self::begin(self.source, self.sink, self.selection, watermark, resume)
         }
@@ -417,6 +423,7 @@ mod tests {
                 position: position(8),
             }],
             source_writes_blocked: true,
+            expiry_final: true,
             takes_back: None,
             watched: Some(position(20)),
             durable: Some(position(21)),
@@ -449,6 +456,7 @@ mod tests {
             resyncs: 0,
             left_selection: Vec::new(),
             source_writes_blocked: false,
+            expiry_final: false,
             window: CutoverWindow::default(),
             unsettled: vec![UnsettledDocuments {
                 collection: Uuid::from_bytes([7; 16]),

@@ -1,3 +1,5 @@
+mod complete;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use rand::rngs::SmallRng;
@@ -22,19 +24,27 @@ enum Ends {
 }
 
 /// As the cutover of a run: it waits until it is ready, stops the writes, and compares.
-async fn run(stop_writes: BoxFuture<'static, ()>, took: Duration, ends: Ends) -> Result<Ends> {
+async fn run(stop_writes: BoxFuture<'static, ()>, take: TakeSwitch, took: Duration, ends: Ends) -> Result<Ends> {
     sleep(SECOND).await;
     stop_writes.await;
+    let switch = take();
     sleep(took).await;
     match ends {
         Ends::Failed => Err(Error::new(ErrorKind::Connection, "compare", "gone")),
+        Ends::Complete => Ok(complete(switch)),
         ends => Ok(ends),
     }
 }
 
+/// As the run does when its checkpoint is durable.
+fn complete(switch: Option<Box<dyn Switch>>) -> Ends {
+    switch.expect("the writes were stopped").begin();
+    Ends::Complete
+}
+
 async fn hand_over(gate: &Gate<()>, drain: Duration, ends: Ends) -> Result<(Ends, HeldCalls)> {
-    let cut_over = |stop_writes| run(stop_writes, 2 * SECOND, ends);
-    gate.hand_over(drain, cut_over, |ends| *ends == Ends::Complete).await
+    let cut_over = |stop_writes, take| run(stop_writes, take, 2 * SECOND, ends);
+    gate.hand_over(drain, cut_over).await
 }
 
 /// Enters after some time; answers the side and when it was let in.
@@ -92,13 +102,13 @@ async fn operations_under_way_are_awaited_and_not_for_longer_than_the_host_says(
         assert!(!compared.load(SeqCst), "the cutover went on without it");
         drop(pass);
     };
-    let cut_over = |stop_writes: BoxFuture<'static, ()>| async {
+    let cut_over = |stop_writes: BoxFuture<'static, ()>, take: TakeSwitch| async {
         stop_writes.await;
         compared.store(true, SeqCst);
-        Ok(())
+        Ok(complete(take()))
     };
     let began = Instant::now();
-    let patient = gate.hand_over(4 * SECOND, cut_over, |()| true);
+    let patient = gate.hand_over(4 * SECOND, cut_over);
     let (handed_over, ()) = tokio::join!(patient, slow);
     handed_over.unwrap();
     assert_eq!(began.elapsed(), 3 * SECOND);
@@ -157,11 +167,11 @@ async fn one_cutover_holds_at_a_time() {
 #[tokio::test(start_paused = true)]
 async fn a_cutover_that_takes_no_time_switches_all_the_same() {
     let gate = gate();
-    let cut_over = |stop_writes: BoxFuture<'static, ()>| stop_writes.map(Ok);
-    gate.hand_over(SECOND, cut_over, |()| true).await.unwrap();
+    let cut_over =
+        |stop_writes: BoxFuture<'static, ()>, take: TakeSwitch| stop_writes.map(move |()| Ok(complete(take())));
+    gate.hand_over(SECOND, cut_over).await.unwrap();
     assert_eq!(gate.enter().await.side, Side::Target);
-    // And one that does not even stop the writes.
-    gate.hand_over(SECOND, |_| async { Ok(()) }, |()| true).await.unwrap();
+    gate.hand_over(SECOND, cut_over).await.unwrap();
     assert_eq!(gate.enter().await.side, Side::Source);
 }
 
@@ -197,18 +207,20 @@ async fn nothing_is_under_way_while_it_is_decided_whatever_happens() {
             let drain = Duration::from_millis(random.random_range(50..600));
             let (stopped, running) = (Arc::clone(&decided), Arc::clone(&under_way));
             let took = Duration::from_millis(random.random_range(0..1000));
-            let cut_over = |stop_writes: BoxFuture<'static, ()>| async move {
+            let cut_over = |stop_writes: BoxFuture<'static, ()>, take: TakeSwitch| async move {
                 stop_writes.await;
+                let switch = take();
                 assert_eq!(running.load(SeqCst), 0);
                 stopped.store(false, SeqCst);
                 let _decided = Decided(stopped);
                 sleep(took).await;
                 match ends {
                     Ends::Failed => Err(Error::new(ErrorKind::Connection, "compare", "gone")),
+                    Ends::Complete => Ok(complete(switch)),
                     ends => Ok(ends),
                 }
             };
-            let handed_over = gate.hand_over(drain, cut_over, |ends| *ends == Ends::Complete);
+            let handed_over = gate.hand_over(drain, cut_over);
             let patience = Duration::from_millis(random.random_range(1..2000));
             if let Ok(Ok((Ends::Complete, _))) = timeout(patience, handed_over).await {
                 expected = match expected {

@@ -377,7 +377,7 @@ impl Router {
                 request = self.requests.recv() => request.ok_or_else(|| Error::stopped("stop a chunk"))?,
             };
             match request {
-                Request::Take { .. } | Request::Report { .. } | Request::CopyAgain { .. } => {
+                Request::Take { .. } | Request::Save { .. } | Request::CopyAgain { .. } => {
                     self.deferred.push_back(request)
                 }
                 other => self.handle(other).await?,

@@ -342,18 +342,33 @@ impl Router {
     /// # Errors
     /// As [`Router::run`].
     pub(crate) async fn save_now(&mut self, renaming: Option<Renaming>) -> Result<()> {
+        self.save(|checkpoint| checkpoint.renaming = renaming, true)
+            .await
+            .map(drop)
+    }
+
+    /// Makes everything routed so far durable, and saves a checkpoint of it, or leaves that to a later one unless it has to be saved `now`.
+    /// Answers whether it was saved.
+    ///
+    /// # Errors
+    /// As [`Router::run`].
+    pub(super) async fn save(&mut self, change: impl FnOnce(&mut Checkpoint), now: bool) -> Result<bool> {
         let Unsettled { documents, collections } = self.drain().await?.unsettled;
         let unsettled = by_collection(self.with_given_up(documents));
         // It must not be followed by one from before it.
         self.next_save = None;
         let mut checkpoint = self.checkpoint_now();
-        (checkpoint.head.unsettled, checkpoint.head.renaming) = (unsettled, renaming);
+        checkpoint.head.unsettled = unsettled;
         if !collections.is_empty() {
             // Whoever goes on from here compares them as a whole.
             checkpoint.states = self.tracked.states_without_ranges(&collections);
         }
-        let saved = self.request_save(checkpoint, true).await?;
-        saved.await.map(drop).map_err(|_| Error::stopped("save a checkpoint"))
+        change(&mut checkpoint.head);
+        let saved = self.request_save(checkpoint, now).await?;
+        let saved = saved.await.map_err(|_| Error::stopped("save a checkpoint"))?;
+        // Without a later one nothing would say what this one did.
+        self.dirty |= !saved;
+        Ok(saved)
     }
 }
 

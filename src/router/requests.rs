@@ -62,8 +62,21 @@ pub(crate) enum Request {
     },
     /// What is asked of a proof.
     Prove(ProofRequest),
-    /// Apply everything up to now and answer with the state of all collections at that position.
-    Report { reply: oneshot::Sender<Report> },
+    /// Answer once everything is copied and indexed, and every change up to a position at or after this one is applied and durable.
+    Report {
+        at: Position,
+        reply: oneshot::Sender<Report>,
+    },
+    /// Apply everything up to now, and save a checkpoint of it.
+    Save { reply: oneshot::Sender<()> },
+    /// Which collections are there now?
+    States { reply: oneshot::Sender<States> },
+    /// Save the checkpoint that says that the migration is complete, as it was [offered](crate::completion::Completion::offer), unless more
+    /// writes came late than the cutover knows of. Dropping the reply says that it was done, or not.
+    Complete {
+        late_writes: u64,
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// What is asked of the comparison of collections. Where collections are named these are meant, else all.
@@ -96,13 +109,11 @@ pub(crate) enum ProofRequest {
     },
 }
 
-/// The state of the migration at a position up to which everything has been applied.
+/// The state of the migration at a position up to which everything has been applied and is durable. No document is stuck.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub position: Position,
     pub collections: States,
-    /// Whether everything is copied and indexed, and no document is stuck.
-    pub complete: bool,
 }
 
 /// What a walker is given to do.

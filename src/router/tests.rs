@@ -69,7 +69,8 @@ async fn nothing_is_done_between_parts_of_a_transaction() {
     // Everything that has been given to it so far is dealt with.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (reply, mut report) = oneshot::channel();
-    router.requests.send(Request::Report { reply }).await.unwrap();
+    let at = Position::ZERO;
+    router.requests.send(Request::Report { at, reply }).await.unwrap();
     assert!(timeout(Duration::from_secs(10), &mut report).await.is_err());
     router.route(last).await;
     let report = timeout(Duration::from_secs(10), report).await.unwrap().unwrap();

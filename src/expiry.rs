@@ -1,0 +1,329 @@
+//! When documents expire on the target: hardly ever as long as the source is followed, and as on the source at the cutover.
+//!
+//! A task of the run gives all the commands, so that none that was given up can be carried out after the one that follows it. A checkpoint
+//! notes the final form before any collection gets it: whoever goes on from there holds the expiry back again first.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bson::raw::{RawDocumentBuf, cstr};
+use bson::{RawBsonRef, rawdoc};
+use futures::FutureExt;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::{Checkpoint, CollectionState};
+use crate::document::{Collection, CollectionKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::{HARDLY_EVER, expiry, name_of, seconds};
+use crate::namespace::Namespace;
+use crate::progress::Progress;
+use crate::router::Request;
+use crate::sink::{CatalogCommand, Sink};
+
+/// How many commands are given at the same time. Each waits for a majority of the target, which thousands would add up.
+const AT_ONCE: usize = 8;
+
+/// How long a cutover that has failed waits until documents no longer expire.
+const RESTORING: Duration = Duration::from_secs(60);
+
+/// When documents expire on the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Hardly ever, as long as the source is followed.
+    HeldBack,
+    /// As on the source.
+    Final,
+}
+
+/// The commands that give these collections the form, none for those whose documents do not expire.
+pub(crate) fn commands<'a>(states: impl IntoIterator<Item = &'a CollectionState>, form: Form) -> Vec<CatalogCommand> {
+    let mut commands = Vec::new();
+    for state in states {
+        for arguments in changes(state, form) {
+            commands.push(CatalogCommand::Modify {
+                namespace: state.target.clone(),
+                arguments,
+            });
+        }
+    }
+    commands
+}
+
+/// The `collMod`s of one collection.
+fn changes(state: &CollectionState, form: Form) -> Vec<RawDocumentBuf> {
+    let mut changes = Vec::new();
+    if state.kind == CollectionKind::View {
+        return changes;
+    }
+    for index in &state.indexes {
+        if let Some(seconds) = seconds(index) {
+            let mut change = rawdoc! { "name": name_of(index) };
+            match form {
+                Form::HeldBack => change.append(cstr!("expireAfterSeconds"), HARDLY_EVER),
+                // As the source writes it, where every server takes that.
+                Form::Final => match expiry(index) {
+                    Some(RawBsonRef::Int32(seconds)) => change.append(cstr!("expireAfterSeconds"), seconds),
+                    _ => change.append(cstr!("expireAfterSeconds"), seconds),
+                },
+            }
+            changes.push(rawdoc! { "index": change });
+        }
+    }
+    if let Some(seconds) = expiry(&state.options) {
+        let mut change = RawDocumentBuf::new();
+        match form {
+            Form::HeldBack => change.append(cstr!("expireAfterSeconds"), "off"),
+            Form::Final => change.append(cstr!("expireAfterSeconds"), seconds),
+        }
+        changes.push(change);
+    }
+    changes
+}
+
+/// Gives the commands, several at a time, as long as they are `wanted`. Answers those that the target has refused: of an index that could not
+/// be built, for instance.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn execute(
+    sink: &dyn Sink,
+    commands: &[CatalogCommand],
+    wanted: impl Fn() -> bool + Sync,
+) -> Result<Vec<CatalogCommand>> {
+    let wanted = &wanted;
+    let executed = commands.iter().map(|command| async move {
+        if !wanted() {
+            return Ok(None);
+        }
+        match sink.execute(command).await {
+            Err(error) if error.kind() == ErrorKind::TargetRefused => Ok(Some(command.clone())),
+            other => other.map(|()| None),
+        }
+    });
+    let executed: Vec<_> = executed.map(FutureExt::boxed).collect();
+    let refused: Vec<_> = stream::iter(executed).buffer_unordered(AT_ONCE).try_collect().await?;
+    Ok(refused.into_iter().flatten().collect())
+}
+
+/// Holds the expiry back of everything that a checkpoint has, under the names of before and after a rename that may have been carried out.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn restore(
+    sink: &dyn Sink,
+    checkpoint: &Checkpoint,
+    target: impl Fn(&Namespace) -> Namespace,
+) -> Result<()> {
+    let mut states: Vec<CollectionState> = checkpoint.collections.clone();
+    if let Some(renaming) = &checkpoint.renaming
+        && let Some(renamed) = states.iter().find(|state| state.id == renaming.collection)
+    {
+        let renamed = CollectionState {
+            target: target(&renaming.to),
+            ..renamed.clone()
+        };
+        states.push(renamed);
+    }
+    execute(sink, &commands(&states, Form::HeldBack), || true).await?;
+    // Else it could come back after the checkpoint no longer says so.
+    sink.flush().await
+}
+
+/// Makes of a listed collection of the target what it is after the commands.
+pub(crate) fn apply(commands: &[CatalogCommand], standing: &mut [Collection]) {
+    let mut by_name: std::collections::HashMap<Namespace, &mut Collection> = standing
+        .iter_mut()
+        .map(|collection| (collection.namespace.clone(), collection))
+        .collect();
+    for command in commands {
+        if let CatalogCommand::Modify { namespace, arguments } = command
+            && let Some(collection) = by_name.get_mut(namespace)
+        {
+            let changed = match arguments.get_document("index") {
+                Ok(change) => collection
+                    .indexes
+                    .iter_mut()
+                    .find(|index| name_of(index) == name_of(change))
+                    .map(|index| (index, change)),
+                Err(_) => Some((&mut collection.options, arguments.as_ref())),
+            };
+            if let Some((document, change)) = changed
+                && let Some(seconds) = expiry(change)
+            {
+                *document = with_expiry(document, seconds);
+            }
+        }
+    }
+}
+
+fn with_expiry(document: &RawDocumentBuf, seconds: RawBsonRef<'_>) -> RawDocumentBuf {
+    let mut changed = RawDocumentBuf::new();
+    for (field, value) in document.iter().filter_map(std::result::Result::ok) {
+        if field != "expireAfterSeconds" {
+            changed.append(field, value);
+        }
+    }
+    changed.append(cstr!("expireAfterSeconds"), seconds);
+    changed
+}
+
+/// What a cutover, the run's checkpoints and the task that gives the commands share.
+#[derive(Debug)]
+pub(crate) struct ExpiryForm {
+    state: watch::Sender<State>,
+    /// The commands that a cutover waits for.
+    asked: Mutex<Option<Asked>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    wanted: Form,
+    /// Whether some collection may have its final form.
+    noted: bool,
+}
+
+#[derive(Debug)]
+struct Asked {
+    commands: Vec<CatalogCommand>,
+    reply: oneshot::Sender<Result<Vec<CatalogCommand>>>,
+}
+
+impl Default for ExpiryForm {
+    fn default() -> Self {
+        let state = State {
+            wanted: Form::HeldBack,
+            noted: false,
+        };
+        Self {
+            state: watch::Sender::new(state),
+            asked: Mutex::default(),
+        }
+    }
+}
+
+impl ExpiryForm {
+    /// Whether a checkpoint has to say that documents may expire on the target.
+    pub fn is_noted(&self) -> bool {
+        self.state.borrow().noted
+    }
+
+    /// Everything that a checkpoint says may expire was held back again.
+    pub fn restored(&self) {
+        self.state.send_modify(|state| state.noted = false);
+    }
+
+    /// Gives the commands that lead to the final form, and answers those that the target has refused.
+    ///
+    /// # Errors
+    /// A server error, or [`Stopped`](ErrorKind::Stopped) when the run has ended meanwhile.
+    ///
+    /// # Cancellation
+    /// The final form stays wanted until [`give_up`](Self::give_up).
+    pub async fn finalize(&self, commands: Vec<CatalogCommand>) -> Result<Vec<CatalogCommand>> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (reply, answer) = oneshot::channel();
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Asked { commands, reply });
+        self.state.send_modify(|state| state.wanted = Form::Final);
+        answer
+            .await
+            .unwrap_or_else(|_| Err(Error::stopped("let documents expire on the target")))
+    }
+
+    /// The cutover did not come to its end: the expiry is to be held back.
+    pub fn give_up(&self) {
+        self.state.send_modify(|state| state.wanted = Form::HeldBack);
+    }
+
+    /// Gives up, and waits for a while until the expiry is held back.
+    pub async fn held_back(&self) {
+        self.give_up();
+        let mut state = self.state.subscribe();
+        let settled = state.wait_for(|state| !state.noted || state.wanted != Form::HeldBack);
+        // The run has ended, or goes on from its checkpoint, and then does it before anything else.
+        let _ = timeout(RESTORING, settled).await;
+    }
+
+    fn wants(&self, form: Form) -> bool {
+        self.state.borrow().wanted == form
+    }
+}
+
+/// Gives the commands as they are wanted, until the run is cancelled.
+///
+/// # Errors
+/// The expiry could not be held back. A run that goes on from its checkpoint does that first.
+pub(crate) async fn keep_expiry(
+    sink: Arc<dyn Sink>,
+    progress: Arc<Progress>,
+    requests: mpsc::Sender<Request>,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let form = &progress.expiry;
+    let mut changes = form.state.subscribe();
+    loop {
+        let State { wanted, noted } = *changes.borrow_and_update();
+        let asked = form.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (wanted, asked) {
+            (Form::Final, Some(asked)) => {
+                let finalized = finalize(&*sink, &progress, &requests, &asked.commands).await;
+                // Whoever asked may have stopped waiting, and then wants it held back.
+                let _ = asked.reply.send(finalized);
+                continue;
+            }
+            (Form::HeldBack, _) if noted => {
+                hold_back(&*sink, &requests).await?;
+                form.restored();
+                save(&requests).await?;
+                continue;
+            }
+            _ => {}
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            // It cannot fail, since `progress` has the sender.
+            _ = changes.changed() => {}
+        }
+    }
+}
+
+async fn finalize(
+    sink: &dyn Sink,
+    progress: &Progress,
+    requests: &mpsc::Sender<Request>,
+    commands: &[CatalogCommand],
+) -> Result<Vec<CatalogCommand>> {
+    progress.expiry.state.send_modify(|state| state.noted = true);
+    save(requests).await?;
+    execute(sink, commands, || progress.expiry.wants(Form::Final)).await
+}
+
+/// Holds the expiry back of all collections, as the run knows them when it is done: some may get other names meanwhile.
+async fn hold_back(sink: &dyn Sink, requests: &mpsc::Sender<Request>) -> Result<()> {
+    let mut done = None;
+    loop {
+        let (reply, states) = oneshot::channel();
+        let states = ask(requests, Request::States { reply }, states).await?;
+        let commands = commands(states.iter(), Form::HeldBack);
+        if done.as_ref() == Some(&commands) {
+            return Ok(());
+        }
+        execute(sink, &commands, || true).await?;
+        done = Some(commands);
+    }
+}
+
+async fn save(requests: &mpsc::Sender<Request>) -> Result<()> {
+    let (reply, saved) = oneshot::channel();
+    ask(requests, Request::Save { reply }, saved).await
+}
+
+async fn ask<T>(requests: &mpsc::Sender<Request>, request: Request, answer: oneshot::Receiver<T>) -> Result<T> {
+    let stopped = || Error::stopped("let documents expire on the target");
+    requests.send(request).await.map_err(|_| stopped())?;
+    answer.await.map_err(|_| stopped())
+}
