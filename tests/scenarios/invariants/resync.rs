@@ -160,7 +160,7 @@ async fn a_source_that_was_restored_to_after_the_resume_position_is_found_out() 
         let bench = Bench::with_orders(20);
         let run = bench.start().await;
         bench.caught_up().await;
-        let _open = bench.source.open_transaction();
+        let open = bench.source.open_transaction();
         bench.set("shop.orders", 2, 1);
         let backup = bench.source.position().await.unwrap();
         for n in 1..10 {
@@ -175,6 +175,8 @@ async fn a_source_that_was_restored_to_after_the_resume_position_is_found_out() 
         }
         let run = bench.start().await;
         resync_of(&run).await;
+        // A cutover waits for it.
+        open.abort();
         bench.finish(run).await;
     }
 }
