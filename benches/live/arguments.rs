@@ -12,6 +12,8 @@ Usage: cargo bench --bench live -- [OPTIONS]
   --rounds N      how often each thing is measured (5)
   --scale F       the size of the data, 1 being 2.6 GB (1)
   --only NAME     copy, verify, cutover, writers, catch-up, tail or lag alone; may be given several times
+  --collections N measure so many small collections, and nothing else that is not named with --only; a server keeps two files open for
+                  each (`ulimit -n`)
   --server V      the servers' version, such as 6.0.27 (6.0.5)
   --cache GB      the cache of each server in GB (1)
   --walkers N     how many chunks are copied at the same time (4)
@@ -30,6 +32,12 @@ pub(crate) enum Mode {
         source: String,
         target: String,
     },
+    /// Make many collections, likewise.
+    Catalogue {
+        target: String,
+        source: Option<String>,
+        collections: usize,
+    },
     /// Insert the data of the copy, likewise.
     Insert {
         target: String,
@@ -46,6 +54,8 @@ pub(crate) struct Arguments {
     pub walkers: usize,
     pub json: PathBuf,
     pub svg: Option<PathBuf>,
+    /// How many small collections are measured; none by default.
+    pub collections: usize,
     only: Vec<String>,
 }
 
@@ -69,10 +79,12 @@ impl Arguments {
             walkers: 4,
             json: target_folder().join("bench/live.json"),
             svg: None,
+            collections: 0,
             only: Vec::new(),
         };
         let mut words = words.peekable();
         let (mut migrate, mut insert, mut read, mut to) = (None, None, None, None);
+        let (mut catalogue, mut from) = (None, None);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
             match word.as_str() {
@@ -90,11 +102,21 @@ impl Arguments {
                 "--migrate" => migrate = Some(value()?),
                 "--read" => read = Some(value()?),
                 "--to" => to = Some(value()?),
+                "--collections" => arguments.collections = value()?.parse()?,
+                "--catalogue" => catalogue = Some(value()?),
+                "--from" => from = Some(value()?),
                 "--insert" => insert = Some(value()?),
                 _ => return Err(format!("there is no option {word}\n\n{USAGE}").into()),
             }
         }
         let (scale, walkers) = (arguments.scale, arguments.walkers);
+        if let Some(target) = catalogue {
+            return Ok(Mode::Catalogue {
+                target,
+                source: from,
+                collections: arguments.collections,
+            });
+        }
         Ok(match (migrate, read, insert, to) {
             (Some(source), _, _, target) => Mode::Migrate(Deployments {
                 source,
@@ -109,7 +131,7 @@ impl Arguments {
 
     /// Whether this is to be measured.
     pub fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == name)
+        (self.only.is_empty() && self.collections == 0) || self.only.iter().any(|only| only == name)
     }
 
     /// A number of documents or seconds at this scale.

@@ -5,6 +5,7 @@
 //! own.
 
 mod arguments;
+mod catalogue;
 mod child;
 mod copy;
 mod data;
@@ -41,6 +42,11 @@ fn main() -> ExitCode {
             Mode::Bench(arguments) => runtime.block_on(bench(&arguments)),
             Mode::Migrate(deployments) => runtime.block_on(migration::serve(&deployments)),
             Mode::Read { source, target } => runtime.block_on(reading::serve(&source, &target)),
+            Mode::Catalogue {
+                target,
+                source,
+                collections,
+            } => runtime.block_on(catalogue::serve(&target, source.as_deref(), collections)),
             Mode::Insert { target, scale } => runtime.block_on(insertion::serve(&target, scale)),
         }
     });
@@ -63,6 +69,9 @@ async fn bench(arguments: &Arguments) -> Result<()> {
     }
     if ["catch-up", "tail", "lag"].iter().any(|name| arguments.wants(name)) {
         follow::run(arguments, &mut report).await?;
+    }
+    if arguments.collections > 0 {
+        catalogue::run(arguments, &mut report).await?;
     }
     print!("{}", report.table());
     report.save(&arguments.json)?;

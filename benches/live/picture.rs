@@ -86,6 +86,7 @@ fn bar(svg: &mut String, y: f64, case: &Case, scale: f64) {
     if let Some(cpu) = case.client_cpu_per_unit() {
         let unit = match case.amount {
             crate::report::Amount::Megabytes(_) => "ms/MB",
+            crate::report::Amount::Collections(_) => "ms each",
             crate::report::Amount::Entries(_) => "us/entry",
         };
         let _ = write!(label, ", {cpu:.2} {unit} CPU");

@@ -21,6 +21,8 @@ pub(crate) enum Amount {
     Megabytes(f64),
     /// Of the oplog.
     Entries(f64),
+    /// Small ones.
+    Collections(f64),
 }
 
 /// One way to do one thing.
@@ -203,6 +205,10 @@ impl Report {
         if let Some(tail) = self.cases("tail").next() {
             goals.push(at_least("tail and route alone", tail.rate(), 500_000.0, "entries/s"));
         }
+        if let Some([_, longer, _]) = self.ratio("collections", "mongoferry, ready", "listing and creation alone") {
+            let name = "many collections, ready against listing and creating them";
+            goals.push(at_most(name, longer, 2.0, "times"));
+        }
         let lags = self.lags.iter().filter(|lag| lag.who == "mongoferry");
         let lags: Vec<f64> = lags.map(|lag| lag.percentiles[1]).collect();
         if !lags.is_empty() {
@@ -225,6 +231,7 @@ impl Report {
             let (rate, cpu) = match case.amount {
                 Amount::Megabytes(_) => (format!("{:.0} MB/s", case.rate()), "ms/MB"),
                 Amount::Entries(_) => (format!("{:.0} entries/s", case.rate()), "us/entry"),
+                Amount::Collections(_) => (format!("{:.0} a second", case.rate()), "ms each"),
             };
             let cpu = case
                 .client_cpu_per_unit()
@@ -274,6 +281,8 @@ impl Report {
             ("copy", "mongoferry", "mongodump | mongorestore"),
             ("verify", "mongoferry", "reading both sides alone"),
             ("catch-up", "mongoferry", "native secondary"),
+            ("collections", "mongoferry, ready", "listing and creation alone"),
+            ("collections", "mongoferry, ready", "creation and insertion from memory"),
         ] {
             if let Some([least, median, most]) = self.ratio(group, one, other) {
                 let _ = writeln!(
@@ -312,6 +321,7 @@ impl Report {
             let (unit, amount) = match case.amount {
                 Amount::Megabytes(amount) => ("MB", amount),
                 Amount::Entries(amount) => ("entries", amount),
+                Amount::Collections(amount) => ("collections", amount),
             };
             let [least, median, most] = case.seconds();
             json!({
@@ -353,15 +363,15 @@ impl Case {
 
     /// Units a second, by the median.
     pub fn rate(&self) -> f64 {
-        let (Amount::Megabytes(amount) | Amount::Entries(amount)) = self.amount;
+        let (Amount::Megabytes(amount) | Amount::Entries(amount) | Amount::Collections(amount)) = self.amount;
         amount / self.seconds()[1]
     }
 
-    /// Our CPU in ms per MB, or in us per entry, by the median.
+    /// Our CPU in ms per MB or collection, or in us per entry, by the median.
     pub fn client_cpu_per_unit(&self) -> Option<f64> {
         let seconds: Vec<f64> = self.samples.iter().filter_map(|sample| sample.client_cpu).collect();
         let per_unit = match self.amount {
-            Amount::Megabytes(amount) => median(&seconds) * 1e3 / amount,
+            Amount::Megabytes(amount) | Amount::Collections(amount) => median(&seconds) * 1e3 / amount,
             Amount::Entries(amount) => median(&seconds) * 1e6 / amount,
         };
         (!seconds.is_empty()).then_some(per_unit)
