@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::{Checkpoint, CollectionState};
 use crate::document::{Collection, CollectionKind};
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::{HARDLY_EVER, expiry, name_of, seconds};
+use crate::index::{HARDLY_EVER, expiry, name_of};
 use crate::namespace::Namespace;
 use crate::progress::Progress;
 use crate::router::Request;
 use crate::sink::{CatalogCommand, Sink};
+use crate::specification::whole_seconds;
 
 /// How many commands are given at the same time. Each waits for a majority of the target, which thousands would add up.
 const AT_ONCE: usize = 8;
@@ -59,15 +60,11 @@ fn changes(state: &CollectionState, form: Form) -> Vec<RawDocumentBuf> {
         return changes;
     }
     for index in &state.indexes {
-        if let Some(seconds) = seconds(index) {
+        if let Some(seconds) = whole_seconds(index) {
             let mut change = rawdoc! { "name": name_of(index) };
             match form {
                 Form::HeldBack => change.append(cstr!("expireAfterSeconds"), HARDLY_EVER),
-                // As the source writes it, where every server takes that.
-                Form::Final => match expiry(index) {
-                    Some(RawBsonRef::Int32(seconds)) => change.append(cstr!("expireAfterSeconds"), seconds),
-                    _ => change.append(cstr!("expireAfterSeconds"), seconds),
-                },
+                Form::Final => change.append(cstr!("expireAfterSeconds"), seconds),
             }
             changes.push(rawdoc! { "index": change });
         }

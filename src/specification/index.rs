@@ -209,11 +209,17 @@ pub(crate) fn index_for(specification: &RawDocument, servers: Series) -> RawDocu
 }
 
 fn expiry_for(specification: &RawDocument, value: RawBsonRef<'_>, servers: Series) -> RawBson {
-    match seconds(specification) {
-        Some(_) if servers < NAN_IS_NORMALISED && number(value).is_some_and(f64::is_nan) => RawBson::from(value),
-        Some(seconds) => i32::try_from(seconds).map_or_else(|_| RawBson::Int64(seconds), RawBson::Int32),
-        None => RawBson::from(value),
+    let is_nan = number(value).is_some_and(f64::is_nan);
+    match whole_seconds(specification) {
+        Some(seconds) if !(is_nan && servers < NAN_IS_NORMALISED) => seconds,
+        _ => RawBson::from(value),
     }
+}
+
+/// The seconds of [`seconds`], in the type that servers give them. NaN is not among them: to `collMod` it means 0 on every server.
+pub(crate) fn whole_seconds(specification: &RawDocument) -> Option<RawBson> {
+    let seconds = seconds(specification)?;
+    Some(i32::try_from(seconds).map_or(RawBson::Int64(seconds), RawBson::Int32))
 }
 
 fn key(specification: &RawDocument) -> impl Iterator<Item = (&str, RawBsonRef<'_>)> {

@@ -65,7 +65,7 @@ pub use self::not_kept::NotKept;
 pub(crate) use self::compare::{
     are_same_keys, compare_indexes, compare_options, index_difference, is_same_index, is_same_kind, option_differences,
 };
-pub(crate) use self::index::{expiry, index_for, is_id_index, name_of, seconds};
+pub(crate) use self::index::{expiry, index_for, is_id_index, name_of, seconds, whole_seconds};
 pub(crate) use self::not_kept::{Part, not_kept};
 pub(crate) use self::options::{modification_for, options_for, to_create};
 
