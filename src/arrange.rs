@@ -21,7 +21,7 @@ use crate::tracked::Tracked;
 use crate::verify::find;
 
 /// How many collections are arranged at the same time. Each waits for a majority of the target, which thousands would add up.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 32;
 
 /// Moves or drops what is left over, makes the collections that are missing, and puts options, views and indexes right of those that are
 /// there. Indexes are built later, when the documents are there; those that differ are dropped here. Doing it again changes nothing.

@@ -390,7 +390,7 @@ async fn end(tasks: &mut JoinSet<Result<()>>, mut result: Result<()>) -> Result<
     result
 }
 
-fn flatten(ended: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+pub(crate) fn flatten(ended: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
     ended.unwrap_or_else(|error| {
         if error.is_panic() {
             Err(Error::new(

@@ -8,6 +8,7 @@ use bson::Uuid;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,7 @@ use crate::budget::{Budget, Taken};
 use crate::catalog::expiry_held_back;
 use crate::document::{Batch, Position, Write};
 use crate::durability::Durability;
+use crate::engine::flatten;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Side;
 use crate::index::IndexJob;
@@ -22,6 +24,7 @@ use crate::order::Key;
 use crate::ownership::Ownership;
 use crate::places::Place;
 use crate::progress::Progress;
+use crate::ranges::ChunkId;
 use crate::repair::Differences;
 use crate::retry::{Attempts, RetryRule};
 use crate::router::{Assignment, Finished, Request, Work};
@@ -35,6 +38,12 @@ const CHUNK_TIME: Duration = Duration::from_secs(10);
 /// A server closes a cursor that it was not asked for anything for ten minutes. The copy of a collection without ranges would then begin anew,
 /// so that it asks for the next batch after so long whatever the limit says.
 const CURSOR_REST: Duration = Duration::from_secs(240);
+
+/// A chunk of at most so many bytes waits for its flush while the next one is copied.
+const SMALL: u64 = 64 << 10;
+
+/// The most chunks of one walker that do.
+const ENDINGS: usize = 32;
 
 /// What a walker is made from.
 #[derive(Clone)]
@@ -63,6 +72,13 @@ struct Copied {
     bytes: u64,
 }
 
+/// A chunk that is on the sink and not durable yet.
+struct Read {
+    finished: Finished,
+    documents: u64,
+    bytes: u64,
+}
+
 impl Walker {
     /// Asks the router for work and does it, until the run ends.
     ///
@@ -70,40 +86,113 @@ impl Walker {
     /// What source or sink answered for good, or for longer than patience lasts.
     pub async fn run(self) -> Result<()> {
         let mut attempts = RetryRule::SERVER.begin();
+        // The tasks that make small collections durable while the next ones are read.
+        let mut endings = JoinSet::new();
         while !self.cancel.is_cancelled() {
-            // Before a range is taken: changes would have to be held for it, and its snapshot would age.
-            let mut place = tokio::select! {
-                () = self.cancel.cancelled() => break,
-                place = self.place() => place,
+            let mut next = Box::pin(self.next_work());
+            let next = loop {
+                tokio::select! {
+                    biased;
+                    Some(ended) = endings.join_next() => Self::ended(flatten(ended), &mut attempts).await?,
+                    next = &mut next => break next?,
+                }
             };
-            let position = self.source.position();
-            let majority = telling(
-                &self.progress.events,
-                Side::Source,
-                "ask for the newest position",
-                position,
-            )
-            .await?;
-            let (reply, work) = oneshot::channel();
-            if self.requests.send(Request::Take { majority, reply }).await.is_err() {
-                break;
-            }
-            match work.await {
-                Ok(Work::Chunk(assignment)) => self.copy(assignment, &mut place, &mut attempts).await?,
-                Ok(Work::Index(job)) => {
+            let Some((mut place, work)) = next else { break };
+            match work {
+                Work::Chunk(assignment) => {
+                    if let Some(read) = self.copy(assignment, &mut place, &mut attempts).await? {
+                        endings.spawn(self.clone().end(read));
+                    }
+                    if endings.len() >= ENDINGS
+                        && let Some(ended) = endings.join_next().await
+                    {
+                        Self::ended(flatten(ended), &mut attempts).await?;
+                    }
+                }
+                Work::Index(job) => {
                     // The source has nothing to do with it.
                     drop(place);
                     self.build(job).await?;
                 }
-                Ok(Work::Check(check)) => {
+                Work::Check(check) => {
                     place.note_use();
                     self.check(check).await;
                 }
-                // The router is gone: the run ends, and the reason is reported elsewhere.
-                Err(_) => break,
             }
         }
+        while let Some(ended) = endings.join_next().await {
+            flatten(ended)?;
+        }
         Ok(())
+    }
+
+    /// Waits for a place and for work; `None` when the run ends.
+    async fn next_work(&self) -> Result<Option<(Place<'_>, Work)>> {
+        // Before a range is taken: changes would have to be held for it, and its snapshot would age.
+        let place = tokio::select! {
+            () = self.cancel.cancelled() => return Ok(None),
+            place = self.place() => place,
+        };
+        let position = self.source.position();
+        let majority = telling(
+            &self.progress.events,
+            Side::Source,
+            "ask for the newest position",
+            position,
+        )
+        .await?;
+        let (reply, work) = oneshot::channel();
+        if self.requests.send(Request::Take { majority, reply }).await.is_err() {
+            return Ok(None);
+        }
+        // Where the router is gone the run ends, and the reason is reported elsewhere.
+        Ok(work.await.ok().map(|work| (place, work)))
+    }
+
+    /// Makes a chunk durable and gives it back.
+    async fn end(self, read: Read) -> Result<()> {
+        let finished = read.finished;
+        if let Err(error) = self.durability.flush().await {
+            self.release(finished.collection, finished.chunk, false).await;
+            return Err(error);
+        }
+        self.progress.copied_documents.fetch_add(read.documents, Relaxed);
+        self.progress.copied_bytes.fetch_add(read.bytes, Relaxed);
+        let (reply, done) = oneshot::channel();
+        let _ = self.requests.send(Request::Finish { finished, reply }).await;
+        // An error means that the router is gone, which the next request finds out.
+        let _ = done.await;
+        Ok(())
+    }
+
+    /// What follows from how a chunk ended.
+    async fn ended(result: Result<()>, attempts: &mut Attempts) -> Result<()> {
+        let Err(error) = result else {
+            *attempts = RetryRule::SERVER.begin();
+            return Ok(());
+        };
+        if error.kind() == ErrorKind::PrimaryChanged {
+            // Not only this chunk may be lost: the run has to go back to its checkpoint.
+            return Err(error);
+        }
+        match attempts.next_pause(&error) {
+            Some(pause) => {
+                sleep(pause).await;
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+
+    async fn release(&self, collection: Uuid, chunk: ChunkId, snapshot_refused: bool) {
+        let _ = self
+            .requests
+            .send(Request::Release {
+                collection,
+                chunk,
+                snapshot_refused,
+            })
+            .await;
     }
 
     /// Waits until another walker may be at work, and for the throttle.
@@ -120,7 +209,14 @@ impl Walker {
         Ok(())
     }
 
-    async fn copy(&self, assignment: Assignment, place: &mut Place<'_>, attempts: &mut Attempts) -> Result<()> {
+    /// Copies a chunk. A small one is given back, to be [ended](Self::end) while others are copied: a flush for each would take most of the
+    /// time of a source with thousands of collections.
+    async fn copy(
+        &self,
+        assignment: Assignment,
+        place: &mut Place<'_>,
+        attempts: &mut Attempts,
+    ) -> Result<Option<Read>> {
         place.note_use();
         let is_whole = !assignment.target.kind.has_ranges();
         let _whole = is_whole.then(|| self.progress.whole_copies.begin());
@@ -130,13 +226,16 @@ impl Walker {
         };
         let (collection, chunk) = (assignment.target.id, assignment.chunk);
         let error = match result {
-            Ok(Some(finished)) => {
-                let (reply, done) = oneshot::channel();
-                let _ = self.requests.send(Request::Finish { finished, reply }).await;
-                // An error means that the router is gone, which the next request finds out.
-                let _ = done.await;
-                *attempts = RetryRule::SERVER.begin();
-                return Ok(());
+            // What is copied whole is at its end, and a pause waits for that.
+            Ok(Some(read)) if !is_whole && read.finished.last.is_none() && read.bytes <= SMALL => {
+                return Ok(Some(read));
+            }
+            Ok(Some(read)) => {
+                let ended = self.clone().end(read).await;
+                return Self::ended(ended, attempts)
+                    .await
+                    .map(|()| None)
+                    .map_err(|error| error.with_context("namespace", &assignment.target.namespace));
             }
             Ok(None) => None,
             Err(error) => Some(error),
@@ -144,35 +243,21 @@ impl Walker {
         let snapshot_refused = error
             .as_ref()
             .is_some_and(|error| error.kind() == ErrorKind::SnapshotUnavailable);
-        let _ = self
-            .requests
-            .send(Request::Release {
-                collection,
-                chunk,
-                snapshot_refused,
-            })
-            .await;
-        let Some(error) = error else { return Ok(()) };
-        if error.kind() == ErrorKind::PrimaryChanged {
-            // Not only this chunk may be lost: the run has to go back to its checkpoint.
-            return Err(error);
-        }
+        self.release(collection, chunk, snapshot_refused).await;
+        let Some(error) = error else { return Ok(None) };
         if snapshot_refused && assignment.mode == ReadMode::Snapshot {
             // After a few of these, however long each took and whether or not another snapshot may be given, the router asks for none.
             sleep(RetryRule::SERVER.first_pause).await;
-            return Ok(());
+            return Ok(None);
         }
-        match attempts.next_pause(&error) {
-            Some(pause) => {
-                sleep(pause).await;
-                Ok(())
-            }
-            None => Err(error.with_context("namespace", &assignment.target.namespace)),
-        }
+        Self::ended(Err(error), attempts)
+            .await
+            .map(|()| None)
+            .map_err(|error| error.with_context("namespace", &assignment.target.namespace))
     }
 
-    /// Copies the assigned range, or a first part of it, and makes it durable.
-    async fn copy_range(&self, assignment: &Assignment, place: &mut Place<'_>) -> Result<Finished> {
+    /// Copies the assigned range, or a first part of it.
+    async fn copy_range(&self, assignment: &Assignment, place: &mut Place<'_>) -> Result<Read> {
         let ranged = assignment.target.kind.has_ranges();
         let compare = assignment.repair && ranged;
         let mut made = None;
@@ -188,18 +273,19 @@ impl Walker {
             ReadMode::Snapshot => None,
             ReadMode::Interval => Some(self.source.read_position().await?),
         };
-        self.durability.flush().await?;
-        self.progress.copied_documents.fetch_add(copied.documents, Relaxed);
-        self.progress.copied_bytes.fetch_add(copied.bytes, Relaxed);
-        Ok(Finished {
-            collection: assignment.target.id,
-            chunk: assignment.chunk,
-            made,
-            last: copied.last,
-            repair: compare,
-            opened: copied.opened,
-            high,
-            refused: copied.refused,
+        Ok(Read {
+            documents: copied.documents,
+            bytes: copied.bytes,
+            finished: Finished {
+                collection: assignment.target.id,
+                chunk: assignment.chunk,
+                made,
+                last: copied.last,
+                repair: compare,
+                opened: copied.opened,
+                high,
+                refused: copied.refused,
+            },
         })
     }
 

@@ -197,3 +197,29 @@ async fn what_is_changed_most_is_copied_last() {
     assert_eq!(order, ["shop.large", "shop.cold", "shop.hot"]);
     bench.finish(run).await;
 }
+
+/// Thousands of small collections would take the time of a flush each.
+#[tokio::test(start_paused = true)]
+async fn small_collections_are_copied_while_others_become_durable() {
+    let bench = Bench::with_orders(1);
+    for number in 0..20 {
+        let name = format!("shop.small_{number}");
+        bench.source.create_collection(&name, rawdoc! {}).unwrap();
+        bench.source.insert(&name, rawdoc! { "_id": 1 }).unwrap();
+    }
+    let flushing = bench.sink.hold(SinkCall::Flush);
+    let run = bench.migration().walkers(1).build().unwrap().start().await.unwrap();
+    until("all are written before any is durable", || {
+        let journal = bench.sink.journal();
+        let inserts = journal
+            .iter()
+            .filter(|entry| matches!(entry, JournalEntry::Inserted { .. }));
+        inserts.count() == 21
+    })
+    .await;
+    assert_eq!(run.status().copied.documents, 0, "nothing counts as copied yet");
+    bench.set("shop.small_7", 1, 1);
+    until("the change is held", || run.status().changes.held_bytes > 0).await;
+    flushing.release();
+    bench.finish(run).await;
+}
