@@ -18,9 +18,20 @@ fn main() -> Result<()> {
         Ok(())
     })?;
     let mut routing = routing.ok_or("there is no router")?;
-    runtime.block_on(routing.checkpoints(1))?;
-    peak("7 more checkpoints of them that wait at the same time", || {
-        Ok(runtime.block_on(routing.checkpoints(7))?)
+    let mut waiting = Vec::new();
+    peak("a checkpoint of them that waits", || {
+        waiting.extend(routing.checkpoints(1));
+        Ok(())
+    })?;
+    peak("9 more that wait at the same time", || {
+        waiting.extend(routing.checkpoints(9));
+        Ok(())
+    })?;
+    peak("two of them as they are saved, one after the other", || {
+        for encode in waiting.iter().take(2) {
+            encode()?;
+        }
+        Ok(())
     })?;
     peak("a million documents that were read again, with 5 MB of room", || {
         runtime.block_on(settle(1_000_000, 5_000_000))?;

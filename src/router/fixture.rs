@@ -191,19 +191,16 @@ impl Fixture {
         }
     }
 
-    /// Lets so many checkpoints wait for the lanes, each after a change in the state of a collection.
-    pub async fn checkpoints(&mut self, count: usize) -> Result<()> {
-        for (number, (id, _)) in (1..).zip(self.written.iter().cycle().take(count)) {
+    /// So many checkpoints, each after a change in the state of a collection.
+    pub fn checkpoints(&mut self, count: usize) -> Vec<PendingCheckpoint> {
+        let mut checkpoints = Vec::new();
+        for (id, _) in self.written.iter().cycle().take(count) {
             if let Some(tracked) = self.router.tracked.get_mut(id) {
                 tracked.documents += 1;
             }
-            self.router.routed = Position {
-                time: number,
-                ..Position::ZERO
-            };
-            self.router.send_marker_if_due().await?;
+            checkpoints.push(self.router.checkpoint_now());
         }
-        Ok(())
+        checkpoints
     }
 
     /// Does what a turn of the router does, and a tick after it.

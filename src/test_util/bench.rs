@@ -1,6 +1,6 @@
 //! Inner steps of a run, for the micro benches in `benches/`. No host needs them, and they change without notice.
 
-use bson::raw::RawDocument;
+use bson::raw::{RawDocument, RawDocumentBuf};
 
 use crate::document::{Position, Write};
 use crate::error::Result;
@@ -74,12 +74,10 @@ impl Routing {
         Self(crate::router::fixture::Fixture::new(collections, held))
     }
 
-    /// Lets so many checkpoints wait for the lanes, each after a change in the state of a collection.
-    ///
-    /// # Errors
-    /// The router's own.
-    pub async fn checkpoints(&mut self, count: usize) -> Result<()> {
-        self.0.checkpoints(count).await
+    /// So many checkpoints that wait to be saved, each after a change in the state of a collection. Each is encoded by a call.
+    pub fn checkpoints(&mut self, count: usize) -> Vec<impl Fn() -> Result<RawDocumentBuf> + use<>> {
+        let checkpoints = self.0.checkpoints(count).into_iter();
+        checkpoints.map(|checkpoint| move || checkpoint.encode()).collect()
     }
 
     /// Routes so many thousands of changes while a walker waits for something to do.
