@@ -163,7 +163,10 @@ fn with_expiry(document: &RawDocumentBuf, seconds: RawBsonRef<'_>) -> RawDocumen
             changed.append(field, value);
         }
     }
-    changed.append(cstr!("expireAfterSeconds"), seconds);
+    // By which a collection's documents no longer expire, so that its options do not have it.
+    if seconds.as_str() != Some("off") {
+        changed.append(cstr!("expireAfterSeconds"), seconds);
+    }
     changed
 }
 
@@ -323,4 +326,48 @@ async fn ask<T>(requests: &mpsc::Sender<Request>, request: Request, answer: ones
     let stopped = || Error::stopped("let documents expire on the target");
     requests.send(request).await.map_err(|_| stopped())?;
     answer.await.map_err(|_| stopped())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_is_as_after_the_commands() {
+        let namespace = Namespace::new("shop", "events");
+        let held_back = rawdoc! { "name": "at", "expireAfterSeconds": HARDLY_EVER };
+        let modify = |arguments| CatalogCommand::Modify {
+            namespace: namespace.clone(),
+            arguments,
+        };
+        let after = |arguments: &[RawDocumentBuf]| {
+            let commands: Vec<_> = arguments.iter().cloned().map(modify).collect();
+            let mut standing = [Collection {
+                id: bson::Uuid::from_bytes([1; 16]),
+                namespace: namespace.clone(),
+                kind: CollectionKind::Plain,
+                options: rawdoc! { "clusteredIndex": true },
+                indexes: vec![held_back.clone()],
+                documents: 0,
+                bytes: 0,
+            }];
+            apply(&commands, &mut standing);
+            let [collection] = standing;
+            (collection.options, collection.indexes)
+        };
+        let index = rawdoc! { "index": { "name": "at", "expireAfterSeconds": 60 } };
+        let seconds = rawdoc! { "expireAfterSeconds": 444 };
+        assert_eq!(
+            after(&[index, seconds]),
+            (
+                rawdoc! { "clusteredIndex": true, "expireAfterSeconds": 444 },
+                vec![rawdoc! { "name": "at", "expireAfterSeconds": 60 }]
+            )
+        );
+        let off = rawdoc! { "expireAfterSeconds": "off" };
+        assert_eq!(
+            after(&[off]),
+            (rawdoc! { "clusteredIndex": true }, vec![held_back.clone()])
+        );
+    }
 }
