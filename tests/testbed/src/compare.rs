@@ -117,7 +117,7 @@ pub async fn assert_identical(source: &Client, target: &Client, options: &Compar
     }
 }
 
-/// Compares lists of collections and views, their options (without the collection's uuid), their indexes (without `ns`
+/// Compares lists of collections and views, their options (without the collection's uuid and defaults of the validation), their indexes (without `ns`
 /// and the order of the list), and every document's bytes, in natural order for capped collections.
 ///
 /// Left out are `admin`, `config`, `local`, databases whose name starts with `__mdb_internal_mongoferry`, and of the
@@ -244,6 +244,8 @@ async fn entries(client: &Client) -> Result<BTreeMap<String, Entry>, Error> {
             let mut facts = fields(options, "uuid")?;
             // A command that was refused half way can leave a temporary collection. No client can make one, and so no target has it.
             facts.remove("temp");
+            // Once set they can be put back to the defaults, and not taken away.
+            facts.retain(|name, fact| !is_default(name, fact));
             if facts
                 .get(ENGINE)
                 .is_some_and(|engine| text(engine).contains(MIXED_TYPES))
@@ -260,6 +262,16 @@ async fn entries(client: &Client) -> Result<BTreeMap<String, Entry>, Error> {
         }
     }
     Ok(entries)
+}
+
+/// Whether an option of the validation is what a server goes by where the option is missing.
+fn is_default(name: &str, fact: &RawDocument) -> bool {
+    match name {
+        "validator" => fact.get_document(name).is_ok_and(RawDocument::is_empty),
+        "validationLevel" => fact.get_str(name).is_ok_and(|level| level == "strict"),
+        "validationAction" => fact.get_str(name).is_ok_and(|action| action == "error"),
+        _ => false,
+    }
 }
 
 fn fields(specification: &RawDocument, without: &str) -> Result<Fields, Error> {

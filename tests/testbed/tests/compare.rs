@@ -110,6 +110,20 @@ async fn every_kind_of_difference_is_found() -> TestResult {
         database.run_command(undo).await.unwrap();
     }
 
+    let validation = |validator: Document, level: &str| {
+        doc! { "collMod": "things", "validator": validator, "validationLevel": level, "validationAction": "error" }
+    };
+    for (validator, level) in [(doc! { "a": 1 }, "strict"), (doc! {}, "moderate")] {
+        database.run_command(validation(validator, level)).await.unwrap();
+        assert!(matches!(
+            &kinds(found().await, "one.things")[..],
+            [DifferenceKind::Options { .. }]
+        ));
+    }
+    // They stay in the options, and mean what their absence does.
+    database.run_command(validation(doc! {}, "strict")).await.unwrap();
+    assert_identical(&source, &target, &options).await?;
+
     let pipeline =
         |value: i32| doc! { "collMod": "view", "viewOn": "things", "pipeline": [{ "$match": { "a": value } }] };
     database.run_command(pipeline(2)).await.unwrap();
