@@ -117,6 +117,7 @@ impl Engine {
             )
             .await?;
         }
+        ownership.expect_again(&collections).await?;
         ownership.identify_all(&mut collections).await?;
         Ok(Beginning {
             checkpoint,

@@ -6,7 +6,8 @@
 //!   between the first checkpoint and the end of the creations that follow it), or
 //! - its name is in the record of creations. A name is put there before anything is made under it, once it was seen to be free, and is taken
 //!   out when a checkpoint that has the uuid is saved. So a process that is killed between the creation and that checkpoint leaves nothing
-//!   that the next one could take for somebody else's.
+//!   that the next one could take for somebody else's. Where a run goes on from a checkpoint, the names are put there too of what the
+//!   checkpoint has and the target no longer: see [`Ownership::expect_again`].
 //!
 //! Everything else is of others. [`ExistingData`] says what becomes of it where the migration needs its name, whenever that is in a run: the
 //! run ends before it is touched, it is dropped, or it is made equal. Where the name is not needed it is left alone, even if the migration had
@@ -189,8 +190,11 @@ impl Ownership {
         }
         // What has the name from now on is no longer the migration's, whatever becomes of this process.
         let mut state = self.state.lock().await;
-        let (made, earlier) = (state.made.remove(target), state.earlier.remove(target));
-        if made.is_some() || earlier {
+        if state.made.contains_key(target) || state.earlier.contains(target) {
+            // Else a new primary that has not seen the drop would bring back what the record no longer has.
+            self.sink.flush().await?;
+            state.made.remove(target);
+            state.earlier.remove(target);
             self.save(&mut state).await?;
         }
         Ok(!is_own)
@@ -308,6 +312,25 @@ impl Ownership {
             collection.made = found.get(&collection.target.target).copied();
         }
         Ok(())
+    }
+
+    /// Notes the names of collections that a checkpoint has and the target no longer: an earlier run came to their drop or rename. What is
+    /// applied again can make them anew, by a write or an index, before that drop or rename comes again.
+    ///
+    /// # Errors
+    /// A server error.
+    pub async fn expect_again(&self, collections: &[Tracked]) -> Result<()> {
+        let known = collections.iter().filter(|collection| collection.made.is_some());
+        let mut names: BTreeSet<Namespace> = known.map(|collection| collection.target.target.clone()).collect();
+        let standing = self.sink.identities(&names).await?;
+        names.retain(|name| !standing.contains_key(name));
+        let mut state = self.state.lock().await;
+        names.retain(|name| !state.earlier.contains(name) && !state.made.contains_key(name));
+        if names.is_empty() {
+            return Ok(());
+        }
+        state.earlier.append(&mut names);
+        self.save(&mut state).await
     }
 
     /// Takes out of the record what a checkpoint that was saved has. `is_past_replay` says that it is of after everything that an earlier run can
