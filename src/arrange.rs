@@ -9,7 +9,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::catalog::expiry_held_back;
 use crate::checkpoint::LeftOver;
-use crate::document::{Collection, CollectionKind};
+use crate::document::{Collection, CollectionKind, Position};
 use crate::error::{ErrorKind, Result};
 use crate::index::{held_back, is_id_index, name_of};
 use crate::namespace::Namespace;
@@ -126,7 +126,10 @@ async fn put_away(sink: &dyn Sink, ownership: &Ownership, left: &LeftOver, stand
             };
             sink.execute(&command).await
         }
-        _ => ownership.remove(&left.target, left.made).await.map(drop),
+        _ => ownership
+            .remove(&left.target, left.made, Position::ZERO)
+            .await
+            .map(drop),
     }
 }
 

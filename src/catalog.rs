@@ -288,7 +288,11 @@ impl Router {
         self.drain().await?;
         self.announce_drop(id).await?;
         match self.tracked.remove(&id) {
-            Some(tracked) => self.ownership.remove(&tracked.target.target, tracked.made).await,
+            Some(tracked) => {
+                self.ownership
+                    .remove(&tracked.target.target, tracked.made, self.routed)
+                    .await
+            }
             None => Ok(false),
         }
     }

@@ -14,7 +14,7 @@
 //! something of its own there before.
 //!
 //! Two moments are not covered: others make something in the milliseconds between the look at the name and the creation; and a process is
-//! killed in the middle of a creation, others make something of that very name before the next one starts.
+//! killed in the middle of a creation, or within moments of a drop, and others make something of that very name before the next one starts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use futures::StreamExt;
 use tokio::sync::Mutex;
 
 use crate::checkpoint::CollectionState;
-use crate::document::{Collection, CollectionKind, Range};
+use crate::document::{Collection, CollectionKind, Position, Range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migration::ExistingData;
 use crate::namespace::Namespace;
@@ -52,6 +52,8 @@ struct State {
     earlier: BTreeSet<Namespace>,
     /// What this run is making or has made, with its uuid on the target once that is known.
     made: BTreeMap<Namespace, Option<Uuid>>,
+    /// What this run has dropped again, with the position up to which everything was routed before that.
+    dropped: BTreeMap<Namespace, Position>,
 }
 
 /// What stands under a name that the migration is about to use.
@@ -105,7 +107,10 @@ impl Ownership {
         if state.is_empty() {
             return Ok(());
         }
-        (state.earlier, state.made) = (BTreeSet::new(), BTreeMap::new());
+        *state = State {
+            fence: state.fence,
+            ..State::default()
+        };
         self.save(&mut state).await
     }
 
@@ -175,11 +180,12 @@ impl Ownership {
         Ok(id)
     }
 
-    /// Drops what the migration made under a name, and answers whether others have something there, which is left as it is.
+    /// Drops what the migration made under a name, and answers whether others have something there, which is left as it is. `routed` is the
+    /// position up to which everything is routed, which the entry that asks for this comes after.
     ///
     /// # Errors
     /// A server error.
-    pub async fn remove(&self, target: &Namespace, made: Option<Uuid>) -> Result<bool> {
+    pub async fn remove(&self, target: &Namespace, made: Option<Uuid>, routed: Position) -> Result<bool> {
         let standing = self.standing(target).await?;
         let is_own = match &standing {
             Some((_, id)) => self.is_own(target, *id, made).await,
@@ -188,14 +194,12 @@ impl Ownership {
         if is_own && let Some((name, _)) = standing {
             self.execute_drop(name).await?;
         }
-        // What has the name from now on is no longer the migration's, whatever becomes of this process.
+        // What has the name from now on is no longer the migration's. The record keeps it until a checkpoint comes after the drop: a new primary
+        // may not have seen that, and a run that goes on from before it meets what was made there again.
         let mut state = self.state.lock().await;
-        if state.made.contains_key(target) || state.earlier.contains(target) {
-            // Else a new primary that has not seen the drop would bring back what the record no longer has.
-            self.sink.flush().await?;
-            state.made.remove(target);
-            state.earlier.remove(target);
-            self.save(&mut state).await?;
+        let (made, earlier) = (state.made.remove(target), state.earlier.remove(target));
+        if made.is_some() || earlier {
+            state.dropped.insert(target.clone(), routed);
         }
         Ok(!is_own)
     }
@@ -338,12 +342,18 @@ impl Ownership {
     ///
     /// # Errors
     /// A server error.
-    pub async fn saved(&self, collections: impl Iterator<Item = &CollectionState>, is_past_replay: bool) -> Result<()> {
+    pub async fn saved(
+        &self,
+        collections: impl Iterator<Item = &CollectionState>,
+        watermark: Position,
+        is_past_replay: bool,
+    ) -> Result<()> {
         let mut state = self.state.lock().await;
-        let before = (state.earlier.len(), state.made.len());
-        if before == (0, 0) {
+        if state.is_empty() {
             return Ok(());
         }
+        let before = state.len();
+        state.dropped.retain(|_, routed| watermark <= *routed);
         if is_past_replay {
             state.earlier.clear();
         }
@@ -355,7 +365,7 @@ impl Ownership {
                 .made
                 .retain(|name, made| made.is_none() || known.get(name).copied() != *made);
         }
-        if before == (state.earlier.len(), state.made.len()) {
+        if before == state.len() {
             return Ok(());
         }
         self.save(&mut state).await
@@ -420,7 +430,13 @@ impl Ownership {
 
     async fn save(&self, state: &mut State) -> Result<()> {
         let mut names = bson::RawArrayBuf::new();
-        for name in state.earlier.iter().chain(state.made.keys()) {
+        let noted: BTreeSet<&Namespace> = state
+            .earlier
+            .iter()
+            .chain(state.made.keys())
+            .chain(state.dropped.keys())
+            .collect();
+        for name in noted {
             names.push(name.as_str());
         }
         let record = rawdoc! { "fence": state.fence + 1, "names": names };
@@ -438,7 +454,11 @@ impl Ownership {
 
 impl State {
     fn is_empty(&self) -> bool {
-        self.earlier.is_empty() && self.made.is_empty()
+        self.len() == 0
+    }
+
+    fn len(&self) -> usize {
+        self.earlier.len() + self.made.len() + self.dropped.len()
     }
 }
 

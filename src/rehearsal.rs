@@ -113,10 +113,12 @@ async fn tidy_up(engine: &Engine, clear_target: bool) -> Result<()> {
             let ownership = Ownership::load(Arc::clone(&engine.sink), engine.settings.existing_data).await?;
             // What was made after the last checkpoint.
             for namespace in ownership.earlier().await {
-                ownership.remove(&namespace, None).await?;
+                ownership.remove(&namespace, None, checkpoint.watermark).await?;
             }
             for state in checkpoint.collections {
-                ownership.remove(&state.target, state.made).await?;
+                ownership
+                    .remove(&state.target, state.made, checkpoint.watermark)
+                    .await?;
             }
         }
         engine.sink.flush().await?;

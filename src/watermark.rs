@@ -82,7 +82,7 @@ pub(crate) async fn save_checkpoints(
         }
         saved?;
         ownership
-            .saved(checkpoint.states.iter(), watermark >= replay_until)
+            .saved(checkpoint.states.iter(), watermark, watermark >= replay_until)
             .await?;
         let cost = began.elapsed();
         rests_until = Instant::now() + cost.saturating_mul(REST).min(LONGEST_REST);

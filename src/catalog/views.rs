@@ -111,7 +111,10 @@ impl Router {
     pub(super) async fn drop_view(&mut self, position: Position, namespace: &Namespace) -> Result<()> {
         if let Some(view) = self.views.remove(namespace) {
             self.drain().await?;
-            let is_left = self.ownership.remove(&view.target.target, view.made).await?;
+            let is_left = self
+                .ownership
+                .remove(&view.target.target, view.made, self.routed)
+                .await?;
             self.report_drop(position, format!("dropped the view {namespace}"), is_left);
         }
         Ok(())
