@@ -282,6 +282,11 @@ impl Engine {
         else {
             return Ok(());
         };
+        // What is seen must not be lost by a new primary once the conclusion is saved. Whether there was one before does not matter.
+        match self.sink.flush().await {
+            Err(error) if error.kind() == ErrorKind::PrimaryChanged => self.sink.flush().await?,
+            flushed => flushed?,
+        }
         let to = self.settings.selection.target(&renaming.to);
         let names = BTreeSet::from([state.target.clone(), to.clone()]);
         let standing = self.sink.identities(&names).await?;
