@@ -117,7 +117,7 @@ impl Engine {
             )
             .await?;
         }
-        ownership.expect_again(&collections).await?;
+        ownership.expect_again(&mut collections).await?;
         ownership.identify_all(&mut collections).await?;
         Ok(Beginning {
             checkpoint,

@@ -319,16 +319,25 @@ impl Ownership {
     }
 
     /// Notes the names of collections that a checkpoint has and the target no longer: an earlier run came to their drop or rename. What is
-    /// applied again can make them anew, by a write or an index, before that drop or rename comes again.
+    /// applied again can make them anew, by a write or an index, before that drop or rename comes again. Where an earlier run has made
+    /// something anew of which no checkpoint has the uuid, that is noted.
     ///
     /// # Errors
     /// A server error.
-    pub async fn expect_again(&self, collections: &[Tracked]) -> Result<()> {
+    pub async fn expect_again(&self, collections: &mut [Tracked]) -> Result<()> {
         let known = collections.iter().filter(|collection| collection.made.is_some());
         let mut names: BTreeSet<Namespace> = known.map(|collection| collection.target.target.clone()).collect();
         let standing = self.sink.identities(&names).await?;
         names.retain(|name| !standing.contains_key(name));
         let mut state = self.state.lock().await;
+        for collection in collections {
+            let target = &collection.target.target;
+            if state.earlier.contains(target)
+                && let Some(made) = standing.get(target)
+            {
+                collection.made = Some(*made);
+            }
+        }
         names.retain(|name| !state.earlier.contains(name) && !state.made.contains_key(name));
         if names.is_empty() {
             return Ok(());
