@@ -130,7 +130,7 @@ impl Ownership {
             let is_own = is_replay && self.state.lock().await.earlier.contains(target);
             match self.existing_data {
                 _ if is_own => self.execute_drop(name).await?,
-                ExistingData::Refuse => return Err(refusal(&name)),
+                ExistingData::Refuse => return self.refuse(&name).await,
                 ExistingData::Clear => self.execute_drop(name).await?,
                 ExistingData::Keep => room = Room::Kept,
             }
@@ -230,7 +230,7 @@ impl Ownership {
     ) -> Result<Option<Uuid>> {
         if let Some((name, id)) = self.standing(target).await? {
             if self.existing_data == ExistingData::Refuse && !self.is_own(target, id, made).await {
-                return Err(refusal(&name));
+                return self.refuse(&name).await;
             }
             self.note(target).await?;
             self.execute_drop(name).await?;
@@ -265,7 +265,7 @@ impl Ownership {
             && self.existing_data == ExistingData::Refuse
             && !self.is_own(from, id, made).await
         {
-            return Err(refusal(&name));
+            return self.refuse(&name).await;
         }
         if let Some((name, id)) = right {
             let is_own = match replaced {
@@ -274,7 +274,7 @@ impl Ownership {
             };
             if !is_own {
                 if self.existing_data == ExistingData::Refuse {
-                    return Err(refusal(&name));
+                    return self.refuse(&name).await;
                 }
                 // A view cannot be replaced by a rename, nor can what has the name in another way.
                 self.execute_drop(name).await?;
@@ -421,6 +421,13 @@ impl Ownership {
             Some(batch) => batch?.is_empty(),
             None => true,
         })
+    }
+
+    /// Refuses to touch what others have under a name, unless a new primary has only lost that it was dropped or renamed: then the run goes back
+    /// to its checkpoint.
+    async fn refuse<T>(&self, name: &Namespace) -> Result<T> {
+        self.sink.flush().await?;
+        Err(refusal(name))
     }
 
     async fn execute_drop(&self, namespace: Namespace) -> Result<()> {
