@@ -188,12 +188,13 @@ fn assert_refused(error: &Error, database: &str) {
     assert!(error.to_string().contains(&format!("`{database}.new`")), "{error}");
 }
 
-/// A target that stops answering once it has renamed something, or before it is flushed, as for a process that is killed there.
+/// A target that stops answering once it has renamed something, or before what was applied is flushed, as for a process that is killed there.
 #[derive(Clone)]
 struct Stopping {
     inner: Arc<MongoSink>,
     after_rename: bool,
     before_flush: bool,
+    applied: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
 }
 
@@ -203,6 +204,7 @@ impl Stopping {
             inner: Arc::new(MongoSink::connect(uri).await.unwrap()),
             after_rename,
             before_flush,
+            applied: Arc::default(),
             stopped: Arc::default(),
         }
     }
@@ -245,11 +247,12 @@ impl Sink for Stopping {
     }
 
     async fn apply(&self, namespace: &Namespace, kind: CollectionKind, writes: &[Write]) -> Result<Vec<Refusal>> {
+        self.applied.store(true, SeqCst);
         self.inner.apply(namespace, kind, writes).await
     }
 
     async fn flush(&self) -> Result<()> {
-        self.stop_if(self.before_flush).await;
+        self.stop_if(self.before_flush && self.applied.load(SeqCst)).await;
         self.inner.flush().await
     }
 
