@@ -1,6 +1,6 @@
 //! Makes the target's catalogue as the source's was when it was listed, whatever stands there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{RawBson, rawdoc};
@@ -58,7 +58,8 @@ pub(crate) async fn arrange(
         .collect();
     let arranged: Vec<bool> = stream::iter(arranging).buffer_unordered(AT_ONCE).try_collect().await?;
     if arranged.contains(&true) {
-        look_again(sink, ownership, collections, &servers).await?;
+        let standing = sink.collections().await?;
+        look_again(ownership, collections, &standing, &servers).await?;
     }
     Ok(())
 }
@@ -74,13 +75,19 @@ pub(crate) async fn arrange_kept(
     collection: &Tracked,
 ) -> Result<()> {
     let servers = series_of(source, sink).await?;
-    let standing = sink.collections().await?;
-    let name = shown(&collection.target.target);
-    let there = standing.iter().find(|there| shown(&there.namespace) == name);
+    let standing = standing_as(sink, &collection.target.target).await?;
+    let there = standing.first();
     if arrange_one(sink, ownership, collection, there, &servers).await? {
-        look_again(sink, ownership, std::slice::from_ref(collection), &servers).await?;
+        let standing = standing_as(sink, &collection.target.target).await?;
+        look_again(ownership, std::slice::from_ref(collection), &standing, &servers).await?;
     }
     Ok(())
+}
+
+/// What stands under a name, be it as an ordinary collection, a view or a time-series collection.
+async fn standing_as(sink: &dyn Sink, target: &Namespace) -> Result<Vec<Collection>> {
+    let name = shown(target);
+    sink.collections_named(&BTreeSet::from([name.buckets(), name])).await
 }
 
 async fn series_of(source: &dyn Source, sink: &dyn Sink) -> Result<[Series; 2]> {
@@ -89,10 +96,14 @@ async fn series_of(source: &dyn Source, sink: &dyn Sink) -> Result<[Series; 2]> 
 }
 
 /// What could be modified to be the same is the same now. The rest has to be made anew.
-async fn look_again(sink: &dyn Sink, ownership: &Ownership, collections: &[Tracked], servers: &[Series]) -> Result<()> {
-    let standing = sink.collections().await?;
+async fn look_again(
+    ownership: &Ownership,
+    collections: &[Tracked],
+    standing: &[Collection],
+    servers: &[Series],
+) -> Result<()> {
     for collection in collections {
-        if let Some(there) = find(&standing, &collection.target.target)
+        if let Some(there) = find(standing, &collection.target.target)
             && !differing_options(collection, there, servers).is_empty()
         {
             make_anew(ownership, collection).await?;

@@ -313,11 +313,11 @@ impl Router {
             return Ok(());
         }
         // What the server keeps of views that are gone would keep the database. What has been made there since stays.
-        let left = self.sink.collections().await?;
-        if !left
-            .iter()
-            .any(|collection| collection.namespace.database() == database && !self.is_emptied(collection))
-        {
+        let mut is_left = false;
+        for name in self.sink.names_in(database).await? {
+            is_left |= !self.is_emptied(&name).await?;
+        }
+        if !is_left {
             let database = database.to_owned();
             self.sink.execute(&CatalogCommand::DropDatabase { database }).await?;
         }
@@ -326,23 +326,20 @@ impl Router {
     }
 
     /// Whether the collection is what is left on the sink of stored functions that were dropped: it goes with its database alone.
-    fn is_emptied(&self, standing: &Collection) -> bool {
-        standing.namespace.collection() == "system.js"
-            && standing.documents == 0
-            && self.selection.source_of(&standing.namespace).is_some()
-            && !self.tracked.values().any(|t| t.target.target == standing.namespace)
+    async fn is_emptied(&self, standing: &Namespace) -> Result<bool> {
+        let can_be = standing.collection() == "system.js"
+            && self.selection.source_of(standing).is_some()
+            && !self.tracked.values().any(|t| t.target.target == *standing);
+        Ok(can_be && self.ownership.is_empty(standing).await?)
     }
 
-    /// A collection that is migrated, with every change before this applied and none of its indexes being built: a build of the very index
-    /// that is dropped or changed has to end first.
+    /// A collection that is migrated, with every change before this applied and none of its indexes being built.
     async fn at_rest(&mut self, id: Option<Uuid>, namespace: &Namespace) -> Result<Option<&mut Tracked>> {
         let Some(id) = self.known(id, namespace)? else {
             return Ok(None);
         };
+        self.stop_builds(id).await?;
         self.drain().await?;
-        if self.tracked.get(&id).is_some_and(Tracked::builds_running) {
-            self.stop_work_on(id).await?;
-        }
         Ok(self.tracked.get_mut(&id))
     }
 

@@ -73,6 +73,25 @@ pub(crate) async fn collections_named(client: &Client, names: &BTreeSet<Namespac
     Ok(found)
 }
 
+/// The names of those of [`collections`] that are in a database.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn names_in(client: &Client, database: &str) -> Result<BTreeSet<Namespace>> {
+    let mut names = BTreeSet::new();
+    for listed in listed_in(client, database, doc! {}).await? {
+        let name = listed
+            .get_str("name")
+            .map_err(|error| Error::malformed(OPERATION, error))?;
+        let namespace = Namespace::new(database, name);
+        let is_over_buckets = listed.get_str("type").is_ok_and(|kind| kind == "timeseries") && !has_uuid(&listed);
+        if !namespace.is_internal() && !is_over_buckets {
+            names.insert(namespace);
+        }
+    }
+    Ok(names)
+}
+
 /// How a collection keeps its documents; `None` for views and what does not exist.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::beginning::{Beginning, mismatch};
 use crate::budget::{Budget, Shares};
+use crate::builds::IndexBuilds;
 use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
@@ -54,6 +55,7 @@ pub(crate) struct Engine {
     /// For what comes before and after the lease.
     pub unfenced: Unfenced,
     pub fence: Fence,
+    pub builds: Arc<Mutex<IndexBuilds>>,
     pub seen: Arc<Seen>,
     pub hooks: HostHooks,
     pub settings: Settings,
@@ -69,6 +71,7 @@ struct Begun {
     beginning: Beginning,
     foreign_writes: Option<ForeignWatch>,
     ownership: Arc<Ownership>,
+    builds: OwnedMutexGuard<IndexBuilds>,
 }
 
 impl Engine {
@@ -159,6 +162,11 @@ impl Engine {
         progress.expiry.restored();
         let watch = self.watch_on(loaded.as_mut(), progress).await;
         let ownership = Ownership::load(Arc::clone(&self.sink), self.settings.existing_data).await?;
+        let mut builds = Arc::clone(&self.builds).lock_owned().await;
+        if lost.is_some() || loaded.as_ref().is_none_or(|checkpoint| !checkpoint.created) {
+            // The target's catalogue is made anew.
+            builds.stop_all().await?;
+        }
         let beginning = match loaded {
             Some(checkpoint) if checkpoint.complete => {
                 return Err(mismatch(
@@ -205,6 +213,7 @@ impl Engine {
             beginning,
             foreign_writes: watch,
             ownership: Arc::new(ownership),
+            builds,
         })
     }
 
@@ -239,6 +248,7 @@ impl Engine {
             beginning,
             foreign_writes,
             ownership,
+            builds,
         } = begun;
         let settings = &self.settings;
         let (send_entries, entries) = mpsc::channel(READ_AHEAD);
@@ -269,6 +279,8 @@ impl Engine {
             source: Arc::clone(&self.source),
             sink: Arc::clone(&self.sink),
             ownership: Arc::clone(&ownership),
+            builds,
+            most_builds: settings.walkers,
             selection: settings.selection.clone(),
             ddl: settings.ddl,
             progress: Arc::clone(progress),

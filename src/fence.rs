@@ -172,6 +172,14 @@ impl Sink for FencedSink {
         self.sink.collections().await
     }
 
+    async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
+        self.sink.collections_named(names).await
+    }
+
+    async fn names_in(&self, database: &str) -> Result<BTreeSet<Namespace>> {
+        self.sink.names_in(database).await
+    }
+
     async fn identities(&self, names: &BTreeSet<Namespace>) -> Result<BTreeMap<Namespace, Uuid>> {
         self.sink.identities(names).await
     }

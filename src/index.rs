@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
 
 use crate::document::Position;
@@ -16,12 +17,24 @@ use crate::tracked::{IndexWork, Tracked};
 /// value that reaches back beyond 1970 from now, and the value must stay the same when a run goes on from its checkpoint.
 pub(crate) const HARDLY_EVER: i32 = 1_700_000_000;
 
-/// An index that a walker builds.
+/// An index that is to be built.
 #[derive(Clone, Debug)]
 pub(crate) struct IndexJob {
     pub target: Arc<Target>,
+    /// As [`CollectionState::made`](crate::checkpoint::CollectionState::made).
+    pub made: Option<Uuid>,
     pub name: String,
     pub specification: RawDocumentBuf,
+    /// Whether one of the same name, which an earlier run can have left there, is dropped first.
+    pub anew: bool,
+}
+
+impl IndexJob {
+    /// Whether both ask for the same index of the same collection on the target.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let names = |job: &Self| (job.target.id, job.target.target.clone(), job.made, job.name.clone());
+        names(self) == names(other) && self.specification == other.specification
+    }
 }
 
 impl Tracked {
@@ -39,14 +52,18 @@ impl Tracked {
         };
         let next = waiting.front()?;
         let specification = self.indexes.iter().find(|index| name_of(index) == next)?;
-        if routed < *not_before || (is_unique(specification) && *running > 0) {
+        if routed < *not_before || (is_unique(specification) && !running.is_empty()) {
             return None;
         }
-        *running += 1;
+        let specification = held_back(specification);
+        let name = waiting.pop_front()?;
+        running.push(name.clone());
         Some(IndexJob {
             target: Arc::clone(&self.target),
-            specification: held_back(specification),
-            name: waiting.pop_front()?,
+            made: self.made,
+            name,
+            specification,
+            anew: false,
         })
     }
 
@@ -61,18 +78,28 @@ impl Tracked {
             waiting.sort_by_key(|index| is_unique(index));
             self.index_work = IndexWork::Building {
                 waiting: waiting.iter().map(|index| name_of(index).to_owned()).collect(),
-                running: 0,
+                running: Vec::new(),
                 not_before: Position::ZERO,
             };
         }
-        if matches!(&self.index_work, IndexWork::Building { waiting, running: 0, .. } if waiting.is_empty()) {
+        if matches!(&self.index_work, IndexWork::Building { waiting, running, .. } if waiting.is_empty() && running.is_empty())
+        {
             self.index_work = IndexWork::Done;
         }
     }
 
-    /// Whether an index of the collection is being built.
-    pub fn builds_running(&self) -> bool {
-        matches!(self.index_work, IndexWork::Building { running, .. } if running > 0)
+    /// Whether the index of this name is being built.
+    pub fn is_being_built(&self, name: &str) -> bool {
+        matches!(&self.index_work, IndexWork::Building { running, .. } if running.iter().any(|running| running == name))
+    }
+
+    /// The builds under way were ended, and have to begin again.
+    pub fn put_back_builds(&mut self) {
+        if let IndexWork::Building { waiting, running, .. } = &mut self.index_work {
+            for name in running.drain(..).rev() {
+                waiting.push_front(name);
+            }
+        }
     }
 
     /// Takes indexes into the collection's list, in place of those of the same name. They are built at once when the others are.
@@ -90,7 +117,7 @@ impl Tracked {
                 IndexWork::Done => {
                     self.index_work = IndexWork::Building {
                         waiting: VecDeque::from([name]),
-                        running: 0,
+                        running: Vec::new(),
                         not_before: Position::ZERO,
                     };
                 }
@@ -106,7 +133,7 @@ impl Tracked {
             not_before,
         } = &mut self.index_work
         {
-            *running -= 1;
+            running.retain(|running| running != name);
             if let Some(position) = again {
                 *not_before = position.max(*not_before);
                 waiting.push_back(name.to_owned());
@@ -118,7 +145,9 @@ impl Tracked {
     pub fn is_built(&self, name: &str) -> bool {
         match &self.index_work {
             IndexWork::NotBegun => false,
-            IndexWork::Building { waiting, .. } => !waiting.iter().any(|waiting| waiting == name),
+            IndexWork::Building { waiting, running, .. } => {
+                !waiting.iter().chain(running).any(|missing| missing == name)
+            }
             IndexWork::Done => true,
         }
     }
@@ -128,7 +157,7 @@ impl Tracked {
         let total = self.indexes.iter().filter(|index| !is_id_index(index)).count();
         let missing = match &self.index_work {
             IndexWork::NotBegun => total,
-            IndexWork::Building { waiting, running, .. } => waiting.len() + running + self.failed_indexes.len(),
+            IndexWork::Building { waiting, running, .. } => waiting.len() + running.len() + self.failed_indexes.len(),
             IndexWork::Done => self.failed_indexes.len(),
         };
         (total.saturating_sub(missing) as u64, total as u64)
@@ -138,8 +167,9 @@ impl Tracked {
     pub fn remove_index(&mut self, name: &str) {
         self.indexes.retain(|index| name_of(index) != name);
         self.failed_indexes.remove(name);
-        if let IndexWork::Building { waiting, .. } = &mut self.index_work {
+        if let IndexWork::Building { waiting, running, .. } = &mut self.index_work {
             waiting.retain(|waiting| waiting != name);
+            running.retain(|running| running != name);
         }
     }
 }

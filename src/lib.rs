@@ -120,6 +120,7 @@ mod lane;
 mod fold;
 mod repair;
 mod index;
+mod builds;
 mod watermark;
 mod proof;
 mod difference;

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::Mutex;
+
+use crate::builds::IndexBuilds;
 use crate::checkpoint::{CheckpointStore, SinkStore};
 use crate::ddl::DdlPolicy;
 use crate::engine::{Engine, Unfenced};
@@ -411,10 +414,12 @@ impl MigrationBuilder {
             .store
             .unwrap_or_else(|| Arc::new(SinkStore::new(Arc::clone(&self.sink))));
         let fence = Fence::default();
+        let sink: Arc<dyn Sink> = Arc::new(FencedSink::new(Arc::clone(&self.sink), fence.clone()));
         Ok(Migration {
             engine: Arc::new(Engine {
                 source: self.source,
-                sink: Arc::new(FencedSink::new(Arc::clone(&self.sink), fence.clone())),
+                builds: Arc::new(Mutex::new(IndexBuilds::new(Arc::clone(&sink)))),
+                sink,
                 store: Arc::new(FencedStore::new(store, fence.clone())),
                 unfenced: Unfenced { sink: self.sink },
                 fence,

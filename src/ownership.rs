@@ -408,7 +408,11 @@ impl Ownership {
         Ok(Some((name, id)))
     }
 
-    async fn is_empty(&self, namespace: &Namespace) -> Result<bool> {
+    /// Whether a collection on the target has no documents.
+    ///
+    /// # Errors
+    /// A server error.
+    pub async fn is_empty(&self, namespace: &Namespace) -> Result<bool> {
         let request = SinkRead {
             namespace: namespace.clone(),
             kind: CollectionKind::Plain,

@@ -1,5 +1,6 @@
 //! The one task that sees every change in order and drops it, holds it or sends it to its lane.
 
+mod builds;
 mod chunks;
 #[cfg(feature = "test-util")]
 pub(crate) mod fixture;
@@ -16,13 +17,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bson::Uuid;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use self::builds::HeldBack;
 pub(crate) use self::markers::MARKERS_PER_LANE;
 use self::markers::{GivenUp, Marker};
 pub(crate) use self::requests::{Assignment, Finished, ProofRequest, ReadAhead, Report, Request, Work};
+use crate::builds::IndexBuilds;
 use crate::checkpoint::{Checkpoint, ComparedUntil, PendingCheckpoint, Renaming, States, UnsettledDocuments};
 use crate::collections::{Collections, Noticed};
 use crate::ddl::DdlPolicy;
@@ -30,7 +33,6 @@ use crate::document::{Change, CollectionKind, Operation, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::held::Held;
-use crate::index::IndexJob;
 use crate::lane::{LaneMessage, MarkerReached, ResolveStep, Routed, Stuck, Target, Unsettled};
 use crate::namespace::{Namespace, Selection};
 use crate::oplog::{Entry, Item};
@@ -40,7 +42,7 @@ use crate::phase::Phase;
 use crate::progress::Progress;
 use crate::proof::{CollectionProof, Compared, Proof, ProofState};
 use crate::ranges::{ChunkId, RangeStatus};
-use crate::sink::{CatalogCommand, Sink};
+use crate::sink::Sink;
 use crate::source::{ReadMode, Source};
 use crate::tracked::{Chunk, Route, Tracked};
 use crate::watermark::SaveRequest;
@@ -56,6 +58,9 @@ pub(crate) struct RouterParts {
     pub source: Arc<dyn Source>,
     pub sink: Arc<dyn Sink>,
     pub ownership: Arc<Ownership>,
+    pub builds: OwnedMutexGuard<IndexBuilds>,
+    /// How many indexes are built at the same time.
+    pub most_builds: usize,
     pub selection: Selection,
     pub ddl: DdlPolicy,
     pub progress: Arc<Progress>,
@@ -83,6 +88,8 @@ pub(crate) struct Router {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) sink: Arc<dyn Sink>,
     pub(crate) ownership: Arc<Ownership>,
+    builds: OwnedMutexGuard<IndexBuilds>,
+    most_builds: usize,
     pub(crate) selection: Selection,
     pub(crate) ddl: DdlPolicy,
     pub(crate) events: Events,
@@ -111,6 +118,8 @@ pub(crate) struct Router {
     lanes: Vec<LaneOut>,
     lane_permits: Arc<Semaphore>,
     lane_bytes: usize,
+    /// The changes of collections that stand still for the sake of an index.
+    held_back: HashMap<Uuid, HeldBack>,
     held: usize,
     held_limit: usize,
     /// Whether everything that changes are held for was asked to come to its end.
@@ -185,6 +194,8 @@ impl Router {
             source: parts.source,
             sink: parts.sink,
             ownership: parts.ownership,
+            builds: parts.builds,
+            most_builds: parts.most_builds,
             selection: parts.selection,
             ddl: parts.ddl,
             events: parts.progress.events.clone(),
@@ -214,6 +225,7 @@ impl Router {
                 .collect(),
             lane_permits: Arc::new(Semaphore::new(parts.lane_bytes)),
             lane_bytes: parts.lane_bytes,
+            held_back: HashMap::new(),
             held: 0,
             held_limit: parts.held_limit,
             hurried: false,
@@ -261,6 +273,7 @@ impl Router {
                 () = self.cancel.cancelled() => return Ok(()),
                 Some(request) = self.requests.recv() => self.handle(request).await?,
                 Some(reached) = self.reached.recv() => self.marker_reached(reached).await?,
+                Some(ended) = self.builds.ended() => self.build_ended(ended).await?,
                 _ = tick.tick() => self.send_marker_if_due().await?,
                 entries = self.entries.recv() => {
                     let Some(read) = entries else { return Err(Error::stopped("follow the oplog")) };
@@ -277,6 +290,7 @@ impl Router {
             self.flush_buffers().await?;
             self.serve_cutover().await?;
             self.serve_idle().await?;
+            self.begin_builds();
         }
     }
 
@@ -364,6 +378,11 @@ impl Router {
                 self.relieve().await
             }
             Route::Send => {
+                if let Some(held_back) = self.held_back.get_mut(&change.collection) {
+                    self.held += held_back.push(change);
+                    self.progress.held_bytes.store(self.held as u64, Relaxed);
+                    return self.relieve().await;
+                }
                 let target = Arc::clone(&tracked.target);
                 let noted = tracked.proof.note(&change.write.key);
                 self.noted(noted);
@@ -456,8 +475,8 @@ impl Router {
                 chunk,
                 snapshot_refused,
             } => self.release(collection, chunk, snapshot_refused),
-            Request::IndexDone { job, result } => self.index_done(job, result).await?,
             Request::CopyAgain { collection, reply } => {
+                self.stop_builds(collection).await?;
                 self.drain().await?;
                 if let Some(tracked) = self.tracked.get_mut(&collection) {
                     tracked.copy_again(self.prove);

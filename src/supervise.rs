@@ -79,6 +79,7 @@ pub(crate) async fn supervise(
         () = progress.write_block.lifted() => {}
         never = &mut write_block => match never {},
     }
+    engine.builds.lock().await.leave().await;
     // What the host does now can neither hold anything up nor be cut off with the future of the cutover.
     let result = match progress.completion.summary() {
         Some(summary) => {

@@ -46,10 +46,10 @@ pub(crate) struct Tracked {
 pub(crate) enum IndexWork {
     /// The documents are not all there yet.
     NotBegun,
-    /// The indexes of these names have still to be built, and so many are being built.
+    /// The indexes of these names have still to be built, or are being built.
     Building {
         waiting: VecDeque<String>,
-        running: usize,
+        running: Vec<String>,
         /// Nothing is built before this position is routed: documents on the sink may be newer than it by then.
         not_before: Position,
     },

@@ -19,7 +19,6 @@ use crate::durability::Durability;
 use crate::engine::flatten;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Side;
-use crate::index::IndexJob;
 use crate::order::Key;
 use crate::ownership::Ownership;
 use crate::places::Place;
@@ -109,11 +108,6 @@ impl Walker {
                         Self::ended(flatten(ended), &mut attempts).await?;
                     }
                 }
-                Work::Index(job) => {
-                    // The source has nothing to do with it.
-                    drop(place);
-                    self.build(job).await?;
-                }
                 Work::Check(check) => {
                     place.note_use();
                     self.check(check).await;
@@ -201,12 +195,6 @@ impl Walker {
         let place = self.progress.places.take().await;
         self.progress.limits.copy.ready().await;
         place
-    }
-
-    async fn build(&self, job: IndexJob) -> Result<()> {
-        let result = self.sink.create_index(&job.target.target, &job.specification).await;
-        let _ = self.requests.send(Request::IndexDone { job, result }).await;
-        Ok(())
     }
 
     /// Copies a chunk. A small one is given back, to be [ended](Self::end) while others are copied: a flush for each would take most of the

@@ -1,5 +1,6 @@
 //! Renames on the source: within the selection, out of it, and into it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bson::Uuid;
@@ -57,10 +58,20 @@ impl Router {
             }
             (false, false) => return Ok(false),
         }
-        let but_for = [Some(id), dropped].into_iter().flatten().collect::<Vec<_>>();
-        self.check_free("rename a collection", to, &self.selection.target(to), &but_for)?;
-        self.stop_work_on(id).await?;
         let target = self.selection.target(to);
+        if let Some(tracked) = self.tracked.get(&id)
+            && tracked.target.target.database() != target.database()
+        {
+            // The target would copy all of it for the rename, however long that takes.
+            for id in [dropped, Some(id)].into_iter().flatten() {
+                self.remove(id).await?;
+            }
+            self.adopt(position, id, from, to).await?;
+            return Ok(false);
+        }
+        let but_for = [Some(id), dropped].into_iter().flatten().collect::<Vec<_>>();
+        self.check_free("rename a collection", to, &target, &but_for)?;
+        self.stop_work_on(id).await?;
         let Some(tracked) = self.tracked.get(&id) else {
             return Ok(false);
         };
@@ -108,7 +119,7 @@ impl Router {
         Ok(true)
     }
 
-    /// Begins to copy a collection that was renamed into the selection.
+    /// Begins to copy a collection that was renamed into the selection, or to where the target has to copy it.
     async fn adopt(&mut self, position: Position, id: Uuid, from: &Namespace, to: &Namespace) -> Result<()> {
         self.progress.left_selection.came_back(from);
         let target = self.selection.target(to);
@@ -117,7 +128,7 @@ impl Router {
         if is_replay {
             self.ownership.drop_earlier(&target).await?;
         }
-        let listed = self.source.collections().await?;
+        let listed = self.source.collections_named(&BTreeSet::from([to.clone()])).await?;
         let Some(collection) = listed
             .into_iter()
             .find(|collection| collection.id == id && collection.namespace == *to)

@@ -64,7 +64,7 @@ impl Facts {
             can_join: ranges.can_join(),
             can_begin_indexes: match &tracked.index_work {
                 IndexWork::NotBegun => is_copied,
-                IndexWork::Building { waiting, running, .. } => waiting.is_empty() && *running == 0,
+                IndexWork::Building { waiting, running, .. } => waiting.is_empty() && running.is_empty(),
                 IndexWork::Done => false,
             },
             has_waiting_indexes: matches!(&tracked.index_work, IndexWork::Building { waiting, .. } if !waiting.is_empty()),

@@ -1,7 +1,9 @@
 //! What a sink says of itself, and changes to its catalogue.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bson::raw::RawDocumentBuf;
-use bson::rawdoc;
+use bson::{Uuid, rawdoc};
 
 use super::data::{batch_of, drain, ensure_index, ensure_same, filled, find, namespace};
 use super::{ConformanceFailure, Outcome, check, ensure};
@@ -17,6 +19,7 @@ pub(super) async fn run(sink: &dyn Sink) -> std::result::Result<(), ConformanceF
         create(sink),
     )
     .await?;
+    check("some are found by their names as all are listed", named(sink)).await?;
     check("a view is made, changed and dropped", view(sink)).await?;
     check("what is missing is dropped without an error", drops(sink)).await?;
     check("a rename replaces what has the new name", rename(sink)).await?;
@@ -57,6 +60,55 @@ async fn identity(sink: &dyn Sink) -> Outcome {
     let second = sink.describe().await?;
     ensure!(!first.identity.is_empty(), "the identity is empty");
     ensure!(first == second, "{first:?} became {second:?}");
+    Ok(())
+}
+
+async fn named(sink: &dyn Sink) -> Outcome {
+    let (plain, view, missing) = (
+        namespace("found_plain"),
+        namespace("found_view"),
+        namespace("found_never"),
+    );
+    make(sink, &plain, rawdoc! {}).await?;
+    make(sink, &view, rawdoc! { "viewOn": "found_plain", "pipeline": [] }).await?;
+    let listed = sink.collections().await?;
+    let names = BTreeSet::from([plain.clone(), view.clone(), missing.clone()]);
+    let found = sink.collections_named(&names).await?;
+    ensure!(
+        found.len() == 2 && found.iter().all(|one| listed.contains(one)),
+        "asked for two of the collections by name and for one that does not exist, the sink gives {found:?}"
+    );
+    let in_database = sink.names_in(plain.database()).await?;
+    let expected: BTreeSet<Namespace> = listed
+        .iter()
+        .filter(|collection| collection.namespace.database() == plain.database())
+        .map(|collection| collection.namespace.clone())
+        .collect();
+    ensure!(
+        in_database == expected,
+        "of a database that has {expected:?} the sink names {in_database:?}"
+    );
+    let identities = sink.identities(&names).await?;
+    ensure!(
+        identities.contains_key(&view) && !identities.contains_key(&missing),
+        "of a view and of what does not exist the sink says {identities:?}"
+    );
+    let id = |identities: &BTreeMap<Namespace, Uuid>| identities.get(&plain).copied();
+    let before = id(&identities);
+    ensure!(
+        before == Some(find(&listed, &plain)?.id),
+        "{plain} is listed with another id than {before:?}"
+    );
+    sink.execute(&CatalogCommand::Drop {
+        namespace: plain.clone(),
+    })
+    .await?;
+    make(sink, &plain, rawdoc! {}).await?;
+    let after = id(&sink.identities(&names).await?);
+    ensure!(
+        after.is_some() && after != before,
+        "{plain} was made anew and still has the id {after:?}"
+    );
     Ok(())
 }
 

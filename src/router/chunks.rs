@@ -1,4 +1,4 @@
-//! Gives work out and takes it back: chunks of collections, and their indexes.
+//! Gives work out and takes it back: chunks of collections.
 
 use super::*;
 use crate::specification::to_create;
@@ -26,6 +26,7 @@ impl Router {
         }
         // What is compared can wait, what is copied cannot be had for less.
         self.stop_checks().await?;
+        self.spill_held_back().await?;
         if self.held < self.held_limit {
             return Ok(());
         }
@@ -87,7 +88,7 @@ impl Router {
         }
     }
 
-    /// Gives work to walkers that wait for it: chunks first, then indexes, then ranges to compare, unless somebody waits for these.
+    /// Gives work to walkers that wait for it: chunks first, then ranges to compare, unless somebody waits for these.
     pub(super) async fn serve_idle(&mut self) -> Result<()> {
         while let Some((majority, reply)) = self.idle.pop_front() {
             if reply.is_closed() {
@@ -109,7 +110,7 @@ impl Router {
             match reply.send(work) {
                 Err(Work::Chunk(lost)) => self.release(lost.target.id, lost.chunk, false),
                 Err(Work::Check(_)) => self.stop_checks().await?,
-                Err(Work::Index(_)) | Ok(()) => {}
+                Ok(()) => {}
             }
         }
         Ok(())
@@ -121,10 +122,8 @@ impl Router {
             // old name, which would then take the place of the renamed one.
             return None;
         }
-        if let Some(id) = self.tracked.next_unread() {
-            return self.assign(id, majority).map(Work::Chunk);
-        }
-        self.tracked.next_index(self.routed).map(Work::Index)
+        let id = self.tracked.next_unread()?;
+        self.assign(id, majority).map(Work::Chunk)
     }
 
     /// Registers a chunk. Its position is never before what has been routed (I1): changes that were dropped because the range was not
@@ -302,58 +301,7 @@ impl Router {
         Ok(())
     }
 
-    pub(super) async fn index_done(&mut self, job: IndexJob, result: Result<()>) -> Result<()> {
-        let name = job.name.clone();
-        let namespace = job.target.namespace.clone();
-        let mut again = None;
-        let result = match result {
-            Err(error) if error.kind() == ErrorKind::TargetRefused => {
-                // Lanes run apart, so that two documents can hold one unique key for a moment. When all are at one position it must do.
-                let drained = self.drain().await?;
-                if drained.ahead > self.routed {
-                    again = Some(drained.ahead);
-                    Ok(())
-                } else {
-                    self.build_anew(&job).await
-                }
-            }
-            other => other,
-        };
-        match result {
-            Ok(()) if again.is_some() => {}
-            Ok(()) => self.events.send(Event::IndexBuilt { namespace, name }),
-            Err(error) if error.kind() == ErrorKind::TargetRefused => {
-                if let Some(tracked) = self.tracked.get_mut(&job.target.id) {
-                    tracked.failed_indexes.insert(name.clone());
-                }
-                self.events.send(Event::IndexFailed {
-                    namespace,
-                    name,
-                    reason: format!("{error}; put that right and start again: the index is tried anew then"),
-                });
-            }
-            Err(error) => return Err(error),
-        }
-        if let Some(tracked) = self.tracked.get_mut(&job.target.id) {
-            tracked.end_build(&job.name, again);
-            tracked.settle_index_work(self.routed);
-        }
-        self.dirty = true;
-        self.update_progress();
-        Ok(())
-    }
-
-    /// Builds an index in place of one of the same name, which an earlier run can have left there.
-    pub(super) async fn build_anew(&self, job: &IndexJob) -> Result<()> {
-        let command = CatalogCommand::DropIndex {
-            namespace: job.target.target.clone(),
-            name: job.name.clone(),
-        };
-        self.sink.execute(&command).await?;
-        self.sink.create_index(&job.target.target, &job.specification).await
-    }
-
-    /// Gives up the chunks of a collection that are in flight, and waits until their walkers and index builds have stopped.
+    /// Gives up the chunks of a collection that are in flight, ends its index builds, and waits until all have stopped.
     ///
     /// # Errors
     /// As [`Router::run`].
@@ -370,7 +318,7 @@ impl Router {
         while self
             .tracked
             .get(&collection)
-            .is_some_and(|tracked| !tracked.chunks.is_empty() || tracked.builds_running())
+            .is_some_and(|tracked| !tracked.chunks.is_empty())
         {
             let request = tokio::select! {
                 () = self.cancel.cancelled() => return Err(Error::stopped("stop a chunk")),
@@ -383,6 +331,6 @@ impl Router {
                 other => self.handle(other).await?,
             }
         }
-        Ok(())
+        self.stop_builds(collection).await
     }
 }

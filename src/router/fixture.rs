@@ -1,5 +1,6 @@
 //! A router with collections that are copied, and with lanes and a store that do nothing.
 
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::*;
@@ -74,10 +75,15 @@ impl Fixture {
             }
             tracked
         });
+        let builds = Arc::new(Mutex::new(IndexBuilds::new(Arc::new(MemorySink::new()))));
+        #[expect(clippy::expect_used, reason = "nobody else knows the lock")]
+        let builds = builds.try_lock_owned().expect("it is free");
         let mut router = Router::new(RouterParts {
             source: Arc::new(MemorySource::new()),
             sink: Arc::new(MemorySink::new()),
             ownership: Arc::new(Ownership::empty(Arc::new(MemorySink::new()))),
+            builds,
+            most_builds: 1,
             selection: Selection::all(),
             ddl: DdlPolicy::default(),
             progress: Arc::new(Progress::new(Events::new())),

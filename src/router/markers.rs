@@ -353,6 +353,7 @@ impl Router {
     /// # Errors
     /// As [`Router::run`].
     pub(super) async fn save(&mut self, change: impl FnOnce(&mut Checkpoint), now: bool) -> Result<bool> {
+        self.send_all_held_back().await?;
         let Unsettled { documents, collections } = self.drain().await?.unsettled;
         let unsettled = by_collection(self.with_given_up(documents));
         // It must not be followed by one from before it.

@@ -278,6 +278,7 @@ impl Router {
         let running = compared.iter().filter_map(|id| self.tracked.get(id)?.proof.running());
         running
             .map(|running| (running.low, running.resume))
+            .chain(self.held_back.values().map(HeldBack::since))
             .min()
             .unwrap_or((self.routed, self.resume))
     }

@@ -11,7 +11,6 @@ use crate::checking::Check;
 use crate::checkpoint::States;
 use crate::document::{Position, Range};
 use crate::error::Result;
-use crate::index::IndexJob;
 use crate::lane::Target;
 use crate::namespace::Namespace;
 use crate::oplog::Entry;
@@ -45,8 +44,6 @@ pub(crate) enum Request {
         chunk: ChunkId,
         snapshot_refused: bool,
     },
-    /// An index was built, or could not be.
-    IndexDone { job: IndexJob, result: Result<()> },
     /// Copy a collection again from the beginning: what the sink has of it is repaired or replaced.
     CopyAgain {
         collection: Uuid,
@@ -120,7 +117,6 @@ pub(crate) struct Report {
 #[derive(Debug)]
 pub(crate) enum Work {
     Chunk(Assignment),
-    Index(IndexJob),
     Check(Check),
 }
 

@@ -68,6 +68,27 @@ pub trait Sink: Send + Sync + 'static {
     /// A server error.
     async fn collections(&self) -> Result<Vec<Collection>>;
 
+    /// Those of `names` that are collections or views, as [`collections`](Sink::collections) gives them. It is asked for between two changes,
+    /// so that a sink which has many should find these without listing all. Default: taken from [`collections`](Sink::collections).
+    ///
+    /// # Errors
+    /// A server error.
+    async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
+        let mut collections = self.collections().await?;
+        collections.retain(|collection| names.contains(&collection.namespace));
+        Ok(collections)
+    }
+
+    /// The names of those of [`collections`](Sink::collections) that are in a database. Default: taken from there.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn names_in(&self, database: &str) -> Result<BTreeSet<Namespace>> {
+        let standing = self.collections().await?.into_iter();
+        let names = standing.map(|collection| collection.namespace);
+        Ok(names.filter(|name| name.database() == database).collect())
+    }
+
     /// The sink's own uuids of those of these names that exist, whatever they are; all zeros for what has none, such as a view. A collection
     /// keeps it for as long as it is not made anew. A run asks for them before it makes or drops something, so that they should be had faster
     /// than a whole listing. Default: taken from [`collections`](Self::collections).
@@ -92,6 +113,9 @@ pub trait Sink: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`TargetRefused`](crate::ErrorKind::TargetRefused) with the server's reason, duplicate keys among them.
+    ///
+    /// # Cancellation
+    /// Dropping the future can leave the build going on. [`CatalogCommand::DropIndex`] gives it up; building the same index again joins it.
     async fn create_index(&self, namespace: &Namespace, specification: &RawDocumentBuf) -> Result<()>;
 
     /// Inserts documents in order; one whose `_id` exists replaces the document there.
@@ -215,7 +239,7 @@ pub enum CatalogCommand {
         /// The fields of `collMod`, without the one that names the collection.
         arguments: RawDocumentBuf,
     },
-    /// Drops an index; a missing one is no error.
+    /// Drops an index, and gives up its build where it is being built; a missing one is no error.
     DropIndex {
         /// The collection's name on the sink.
         namespace: Namespace,

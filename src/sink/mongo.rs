@@ -111,6 +111,14 @@ impl Sink for MongoSink {
         driver_listing::collections(self.client()).await
     }
 
+    async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
+        driver_listing::collections_named(self.client(), names).await
+    }
+
+    async fn names_in(&self, database: &str) -> Result<BTreeSet<Namespace>> {
+        driver_listing::names_in(self.client(), database).await
+    }
+
     async fn identities(&self, names: &BTreeSet<Namespace>) -> Result<BTreeMap<Namespace, Uuid>> {
         driver_listing::identities(self.client(), names).await
     }

@@ -2,6 +2,7 @@
 //!
 //! Time is paused: whenever every task waits, the clock goes on to the next timer.
 
+mod builds;
 mod compared_again;
 mod comparing;
 mod copy;

@@ -3,7 +3,7 @@
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Document, doc, rawdoc};
 
-use super::index::is_expiry_of_capped;
+use super::index::{self, is_expiry_of_capped};
 use super::target::Target;
 use crate::document::CollectionKind;
 use crate::driver;
@@ -85,6 +85,9 @@ pub(super) async fn execute(target: &Target, command: &CatalogCommand) -> Result
         }
         CatalogCommand::Modify { namespace, arguments } => modify(target, namespace, arguments).await,
         CatalogCommand::DropIndex { namespace, name } => {
+            if !target.is_at_least(4, 4) {
+                index::end_builds(target, namespace, name).await?;
+            }
             let drop = doc! { "dropIndexes": namespace.collection(), "index": name };
             let fine = [code::NAMESPACE_NOT_FOUND, code::INDEX_NOT_FOUND];
             run(target, "drop an index", namespace, namespace.database(), drop, &fine).await

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bson::raw::{RawDocument, RawDocumentBuf};
-use bson::{Document, rawdoc};
+use bson::{Bson, Document, doc, rawdoc};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout};
@@ -117,8 +117,8 @@ async fn build(target: &Target, namespace: &Namespace, specification: &RawDocume
 }
 
 /// Asks for the build. It may take hours, so that no limit tells an answer that was lost. Asked once more on another connection the server
-/// answers at once where the index stands, and joins the build where it is going on; the first call is not dropped meanwhile, since
-/// servers give up a build whose client is gone.
+/// answers at once where the index stands, and joins the build where it is going on; the first call, which may be answered first, is not
+/// dropped meanwhile.
 async fn ask(target: &Target, namespace: &Namespace, command: &RawDocumentBuf) -> Result<Document> {
     let mut asked = FuturesUnordered::new();
     let mut refused = None;
@@ -146,6 +146,28 @@ async fn ask(target: &Target, namespace: &Namespace, command: &RawDocumentBuf) -
             Err(_) => {}
         }
     }
+}
+
+/// Ends the builds of an index that this user has asked for. Servers from 4.4 on do that when the index is dropped.
+///
+/// # Errors
+/// A server error.
+pub(super) async fn end_builds(target: &Target, namespace: &Namespace, name: &str) -> Result<()> {
+    const OPERATION: &str = "end the build of an index";
+    let builds = doc! {
+        "currentOp": 1, "$ownOps": true, "command.createIndexes": namespace.collection(), "command.$db": namespace.database(),
+        "command.indexes.name": name,
+    };
+    let reply = driver::run(target.client(), OPERATION, "admin", builds).await?;
+    let operations = reply
+        .get_array("inprog")
+        .map_err(|error| Error::malformed(OPERATION, error))?;
+    for operation in operations.iter().filter_map(Bson::as_document) {
+        if let Some(id) = operation.get("opid") {
+            driver::run(target.client(), OPERATION, "admin", doc! { "killOp": 1, "op": id }).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the collection is never without this index: the one on `_id`, or the order in which a clustered collection is stored.

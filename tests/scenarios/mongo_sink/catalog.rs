@@ -1,15 +1,20 @@
 //! Collections, views and indexes.
 
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
 use bson::raw::RawDocumentBuf;
 use bson::{doc, rawdoc};
 use mongoferry::sink::{CatalogCommand, MongoSink, Sink};
 use mongoferry::{Collection, CollectionKind, ErrorKind, Namespace};
-use mongoferry_testbed::Version;
+use mongoferry_testbed::{Version, wait_until};
+use tokio::time::timeout;
 
 use super::{Bench, batch, namespace, on_versions};
 
 on_versions!(collections_are_made_changed_and_dropped);
 on_versions!(indexes_are_built_once);
+on_versions!(a_build_ends_when_its_index_is_dropped);
 on_versions!(time_series_are_made_under_their_own_name: v5_0 V5_0, v6_0 V6_0);
 
 async fn found(sink: &MongoSink, namespace: &Namespace) -> Option<Collection> {
@@ -305,4 +310,56 @@ async fn time_series_are_made_under_their_own_name(version: Version) {
         sink.execute(&drop).await.unwrap();
     }
     assert_eq!(found(sink, &copy).await, None);
+}
+
+/// Documents with so many different words that a text index takes long to be built.
+async fn insert_words(bench: &Bench, name: &str) {
+    let collection = bench.set.client().await.unwrap().database("test").collection(name);
+    for part in 0..20_u64 {
+        let words = |number: u64| {
+            let word = |place: u64| format!("{:x}", (number * 1000 + place).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            (0..100).map(word).collect::<Vec<_>>().join(" ")
+        };
+        let documents = (0..1000).map(|number| doc! { "words": words(part * 1000 + number) });
+        collection.insert_many(documents).await.unwrap();
+    }
+}
+
+/// The build of an index that is dropped ends, so that it holds nothing up.
+async fn a_build_ends_when_its_index_is_dropped(version: Version) {
+    const WAIT: Duration = Duration::from_secs(120);
+    let bench = Bench::start(version).await;
+    let sink = &bench.sink;
+    let words = namespace("words");
+    insert_words(&bench, "words").await;
+    let index = rawdoc! { "v": 2, "key": { "words": "text" }, "name": "words" };
+    let drop_index = CatalogCommand::DropIndex {
+        namespace: words.clone(),
+        name: "words".to_owned(),
+    };
+    let began = Instant::now();
+    sink.create_index(&words, &index).await.unwrap();
+    let whole = began.elapsed();
+    sink.execute(&drop_index).await.unwrap();
+    let is_building = async || {
+        let builds = doc! { "currentOp": 1, "command.createIndexes": { "$exists": true } };
+        let running = bench.command("admin", builds).await;
+        !running.get_array("inprog").unwrap().is_empty()
+    };
+    {
+        let mut building = pin!(sink.create_index(&words, &index));
+        tokio::select! {
+            built = &mut building => panic!("it is built before anything else can be asked: {built:?}"),
+            begun = wait_until(WAIT, "the build", is_building) => begun.unwrap(),
+        }
+    }
+    let began = Instant::now();
+    timeout(WAIT, sink.execute(&drop_index)).await.unwrap().unwrap();
+    assert!(
+        began.elapsed() < whole / 2,
+        "it waited for the build: {:?}",
+        began.elapsed()
+    );
+    assert!(!is_building().await);
+    assert_eq!(found(sink, &words).await.unwrap().indexes.len(), 1);
 }
