@@ -12,6 +12,7 @@ mod evidence;
 mod existing;
 mod expiry;
 mod late_writes;
+mod lost_records;
 mod many_collections;
 mod hooks;
 mod order;
