@@ -120,6 +120,18 @@ impl IndexBuilds {
         Ok(Vec::from(of_it))
     }
 
+    /// Waits no more for builds of collections that are not as they were when these were asked for. On the target nothing is changed: others
+    /// may have something there by now.
+    pub fn keep(&mut self, is_as_it_was: impl Fn(&IndexJob) -> bool) {
+        self.running.retain(|_, build| {
+            let is_kept = is_as_it_was(&build.job);
+            if !is_kept {
+                build.task.abort();
+            }
+            is_kept
+        });
+    }
+
     /// Gives up all builds.
     ///
     /// # Errors

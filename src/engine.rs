@@ -163,6 +163,11 @@ impl Engine {
         let watch = self.watch_on(loaded.as_mut(), progress).await;
         let ownership = Ownership::load(Arc::clone(&self.sink), self.settings.existing_data).await?;
         let mut builds = Arc::clone(&self.builds).lock_owned().await;
+        let known = loaded.as_ref().map(|checkpoint| &checkpoint.collections[..]);
+        builds.keep(|job| {
+            let of_job = known.unwrap_or_default().iter().find(|state| state.id == job.target.id);
+            of_job.is_some_and(|state| state.target == job.target.target && state.made == job.made)
+        });
         if lost.is_some() || loaded.as_ref().is_none_or(|checkpoint| !checkpoint.created) {
             // The target's catalogue is made anew.
             builds.stop_all().await?;

@@ -16,14 +16,17 @@
 //! Two moments are not covered: others make something in the milliseconds between the look at the name and the creation; and a process is
 //! killed in the middle of a creation, or within moments of a drop, and others make something of that very name before the next one starts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod record;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use bson::Uuid;
 use bson::raw::RawDocumentBuf;
-use bson::{Uuid, rawdoc};
 use futures::StreamExt;
 use tokio::sync::Mutex;
 
+use self::record::Record;
 use crate::checkpoint::CollectionState;
 use crate::document::{Collection, CollectionKind, Position, Range};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,28 +35,13 @@ use crate::namespace::Namespace;
 use crate::sink::{CatalogCommand, Sink, SinkRead};
 use crate::tracked::Tracked;
 
-/// The name of the record of creations on the sink.
-const RECORD: &str = "creations";
-
 const OPERATION: &str = "make a collection on the target";
 
 /// What on the target is this migration's own.
 pub(crate) struct Ownership {
     sink: Arc<dyn Sink>,
     existing_data: ExistingData,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// The fence of the record.
-    fence: i64,
-    /// What an earlier run was making when it ended.
-    earlier: BTreeSet<Namespace>,
-    /// What this run is making or has made, with its uuid on the target once that is known.
-    made: BTreeMap<Namespace, Option<Uuid>>,
-    /// What this run has dropped again, with the position up to which everything was routed before that.
-    dropped: BTreeMap<Namespace, Position>,
+    state: Mutex<Record>,
 }
 
 /// What stands under a name that the migration is about to use.
@@ -71,16 +59,7 @@ impl Ownership {
     /// # Errors
     /// A server error.
     pub async fn load(sink: Arc<dyn Sink>, existing_data: ExistingData) -> Result<Self> {
-        let mut state = State::default();
-        if let Some(record) = sink.load_record(RECORD).await? {
-            let malformed = |error| Error::malformed("read the record of creations", error);
-            state.fence = record.get_i64("fence").map_err(malformed)?;
-            for name in record.get_array("names").map_err(malformed)? {
-                if let Some(name) = name.map_err(malformed_element)?.as_str() {
-                    state.earlier.insert(name.parse()?);
-                }
-            }
-        }
+        let state = Record::load(&*sink).await?;
         Ok(Self {
             sink,
             existing_data,
@@ -107,11 +86,8 @@ impl Ownership {
         if state.is_empty() {
             return Ok(());
         }
-        *state = State {
-            fence: state.fence,
-            ..State::default()
-        };
-        self.save(&mut state).await
+        state.clear();
+        state.save(&*self.sink).await
     }
 
     /// What an earlier run was making, which its checkpoint may not have.
@@ -283,16 +259,18 @@ impl Ownership {
         Ok(true)
     }
 
-    /// Renames what the migration made, and answers its uuid under the new name: a rename into another database copies.
+    /// Renames what the migration made for good, and answers its uuid under the new name: a rename into another database copies.
     ///
     /// # Errors
-    /// A server error.
+    /// [`PrimaryChanged`](ErrorKind::PrimaryChanged) where it may have been lost, or a server error.
     pub async fn rename(&self, from: &Namespace, to: &Namespace) -> Result<Option<Uuid>> {
         let command = CatalogCommand::Rename {
             from: from.clone(),
             to: to.clone(),
         };
         self.sink.execute(&command).await?;
+        // Should a new primary lose it, the first write under the new name would make a collection there.
+        self.sink.flush().await?;
         self.state.lock().await.made.remove(from);
         self.identify(to).await
     }
@@ -339,11 +317,11 @@ impl Ownership {
             }
         }
         names.retain(|name| !state.earlier.contains(name) && !state.made.contains_key(name));
-        if names.is_empty() {
+        if names.is_empty() && state.is_saved() {
             return Ok(());
         }
         state.earlier.append(&mut names);
-        self.save(&mut state).await
+        state.save(&*self.sink).await
     }
 
     /// Takes out of the record what a checkpoint that was saved has. `is_past_replay` says that it is of after everything that an earlier run can
@@ -374,10 +352,10 @@ impl Ownership {
                 .made
                 .retain(|name, made| made.is_none() || known.get(name).copied() != *made);
         }
-        if before == state.len() {
+        if before == state.len() && state.is_saved() {
             return Ok(());
         }
-        self.save(&mut state).await
+        state.save(&*self.sink).await
     }
 
     /// Whether what stands under a name is the migration's own. `made` is the uuid that the checkpoint notes.
@@ -442,43 +420,10 @@ impl Ownership {
         let mut state = self.state.lock().await;
         let is_new = !state.earlier.remove(target) && !state.made.contains_key(target);
         state.made.insert(target.clone(), None);
-        match is_new {
-            true => self.save(&mut state).await,
+        match is_new || !state.is_saved() {
+            true => state.save(&*self.sink).await,
             false => Ok(()),
         }
-    }
-
-    async fn save(&self, state: &mut State) -> Result<()> {
-        let mut names = bson::RawArrayBuf::new();
-        let noted: BTreeSet<&Namespace> = state
-            .earlier
-            .iter()
-            .chain(state.made.keys())
-            .chain(state.dropped.keys())
-            .collect();
-        for name in noted {
-            names.push(name.as_str());
-        }
-        let record = rawdoc! { "fence": state.fence + 1, "names": names };
-        if !self.sink.save_record(RECORD, &record, state.fence).await? {
-            return Err(Error::new(
-                ErrorKind::Lease,
-                OPERATION,
-                "another process has noted what it makes there",
-            ));
-        }
-        state.fence += 1;
-        Ok(())
-    }
-}
-
-impl State {
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn len(&self) -> usize {
-        self.earlier.len() + self.made.len() + self.dropped.len()
     }
 }
 
@@ -505,8 +450,4 @@ pub(crate) fn refusal(standing: &Namespace) -> Error {
         ),
     )
     .with_context("namespace", name)
-}
-
-fn malformed_element(error: bson::error::Error) -> Error {
-    Error::malformed("read the record of creations", error)
 }

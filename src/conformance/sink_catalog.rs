@@ -315,6 +315,16 @@ async fn index(sink: &dyn Sink) -> Outcome {
         answer == Err(ErrorKind::TargetRefused),
         "another index of the same name is answered {answer:?}"
     );
+    let missing = namespace("indexed_never");
+    let answer = sink
+        .create_index(&missing, &specification)
+        .await
+        .map_err(|error| error.kind());
+    ensure!(
+        answer == Err(ErrorKind::TargetRefused),
+        "an index of a collection that does not exist is answered {answer:?}"
+    );
+    ensure!(!is_listed(sink, &missing).await?, "an index has made {missing}");
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::event::Events;
-use crate::sink::{MemorySink, SinkCall};
+use crate::sink::{CatalogCommand, MemorySink, SinkCall};
 use crate::source::MemorySource;
 use crate::test_util::at;
 
@@ -39,6 +39,12 @@ impl Bench {
         let listed = source.collections().await.unwrap().remove(0);
         let namespace: Namespace = NAME.parse().unwrap();
         let index = rawdoc! { "v": 2, "key": { "u": 1 }, "name": "u_1", "unique": true, "sparse": true };
+        let create = CatalogCommand::Create {
+            namespace: namespace.clone(),
+            kind: CollectionKind::Plain,
+            options: rawdoc! {},
+        };
+        sink.execute(&create).await.unwrap();
         sink.create_index(&namespace, &index).await.unwrap();
         let target = Arc::new(Target {
             id: listed.id,

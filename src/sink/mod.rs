@@ -109,10 +109,11 @@ pub trait Sink: Send + Sync + 'static {
     /// [`TargetRefused`](crate::ErrorKind::TargetRefused) with the server's reason.
     async fn execute(&self, command: &CatalogCommand) -> Result<()>;
 
-    /// Builds one index and returns when it is built. Building one that exists with the same specification is no error.
+    /// Builds one index and returns when it is built. Building one that exists with the same specification is no error. A collection that does
+    /// not exist is not made, nor is a build tried again where another one has taken the name.
     ///
     /// # Errors
-    /// [`TargetRefused`](crate::ErrorKind::TargetRefused) with the server's reason, duplicate keys among them.
+    /// [`TargetRefused`](crate::ErrorKind::TargetRefused) with the server's reason, duplicate keys and a missing collection among them.
     ///
     /// # Cancellation
     /// Dropping the future can leave the build going on. [`CatalogCommand::DropIndex`] gives it up; building the same index again joins it.

@@ -12,20 +12,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bson::doc;
 use futures::{FutureExt, StreamExt};
 use mongodb::Client;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
-use mongoferry::{Event, Migration, MigrationHandle, Outcome, Verification};
+use mongoferry::{ErrorKind, Event, ExistingData, Migration, MigrationHandle, Outcome, Verification};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::{ReplicaSet, Version};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{sleep, timeout};
 
+use self::aside::Aside;
 use self::commands::Commands;
 
+mod aside;
 mod commands;
+mod foreign;
 
 /// How long one seed may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(150);
@@ -42,6 +46,10 @@ const IDLE: Duration = Duration::from_millis(5);
 /// What is left out, and what gets another name, where not everything is selected.
 const LEFT_OUT: &str = "one.d";
 const RENAMED: (&str, &str) = ("one.a", "uno.a");
+
+/// Every so many seeds the source has a catalogue of so many collections besides.
+const MANY_COLLECTIONS_EVERY: u64 = 40;
+const MANY_COLLECTIONS: i32 = 1000;
 
 const PAIRS: [(Version, Version); 14] = [
     (Version::V4_2, Version::V4_2),
@@ -183,8 +191,12 @@ impl Scenario {
     async fn run(self) {
         let mut random = StdRng::seed_from_u64(self.seed);
         let mut before = Commands::new(self.from, random.random());
+        aside::make(&self.source).await;
         for _ in 0..random.random_range(20..200) {
             before.next().perform(&self.source, self.loud).await;
+        }
+        if self.seed.is_multiple_of(MANY_COLLECTIONS_EVERY) {
+            self.make_many_collections().await;
         }
         let stop = Arc::new(AtomicBool::new(false));
         let least = random.random_range(50..400);
@@ -215,11 +227,29 @@ impl Scenario {
             selected: random.random_bool(0.3),
             compared: self.seed.is_multiple_of(2),
             yields: (self.seed / 2).is_multiple_of(2),
+            existing: [None, None, Some(ExistingData::Clear), Some(ExistingData::Keep)][random.random_range(0..4)],
+            change_between_failures: random.random_bool(0.3),
+            open_transaction: random.random_bool(0.3),
+            late_write: random.random_bool(0.2),
         };
+        if shape.existing.is_some() {
+            foreign::make(&self.target, shape.selected).await;
+        }
         let mut handle = self.start(&shape).await;
         for _ in 0..random.random_range(0..4) {
             sleep(Duration::from_millis(random.random_range(0..700))).await;
-            if random.random_bool(0.5) {
+            if shape.change_between_failures && random.random_bool(0.5) {
+                // Two processes fail around one change of the catalogue.
+                self.diary.add("failing twice".to_owned());
+                drop(handle);
+                for _ in 0..2 {
+                    before.next_of_catalogue().perform(&self.source, self.loud).await;
+                    let failing = self.start(&shape).await;
+                    sleep(Duration::from_millis(random.random_range(0..400))).await;
+                    drop(failing);
+                }
+                handle = self.start(&shape).await;
+            } else if random.random_bool(0.5) {
                 self.diary.add("pausing".to_owned());
                 handle.pause().await.unwrap();
                 sleep(Duration::from_millis(random.random_range(0..300))).await;
@@ -236,12 +266,21 @@ impl Scenario {
             let report = report.unwrap();
             assert_eq!(report.difference_count(), 0, "seed {}: {report:#?}", self.seed);
         }
+        let mut aside = Aside::default();
         self.diary.add("cutting over".to_owned());
         let stop_writes = async {
             self.diary.add("the writers stop".to_owned());
             stop.store(true, Ordering::Relaxed);
             writers.end().await;
             self.diary.add("the writers have stopped".to_owned());
+            if shape.open_transaction {
+                let open = aside::Open::begin(&self.source).await;
+                aside.push(open.abort_after(Duration::from_millis(random.random_range(0..4000))));
+            }
+            if shape.late_write {
+                let delay = Duration::from_millis(random.random_range(0..600));
+                aside.push(aside::write_after(&self.source, delay));
+            }
         };
         let report = async {
             loop {
@@ -249,11 +288,27 @@ impl Scenario {
                 self.diary.add(format!("{:?}", handle.status()));
             }
         };
-        let summary = tokio::select! {
+        let mut summary = tokio::select! {
             summary = handle.cutover(stop_writes) => summary,
             () = report => unreachable!("it goes on for ever"),
         };
+        if shape.late_write
+            && let Err(error) = &summary
+        {
+            assert_eq!(
+                error.kind(),
+                ErrorKind::WritesAfterStop,
+                "seed {}: {error:?}",
+                self.seed
+            );
+            self.diary.add(format!("cutting over again: {error}"));
+            aside.end().await;
+            summary = handle.cutover(async {}).await;
+        }
         let summary = summary.unwrap_or_else(|error| panic!("seed {}: {error:?}", self.seed));
+        aside.end().await;
+        aside::tidy_up(&self.source, &self.target).await;
+        foreign::tidy_up(&self.source, &self.target).await;
         let options = match shape.selected {
             true => self.selected().await,
             false => CompareOptions::default(),
@@ -261,6 +316,14 @@ impl Scenario {
         assert_identical(&self.source, &self.target, &options).await.unwrap();
         assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
         assert_eq!(handle.status().differences, 0, "seed {}: a false alarm", self.seed);
+    }
+
+    async fn make_many_collections(&self) {
+        let many = self.source.database("many");
+        for number in 0..MANY_COLLECTIONS {
+            let collection = many.collection(&format!("c{number}"));
+            collection.insert_one(doc! { "_id": number }).await.unwrap();
+        }
     }
 
     /// What is to be compared where not everything was selected. On the target there must be nothing besides.
@@ -302,7 +365,8 @@ impl Scenario {
                 false => Verification::Digest,
             })
             // Each of the two has to find everything on its own.
-            .cross_check_bytes(0);
+            .cross_check_bytes(0)
+            .existing_data(shape.existing.unwrap_or_default());
         let builder = match shape.selected {
             true => builder.include("one.*").exclude(LEFT_OUT).rename(RENAMED.0, RENAMED.1),
             false => builder,
@@ -333,6 +397,14 @@ struct Shape {
     selected: bool,
     /// Whether both sides are compared all the time.
     compared: bool,
+    /// What becomes of collections that stand on the target before; without it there are none.
+    existing: Option<ExistingData>,
+    /// Whether the catalogue changes between processes that fail soon one after the other.
+    change_between_failures: bool,
+    /// Whether a transaction is open at the cutover.
+    open_transaction: bool,
+    /// Whether the source is written to after the writers have stopped.
+    late_write: bool,
 }
 
 /// Tasks that do not outlive their seed, however it ends.

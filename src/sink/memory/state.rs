@@ -245,10 +245,9 @@ impl State {
 
     pub(super) fn create_index(&mut self, namespace: &Namespace, specification: &RawDocumentBuf) -> Result<()> {
         const OPERATION: &str = "build an index";
-        self.ensure(namespace);
         let before = self.settings(namespace);
         let Some(table) = self.collections.get_mut(namespace) else {
-            return Ok(());
+            return Err(refused(OPERATION, namespace, "there is no such collection"));
         };
         let mut index = Index::new(specification.clone());
         if let Some(known) = table.indexes.iter().find(|known| known.name() == index.name()) {

@@ -96,6 +96,12 @@ async fn a_crash_takes_back_what_was_not_flushed() {
 async fn unique_indexes_refuse_documents_and_are_refused() {
     let sink = MemorySink::new();
     let unique = rawdoc! { "v": 2, "key": { "a.b": 1, "c": 1 }, "name": "u", "unique": true };
+    let create = CatalogCommand::Create {
+        namespace: orders(),
+        kind: CollectionKind::Plain,
+        options: rawdoc! {},
+    };
+    sink.execute(&create).await.unwrap();
     sink.create_index(&orders(), &unique).await.unwrap();
     let refusals = sink
         .insert(

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bson::raw::{RawDocument, RawDocumentBuf};
-use bson::{Bson, Document, doc, rawdoc};
+use bson::{Bson, Document, Uuid, doc, rawdoc};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout};
@@ -90,9 +90,10 @@ async fn build(target: &Target, namespace: &Namespace, specification: &RawDocume
     command.open_document("writeConcern").string("w", "majority").close();
     let command = command.finish();
     let mut attempts = RetryRule::SERVER.begin();
+    let collection = identity(target, namespace).await?.ok_or_else(gone)?;
     loop {
         let began = Instant::now();
-        let error = match ask(target, namespace, &command).await {
+        let error = match ask(target, namespace, collection, &command).await {
             Ok(reply) => match reply.get_document("writeConcernError") {
                 // The index is there; asking again waits until a majority has it.
                 Ok(error) => Error::new(
@@ -116,16 +117,37 @@ async fn build(target: &Target, namespace: &Namespace, specification: &RawDocume
     }
 }
 
+async fn identity(target: &Target, namespace: &Namespace) -> Result<Option<Uuid>> {
+    let names = BTreeSet::from([namespace.clone()]);
+    let found = driver_listing::identities(target.client(), &names).await?;
+    Ok(found.get(namespace).copied())
+}
+
+fn gone() -> Error {
+    Error::new(
+        ErrorKind::TargetRefused,
+        OPERATION,
+        "its collection does not stand any more",
+    )
+}
+
 /// Asks for the build. It may take hours, so that no limit tells an answer that was lost. Asked once more on another connection the server
 /// answers at once where the index stands, and joins the build where it is going on; the first call, which may be answered first, is not
 /// dropped meanwhile.
-async fn ask(target: &Target, namespace: &Namespace, command: &RawDocumentBuf) -> Result<Document> {
+///
+/// The server would make a collection that is missing. A new primary can lack one that the last one had, or have another one under its name.
+async fn ask(target: &Target, namespace: &Namespace, collection: Uuid, command: &RawDocumentBuf) -> Result<Document> {
+    let ask_once = async || {
+        if identity(target, namespace).await? != Some(collection) {
+            return Err(gone());
+        }
+        driver::run_raw(target.client(), OPERATION, namespace.database(), command.clone()).await
+    };
     let mut asked = FuturesUnordered::new();
     let mut refused = None;
     loop {
         if asked.len() < MOST_ASKED {
-            let database = namespace.database();
-            asked.push(driver::run_raw(target.client(), OPERATION, database, command.clone()));
+            asked.push(ask_once());
         }
         let answers = async {
             while let Some(answer) = asked.next().await {

@@ -1,6 +1,7 @@
 //! Random commands of an application that does everything.
 
-use bson::{Bson, DateTime, Document, doc};
+use bson::raw::{RawDocumentBuf, cstr};
+use bson::{Bson, DateTime, Document, doc, rawdoc};
 use mongodb::Client;
 use mongodb::error::ErrorKind;
 use mongoferry_testbed::Version;
@@ -31,6 +32,8 @@ pub(super) struct Commands {
 /// One step of a writer.
 pub(super) enum Step {
     Run(&'static str, Document),
+    /// Inserts a document that has names twice, into a collection.
+    Insert(&'static str, &'static str, RawDocumentBuf),
     Transaction(Vec<(&'static str, Document)>, bool),
 }
 
@@ -47,6 +50,14 @@ impl Step {
                 if loud {
                     let result = answer.as_ref().map_or_else(ToString::to_string, ToString::to_string);
                     eprintln!("{database} {command}: {result}");
+                }
+                accept(answer.map(drop));
+            }
+            Step::Insert(database, collection, document) => {
+                let collection = client.database(database).collection::<RawDocumentBuf>(collection);
+                let answer = collection.insert_one(&document).await;
+                if loud {
+                    eprintln!("{database} insert {document:?}: {}", answer.is_ok());
                 }
                 accept(answer.map(drop));
             }
@@ -101,12 +112,22 @@ impl Commands {
             let (database, command) = self.catalogue(database);
             return Step::Run(database, command);
         }
+        if self.random.random_bool(0.03) {
+            return Step::Insert(database, self.collection(), self.repeated());
+        }
         if self.random.random_bool(0.1) {
             let commands = (0..self.random.random_range(1..6)).map(|_| (self.database(), self.write()));
             let commands = commands.collect();
             return Step::Transaction(commands, self.random.random_bool(0.8));
         }
         Step::Run(database, self.write())
+    }
+
+    /// A change of the catalogue.
+    pub fn next_of_catalogue(&mut self) -> Step {
+        let database = self.database();
+        let (database, command) = self.catalogue(database);
+        Step::Run(database, command)
     }
 
     fn database(&mut self) -> &'static str {
@@ -171,8 +192,53 @@ impl Commands {
         document
     }
 
+    /// A document with names that stand twice. It has none of the fields by which several documents are chosen: servers of 5.0 and newer
+    /// abort when such a document is changed by a pipeline.
+    fn repeated(&mut self) -> RawDocumentBuf {
+        let value = self.random.random_range(0..5);
+        let mut sub = rawdoc! { "x": value, "y": 1 };
+        sub.append(cstr!("x"), value + 1);
+        let mut document = rawdoc! { "_id": self.repeated_id(), "sub": sub, "y": value };
+        for _ in 0..self.random.random_range(0..3) {
+            document.append(cstr!("y"), rawdoc! { "x": value });
+        }
+        document
+    }
+
+    fn repeated_id(&mut self) -> String {
+        format!("twice {}", self.random.random_range(0..5))
+    }
+
+    fn change_repeated(&mut self) -> Document {
+        let field = self.one(&["sub.x", "sub.y", "sub.z", "x", "y", "sub", "y.x"]);
+        match self.random.random_range(0..4) {
+            0 => doc! { "$unset": { field: "" } },
+            1 => doc! { "$inc": { field: 1 } },
+            _ => doc! { "$set": { field: self.value() } },
+        }
+    }
+
+    /// Changes many elements of an array, each of which is a path of its own in the oplog.
+    fn change_wide(&mut self) -> Document {
+        match self.random.random_bool(0.3) {
+            true => doc! { "$set": { "wide": (0..2000).collect::<Vec<i32>>() } },
+            false => doc! { "$inc": { "wide.$[]": 1 } },
+        }
+    }
+
     fn write(&mut self) -> Document {
         let collection = self.collection();
+        match self.random.random_range(0..200) {
+            0..8 => {
+                let change = self.change_repeated();
+                return doc! { "update": collection, "updates": [{ "q": { "_id": self.repeated_id() }, "u": change }] };
+            }
+            8 => {
+                let change = self.change_wide();
+                return doc! { "update": collection, "updates": [{ "q": { "_id": "wide" }, "u": change, "upsert": true }] };
+            }
+            _ => {}
+        }
         match self.random.random_range(0..20) {
             0..=5 => {
                 let count = if self.random.random_bool(0.1) { 40 } else { 3 };
@@ -276,8 +342,12 @@ impl Commands {
 
     fn create(&mut self, collection: &str) -> Document {
         let mut create = doc! { "create": collection };
-        create.extend(match self.random.random_range(0..5) {
+        create.extend(match self.random.random_range(0..8) {
             0 => doc! {},
+            // As older servers and drivers left them: numbers of other types, and what is the default or without a meaning by now.
+            5 => doc! { "capped": true, "size": 50_000.0, "max": 40_i64 },
+            6 => doc! { "autoIndexId": true, "validationAction": "error" },
+            7 => doc! { "idIndex": { "v": 1, "key": { "_id": 1 }, "name": "_id_" } },
             1 => doc! { "capped": true, "size": 50_000, "max": 40 },
             2 => doc! { "collation": { "locale": "en", "strength": 2 } },
             3 => doc! { "validator": { "n": { "$not": { "$type": "string" } } }, "validationAction": "warn" },
@@ -288,7 +358,10 @@ impl Commands {
     }
 
     fn create_index(&mut self, collection: &str) -> Document {
-        let index = match self.random.random_range(0..7) {
+        let index = match self.random.random_range(0..10) {
+            7 => doc! { "key": { "a": 1.0 }, "name": "a_1", "v": 1, "background": true },
+            8 => doc! { "key": { "n": -1_i64 }, "name": "n_-1", "sparse": 1, "v": 1 },
+            9 => doc! { "key": { "at": 1 }, "name": "at_1", "expireAfterSeconds": 1_500_000_000.0, "unique": false },
             0 => doc! { "key": { "a": 1 }, "name": "a_1" },
             1 | 2 => {
                 doc! { "key": { "u": 1 }, "name": "u_1", "unique": true, "partialFilterExpression": { "u": { "$exists": true } } }

@@ -1,0 +1,142 @@
+//! The record on the target of what a migration makes there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bson::{Uuid, rawdoc};
+
+use super::OPERATION;
+use crate::document::Position;
+use crate::error::{Error, ErrorKind, Result};
+use crate::namespace::Namespace;
+use crate::sink::Sink;
+
+/// The name of the record on the sink.
+const NAME: &str = "creations";
+
+const READ: &str = "read the record of creations";
+
+#[derive(Default)]
+pub(super) struct Record {
+    fence: i64,
+    /// Whether the last save has failed: it may have been carried out or not.
+    is_unsure: bool,
+    /// What an earlier run was making when it ended.
+    pub earlier: BTreeSet<Namespace>,
+    /// What this run is making or has made, with its uuid on the target once that is known.
+    pub made: BTreeMap<Namespace, Option<Uuid>>,
+    /// What this run has dropped again, with the position up to which everything was routed before that.
+    pub dropped: BTreeMap<Namespace, Position>,
+}
+
+impl Record {
+    /// Reads what an earlier run was making.
+    ///
+    /// # Errors
+    /// A server error.
+    pub async fn load(sink: &dyn Sink) -> Result<Self> {
+        let mut loaded = Self::default();
+        if let Some(record) = sink.load_record(NAME).await? {
+            let malformed = |error| Error::malformed(READ, error);
+            loaded.fence = record.get_i64("fence").map_err(malformed)?;
+            for name in record.get_array("names").map_err(malformed)? {
+                if let Some(name) = name.map_err(|error| Error::malformed(READ, error))?.as_str() {
+                    loaded.earlier.insert(name.parse()?);
+                }
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Saves the names. A save that fails, or whose future is dropped, is made good by the next one.
+    ///
+    /// # Errors
+    /// [`Lease`](ErrorKind::Lease) where another process has saved names, or a server error.
+    pub async fn save(&mut self, sink: &dyn Sink) -> Result<()> {
+        if self.is_unsure {
+            let stored = Self::load(sink).await?.fence;
+            if !(self.fence..=self.fence + 1).contains(&stored) {
+                return Err(taken_over());
+            }
+            self.fence = stored;
+        }
+        let mut names = bson::RawArrayBuf::new();
+        let noted = self.earlier.iter().chain(self.made.keys()).chain(self.dropped.keys());
+        for name in noted.collect::<BTreeSet<_>>() {
+            names.push(name.as_str());
+        }
+        let record = rawdoc! { "fence": self.fence + 1, "names": names };
+        self.is_unsure = true;
+        let is_saved = sink.save_record(NAME, &record, self.fence).await?;
+        self.is_unsure = false;
+        if !is_saved {
+            return Err(taken_over());
+        }
+        self.fence += 1;
+        Ok(())
+    }
+
+    /// Whether the last save was carried out.
+    pub fn is_saved(&self) -> bool {
+        !self.is_unsure
+    }
+
+    /// Forgets all names.
+    pub fn clear(&mut self) {
+        self.earlier.clear();
+        self.made.clear();
+        self.dropped.clear();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn len(&self) -> usize {
+        self.earlier.len() + self.made.len() + self.dropped.len()
+    }
+}
+
+fn taken_over() -> Error {
+    Error::new(
+        ErrorKind::Lease,
+        OPERATION,
+        "another process has noted what it makes there",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::migration::ExistingData;
+    use crate::ownership::Ownership;
+    use crate::sink::{MemorySink, SinkCall};
+
+    async fn load(sink: &MemorySink) -> Ownership {
+        Ownership::load(Arc::new(sink.clone()), ExistingData::Refuse)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_name_is_noted_also_where_the_first_save_fails() {
+        let (orders, parts): (Namespace, Namespace) = ("shop.orders".parse().unwrap(), "shop.parts".parse().unwrap());
+        for is_carried_out in [false, true] {
+            let sink = MemorySink::new();
+            let ownership = load(&sink).await;
+            if is_carried_out {
+                sink.lose_next_answer(SinkCall::SaveRecord);
+            } else {
+                let error = Error::new(ErrorKind::Connection, "save", "the connection broke");
+                sink.fail_next(SinkCall::SaveRecord, error);
+            }
+            ownership.claim(&orders, false).await.unwrap_err();
+            ownership.claim(&orders, false).await.unwrap();
+            assert_eq!(load(&sink).await.earlier().await, BTreeSet::from([orders.clone()]));
+            ownership.claim(&parts, false).await.unwrap();
+            let both = BTreeSet::from([orders.clone(), parts.clone()]);
+            assert_eq!(load(&sink).await.earlier().await, both, "carried out: {is_carried_out}");
+        }
+    }
+}
