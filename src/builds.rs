@@ -15,8 +15,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::engine::flatten;
 use crate::error::Result;
+use crate::event::{Events, Side};
 use crate::index::IndexJob;
 use crate::sink::{CatalogCommand, Sink};
+use crate::waiting::telling_within;
 
 /// A build is not given up before it has gone on for so long: its command could still be on its way, and would be carried out after whatever
 /// comes next.
@@ -62,7 +64,7 @@ impl IndexBuilds {
     }
 
     /// Begins a build, unless this very one is under way. It takes the place of another one of the same name.
-    pub fn begin(&mut self, mut job: IndexJob) {
+    pub fn begin(&mut self, mut job: IndexJob, events: &Events) {
         let same_name = |build: &&Build| build.job.target.id == job.target.id && build.job.name == job.name;
         if let Some(build) = self.running.values().find(same_name) {
             if build.job.is_same(&job) {
@@ -71,7 +73,9 @@ impl IndexBuilds {
             build.task.abort();
             job.anew = true;
         }
-        let task = self.tasks.spawn(build(Arc::clone(&self.sink), job.clone()));
+        let task = self
+            .tasks
+            .spawn(build(Arc::clone(&self.sink), job.clone(), events.clone()));
         let since = Instant::now();
         self.running.insert(task.id(), Build { job, since, task });
     }
@@ -174,11 +178,12 @@ impl IndexBuilds {
     }
 }
 
-async fn build(sink: Arc<dyn Sink>, job: IndexJob) -> Result<()> {
+async fn build(sink: Arc<dyn Sink>, job: IndexJob, events: Events) -> Result<()> {
     if job.anew {
         drop_index(&*sink, &job).await?;
     }
-    sink.create_index(&job.target.target, &job.specification).await
+    let built = sink.create_index(&job.target.target, &job.specification);
+    telling_within(&events, Side::Target, "build an index", None, built).await
 }
 
 async fn drop_index(sink: &dyn Sink, job: &IndexJob) -> Result<()> {

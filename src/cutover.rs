@@ -18,7 +18,7 @@ use crate::completion::{Offer, Switch};
 use crate::document::{Collection, CollectionKind, Position};
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{CollectionSummary, Event, Outcome, Summary};
+use crate::event::{CollectionSummary, Event, Outcome, Side, Summary};
 use crate::expiry::{self, Form};
 use crate::late_writes::LateWrites;
 use crate::listing::is_view_of_buckets;
@@ -33,6 +33,10 @@ use crate::router::{Report, Request};
 use crate::source::Deployment;
 use crate::specification;
 use crate::verify::{self, ByName, Comparison};
+use crate::waiting::{telling, telling_within};
+
+/// What the source is asked for when nothing may write to it any more.
+const CONFIRM: &str = "confirm the position of the last write";
 
 /// How often a collection is compared again because the source moved meanwhile: by documents that expire, for instance.
 const COMPARISONS: usize = 5;
@@ -104,9 +108,10 @@ pub(crate) async fn hand_over(
 
 impl HandOver<'_> {
     async fn run(&self, switch: &mut Option<Box<dyn Switch>>) -> Result<Summary> {
-        let (engine, progress) = (self.engine, self.progress);
-        wait_for_transactions(&*engine.source, &engine.settings.selection, &progress.events).await?;
-        let mut position = self.watch_for_late_writes().await?;
+        let (engine, events) = (self.engine, &self.progress.events);
+        wait_for_transactions(&*engine.source, &engine.settings.selection, events).await?;
+        let watched = self.watch_for_late_writes();
+        let mut position = telling(events, Side::Source, CONFIRM, watched).await?;
         let mut compared: Option<Compared> = None;
         let mut known = LateWrites::default();
         let mut rounds = 0;
@@ -120,11 +125,13 @@ impl HandOver<'_> {
                 }
                 known = late_writes;
             }
-            let Some(sides) = self.look(&run, &report, &mut compared).await? else {
+            let look = self.look(&run, &report, &mut compared);
+            let looked = telling_within(events, Side::Target, "list and compare both sides", None, look).await?;
+            let Some(sides) = looked else {
                 // The run has begun again from its checkpoint.
                 continue;
             };
-            position = self.engine.source.sentinel().await?;
+            position = telling(events, Side::Source, CONFIRM, engine.source.sentinel()).await?;
             let (last, same_run) = self.applied_to(position).await?;
             let unchanged = self.check_late_writes()?.count == known.count;
             if !unchanged || !same_run.same_channel(&run) {
@@ -140,7 +147,8 @@ impl HandOver<'_> {
                 summary: Box::new(summary),
                 switch: switch.take(),
             };
-            match self.complete(&run, offer, known.count).await? {
+            let complete = self.complete(&run, offer, known.count);
+            match telling(events, Side::Target, "save that the migration is complete", complete).await? {
                 Ended::Complete(summary) => {
                     self.tell(&summary);
                     return Ok(*summary);
@@ -464,7 +472,10 @@ impl HandOver<'_> {
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        timeout(PATIENCE, applied).await.map_err(|_| {
+        let events = &self.progress.events;
+        let applied = timeout(PATIENCE, applied);
+        let applied = telling_within(events, Side::Target, "apply the last changes", Some(PATIENCE), applied);
+        applied.await.map_err(|_| {
             Error::new(
                 ErrorKind::Connection,
                 "cut over",

@@ -40,7 +40,7 @@ impl Router {
             let Some(job) = self.tracked.next_index(self.routed) else {
                 return;
             };
-            self.builds.begin(job);
+            self.builds.begin(job, &self.events);
         }
     }
 
@@ -90,7 +90,7 @@ impl Router {
             builds: 0,
         });
         held_back.builds += 1;
-        self.builds.begin(IndexJob { anew: true, ..job });
+        self.builds.begin(IndexJob { anew: true, ..job }, &self.events);
         Ok(())
     }
 

@@ -23,6 +23,7 @@ mod resync;
 mod saves;
 mod unsupported;
 mod verify;
+mod waits;
 mod window;
 mod write_block;
 

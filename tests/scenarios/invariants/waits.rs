@@ -1,0 +1,59 @@
+//! Whatever a run waits for is told within seconds.
+
+use futures::StreamExt;
+use mongoferry::Event;
+use mongoferry::sink::SinkCall;
+use mongoferry::source::SourceCall;
+
+use super::*;
+
+/// Waits until it is told that the run waits for this.
+async fn told(run: &MigrationHandle, operation: &str) {
+    let is_it = |event: &Event| matches!(event, Event::Waiting { operation: told, .. } if *told == operation);
+    let mut events = run.events();
+    let told = async { while !events.next().await.is_some_and(|event| is_it(&event)) {} };
+    timeout(Duration::from_secs(4), told)
+        .await
+        .unwrap_or_else(|_| panic!("nothing is told of: {operation}"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_build_and_a_change_of_the_catalogue_are_told() {
+    let bench = Bench::with_orders(5);
+    let run = bench.start().await;
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    let building = bench.sink.hold(SinkCall::CreateIndex);
+    let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n" };
+    bench.source.create_index("shop.orders", index).unwrap();
+    told(&run, "build an index").await;
+    building.release();
+    bench.caught_up().await;
+    let executing = bench.sink.hold(SinkCall::Execute);
+    bench.source.create_collection("shop.parts", rawdoc! {}).unwrap();
+    told(&run, "change the catalogue").await;
+    executing.release();
+    bench.finish(run).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_step_of_a_cutover_is_told() {
+    let bench = Bench::with_orders(5);
+    let run = bench.by_digest().build().unwrap().start().await.unwrap();
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    let sentinel = bench.source.hold(SourceCall::Sentinel);
+    let steps = async {
+        told(&run, "confirm the position of the last write").await;
+        let digest = bench.sink.hold(SinkCall::Digest);
+        sentinel.release();
+        told(&run, "list and compare both sides").await;
+        let sentinel = bench.source.hold(SourceCall::Sentinel);
+        digest.release();
+        told(&run, "confirm the position of the last write").await;
+        let flushing = bench.sink.hold(SinkCall::Flush);
+        sentinel.release();
+        told(&run, "apply the last changes").await;
+        flushing.release();
+    };
+    let (summary, ()) = futures::join!(run.cutover(async {}), steps);
+    assert_eq!(summary.unwrap().outcome, Outcome::Complete);
+}
