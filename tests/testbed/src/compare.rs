@@ -341,6 +341,16 @@ async fn compare_indexes(
     Ok(())
 }
 
+/// The number, where it is a whole one that a double holds exactly.
+fn whole(value: RawBsonRef<'_>) -> Option<i64> {
+    match value {
+        RawBsonRef::Int32(number) => Some(number.into()),
+        RawBsonRef::Int64(number) => Some(number),
+        RawBsonRef::Double(number) if number.fract() == 0.0 && number.abs() < 9e15 => Some(number as i64),
+        _ => None,
+    }
+}
+
 /// The specifications by name.
 async fn indexes(collection: &Collection<RawDocumentBuf>) -> Result<BTreeMap<String, Fields>, Error> {
     let database = collection.client().database(&collection.namespace().db);
@@ -351,9 +361,9 @@ async fn indexes(collection: &Collection<RawDocumentBuf>) -> Result<BTreeMap<Str
     let mut indexes = BTreeMap::new();
     while let Some(listed) = cursor.try_next().await? {
         let mut specification = fields(&listed, "ns")?;
-        // `collMod` of 4.2 and 4.4 keeps the seconds as a long where `createIndexes` keeps an int: the same number.
+        // `collMod` of 4.2 and 4.4 keeps the seconds as a long where `createIndexes` keeps what it was given: the same number.
         if let Some(seconds) = listed.get(EXPIRY)?
-            && let Some(seconds) = seconds.as_i32().map(i64::from).or(seconds.as_i64())
+            && let Some(seconds) = whole(seconds)
         {
             specification.insert(EXPIRY.to_owned(), single(EXPIRY, RawBsonRef::Int64(seconds))?);
         }
