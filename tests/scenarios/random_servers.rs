@@ -313,10 +313,10 @@ impl Scenario {
             true => self.selected().await,
             false => CompareOptions::default(),
         };
+        assert_eq!(summary.outcome, Outcome::Complete, "seed {}: {summary:#?}", self.seed);
         let mut found = differences(&self.source, &self.target, &options).await.unwrap();
         found.retain(|difference| !is_not_kept(difference, &summary));
         assert!(found.is_empty(), "seed {}: {found:#?}", self.seed);
-        assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
         assert_eq!(handle.status().differences, 0, "seed {}: a false alarm", self.seed);
     }
 

@@ -244,7 +244,7 @@ async fn entries(client: &Client) -> Result<BTreeMap<String, Entry>, Error> {
             let mut facts = fields(options, "uuid")?;
             // A command that was refused half way can leave a temporary collection. No client can make one, and so no target has it.
             facts.remove("temp");
-            // Once set they can be put back to the defaults, and not taken away.
+            // Once set they can be put back to the defaults, and not taken away; and 4.4 takes a default without keeping it.
             facts.retain(|name, fact| !is_default(name, fact));
             if facts
                 .get(ENGINE)
@@ -264,12 +264,13 @@ async fn entries(client: &Client) -> Result<BTreeMap<String, Entry>, Error> {
     Ok(entries)
 }
 
-/// Whether an option of the validation is what a server goes by where the option is missing.
+/// Whether an option is what a server goes by where the option is missing.
 fn is_default(name: &str, fact: &RawDocument) -> bool {
     match name {
         "validator" => fact.get_document(name).is_ok_and(RawDocument::is_empty),
         "validationLevel" => fact.get_str(name).is_ok_and(|level| level == "strict"),
         "validationAction" => fact.get_str(name).is_ok_and(|action| action == "error"),
+        "autoIndexId" => fact.get_bool(name).unwrap_or(false),
         _ => false,
     }
 }
@@ -366,6 +367,16 @@ async fn indexes(collection: &Collection<RawDocumentBuf>) -> Result<BTreeMap<Str
             && let Some(seconds) = whole(seconds)
         {
             specification.insert(EXPIRY.to_owned(), single(EXPIRY, RawBsonRef::Int64(seconds))?);
+        }
+        // Older servers keep these as they were given, newer ones as they read them; how it was built is not kept by all.
+        for name in ["sparse", "unique", "background"] {
+            if let Some(value) = listed.get(name)? {
+                let is_set = value.as_bool().unwrap_or_else(|| whole(value) != Some(0));
+                specification.remove(name);
+                if is_set && name != "background" {
+                    specification.insert(name.to_owned(), single(name, RawBsonRef::Boolean(true))?);
+                }
+            }
         }
         // Servers up to 4.4 keep this as it was given, newer ones as they read it.
         if let Some(RawBsonRef::Document(projection)) = listed.get(PROJECTION)? {
