@@ -97,10 +97,14 @@ pub(crate) async fn names_in(client: &Client, database: &str) -> Result<BTreeSet
 /// # Errors
 /// A server error.
 pub(crate) async fn kind(client: &Client, namespace: &Namespace) -> Result<Option<CollectionKind>> {
-    let filter = doc! { "name": namespace.collection(), "type": "collection" };
+    // A server looks at every collection of the database for a filter of more than the name.
+    let filter = doc! { "name": namespace.collection() };
     let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
     let listed = read_all(client, OPERATION, namespace.database(), command).await?;
-    let Some(listed) = listed.first() else { return Ok(None) };
+    let is_collection = |listed: &&RawDocumentBuf| listed.get_str("type").is_ok_and(|kind| kind == "collection");
+    let Some(listed) = listed.iter().find(is_collection) else {
+        return Ok(None);
+    };
     let options = listed
         .get_document("options")
         .map_err(|error| Error::malformed(OPERATION, error))?;
@@ -266,18 +270,12 @@ async fn collection_of(
         client,
         OPERATION,
         database,
-        doc! { "collStats": namespace.collection() },
+        // What the server has noted, which is what `collStats` says among hundreds of other numbers.
+        doc! { "dataSize": namespace.as_str(), "estimate": true },
     )
     .await
     {
-        Ok(stats) => {
-            // For buckets the count stands one level below.
-            let documents = match stats.get_document("timeseries") {
-                Ok(buckets) => number(buckets, "bucketCount"),
-                Err(_) => number(&stats, "count"),
-            };
-            (documents, number(&stats, "size"))
-        }
+        Ok(size) => (number(&size, "numObjects"), number(&size, "size")),
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(error.with_context("namespace", namespace)),
     };

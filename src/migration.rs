@@ -204,8 +204,8 @@ impl MigrationBuilder {
     }
 
     /// With [`Verification::Continuous`], collections are compared by digest at cutover as well, which is independent of the run and its
-    /// knowledge of what has changed: the smallest first, as long as they have together no more than so many bytes of BSON. Default: 256 MiB,
-    /// which takes about a second.
+    /// knowledge of what has changed: the smallest first, at most 200 of them, as long as they have together no more than so many bytes of BSON.
+    /// Default: 256 MiB, which takes about a second.
     #[must_use]
     pub fn cross_check_bytes(mut self, bytes: u64) -> Self {
         self.settings.cross_check_bytes = bytes;

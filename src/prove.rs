@@ -28,6 +28,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long a cutover waits for the watch for writes of others, which is as far as a moment ago as a rule.
 const WATCHED: Duration = Duration::from_secs(5);
 
+/// The most collections that are compared by digest for being small: each takes some commands on both sides.
+const MOST_CROSS_CHECKED: usize = 200;
+
 /// What a comparison of both sides has found; see [`MigrationHandle::verify`](crate::MigrationHandle::verify).
 #[derive(Clone, Debug, PartialEq)]
 pub struct VerifyReport {
@@ -224,7 +227,7 @@ async fn ask<T>(
 /// that these stand still. Both sides as they are listed now, and the position that the collections are at, come with the call.
 ///
 /// Other programs may have written to the target since, which has to have been watched for. Unless nobody was seen, and both sides have as many documents
-/// and bytes, a collection counts as not compared. So do small ones, whose digests cost next to nothing and are independent of all this.
+/// and bytes, a collection counts as not compared. So do some small ones, whose digests cost next to nothing and are independent of all this.
 ///
 /// # Errors
 /// A server error.
@@ -245,11 +248,12 @@ pub(crate) async fn proven(
     let sized = states.iter().map(|state| (size(ours, &state.namespace), *state));
     let mut smallest_first: Vec<_> = sized.collect();
     smallest_first.sort_by_key(|(size, _)| *size);
-    let mut cross_checked = 0;
+    let (mut cross_checked, mut count) = (0, 0);
     for (here, state) in smallest_first {
         let bytes = here.map_or(0, |(bytes, _)| bytes);
-        if cross_checked + bytes <= engine.settings.cross_check_bytes {
+        if cross_checked + bytes <= engine.settings.cross_check_bytes && count < MOST_CROSS_CHECKED {
             cross_checked += bytes;
+            count += 1;
             continue;
         }
         let Some(keys) = open_documents(requests, state.id).await else {
