@@ -70,6 +70,7 @@ pub(crate) struct Unfenced {
 struct Begun {
     beginning: Beginning,
     foreign_writes: Option<ForeignWatch>,
+    durability: Durability,
     ownership: Arc<Ownership>,
     builds: OwnedMutexGuard<IndexBuilds>,
 }
@@ -161,7 +162,9 @@ impl Engine {
         }
         progress.expiry.restored();
         let watch = self.watch_on(loaded.as_mut(), progress).await;
-        let ownership = Ownership::load(Arc::clone(&self.sink), self.settings.existing_data).await?;
+        let durability = Durability::new(Arc::clone(&self.sink));
+        let ownership =
+            Ownership::load(Arc::clone(&self.sink), durability.clone(), self.settings.existing_data).await?;
         let mut builds = Arc::clone(&self.builds).lock_owned().await;
         let known = loaded.as_ref().map(|checkpoint| &checkpoint.collections[..]);
         builds.keep(|job| {
@@ -217,6 +220,7 @@ impl Engine {
         Ok(Begun {
             beginning,
             foreign_writes: watch,
+            durability,
             ownership: Arc::new(ownership),
             builds,
         })
@@ -252,6 +256,7 @@ impl Engine {
         let Begun {
             beginning,
             foreign_writes,
+            durability,
             ownership,
             builds,
         } = begun;
@@ -305,7 +310,6 @@ impl Engine {
             replay_until: beginning.replay_until,
         });
         tasks.spawn(router.run());
-        let durability = Durability::new(Arc::clone(&self.sink));
         tasks.spawn(save_checkpoints(
             durability.clone(),
             Arc::clone(&self.store),

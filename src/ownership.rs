@@ -29,6 +29,7 @@ use tokio::sync::Mutex;
 use self::record::Record;
 use crate::checkpoint::CollectionState;
 use crate::document::{Collection, CollectionKind, Position, Range};
+use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::migration::ExistingData;
 use crate::namespace::Namespace;
@@ -40,6 +41,7 @@ const OPERATION: &str = "make a collection on the target";
 /// What on the target is this migration's own.
 pub(crate) struct Ownership {
     sink: Arc<dyn Sink>,
+    durability: Durability,
     existing_data: ExistingData,
     state: Mutex<Record>,
 }
@@ -58,10 +60,11 @@ impl Ownership {
     ///
     /// # Errors
     /// A server error.
-    pub async fn load(sink: Arc<dyn Sink>, existing_data: ExistingData) -> Result<Self> {
+    pub async fn load(sink: Arc<dyn Sink>, durability: Durability, existing_data: ExistingData) -> Result<Self> {
         let state = Record::load(&*sink).await?;
         Ok(Self {
             sink,
+            durability,
             existing_data,
             state: Mutex::new(state),
         })
@@ -71,6 +74,7 @@ impl Ownership {
     #[cfg(any(test, feature = "test-util"))]
     pub fn empty(sink: Arc<dyn Sink>) -> Self {
         Self {
+            durability: Durability::new(Arc::clone(&sink)),
             sink,
             existing_data: ExistingData::default(),
             state: Mutex::default(),
@@ -270,7 +274,7 @@ impl Ownership {
         };
         self.sink.execute(&command).await?;
         // Should a new primary lose it, the first write under the new name would make a collection there.
-        self.sink.flush().await?;
+        self.durability.flush().await?;
         self.state.lock().await.made.remove(from);
         self.identify(to).await
     }
@@ -408,7 +412,7 @@ impl Ownership {
     /// Refuses to touch what others have under a name, unless a new primary has only lost that it was dropped or renamed: then the run goes back
     /// to its checkpoint.
     async fn refuse<T>(&self, name: &Namespace) -> Result<T> {
-        self.sink.flush().await?;
+        self.durability.flush().await?;
         Err(refusal(name))
     }
 

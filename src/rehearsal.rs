@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::durability::Durability;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Status;
@@ -110,7 +111,9 @@ async fn tidy_up(engine: &Engine, clear_target: bool) -> Result<()> {
         // A checkpoint of before it was abandoned would be refused otherwise.
         engine.store.claim().await?;
         if clear_target && let Some(checkpoint) = engine.load().await? {
-            let ownership = Ownership::load(Arc::clone(&engine.sink), engine.settings.existing_data).await?;
+            let durability = Durability::new(Arc::clone(&engine.sink));
+            let ownership =
+                Ownership::load(Arc::clone(&engine.sink), durability, engine.settings.existing_data).await?;
             // What was made after the last checkpoint.
             for namespace in ownership.earlier().await {
                 ownership.remove(&namespace, None, checkpoint.watermark).await?;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::beginning::mismatch;
 use crate::checkpoint::{Checkpoint, CollectionState, RangeState, States};
 use crate::document::{Collection, CollectionKind, Position};
+use crate::durability::Durability;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Outcome, Summary};
@@ -233,7 +234,8 @@ impl Engine {
             state.ranges.clear();
             first.copied = false;
         }
-        Ownership::load(Arc::clone(&self.sink), self.settings.existing_data)
+        let durability = Durability::new(Arc::clone(&self.sink));
+        Ownership::load(Arc::clone(&self.sink), durability, self.settings.existing_data)
             .await?
             .begin()
             .await?;

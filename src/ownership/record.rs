@@ -109,14 +109,15 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::durability::Durability;
     use crate::migration::ExistingData;
     use crate::ownership::Ownership;
     use crate::sink::{MemorySink, SinkCall};
 
     async fn load(sink: &MemorySink) -> Ownership {
-        Ownership::load(Arc::new(sink.clone()), ExistingData::Refuse)
-            .await
-            .unwrap()
+        let sink: Arc<dyn Sink> = Arc::new(sink.clone());
+        let durability = Durability::new(Arc::clone(&sink));
+        Ownership::load(sink, durability, ExistingData::Refuse).await.unwrap()
     }
 
     #[tokio::test]

@@ -80,7 +80,12 @@ async fn a_cutover_asks_for_no_more_than_one_comparison_of_each_collection() {
                 unreachable!()
             };
             assert_eq!((listed, listed_there), (1, 1));
-            assert_eq!((digests, digests_there, modified), (collections, collections, expiring));
+            // Of those that were compared all the time some are compared once more.
+            let digested = match verification {
+                Verification::Continuous => collections.min(200),
+                _ => collections,
+            };
+            assert_eq!((digests, digests_there, modified), (digested, digested, expiring));
             for few in [sentinels, described, described_there, flushes] {
                 assert!(few <= 5, "{asked:?}");
             }
