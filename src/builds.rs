@@ -65,12 +65,14 @@ impl IndexBuilds {
 
     /// Begins a build, unless this very one is under way. It takes the place of another one of the same name.
     pub fn begin(&mut self, mut job: IndexJob, events: &Events) {
-        let same_name = |build: &&Build| build.job.target.id == job.target.id && build.job.name == job.name;
-        if let Some(build) = self.running.values().find(same_name) {
+        let same_name = |(_, build): &(&Id, &Build)| build.job.target.id == job.target.id && build.job.name == job.name;
+        if let Some((id, build)) = self.running.iter().find(same_name) {
             if build.job.is_same(&job) {
                 return;
             }
             build.task.abort();
+            let id = *id;
+            self.running.remove(&id);
             job.anew = true;
         }
         let task = self
@@ -127,6 +129,7 @@ impl IndexBuilds {
     /// Waits no more for builds of collections that are not as they were when these were asked for. On the target nothing is changed: others
     /// may have something there by now.
     pub fn keep(&mut self, is_as_it_was: impl Fn(&IndexJob) -> bool) {
+        self.left.clear();
         self.running.retain(|_, build| {
             let is_kept = is_as_it_was(&build.job);
             if !is_kept {
@@ -192,4 +195,84 @@ async fn drop_index(sink: &dyn Sink, job: &IndexJob) -> Result<()> {
         name: job.name.clone(),
     };
     sink.execute(&command).await
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+    use crate::document::CollectionKind;
+    use crate::error::{Error, ErrorKind};
+    use crate::lane::Target;
+    use crate::namespace::Namespace;
+    use crate::sink::{MemorySink, SinkCall};
+
+    fn orders() -> Namespace {
+        "shop.orders".parse().unwrap()
+    }
+
+    fn job(direction: i32) -> IndexJob {
+        IndexJob {
+            target: Arc::new(Target {
+                id: Uuid::from_bytes([1; 16]),
+                namespace: orders(),
+                target: orders(),
+                kind: CollectionKind::Plain,
+            }),
+            made: None,
+            name: "n".to_owned(),
+            specification: rawdoc! { "v": 2, "key": { "n": direction }, "name": "n" },
+            anew: false,
+        }
+    }
+
+    async fn bench() -> (MemorySink, IndexBuilds, Events) {
+        let sink = MemorySink::new();
+        let create = CatalogCommand::Create {
+            namespace: orders(),
+            kind: CollectionKind::Plain,
+            options: rawdoc! {},
+        };
+        sink.execute(&create).await.unwrap();
+        let builds = IndexBuilds::new(Arc::new(sink.clone()));
+        (sink, builds, Events::new())
+    }
+
+    async fn indexes(sink: &MemorySink) -> usize {
+        sink.collections().await.unwrap()[0].indexes.len()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_build_that_takes_the_place_of_another_is_not_dropped_with_it() {
+        let (sink, mut builds, events) = bench().await;
+        let held = sink.hold(SinkCall::CreateIndex);
+        builds.begin(job(1), &events);
+        held.reached().await;
+        builds.begin(job(-1), &events);
+        held.release();
+        assert!(builds.ended().await.unwrap().result.is_ok());
+        assert_eq!(indexes(&sink).await, 2);
+        builds.stop(Uuid::from_bytes([1; 16])).await.unwrap();
+        assert_eq!(indexes(&sink).await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_dropped_is_no_concern_of_the_next_run() {
+        let (sink, mut builds, events) = bench().await;
+        let held = sink.hold(SinkCall::CreateIndex);
+        builds.begin(job(1), &events);
+        held.reached().await;
+        sink.fail_next(
+            SinkCall::Execute,
+            Error::new(ErrorKind::Connection, "drop", "the connection broke"),
+        );
+        builds.stop(Uuid::from_bytes([1; 16])).await.unwrap_err();
+        held.release();
+        builds.keep(|_| true);
+        builds.begin(job(1), &events);
+        assert!(builds.ended().await.unwrap().result.is_ok());
+        builds.stop(Uuid::from_bytes([1; 16])).await.unwrap();
+        assert_eq!(indexes(&sink).await, 2);
+    }
 }
