@@ -24,7 +24,7 @@ async fn found(sink: &MongoSink, namespace: &Namespace) -> Option<Collection> {
         .find(|collection| collection.namespace == *namespace)
 }
 
-fn create(name: &str, kind: CollectionKind, options: RawDocumentBuf) -> CatalogCommand {
+pub(super) fn create(name: &str, kind: CollectionKind, options: RawDocumentBuf) -> CatalogCommand {
     CatalogCommand::Create {
         namespace: namespace(name),
         kind,

@@ -9,6 +9,7 @@ use mongoferry::sink::{MongoSink, Sink};
 use mongoferry::{CollectionKind, ErrorKind, Operation, Write};
 use mongoferry_testbed::{Proxy, ReplicaSet, Version};
 
+use super::catalog::create;
 use super::{Bench, batch, key, namespace, on_versions, read_all};
 
 on_versions!(a_changed_primary_is_told_once);
@@ -93,6 +94,8 @@ async fn lost_answers_change_nothing(version: Version) {
     let proxy = Proxy::start(set.member_address(0)).await.unwrap();
     let sink = MongoSink::connect(&proxy.uri(&set)).await.unwrap();
     let collection = namespace("c");
+    let plain = create("c", CollectionKind::Plain, rawdoc! {});
+    sink.execute(&plain).await.unwrap();
     let index = rawdoc! { "v": 2, "key": { "u": 1 }, "name": "u_1", "unique": true };
     sink.create_index(&collection, &index).await.unwrap();
     let documents: Vec<RawDocumentBuf> = (0..50).map(|id| rawdoc! { "_id": id, "u": id }).collect();

@@ -12,6 +12,7 @@ use mongoferry_testbed::Version;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::catalog::create;
 use super::{Bench, batch, key, namespace, on_versions, read_all, read_range};
 
 on_versions!(writes_of_one_document_are_applied_in_order);
@@ -85,6 +86,8 @@ async fn writes_of_one_document_are_applied_in_order(version: Version) {
 async fn another_documents_unique_key_is_a_refusal(version: Version) {
     let bench = Bench::start(version).await;
     let namespace = namespace("unique");
+    let plain = create("unique", CollectionKind::Plain, rawdoc! {});
+    bench.sink.execute(&plain).await.unwrap();
     let index = rawdoc! { "v": 2, "key": { "u": 1 }, "name": "u_1", "unique": true };
     bench.sink.create_index(&namespace, &index).await.unwrap();
     let old = [rawdoc! { "_id": 1, "u": "a" }, rawdoc! { "_id": 2, "u": "b" }];
