@@ -14,8 +14,8 @@ pub(super) struct HeldBack {
     low: Position,
     resume: Position,
     held: Held,
-    /// How many builds it stands still for.
-    builds: usize,
+    /// The indexes that it has stood still for since their builds began.
+    builds: BTreeSet<String>,
 }
 
 impl HeldBack {
@@ -52,10 +52,7 @@ impl Router {
             // An earlier run has begun it. This one asks for it once it has come so far.
             return Ok(());
         }
-        let stood_still = job.anew && self.held_back.contains_key(&id);
-        if job.anew {
-            self.end_standing_still(id).await?;
-        }
+        let stood_still = self.end_standing_still(id, &job.name).await?;
         match result {
             Ok(()) => self.end_build(&job, None),
             Err(error) if error.kind() == ErrorKind::TargetRefused && stood_still => {
@@ -87,9 +84,9 @@ impl Router {
             low: self.routed,
             resume: self.resume,
             held: Held::default(),
-            builds: 0,
+            builds: BTreeSet::new(),
         });
-        held_back.builds += 1;
+        held_back.builds.insert(job.name.clone());
         self.builds.begin(IndexJob { anew: true, ..job }, &self.events);
         Ok(())
     }
@@ -126,16 +123,16 @@ impl Router {
         self.send_held_back(collection).await
     }
 
-    /// A collection need not stand still any more for one of the builds.
-    async fn end_standing_still(&mut self, collection: Uuid) -> Result<()> {
+    /// A collection need not stand still any more for this index. Returns `true` if it has done so all the time.
+    async fn end_standing_still(&mut self, collection: Uuid, index: &str) -> Result<bool> {
         let Some(held_back) = self.held_back.get_mut(&collection) else {
-            return Ok(());
+            return Ok(false);
         };
-        held_back.builds -= 1;
-        match held_back.builds {
-            0 => self.send_held_back(collection).await,
-            _ => Ok(()),
+        let stood_still = held_back.builds.remove(index);
+        if held_back.builds.is_empty() {
+            self.send_held_back(collection).await?;
         }
+        Ok(stood_still)
     }
 
     async fn send_held_back(&mut self, collection: Uuid) -> Result<()> {

@@ -168,17 +168,8 @@ impl Fixture {
     }
 
     /// Runs the router, with lanes and a store that answer at once.
-    pub fn start(self) -> Started {
-        let Self { lanes, reached, .. } = self;
-        let mut tasks = JoinSet::new();
-        for mut lane in lanes {
-            let reached = reached.clone();
-            tasks.spawn(async move {
-                while let Some(message) = lane.recv().await {
-                    answer(message, &reached);
-                }
-            });
-        }
+    pub fn start(mut self) -> Started {
+        let mut tasks = self.run_lanes();
         let mut saves = self.saves;
         tasks.spawn(async move {
             while let Some(save) = saves.recv().await {
@@ -195,6 +186,20 @@ impl Fixture {
             budget: Budget::new(1 << 30),
             tasks,
         }
+    }
+
+    /// Lets the lanes answer by themselves.
+    pub fn run_lanes(&mut self) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for mut lane in self.lanes.drain(..) {
+            let reached = self.reached.clone();
+            tasks.spawn(async move {
+                while let Some(message) = lane.recv().await {
+                    answer(message, &reached);
+                }
+            });
+        }
+        tasks
     }
 
     /// So many checkpoints, each after a change in the state of a collection.

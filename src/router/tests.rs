@@ -1,13 +1,16 @@
 use std::time::Duration;
 
-use bson::{RawBsonRef, Uuid};
+use bson::{RawBsonRef, Uuid, rawdoc};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Request;
 use super::fixture::Fixture;
 use super::markers::GivenUp;
+use crate::builds::EndedBuild;
 use crate::document::Position;
+use crate::error::{Error, ErrorKind};
+use crate::index::IndexJob;
 use crate::oplog::Entry;
 use crate::order::Key;
 
@@ -75,4 +78,32 @@ async fn nothing_is_done_between_parts_of_a_transaction() {
     router.route(last).await;
     let report = timeout(Duration::from_secs(10), report).await.unwrap().unwrap();
     assert_eq!(report.position, position);
+}
+
+/// Changes were applied while its build went on, so that its refusal says nothing of one position, although the collection stands still for
+/// another index by now.
+#[tokio::test(start_paused = true)]
+async fn an_index_fails_only_if_its_collection_stood_still_all_the_time() {
+    let mut fixture = Fixture::new(1, false);
+    let _lanes = fixture.run_lanes();
+    let (router, id) = (&mut fixture.router, Uuid::from_bytes([0; 16]));
+    let tracked = router.tracked.get_mut(&id).unwrap();
+    tracked.add_indexes(&[
+        rawdoc! { "v": 2, "key": { "a": 1 }, "name": "a" },
+        rawdoc! { "v": 2, "key": { "b": 1 }, "name": "b" },
+    ]);
+    let [a, b] = [(); 2].map(|()| tracked.next_index(Position::ZERO).unwrap());
+    let refused = |job: &IndexJob, anew| EndedBuild {
+        job: IndexJob { anew, ..job.clone() },
+        result: Err(Error::new(ErrorKind::TargetRefused, "create an index", "duplicate key")),
+    };
+    router.build_ended(refused(&a, false)).await.unwrap();
+    // As for a checkpoint of everything.
+    router.send_all_held_back().await.unwrap();
+    router.build_ended(refused(&b, false)).await.unwrap();
+    router.build_ended(refused(&a, true)).await.unwrap();
+    let tracked = router.tracked.get(&id).unwrap();
+    assert!(tracked.failed_indexes.is_empty() && tracked.is_being_built("a"));
+    router.build_ended(refused(&a, true)).await.unwrap();
+    assert!(router.tracked.get(&id).unwrap().failed_indexes.contains("a"));
 }
