@@ -1,6 +1,6 @@
 //! Makes the target's catalogue as the source's was when it was listed, whatever stands there.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{RawBson, rawdoc};
@@ -13,7 +13,7 @@ use crate::document::{Collection, CollectionKind, Position};
 use crate::error::{ErrorKind, Result};
 use crate::index::{held_back, is_id_index, name_of};
 use crate::namespace::Namespace;
-use crate::ownership::{Ownership, shown};
+use crate::ownership::{Ownership, names_of, shown};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
 use crate::specification::{self, Series, index_difference, is_same_kind, option_differences, to_create};
@@ -75,19 +75,14 @@ pub(crate) async fn arrange_kept(
     collection: &Tracked,
 ) -> Result<()> {
     let servers = series_of(source, sink).await?;
-    let standing = standing_as(sink, &collection.target.target).await?;
+    let names = names_of(&collection.target.target);
+    let standing = sink.collections_named(&names).await?;
     let there = standing.first();
     if arrange_one(sink, ownership, collection, there, &servers).await? {
-        let standing = standing_as(sink, &collection.target.target).await?;
+        let standing = sink.collections_named(&names).await?;
         look_again(ownership, std::slice::from_ref(collection), &standing, &servers).await?;
     }
     Ok(())
-}
-
-/// What stands under a name, be it as an ordinary collection, a view or a time-series collection.
-async fn standing_as(sink: &dyn Sink, target: &Namespace) -> Result<Vec<Collection>> {
-    let name = shown(target);
-    sink.collections_named(&BTreeSet::from([name.buckets(), name])).await
 }
 
 async fn series_of(source: &dyn Source, sink: &dyn Sink) -> Result<[Series; 2]> {

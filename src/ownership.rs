@@ -263,7 +263,7 @@ impl Ownership {
         Ok(true)
     }
 
-    /// Renames what the migration made for good, and answers its uuid under the new name: a rename into another database copies.
+    /// Renames what the migration made, for good, and returns its uuid under the new name.
     ///
     /// # Errors
     /// [`PrimaryChanged`](ErrorKind::PrimaryChanged) where it may have been lost, or a server error.
@@ -375,12 +375,8 @@ impl Ownership {
 
     /// What stands under a name, be it as an ordinary collection, a view or a time-series collection, with the name that it is listed by.
     async fn standing(&self, target: &Namespace) -> Result<Option<(Namespace, Uuid)>> {
-        let other = target.time_series().unwrap_or_else(|| target.buckets());
-        let mut found = self
-            .sink
-            .identities(&BTreeSet::from([target.clone(), other.clone()]))
-            .await?;
-        let Some((name, id)) = found.remove_entry(target).or_else(|| found.remove_entry(&other)) else {
+        let mut found = self.sink.identities(&names_of(target)).await?;
+        let Some((name, id)) = found.remove_entry(target).or_else(|| found.pop_first()) else {
             return Ok(None);
         };
         // Servers do not let it be dropped, so that one which is empty is one that is gone.
@@ -434,6 +430,12 @@ impl Ownership {
 /// The name that clients know: a time-series collection's own, not that of its buckets.
 pub(crate) fn shown(namespace: &Namespace) -> Namespace {
     namespace.time_series().unwrap_or_else(|| namespace.clone())
+}
+
+/// The names that a collection, be it an ordinary or a time-series collection, or a view, can be listed by where it takes this one.
+pub(crate) fn names_of(target: &Namespace) -> BTreeSet<Namespace> {
+    let name = shown(target);
+    BTreeSet::from([name.buckets(), name])
 }
 
 /// Whether a collection on the target holds its name against a migrated one. Stored functions cannot be dropped, so that those that were

@@ -144,18 +144,7 @@ impl Router {
         self.dirty = true;
         let mut held = held_back.held.read().await?;
         while let Some((position, write)) = held.next().await? {
-            let Some(tracked) = self.tracked.get_mut(&collection) else {
-                return Ok(());
-            };
-            let target = Arc::clone(&tracked.target);
-            let noted = tracked.proof.note(&write.key);
-            self.noted(noted);
-            self.send(Routed {
-                target,
-                position,
-                write,
-            })
-            .await?;
+            self.send_on(collection, position, write).await?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 use super::markers::MOST_MARKERS_OF_CHECKS;
 use super::*;
 use crate::checking::Check;
+use crate::document::Write;
 use crate::proof::{Compared, Portion, Proof, Running};
 
 /// Nothing is compared while so many seconds of the source's history have still to be routed: the position that has been may be too old
@@ -246,23 +247,30 @@ impl Router {
         let Some((held, bytes)) = tracked.proof.take() else {
             return Ok(());
         };
-        let target = Arc::clone(&tracked.target);
-        let noted = held.iter().map(|(_, write)| tracked.proof.note(&write.key)).sum();
-        self.noted(noted);
         self.held -= bytes;
         self.progress.held_bytes.store(self.held as u64, Relaxed);
         // The watermark was kept back.
         self.dirty = true;
         for (position, write) in held {
-            let target = Arc::clone(&target);
-            self.send(Routed {
-                target,
-                position,
-                write,
-            })
-            .await?;
+            self.send_on(collection, position, write).await?;
         }
         Ok(())
+    }
+
+    /// Sends a change that was held, and notes that its document has changed since it was compared.
+    pub(super) async fn send_on(&mut self, collection: Uuid, position: Position, write: Write) -> Result<()> {
+        let Some(tracked) = self.tracked.get_mut(&collection) else {
+            return Ok(());
+        };
+        let target = Arc::clone(&tracked.target);
+        let noted = tracked.proof.note(&write.key);
+        self.noted(noted);
+        self.send(Routed {
+            target,
+            position,
+            write,
+        })
+        .await
     }
 
     /// The collections that are being compared of which this is true.

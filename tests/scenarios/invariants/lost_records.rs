@@ -69,7 +69,7 @@ async fn what_was_made_and_dropped_between_two_checkpoints_is_known() {
     bench.finish(run).await;
 }
 
-/// What is applied once more builds an index of a collection that was dropped already.
+/// What is applied once more writes to a collection that was dropped already, which makes it anew.
 #[tokio::test(start_paused = true)]
 async fn what_a_replay_makes_anew_is_dropped_again() {
     let bench = Bench::with_orders(5);
