@@ -12,7 +12,7 @@ use crate::arrange::arrange_kept;
 use crate::document::{Collection, Position};
 use crate::driver_listing::kind_of;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Side};
+use crate::event::Event;
 use crate::index::name_of;
 use crate::listing::ensure_migratable;
 use crate::namespace::Namespace;
@@ -24,7 +24,6 @@ use crate::router::Router;
 use crate::sink::CatalogCommand;
 use crate::specification::to_create;
 use crate::tracked::{IndexWork, Tracked};
-use crate::waiting::telling_within;
 
 /// So many fields of an entry are named in an error.
 const FIELDS_NAMED: usize = 20;
@@ -37,9 +36,8 @@ impl Router {
         let (position, raw) = (command.position, command.raw);
         let applied = match self.judge(position, command.collection, &command.operation).await {
             Ok(()) => {
-                let events = self.events.clone();
-                let applied = self.apply_operation(position, command.collection, command.operation);
-                telling_within(&events, Side::Target, "change the catalogue", None, applied).await
+                self.apply_operation(position, command.collection, command.operation)
+                    .await
             }
             Err(error) => Err(error),
         };

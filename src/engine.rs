@@ -15,7 +15,7 @@ use crate::builds::IndexBuilds;
 use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Amount, Event, Side};
+use crate::event::{Amount, Event, Events, Side};
 use crate::expiry::{self, keep_expiry};
 use crate::fence::Fence;
 use crate::hooks::HostHooks;
@@ -31,6 +31,8 @@ use crate::settings::Settings;
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::waiting::{telling, telling_within};
+use crate::waiting_sink::WaitingSink;
+use crate::waiting_source::WaitingSource;
 use crate::walker::Walker;
 use crate::watch::{ForeignWatch, Seen, open_foreign_watch, watch_deployments, watch_foreign_writes};
 use crate::watermark::save_checkpoints;
@@ -76,6 +78,25 @@ struct Begun {
 }
 
 impl Engine {
+    /// The same migration, with whatever a run awaits of either side told to the host.
+    pub fn waiting(&self, events: &Events) -> Self {
+        let (source, sink) = (Arc::clone(&self.source), Arc::clone(&self.sink));
+        let unfenced = Arc::clone(&self.unfenced.sink);
+        Self {
+            source: Arc::new(WaitingSource::new(source, events.clone())),
+            sink: Arc::new(WaitingSink::new(sink, events.clone())),
+            store: Arc::clone(&self.store),
+            unfenced: Unfenced {
+                sink: Arc::new(WaitingSink::new(unfenced, events.clone())),
+            },
+            fence: self.fence.clone(),
+            builds: Arc::clone(&self.builds),
+            seen: Arc::clone(&self.seen),
+            hooks: self.hooks.clone(),
+            settings: self.settings.clone(),
+        }
+    }
+
     /// Runs from the checkpoint, or from nothing, until the run is cancelled or fails. `lost` says why the checkpoint's position is known to
     /// be lost, so that everything has to be compared with the source.
     ///
@@ -141,7 +162,7 @@ impl Engine {
     async fn begin(&self, progress: &Arc<Progress>, lost: Option<&str>) -> Result<Begun> {
         // Whoever had the lease before may have been cut off in the middle of something.
         let events = &progress.events;
-        telling(events, Side::Target, "wait for earlier writes", self.sink.quiesce()).await?;
+        self.sink.quiesce().await?;
         telling(events, Side::Target, "claim the checkpoint", self.store.claim()).await?;
         self.prepare_way_back().await?;
         let mut loaded = telling(events, Side::Target, "load the checkpoint", self.load()).await?;

@@ -83,7 +83,9 @@ impl MigrationHandle {
             }
         };
         keep_freed_memory();
-        let progress = Arc::new(Progress::new(Events::new()));
+        let events = Events::new();
+        let engine = Arc::new(engine.waiting(&events));
+        let progress = Arc::new(Progress::new(events));
         progress.limits.set(engine.settings.throttle);
         progress.places.set(engine.settings.walkers_at_first());
         let (length, now) = (engine.settings.cutover_window, engine.settings.clock.now());

@@ -21,7 +21,6 @@ use self::refused::RefusedDocuments;
 use self::settled::{Known, SettledDocuments};
 use crate::document::{CollectionKind, Operation, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Side;
 use crate::fold::fold;
 use crate::namespace::Namespace;
 use crate::oplog::delta::{self, DeltaFormat, format_of};
@@ -29,7 +28,6 @@ use crate::order::Key;
 use crate::progress::Progress;
 use crate::sink::{RefusalReason, Sink};
 use crate::source::Source;
-use crate::waiting::telling;
 
 /// After a batch a lane waits for as long as that took, at most this long, so that more comes together: a command of a few changes costs
 /// the target many times what they cost in a command of many.
@@ -430,8 +428,7 @@ impl Lane {
             let by_id = target.kind.has_ranges() && !self.in_source_order.contains(&target.id);
             fold(writes.into_iter(), by_id)
         };
-        let applied = self.sink.apply(&target.target, target.kind, &writes);
-        let refusals = telling(&self.progress.events, Side::Target, "apply changes", applied).await?;
+        let refusals = self.sink.apply(&target.target, target.kind, &writes).await?;
         if refusals.is_empty() {
             return Ok(());
         }

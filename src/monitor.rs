@@ -9,12 +9,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
-use crate::event::{Event, Side};
+use crate::event::Event;
 use crate::pace::{Behind, Pace, RollOff, Sample};
 use crate::phase::Phase;
 use crate::progress::Progress;
 use crate::source::Source;
-use crate::waiting::telling;
 
 /// How often the source is asked for its newest position.
 pub(crate) const POSITION_INTERVAL: Duration = Duration::from_millis(500);
@@ -39,8 +38,7 @@ pub(crate) async fn watch_source(
     loop {
         let position = async {
             tick.tick().await;
-            let operation = "ask for the newest position";
-            telling(&progress.events, Side::Source, operation, source.position()).await
+            source.position().await
         };
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),

@@ -6,8 +6,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{self, BoxStream, StreamExt};
 use tokio::time::{Instant, timeout};
 
+use crate::error::Result;
 use crate::event::{Event, Events, Side};
 use crate::retry::{ANSWER, FIRST_BATCH, RetryRule};
 
@@ -21,7 +23,7 @@ const AGAIN: Duration = Duration::from_secs(10);
 pub(crate) const LONGEST_CALL: Duration = ANSWER.saturating_mul(2).saturating_add(RetryRule::SERVER.patience);
 
 /// The same of a read of documents.
-pub(crate) const LONGEST_READ: Duration = FIRST_BATCH.saturating_mul(2).saturating_add(RetryRule::SERVER.patience);
+const LONGEST_READ: Duration = FIRST_BATCH.saturating_mul(2).saturating_add(RetryRule::SERVER.patience);
 
 /// A server keeps the host waiting, before there is a run whose [events](crate::MigrationHandle::events) would tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +126,46 @@ pub(crate) async fn telling_within<T>(
         });
     };
     report_slow(tell, answer).await
+}
+
+/// What a run awaits of one side's server is told by it.
+#[derive(Clone)]
+pub(crate) struct Waits {
+    events: Events,
+    side: Side,
+}
+
+impl Waits {
+    pub fn new(events: Events, side: Side) -> Self {
+        Self { events, side }
+    }
+
+    /// Awaits a call that takes at most [`LONGEST_CALL`].
+    pub async fn call<T>(&self, operation: &'static str, answer: impl Future<Output = T>) -> T {
+        telling(&self.events, self.side, operation, answer).await
+    }
+
+    /// Awaits a call whose time depends on the amount of data.
+    pub async fn unbounded<T>(&self, operation: &'static str, answer: impl Future<Output = T>) -> T {
+        telling_within(&self.events, self.side, operation, None, answer).await
+    }
+
+    /// Awaits a call that reads documents, and later each batch of its stream.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        answer: impl Future<Output = Result<BoxStream<'static, T>>>,
+    ) -> Result<BoxStream<'static, T>> {
+        let batches = self.batch(answer).await?;
+        let batches = stream::unfold((self.clone(), batches), |(waits, mut batches)| async {
+            let batch = waits.batch(batches.next()).await?;
+            Some((batch, (waits, batches)))
+        });
+        Ok(batches.boxed())
+    }
+
+    async fn batch<T>(&self, answer: impl Future<Output = T>) -> T {
+        telling_within(&self.events, self.side, "read documents", Some(LONGEST_READ), answer).await
+    }
 }
 
 /// Awaits an answer, and tells how long that has taken when it takes long.

@@ -18,7 +18,6 @@ use crate::document::{Batch, Position, Write};
 use crate::durability::Durability;
 use crate::engine::flatten;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Side;
 use crate::order::Key;
 use crate::ownership::Ownership;
 use crate::places::Place;
@@ -29,7 +28,6 @@ use crate::retry::{Attempts, RetryRule};
 use crate::router::{Assignment, Finished, Request, Work};
 use crate::sink::{Refusal, Sink, SinkRead};
 use crate::source::{ReadMode, ReadRequest, Source};
-use crate::waiting::{LONGEST_READ, telling, telling_within};
 
 /// A chunk is finished when it has taken so long, so that its snapshot stays within the source's history.
 const CHUNK_TIME: Duration = Duration::from_secs(10);
@@ -127,14 +125,7 @@ impl Walker {
             () = self.cancel.cancelled() => return Ok(None),
             place = self.place() => place,
         };
-        let position = self.source.position();
-        let majority = telling(
-            &self.progress.events,
-            Side::Source,
-            "ask for the newest position",
-            position,
-        )
-        .await?;
+        let majority = self.source.position().await?;
         let (reply, work) = oneshot::channel();
         if self.requests.send(Request::Take { majority, reply }).await.is_err() {
             return Ok(None);
@@ -287,15 +278,7 @@ impl Walker {
             batch_bytes: self.batch_bytes(),
             document_bytes: assignment.document_bytes,
         };
-        let read = self.source.read(request);
-        telling_within(
-            &self.progress.events,
-            Side::Source,
-            "read documents",
-            Some(LONGEST_READ),
-            read,
-        )
-        .await
+        self.source.read(request).await
     }
 
     /// Smaller batches keep a limit more evenly.
@@ -378,8 +361,7 @@ impl Walker {
             let must_wait = self.spend(assignment, writing.size_in_bytes() as u64).await;
             let enough = must_wait || Self::is_enough(assignment, copied.bytes, started, place);
             let write = async {
-                let inserted = self.sink.insert(&assignment.target.target, &writing);
-                let refusals = telling(&self.progress.events, Side::Target, "insert documents", inserted).await;
+                let refusals = self.sink.insert(&assignment.target.target, &writing).await;
                 drop(taken);
                 refusals
             };

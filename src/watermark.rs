@@ -10,10 +10,9 @@ use crate::checkpoint::{CheckpointStore, PendingCheckpoint};
 use crate::document::Position;
 use crate::durability::Durability;
 use crate::error::Result;
-use crate::event::{Event, Side};
+use crate::event::Event;
 use crate::ownership::Ownership;
 use crate::progress::Progress;
-use crate::waiting::telling;
 
 /// Between two saves lies at least so many times the time that the last one took: a checkpoint of tens of thousands of collections is
 /// many megabytes.
@@ -52,7 +51,7 @@ pub(crate) async fn save_checkpoints(
     {
         // Before the flush: that the expiry is held back again is durable only with it.
         checkpoint.head.expiry_final = progress.expiry.is_noted();
-        telling(&progress.events, Side::Target, "flush the target", durability.flush()).await?;
+        durability.flush().await?;
         let watermark = checkpoint.head.watermark;
         progress.set_watermark(watermark);
         let began = Instant::now();

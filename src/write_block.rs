@@ -12,11 +12,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Side};
+use crate::event::Event;
 use crate::progress::Progress;
 use crate::retry::{RetryRule, retry};
 use crate::router::Request;
-use crate::waiting::telling;
 
 /// How long a cutover that has failed, and a run that ends, wait for the source to take writes again.
 const LIFTING: Duration = Duration::from_secs(60);
@@ -149,7 +148,7 @@ pub(crate) async fn keep_write_block(engine: &Engine, progress: &Progress, reque
 /// # Errors
 /// The source refuses, or does not answer.
 pub(crate) async fn lift(engine: &Engine, progress: &Progress) -> Result<()> {
-    let lift = async {
+    let lifted = async {
         engine.source.set_write_block(false).await?;
         match engine.source.writes_blocked().await? {
             false => Ok(()),
@@ -159,8 +158,8 @@ pub(crate) async fn lift(engine: &Engine, progress: &Progress) -> Result<()> {
                 "its writes are still blocked",
             )),
         }
-    };
-    let lifted = telling(&progress.events, Side::Source, "lift the block of writes", lift).await;
+    }
+    .await;
     progress.events.send(match &lifted {
         Ok(()) => Event::SourceWritesUnblocked,
         Err(error) => Event::SourceWriteBlockStays {
@@ -185,8 +184,7 @@ async fn block_writes(engine: &Engine, progress: &Progress, requests: &Requests)
         noted = note(requests) => noted?,
         _ = state.wait_for(|state| state.wanted != Wanted::Blocked) => return Err(Error::stopped("block writes on the source")),
     }
-    let set = engine.source.set_write_block(true);
-    let set = telling(&progress.events, Side::Source, "block writes", set).await;
+    let set = engine.source.set_write_block(true).await;
     if set.as_ref().is_err_and(|error| error.kind() == ErrorKind::Refused) {
         // A source that cannot block writes cannot lift a block either, and there is none.
         block.state.send_modify(|state| state.noted = false);

@@ -22,7 +22,7 @@ use mongoferry_testbed::compare::{CompareOptions, Difference, DifferenceKind, di
 use mongoferry_testbed::{ReplicaSet, Version};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::aside::Aside;
 use self::commands::Commands;
@@ -130,7 +130,7 @@ async fn seeds(from: Version, to: Version, count: u64) {
             source: source.clone(),
             target: target.clone(),
             uris: [source_set.uri(), target_set.uri()],
-            diary: Diary::default(),
+            diary: Diary::new(),
         };
         let diary = scenario.diary.clone();
         let run = AssertUnwindSafe(timeout(DEADLINE, scenario.run())).catch_unwind();
@@ -163,13 +163,24 @@ struct Scenario {
     diary: Diary,
 }
 
-/// The last things that happened, for a seed that fails.
-#[derive(Clone, Default)]
-struct Diary(Arc<Mutex<VecDeque<String>>>);
+/// The last things that happened and when, for a seed that fails.
+#[derive(Clone)]
+struct Diary {
+    since: Instant,
+    lines: Arc<Mutex<VecDeque<String>>>,
+}
 
 impl Diary {
-    fn add(&self, line: String) {
-        let mut lines = self.0.lock().unwrap();
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            lines: Arc::default(),
+        }
+    }
+
+    fn add(&self, line: &str) {
+        let line = format!("{:.1} {line}", self.since.elapsed().as_secs_f64());
+        let mut lines = self.lines.lock().unwrap();
         if lines.len() == 60 {
             lines.pop_front();
         }
@@ -179,7 +190,7 @@ impl Diary {
 
 impl std::fmt::Display for Diary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0
+        self.lines
             .lock()
             .unwrap()
             .iter()
@@ -240,7 +251,7 @@ impl Scenario {
             sleep(Duration::from_millis(random.random_range(0..700))).await;
             if shape.change_between_failures && random.random_bool(0.5) {
                 // Two processes fail around one change of the catalogue.
-                self.diary.add("failing twice".to_owned());
+                self.diary.add("failing twice");
                 drop(handle);
                 for _ in 0..2 {
                     before.next_of_catalogue().perform(&self.source, self.loud).await;
@@ -250,29 +261,31 @@ impl Scenario {
                 }
                 handle = self.start(&shape).await;
             } else if random.random_bool(0.5) {
-                self.diary.add("pausing".to_owned());
+                self.diary.add("pausing");
                 handle.pause().await.unwrap();
                 sleep(Duration::from_millis(random.random_range(0..300))).await;
                 handle.resume().unwrap();
             } else {
-                self.diary.add("starting anew".to_owned());
+                self.diary.add("starting anew");
                 handle.abandon().await;
                 handle = self.start(&shape).await;
             }
         }
+        self.diary.add("comparing");
         if shape.compared
             && let Ok(report) = timeout(COMPARISON, handle.verify(&[])).await
         {
+            self.diary.add("compared");
             let report = report.unwrap();
             assert_eq!(report.difference_count(), 0, "seed {}: {report:#?}", self.seed);
         }
         let mut aside = Aside::default();
-        self.diary.add("cutting over".to_owned());
+        self.diary.add("cutting over");
         let stop_writes = async {
-            self.diary.add("the writers stop".to_owned());
+            self.diary.add("the writers stop");
             stop.store(true, Ordering::Relaxed);
             writers.end().await;
-            self.diary.add("the writers have stopped".to_owned());
+            self.diary.add("the writers have stopped");
             if shape.open_transaction {
                 let open = aside::Open::begin(&self.source).await;
                 aside.push(open.abort_after(Duration::from_millis(random.random_range(0..4000))));
@@ -285,7 +298,7 @@ impl Scenario {
         let report = async {
             loop {
                 sleep(DEADLINE / 10).await;
-                self.diary.add(format!("{:?}", handle.status()));
+                self.diary.add(&format!("{:?}", handle.status()));
             }
         };
         let mut summary = tokio::select! {
@@ -301,7 +314,7 @@ impl Scenario {
                 "seed {}: {error:?}",
                 self.seed
             );
-            self.diary.add(format!("cutting over again: {error}"));
+            self.diary.add(&format!("cutting over again: {error}"));
             aside.end().await;
             summary = handle.cutover(async {}).await;
         }
@@ -378,7 +391,7 @@ impl Scenario {
         tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 if !matches!(event, Event::CheckpointSaved { .. }) {
-                    diary.add(format!("{event:?}"));
+                    diary.add(&format!("{event:?}"));
                     if loud {
                         eprintln!("      {event:?}");
                     }

@@ -57,3 +57,19 @@ async fn each_step_of_a_cutover_is_told() {
     let (summary, ()) = futures::join!(run.cutover(async {}), steps);
     assert_eq!(summary.unwrap().outcome, Outcome::Complete);
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_read_of_a_copy_and_a_comparison_is_told() {
+    let bench = Bench::with_orders(5);
+    let batch = bench.source.hold(SourceCall::ReadBatch);
+    let run = bench.start().await;
+    told(&run, "read documents").await;
+    let compared = bench.sink.hold(SinkCall::Read);
+    batch.release();
+    told(&run, "read documents").await;
+    let batch = bench.sink.hold(SinkCall::ReadBatch);
+    compared.release();
+    told(&run, "read documents").await;
+    batch.release();
+    bench.finish(run).await;
+}
