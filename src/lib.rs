@@ -1,7 +1,7 @@
-//! Moves a live MongoDB replica set into another one while its applications keep writing, and hands over within seconds.
+//! Moves a live MongoDB replica set into another one while its applications keep writing. The cutover takes seconds.
 //!
 //! A host program describes a [`Migration`] from a [`Source`] to a [`Sink`], starts it, watches its [`Event`]s, and calls
-//! [`cutover`](MigrationHandle::cutover). The answer says whether both sides are identical, byte for byte.
+//! [`cutover`](MigrationHandle::cutover). The result says whether both sides are identical, byte for byte.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -21,7 +21,7 @@
 //!     // What would be done, and what stands in the way. Nothing is changed yet.
 //!     println!("{}", migration.preflight().await?);
 //!
-//!     // Starts, or goes on from the checkpoint of an earlier run.
+//!     // Starts, or continues from the checkpoint of an earlier run.
 //!     let run = migration.start().await?;
 //!     let mut events = run.events();
 //!     tokio::spawn(async move {
@@ -33,7 +33,7 @@
 //!     run.ready_to_cut_over(Duration::from_secs(2)).await?;
 //!     let summary = run.cutover(stop_writes()).await?;
 //!     if summary.outcome == Outcome::Complete {
-//!         println!("both sides are identical: the applications may go to the target");
+//!         println!("both sides are identical: the applications may use the target");
 //!     }
 //!     Ok(())
 //! }
@@ -42,26 +42,28 @@
 //! async fn stop_writes() {}
 //! ```
 //!
-//! # How data flows
-//! The modules below stand in the order of the flow. A [`Source`] gives documents, read range by range, and the [oplog], read
-//! from the first second on. The router meets every change and, by the state of its document's range, drops it (a snapshot
-//! that is still to come has it), holds it (until the range is durable), or sends it to a lane, which applies it to the
-//! [`Sink`]. So the oplog's length never limits how long a copy may take.
+//! # Guides
+//! [`docs`] has a page for each of these: [concepts](docs::concepts), [cutover and way back](docs::cutover),
+//! [verification](docs::verification), [operations](docs::operations) (the runbook), [sizing](docs::sizing), [security](docs::security),
+//! [versions](docs::versions), [benchmarks](docs::benchmarks), [the hosted procedure](docs::hosted) and [contributing](docs::contributing).
 //!
-//! # Resuming
-//! A [`Checkpoint`] says up to which position everything is durable on the target, and which ranges are done. It is kept by a
-//! [`CheckpointStore`], by default on the target. [`Migration::start`] goes on from it after a crash, an error or a stop. When the
-//! source's history no longer holds the position, the run compares everything with the source again and writes what differs.
+//! # Where to begin in the API
+//! | to | use |
+//! |---|---|
+//! | connect | [`MongoSource`], [`MongoSink`], [`ConnectOptions`] |
+//! | describe and check a migration | [`Migration::builder`], [`Migration::preflight`], [`Plan`] |
+//! | run it | [`MigrationHandle`]: events, status, pause, throttle, verify, cutover |
+//! | read its result | [`Summary`], [`Certificate`] |
+//! | move applications without stopping them | [`MigratingClient`] |
+//! | move back | [`Summary::reverse`], [`Migration::reverse`] |
+//! | keep the checkpoint elsewhere, or wrap a side | [`CheckpointStore`], [`Source`], [`Sink`] |
+//! | follow an oplog | [`OplogCursor`](oplog::OplogCursor) |
 //!
-//! # Going back
-//! [`Summary::reverse`] and [`Migration::reverse`] describe a migration that takes a hand-over back: from the moment of the cutover on it
-//! carries to the old side what is done on the new one, and copies nothing. [`MigratingClient`] gives the applications of a host program
-//! the client of the side that they are on.
-//!
-//! # Extending
-//! [`Source`], [`Sink`] and [`CheckpointStore`] are object-safe traits with written contracts. With the feature `test-util`
-//! there are implementations in memory, and a conformance suite to run against one's own.
-//! [`OplogCursor`](oplog::OplogCursor) follows a replica set's oplog on its own.
+//! With the feature `test-util` there are implementations of the three traits in memory, and a conformance suite to run against
+//! one's own.
+
+// The guides.
+pub mod docs;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -71,7 +73,6 @@ struct Readme;
 mod migration;
 mod settings;
 pub mod preflight;
-pub mod hosted;
 mod rehearsal;
 mod handle;
 mod supervise;
