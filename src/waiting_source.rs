@@ -109,7 +109,7 @@ impl Source for WaitingSource {
         self.waits.call("inspect the source", self.source.inspect()).await
     }
 
-    async fn duplicates(&self, collection: &Collection, index: &RawDocument, limit: usize) -> Result<Vec<String>> {
+    async fn duplicates(&self, collection: &Collection, index: &RawDocument, limit: usize) -> Result<Vec<[Key; 2]>> {
         self.waits
             .unbounded(
                 "look for duplicate keys",

@@ -125,13 +125,14 @@ async fn unique(source: &dyn Source, collection: &Collection, findings: &mut Vec
         if duplicates.is_empty() {
             continue;
         }
+        let pairs = duplicates.iter().map(|[first, last]| format!("{first:?} and {last:?}"));
         findings.push(Finding::blocker(
             Code::UniqueViolation,
             format!(
-                "documents of `{}` have the same key in the unique index `{}`: {}",
+                "documents of `{}` have the same key in the unique index `{}`, with these `_id`s: {}",
                 collection.namespace,
                 index.get_str("name").unwrap_or("(without a name)"),
-                duplicates.join(", ")
+                pairs.collect::<Vec<_>>().join(", ")
             ),
             "on the source: change or delete all but one of each, and run `validate` on the collection",
         ));

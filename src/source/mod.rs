@@ -136,12 +136,12 @@ pub trait Source: Send + Sync + 'static {
         Ok(Inspection::default())
     }
 
-    /// Keys of the unique index that more than one document has, as text and up to `limit`; preflight asks for them where the host wants
-    /// the documents scanned. By default none are looked for.
+    /// The `_id`s of two documents for each key of the unique index that more than one document has, for up to `limit` keys; preflight asks
+    /// for them where the host wants the documents scanned. By default none are looked for.
     ///
     /// # Errors
     /// A server error.
-    async fn duplicates(&self, collection: &Collection, index: &RawDocument, limit: usize) -> Result<Vec<String>> {
+    async fn duplicates(&self, collection: &Collection, index: &RawDocument, limit: usize) -> Result<Vec<[Key; 2]>> {
         let _ = (collection, index, limit);
         Ok(Vec::new())
     }

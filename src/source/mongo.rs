@@ -193,7 +193,7 @@ impl Source for MongoSource {
         driver_inspect::inspect(&self.client, &self.connection, Side::Source).await
     }
 
-    async fn duplicates(&self, collection: &Collection, index: &RawDocument, limit: usize) -> Result<Vec<String>> {
+    async fn duplicates(&self, collection: &Collection, index: &RawDocument, limit: usize) -> Result<Vec<[Key; 2]>> {
         duplicates::find(&self.client, collection, index, limit).await
     }
 

@@ -1,17 +1,18 @@
 //! Looks for documents that break a unique index.
 
 use bson::raw::RawDocument;
-use bson::{Bson, Document, doc};
+use bson::{Bson, Document, RawBson, doc};
 use mongodb::Client;
 
 use crate::document::Collection;
 use crate::driver::{self, is_gone};
 use crate::error::{Error, Result};
+use crate::order::Key;
 use crate::retry::WHOLE_COLLECTION;
 
 const OPERATION: &str = "look for duplicates";
 
-/// Keys that more than one document has. The server reads the whole collection, and does not use the index, whose entries may be what is
+/// The `_id`s of two documents for each key that more than one document has. The server reads the whole collection, and does not use the index, whose entries may be what is
 /// wrong.
 ///
 /// # Errors
@@ -21,7 +22,7 @@ pub(super) async fn find(
     collection: &Collection,
     index: &RawDocument,
     limit: usize,
-) -> Result<Vec<String>> {
+) -> Result<Vec<[Key; 2]>> {
     let namespace = &collection.namespace;
     let index = Document::try_from(index).map_err(|error| Error::malformed(OPERATION, error))?;
     let Ok(key) = index.get_document("key") else {
@@ -47,19 +48,16 @@ pub(super) async fn find(
         .get_document("cursor")
         .and_then(|cursor| cursor.get_array("firstBatch"))
         .map_err(|error| Error::malformed(OPERATION, error))?;
-    Ok(found
+    let id = |group: &Document, name: &str| {
+        let id = group.get(name).cloned().unwrap_or(Bson::Null);
+        let id = RawBson::try_from(id).map_err(|error| Error::malformed(OPERATION, error))?;
+        Ok(Key::from(id.as_raw_bson_ref()))
+    };
+    found
         .iter()
         .filter_map(Bson::as_document)
-        .filter_map(|group| group.get_document("_id").ok())
-        .map(|values| {
-            let parts: Vec<String> = key
-                .keys()
-                .zip(values.values())
-                .map(|(field, value)| format!("{field}: {value}"))
-                .collect();
-            format!("{{ {} }}", parts.join(", "))
-        })
-        .collect())
+        .map(|group| Ok([id(group, "first")?, id(group, "last")?]))
+        .collect()
 }
 
 /// Groups the documents by their keys in the index: one for each element of an array, null for a missing field.
@@ -87,7 +85,12 @@ fn pipeline(key: &Document, index: &Document, limit: usize) -> Vec<Document> {
     }
     // An array may have an element twice; that is one document all the same.
     stages.push(doc! { "$group": { "_id": { "key": values, "document": "$_id" } } });
-    stages.push(doc! { "$group": { "_id": "$_id.key", "documents": { "$sum": 1 } } });
+    stages.push(doc! { "$group": {
+        "_id": "$_id.key",
+        "documents": { "$sum": 1 },
+        "first": { "$first": "$_id.document" },
+        "last": { "$last": "$_id.document" },
+    } });
     stages.push(doc! { "$match": { "documents": { "$gt": 1 } } });
     stages.push(doc! { "$limit": i64::try_from(limit).unwrap_or(i64::MAX) });
     stages
