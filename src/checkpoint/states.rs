@@ -275,4 +275,23 @@ mod tests {
         assert_eq!(decode(&pending), expected);
         assert!(pending.has_compared());
     }
+
+    /// With tens of thousands of collections each checkpoint that waits would else take as much memory as all of them.
+    #[test]
+    fn clones_share_what_has_not_changed() {
+        let mut states = States::default();
+        for number in 0..200 {
+            states.set(number.into(), Some(State::new(state(number), Compared::No)));
+        }
+        let before = states.clone();
+        states.set(100, None);
+        let blocks = |states: &States| states.blocks.iter().map(Arc::as_ptr).collect::<Vec<_>>();
+        let (old, new) = (blocks(&before), blocks(&states));
+        let changed: Vec<usize> = (0..old.len()).filter(|block| old[*block] != new[*block]).collect();
+        assert_eq!(changed, [100 / BLOCK]);
+        let all = |states: &States| states.all().map(std::ptr::from_ref).collect::<Vec<_>>();
+        let (old, new) = (all(&before), all(&states));
+        assert_eq!((old.len(), new.len()), (200, 199));
+        assert!(new.iter().all(|state| old.contains(state)), "no state is copied");
+    }
 }

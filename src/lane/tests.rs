@@ -123,10 +123,15 @@ impl Bench {
     }
 
     async fn marker(&mut self, routed: Position) -> MarkerReached {
+        self.marker_naming(1 << 20, routed).await
+    }
+
+    /// A marker that is answered with so many bytes of names.
+    async fn marker_naming(&mut self, unsettled_bytes: usize, routed: Position) -> MarkerReached {
         self.message(LaneMessage::Marker {
             id: 0,
             routed,
-            unsettled_bytes: 1 << 20,
+            unsettled_bytes,
         })
         .await;
         self.reached.recv().await.unwrap()
@@ -499,5 +504,35 @@ async fn refused_documents_without_room_are_reported() {
     let reported = bench.progress.refused_of(&bench.target.namespace).len();
     assert!(reached.stuck.len() > 1 && reported > 1);
     assert_eq!(reached.stuck.len() + reported, 99);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn more_unsettled_documents_than_fit_are_named_by_collection() {
+    let documents = documents(50);
+    let mut bench = Bench::new(Position::ZERO, &documents).await;
+    let routed = bench.source.position().await.unwrap();
+    bench.source.replace(NAME, rawdoc! { "_id": 1, "n": 1 }).unwrap();
+    bench.settle(documents.iter().map(key_of).collect()).await;
+    for (bytes, named) in [(1 << 20, 50), (100, 0)] {
+        let unsettled = bench.marker_naming(bytes, routed).await.unsettled;
+        assert_eq!(unsettled.documents.len(), named, "{bytes}");
+        assert_eq!(unsettled.collections.is_empty(), named > 0, "{bytes}");
+    }
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_marker_names_no_more_stuck_documents_than_fit() {
+    const COUNT: i32 = 10_000;
+    let taken = rawdoc! { "_id": 0, "u": 5 };
+    let mut bench = Bench::with_room(64 << 20, Position::ZERO, std::slice::from_ref(&taken)).await;
+    let insert = |id: i32| (at(id as u32), id, Operation::Insert(rawdoc! { "_id": id, "u": 5 }));
+    bench.send((1..=COUNT).map(insert).collect()).await;
+    let reached = bench.marker(at(COUNT as u32)).await;
+    let bytes: usize = reached.stuck.iter().map(|stuck| stuck.key.size_in_bytes()).sum();
+    assert!(reached.stuck.len() > 100 && bytes < 300 << 10, "{bytes}");
+    assert!(reached.more_stuck && reached.stuck.len() < COUNT as usize / 2);
+    assert_eq!(reached.unsettled.documents.len(), COUNT as usize);
     bench.end().await;
 }

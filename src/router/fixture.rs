@@ -21,7 +21,7 @@ pub(crate) struct Fixture {
     pub router: Router,
     entries: mpsc::Sender<ReadAhead>,
     requests: mpsc::Sender<Request>,
-    lanes: Vec<mpsc::Receiver<LaneMessage>>,
+    pub lanes: Vec<mpsc::Receiver<LaneMessage>>,
     reached: mpsc::Sender<MarkerReached>,
     saves: mpsc::Receiver<SaveRequest>,
     written: Vec<(Uuid, Arc<Namespace>)>,

@@ -1,18 +1,21 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{RawBsonRef, Uuid, rawdoc};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::Request;
 use super::fixture::Fixture;
 use super::markers::GivenUp;
+use super::{Finished, LaneMessage, Request};
 use crate::builds::EndedBuild;
 use crate::document::Position;
 use crate::error::{Error, ErrorKind};
 use crate::index::IndexJob;
-use crate::oplog::Entry;
+use crate::namespace::Namespace;
+use crate::oplog::{Command, CommandOperation, Entry};
 use crate::order::Key;
+use crate::ranges::ChunkId;
 
 /// Collections that the router looks at in a few turns, of so many.
 async fn looks(collections: usize, held: bool) -> u64 {
@@ -106,4 +109,107 @@ async fn an_index_fails_only_if_its_collection_stood_still_all_the_time() {
     assert!(tracked.failed_indexes.is_empty() && tracked.is_being_built("a"));
     router.build_ended(refused(&a, true)).await.unwrap();
     assert!(router.tracked.get(&id).unwrap().failed_indexes.contains("a"));
+}
+
+/// What has changed while a chunk was read without a snapshot can be millions of documents.
+#[tokio::test(start_paused = true)]
+async fn documents_to_settle_go_to_lanes_in_small_portions() {
+    const MOST: usize = 300 << 10;
+    let mut fixture = Fixture::new(1, true);
+    let mut high = Position::ZERO;
+    for turn in 0..30 {
+        for entry in fixture.turn(turn) {
+            high = entry.position;
+            fixture.router.route(entry).await.unwrap();
+        }
+    }
+    let finished = Finished {
+        collection: Uuid::from_bytes([0; 16]),
+        chunk: ChunkId(0),
+        made: None,
+        last: None,
+        repair: false,
+        opened: Position::ZERO,
+        high: Some(high),
+        refused: Vec::new(),
+    };
+    fixture.router.finish_chunk(finished).await.unwrap();
+    let (mut count, mut bytes) = (0, 0);
+    for lane in &mut fixture.lanes {
+        while let Ok(message) = lane.try_recv() {
+            let LaneMessage::Settle { keys, permit, .. } = message else {
+                panic!("nothing else is to be done");
+            };
+            let size: usize = keys.iter().map(Key::size_in_bytes).sum();
+            assert!(size <= MOST, "{size}");
+            assert_eq!(permit.num_permits(), size, "they count against the budget");
+            count += keys.len();
+            bytes += size;
+        }
+    }
+    assert_eq!(count, 30_000);
+    assert!(bytes > 3 * MOST, "{bytes}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn markers_that_no_lane_has_reached_are_few() {
+    // Something is left to be copied, so that every turn has a reason for one.
+    let mut fixture = Fixture::new(1, true);
+    for entry in fixture.turn(0).into_iter().take(100) {
+        fixture.router.route(entry).await.unwrap();
+        fixture.router.send_marker_if_due().await.unwrap();
+    }
+    let count = fixture.router.markers.len();
+    assert!((2..10).contains(&count), "{count}");
+}
+
+/// Servers before 4.0 name no uuid, and no other server's entry without one can be applied.
+#[tokio::test]
+async fn a_command_without_uuid_counts_only_in_the_selection() {
+    let name = |name: &str| Arc::new(name.parse::<Namespace>().unwrap());
+    let operations = |namespace: &str| {
+        [
+            CommandOperation::Create {
+                namespace: name(namespace),
+                options: rawdoc! {},
+                id_index: None,
+            },
+            CommandOperation::CreateIndexes {
+                namespace: name(namespace),
+                indexes: vec![rawdoc! { "v": 2, "key": { "a": 1 }, "name": "a" }],
+            },
+            CommandOperation::DropIndex {
+                namespace: name(namespace),
+                name: "a".to_owned(),
+            },
+            CommandOperation::Modify {
+                namespace: name(namespace),
+                arguments: rawdoc! { "validationLevel": "off" },
+            },
+            CommandOperation::Drop {
+                namespace: name(namespace),
+            },
+            CommandOperation::Rename {
+                from: name(namespace),
+                to: name(&format!("{namespace}_renamed")),
+                dropped: None,
+            },
+        ]
+    };
+    let mut fixture = Fixture::new(1, false);
+    fixture.router.selection.include("shop.*").unwrap();
+    let _lanes = fixture.run_lanes();
+    for (namespace, is_taken) in [("other.things", true), ("shop.c0", false)] {
+        for operation in operations(namespace) {
+            let shown = format!("{operation:?}");
+            let command = Command {
+                position: Position::ZERO,
+                collection: None,
+                operation,
+                raw: rawdoc! {},
+            };
+            let applied = fixture.router.apply_command(command).await;
+            assert_eq!(applied.is_ok(), is_taken, "{shown}: {applied:?}");
+        }
+    }
 }
