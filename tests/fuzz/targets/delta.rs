@@ -14,13 +14,14 @@ fuzz_target!(|bytes: &[u8]| {
     let Some(Ok(document)) = documents.next() else {
         return;
     };
-    // What the document itself has wrong stays wrong.
-    let is_whole = bson::Document::try_from(document).is_ok();
+    // What the document or an update of it has wrong stays wrong.
+    let mut is_whole = bson::Document::try_from(document).is_ok();
     let mut document: RawDocumentBuf = document.to_owned();
     for update in documents.map_while(Result::ok) {
         let _ = delta::v2_as_operators(update);
         if let Ok(changed) = delta::apply(&document, update) {
-            if is_whole && bson::Document::try_from(update).is_ok() {
+            is_whole &= bson::Document::try_from(update).is_ok();
+            if is_whole {
                 bson::Document::try_from(&*changed).expect("a whole document");
             }
             document = changed;
