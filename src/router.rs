@@ -482,8 +482,9 @@ impl Router {
                     tracked.copy_again(self.prove);
                 }
                 self.given_up.forget(collection);
-                self.dirty = true;
                 self.update_progress();
+                // A walker may make it anew on the target, after which no checkpoint may say that it is copied.
+                self.save_now(None).await?;
                 let _ = reply.send(());
             }
             Request::Checked {

@@ -109,10 +109,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::document::CollectionKind;
     use crate::durability::Durability;
     use crate::migration::ExistingData;
     use crate::ownership::Ownership;
     use crate::sink::{MemorySink, SinkCall};
+    use crate::tracked::Tracked;
 
     async fn load(sink: &MemorySink) -> Ownership {
         let sink: Arc<dyn Sink> = Arc::new(sink.clone());
@@ -139,5 +141,30 @@ mod tests {
             let both = BTreeSet::from([orders.clone(), parts.clone()]);
             assert_eq!(load(&sink).await.earlier().await, both, "carried out: {is_carried_out}");
         }
+    }
+
+    /// The process was killed right after it had made a collection anew, and the next one saves a checkpoint before it comes to that again.
+    #[tokio::test]
+    async fn what_an_earlier_run_made_anew_stays_its_own() {
+        let orders: Namespace = "shop.orders".parse().unwrap();
+        let sink = MemorySink::new();
+        let ownership = load(&sink).await;
+        ownership.claim(&orders, false).await.unwrap();
+        let first = ownership.create(&orders, CollectionKind::Plain, rawdoc! {}).await;
+        let first = first.unwrap().unwrap();
+        let listed = sink.collections().await.unwrap().remove(0);
+        let mut collections = [Tracked {
+            made: Some(first),
+            ..Tracked::unread(&listed, orders.clone(), Vec::new())
+        }];
+        let replaced = ownership.replace(&orders, Some(first), CollectionKind::Plain, rawdoc! {});
+        let second = replaced.await.unwrap().unwrap();
+        assert_ne!(first, second);
+        let ownership = load(&sink).await;
+        ownership.expect_again(&mut collections).await.unwrap();
+        let states = [collections[0].to_checkpoint()];
+        ownership.saved(states.iter(), Position::ZERO, true).await.unwrap();
+        assert!(ownership.earlier().await.is_empty());
+        assert!(ownership.is_own(&orders, second, collections[0].made).await);
     }
 }

@@ -286,6 +286,82 @@ async fn a_collection_made_anew_for_its_copy_stays_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_uuid_of_a_copy_made_anew_is_in_the_checkpoint() {
+    let bench = bench();
+    let capped = rawdoc! { "capped": true, "size": 1 << 20 };
+    bench.source.create_collection("shop.log", capped).unwrap();
+    bench.source.insert_many("shop.log", documents(0..9, 10)).unwrap();
+    let flushing = bench.sink.hold(SinkCall::Flush);
+    let run = start(&bench, ExistingData::Refuse).await;
+    until("the documents are on the target", || {
+        bench.sink.documents("shop.log").unwrap().len() == 9
+    })
+    .await;
+    let name: Namespace = "shop.log".parse().unwrap();
+    let names = std::collections::BTreeSet::from([name.clone()]);
+    let uuid = async || bench.sink.identities(&names).await.unwrap()[&name];
+    let first = uuid().await;
+    drop(run);
+    flushing.release();
+    let run = start(&bench, ExistingData::Refuse).await;
+    until("it is copied", || run.status().copy_complete).await;
+    // The checkpoint that covers this comes after the copy.
+    bench.source.noop();
+    let checkpoint = bench.caught_up().await;
+    let second = uuid().await;
+    assert_ne!(first, second, "it is made anew");
+    let log = checkpoint
+        .collections
+        .iter()
+        .find(|state| state.target == name)
+        .unwrap();
+    assert_eq!(log.made, Some(second));
+    // With that in the checkpoint there is nothing left to be noted of it elsewhere.
+    let record = bench.sink.load_record("creations").await.unwrap().unwrap();
+    assert!(record.get_array("names").unwrap().is_empty(), "{record:?}");
+    bench.finish(run).await;
+}
+
+/// A cutover that finds a capped collection in another order copies it once more, for which it is made anew.
+#[tokio::test(start_paused = true)]
+async fn a_process_killed_while_a_collection_is_copied_again_goes_on_with_that() {
+    let bench = bench();
+    let capped = rawdoc! { "capped": true, "size": 1 << 20 };
+    bench.source.create_collection("shop.log", capped).unwrap();
+    bench.source.insert_many("shop.log", documents(0..9, 10)).unwrap();
+    let run = bench.by_digest().build().unwrap().start().await.unwrap();
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    bench.caught_up().await;
+    let name: Namespace = "shop.log".parse().unwrap();
+    let mut batch = Batch::new();
+    batch.push(&rawdoc! { "_id": "out of order" });
+    bench.sink.insert(&name, &batch).await.unwrap();
+    let executing = bench.sink.hold_answer(SinkCall::Execute);
+    {
+        let mut cutover = Box::pin(run.cutover(async {}));
+        let killed = async {
+            timeout(DEADLINE, executing.reached()).await.expect("it is dropped");
+            executing.let_one_pass();
+            timeout(DEADLINE, executing.reached()).await.expect("it is made anew");
+        };
+        tokio::select! {
+            _ = &mut cutover => panic!("the cutover is held"),
+            () = killed => {}
+        }
+        // As if the process was killed here.
+        std::mem::forget(cutover);
+    }
+    drop(run);
+    executing.release();
+    settle_down().await;
+    assert!(bench.sink.documents("shop.log").unwrap().is_empty());
+    // What is not compared at the next cutover has to be right by itself.
+    let migration = bench.migration().verification(Verification::None);
+    let run = migration.build().unwrap().start().await.unwrap();
+    bench.finish(run).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_database_leaves_what_others_have_in_it() {
     let bench = bench();
     let run = start(&bench, ExistingData::Refuse).await;
