@@ -331,6 +331,11 @@ async fn ask<T>(requests: &mpsc::Sender<Request>, request: Request, answer: ones
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Renaming;
+    use crate::namespace::Selection;
+    use crate::sink::MemorySink;
+    use crate::test_util::at;
+    use crate::tracked::Tracked;
 
     #[test]
     fn a_listing_is_as_after_the_commands() {
@@ -369,5 +374,56 @@ mod tests {
             after(&[off]),
             (rawdoc! { "clusteredIndex": true }, vec![held_back.clone()])
         );
+    }
+
+    fn at_index(seconds: i32) -> RawDocumentBuf {
+        rawdoc! { "v": 2, "key": { "at": 1 }, "name": "at", "expireAfterSeconds": seconds }
+    }
+
+    fn state_of(namespace: &Namespace) -> CollectionState {
+        let collection = Collection {
+            id: bson::Uuid::from_bytes([1; 16]),
+            namespace: namespace.clone(),
+            kind: CollectionKind::Plain,
+            options: rawdoc! {},
+            indexes: vec![at_index(60)],
+            documents: 0,
+            bytes: 0,
+        };
+        Tracked::unread(&collection, namespace.clone(), Vec::new()).to_checkpoint()
+    }
+
+    async fn standing(sink: &MemorySink) -> i32 {
+        let listed = sink.collections().await.unwrap();
+        let index = listed[0].indexes.iter().find(|index| name_of(index) == "at");
+        index.unwrap().get_i32("expireAfterSeconds").unwrap()
+    }
+
+    /// A process can be killed between a rename on the target and the checkpoint that follows it, and the target lose its primary after that.
+    #[tokio::test]
+    async fn restored_expiry_is_durable_under_either_name_of_a_rename() {
+        let (from, to) = (Namespace::new("shop", "events"), Namespace::new("shop", "past"));
+        for (stands, is_renamed) in [(&from, false), (&to, true)] {
+            let sink = MemorySink::new();
+            let create = CatalogCommand::Create {
+                namespace: stands.clone(),
+                kind: CollectionKind::Plain,
+                options: rawdoc! {},
+            };
+            sink.execute(&create).await.unwrap();
+            sink.create_index(stands, &at_index(60)).await.unwrap();
+            sink.flush().await.unwrap();
+            let mut checkpoint = Checkpoint::begin("source", "sink", Selection::all(), at(1), at(1));
+            checkpoint.collections = vec![state_of(&from)];
+            checkpoint.renaming = Some(Renaming {
+                collection: checkpoint.collections[0].id,
+                to: to.clone(),
+                dropped: None,
+                position: at(2),
+            });
+            restore(&sink, &checkpoint, Clone::clone).await.unwrap();
+            sink.crash();
+            assert_eq!(standing(&sink).await, HARDLY_EVER, "renamed: {is_renamed}");
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! The process is killed.
 
+use mongodb::Client;
+use mongodb::bson::{Bson, doc};
+
 use super::*;
 use crate::scenarios::example::Sets;
 
@@ -94,4 +97,73 @@ async fn the_process_is_killed_a_few_times() {
 #[ignore = "takes minutes to hours"]
 async fn the_process_is_killed_for_long() {
     the_process_is_killed(200).await;
+}
+
+/// Two collections whose documents expire.
+const EXPIRING: [&str; 2] = ["events", "carts"];
+
+/// After how many seconds their documents expire.
+async fn expiries(client: &Client) -> [i32; 2] {
+    let mut all = [0; 2];
+    for (seconds, name) in all.iter_mut().zip(EXPIRING) {
+        let command = doc! { "listIndexes": name };
+        let listed = client.database("shop").run_command(command).await.unwrap();
+        let indexes = listed.get_document("cursor").unwrap().get_array("firstBatch").unwrap();
+        let mut found = indexes.iter().filter_map(Bson::as_document);
+        let found = found.find_map(|index| index.get_i32("expireAfterSeconds").ok());
+        *seconds = found.unwrap();
+    }
+    all
+}
+
+/// Killed when the documents of one collection expire on the target as on the source, and those of another do not yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn expiry_is_held_back_after_a_kill_in_the_cutover() {
+    let sets = Sets::start(200).await;
+    let shop = sets.source_client.database("shop");
+    let index = doc! { "key": { "at": 1 }, "name": "at", "expireAfterSeconds": 86_400 };
+    let create = doc! { "createIndexes": "carts", "indexes": [index] };
+    shop.run_command(create).await.unwrap();
+    let ours = expiries(&sets.source_client).await;
+    let is_final = async || {
+        let theirs = expiries(&sets.target_client).await;
+        [theirs[0] == ours[0], theirs[1] == ours[1]]
+    };
+    let admin = sets.target_client.database("admin");
+    let fail = async |mode: Bson| {
+        // It waits and fails, so that nothing of it is left to be carried out later.
+        let data = doc! { "failCommands": ["collMod"], "errorCode": 2, "blockConnection": true, "blockTimeMS": 60_000 };
+        let point = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
+        admin.run_command(point).await.unwrap();
+    };
+    let arguments = ["--cutover", "manual"];
+    let mut run = sets.example(&arguments);
+    run.phase("ready").await;
+    assert_eq!(is_final().await, [false; 2]);
+    // The first one passes.
+    fail(doc! { "skip": 1 }.into()).await;
+    run.command("cutover").await;
+    wait_until(DEADLINE, "documents to expire", async || {
+        is_final().await.contains(&true)
+    })
+    .await
+    .unwrap();
+    run.signal("KILL").await;
+    assert_eq!(run.end().await.exit, None, "it ended by itself");
+    // Else the end of the failure would wait for what it holds.
+    let held = doc! { "currentOp": 1, "command.collMod": { "$exists": true } };
+    let held = admin.run_command(held).await.unwrap();
+    for operation in held.get_array("inprog").unwrap().iter().filter_map(Bson::as_document) {
+        let kill = doc! { "killOp": 1, "op": operation.get("opid").unwrap() };
+        admin.run_command(kill).await.unwrap();
+    }
+    fail("off".into()).await;
+    assert!(is_final().await.contains(&true) && is_final().await.contains(&false));
+    let mut run = sets.example(&arguments);
+    run.phase("ready").await;
+    assert_eq!(is_final().await, [false; 2]);
+    run.command("cutover").await;
+    run.end().await.summary("complete", 0);
+    assert_eq!(is_final().await, [true; 2]);
+    sets.assert_identical().await;
 }

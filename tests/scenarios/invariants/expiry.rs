@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use mongoferry::Phase;
-use mongoferry::sink::SinkCall;
+use mongoferry::sink::{CatalogCommand, SinkCall};
 use mongoferry::source::SourceCall;
 
 use super::*;
@@ -152,4 +152,38 @@ async fn a_run_that_begins_again_after_the_expiry_is_final_goes_on_with_the_cuto
     let (summary, ()) = tokio::join!(timeout(DEADLINE * 10, run.cutover(async {})), during);
     assert_eq!(summary.expect("it ends").unwrap().outcome, Outcome::Complete);
     assert_eq!(expires(&bench).await, (true, true));
+}
+
+/// Commands are given a few at a time. Those that have not been given when the cutover is dropped need not be taken back.
+#[tokio::test(start_paused = true)]
+async fn a_dropped_cutover_lets_no_further_collection_expire() {
+    const COUNT: usize = 30;
+    let bench = Bench::default();
+    for number in 0..COUNT {
+        let name = format!("shop.c{number}");
+        bench.source.create_collection(&name, rawdoc! {}).unwrap();
+        let index = rawdoc! { "v": 2, "key": { "until": 1 }, "name": "until", "expireAfterSeconds": 60 };
+        bench.source.create_index(&name, index).unwrap();
+    }
+    let run = bench.by_digest().build().unwrap().start().await.unwrap();
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    let execute = bench.sink.hold(SinkCall::Execute);
+    tokio::select! {
+        _ = run.cutover(async {}) => panic!("the cutover is held"),
+        reached = timeout(DEADLINE, execute.reached()) => reached.expect("documents are to expire"),
+    }
+    execute.release();
+    until("the checkpoint no longer says so", || {
+        !bench.checkpoint().unwrap().expiry_final
+    })
+    .await;
+    let is_final = |entry: &JournalEntry| match entry {
+        JournalEntry::Executed(CatalogCommand::Modify { arguments, .. }) => arguments
+            .get_document("index")
+            .is_ok_and(|index| index.get_i32("expireAfterSeconds").is_ok_and(|seconds| seconds == 60)),
+        _ => false,
+    };
+    let given = bench.sink.journal().iter().filter(|entry| is_final(entry)).count();
+    assert!((1..COUNT).contains(&given), "{given}");
+    bench.finish(run).await;
 }
