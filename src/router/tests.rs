@@ -163,7 +163,7 @@ async fn markers_that_no_lane_has_reached_are_few() {
     assert!((2..10).contains(&count), "{count}");
 }
 
-/// Servers before 4.0 name no uuid, and no other server's entry without one can be applied.
+/// By its namespace alone it cannot be told which collection it is of.
 #[tokio::test]
 async fn a_command_without_uuid_counts_only_in_the_selection() {
     let name = |name: &str| Arc::new(name.parse::<Namespace>().unwrap());
