@@ -235,4 +235,29 @@ mod tests {
             assert!(row(code).is_none(), "{code}");
         }
     }
+
+    /// By what happened, not by what the table says of it.
+    #[test]
+    fn codes_that_may_pass_are_retried() {
+        for (what, codes) in [
+            ("the network", &[6, 7, 89, 133, 202, 279, 9001, 91331] as &[i32]),
+            ("a shutdown or a start", &[91, 94, 134, 211, 11600]),
+            ("an election", &[187, 189, 303, 10058, 10107, 11602, 13435, 13436]),
+            ("a majority that is behind", &[64]),
+            ("a lock", &[24, 46, 112, 117, 215, 267, 314]),
+            ("a build of an index", &[276, 285, 12586, 12587]),
+            ("a limit of time, or `killOp`", &[50, 262, 11601, 46841]),
+            (
+                "a cursor, session or transaction that was ended",
+                &[43, 175, 225, 234, 237, 251, 261, 290],
+            ),
+            ("sharding", &[63, 150, 13388]),
+            ("overload", &[365, 402, 407, 433, 449, 450, 462]),
+            ("storage or version being changed", &[355, 10_045_600]),
+        ] {
+            for code in codes {
+                assert!(is_retried(*code), "{what}: {code}");
+            }
+        }
+    }
 }

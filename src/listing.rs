@@ -262,4 +262,20 @@ mod tests {
         selection.exclude("shop.weather").unwrap();
         assert_eq!(list(&source, &selection).await.unwrap().collections.len(), 1);
     }
+
+    #[test]
+    fn an_unreadable_name_lists_again_only_what_it_may_concern() {
+        let mut selection = Selection::all();
+        selection.include("shop.*").unwrap();
+        for (name, lists_all) in [("other", false), ("other.", false), ("shop.", true), ("", true)] {
+            let mut touched = Touched::default();
+            let operation = CommandOperation::Unsupported {
+                namespace: name.to_owned(),
+                reason: String::new(),
+            };
+            touched.add(&operation, None);
+            let again = touched.select(&BTreeMap::new(), &selection);
+            assert_eq!(again, (!lists_all).then(BTreeSet::new), "{name}");
+        }
+    }
 }

@@ -290,3 +290,22 @@ fn a_wildcard_projection_is_the_same_however_it_is_written() {
         assert!(index_difference(&given, &wildcard(other), Plain, V6).is_some());
     }
 }
+
+#[test]
+fn keys_are_the_same_by_value_and_order() {
+    let key = || rawdoc! { "a": 1, "b": -1 };
+    for same in [
+        rawdoc! { "a": 1.0, "b": -1_i64 },
+        rawdoc! { "a": decimal("1"), "b": -1.0 },
+    ] {
+        assert!(are_same_keys(&key(), &same), "{same:?}");
+    }
+    for other in [
+        rawdoc! { "b": -1, "a": 1 },
+        rawdoc! { "a": 1, "b": 1 },
+        rawdoc! { "a": 1 },
+        rawdoc! { "a": "1", "b": -1 },
+    ] {
+        assert!(!are_same_keys(&key(), &other), "{other:?}");
+    }
+}
