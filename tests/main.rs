@@ -19,6 +19,7 @@ mod scenarios {
     mod existing;
     mod faults;
     mod fencing;
+    mod interrupted;
     mod invariants;
     mod large_ids;
     mod lost_position;
