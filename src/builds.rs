@@ -15,18 +15,16 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::engine::flatten;
 use crate::error::Result;
-use crate::event::{Events, Side};
 use crate::index::IndexJob;
 use crate::sink::{CatalogCommand, Sink};
-use crate::waiting::telling_within;
 
 /// A build is not given up before it has gone on for so long: its command could still be on its way, and would be carried out after whatever
 /// comes next.
 const ARRIVED: Duration = Duration::from_secs(1);
 
 /// The builds, of which one run at a time takes care.
+#[derive(Default)]
 pub(crate) struct IndexBuilds {
-    sink: Arc<dyn Sink>,
     tasks: JoinSet<Result<()>>,
     running: HashMap<Id, Build>,
     ended: VecDeque<EndedBuild>,
@@ -48,23 +46,13 @@ pub(crate) struct EndedBuild {
 }
 
 impl IndexBuilds {
-    pub fn new(sink: Arc<dyn Sink>) -> Self {
-        Self {
-            sink,
-            tasks: JoinSet::new(),
-            running: HashMap::new(),
-            ended: VecDeque::new(),
-            left: Vec::new(),
-        }
-    }
-
     /// How many builds are under way.
     pub fn count(&self) -> usize {
         self.running.len()
     }
 
     /// Begins a build, unless this very one is under way. It takes the place of another one of the same name.
-    pub fn begin(&mut self, mut job: IndexJob, events: &Events) {
+    pub fn begin(&mut self, mut job: IndexJob, sink: &Arc<dyn Sink>) {
         let same_name = |(_, build): &(&Id, &Build)| build.job.target.id == job.target.id && build.job.name == job.name;
         if let Some((id, build)) = self.running.iter().find(same_name) {
             if build.job.is_same(&job) {
@@ -75,9 +63,7 @@ impl IndexBuilds {
             self.running.remove(&id);
             job.anew = true;
         }
-        let task = self
-            .tasks
-            .spawn(build(Arc::clone(&self.sink), job.clone(), events.clone()));
+        let task = self.tasks.spawn(build(Arc::clone(sink), job.clone()));
         let since = Instant::now();
         self.running.insert(task.id(), Build { job, since, task });
     }
@@ -104,7 +90,7 @@ impl IndexBuilds {
     ///
     /// # Cancellation
     /// Dropping the future leaves some of the builds under way.
-    pub async fn stop(&mut self, collection: Uuid) -> Result<Vec<EndedBuild>> {
+    pub async fn stop(&mut self, collection: Uuid, sink: &dyn Sink) -> Result<Vec<EndedBuild>> {
         let is_of_it = |job: &IndexJob| job.target.id == collection;
         loop {
             let builds = || self.running.values().filter(|build| is_of_it(&build.job));
@@ -120,7 +106,7 @@ impl IndexBuilds {
                 () = sleep_until(last), if !have_arrived => {}
             }
         }
-        self.drop_left().await?;
+        self.drop_left(sink).await?;
         let (of_it, others) = self.ended.drain(..).partition(|ended| is_of_it(&ended.job));
         self.ended = others;
         Ok(Vec::from(of_it))
@@ -143,10 +129,10 @@ impl IndexBuilds {
     ///
     /// # Errors
     /// A server error.
-    pub async fn stop_all(&mut self) -> Result<()> {
+    pub async fn stop_all(&mut self, sink: &dyn Sink) -> Result<()> {
         let collections: HashSet<Uuid> = self.running.values().map(|build| build.job.target.id).collect();
         for collection in collections {
-            self.stop(collection).await?;
+            self.stop(collection, sink).await?;
         }
         self.ended.clear();
         Ok(())
@@ -159,9 +145,9 @@ impl IndexBuilds {
         self.ended.clear();
     }
 
-    async fn drop_left(&mut self) -> Result<()> {
+    async fn drop_left(&mut self, sink: &dyn Sink) -> Result<()> {
         // All at once: a server can refuse to drop one while another is being built.
-        try_join_all(self.left.iter().map(|job| drop_index(&*self.sink, job))).await?;
+        try_join_all(self.left.iter().map(|job| drop_index(sink, job))).await?;
         self.left.clear();
         Ok(())
     }
@@ -181,12 +167,11 @@ impl IndexBuilds {
     }
 }
 
-async fn build(sink: Arc<dyn Sink>, job: IndexJob, events: Events) -> Result<()> {
+async fn build(sink: Arc<dyn Sink>, job: IndexJob) -> Result<()> {
     if job.anew {
         drop_index(&*sink, &job).await?;
     }
-    let built = sink.create_index(&job.target.target, &job.specification);
-    telling_within(&events, Side::Target, "build an index", None, built).await
+    sink.create_index(&job.target.target, &job.specification).await
 }
 
 async fn drop_index(sink: &dyn Sink, job: &IndexJob) -> Result<()> {
@@ -227,7 +212,7 @@ mod tests {
         }
     }
 
-    async fn bench() -> (MemorySink, IndexBuilds, Events) {
+    async fn bench() -> (MemorySink, Arc<dyn Sink>, IndexBuilds) {
         let sink = MemorySink::new();
         let create = CatalogCommand::Create {
             namespace: orders(),
@@ -235,8 +220,8 @@ mod tests {
             options: rawdoc! {},
         };
         sink.execute(&create).await.unwrap();
-        let builds = IndexBuilds::new(Arc::new(sink.clone()));
-        (sink, builds, Events::new())
+        let shared = Arc::new(sink.clone());
+        (sink, shared, IndexBuilds::default())
     }
 
     async fn indexes(sink: &MemorySink) -> usize {
@@ -245,34 +230,34 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_build_that_takes_the_place_of_another_is_not_dropped_with_it() {
-        let (sink, mut builds, events) = bench().await;
+        let (sink, shared, mut builds) = bench().await;
         let held = sink.hold(SinkCall::CreateIndex);
-        builds.begin(job(1), &events);
+        builds.begin(job(1), &shared);
         held.reached().await;
-        builds.begin(job(-1), &events);
+        builds.begin(job(-1), &shared);
         held.release();
         assert!(builds.ended().await.unwrap().result.is_ok());
         assert_eq!(indexes(&sink).await, 2);
-        builds.stop(Uuid::from_bytes([1; 16])).await.unwrap();
+        builds.stop(Uuid::from_bytes([1; 16]), &sink).await.unwrap();
         assert_eq!(indexes(&sink).await, 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_could_not_be_dropped_is_no_concern_of_the_next_run() {
-        let (sink, mut builds, events) = bench().await;
+        let (sink, shared, mut builds) = bench().await;
         let held = sink.hold(SinkCall::CreateIndex);
-        builds.begin(job(1), &events);
+        builds.begin(job(1), &shared);
         held.reached().await;
         sink.fail_next(
             SinkCall::Execute,
             Error::new(ErrorKind::Connection, "drop", "the connection broke"),
         );
-        builds.stop(Uuid::from_bytes([1; 16])).await.unwrap_err();
+        builds.stop(Uuid::from_bytes([1; 16]), &sink).await.unwrap_err();
         held.release();
         builds.keep(|_| true);
-        builds.begin(job(1), &events);
+        builds.begin(job(1), &shared);
         assert!(builds.ended().await.unwrap().result.is_ok());
-        builds.stop(Uuid::from_bytes([1; 16])).await.unwrap();
+        builds.stop(Uuid::from_bytes([1; 16]), &sink).await.unwrap();
         assert_eq!(indexes(&sink).await, 2);
     }
 }

@@ -30,9 +30,7 @@ use crate::router::{MARKERS_PER_LANE, Request, Router, RouterParts};
 use crate::settings::Settings;
 use crate::sink::Sink;
 use crate::source::Source;
-use crate::waiting::{telling, telling_within};
-use crate::waiting_sink::WaitingSink;
-use crate::waiting_source::WaitingSource;
+use crate::waiting::{Waiting, telling, telling_within};
 use crate::walker::Walker;
 use crate::watch::{ForeignWatch, Seen, open_foreign_watch, watch_deployments, watch_foreign_writes};
 use crate::watermark::save_checkpoints;
@@ -80,14 +78,13 @@ struct Begun {
 impl Engine {
     /// The same migration, with whatever a run awaits of either side told to the host.
     pub fn waiting(&self, events: &Events) -> Self {
-        let (source, sink) = (Arc::clone(&self.source), Arc::clone(&self.sink));
-        let unfenced = Arc::clone(&self.unfenced.sink);
+        let sink = |sink: &Arc<dyn Sink>| Arc::new(Waiting::new(Arc::clone(sink), Side::Target, events.clone()));
         Self {
-            source: Arc::new(WaitingSource::new(source, events.clone())),
-            sink: Arc::new(WaitingSink::new(sink, events.clone())),
-            store: Arc::clone(&self.store),
+            source: Arc::new(Waiting::new(Arc::clone(&self.source), Side::Source, events.clone())),
+            sink: sink(&self.sink),
+            store: Arc::new(Waiting::new(Arc::clone(&self.store), Side::Target, events.clone())),
             unfenced: Unfenced {
-                sink: Arc::new(WaitingSink::new(unfenced, events.clone())),
+                sink: sink(&self.unfenced.sink),
             },
             fence: self.fence.clone(),
             builds: Arc::clone(&self.builds),
@@ -163,9 +160,9 @@ impl Engine {
         // Whoever had the lease before may have been cut off in the middle of something.
         let events = &progress.events;
         self.sink.quiesce().await?;
-        telling(events, Side::Target, "claim the checkpoint", self.store.claim()).await?;
+        self.store.claim().await?;
         self.prepare_way_back().await?;
-        let mut loaded = telling(events, Side::Target, "load the checkpoint", self.load()).await?;
+        let mut loaded = self.load().await?;
         if loaded
             .as_ref()
             .is_some_and(|checkpoint| checkpoint.source_writes_blocked)
@@ -194,7 +191,7 @@ impl Engine {
         });
         if lost.is_some() || loaded.as_ref().is_none_or(|checkpoint| !checkpoint.created) {
             // The target's catalogue is made anew.
-            builds.stop_all().await?;
+            builds.stop_all(&*self.sink).await?;
         }
         let beginning = match loaded {
             Some(checkpoint) if checkpoint.complete => {

@@ -152,8 +152,6 @@ mod pace;
 mod throttle;
 mod monitor;
 mod waiting;
-mod waiting_sink;
-mod waiting_source;
 mod driver;
 mod driver_connect;
 mod driver_digest;

@@ -3,9 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Mutex;
-
-use crate::builds::IndexBuilds;
 use crate::checkpoint::{CheckpointStore, SinkStore};
 use crate::ddl::DdlPolicy;
 use crate::engine::{Engine, Unfenced};
@@ -418,7 +415,7 @@ impl MigrationBuilder {
         Ok(Migration {
             engine: Arc::new(Engine {
                 source: self.source,
-                builds: Arc::new(Mutex::new(IndexBuilds::new(Arc::clone(&sink)))),
+                builds: Arc::default(),
                 sink,
                 store: Arc::new(FencedStore::new(store, fence.clone())),
                 unfenced: Unfenced { sink: self.sink },

@@ -1,5 +1,9 @@
 //! Tells the host when a server keeps it waiting.
 
+mod sink;
+mod source;
+mod store;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::pin::pin;
@@ -128,44 +132,48 @@ pub(crate) async fn telling_within<T>(
     report_slow(tell, answer).await
 }
 
-/// What a run awaits of one side's server is told by it.
-#[derive(Clone)]
-pub(crate) struct Waits {
-    events: Events,
+/// A source, sink or checkpoint store that tells the host when it keeps a run waiting.
+///
+/// Each call is forwarded by hand, so that none can be forgotten. A stream of what may never come tells nothing: an idle source has no
+/// entries, and a target that nobody else writes to has no foreign writes.
+pub(crate) struct Waiting<T: ?Sized> {
+    inner: Arc<T>,
     side: Side,
+    events: Events,
 }
 
-impl Waits {
-    pub fn new(events: Events, side: Side) -> Self {
-        Self { events, side }
+impl<T: ?Sized> Waiting<T> {
+    pub fn new(inner: Arc<T>, side: Side, events: Events) -> Self {
+        Self { inner, side, events }
     }
 
     /// Awaits a call that takes at most [`LONGEST_CALL`].
-    pub async fn call<T>(&self, operation: &'static str, answer: impl Future<Output = T>) -> T {
+    async fn call<A>(&self, operation: &'static str, answer: impl Future<Output = A>) -> A {
         telling(&self.events, self.side, operation, answer).await
     }
 
     /// Awaits a call whose time depends on the amount of data.
-    pub async fn unbounded<T>(&self, operation: &'static str, answer: impl Future<Output = T>) -> T {
+    async fn unbounded<A>(&self, operation: &'static str, answer: impl Future<Output = A>) -> A {
         telling_within(&self.events, self.side, operation, None, answer).await
     }
 
     /// Awaits a call that reads documents, and later each batch of its stream.
-    pub async fn read<T: Send + 'static>(
+    async fn read<B: Send + 'static>(
         &self,
-        answer: impl Future<Output = Result<BoxStream<'static, T>>>,
-    ) -> Result<BoxStream<'static, T>> {
-        let batches = self.batch(answer).await?;
-        let batches = stream::unfold((self.clone(), batches), |(waits, mut batches)| async {
-            let batch = waits.batch(batches.next()).await?;
-            Some((batch, (waits, batches)))
+        answer: impl Future<Output = Result<BoxStream<'static, B>>>,
+    ) -> Result<BoxStream<'static, B>> {
+        let batches = read(&self.events, self.side, answer).await?;
+        let state = (batches, self.side, self.events.clone());
+        let batches = stream::unfold(state, |(mut batches, side, events)| async move {
+            let batch = read(&events, side, batches.next()).await?;
+            Some((batch, (batches, side, events)))
         });
         Ok(batches.boxed())
     }
+}
 
-    async fn batch<T>(&self, answer: impl Future<Output = T>) -> T {
-        telling_within(&self.events, self.side, "read documents", Some(LONGEST_READ), answer).await
-    }
+async fn read<A>(events: &Events, side: Side, answer: impl Future<Output = A>) -> A {
+    telling_within(events, side, "read documents", Some(LONGEST_READ), answer).await
 }
 
 /// Awaits an answer, and tells how long that has taken when it takes long.

@@ -40,7 +40,7 @@ impl Router {
             let Some(job) = self.tracked.next_index(self.routed) else {
                 return;
             };
-            self.builds.begin(job, &self.events);
+            self.builds.begin(job, &self.sink);
         }
     }
 
@@ -87,7 +87,7 @@ impl Router {
             builds: BTreeSet::new(),
         });
         held_back.builds.insert(job.name.clone());
-        self.builds.begin(IndexJob { anew: true, ..job }, &self.events);
+        self.builds.begin(IndexJob { anew: true, ..job }, &self.sink);
         Ok(())
     }
 
@@ -112,7 +112,7 @@ impl Router {
     /// # Errors
     /// As [`Router::run`].
     pub(crate) async fn stop_builds(&mut self, collection: Uuid) -> Result<()> {
-        for ended in self.builds.stop(collection).await? {
+        for ended in self.builds.stop(collection, &*self.sink).await? {
             if ended.result.is_ok() {
                 self.build_ended(ended).await?;
             }

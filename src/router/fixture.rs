@@ -75,7 +75,7 @@ impl Fixture {
             }
             tracked
         });
-        let builds = Arc::new(Mutex::new(IndexBuilds::new(Arc::new(MemorySink::new()))));
+        let builds = Arc::new(Mutex::new(IndexBuilds::default()));
         #[expect(clippy::expect_used, reason = "nobody else knows the lock")]
         let builds = builds.try_lock_owned().expect("it is free");
         let mut router = Router::new(RouterParts {

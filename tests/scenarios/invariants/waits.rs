@@ -1,5 +1,6 @@
 //! Whatever a run waits for is told within seconds.
 
+use async_trait::async_trait;
 use futures::StreamExt;
 use mongoferry::Event;
 use mongoferry::sink::SinkCall;
@@ -71,5 +72,67 @@ async fn each_read_of_a_copy_and_a_comparison_is_told() {
     compared.release();
     told(&run, "read documents").await;
     batch.release();
+    bench.finish(run).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn giving_up_an_index_build_is_told() {
+    let bench = Bench::with_orders(5);
+    let run = bench.start().await;
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    let building = bench.sink.hold(SinkCall::CreateIndex);
+    let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n" };
+    bench.source.create_index("shop.orders", index).unwrap();
+    timeout(DEADLINE, building.reached()).await.expect("it is begun");
+    let giving_up = bench.sink.hold(SinkCall::Execute);
+    bench.source.drop_collection("shop.orders").unwrap();
+    told(&run, "change the catalogue").await;
+    giving_up.release();
+    building.release();
+    bench.finish(run).await;
+}
+
+/// A store on a server that is slow to answer.
+struct SlowStore(MemoryStore);
+
+const SLOW: Duration = Duration::from_secs(3);
+
+#[async_trait]
+impl CheckpointStore for SlowStore {
+    async fn load(&self) -> mongoferry::Result<Option<RawDocumentBuf>> {
+        sleep(SLOW).await;
+        self.0.load().await
+    }
+
+    async fn claim(&self) -> mongoferry::Result<()> {
+        sleep(SLOW).await;
+        self.0.claim().await
+    }
+
+    async fn save(&self, checkpoint: &RawDocumentBuf) -> mongoferry::Result<()> {
+        sleep(SLOW).await;
+        self.0.save(checkpoint).await
+    }
+
+    async fn clear(&self) -> mongoferry::Result<()> {
+        self.0.clear().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_call_of_the_checkpoint_store_is_told() {
+    let bench = Bench::with_orders(5);
+    let migration = bench.migration().checkpoint(SlowStore(bench.store.clone()));
+    let run = migration.build().unwrap().start().await.unwrap();
+    let mut events = run.events();
+    let mut operations = vec!["claim the checkpoint", "load the checkpoint", "save the checkpoint"];
+    let all_told = async {
+        while !operations.is_empty() {
+            if let Some(Event::Waiting { operation: told, .. }) = events.next().await {
+                operations.retain(|operation| *operation != told);
+            }
+        }
+    };
+    timeout(DEADLINE, all_told).await.expect("each is told");
     bench.finish(run).await;
 }
