@@ -155,6 +155,7 @@ impl FencedSink {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Sink for FencedSink {
     async fn describe(&self) -> Result<Deployment> {
         self.sink.describe().await
@@ -259,6 +260,7 @@ impl FencedStore {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl CheckpointStore for FencedStore {
     async fn load(&self) -> Result<Option<RawDocumentBuf>> {
         self.store.load().await
