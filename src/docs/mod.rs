@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn runbook_has_a_row_for_each_error_kind() {
-        let (_, kinds) = include_str!("../error.rs")
+        let (_, kinds) = include_str!("../error/mod.rs")
             .split_once("pub enum ErrorKind {\n")
             .unwrap();
         let (kinds, _) = kinds.split_once("\n}").unwrap();

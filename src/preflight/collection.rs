@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bson::raw::{RawBsonRef, RawDocument};
 
-use super::code::Code;
-use super::finding::Finding;
 use super::{Context, PlannedCollection};
 use crate::document::{Collection, CollectionKind};
+use crate::error::code::Code;
+use crate::error::finding::Finding;
 use crate::namespace::Namespace;
 use crate::specification::Part;
 

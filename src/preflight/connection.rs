@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::code::Code;
-use super::finding::Finding;
 use super::{Context, SideFacts};
+use crate::error::code::Code;
+use crate::error::finding::Finding;
 
 /// Traffic that leaves this host without encryption has to be accepted by the host program.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {

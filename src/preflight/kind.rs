@@ -2,9 +2,9 @@
 
 use bson::Document;
 
-use super::code::Code;
-use super::finding::Finding;
 use super::{Context, SideFacts};
+use crate::error::code::Code;
+use crate::error::finding::Finding;
 use crate::inspection::Access;
 
 /// Host names that tell a service, by their endings.

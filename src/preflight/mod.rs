@@ -105,10 +105,8 @@
 //! looked up in the list of privileges that the server gives; roles by other names that allow the same do as well. Where writes are to be
 //! blocked at the cutover the source's user needs `setUserWriteBlockMode` on the cluster too, as `backup` has it.
 
-mod code;
 mod collection;
 mod connection;
-mod finding;
 #[cfg(test)]
 mod fixture;
 mod grant;
@@ -143,13 +141,13 @@ use crate::source::Deployment;
 use crate::specification::{self, NotKept, Part};
 use crate::waiting::LONGEST_CALL;
 
-pub use self::finding::{Finding, Severity};
 pub use self::path::PathPolicy;
 pub use self::plan::{Estimate, Plan, PlannedCollection};
+pub use crate::error::finding::{Finding, Severity};
 pub use crate::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe, TransactionFacts};
 
-pub(crate) use self::code::Code;
 pub(crate) use self::kind::imitation;
+pub(crate) use crate::error::code::Code;
 
 /// How long a side may take to say what is asked of it, all in all. A single question that is not answered is a finding sooner.
 const ASKED: Duration = Duration::from_secs(120);
@@ -373,7 +371,7 @@ pub(crate) async fn check_again(engine: &Engine) -> Result<()> {
     let (source, _) = side_facts(Side::Source, "source", deployment, inspection, Ok(Vec::new()));
     let mut findings = Vec::new();
     write_block::check_source(&engine.settings, &source, &mut findings);
-    finding::refuse(&findings)
+    crate::error::finding::refuse(&findings)
 }
 
 async fn source_facts(engine: &Engine) -> Result<(SideFacts, Vec<Collection>)> {

@@ -2,9 +2,9 @@
 
 use bson::Document;
 
-use super::code::Code;
-use super::finding::{Finding, Severity};
 use super::{Context, SideFacts};
+use crate::error::code::Code;
+use crate::error::finding::{Finding, Severity};
 
 /// Which migration paths are allowed, see [`MigrationBuilder::path_policy`](crate::MigrationBuilder::path_policy).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

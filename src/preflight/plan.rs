@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::finding::{self, Finding, Severity};
 use crate::document::CollectionKind;
 use crate::error::Result;
+use crate::error::finding;
+use crate::error::finding::{Finding, Severity};
 use crate::event::Amount;
 use crate::namespace::Namespace;
 use crate::source::Deployment;
@@ -167,7 +168,7 @@ pub(super) fn duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::preflight::code::Code;
+    use crate::error::code::Code;
 
     #[test]
     fn durations_are_for_people() {

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use bson::{Bson, Document};
 
-use super::code::Code;
-use super::finding::{Finding, Severity};
 use super::grant::{self, Grant, SOURCE_ACTIONS, TARGET_ACTIONS};
 use super::{Context, SideFacts, kind};
+use crate::error::code::Code;
+use crate::error::finding::{Finding, Severity};
 use crate::event::Side;
 use crate::inspection::Access;
 

@@ -3,9 +3,9 @@
 use bson::raw::{RawArray, RawBsonRef, RawDocument};
 use futures::StreamExt;
 
-use super::code::Code;
-use super::finding::Finding;
 use crate::document::{Collection, CollectionKind, Range};
+use crate::error::code::Code;
+use crate::error::finding::Finding;
 use crate::error::{ErrorKind, Result};
 use crate::order::Key;
 use crate::source::{ReadMode, ReadRequest, Source};

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::Context;
-use super::code::Code;
-use super::finding::Finding;
 use super::plan::duration;
+use crate::error::code::Code;
+use crate::error::finding::Finding;
 
 /// How long a transaction may be open. What it began with must still be in the oplog when the migration starts.
 const LONG_TRANSACTION: Duration = Duration::from_secs(30);

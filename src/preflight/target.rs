@@ -1,9 +1,9 @@
 //! Whether the target is free, empty where it has to be, and large enough.
 
-use super::code::Code;
-use super::finding::Finding;
 use super::privilege::passes_write_block;
 use super::{Checkpointed, Context};
+use crate::error::code::Code;
+use crate::error::finding::Finding;
 use crate::migration::ExistingData;
 
 /// Databases on the target that other migration tools keep their state in.

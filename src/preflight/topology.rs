@@ -1,9 +1,9 @@
 //! Which members there are, and whether they can do what a migration asks of them.
 
-use super::code::Code;
-use super::finding::{Finding, Severity};
 use super::{Context, SideFacts};
 use crate::driver::number;
+use crate::error::code::Code;
+use crate::error::finding::{Finding, Severity};
 use crate::inspection::Member;
 
 /// How both sides are built.

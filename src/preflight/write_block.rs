@@ -2,10 +2,10 @@
 
 use bson::{Bson, Document};
 
-use super::code::Code;
-use super::finding::Finding;
 use super::grant::{self, Grant};
 use super::{Context, SideFacts};
+use crate::error::code::Code;
+use crate::error::finding::Finding;
 use crate::settings::Settings;
 
 /// What the source's user has to be allowed on the cluster.

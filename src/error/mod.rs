@@ -1,5 +1,8 @@
 //! The one error type of the crate.
 
+pub(crate) mod code;
+pub(crate) mod finding;
+
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;

@@ -64,7 +64,7 @@ impl Finding {
 }
 
 /// An error with every finding, if there is a blocker among them.
-pub(super) fn refuse(findings: &[Finding]) -> Result<()> {
+pub(crate) fn refuse(findings: &[Finding]) -> Result<()> {
     if findings.iter().all(|finding| finding.severity != Severity::Blocker) {
         return Ok(());
     }
