@@ -9,10 +9,10 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::catalog::expiry_held_back;
 use crate::checkpoint::LeftOver;
-use crate::document::{Collection, CollectionKind, Position};
 use crate::error::{ErrorKind, Result};
 use crate::index::{held_back, is_id_index, name_of};
-use crate::namespace::Namespace;
+use crate::model::document::{Collection, CollectionKind, Position};
+use crate::model::namespace::Namespace;
 use crate::ownership::{Ownership, names_of, shown};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;

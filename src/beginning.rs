@@ -10,12 +10,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::arrange::arrange;
 use crate::checkpoint::{Checkpoint, CollectionState};
-use crate::document::{Collection, CollectionKind, Position};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::listing::{self, Listing};
 use crate::migration::ExistingData;
-use crate::namespace::Namespace;
+use crate::model::document::{Collection, CollectionKind, Position};
+use crate::model::namespace::Namespace;
 use crate::oplog::Entry;
 use crate::ownership::{Ownership, refusal, shown, takes_name};
 use crate::preflight;

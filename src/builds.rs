@@ -187,10 +187,10 @@ mod tests {
     use bson::rawdoc;
 
     use super::*;
-    use crate::document::CollectionKind;
     use crate::error::{Error, ErrorKind};
     use crate::lane::Target;
-    use crate::namespace::Namespace;
+    use crate::model::document::CollectionKind;
+    use crate::model::namespace::Namespace;
     use crate::sink::{MemorySink, SinkCall};
 
     fn orders() -> Namespace {

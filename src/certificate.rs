@@ -5,12 +5,12 @@ use std::time::SystemTime;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
-use crate::document::{Collection, CollectionKind, Position};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::CollectionSummary;
 use crate::late_writes::LateWrites;
-use crate::namespace::Namespace;
+use crate::model::document::{Collection, CollectionKind, Position};
+use crate::model::namespace::Namespace;
 use crate::sink::Sink;
 use crate::source::{Deployment, Source};
 use crate::specification::{self, NotKept, Series, compare_indexes, option_differences};

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::by_id::{self, Portions};
 use crate::difference::Difference;
-use crate::document::{Operation, Position, Range};
 use crate::error::{Error, Result};
 use crate::lane::Target;
+use crate::model::document::{Operation, Position, Range};
 use crate::order::Key;
 use crate::proof::{Compared, Portion};
 use crate::ranges::ChunkId;

@@ -2,11 +2,11 @@
 
 use bson::Uuid;
 
-use crate::document::Position;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::index::name_of;
-use crate::namespace::Namespace;
+use crate::model::document::Position;
+use crate::model::namespace::Namespace;
 use crate::oplog::CommandOperation;
 use crate::router::Router;
 use crate::specification::is_same_index;

@@ -9,9 +9,9 @@ use futures::stream::BoxStream;
 use md5::{Digest, Md5};
 use tokio::time::sleep;
 
-use crate::document::{Batch, CollectionKind, Range};
 use crate::driver::code;
 use crate::error::Result;
+use crate::model::document::{Batch, CollectionKind, Range};
 use crate::order::Key;
 use crate::retry::RetryRule;
 

@@ -7,10 +7,10 @@ use bson::{Document, Uuid, doc};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use mongodb::Client;
 
-use crate::document::{Collection, CollectionKind};
 use crate::driver::{is_gone, number, open_cursor, run};
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::{Collection, CollectionKind};
+use crate::model::namespace::Namespace;
 use crate::retry::{RetryRule, retry};
 
 const OPERATION: &str = "list the collections";

@@ -8,8 +8,8 @@ use mongodb::Client;
 
 use crate::driver::{self, number};
 use crate::error::{Error, ErrorKind, Result};
-use crate::inspection::TransactionFacts;
-use crate::namespace::Namespace;
+use crate::model::inspection::TransactionFacts;
+use crate::model::namespace::Namespace;
 
 const OPERATION: &str = "look for open transactions";
 

@@ -11,10 +11,10 @@ use mongodb::options::{CursorType, RunCursorCommandOptions};
 use mongodb::raw_batch_cursor::RawBatchCursor;
 use tokio::time::{sleep, timeout};
 
-use crate::document::Position;
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::Position;
+use crate::model::namespace::Namespace;
 use crate::oplog::position;
 use crate::retry::{RetryRule, retry};
 use crate::sink::WritesSeen;

@@ -7,12 +7,12 @@ use tokio::sync::broadcast;
 
 use crate::certificate::Certificate;
 use crate::difference::Difference;
-use crate::document::Position;
 use crate::evidence::{IndexCounts, LagSample};
-use crate::inspection::TransactionFacts;
 use crate::late_writes::LateWrites;
-use crate::left_selection::LeftSelection;
-use crate::namespace::Namespace;
+use crate::model::document::Position;
+use crate::model::inspection::TransactionFacts;
+use crate::model::left_selection::LeftSelection;
+use crate::model::namespace::Namespace;
 use crate::phase::Phase;
 use crate::reverse::WayBack;
 use crate::specification::NotKept;

@@ -15,10 +15,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{Checkpoint, CollectionState};
-use crate::document::{Collection, CollectionKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{HARDLY_EVER, expiry, name_of};
-use crate::namespace::Namespace;
+use crate::model::document::{Collection, CollectionKind};
+use crate::model::namespace::Namespace;
 use crate::progress::Progress;
 use crate::router::Request;
 use crate::sink::{CatalogCommand, Sink};
@@ -332,7 +332,7 @@ async fn ask<T>(requests: &mpsc::Sender<Request>, request: Request, answer: ones
 mod tests {
     use super::*;
     use crate::checkpoint::Renaming;
-    use crate::namespace::Selection;
+    use crate::model::namespace::Selection;
     use crate::sink::MemorySink;
     use crate::test_util::at;
     use crate::tracked::Tracked;

@@ -37,10 +37,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::checkpoint::CheckpointStore;
-use crate::document::{Batch, Collection, CollectionKind, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
-use crate::inspection::Inspection;
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, Collection, CollectionKind, Position, Write};
+use crate::model::inspection::Inspection;
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 use crate::source::Deployment;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::document::{Operation, Position, Write};
+use crate::model::document::{Operation, Position, Write};
 use crate::oplog::delta;
 use crate::order::Key;
 

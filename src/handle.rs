@@ -18,7 +18,7 @@ use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events, Outcome, Side, Status, Summary};
 use crate::migration::Verification;
-use crate::namespace::Namespace;
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::phase::{Call, Phase};
 use crate::preflight;

@@ -6,8 +6,8 @@ use bson::raw::RawDocumentBuf;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, BufReader};
 
-use crate::document::{Operation, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::{Operation, Position, Write};
 use crate::order::Key;
 use crate::spill::{Spill, failed};
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
 
-use crate::document::Position;
 use crate::error::{Error, Result};
 use crate::lane::Target;
+use crate::model::document::Position;
 use crate::ranges::RangeStatus;
 pub(crate) use crate::specification::{expiry, is_id_index, name_of, seconds};
 use crate::tracked::{IndexWork, Tracked};
@@ -210,12 +210,12 @@ mod tests {
     use bson::{Uuid, rawdoc};
 
     use super::*;
-    use crate::document::{Collection, CollectionKind};
+    use crate::model::document::{Collection, CollectionKind};
     use crate::ranges::ChunkId;
     use crate::test_util::at;
 
     fn tracked() -> Tracked {
-        let namespace: crate::namespace::Namespace = "shop.orders".parse().unwrap();
+        let namespace: crate::model::namespace::Namespace = "shop.orders".parse().unwrap();
         let collection = Collection {
             id: Uuid::new(),
             namespace: namespace.clone(),

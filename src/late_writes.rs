@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use crate::document::Position;
 use crate::error::{Error, ErrorKind};
-use crate::namespace::Namespace;
+use crate::model::document::Position;
+use crate::model::namespace::Namespace;
 
 /// So many writes are named; all are counted.
 const MOST_NAMED: usize = 20;

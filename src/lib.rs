@@ -63,6 +63,7 @@
 //! one's own.
 
 // The guides.
+mod model;
 pub mod docs;
 
 #[cfg(doctest)]
@@ -84,10 +85,6 @@ mod whole_copies;
 mod migrating_client;
 
 // The words that everything else is said in.
-mod document;
-mod batch;
-mod namespace;
-mod inspection;
 pub mod order;
 
 // The plug points: where documents and history come from, where they go, where the checkpoint is kept.
@@ -112,7 +109,6 @@ mod checking;
 mod router;
 mod catalog;
 mod ddl;
-mod left_selection;
 mod collections;
 mod tracked;
 mod ranges;
@@ -160,7 +156,6 @@ mod driver_listing;
 mod driver_transactions;
 mod driver_watch;
 mod driver_range;
-mod splice;
 mod retry;
 mod error_codes;
 mod error;
@@ -187,7 +182,7 @@ pub use event::{
 };
 pub use evidence::{IndexCounts, LagSample};
 pub use late_writes::{LateWrite, LateWrites};
-pub use left_selection::LeftSelection;
+pub use model::left_selection::LeftSelection;
 pub use phase::Phase;
 pub use prove::{BothSides, ComparedCollection, VerifyReport};
 pub use reverse::WayBack;
@@ -196,8 +191,8 @@ pub use throttle::Throttle;
 pub use waiting::Wait;
 pub use window::CutoverWindow;
 
-pub use document::{Batch, Change, Collection, CollectionKind, Operation, Position, Range, Write};
-pub use namespace::{Namespace, Selection};
+pub use model::document::{Batch, Change, Collection, CollectionKind, Operation, Position, Range, Write};
+pub use model::namespace::{Namespace, Selection};
 
 pub use sink::{MongoSink, Sink};
 pub use source::{MongoSource, Source};

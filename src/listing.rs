@@ -8,9 +8,9 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::beginning::EntryStream;
-use crate::document::{Collection, CollectionKind, Position};
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::{Namespace, Selection};
+use crate::model::document::{Collection, CollectionKind, Position};
+use crate::model::namespace::{Namespace, Selection};
 use crate::oplog::{CommandOperation, Item};
 use crate::source::Source;
 

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fence::{Fence, FencedSink, FencedStore};
 use crate::handle::MigrationHandle;
 use crate::hooks::{Hooks, HostHooks};
-use crate::namespace::Selection;
+use crate::model::namespace::Selection;
 use crate::preflight::{self, PathPolicy, Plan};
 use crate::reverse::{self, WayBack};
 use crate::settings::Settings;

@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
-use crate::inspection::TransactionFacts;
-use crate::namespace::Selection;
+use crate::model::inspection::TransactionFacts;
+use crate::model::namespace::Selection;
 use crate::source::Source;
 
 /// How long a cutover waits, in which the applications stand still.
@@ -81,7 +81,7 @@ mod tests {
     use futures::{FutureExt, StreamExt};
 
     use super::*;
-    use crate::namespace::Namespace;
+    use crate::model::namespace::Namespace;
     use crate::source::MemorySource;
 
     #[tokio::test(start_paused = true)]

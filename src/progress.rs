@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::completion::Completion;
-use crate::document::Position;
 use crate::event::{Amount, ChangeCounts, Event, Events, ForeignWrites, Status};
 use crate::evidence::{IndexCounts, Recent};
 use crate::expiry::ExpiryForm;
 use crate::late_writes::LateWatch;
-use crate::left_selection::AllLeft;
-use crate::namespace::Namespace;
+use crate::model::document::Position;
+use crate::model::left_selection::AllLeft;
+use crate::model::namespace::Namespace;
 use crate::pace::Window;
 use crate::phase::Phase;
 use crate::places::Places;

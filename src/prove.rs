@@ -10,11 +10,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::checkpoint::CollectionState;
 use crate::difference::Difference;
-use crate::document::Position;
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migration::Verification;
-use crate::namespace::Namespace;
+use crate::model::document::Position;
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::progress::Progress;
 use crate::proof::{CollectionProof, ProofState};

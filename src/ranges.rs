@@ -1,7 +1,7 @@
 //! Which `_id` ranges of a collection have been read, are being read, and have still to be read. Pure.
 
 use crate::checkpoint::RangeState;
-use crate::document::{Position, Range};
+use crate::model::document::{Position, Range};
 use crate::order::Key;
 
 /// Names one read of one range within a run.

@@ -6,9 +6,9 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::StreamExt;
 use futures::stream::{BoxStream, Fuse};
 
-use crate::batch::Documents;
-use crate::document::{Batch, Operation, Write};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::{Batch, Operation, Write};
+use crate::model::raw::batch_cursor::Documents;
 use crate::order::Key;
 
 /// The writes that make the sink's range equal to the source's, in ascending order of `_id`.

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use crate::beginning::Beginning;
 use crate::checkpoint::{Checkpoint, LeftOver};
-use crate::document::{Collection, CollectionKind};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::listing::{self, Listing};
-use crate::namespace::Namespace;
+use crate::model::document::{Collection, CollectionKind};
+use crate::model::namespace::Namespace;
 use crate::ownership::Ownership;
 use crate::progress::Progress;
 use crate::tracked::Tracked;
@@ -145,8 +145,8 @@ mod tests {
     use bson::{Uuid, rawdoc};
 
     use super::*;
-    use crate::document::Position;
-    use crate::namespace::Selection;
+    use crate::model::document::Position;
+    use crate::model::namespace::Selection;
 
     fn collection(id: u8, name: &str) -> Collection {
         Collection {

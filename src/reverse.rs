@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::beginning::mismatch;
 use crate::checkpoint::{Checkpoint, CollectionState, RangeState, States};
-use crate::document::{Collection, CollectionKind, Position};
 use crate::durability::Durability;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +24,7 @@ use crate::event::{Outcome, Summary};
 use crate::expiry::{self, Form};
 use crate::index::{name_of, seconds};
 use crate::migration::{Migration, MigrationBuilder};
+use crate::model::document::{Collection, CollectionKind, Position};
 use crate::ownership::Ownership;
 use crate::sink::Sink;
 use crate::source::{Deployment, Source};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::ddl::DdlPolicy;
 use crate::migration::{ExistingData, LostPosition, Verification};
-use crate::namespace::Selection;
+use crate::model::namespace::Selection;
 use crate::preflight::PathPolicy;
 use crate::reverse::WayBack;
 use crate::throttle::Throttle;

@@ -8,11 +8,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::document::Position;
 use crate::engine::{Engine, Requests};
 use crate::error::{ErrorKind, Result};
 use crate::event::{Event, Side};
 use crate::migration::LostPosition;
+use crate::model::document::Position;
 use crate::monitor::{POSITION_INTERVAL, watch_window};
 use crate::phase::Phase;
 use crate::progress::Progress;

@@ -8,10 +8,10 @@ use bson::raw::RawDocumentBuf;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::CollectionState;
-use crate::document::{Change, Collection, CollectionKind, Position};
 use crate::held::Held;
 use crate::lane::Target;
-use crate::namespace::Namespace;
+use crate::model::document::{Change, Collection, CollectionKind, Position};
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::proof::Proof;
 use crate::ranges::{ChunkId, RangeStatus, Ranges};

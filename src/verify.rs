@@ -7,10 +7,10 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::by_id::{self, Portions};
 use crate::checkpoint::CollectionState;
-use crate::document::{Batch, Collection, CollectionKind, Operation, Position, Range};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, Collection, CollectionKind, Operation, Position, Range};
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::repair::Differences;
 use crate::sink::SinkRead;

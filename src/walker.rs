@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::budget::{Budget, Taken};
 use crate::catalog::expiry_held_back;
-use crate::document::{Batch, Position, Write};
 use crate::durability::Durability;
 use crate::engine::flatten;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::{Batch, Position, Write};
 use crate::order::Key;
 use crate::ownership::Ownership;
 use crate::places::Place;

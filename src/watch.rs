@@ -9,10 +9,10 @@ use futures::stream::BoxStream;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::document::Position;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Side};
-use crate::namespace::{Namespace, Selection};
+use crate::model::document::Position;
+use crate::model::namespace::{Namespace, Selection};
 use crate::progress::Progress;
 use crate::sink::{Sink, WritesSeen};
 use crate::source::Source;

@@ -7,10 +7,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::checkpoint::{CheckpointStore, PendingCheckpoint};
-use crate::document::Position;
 use crate::durability::Durability;
 use crate::error::Result;
 use crate::event::Event;
+use crate::model::document::Position;
 use crate::ownership::Ownership;
 use crate::progress::Progress;
 

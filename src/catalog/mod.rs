@@ -9,13 +9,13 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 
 pub(crate) use self::options::expiry_held_back;
 use crate::arrange::arrange_kept;
-use crate::document::{Collection, Position};
 use crate::driver_listing::kind_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::index::name_of;
 use crate::listing::ensure_migratable;
-use crate::namespace::Namespace;
+use crate::model::document::{Collection, Position};
+use crate::model::namespace::Namespace;
 use crate::oplog::{Command, CommandOperation};
 use crate::ownership::Room;
 use crate::proof::Proof;

@@ -7,11 +7,11 @@ use bson::Uuid;
 
 use super::{expiry_held_back, required};
 use crate::checkpoint::Renaming;
-use crate::document::Position;
 use crate::error::Result;
 use crate::lane::Target;
 use crate::listing::ensure_migratable;
-use crate::namespace::Namespace;
+use crate::model::document::Position;
+use crate::model::namespace::Namespace;
 use crate::ownership::Room;
 use crate::router::Router;
 use crate::specification::to_create;

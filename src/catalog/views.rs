@@ -4,9 +4,9 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::rawdoc;
 
 use super::{malformed, unexpected};
-use crate::document::{CollectionKind, Position};
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::{CollectionKind, Position};
+use crate::model::namespace::Namespace;
 use crate::oplog::delta;
 use crate::ownership::Room;
 use crate::router::Router;

@@ -12,10 +12,10 @@ use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
-use crate::document::{CollectionKind, Position};
 use crate::error::{Error, ErrorKind, Result};
-use crate::left_selection::LeftSelection;
-use crate::namespace::{Namespace, Selection};
+use crate::model::document::{CollectionKind, Position};
+use crate::model::left_selection::LeftSelection;
+use crate::model::namespace::{Namespace, Selection};
 use crate::order::Key;
 use crate::reverse::WayBack;
 use crate::window::CutoverWindow;

@@ -10,10 +10,10 @@ use bson::Uuid;
 use bson::raw::{RawDocumentBuf, cstr};
 
 use super::{Checkpoint, CollectionState, ComparedState};
-use crate::document::Position;
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::Namespace;
-use crate::splice::{IndexNames, Splice};
+use crate::model::document::Position;
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::{IndexNames, Splice};
 
 /// States that are copied together when one of them changes while a checkpoint shares them.
 const BLOCK: usize = 64;
@@ -200,8 +200,8 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::RangeState;
-    use crate::document::CollectionKind;
-    use crate::namespace::Selection;
+    use crate::model::document::CollectionKind;
+    use crate::model::namespace::Selection;
     use crate::test_util::at;
 
     fn state(number: u8) -> CollectionState {

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use self::facts::{Facts, Totals};
 use crate::checkpoint::{CollectionState, Compared, ComparedState, State, States};
-use crate::document::Position;
 use crate::evidence::IndexCounts;
 use crate::index::IndexJob;
+use crate::model::document::Position;
 use crate::ranges::{RangeStatus, Ranges};
 use crate::tracked::Tracked;
 

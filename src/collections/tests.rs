@@ -2,9 +2,9 @@ use bson::{RawBsonRef, rawdoc};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::document::{Collection, CollectionKind};
 use crate::held::Held;
-use crate::namespace::Namespace;
+use crate::model::document::{Collection, CollectionKind};
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::proof::Proof;
 use crate::ranges::{ChunkId, Ranges};

@@ -7,9 +7,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::{DATABASE, Found, Outcome, ensure};
-use crate::document::{Batch, Collection};
 use crate::error::Result;
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, Collection};
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 
 /// A collection of the suite's database.

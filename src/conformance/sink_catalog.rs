@@ -7,9 +7,9 @@ use bson::{Uuid, rawdoc};
 
 use super::data::{batch_of, drain, ensure_index, ensure_same, filled, find, namespace};
 use super::{ConformanceFailure, Outcome, check, ensure};
-use crate::document::{Collection, CollectionKind, Range};
 use crate::error::{ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::{Collection, CollectionKind, Range};
+use crate::model::namespace::Namespace;
 use crate::sink::{CatalogCommand, Sink, SinkRead};
 
 pub(super) async fn run(sink: &dyn Sink) -> std::result::Result<(), ConformanceFailure> {

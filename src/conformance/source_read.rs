@@ -7,9 +7,9 @@ use futures::StreamExt;
 use super::data::{awkward_documents, drain, ensure_same, filled, key, mixed_ids, namespace, number, sorted};
 use super::source_catalog::split;
 use super::{ConformanceFailure, FixtureWrite, Found, Outcome, SourceFixture, check, ensure};
-use crate::document::{CollectionKind, Position, Range};
 use crate::error::{ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::{CollectionKind, Position, Range};
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::source::{PointRequest, ReadMode, ReadRequest, Source};
 

@@ -9,9 +9,9 @@ use futures::{FutureExt, StreamExt};
 
 use super::data::{drain, ensure_same, filled, find, key, namespace};
 use super::{ConformanceFailure, FixtureWrite, Found, Outcome, SourceFixture, check, ensure};
-use crate::document::{Change, CollectionKind, Operation, Position, Range};
 use crate::error::{Error, ErrorKind};
-use crate::namespace::Namespace;
+use crate::model::document::{Change, CollectionKind, Operation, Position, Range};
+use crate::model::namespace::Namespace;
 use crate::oplog::{CommandOperation, Entry, Item, delta};
 use crate::order::Key;
 use crate::source::{ReadMode, ReadRequest, Source};

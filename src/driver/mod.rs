@@ -15,9 +15,9 @@ use mongodb::options::RunCursorCommandOptions;
 
 pub(crate) use self::answer::{Answer, of_system, plain};
 
-use crate::document::{Batch, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::error_codes::{self, Meaning};
+use crate::model::document::{Batch, Position};
 use crate::preflight::{Code, Finding};
 use crate::retry::{ANSWER, RetryRule, answered, panicked, retry};
 use crate::source::Deployment;

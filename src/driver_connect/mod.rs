@@ -20,7 +20,7 @@ use self::known::{connection_of, connection_of_client, names_of};
 use crate::driver::{self, Answer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Side;
-use crate::inspection::Connection;
+use crate::model::inspection::Connection;
 use crate::preflight::{Code, Finding};
 use crate::waiting::{OnWait, Wait};
 

@@ -7,7 +7,7 @@ use bson::{Document, doc};
 use super::{Inspector, documents};
 use crate::driver::number;
 use crate::error::Result;
-use crate::inspection::{Access, TransactionFacts};
+use crate::model::inspection::{Access, TransactionFacts};
 
 /// How many operations are looked at. Transactions and index builds beyond these change nothing about what is found.
 const OPERATIONS: i32 = 1_000;

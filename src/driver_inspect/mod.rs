@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use crate::driver::{self, number};
 use crate::error::{ErrorKind, Result};
 use crate::event::Side;
-use crate::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe};
+use crate::model::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe};
 
 const OPERATION: &str = "inspect the deployment";
 

@@ -6,7 +6,7 @@ use super::{Inspector, OPERATION, documents};
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Side;
-use crate::inspection::Access;
+use crate::model::inspection::Access;
 
 /// How many databases are tried. Privileges are rarely given database by database, and then the server's own list of them tells.
 const DATABASES: usize = 16;

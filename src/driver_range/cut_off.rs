@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use crate::document::Batch;
 use crate::error::Result;
+use crate::model::document::Batch;
 use crate::order::Key;
 
 /// Ends a stream of documents in `_id` order in front of the first one above `upper`.

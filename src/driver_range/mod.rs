@@ -9,11 +9,11 @@ use futures::stream::BoxStream;
 
 use self::cut_off::cut_off;
 use self::successor::successor;
-use crate::document::{Batch, CollectionKind, Range};
 use crate::error::Result;
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, CollectionKind, Range};
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::{Splice, element_type};
 use crate::order::Key;
-use crate::splice::{Splice, element_type};
 
 /// How many documents a reply should hold to have about `batch_bytes`, when a document has about `document_bytes` (0: not known).
 pub(crate) fn batch_size(batch_bytes: usize, document_bytes: usize) -> u32 {

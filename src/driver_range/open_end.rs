@@ -4,8 +4,8 @@
 //! without an upper end is therefore asked for by what is not in it: the values up to `lower` of its own type, and all types below.
 //! Each is an interval that the server leaves out of the scan, or a type of which there is at most a handful of documents.
 
+use crate::model::raw::splice::{Splice, element_type as kind};
 use crate::order::Key;
-use crate::splice::{Splice, element_type as kind};
 
 /// Appends a filter for all documents above `lower`.
 pub(super) fn write(command: &mut Splice, lower: &Key) {

@@ -2,8 +2,8 @@
 
 use bson::oid::ObjectId;
 
+use crate::model::raw::splice::element_type as kind;
 use crate::order::{Key, RawValue};
-use crate::splice::element_type as kind;
 
 /// The least `_id` that is greater than `key`, or one so little greater that no value which can be stored lies between; `None` for
 /// MaxKey.

@@ -19,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::refused::RefusedDocuments;
 use self::settled::{Known, SettledDocuments};
-use crate::document::{CollectionKind, Operation, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fold::fold;
-use crate::namespace::Namespace;
+use crate::model::document::{CollectionKind, Operation, Position, Write};
+use crate::model::namespace::Namespace;
 use crate::oplog::delta::{self, DeltaFormat, format_of};
 use crate::order::Key;
 use crate::progress::Progress;

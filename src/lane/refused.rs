@@ -10,7 +10,7 @@ use bson::Uuid;
 
 use super::Target;
 use super::settled::bytes_of;
-use crate::document::{Position, Write};
+use crate::model::document::{Position, Write};
 use crate::order::Key;
 use crate::sink::RefusalReason;
 

@@ -11,8 +11,8 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, BufReader};
 
 use super::Settled;
-use crate::document::Position;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::Position;
 use crate::order::Key;
 use crate::spill::{Spill, failed};
 

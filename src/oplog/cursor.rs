@@ -12,8 +12,8 @@ use futures::stream::{self, BoxStream, Stream, StreamExt};
 use mongodb::Client;
 use mongodb::options::SelectionCriteria;
 
-use crate::document::Position;
 use crate::error::Result;
+use crate::model::document::Position;
 use crate::oplog::entry::Entry;
 use crate::oplog::tail::{Settings, Tail};
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bson::raw::RawDocumentBuf;
 use bson::{DateTime, Uuid};
 
-use crate::document::{Change, Position};
-use crate::namespace::Namespace;
+use crate::model::document::{Change, Position};
+use crate::model::namespace::Namespace;
 
 /// One committed step of the source's history: an oplog entry, or a transaction at its commit position. A transaction that is too large for
 /// memory comes as several of these, one after the other and at the same position.

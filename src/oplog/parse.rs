@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bson::raw::{RawBsonRef, RawDocument};
 
-use crate::document::{Change, Operation, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::{Change, Operation, Position, Write};
+use crate::model::namespace::Namespace;
 use crate::oplog::command;
 use crate::oplog::entry::{Command, CommandOperation, Item};
 use crate::oplog::raw::{OPERATION, RawEntry, malformed, without};

@@ -12,9 +12,9 @@ use futures::StreamExt;
 use mongodb::Client;
 use tokio::time::sleep;
 
-use crate::document::Position;
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::Position;
 use crate::retry::{ANSWER, RetryRule, answered, retry};
 
 /// The first wire version whose servers seek in the oplog on their own (4.4). Older ones must be told to with `oplogReplay`.

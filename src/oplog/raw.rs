@@ -4,8 +4,8 @@ use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 use bson::spec::BinarySubtype;
 use bson::{DateTime, Uuid};
 
-use crate::document::Position;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::Position;
 use crate::oplog::parse::is_of_storage;
 
 /// What is being done where an entry cannot be read.

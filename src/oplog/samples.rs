@@ -7,7 +7,7 @@ use std::fs;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Bson, Document, doc};
 
-use crate::document::{Operation, Position};
+use crate::model::document::{Operation, Position};
 use crate::oplog::entry::{CommandOperation, Entry, Item};
 use crate::oplog::parse::Parser;
 use crate::oplog::raw::RawEntry;

@@ -14,10 +14,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::batch::Documents;
-use crate::document::Position;
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::Position;
+use crate::model::raw::batch_cursor::Documents;
 use crate::oplog::entry::Entry;
 use crate::oplog::position::{entry_at, find_from, is_at, oldest_position, standing, start_position};
 use crate::oplog::transaction::{Assembler, Taken};

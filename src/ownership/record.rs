@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bson::{Uuid, rawdoc};
 
 use super::OPERATION;
-use crate::document::Position;
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::Position;
+use crate::model::namespace::Namespace;
 use crate::sink::Sink;
 
 /// The name of the record on the sink.
@@ -109,9 +109,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::document::CollectionKind;
     use crate::durability::Durability;
     use crate::migration::ExistingData;
+    use crate::model::document::CollectionKind;
     use crate::ownership::Ownership;
     use crate::sink::{MemorySink, SinkCall};
     use crate::tracked::Tracked;

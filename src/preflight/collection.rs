@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use bson::raw::{RawBsonRef, RawDocument};
 
 use super::{Context, PlannedCollection};
-use crate::document::{Collection, CollectionKind};
 use crate::error::code::Code;
 use crate::error::finding::Finding;
-use crate::namespace::Namespace;
+use crate::model::document::{Collection, CollectionKind};
+use crate::model::namespace::Namespace;
 use crate::specification::Part;
 
 /// The most bytes of a name `database.collection`, by the target's feature compatibility version.

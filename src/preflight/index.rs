@@ -3,9 +3,9 @@
 use bson::raw::{RawBsonRef, RawDocument};
 
 use super::Context;
-use crate::document::{Collection, CollectionKind};
 use crate::error::code::Code;
 use crate::error::finding::Finding;
+use crate::model::document::{Collection, CollectionKind};
 use crate::specification::Part;
 
 /// From this series on no server has geoHaystack indexes.

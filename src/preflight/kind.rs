@@ -5,7 +5,7 @@ use bson::Document;
 use super::{Context, SideFacts};
 use crate::error::code::Code;
 use crate::error::finding::Finding;
-use crate::inspection::Access;
+use crate::model::inspection::Access;
 
 /// Host names that tell a service, by their endings.
 const SERVICES: &[(&str, &str)] = &[
@@ -98,7 +98,7 @@ mod tests {
     use bson::doc;
 
     use super::*;
-    use crate::inspection::Probe;
+    use crate::model::inspection::Probe;
     use crate::preflight::fixture::{Facts, codes, findings};
 
     #[test]

@@ -126,14 +126,14 @@ mod write_block;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::document::{Collection, CollectionKind};
 use crate::engine::Engine;
 use crate::error::{ErrorKind, Result};
 use crate::event::{Amount, Side};
 use crate::lease;
 use crate::listing::is_view_of_buckets;
 use crate::migration::ExistingData;
-use crate::namespace::Namespace;
+use crate::model::document::{Collection, CollectionKind};
+use crate::model::namespace::Namespace;
 use crate::ownership::{shown, takes_name};
 use crate::retry::answered;
 use crate::settings::Settings;
@@ -144,7 +144,7 @@ use crate::waiting::LONGEST_CALL;
 pub use self::path::PathPolicy;
 pub use self::plan::{Estimate, Plan, PlannedCollection};
 pub use crate::error::finding::{Finding, Severity};
-pub use crate::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe, TransactionFacts};
+pub use crate::model::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe, TransactionFacts};
 
 pub(crate) use self::kind::imitation;
 pub(crate) use crate::error::code::Code;

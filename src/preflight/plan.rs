@@ -3,12 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::document::CollectionKind;
 use crate::error::Result;
 use crate::error::finding;
 use crate::error::finding::{Finding, Severity};
 use crate::event::Amount;
-use crate::namespace::Namespace;
+use crate::model::document::CollectionKind;
+use crate::model::namespace::Namespace;
 use crate::source::Deployment;
 
 /// What a run would do, and everything that stands in its way.

@@ -9,7 +9,7 @@ use super::{Context, SideFacts, kind};
 use crate::error::code::Code;
 use crate::error::finding::{Finding, Severity};
 use crate::event::Side;
-use crate::inspection::Access;
+use crate::model::inspection::Access;
 
 /// What was refused when it was tried, and what the server's own list of privileges lacks.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
@@ -264,7 +264,7 @@ mod tests {
     use bson::doc;
 
     use super::*;
-    use crate::inspection::Probe;
+    use crate::model::inspection::Probe;
     use crate::preflight::Severity;
     use crate::preflight::fixture::{Facts, codes, findings};
 

@@ -6,10 +6,10 @@ use futures::StreamExt;
 use tokio::time::{Instant, timeout};
 
 use super::plan::Estimate;
-use crate::document::{Collection, CollectionKind, Range};
 use crate::error::Result;
 use crate::event::Amount;
-use crate::inspection::Inspection;
+use crate::model::document::{Collection, CollectionKind, Range};
+use crate::model::inspection::Inspection;
 use crate::source::{ReadMode, ReadRequest, Source};
 
 /// How much is read at most, and for how long.

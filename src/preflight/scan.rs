@@ -3,10 +3,10 @@
 use bson::raw::{RawArray, RawBsonRef, RawDocument};
 use futures::StreamExt;
 
-use crate::document::{Collection, CollectionKind, Range};
 use crate::error::code::Code;
 use crate::error::finding::Finding;
 use crate::error::{ErrorKind, Result};
+use crate::model::document::{Collection, CollectionKind, Range};
 use crate::order::Key;
 use crate::source::{ReadMode, ReadRequest, Source};
 

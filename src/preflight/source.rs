@@ -90,7 +90,7 @@ mod tests {
     use bson::doc;
 
     use super::*;
-    use crate::inspection::{OplogFacts, TransactionFacts};
+    use crate::model::inspection::{OplogFacts, TransactionFacts};
     use crate::preflight::fixture::{Facts, codes, findings};
 
     #[test]

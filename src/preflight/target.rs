@@ -177,8 +177,8 @@ mod tests {
     use bson::{doc, rawdoc};
 
     use super::*;
-    use crate::document::CollectionKind;
-    use crate::inspection::OplogFacts;
+    use crate::model::document::CollectionKind;
+    use crate::model::inspection::OplogFacts;
     use crate::preflight::fixture::{Facts, codes, findings};
 
     #[test]

@@ -4,7 +4,7 @@ use super::{Context, SideFacts};
 use crate::driver::number;
 use crate::error::code::Code;
 use crate::error::finding::{Finding, Severity};
-use crate::inspection::Member;
+use crate::model::inspection::Member;
 
 /// How both sides are built.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {

@@ -15,8 +15,8 @@ use self::changed::Changed;
 pub(crate) use self::running::{Portion, Running};
 use crate::checkpoint::{self, ComparedState};
 use crate::difference::Difference;
-use crate::document::{Position, Write};
-use crate::namespace::Namespace;
+use crate::model::document::{Position, Write};
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 
 /// How long a collection rests that has changed by so much, or whose comparison has failed for good.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::changed::bytes_of;
-use crate::document::{Change, Position, Write};
+use crate::model::document::{Change, Position, Write};
 use crate::order::Key;
 use crate::ranges::ChunkId;
 

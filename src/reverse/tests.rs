@@ -4,10 +4,10 @@ use bson::rawdoc;
 
 use super::*;
 use crate::checkpoint::{CheckpointStore, MemoryStore};
-use crate::document::{Operation, Write};
 use crate::handle::MigrationHandle;
 use crate::index::HARDLY_EVER;
-use crate::namespace::Selection;
+use crate::model::document::{Operation, Write};
+use crate::model::namespace::Selection;
 use crate::order::Key;
 use crate::sink::{JournalEntry, MemorySink};
 use crate::source::MemorySource;

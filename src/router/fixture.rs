@@ -5,7 +5,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::budget::Budget;
-use crate::document::{Collection, Write};
+use crate::model::document::{Collection, Write};
 use crate::ranges::Ranges;
 use crate::sink::MemorySink;
 use crate::source::MemorySource;

@@ -4,7 +4,7 @@
 use super::markers::MOST_MARKERS_OF_CHECKS;
 use super::*;
 use crate::checking::Check;
-use crate::document::Write;
+use crate::model::document::Write;
 use crate::proof::{Compared, Portion, Proof, Running};
 
 /// Nothing is compared while so many seconds of the source's history have still to be routed: the position that has been may be too old

@@ -11,10 +11,10 @@ use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 
-use crate::document::{Batch, Collection, CollectionKind, Position, Range, Write};
 use crate::error::Result;
-use crate::inspection::Inspection;
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, Collection, CollectionKind, Position, Range, Write};
+use crate::model::inspection::Inspection;
+use crate::model::namespace::Namespace;
 use crate::oplog::delta::DeltaError;
 use crate::order::Key;
 use crate::source::Deployment;

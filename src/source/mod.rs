@@ -12,10 +12,10 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use crate::document::{Batch, Collection, CollectionKind, Position, Range};
 use crate::error::{Error, ErrorKind, Result};
-use crate::inspection::{Inspection, TransactionFacts};
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, Collection, CollectionKind, Position, Range};
+use crate::model::inspection::{Inspection, TransactionFacts};
+use crate::model::namespace::Namespace;
 use crate::oplog::Entry;
 use crate::order::Key;
 

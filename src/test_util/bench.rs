@@ -2,8 +2,8 @@
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 
-use crate::document::{Position, Write};
 use crate::error::Result;
+use crate::model::document::{Position, Write};
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::ranges::{ChunkId, RangeStatus, Ranges};

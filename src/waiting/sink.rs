@@ -8,10 +8,10 @@ use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 
 use super::Waiting;
-use crate::document::{Batch, Collection, CollectionKind, Position, Write};
 use crate::error::Result;
-use crate::inspection::Inspection;
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, Collection, CollectionKind, Position, Write};
+use crate::model::inspection::Inspection;
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 use crate::source::Deployment;

@@ -7,10 +7,10 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 
 use super::Waiting;
-use crate::document::{Batch, Collection, Position};
 use crate::error::Result;
-use crate::inspection::{Inspection, TransactionFacts};
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, Collection, Position};
+use crate::model::inspection::{Inspection, TransactionFacts};
+use crate::model::namespace::Namespace;
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::source::{Deployment, PointRequest, ReadRequest, Source, WriteLoad};

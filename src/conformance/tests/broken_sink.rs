@@ -7,9 +7,9 @@ use futures::stream::{self, BoxStream};
 
 use super::sort_fields;
 use crate::conformance::check_sink;
-use crate::document::{Batch, Collection, CollectionKind, Operation, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, Collection, CollectionKind, Operation, Position, Write};
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::sink::{CatalogCommand, MemorySink, Refusal, RefusalReason, Sink, SinkRead, WritesSeen};
 use crate::source::Deployment;

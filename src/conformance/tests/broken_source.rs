@@ -7,9 +7,9 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::sort_fields;
 use crate::conformance::{FixtureWrite, SourceFixture, check_source};
-use crate::document::{Batch, Collection, CollectionKind, Position};
 use crate::error::{ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, Collection, CollectionKind, Position};
+use crate::model::namespace::Namespace;
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::source::{Deployment, MemorySource, PointRequest, ReadMode, ReadRequest, Source};

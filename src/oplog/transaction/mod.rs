@@ -13,8 +13,8 @@ use bson::DateTime;
 use bson::raw::RawDocument;
 
 use self::parts::Parts;
-use crate::document::Position;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::Position;
 use crate::oplog::entry::Entry;
 use crate::oplog::parse::Parser;
 use crate::oplog::raw::{OPERATION, RawEntry};

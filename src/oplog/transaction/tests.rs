@@ -7,8 +7,8 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::{Assembler, Taken};
-use crate::document::Position;
 use crate::error::ErrorKind;
+use crate::model::document::Position;
 use crate::oplog::entry::{Entry, Item};
 use crate::order::Key;
 

@@ -19,9 +19,9 @@ use tokio::time::sleep;
 
 use self::state::State;
 use super::{CatalogCommand, Refusal, RefusalReason, Sink, SinkRead, WritesSeen};
-use crate::document::{Batch, Collection, CollectionKind, Operation, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, Collection, CollectionKind, Operation, Position, Write};
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::source::Deployment;
 use crate::test_util::{Faults, Gate, Moment, digest, lock};

@@ -10,12 +10,12 @@ use super::insert::insert_all;
 use super::statements::{Items, Verb, send};
 use super::store::{Stored, command_filter, needs_comparison, reason_of, store_all};
 use super::target::Target;
-use crate::document::{CollectionKind, Operation, Write};
 use crate::error::Result;
-use crate::namespace::Namespace;
+use crate::model::document::{CollectionKind, Operation, Write};
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::{IndexNames, Splice};
 use crate::order::Key;
 use crate::sink::{Refusal, RefusalReason};
-use crate::splice::{IndexNames, Splice};
 
 pub(super) const OPERATION: &str = "apply writes";
 

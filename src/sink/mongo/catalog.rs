@@ -5,10 +5,10 @@ use bson::{Document, doc, rawdoc};
 
 use super::index::{self, is_expiry_of_capped};
 use super::target::Target;
-use crate::document::CollectionKind;
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::CollectionKind;
+use crate::model::namespace::Namespace;
 use crate::sink::CatalogCommand;
 use crate::specification::{modification_for, options_for};
 

@@ -11,14 +11,14 @@ use super::names::has_repeated_names;
 use super::statements::{Items, Verb, send};
 use super::store::{Stored, command_filter, store_all};
 use super::target::{Target, WriteError};
-use crate::document::CollectionKind;
 use crate::error::{Error, Result};
-use crate::namespace::Namespace;
+use crate::model::document::CollectionKind;
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::Splice;
 use crate::oplog::delta::{self, DeltaFormat};
 use crate::order::Key;
 use crate::retry::{RetryRule, retry};
 use crate::sink::RefusalReason;
-use crate::splice::Splice;
 
 /// A server takes time by the square of the paths of an update. So many and more are set here, in one pass.
 const MOST_PATHS: usize = 100;

@@ -7,13 +7,13 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::store::needs_comparison;
 use super::target::Target;
-use crate::document::{Batch, CollectionKind};
 use crate::driver;
 use crate::error::Result;
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, CollectionKind};
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::{IndexNames, Splice};
 use crate::order::Key;
 use crate::retry::{RetryRule, retry};
-use crate::splice::{IndexNames, Splice};
 
 const OPERATION: &str = "read documents";
 

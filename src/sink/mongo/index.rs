@@ -11,10 +11,10 @@ use tokio::time::{Instant, timeout};
 use super::target::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::HARDLY_EVER;
-use crate::namespace::Namespace;
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::Splice;
 use crate::retry::{ANSWER, RetryRule};
 use crate::specification::{are_same_keys, index_difference, index_for, is_id_index, name_of, seconds};
-use crate::splice::Splice;
 use crate::{driver, driver_listing};
 
 const OPERATION: &str = "create an index";

@@ -5,12 +5,12 @@ use bson::raw::RawDocument;
 use super::statements::{Items, Verb, send};
 use super::store::{Shape, Stored, shape_of, store_all, store_one, store_refused};
 use super::target::Target;
-use crate::document::Batch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::Batch;
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::Splice;
 use crate::order::Key;
 use crate::sink::{Refusal, RefusalReason};
-use crate::splice::Splice;
 
 /// Documents of ordinary shape, in one `insert` after the other.
 struct Inserts<'a> {

@@ -24,12 +24,12 @@ use futures::stream::BoxStream;
 use mongodb::Client;
 
 use super::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
-use crate::document::{Batch, Collection, CollectionKind, Position, Write};
 use crate::driver_connect::{ConnectOptions, Connected};
 use crate::error::Result;
 use crate::event::Side;
-use crate::inspection::{Connection, Inspection};
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, Collection, CollectionKind, Position, Write};
+use crate::model::inspection::{Connection, Inspection};
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::source::Deployment;
 use crate::{driver, driver_connect, driver_digest, driver_inspect, driver_listing, driver_watch, oplog};

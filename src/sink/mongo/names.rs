@@ -9,9 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bson::raw::RawDocument;
 
-use crate::namespace::Namespace;
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::element_type;
 use crate::order::{Element, Elements};
-use crate::splice::element_type;
 
 /// With fewer fields than this, each name is compared with each.
 const MOST_COMPARED: usize = 24;

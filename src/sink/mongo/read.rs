@@ -6,10 +6,10 @@ use futures::{StreamExt, TryStreamExt};
 use mongodb::Client;
 
 use super::target::Target;
-use crate::document::Batch;
 use crate::driver;
 use crate::driver_range::{batch_size, range_find};
 use crate::error::Result;
+use crate::model::document::Batch;
 use crate::retry::{RetryRule, retry};
 use crate::sink::SinkRead;
 

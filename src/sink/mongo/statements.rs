@@ -7,8 +7,8 @@ use bson::raw::RawDocumentBuf;
 use super::target::{Target, WriteError};
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::Namespace;
-use crate::splice::{IndexNames, Splice};
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::{IndexNames, Splice};
 
 /// The server takes no more in one command.
 const MOST_ITEMS: usize = 100_000;

@@ -6,12 +6,12 @@ use super::documents::{self, Part};
 use super::names::has_repeated_names;
 use super::statements::{Items, Verb, send};
 use super::target::{Target, WriteError};
-use crate::document::CollectionKind;
 use crate::error::{ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::CollectionKind;
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::{Splice, element_type};
 use crate::order::{Element, Elements, Key};
 use crate::sink::RefusalReason;
-use crate::splice::{Splice, element_type};
 
 /// A document that is to replace the one with its `_id`, or to be inserted.
 #[derive(Clone, Copy, Debug)]

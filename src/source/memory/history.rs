@@ -5,8 +5,8 @@ use bson::raw::{RawBson, RawDocumentBuf};
 use super::MemorySource;
 use super::state::State;
 use super::transaction::{OpenTransaction, Transaction};
-use crate::document::Position;
 use crate::error::Result;
+use crate::model::document::Position;
 use crate::oplog::CommandOperation;
 use crate::test_util::lock;
 

@@ -20,10 +20,10 @@ use tokio::sync::watch;
 
 use self::state::State;
 use super::{Deployment, PointRequest, ReadRequest, Source, WriteLoad};
-use crate::document::{Batch, Collection, Position};
 use crate::error::{Error, ErrorKind, Result};
-use crate::inspection::TransactionFacts;
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, Collection, Position};
+use crate::model::inspection::TransactionFacts;
+use crate::model::namespace::Namespace;
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::test_util::{Faults, Gate, Moment, digest, lock};

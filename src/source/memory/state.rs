@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::NameResolution;
 use super::table::Table;
-use crate::document::{Change, Collection, CollectionKind, Operation, Position, Write};
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::Namespace;
+use crate::model::document::{Change, Collection, CollectionKind, Operation, Position, Write};
+use crate::model::namespace::Namespace;
 use crate::oplog::{Entry, Item, delta};
 use crate::order::Key;
 use crate::source::{ReadMode, WriteLoad};

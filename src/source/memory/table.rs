@@ -6,8 +6,8 @@ use std::ops::Bound;
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 
-use crate::document::{Batch, CollectionKind, Position, Range};
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, CollectionKind, Position, Range};
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::source::ReadMode;
 use crate::test_util::Random;

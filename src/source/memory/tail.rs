@@ -5,8 +5,8 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 
 use super::{MemorySource, SourceCall};
-use crate::document::Position;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::Position;
 use crate::oplog::Entry;
 use crate::test_util::lock;
 

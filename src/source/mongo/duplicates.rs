@@ -4,9 +4,9 @@ use bson::raw::RawDocument;
 use bson::{Bson, Document, RawBson, doc};
 use mongodb::Client;
 
-use crate::document::Collection;
 use crate::driver::{self, is_gone};
 use crate::error::{Error, Result};
+use crate::model::document::Collection;
 use crate::order::Key;
 use crate::retry::WHOLE_COLLECTION;
 

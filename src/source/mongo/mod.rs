@@ -17,12 +17,12 @@ use futures::stream::BoxStream;
 use mongodb::Client;
 
 use super::{Deployment, PointRequest, ReadMode, ReadRequest, Source, WriteLoad};
-use crate::document::{Batch, Collection, CollectionKind, Position};
 use crate::driver_connect::{ConnectOptions, Connected};
 use crate::error::Result;
 use crate::event::Side;
-use crate::inspection::{Connection, Inspection, TransactionFacts};
-use crate::namespace::Namespace;
+use crate::model::document::{Batch, Collection, CollectionKind, Position};
+use crate::model::inspection::{Connection, Inspection, TransactionFacts};
+use crate::model::namespace::Namespace;
 use crate::oplog::{self, Entry, OplogCursor};
 use crate::order::Key;
 use crate::{driver, driver_connect, driver_digest, driver_inspect, driver_listing, driver_transactions, driver_watch};

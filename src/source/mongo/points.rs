@@ -9,10 +9,10 @@ use mongodb::Client;
 
 use super::read::{Reader, Way};
 use crate::error::Result;
-use crate::namespace::Namespace;
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::Splice;
 use crate::order::Key;
 use crate::source::PointRequest;
-use crate::splice::Splice;
 
 /// How many keys one `find` may ask for, and how many bytes they may have: small beside the 16 MB of a command, large enough that the
 /// number of commands does not matter.

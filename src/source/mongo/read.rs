@@ -8,10 +8,10 @@ use mongodb::options::{ReadPreference, RunCursorCommandOptions, WriteConcern};
 use mongodb::raw_batch_cursor::SessionRawBatchCursor;
 use mongodb::{Client, ClientSession};
 
-use crate::document::{Batch, Position};
 use crate::driver::{code, convert, open_cursor_within, to_its_end};
 use crate::driver_range::{batch_size, range_find};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::{Batch, Position};
 use crate::retry::{ANSWER, FIRST_BATCH, RetryRule, answered, retry};
 use crate::source::{ReadMode, ReadRequest};
 

@@ -5,9 +5,9 @@ use bson::{Document, doc};
 use futures::TryStreamExt;
 use mongodb::Client;
 
-use crate::document::{Collection, CollectionKind};
 use crate::driver::{code, is_gone, open_cursor_within};
 use crate::error::{Error, Result};
+use crate::model::document::{Collection, CollectionKind};
 use crate::order::Key;
 use crate::retry::{RetryRule, WHOLE_COLLECTION, retry};
 

@@ -8,7 +8,7 @@ use bson::{Timestamp, Uuid};
 use mongodb::raw_batch_cursor::RawBatch;
 use serde::{Deserialize, Serialize};
 
-use crate::namespace::Namespace;
+use crate::model::namespace::Namespace;
 use crate::order::Key;
 
 /// A point in the source's history: the `ts` and the term `t` of an oplog entry. Totally ordered.

@@ -4,9 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::Position;
 use crate::event::{Event, Events};
-use crate::namespace::Namespace;
+use crate::model::document::Position;
+use crate::model::namespace::Namespace;
 
 /// So many are named.
 const MOST: usize = 1000;

@@ -5,9 +5,9 @@ use std::ops::Range;
 use bson::raw::RawDocument;
 use mongodb::raw_batch_cursor::RawBatch;
 
-use crate::document::Batch;
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::Batch;
 
 const OPERATION: &str = "read a batch of documents";
 

@@ -1,0 +1,4 @@
+//! Reading and writing BSON bytes in place.
+
+pub(crate) mod batch_cursor;
+pub(crate) mod splice;
