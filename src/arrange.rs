@@ -7,8 +7,10 @@ use bson::{RawBson, rawdoc};
 use futures::FutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use crate::catalog::expiry_held_back;
+use crate::catalog;
+use crate::catalog::{Series, index_difference, is_same_kind, option_differences, to_create};
 use crate::checkpoint::LeftOver;
+use crate::engine::follow::ddl::expiry_held_back;
 use crate::error::{ErrorKind, Result};
 use crate::index::{held_back, is_id_index, name_of};
 use crate::model::document::{Collection, CollectionKind, Position};
@@ -16,7 +18,6 @@ use crate::model::namespace::Namespace;
 use crate::ownership::{Ownership, names_of, shown};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
-use crate::specification::{self, Series, index_difference, is_same_kind, option_differences, to_create};
 use crate::tracked::Tracked;
 use crate::verify::find;
 
@@ -87,7 +88,7 @@ pub(crate) async fn arrange_kept(
 
 async fn series_of(source: &dyn Source, sink: &dyn Sink) -> Result<[Series; 2]> {
     let (ours, theirs) = futures::try_join!(source.describe(), sink.describe())?;
-    Ok([specification::series(&ours), specification::series(&theirs)])
+    Ok([catalog::series(&ours), catalog::series(&theirs)])
 }
 
 /// What could be modified to be the same is the same now. The rest has to be made anew.

@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
+use crate::catalog;
+use crate::catalog::{NotKept, Series, compare_indexes, option_differences};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::CollectionSummary;
@@ -13,7 +15,6 @@ use crate::model::document::{Collection, CollectionKind, Position};
 use crate::model::namespace::Namespace;
 use crate::sink::Sink;
 use crate::source::{Deployment, Source};
-use crate::specification::{self, NotKept, Series, compare_indexes, option_differences};
 use crate::verify::{self, ByName};
 
 /// The version of the format that this crate writes. It reads this one and all before it.
@@ -131,7 +132,7 @@ impl Certificate {
     pub async fn check(&self, source: &dyn Source, sink: &dyn Sink) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let (ours, theirs) = futures::try_join!(source.describe(), sink.describe())?;
-        let servers = [specification::series(&ours), specification::series(&theirs)];
+        let servers = [catalog::series(&ours), catalog::series(&theirs)];
         for (what, certified, now) in [("source", &self.source, ours), ("target", &self.target, theirs)] {
             if certified.identity != now.identity {
                 found.push(format!("the {what} is `{}`, it was `{}`", now.name, certified.name));

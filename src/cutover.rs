@@ -12,6 +12,7 @@ use futures::{FutureExt, try_join};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::catalog;
 use crate::certificate::Certificate;
 use crate::checkpoint::{CollectionState, States};
 use crate::completion::{Offer, Switch};
@@ -31,7 +32,6 @@ use crate::prove;
 use crate::reverse::WayBack;
 use crate::router::{Report, Request};
 use crate::source::Deployment;
-use crate::specification;
 use crate::verify::{self, ByName, Comparison};
 use crate::waiting::{telling, telling_within};
 
@@ -304,10 +304,7 @@ impl HandOver<'_> {
     ) -> Summary {
         let (engine, progress) = (self.engine, self.progress);
         let (listed, standing) = (verify::by_name(&sides.listed), verify::by_name(&sides.standing));
-        let servers = [
-            specification::series(&sides.source),
-            specification::series(&sides.target),
-        ];
+        let servers = [catalog::series(&sides.source), catalog::series(&sides.target)];
         let (mut indexes, mut not_kept) = (Vec::new(), Vec::new());
         let mut collections = Vec::new();
         for state in states.iter() {
@@ -319,9 +316,9 @@ impl HandOver<'_> {
             let target = standing.get(&state.target).copied();
             match listed.get(&state.namespace) {
                 Some(source) => {
-                    differences.extend(specification::compare_options(source, target, &servers));
-                    indexes.extend(specification::compare_indexes(source, target, &servers));
-                    let lost = specification::not_kept(source, target, servers[1]);
+                    differences.extend(catalog::compare_options(source, target, &servers));
+                    indexes.extend(catalog::compare_indexes(source, target, &servers));
+                    let lost = catalog::not_kept(source, target, servers[1]);
                     not_kept.extend(lost.into_iter().map(|(_, lost)| lost));
                 }
                 None => differences.push("it no longer exists on the source".to_owned()),

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::broadcast;
 
+use crate::catalog::NotKept;
 use crate::certificate::Certificate;
 use crate::difference::Difference;
 use crate::evidence::{IndexCounts, LagSample};
@@ -15,7 +16,6 @@ use crate::model::left_selection::LeftSelection;
 use crate::model::namespace::Namespace;
 use crate::phase::Phase;
 use crate::reverse::WayBack;
-use crate::specification::NotKept;
 use crate::throttle::Throttle;
 
 /// Events kept for a reader that is behind; older ones are lost to it.

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::whole_seconds;
 use crate::checkpoint::{Checkpoint, CollectionState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{HARDLY_EVER, expiry, name_of};
@@ -22,7 +23,6 @@ use crate::model::namespace::Namespace;
 use crate::progress::Progress;
 use crate::router::Request;
 use crate::sink::{CatalogCommand, Sink};
-use crate::specification::whole_seconds;
 
 /// How many commands are given at the same time. Each waits for a majority of the target, which thousands would add up.
 const AT_ONCE: usize = 8;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
 
+pub(crate) use crate::catalog::{expiry, is_id_index, name_of, seconds};
 use crate::error::{Error, Result};
 use crate::lane::Target;
 use crate::model::document::Position;
 use crate::ranges::RangeStatus;
-pub(crate) use crate::specification::{expiry, is_id_index, name_of, seconds};
 use crate::tracked::{IndexWork, Tracked};
 
 /// The `expireAfterSeconds` of indexes before cutover: only what is dated before 1973 could expire by it. Servers before 6.0 refuse a

@@ -107,8 +107,6 @@ mod pump;
 mod walker;
 mod checking;
 mod router;
-mod catalog;
-mod ddl;
 mod collections;
 mod tracked;
 mod ranges;
@@ -122,7 +120,7 @@ mod watermark;
 mod proof;
 mod difference;
 mod by_id;
-mod specification;
+mod catalog;
 mod verify;
 mod cutover;
 mod expiry;
@@ -173,10 +171,11 @@ pub use migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Ver
 pub use preflight::{Estimate, Finding, PathPolicy, Plan, PlannedCollection, Severity};
 pub use rehearsal::{Rehearsal, Rehearsed};
 
+pub use catalog::NotKept;
 pub use certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
-pub use ddl::DdlPolicy;
 pub use difference::{Difference, DifferenceKind};
 pub use driver_connect::ConnectOptions;
+pub use engine::follow::ddl::policy::DdlPolicy;
 pub use event::{
     Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,
 };
@@ -186,7 +185,6 @@ pub use model::left_selection::LeftSelection;
 pub use phase::Phase;
 pub use prove::{BothSides, ComparedCollection, VerifyReport};
 pub use reverse::WayBack;
-pub use specification::NotKept;
 pub use throttle::Throttle;
 pub use waiting::Wait;
 pub use window::CutoverWindow;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::checkpoint::{CheckpointStore, SinkStore};
-use crate::ddl::DdlPolicy;
+use crate::engine::follow::ddl::policy::DdlPolicy;
 use crate::engine::{Engine, Unfenced};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fence::{Fence, FencedSink, FencedStore};

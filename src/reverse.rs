@@ -16,6 +16,7 @@ use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::beginning::mismatch;
+use crate::catalog::are_same_keys;
 use crate::checkpoint::{Checkpoint, CollectionState, RangeState, States};
 use crate::durability::Durability;
 use crate::engine::Engine;
@@ -28,7 +29,6 @@ use crate::model::document::{Collection, CollectionKind, Position};
 use crate::ownership::Ownership;
 use crate::sink::Sink;
 use crate::source::{Deployment, Source};
-use crate::specification::are_same_keys;
 use crate::tracked::Tracked;
 use crate::verify::ByName;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ddl::DdlPolicy;
+use crate::engine::follow::ddl::policy::DdlPolicy;
 use crate::migration::{ExistingData, LostPosition, Verification};
 use crate::model::namespace::Selection;
 use crate::preflight::PathPolicy;

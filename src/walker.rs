@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::{Budget, Taken};
-use crate::catalog::expiry_held_back;
 use crate::durability::Durability;
 use crate::engine::flatten;
+use crate::engine::follow::ddl::expiry_held_back;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::document::{Batch, Position, Write};
 use crate::order::Key;

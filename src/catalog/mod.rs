@@ -1,419 +1,78 @@
-//! Carries changes of the source's catalogue over. Each is a barrier: everything before it is applied first.
+//! Whether two specifications of an option or of an index are the same, what is sent to a target of them, and what it cannot keep.
+//!
+//! Servers store a specification in their own form: they fill in defaults, round, rename nothing but drop what has no meaning, and keep a
+//! number as an int, a long or a double by their version. Both sides are therefore brought into one normal form first, and this is the only
+//! place that knows it: the listing of both sides at the cutover, the target's catalogue before a copy, certificates and preflight go by it.
+//!
+//! Measured on 4.2.6, 4.4.2, 5.0.4, 5.0.32, 6.0.5 and 6.0.27 unless the row says otherwise. Numbers are equal by value everywhere, whatever
+//! their types and however deep they stand; the order of fields counts in keys of indexes, filters, validators and pipelines alone.
+//!
+//! # Options of collections
+//! | option | the same as |
+//! |---|---|
+//! | `uuid`, `temp`, `idIndex`, `ns`, `create` | nothing: the server's own notes |
+//! | `capped: false` | nothing, and then `size` and `max` say nothing either |
+//! | `size` of capped collections | the next multiple of 256 (servers up to 6.0 round); 0 is 4096 |
+//! | `max` | whole; nothing where it is 0, negative or 2147483647 |
+//! | `autoIndexId: true`, `flags`, `usePowerOf2Sizes`, `noPadding`, `$nExtents` | nothing |
+//! | `autoIndexId: false` | *not kept*: every target makes the index on `_id` |
+//! | `validator: {}`, `validationLevel: "strict"`, `validationAction: "error"` | nothing |
+//! | `validator`, `clusteredIndex` of buckets | nothing: the server makes them, 6.0.27 others than 6.0.5 |
+//! | `collation` | with all defaults filled in, without `version`; `locale: "simple"` is nothing |
+//! | `viewOn`, `pipeline: []` | a view without a pipeline |
+//! | `timeseries` | `granularity` and `bucketMaxSpanSeconds` filled in; `bucketRoundingSeconds` (6.3) of a granularity left out |
+//! | `clusteredIndex` | `v: 2`, `name: "_id_"`, `unique: true` filled in |
+//! | `recordPreImages: false`, `changeStreamPreAndPostImages: {enabled: false}` | nothing |
+//! | `recordPreImages: true` | *not kept* before 4.4, and after 6.0 (read from the server's source, not tested) |
+//! | `recordIdsReplicated` | nothing: 9.0 fills it in; *not kept* before 9.0 (read from the server's source, not tested) |
+//! | `storageEngine`, `indexOptionDefaults` | without what is empty; settings of other engines than WiredTiger are *not kept* |
+//! | `configString` | its settings in any order, without `timeseriesBucketsMayHaveMixedSchemaData` and `timeseriesBucketingParametersHaveChanged` |
+//! | any other | as it stands |
+//!
+//! # Indexes
+//! | field | the same as |
+//! |---|---|
+//! | `name` | what indexes are found by |
+//! | `ns`, `background`, `safe`, `dropDups` | nothing: how it is built, or where |
+//! | `v` | 2 where it is left out |
+//! | `unique`, `sparse`, `hidden`, `prepareUnique`, `clustered` | any value that is true, or nothing |
+//! | `expireAfterSeconds` | whole seconds up to 2147483647, which NaN means too |
+//! | the same of a clustered index | nothing: it is that of the collection, which 6.0.27 shows here too |
+//! | the same of an index of several fields, or of one of a capped collection | *not kept*: no effect, and refused (the latter by 6.0) |
+//! | `wildcardProjection` | which paths are taken; 5.0.4 keeps it in a form of its own |
+//! | `collation`, `storageEngine` | as for collections |
+//! | `weights`, `textIndexVersion`, `default_language`, `language_override` of text indexes | whole weights in any order, the languages filled in |
+//! | `2dsphereIndexVersion`, `finestIndexedLevel`, `coarsestIndexedLevel` of 2dsphere indexes | version 1 where none is stated: it is from before 2.6 |
+//! | `bits`, `min`, `max` of 2d indexes | 26, -180 and 180 filled in |
+//! | `bucketSize` of geoHaystack indexes | by value |
+//! | these four groups in an index of another kind | *not kept*: no effect, refused or dropped since 5.0 |
+//! | `hashVersion`, `seed` | *not kept*: of 2.4 to 3.2, refused since 3.4 |
+//! | all but `v`, `key` and `collation` of the index on `_id` | *not kept* |
+//! | `v: 1` of the index on `_id` | kept; *not kept* where the collection stood on the target with another, or is made later: entries do not say it |
+//! | `partialFilterExpression` and any other | as it stands |
 
+mod compare;
+mod index_spec;
+mod normal;
+mod not_kept;
 mod options;
-mod renames;
-mod views;
-
-use bson::Uuid;
-use bson::raw::{RawDocument, RawDocumentBuf};
-
-pub(crate) use self::options::expiry_held_back;
-use crate::arrange::arrange_kept;
-use crate::driver_listing::kind_of;
-use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
-use crate::index::name_of;
-use crate::listing::ensure_migratable;
-use crate::model::document::{Collection, Position};
-use crate::model::namespace::Namespace;
-use crate::oplog::{Command, CommandOperation};
-use crate::ownership::Room;
-use crate::proof::Proof;
-use crate::ranges::Ranges;
-use crate::router::Router;
-use crate::sink::CatalogCommand;
-use crate::specification::to_create;
-use crate::tracked::{IndexWork, Tracked};
-
-/// So many fields of an entry are named in an error.
-const FIELDS_NAMED: usize = 20;
-
-impl Router {
-    /// Applies one command. Answers whether a checkpoint must follow before anything else is applied.
-    pub(crate) async fn apply_command(&mut self, command: Command) -> Result<bool> {
-        // What is compared goes by one state of the catalogue, and holds the watermark back.
-        self.stop_checks().await?;
-        let (position, raw) = (command.position, command.raw);
-        let applied = match self.judge(position, command.collection, &command.operation).await {
-            Ok(()) => {
-                self.apply_operation(position, command.collection, command.operation)
-                    .await
-            }
-            Err(error) => Err(error),
-        };
-        applied.map_err(|error| {
-            error
-                .with_context("position", position)
-                .with_context("entry", shape(&raw))
-        })
-    }
-
-    async fn apply_operation(
-        &mut self,
-        position: Position,
-        id: Option<Uuid>,
-        operation: CommandOperation,
-    ) -> Result<bool> {
-        use CommandOperation as Op;
-        match operation {
-            Op::Create {
-                namespace,
-                options,
-                id_index,
-            } => self.create(position, id, &namespace, options, id_index).await?,
-            Op::CreateIndexes { namespace, indexes } => self.create_indexes(position, id, &namespace, &indexes).await?,
-            Op::DropIndex { namespace, name } => self.drop_index(position, id, &namespace, name).await?,
-            Op::Modify { namespace, arguments } => self.modify(position, id, &namespace, &arguments).await?,
-            Op::Drop { namespace } => self.drop_collection(position, id, &namespace).await?,
-            Op::DropDatabase { database } => self.drop_database(position, &database).await?,
-            Op::Rename { from, to, dropped } => return self.rename(position, id, &from, &to, dropped).await,
-            Op::SetView { namespace, options } => self.set_view(position, &namespace, options).await?,
-            Op::ChangeView { namespace, delta } => self.change_view(position, &namespace, &delta).await?,
-            Op::DropView { namespace } => self.drop_view(position, &namespace).await?,
-            Op::Unsupported { namespace, reason } => {
-                if self.selection.may_concern(&namespace) {
-                    return Err(Error::new(ErrorKind::UnsupportedEntry, "apply an oplog entry", reason)
-                        .with_context("namespace", namespace));
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    async fn create(
-        &mut self,
-        position: Position,
-        id: Option<Uuid>,
-        namespace: &Namespace,
-        options: RawDocumentBuf,
-        id_index: Option<RawDocumentBuf>,
-    ) -> Result<()> {
-        if !self.selection.contains(namespace) {
-            return Ok(());
-        }
-        let id = required(id)?;
-        if self.tracked.contains_key(&id) {
-            return Ok(());
-        }
-        let kind = kind_of(namespace, &options);
-        ensure_migratable("create a collection", namespace, kind)?;
-        self.drain().await?;
-        let target = self.selection.target(namespace);
-        self.check_free("create a collection", namespace, &target, &[])?;
-        let room = self.ownership.claim(&target, position <= self.replay_until).await?;
-        let indexes: Vec<_> = id_index.into_iter().collect();
-        let collection = Collection {
-            id,
-            namespace: namespace.clone(),
-            kind,
-            options,
-            indexes,
-            documents: 0,
-            bytes: 0,
-        };
-        let made_with = to_create(&expiry_held_back(&collection.options), &collection.indexes);
-        let tracked = match room {
-            Room::Free => Tracked {
-                made: self.ownership.create(&target, kind, made_with).await?,
-                // Just before, since a transaction makes a collection and writes to it at one position.
-                ranges: Ranges::done(position.predecessor()),
-                index_work: IndexWork::Done,
-                // Of the others a comparison of documents by their `_id`s says too little: in a capped collection their order is data.
-                proof: Proof::of_empty(self.prove && kind.has_ranges()),
-                ..Tracked::unread(&collection, target, Vec::new())
-            },
-            Room::Kept => self.take_over(&collection, target).await?,
-        };
-        self.tracked.insert(id, tracked);
-        self.update_progress();
-        self.report(position, format!("created {namespace}"));
-        Ok(())
-    }
-
-    /// Whether none of the other collections has the name on the target that this one is to get.
-    fn check_free(
-        &self,
-        operation: &'static str,
-        namespace: &Namespace,
-        target: &Namespace,
-        but_for: &[Uuid],
-    ) -> Result<()> {
-        let mut others = self.tracked.iter().filter(|(id, _)| !but_for.contains(id));
-        let Some((_, other)) = others.find(|(_, other)| other.target.target == *target) else {
-            return Ok(());
-        };
-        Err(Error::new(
-            ErrorKind::UnsupportedEntry,
-            operation,
-            "another collection has its name on the target: give one of them another name, or exclude it, and start anew",
-        )
-        .with_context("namespace", namespace)
-        .with_context("other", &other.target.namespace))
-    }
-
-    /// A collection that others have made on the target, and that is to be made equal to the source's: nothing of it counts as copied.
-    async fn take_over(&self, collection: &Collection, target: Namespace) -> Result<Tracked> {
-        // As of a checkpoint: the target may have documents in every range.
-        let mut tracked = Tracked::from_checkpoint(&Tracked::unread(collection, target, Vec::new()).to_checkpoint());
-        arrange_kept(&*self.source, &*self.sink, &self.ownership, &tracked).await?;
-        tracked.made = self.ownership.identify(&tracked.target.target).await?;
-        if self.prove {
-            tracked.proof.begin();
-        }
-        Ok(tracked)
-    }
-
-    async fn create_indexes(
-        &mut self,
-        position: Position,
-        id: Option<Uuid>,
-        namespace: &Namespace,
-        indexes: &[RawDocumentBuf],
-    ) -> Result<()> {
-        let Some(id) = self.known(id, namespace)? else {
-            return Ok(());
-        };
-        self.drain().await?;
-        let Some(tracked) = self.tracked.get_mut(&id) else {
-            return Ok(());
-        };
-        // A walker builds them, since that can take longer than the tail may wait.
-        tracked.add_indexes(indexes);
-        self.update_progress();
-        let names: Vec<&str> = indexes.iter().map(|index| name_of(index)).collect();
-        self.report(
-            position,
-            format!("created the indexes {} of {namespace}", names.join(", ")),
-        );
-        Ok(())
-    }
-
-    async fn drop_index(
-        &mut self,
-        position: Position,
-        id: Option<Uuid>,
-        namespace: &Namespace,
-        name: String,
-    ) -> Result<()> {
-        let Some(tracked) = self.at_rest(id, namespace).await? else {
-            return Ok(());
-        };
-        tracked.remove_index(&name);
-        let target = tracked.target.target.clone();
-        self.report(position, format!("dropped the index {name} of {namespace}"));
-        self.sink
-            .execute(&CatalogCommand::DropIndex {
-                namespace: target,
-                name,
-            })
-            .await
-    }
-
-    async fn modify(
-        &mut self,
-        position: Position,
-        id: Option<Uuid>,
-        namespace: &Namespace,
-        arguments: &RawDocument,
-    ) -> Result<()> {
-        let Some(tracked) = self.at_rest(id, namespace).await? else {
-            return Ok(());
-        };
-        let target = tracked.target.target.clone();
-        let (mut carried, mut unbuilt) = (RawDocumentBuf::new(), None);
-        for element in arguments {
-            let (field, value) = element.map_err(malformed)?;
-            match field.as_str() {
-                "index" => {
-                    let change = value
-                        .as_document()
-                        .ok_or_else(|| unexpected("`index` of collMod is not a document"))?;
-                    match tracked.modify_index(change)? {
-                        Some((name, now)) if tracked.is_built(&name) => carried.append(field, now),
-                        Some((name, _)) => unbuilt = Some(name),
-                        None => {}
-                    }
-                }
-                // Documents expire on the source alone until cutover.
-                "expireAfterSeconds" => tracked.set_option(field.as_str(), value)?,
-                _ => {
-                    tracked.set_option(field.as_str(), value)?;
-                    carried.append(field, value);
-                }
-            }
-        }
-        tracked.complete_validation(arguments)?;
-        self.report(position, format!("modified {namespace}"));
-        if let Some(name) = unbuilt {
-            // An earlier run may have built it after the checkpoint. Then building it as it is now would leave it as it was: to a server the
-            // two are the same index.
-            let namespace = target.clone();
-            self.sink
-                .execute(&CatalogCommand::DropIndex { namespace, name })
-                .await?;
-        }
-        if carried.is_empty() {
-            return Ok(());
-        }
-        let command = CatalogCommand::Modify {
-            namespace: target,
-            arguments: carried,
-        };
-        match self.sink.execute(&command).await {
-            // What it changes was dropped by an entry that an earlier run has applied, and that comes again.
-            Err(error) if error.kind() == ErrorKind::TargetRefused && position <= self.replay_until => Ok(()),
-            other => other,
-        }
-    }
-
-    async fn drop_collection(&mut self, position: Position, id: Option<Uuid>, namespace: &Namespace) -> Result<()> {
-        if namespace.collection() == "system.views" {
-            return self.drop_views(position, namespace.database()).await;
-        }
-        if id.is_none() && !self.selection.contains(namespace) {
-            return Ok(());
-        }
-        let id = required(id)?;
-        if self.ghosts.remove(&id) || !self.tracked.contains_key(&id) {
-            return Ok(());
-        }
-        let is_left = self.remove(id).await?;
-        self.report_drop(position, format!("dropped {namespace}"), is_left);
-        Ok(())
-    }
-
-    /// Drops a collection on the sink and forgets it. Answers whether others have something in its place, which is left.
-    async fn remove(&mut self, id: Uuid) -> Result<bool> {
-        self.stop_work_on(id).await?;
-        self.drain().await?;
-        self.announce_drop(id).await?;
-        match self.tracked.remove(&id) {
-            Some(tracked) => {
-                self.ownership
-                    .remove(&tracked.target.target, tracked.made, self.routed)
-                    .await
-            }
-            None => Ok(false),
-        }
-    }
-
-    /// The collections were dropped by entries of their own, so that only the empty database is left to go; views have no such entries.
-    async fn drop_database(&mut self, position: Position, database: &str) -> Result<()> {
-        let ids: Vec<Uuid> = self
-            .tracked
-            .iter()
-            .filter(|(_, t)| t.target.namespace.database() == database)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            self.remove(id).await?;
-        }
-        self.drop_views(position, database).await?;
-        if !self.selection.reaches(database) {
-            return Ok(());
-        }
-        // What the server keeps of views that are gone would keep the database. What has been made there since stays.
-        let mut is_left = false;
-        for name in self.sink.names_in(database).await? {
-            is_left |= !self.is_emptied(&name).await?;
-        }
-        if !is_left {
-            let database = database.to_owned();
-            self.sink.execute(&CatalogCommand::DropDatabase { database }).await?;
-        }
-        self.report(position, format!("dropped the database {database}"));
-        Ok(())
-    }
-
-    /// Whether the collection is what is left on the sink of stored functions that were dropped: it goes with its database alone.
-    async fn is_emptied(&self, standing: &Namespace) -> Result<bool> {
-        let can_be = standing.collection() == "system.js"
-            && self.selection.source_of(standing).is_some()
-            && !self.tracked.values().any(|t| t.target.target == *standing);
-        Ok(can_be && self.ownership.is_empty(standing).await?)
-    }
-
-    /// A collection that is migrated, with every change before this applied and none of its indexes being built.
-    async fn at_rest(&mut self, id: Option<Uuid>, namespace: &Namespace) -> Result<Option<&mut Tracked>> {
-        let Some(id) = self.known(id, namespace)? else {
-            return Ok(None);
-        };
-        self.stop_builds(id).await?;
-        self.drain().await?;
-        Ok(self.tracked.get_mut(&id))
-    }
-
-    /// The id of a collection that is migrated, or `None` for one that is not.
-    fn known(&self, id: Option<Uuid>, namespace: &Namespace) -> Result<Option<Uuid>> {
-        if id.is_none() && !self.selection.contains(namespace) {
-            return Ok(None);
-        }
-        let id = required(id)?;
-        if self.tracked.contains_key(&id) {
-            Ok(Some(id))
-        } else if self.selection.contains(namespace) && !self.ghosts.contains(&id) {
-            Err(unexpected("it concerns a collection whose creation was never seen")
-                .with_context("namespace", namespace))
-        } else {
-            Ok(None)
-        }
-    }
-
-    fn report_drop(&self, position: Position, mut description: String, is_left: bool) {
-        if is_left {
-            description.push_str("; what others made on the target in its place is left there");
-        }
-        self.report(position, description);
-    }
-
-    fn report(&self, position: Position, description: String) {
-        self.events.send(Event::CatalogChanged { position, description });
-    }
-}
-
-/// An entry as it may stand in an error: where it belongs and what its fields are called, and none of the user's data in them.
-fn shape(entry: &RawDocument) -> String {
-    let namespace = entry.get_str("ns").unwrap_or("no namespace");
-    let fields: Vec<&str> = entry
-        .get_document("o")
-        .map(|object| {
-            object
-                .iter()
-                .flatten()
-                .map(|(name, _)| name.as_str())
-                .take(FIELDS_NAMED)
-                .collect()
-        })
-        .unwrap_or_default();
-    format!("in {namespace} with the fields {}", fields.join(", "))
-}
-
-fn required(id: Option<Uuid>) -> Result<Uuid> {
-    id.ok_or_else(|| unexpected("it does not say which collection it concerns"))
-}
-
-fn unexpected(message: &'static str) -> Error {
-    Error::new(ErrorKind::UnsupportedEntry, "apply an oplog entry", message)
-}
-
-fn malformed(error: bson::error::Error) -> Error {
-    Error::malformed("read an oplog entry", error)
-}
-
+mod storage_engine;
 #[cfg(test)]
-mod tests {
-    use bson::rawdoc;
+mod tests;
 
-    use super::*;
+pub use self::not_kept::NotKept;
 
-    #[test]
-    fn an_entry_in_an_error_shows_names_and_no_data() {
-        let entry = rawdoc! {
-            "op": "c",
-            "ns": "shop.$cmd",
-            "o": { "create": "orders", "validator": { "name": { "$ne": "s3cret" } } },
-        };
-        assert_eq!(shape(&entry), "in shop.$cmd with the fields create, validator");
-        assert_eq!(shape(&rawdoc! {}), "in no namespace with the fields ");
-    }
+pub(crate) use self::compare::{
+    are_same_keys, compare_indexes, compare_options, index_difference, is_same_index, is_same_kind, option_differences,
+};
+pub(crate) use self::index_spec::{expiry, index_for, is_id_index, name_of, seconds, whole_seconds};
+pub(crate) use self::not_kept::{Part, not_kept};
+pub(crate) use self::options::{modification_for, options_for, to_create};
+
+/// The series of a deployment's servers, such as `[6, 0]`.
+pub(crate) type Series = [u32; 2];
+
+/// The series of a deployment.
+pub(crate) fn series(deployment: &crate::source::Deployment) -> Series {
+    [deployment.version[0], deployment.version[1]]
 }

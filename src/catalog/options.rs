@@ -1,146 +1,268 @@
-//! What changes of the catalogue make of the options of a collection and of its indexes.
+//! The options of collections and views.
 
-use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::raw::{CString, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, cstr};
+use bson::rawdoc;
 
-use super::malformed;
-use crate::error::{Error, Result};
-use crate::index::{HARDLY_EVER, expiry, name_of};
-use crate::specification::are_same_keys;
-use crate::tracked::Tracked;
+use super::Series;
+use super::index_spec::{is_id_index, version};
+use super::normal::{Fields, Normal, collation, fields, is_true, whole, whole_or_as_it_stands};
+use super::storage_engine;
+use crate::model::document::CollectionKind;
 
-impl Tracked {
-    /// Changes an index in the collection's list as collMod does. Answers its name and the change that the target has to make now: one of
-    /// the expiry waits for cutover.
-    pub(super) fn modify_index(&mut self, change: &RawDocument) -> Result<Option<(String, RawDocumentBuf)>> {
-        let named = change.get_str("name").ok();
-        let pattern = change.get_document("keyPattern").ok();
-        let Some(index) = self.indexes.iter_mut().find(|index| match named {
-            Some(name) => name_of(index) == name,
-            None => pattern.is_some_and(|pattern| {
-                let key = index.get_document("key");
-                key.is_ok_and(|key| are_same_keys(key, pattern))
-            }),
-        }) else {
-            // The list can be newer than the change, and the index be gone from it: where the collection was renamed into the selection.
-            return Ok(None);
+/// Up to here and from here on no server records images of documents in its oplog.
+pub(super) const PRE_IMAGES: std::ops::Range<Series> = [4, 4]..[6, 1];
+
+/// From here on the server keeps collections in this way by itself.
+pub(super) const RECORD_IDS_REPLICATED: Series = [9, 0];
+
+/// Servers round the size of a capped collection up to a multiple of this.
+const SIZE_STEP: i64 = 256;
+
+/// What servers make of a size of 0.
+const LEAST_SIZE: i64 = 4096;
+
+/// Granularities of time series, with the seconds that a bucket spans at most, and to which its beginning is rounded.
+const GRANULARITIES: &[(&str, i64, i64)] = &[
+    ("seconds", 3_600, 60),
+    ("minutes", 86_400, 3_600),
+    ("hours", 2_592_000, 86_400),
+];
+
+/// Whether servers of a series know an option.
+pub(super) fn is_known(option: &str, servers: Series) -> bool {
+    match option {
+        "recordPreImages" => PRE_IMAGES.contains(&servers),
+        "changeStreamPreAndPostImages" => servers >= [6, 0],
+        "recordIdsReplicated" => servers >= RECORD_IDS_REPLICATED,
+        _ => true,
+    }
+}
+
+/// Options in their normal form: what is not in it says nothing.
+pub(super) fn normal(kind: CollectionKind, options: &RawDocument) -> Fields {
+    let is_capped = is_set(options, "capped");
+    let mut normal = Fields::new();
+    for (name, value) in fields(options) {
+        if let Some(value) = normal_option(kind, is_capped, name, value) {
+            normal.insert(name.to_owned(), value);
+        }
+    }
+    normal
+}
+
+fn normal_option(kind: CollectionKind, is_capped: bool, name: &str, value: RawBsonRef<'_>) -> Option<Normal> {
+    let of_buckets = kind == CollectionKind::TimeSeriesBuckets;
+    let unless = |is_default: bool, value: RawBsonRef<'_>| (!is_default).then(|| value.into());
+    match name {
+        _ if is_note(name) || is_obsolete(name) => None,
+        "autoIndexId" => None,
+        "capped" => is_true(value).then(|| true.into()),
+        "size" | "max" if !is_capped => None,
+        "size" => Some(whole(value).map_or_else(|| value.into(), |size| capped_size(size).into())),
+        "max" => match whole(value) {
+            Some(max) => (1..i64::from(i32::MAX)).contains(&max).then(|| max.into()),
+            None => Some(value.into()),
+        },
+        "validator" | "clusteredIndex" if of_buckets => None,
+        "validator" => unless(value.as_document().is_some_and(RawDocument::is_empty), value),
+        "validationLevel" => unless(value.as_str() == Some("strict"), value),
+        "validationAction" => unless(value.as_str() == Some("error"), value),
+        "pipeline" => unless(value.as_array().is_some_and(|stages| stages.is_empty()), value),
+        "collation" => collation(value),
+        "timeseries" => Some(time_series(value)),
+        "clusteredIndex" => clustered(value),
+        "expireAfterSeconds" => Some(whole_or_as_it_stands(value)),
+        "recordPreImages" => is_true(value).then(|| true.into()),
+        "changeStreamPreAndPostImages" => unless(!is_enabled(value), value),
+        "recordIdsReplicated" => None,
+        "storageEngine" => storage_engine::normal(value),
+        "indexOptionDefaults" => index_defaults(value),
+        _ => Some(value.into()),
+    }
+}
+
+/// What is no option: the command's name, what belongs to one server, what the server sets itself.
+fn is_note(name: &str) -> bool {
+    matches!(
+        name,
+        "create" | "uuid" | "temp" | "idIndex" | "ns" | "writeConcern" | "$db"
+    )
+}
+
+/// What has no meaning since MMAPv1.
+fn is_obsolete(name: &str) -> bool {
+    matches!(
+        name,
+        "flags" | "usePowerOf2Sizes" | "noPadding" | "$nExtents" | "initialNumExtents"
+    )
+}
+
+fn is_set(options: &RawDocument, name: &str) -> bool {
+    options.get(name).ok().flatten().is_some_and(is_true)
+}
+
+/// Of `{enabled: <bool>}`.
+fn is_enabled(value: RawBsonRef<'_>) -> bool {
+    value.as_document().is_none_or(|images| is_set(images, "enabled"))
+}
+
+fn capped_size(size: i64) -> i64 {
+    let size = if size == 0 { LEAST_SIZE } else { size };
+    size.saturating_add(SIZE_STEP - 1) / SIZE_STEP * SIZE_STEP
+}
+
+fn time_series(value: RawBsonRef<'_>) -> Normal {
+    let Some(given) = value.as_document() else {
+        return value.into();
+    };
+    let mut normal: Fields = fields(given)
+        .map(|(name, value)| (name.to_owned(), whole_or_as_it_stands(value)))
+        .collect();
+    let number = |name: &str| given.get(name).ok().flatten().and_then(whole);
+    let (span, rounding) = (number("bucketMaxSpanSeconds"), number("bucketRoundingSeconds"));
+    let granularity = match given.get_str("granularity") {
+        Ok(granularity) => GRANULARITIES.iter().find(|(name, ..)| *name == granularity),
+        // Both are given where the buckets are of another size than those of any granularity.
+        Err(_) if rounding.is_some() => None,
+        Err(_) => GRANULARITIES
+            .iter()
+            .find(|(_, of_it, _)| span.is_none_or(|span| span == *of_it)),
+    };
+    if let Some((name, its_span, its_rounding)) = granularity {
+        normal.insert("granularity".to_owned(), (*name).into());
+        normal
+            .entry("bucketMaxSpanSeconds".to_owned())
+            .or_insert_with(|| (*its_span).into());
+        if rounding == Some(*its_rounding) {
+            normal.remove("bucketRoundingSeconds");
+        }
+    }
+    Normal::Fields(normal)
+}
+
+fn clustered(value: RawBsonRef<'_>) -> Option<Normal> {
+    let Some(given) = value.as_document() else {
+        return is_true(value).then(|| value.into());
+    };
+    let mut normal: Fields = [("v", Normal::from(2)), ("name", "_id_".into()), ("unique", true.into())]
+        .into_iter()
+        .map(|(name, default)| (name.to_owned(), default))
+        .collect();
+    for (name, value) in fields(given) {
+        let value = if name == "unique" {
+            is_true(value).into()
+        } else {
+            value.into()
         };
-        let name = name_of(index).to_owned();
-        let mut carried = RawDocumentBuf::new();
-        let mut changes = false;
-        for element in change {
-            let (field, value) = element.map_err(malformed)?;
-            match field.as_str() {
-                "name" | "keyPattern" => carried.append(field, value),
-                "expireAfterSeconds" => {
-                    // An index that did not expire anything yet must become one that does, with the expiry held back.
-                    if expiry(index).is_none() {
-                        carried.append(field, HARDLY_EVER);
-                        changes = true;
-                    }
-                    set_field(index, field.as_str(), value)?;
-                }
-                _ => {
-                    carried.append(field, value);
-                    changes = true;
-                    set_field(index, field.as_str(), value)?;
-                }
-            }
-        }
-        Ok(changes.then_some((name, carried)))
+        normal.insert(name.to_owned(), value);
     }
-
-    /// With a change to one of them the server also notes the defaults of those that the collection does not have yet. A collection that is
-    /// copied again is made anew with all of them.
-    pub(super) fn complete_validation(&mut self, arguments: &RawDocument) -> Result<()> {
-        let is_set = |options: &RawDocument, name: &str| options.get(name).is_ok_and(|value| value.is_some());
-        let fields = ["validator", "validationLevel", "validationAction"];
-        if !fields.iter().any(|field| is_set(arguments, field)) {
-            return Ok(());
-        }
-        for (field, default) in [("validationLevel", "strict"), ("validationAction", "error")] {
-            if !is_set(&self.options, field) {
-                self.set_option(field, bson::RawBsonRef::String(default))?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn set_option(&mut self, name: &str, value: bson::RawBsonRef<'_>) -> Result<()> {
-        set_field(&mut self.options, name, value)
-    }
+    Some(Normal::Fields(normal))
 }
 
-/// A collection's options as it is made before cutover: its documents expire on the source alone.
-pub(crate) fn expiry_held_back(options: &RawDocument) -> RawDocumentBuf {
-    let mut kept = RawDocumentBuf::new();
-    for (field, value) in options.into_iter().filter_map(Result::ok) {
-        if field != "expireAfterSeconds" {
-            kept.append(field, value);
+fn index_defaults(value: RawBsonRef<'_>) -> Option<Normal> {
+    let Some(given) = value.as_document() else {
+        return Some(value.into());
+    };
+    let mut normal = Fields::new();
+    for (name, value) in fields(given) {
+        let value = match name {
+            "storageEngine" => storage_engine::normal(value),
+            _ => Some(value.into()),
+        };
+        if let Some(value) = value {
+            normal.insert(name.to_owned(), value);
         }
     }
-    kept
+    (!normal.is_empty()).then_some(Normal::Fields(normal))
 }
 
-/// Sets a field in its place, or at the end.
-fn set_field(document: &mut RawDocumentBuf, name: &str, value: bson::RawBsonRef<'_>) -> Result<()> {
-    let mut changed = RawDocumentBuf::new();
-    let mut set = false;
-    for element in &*document {
-        let (field, old) = element.map_err(malformed)?;
-        set |= field == name;
-        changed.append(field, if field == name { value } else { old });
+/// The options that a collection is made with: its own, and the specification of its index on `_id` where that is of the version of before
+/// 3.4, which no server makes unasked.
+pub(crate) fn to_create(options: &RawDocument, indexes: &[RawDocumentBuf]) -> RawDocumentBuf {
+    let mut created = RawDocumentBuf::new();
+    for (name, value) in options
+        .iter()
+        .filter_map(Result::ok)
+        .filter(|(name, _)| *name != "idIndex")
+    {
+        created.append(name, value);
     }
-    if !set {
-        let name = bson::raw::CString::try_from(name.to_owned())
-            .map_err(|error| Error::malformed("read an oplog entry", error))?;
-        changed.append(name, value);
+    if indexes.iter().any(|index| is_id_index(index) && version(index) == 1) {
+        created.append(
+            cstr!("idIndex"),
+            rawdoc! { "v": 1, "key": { "_id": 1 }, "name": "_id_" },
+        );
     }
-    *document = changed;
-    Ok(())
+    created
 }
 
-#[cfg(test)]
-mod tests {
-    use bson::rawdoc;
-
-    use super::*;
-    use crate::model::document::{Collection, CollectionKind};
-
-    #[test]
-    fn a_change_of_the_validation_notes_what_it_leaves_to_the_default() {
-        // As servers from 4.2 to 6.0 list the options after these commands.
-        for (before, arguments, after) in [
-            (
-                rawdoc! {},
-                rawdoc! { "validator": { "a": 1 }, "validationAction": "warn" },
-                rawdoc! { "validator": { "a": 1 }, "validationAction": "warn", "validationLevel": "strict" },
-            ),
-            (
-                rawdoc! { "validationLevel": "moderate" },
-                rawdoc! { "validator": {} },
-                rawdoc! { "validationLevel": "moderate", "validator": {}, "validationAction": "error" },
-            ),
-            (
-                rawdoc! {},
-                rawdoc! { "changeStreamPreAndPostImages": { "enabled": true } },
-                rawdoc! { "changeStreamPreAndPostImages": { "enabled": true } },
-            ),
-        ] {
-            let collection = Collection {
-                id: bson::Uuid::new(),
-                namespace: "shop.orders".parse().unwrap(),
-                kind: CollectionKind::Plain,
-                options: before,
-                indexes: Vec::new(),
-                documents: 0,
-                bytes: 0,
-            };
-            let mut tracked = Tracked::unread(&collection, collection.namespace.clone(), Vec::new());
-            for (field, value) in arguments.into_iter().map(std::result::Result::unwrap) {
-                tracked.set_option(field.as_str(), value).unwrap();
-            }
-            tracked.complete_validation(&arguments).unwrap();
-            assert_eq!(tracked.options, after);
+/// The options as `create` takes them on servers of a series. What they do not know goes along unless it says nothing or is not kept, so that
+/// their refusal names it.
+pub(crate) fn options_for(kind: CollectionKind, options: &RawDocument, servers: Series) -> RawDocumentBuf {
+    let is_capped = is_set(options, "capped");
+    let mut sent = RawDocumentBuf::new();
+    for (name, value) in options.iter().filter_map(Result::ok) {
+        let option = name.as_str();
+        if kind == CollectionKind::TimeSeriesBuckets
+            && !matches!(
+                option,
+                "timeseries" | "expireAfterSeconds" | "collation" | "storageEngine"
+            )
+        {
+            // The server makes the buckets, with their validator and their order, from these.
+            continue;
+        }
+        let value = match option {
+            "idIndex" => Some(RawBson::from(value)),
+            _ if is_note(option) || is_obsolete(option) => None,
+            "autoIndexId" | "capped" => is_true(value).then_some(RawBson::Boolean(true)),
+            "size" | "max" if !is_capped => None,
+            "size" if whole(value) == Some(0) => Some(RawBson::Int64(LEAST_SIZE)),
+            "recordPreImages" if !is_known(option, servers) => None,
+            "recordPreImages" => Some(RawBson::Boolean(is_true(value))),
+            "changeStreamPreAndPostImages" if !is_enabled(value) && !is_known(option, servers) => None,
+            "recordIdsReplicated" => None,
+            "collation" => Some(without_version(value)),
+            "storageEngine" => storage_engine::to_send(value),
+            "indexOptionDefaults" => storage_engine::defaults_to_send(value),
+            _ => Some(RawBson::from(value)),
+        };
+        if let Some(value) = value {
+            sent.append(name, value);
         }
     }
+    sent
+}
+
+/// The arguments of `collMod` as servers of a series take them.
+pub(crate) fn modification_for(arguments: &RawDocument, servers: Series) -> RawDocumentBuf {
+    let mut sent = RawDocumentBuf::new();
+    for (name, value) in arguments.iter().filter_map(Result::ok) {
+        let is_left_out = match name.as_str() {
+            "collMod" | "writeConcern" | "$db" => true,
+            // The sink says so itself where the target takes it.
+            "timeseriesBucketsMayHaveMixedSchemaData" => true,
+            "recordPreImages" => !is_known(name.as_str(), servers),
+            "changeStreamPreAndPostImages" => !is_enabled(value) && !is_known(name.as_str(), servers),
+            option => is_obsolete(option),
+        };
+        if !is_left_out {
+            sent.append(name, value);
+        }
+    }
+    sent
+}
+
+/// A collation for a server that fills in the version of its own library, and refuses any other.
+pub(super) fn without_version(value: RawBsonRef<'_>) -> RawBson {
+    let Some(given) = value.as_document() else {
+        return RawBson::from(value);
+    };
+    let mut sent = RawDocumentBuf::new();
+    for (name, value) in fields(given).filter(|(name, _)| *name != "version") {
+        if let Ok(name) = CString::try_from(name) {
+            sent.append(name, value);
+        }
+    }
+    RawBson::Document(sent)
 }

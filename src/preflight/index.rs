@@ -3,10 +3,10 @@
 use bson::raw::{RawBsonRef, RawDocument};
 
 use super::Context;
+use crate::catalog::Part;
 use crate::error::code::Code;
 use crate::error::finding::Finding;
 use crate::model::document::{Collection, CollectionKind};
-use crate::specification::Part;
 
 /// From this series on no server has geoHaystack indexes.
 const WITHOUT_HAYSTACK: [u32; 2] = [5, 0];

@@ -126,6 +126,8 @@ mod write_block;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::catalog;
+use crate::catalog::{NotKept, Part};
 use crate::engine::Engine;
 use crate::error::{ErrorKind, Result};
 use crate::event::{Amount, Side};
@@ -138,7 +140,6 @@ use crate::ownership::{shown, takes_name};
 use crate::retry::answered;
 use crate::settings::Settings;
 use crate::source::Deployment;
-use crate::specification::{self, NotKept, Part};
 use crate::waiting::LONGEST_CALL;
 
 pub use self::path::PathPolicy;
@@ -231,7 +232,7 @@ impl Context<'_> {
             ExistingData::Keep => self.standing.iter().find(|standing| standing.namespace == target),
             _ => None,
         };
-        specification::not_kept(collection, standing, specification::series(&self.target.deployment))
+        catalog::not_kept(collection, standing, catalog::series(&self.target.deployment))
     }
 
     /// Collections on the target that have the name of one that is migrated.

@@ -1,7 +1,7 @@
 //! Gives work out and takes it back: chunks of collections.
 
 use super::*;
-use crate::specification::to_create;
+use crate::catalog::to_create;
 
 /// After so many refused snapshots in a row a chunk is read as an interval.
 const SNAPSHOT_ATTEMPTS: u32 = 3;

@@ -28,7 +28,7 @@ pub(crate) use self::requests::{Assignment, Finished, ProofRequest, ReadAhead, R
 use crate::builds::IndexBuilds;
 use crate::checkpoint::{Checkpoint, ComparedUntil, PendingCheckpoint, Renaming, States, UnsettledDocuments};
 use crate::collections::{Collections, Noticed};
-use crate::ddl::DdlPolicy;
+use crate::engine::follow::ddl::policy::DdlPolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::held::Held;

@@ -9,13 +9,13 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use super::super::{CatalogCommand, Refusal, RefusalReason};
 use super::JournalEntry;
 use super::unique::Index;
+use crate::catalog::{is_same_index, to_create};
 use crate::driver_listing::kind_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::document::{Batch, Collection, CollectionKind, Operation, Range, Write};
 use crate::model::namespace::Namespace;
 use crate::oplog::delta;
 use crate::order::Key;
-use crate::specification::{is_same_index, to_create};
 use crate::test_util::{Random, modified_options, modify_index};
 
 pub(super) struct State {

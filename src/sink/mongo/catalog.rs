@@ -5,12 +5,12 @@ use bson::{Document, doc, rawdoc};
 
 use super::index::{self, is_expiry_of_capped};
 use super::target::Target;
+use crate::catalog::{modification_for, options_for};
 use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::document::CollectionKind;
 use crate::model::namespace::Namespace;
 use crate::sink::CatalogCommand;
-use crate::specification::{modification_for, options_for};
 
 /// The server's error codes that say that it is already as asked.
 mod code {

@@ -9,12 +9,12 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout};
 
 use super::target::Target;
+use crate::catalog::{are_same_keys, index_difference, index_for, is_id_index, name_of, seconds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::HARDLY_EVER;
 use crate::model::namespace::Namespace;
 use crate::model::raw::splice::Splice;
 use crate::retry::{ANSWER, RetryRule};
-use crate::specification::{are_same_keys, index_difference, index_for, is_id_index, name_of, seconds};
 use crate::{driver, driver_listing};
 
 const OPERATION: &str = "create an index";

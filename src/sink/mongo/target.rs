@@ -8,11 +8,11 @@ use mongodb::Client;
 
 use super::flush::{Terms, term_of};
 use super::names::UniqueNames;
+use crate::catalog::Series;
 use crate::driver::{self, Answer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::error_codes;
 use crate::retry::{ANSWER, RetryRule, WRITE, answered, retry};
-use crate::specification::Series;
 
 /// How long a majority may take to confirm a write before it is asked for again.
 const MAJORITY_TIMEOUT: Duration = Duration::from_secs(30);

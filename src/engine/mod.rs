@@ -1,5 +1,7 @@
 //! The only file that knows the order of the steps of a run. It owns the run's tasks.
 
+pub(crate) mod follow;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bson::Uuid;
 
 use super::{expiry_held_back, required};
+use crate::catalog::to_create;
 use crate::checkpoint::Renaming;
 use crate::error::Result;
 use crate::lane::Target;
@@ -14,7 +15,6 @@ use crate::model::document::Position;
 use crate::model::namespace::Namespace;
 use crate::ownership::Room;
 use crate::router::Router;
-use crate::specification::to_create;
 use crate::tracked::Tracked;
 
 impl Router {

@@ -6,7 +6,7 @@ use bson::raw::RawDocument;
 use serde::{Deserialize, Serialize};
 
 use super::Series;
-use super::index::{is_id_index, is_without_effect, name_of, says_how_to_build, version};
+use super::index_spec::{is_id_index, is_without_effect, name_of, says_how_to_build, version};
 use super::normal::{fields, is_true};
 use super::options::{RECORD_IDS_REPLICATED, is_known};
 use super::storage_engine::other_engines;

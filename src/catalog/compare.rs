@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bson::raw::RawDocument;
 
-use super::index::{name_of, normal as normal_index};
+use super::index_spec::{name_of, normal as normal_index};
 use super::normal::Fields;
 use super::not_kept::{is_lost, lacks_id_index};
 use super::options::{is_known, normal as normal_options};

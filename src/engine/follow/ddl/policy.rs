@@ -2,6 +2,7 @@
 
 use bson::Uuid;
 
+use crate::catalog::is_same_index;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::index::name_of;
@@ -9,7 +10,6 @@ use crate::model::document::Position;
 use crate::model::namespace::Namespace;
 use crate::oplog::CommandOperation;
 use crate::router::Router;
-use crate::specification::is_same_index;
 use crate::tracked::Tracked;
 
 /// What to do when a collection, view or index of the selection is made, dropped, renamed or modified on the source during a run.

@@ -1,0 +1,146 @@
+//! What changes of the catalogue make of the options of a collection and of its indexes.
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+
+use super::malformed;
+use crate::catalog::are_same_keys;
+use crate::error::{Error, Result};
+use crate::index::{HARDLY_EVER, expiry, name_of};
+use crate::tracked::Tracked;
+
+impl Tracked {
+    /// Changes an index in the collection's list as collMod does. Answers its name and the change that the target has to make now: one of
+    /// the expiry waits for cutover.
+    pub(super) fn modify_index(&mut self, change: &RawDocument) -> Result<Option<(String, RawDocumentBuf)>> {
+        let named = change.get_str("name").ok();
+        let pattern = change.get_document("keyPattern").ok();
+        let Some(index) = self.indexes.iter_mut().find(|index| match named {
+            Some(name) => name_of(index) == name,
+            None => pattern.is_some_and(|pattern| {
+                let key = index.get_document("key");
+                key.is_ok_and(|key| are_same_keys(key, pattern))
+            }),
+        }) else {
+            // The list can be newer than the change, and the index be gone from it: where the collection was renamed into the selection.
+            return Ok(None);
+        };
+        let name = name_of(index).to_owned();
+        let mut carried = RawDocumentBuf::new();
+        let mut changes = false;
+        for element in change {
+            let (field, value) = element.map_err(malformed)?;
+            match field.as_str() {
+                "name" | "keyPattern" => carried.append(field, value),
+                "expireAfterSeconds" => {
+                    // An index that did not expire anything yet must become one that does, with the expiry held back.
+                    if expiry(index).is_none() {
+                        carried.append(field, HARDLY_EVER);
+                        changes = true;
+                    }
+                    set_field(index, field.as_str(), value)?;
+                }
+                _ => {
+                    carried.append(field, value);
+                    changes = true;
+                    set_field(index, field.as_str(), value)?;
+                }
+            }
+        }
+        Ok(changes.then_some((name, carried)))
+    }
+
+    /// With a change to one of them the server also notes the defaults of those that the collection does not have yet. A collection that is
+    /// copied again is made anew with all of them.
+    pub(super) fn complete_validation(&mut self, arguments: &RawDocument) -> Result<()> {
+        let is_set = |options: &RawDocument, name: &str| options.get(name).is_ok_and(|value| value.is_some());
+        let fields = ["validator", "validationLevel", "validationAction"];
+        if !fields.iter().any(|field| is_set(arguments, field)) {
+            return Ok(());
+        }
+        for (field, default) in [("validationLevel", "strict"), ("validationAction", "error")] {
+            if !is_set(&self.options, field) {
+                self.set_option(field, bson::RawBsonRef::String(default))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_option(&mut self, name: &str, value: bson::RawBsonRef<'_>) -> Result<()> {
+        set_field(&mut self.options, name, value)
+    }
+}
+
+/// A collection's options as it is made before cutover: its documents expire on the source alone.
+pub(crate) fn expiry_held_back(options: &RawDocument) -> RawDocumentBuf {
+    let mut kept = RawDocumentBuf::new();
+    for (field, value) in options.into_iter().filter_map(Result::ok) {
+        if field != "expireAfterSeconds" {
+            kept.append(field, value);
+        }
+    }
+    kept
+}
+
+/// Sets a field in its place, or at the end.
+fn set_field(document: &mut RawDocumentBuf, name: &str, value: bson::RawBsonRef<'_>) -> Result<()> {
+    let mut changed = RawDocumentBuf::new();
+    let mut set = false;
+    for element in &*document {
+        let (field, old) = element.map_err(malformed)?;
+        set |= field == name;
+        changed.append(field, if field == name { value } else { old });
+    }
+    if !set {
+        let name = bson::raw::CString::try_from(name.to_owned())
+            .map_err(|error| Error::malformed("read an oplog entry", error))?;
+        changed.append(name, value);
+    }
+    *document = changed;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+    use crate::model::document::{Collection, CollectionKind};
+
+    #[test]
+    fn a_change_of_the_validation_notes_what_it_leaves_to_the_default() {
+        // As servers from 4.2 to 6.0 list the options after these commands.
+        for (before, arguments, after) in [
+            (
+                rawdoc! {},
+                rawdoc! { "validator": { "a": 1 }, "validationAction": "warn" },
+                rawdoc! { "validator": { "a": 1 }, "validationAction": "warn", "validationLevel": "strict" },
+            ),
+            (
+                rawdoc! { "validationLevel": "moderate" },
+                rawdoc! { "validator": {} },
+                rawdoc! { "validationLevel": "moderate", "validator": {}, "validationAction": "error" },
+            ),
+            (
+                rawdoc! {},
+                rawdoc! { "changeStreamPreAndPostImages": { "enabled": true } },
+                rawdoc! { "changeStreamPreAndPostImages": { "enabled": true } },
+            ),
+        ] {
+            let collection = Collection {
+                id: bson::Uuid::new(),
+                namespace: "shop.orders".parse().unwrap(),
+                kind: CollectionKind::Plain,
+                options: before,
+                indexes: Vec::new(),
+                documents: 0,
+                bytes: 0,
+            };
+            let mut tracked = Tracked::unread(&collection, collection.namespace.clone(), Vec::new());
+            for (field, value) in arguments.into_iter().map(std::result::Result::unwrap) {
+                tracked.set_option(field.as_str(), value).unwrap();
+            }
+            tracked.complete_validation(&arguments).unwrap();
+            assert_eq!(tracked.options, after);
+        }
+    }
+}
