@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 
 use crate::catalog::NotKept;
 use crate::certificate::Certificate;
-use crate::difference::Difference;
+use crate::compare::difference::Difference;
 use crate::evidence::{IndexCounts, LagSample};
 use crate::late_writes::LateWrites;
 use crate::model::document::Position;

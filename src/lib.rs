@@ -63,6 +63,7 @@
 //! one's own.
 
 // The guides.
+mod compare;
 mod model;
 pub mod docs;
 
@@ -113,13 +114,10 @@ mod ranges;
 mod held;
 mod lane;
 mod fold;
-mod repair;
 mod index;
 mod builds;
 mod watermark;
 mod proof;
-mod difference;
-mod by_id;
 mod catalog;
 mod verify;
 mod cutover;
@@ -173,7 +171,7 @@ pub use rehearsal::{Rehearsal, Rehearsed};
 
 pub use catalog::NotKept;
 pub use certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
-pub use difference::{Difference, DifferenceKind};
+pub use compare::difference::{Difference, DifferenceKind};
 pub use driver_connect::ConnectOptions;
 pub use engine::follow::ddl::policy::DdlPolicy;
 pub use event::{

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::checkpoint::CollectionState;
-use crate::difference::Difference;
+use crate::compare::difference::Difference;
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migration::Verification;

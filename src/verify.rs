@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::by_id::{self, Portions};
 use crate::checkpoint::CollectionState;
+use crate::compare::by_id;
+use crate::compare::by_id::Portions;
+use crate::compare::merge::Differences;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::model::document::{Batch, Collection, CollectionKind, Operation, Position, Range};
 use crate::model::namespace::Namespace;
 use crate::order::Key;
-use crate::repair::Differences;
 use crate::sink::SinkRead;
 use crate::source::{PointRequest, ReadMode, ReadRequest};
 

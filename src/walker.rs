@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::{Budget, Taken};
+use crate::compare::merge::Differences;
 use crate::durability::Durability;
 use crate::engine::flatten;
 use crate::engine::follow::ddl::expiry_held_back;
@@ -23,7 +24,6 @@ use crate::ownership::Ownership;
 use crate::places::Place;
 use crate::progress::Progress;
 use crate::ranges::ChunkId;
-use crate::repair::Differences;
 use crate::retry::{Attempts, RetryRule};
 use crate::router::{Assignment, Finished, Request, Work};
 use crate::sink::{Refusal, Sink, SinkRead};

@@ -1,7 +1,8 @@
 //! Documents that are read from the source itself, and those whose changes were refused.
 
 use super::*;
-use crate::by_id::{self, Portions};
+use crate::compare::by_id;
+use crate::compare::by_id::Portions;
 use crate::source::{PointRequest, ReadMode};
 
 /// Documents that are re-read from the source at once: at most so many, and about so many bytes.

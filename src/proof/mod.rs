@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use self::changed::Changed;
 pub(crate) use self::running::{Portion, Running};
 use crate::checkpoint::{self, ComparedState};
-use crate::difference::Difference;
+use crate::compare::difference::Difference;
 use crate::model::document::{Position, Write};
 use crate::model::namespace::Namespace;
 use crate::order::Key;
