@@ -5,7 +5,7 @@ use bson::raw::RawDocumentBuf;
 use crate::error::Result;
 use crate::oplog::entry::CommandOperation;
 use crate::oplog::parse::{Namespaces, is_skipped, text};
-use crate::oplog::raw::{RawEntry, malformed, uuid, without};
+use crate::oplog::raw_entry::{RawEntry, malformed, uuid, without};
 
 /// What a command entry other than `applyOps` does to the catalogue; `None` where it does nothing that matters to a migration.
 ///

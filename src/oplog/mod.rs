@@ -4,19 +4,19 @@
 mod command;
 mod cursor;
 pub mod delta;
-mod entry;
+pub(crate) mod entry;
 mod parse;
 pub(crate) mod position;
-mod raw;
+mod raw_entry;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
 mod table;
 mod tail;
-mod transaction;
+pub(crate) mod assembler;
 
-pub use cursor::{OplogCursor, OplogCursorBuilder};
 #[cfg(feature = "test-util")]
-pub(crate) use transaction::{Assembler, Taken};
+pub(crate) use assembler::{Assembler, Taken};
+pub use cursor::{OplogCursor, OplogCursorBuilder};
 
 pub use entry::{Command, CommandOperation, Entry, Item};

@@ -10,7 +10,7 @@ use crate::model::document::{Change, Operation, Position, Write};
 use crate::model::namespace::Namespace;
 use crate::oplog::command;
 use crate::oplog::entry::{Command, CommandOperation, Item};
-use crate::oplog::raw::{OPERATION, RawEntry, malformed, without};
+use crate::oplog::raw_entry::{OPERATION, RawEntry, malformed, without};
 use crate::order::Key;
 
 /// Where the definitions of a database's views are kept.

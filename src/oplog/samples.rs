@@ -8,10 +8,10 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Bson, Document, doc};
 
 use crate::model::document::{Operation, Position};
+use crate::oplog::assembler::{Assembler, Taken};
 use crate::oplog::entry::{CommandOperation, Entry, Item};
 use crate::oplog::parse::Parser;
-use crate::oplog::raw::RawEntry;
-use crate::oplog::transaction::{Assembler, Taken};
+use crate::oplog::raw_entry::RawEntry;
 use crate::order::Key;
 
 pub(super) const VERSIONS: [&str; 4] = ["4.2.6", "4.4.2", "5.0.4", "6.0.27"];

@@ -9,8 +9,8 @@ use bson::raw::RawDocumentBuf;
 use super::samples::{FROM_SOURCE, VERSIONS, is_skipped, items, raw, samples};
 use crate::driver_listing::kind_of;
 use crate::model::document::{CollectionKind, Operation, Position};
+use crate::oplog::assembler::{Assembler, Taken};
 use crate::oplog::entry::{CommandOperation, Item};
-use crate::oplog::transaction::{Assembler, Taken};
 
 const TABLE: &str = include_str!("entries.md");
 

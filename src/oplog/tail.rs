@@ -18,9 +18,9 @@ use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::document::Position;
 use crate::model::raw::batch_cursor::Documents;
+use crate::oplog::assembler::{Assembler, Taken};
 use crate::oplog::entry::Entry;
 use crate::oplog::position::{entry_at, find_from, is_at, oldest_position, standing, start_position};
-use crate::oplog::transaction::{Assembler, Taken};
 use crate::retry::{Attempts, RetryRule, answered};
 
 /// What is being done where a tail fails.

@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::document::Position;
 use crate::oplog::entry::Entry;
 use crate::oplog::parse::Parser;
-use crate::oplog::raw::{OPERATION, RawEntry};
+use crate::oplog::raw_entry::{OPERATION, RawEntry};
 
 /// Turns raw oplog entries, given in order and without a gap, into committed steps of the history.
 #[derive(Debug)]

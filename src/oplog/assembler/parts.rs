@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bson::raw::{RawDocument, RawDocumentBuf};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::oplog::raw::OPERATION;
+use crate::oplog::raw_entry::OPERATION;
 use crate::spill::{Place, Spill};
 
 /// The entries of a transaction, in order.
