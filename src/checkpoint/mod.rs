@@ -4,7 +4,7 @@ mod file;
 #[cfg(feature = "test-util")]
 mod memory;
 mod parts;
-mod sink;
+mod on_target;
 mod states;
 
 use async_trait::async_trait;
@@ -23,7 +23,7 @@ use crate::window::CutoverWindow;
 pub use file::FileStore;
 #[cfg(feature = "test-util")]
 pub use memory::MemoryStore;
-pub use sink::SinkStore;
+pub use on_target::SinkStore;
 pub(crate) use states::{Compared, ComparedUntil, PendingCheckpoint, State, States};
 
 /// The version of the format that this crate writes. It reads this one and all before it.

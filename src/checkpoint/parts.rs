@@ -66,11 +66,11 @@ impl Parts {
             let Some(record) = sink.load_record(&self.name(number)).await? else {
                 return Ok(None);
             };
-            bytes.extend_from_slice(record.get_binary("bytes").map_err(super::sink::damaged)?.bytes);
+            bytes.extend_from_slice(record.get_binary("bytes").map_err(super::on_target::damaged)?.bytes);
         }
         RawDocumentBuf::from_bytes(bytes)
             .map(Some)
-            .map_err(super::sink::damaged)
+            .map_err(super::on_target::damaged)
     }
 
     /// Deletes the records.
