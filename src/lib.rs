@@ -63,6 +63,7 @@
 //! one's own.
 
 // The guides.
+mod mongo;
 mod compare;
 mod model;
 pub mod docs;
@@ -144,16 +145,6 @@ mod pace;
 mod throttle;
 mod monitor;
 mod waiting;
-mod driver;
-mod driver_connect;
-mod driver_digest;
-mod driver_inspect;
-mod driver_listing;
-mod driver_transactions;
-mod driver_watch;
-mod driver_range;
-mod retry;
-mod error_codes;
 mod error;
 
 // For tests of hosts and of implementations of the traits.
@@ -172,7 +163,6 @@ pub use rehearsal::{Rehearsal, Rehearsed};
 pub use catalog::NotKept;
 pub use certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use compare::difference::{Difference, DifferenceKind};
-pub use driver_connect::ConnectOptions;
 pub use engine::follow::ddl::policy::DdlPolicy;
 pub use event::{
     Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,
@@ -180,6 +170,7 @@ pub use event::{
 pub use evidence::{IndexCounts, LagSample};
 pub use late_writes::{LateWrite, LateWrites};
 pub use model::left_selection::LeftSelection;
+pub use mongo::connect::ConnectOptions;
 pub use phase::Phase;
 pub use prove::{BothSides, ComparedCollection, VerifyReport};
 pub use reverse::WayBack;

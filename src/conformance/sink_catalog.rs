@@ -29,7 +29,7 @@ pub(super) async fn run(sink: &dyn Sink) -> std::result::Result<(), ConformanceF
 }
 
 pub(super) async fn make(sink: &dyn Sink, namespace: &Namespace, options: RawDocumentBuf) -> Result<()> {
-    let kind = crate::driver_listing::kind_of(namespace, &options);
+    let kind = crate::mongo::listing::kind_of(namespace, &options);
     sink.execute(&CatalogCommand::Create {
         namespace: namespace.clone(),
         kind,

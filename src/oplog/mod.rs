@@ -2,21 +2,18 @@
 #![doc = include_str!("entries.md")]
 
 mod command;
-mod cursor;
 pub mod delta;
 pub(crate) mod entry;
 mod parse;
-pub(crate) mod position;
 mod raw_entry;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
 mod table;
-mod tail;
 pub(crate) mod assembler;
 
+pub use crate::mongo::oplog::cursor::{OplogCursor, OplogCursorBuilder};
 #[cfg(feature = "test-util")]
 pub(crate) use assembler::{Assembler, Taken};
-pub use cursor::{OplogCursor, OplogCursorBuilder};
 
 pub use entry::{Command, CommandOperation, Entry, Item};

@@ -7,8 +7,8 @@ use bson::Document;
 use bson::raw::RawDocumentBuf;
 
 use super::samples::{FROM_SOURCE, VERSIONS, is_skipped, items, raw, samples};
-use crate::driver_listing::kind_of;
 use crate::model::document::{CollectionKind, Operation, Position};
+use crate::mongo::listing::kind_of;
 use crate::oplog::assembler::{Assembler, Taken};
 use crate::oplog::entry::{CommandOperation, Item};
 

@@ -1,10 +1,10 @@
 //! Which members there are, and whether they can do what a migration asks of them.
 
 use super::{Context, SideFacts};
-use crate::driver::number;
 use crate::error::code::Code;
 use crate::error::finding::{Finding, Severity};
 use crate::model::inspection::Member;
+use crate::mongo::client::number;
 
 /// How both sides are built.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {

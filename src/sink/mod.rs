@@ -2,7 +2,6 @@
 
 #[cfg(feature = "test-util")]
 mod memory;
-mod mongo;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,9 +18,9 @@ use crate::oplog::delta::DeltaError;
 use crate::order::Key;
 use crate::source::Deployment;
 
+pub use crate::mongo::sink::MongoSink;
 #[cfg(feature = "test-util")]
 pub use memory::{JournalEntry, MemorySink, SinkCall};
-pub use mongo::MongoSink;
 
 /// A replica set, or anything that can take the documents, indexes and commands of one.
 ///

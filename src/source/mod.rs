@@ -2,7 +2,6 @@
 
 #[cfg(feature = "test-util")]
 mod memory;
-mod mongo;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use crate::model::namespace::Namespace;
 use crate::oplog::Entry;
 use crate::order::Key;
 
-pub use self::mongo::MongoSource;
+pub use crate::mongo::source::MongoSource;
 #[cfg(feature = "test-util")]
 pub use memory::{MemorySource, NameResolution, OpenTransaction, SourceCall, Transaction};
 

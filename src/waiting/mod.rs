@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::error::Result;
 use crate::event::{Event, Events, Side};
-use crate::retry::{ANSWER, FIRST_BATCH, RetryRule};
+use crate::mongo::retry::{ANSWER, FIRST_BATCH, RetryRule};
 
 /// An answer that takes longer than this is told.
 const FIRST: Duration = Duration::from_secs(2);

@@ -5,9 +5,9 @@ use std::ops::Range;
 use bson::raw::RawDocument;
 use mongodb::raw_batch_cursor::RawBatch;
 
-use crate::driver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::document::Batch;
+use crate::mongo::client;
 
 const OPERATION: &str = "read a batch of documents";
 
@@ -37,7 +37,7 @@ impl Bytes for RawBatch {
     }
 
     fn array(&self) -> Result<&[u8]> {
-        let array = self.doc_slices().map_err(|error| driver::convert(OPERATION, error))?;
+        let array = self.doc_slices().map_err(|error| client::convert(OPERATION, error))?;
         Ok(array.as_bytes())
     }
 }

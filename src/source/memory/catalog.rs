@@ -6,10 +6,10 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Uuid, rawdoc};
 
 use super::state::{State, refused};
-use crate::driver_listing::kind_of;
 use crate::error::Result;
 use crate::model::document::{CollectionKind, Position};
 use crate::model::namespace::Namespace;
+use crate::mongo::listing::kind_of;
 use crate::oplog::{Command, CommandOperation, Item};
 use crate::test_util::{merge_fields, modified_options, modify_index};
 

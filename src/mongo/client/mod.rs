@@ -1,0 +1,363 @@
+//! What the MongoDB source and sink share: connecting, commands, and what the driver's errors mean.
+
+mod answer;
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use bson::raw::RawDocumentBuf;
+use bson::{Document, doc};
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+use mongodb::Client;
+use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind};
+use mongodb::options::RunCursorCommandOptions;
+
+pub(crate) use self::answer::{Answer, of_system, plain};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::{Batch, Position};
+use crate::mongo::error_codes;
+use crate::mongo::error_codes::Meaning;
+use crate::mongo::retry::{ANSWER, RetryRule, answered, panicked, retry};
+use crate::preflight::{Code, Finding};
+use crate::source::Deployment;
+
+/// Runs a command on a database, through elections.
+///
+/// # Errors
+/// The server's answer, or the connection's failure once patience has run out.
+pub(crate) async fn run(
+    client: &Client,
+    operation: &'static str,
+    database: &str,
+    command: Document,
+) -> Result<Document> {
+    run_within(ANSWER, client, operation, database, command).await
+}
+
+/// As [`run`], for a command that may take longer than others.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_within(
+    limit: Duration,
+    client: &Client,
+    operation: &'static str,
+    database: &str,
+    command: Document,
+) -> Result<Document> {
+    let database = client.database(database);
+    retry(RetryRule::SERVER, || {
+        answered(operation, limit, async {
+            let answer = database.run_command(command.clone()).await;
+            answer.map_err(|error| convert(operation, error))
+        })
+    })
+    .await
+}
+
+/// One section of what the primary says of its state, empty where it has none; those that cost a server most are left out.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn server_status(client: &Client, operation: &'static str, section: &str) -> Result<Document> {
+    let mut command = doc! { "serverStatus": 1, "repl": 0, "wiredTiger": 0, "metrics": 0, "locks": 0, "tcmalloc": 0 };
+    command.insert(section, 1);
+    let mut status = run(client, operation, "admin", command).await?;
+    match status.remove(section) {
+        Some(bson::Bson::Document(section)) => Ok(section),
+        _ => Ok(Document::new()),
+    }
+}
+
+/// Runs a command whose body is sent as it is, once, however long it takes.
+///
+/// # Errors
+/// The server's answer, or the connection's failure.
+pub(crate) async fn run_raw(
+    client: &Client,
+    operation: &'static str,
+    database: &str,
+    command: RawDocumentBuf,
+) -> Result<Document> {
+    let database = client.database(database);
+    match AssertUnwindSafe(database.run_raw_command(command).into_future())
+        .catch_unwind()
+        .await
+    {
+        Ok(answer) => answer.map_err(|error| convert(operation, error)),
+        Err(_) => Err(panicked(operation)),
+    }
+}
+
+/// Opens a cursor by a command whose body is sent as it is, and gives its batches. Nothing is retried.
+///
+/// # Errors
+/// The server's answer, or the connection's failure, from the call or from the stream.
+///
+/// # Cancellation
+/// Dropping the stream kills the cursor on the server.
+pub(crate) async fn open_cursor(
+    client: &Client,
+    operation: &'static str,
+    database: &str,
+    command: RawDocumentBuf,
+    batch_size: Option<u32>,
+) -> Result<BoxStream<'static, Result<Batch>>> {
+    open_cursor_within(ANSWER, client, operation, database, command, batch_size).await
+}
+
+/// As [`open_cursor`], for a cursor whose batches may take longer than other answers.
+///
+/// # Errors
+/// As [`open_cursor`].
+pub(crate) async fn open_cursor_within(
+    limit: Duration,
+    client: &Client,
+    operation: &'static str,
+    database: &str,
+    command: RawDocumentBuf,
+    batch_size: Option<u32>,
+) -> Result<BoxStream<'static, Result<Batch>>> {
+    let mut options = RunCursorCommandOptions::default();
+    options.batch_size = batch_size;
+    let database = client.database(database);
+    let cursor = to_its_end(operation, limit, async move {
+        let opened = database.run_raw_cursor_command(command).with_options(options).batch();
+        opened.await.map_err(|error| convert(operation, error))
+    });
+    Ok(stream::unfold(Some(cursor.await?), move |cursor| async move {
+        let mut cursor = cursor?;
+        let next = answered(operation, limit, async {
+            let batch = cursor.next().await.transpose();
+            batch.map_err(|error| convert(operation, error))
+        });
+        match next.await {
+            Ok(batch) => {
+                let documents = Batch::from_reply(batch?).map_err(|error| Error::malformed(operation, error));
+                Some((documents, Some(cursor)))
+            }
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+    .boxed())
+}
+
+/// Opens what stays on the server. Were the call dropped on its way, the server would keep a cursor that nobody knows of for ten minutes, or
+/// a transaction for one. So it goes to its end, which the limit sets, whether or not anybody still waits for it: what nobody takes is
+/// dropped then, and with it what the server has.
+///
+/// # Errors
+/// Those of `call`, and [`Connection`](ErrorKind::Connection) when it takes longer than the limit.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    operation: &'static str,
+    limit: Duration,
+    call: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(answered(operation, limit, call))
+        .await
+        .unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Panic, operation, "the task that opens a cursor panicked").with_source(error))
+        })
+}
+
+/// What a replica set says of itself.
+///
+/// # Errors
+/// [`Refused`](ErrorKind::Refused) when it is not a replica set, or a server error.
+pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
+    const OPERATION: &str = "describe the deployment";
+    let hello = run(client, OPERATION, "admin", doc! { "isMaster": 1 }).await?;
+    let Ok(name) = hello.get_str("setName") else {
+        // Tells what only imitates MongoDB; most of these forget the replica set.
+        let build = run(client, OPERATION, "admin", doc! { "buildInfo": 1 })
+            .await
+            .unwrap_or_default();
+        return Err(Error::refused(OPERATION, vec![not_a_replica_set(&hello, &build)]));
+    };
+    let build = run(client, OPERATION, "admin", doc! { "buildInfo": 1 }).await?;
+    let version = build
+        .get_array("versionArray")
+        .map(|parts| {
+            let part = |at: usize| {
+                parts
+                    .get(at)
+                    .and_then(|part| part.as_i32())
+                    .unwrap_or_default()
+                    .unsigned_abs()
+            };
+            [part(0), part(1), part(2)]
+        })
+        .map_err(|error| Error::malformed(OPERATION, error))?;
+    // Reading the parameter needs a privilege; without it the binary's own version is what the server normally runs at.
+    let parameter = doc! { "getParameter": 1, "featureCompatibilityVersion": 1 };
+    let feature_compatibility = if_allowed(run(client, OPERATION, "admin", parameter).await)?
+        .and_then(|reply| {
+            let text = reply
+                .get_document("featureCompatibilityVersion")
+                .ok()?
+                .get_str("version")
+                .ok()?
+                .to_owned();
+            let (major, minor) = text.split_once('.')?;
+            Some([major.parse().ok()?, minor.parse().ok()?])
+        })
+        .unwrap_or([version[0], version[1]]);
+    // The id in the replica set's configuration stays when members or names change. Where it may not be read, the name has to do.
+    let identity = if_allowed(run(client, OPERATION, "admin", doc! { "replSetGetConfig": 1 }).await)?
+        .and_then(|reply| {
+            let settings = reply.get_document("config").ok()?.get_document("settings").ok()?;
+            Some(settings.get_object_id("replicaSetId").ok()?.to_hex())
+        })
+        .unwrap_or_else(|| format!("set {name}"));
+    Ok(Deployment {
+        identity,
+        name: name.to_owned(),
+        version,
+        feature_compatibility,
+    })
+}
+
+/// An answer that may be missing for want of a privilege, and for no other reason: what is made up in its place would differ from what the
+/// server says the next time.
+fn if_allowed<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a server is that belongs to no replica set, and what to do about it.
+pub(crate) fn not_a_replica_set(hello: &Document, build: &Document) -> Finding {
+    let (code, what, fix) = if let Some(kind) = crate::preflight::imitation(hello, build) {
+        (
+            Code::NotMongodb,
+            format!("it is {kind}, which has no oplog to follow"),
+            "only replica sets of MongoDB can be migrated",
+        )
+    } else if hello.get_str("msg").is_ok_and(|text| text == "isdbgrid") {
+        (
+            Code::Mongos,
+            "it is a mongos of a sharded cluster".to_owned(),
+            "only replica sets can be migrated; give the connection string of one that is not a shard",
+        )
+    } else if hello.get_bool("isreplicaset").unwrap_or(false) {
+        (
+            Code::NotInitiated,
+            "it is a member of a replica set that has no configuration yet".to_owned(),
+            "run `rs.initiate()` on it",
+        )
+    } else {
+        (
+            Code::Standalone,
+            "it is a standalone server".to_owned(),
+            "restart mongod with `--replSet rs0` and run `rs.initiate()` to make it a replica set of one member",
+        )
+    };
+    Finding::blocker(code, what, fix)
+}
+
+/// An optime `{ts, t}` as the server writes it. The entry that a replica set begins with has no term.
+pub(crate) fn position_of(optime: &Document) -> Option<Position> {
+    let term = optime.get_i64("t").unwrap_or(Position::ZERO.term);
+    Some(Position::new(optime.get_timestamp("ts").ok()?, term))
+}
+
+/// A count that the server may give as an int, a long or a double.
+pub(crate) fn number(document: &Document, name: &str) -> u64 {
+    match document.get(name) {
+        Some(bson::Bson::Int32(value)) => u64::try_from(*value).unwrap_or_default(),
+        Some(bson::Bson::Int64(value)) => u64::try_from(*value).unwrap_or_default(),
+        // Counts are far below 2^53, and a negative one is clamped to 0.
+        Some(bson::Bson::Double(value)) => *value as u64,
+        _ => 0,
+    }
+}
+
+/// The server's error code, where the error is a server's answer.
+pub(crate) fn code(error: &Error) -> Option<i32> {
+    said(error).and_then(Answer::code)
+}
+
+/// What the server said, where the error is a server's answer; else the whole error.
+pub(crate) fn answer(error: &Error) -> String {
+    said(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+fn said(error: &Error) -> Option<&Answer> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
+/// Whether the collection or database that was asked for does not exist.
+pub(crate) fn is_gone(error: &Error) -> bool {
+    // NamespaceNotFound, and CommandNotSupportedOnView for a collection that a view has taken the place of.
+    matches!(code(error), Some(26 | 166))
+}
+
+/// What to do about a server that takes no writes at present, for the codes that say so.
+pub(crate) fn blocked(code: i32) -> Option<&'static str> {
+    let row = error_codes::row(code)?;
+    (row.meaning == Meaning::Blocked).then_some(row.why)
+}
+
+/// The crate's error for a driver's.
+pub(crate) fn convert(operation: &'static str, error: DriverError) -> Error {
+    let (kind, retryable) = classify(&error);
+    let answer = Answer::of(&error);
+    let row = answer.code().and_then(error_codes::row);
+    let message = match kind {
+        ErrorKind::Unauthorized => {
+            "the server does not allow it; grant the missing privilege or correct the credentials".to_owned()
+        }
+        ErrorKind::Connection => match row {
+            Some(row) => format!("the server cannot do this at present: {}", row.why),
+            None if answer.code().is_some() => "the server cannot do this at present".to_owned(),
+            None => "the server cannot be reached or the connection broke; see whether its members run and can be reached from here"
+                .to_owned(),
+        },
+        ErrorKind::TargetBlocked => {
+            let what = row.map_or("it takes no writes", |row| row.why);
+            format!("the server takes no writes: {what}")
+        }
+        _ => "the server refuses it; put right what it says, and try again".to_owned(),
+    };
+    Error::new(kind, operation, message)
+        .with_retryable(retryable)
+        .with_source(answer)
+}
+
+/// Labels by which the driver or the server says that the same call may succeed later.
+const MAY_PASS: [&str; 4] = [
+    "RetryableWriteError",
+    "TransientTransactionError",
+    "RetryableError",
+    "SystemOverloadedError",
+];
+
+fn classify(error: &DriverError) -> (ErrorKind, bool) {
+    match &*error.kind {
+        DriverErrorKind::Authentication { .. } => return (ErrorKind::Unauthorized, false),
+        DriverErrorKind::Io(_)
+        | DriverErrorKind::ConnectionPoolCleared { .. }
+        | DriverErrorKind::ServerSelection { .. }
+        | DriverErrorKind::DnsResolve { .. } => return (ErrorKind::Connection, true),
+        DriverErrorKind::InvalidArgument { .. } | DriverErrorKind::InvalidTlsConfig { .. } => {
+            return (ErrorKind::InvalidConfiguration, false);
+        }
+        _ => {}
+    }
+    match answer::code_of(error).and_then(error_codes::row).map(|row| row.meaning) {
+        Some(Meaning::Unauthorized) => (ErrorKind::Unauthorized, false),
+        Some(Meaning::Snapshot) => (ErrorKind::SnapshotUnavailable, true),
+        Some(Meaning::PositionLost) => (ErrorKind::PositionLost, false),
+        Some(Meaning::Retried) => (ErrorKind::Connection, true),
+        Some(Meaning::Blocked) => (ErrorKind::TargetBlocked, false),
+        None if MAY_PASS.iter().any(|label| error.contains_label(label)) => (ErrorKind::Connection, true),
+        None => (ErrorKind::Server, false),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+//! Why a connection cannot be had: each cause with a code and a fix.
+
+use std::time::Duration;
+
+use bson::Document;
+use futures::future::join_all;
+use mongodb::Client;
+use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind};
+use mongodb::options::{AuthMechanism, ClientOptions, ServerAddress, Tls};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+
+use super::tls::{diagnose_plain, diagnose_tls};
+use super::{OPERATION, greet, other_primary};
+use crate::error::{Error, ErrorKind};
+use crate::mongo::client;
+use crate::mongo::client::Answer;
+use crate::preflight::{Code, Finding};
+
+/// How long a server may take to answer when it is only asked what it is.
+const GLANCE: Duration = Duration::from_secs(3);
+
+/// What a given host is, as far as it can be seen.
+pub(super) enum Seen {
+    /// Something that will not pass by itself.
+    Lasting(ErrorKind, Finding),
+    /// Something that may pass.
+    Passing(Finding),
+    /// A member of the set that was asked for, by what it says of itself.
+    Member(Document),
+}
+
+/// Asks every given host what it is.
+pub(super) async fn look(options: &ClientOptions) -> Vec<(ServerAddress, Seen)> {
+    let hosts = options
+        .hosts
+        .iter()
+        .map(|host| async move { (host.clone(), look_at(options, host).await) });
+    join_all(hosts).await
+}
+
+/// The error of the first host with something that will not pass by itself.
+pub(super) fn lasting(seen: &[(ServerAddress, Seen)]) -> Option<Error> {
+    seen.iter().find_map(|(_, seen)| match seen {
+        Seen::Lasting(kind, finding) => Some(Error::refused(OPERATION, vec![finding.clone()]).with_kind(*kind)),
+        _ => None,
+    })
+}
+
+/// The error of a set of which no primary was found, with what its hosts say.
+pub(super) fn unreached(seen: &[(ServerAddress, Seen)]) -> Error {
+    let findings = seen.iter().map(|(host, seen)| match seen {
+        Seen::Lasting(_, finding) | Seen::Passing(finding) => finding.clone(),
+        Seen::Member(hello) => match hello.get_str("primary") {
+            Ok(primary) => Finding::blocker(
+                Code::PrimaryNotReached,
+                format!("{host} says that the primary is {primary}, which cannot be reached from here"),
+                "make this name known here, in DNS or in /etc/hosts, and its port open",
+            ),
+            Err(_) => Finding::blocker(
+                Code::NoPrimary,
+                format!("{host} knows of no primary"),
+                "see on it with `rs.status()` which members are up; more than half of those with a vote have to be",
+            ),
+        },
+    });
+    Error::refused(OPERATION, findings.collect())
+        .with_kind(ErrorKind::Connection)
+        .with_retryable(true)
+}
+
+/// The error of a client of the host's own making that reaches nothing.
+pub(super) fn unreached_client(error: Option<&DriverError>) -> Error {
+    let said = error.map_or_else(|| "no answer in time".to_owned(), |error| Answer::of(error).to_string());
+    let (kind, code, fix) = match error.map(|error| &*error.kind) {
+        Some(DriverErrorKind::Authentication { .. }) => (
+            ErrorKind::Unauthorized,
+            Code::CredentialsRefused,
+            "give the client the credentials of a user that the server knows",
+        ),
+        _ => (
+            ErrorKind::Connection,
+            Code::NotReached,
+            "see whether the members run, and whether the client can reach them from here",
+        ),
+    };
+    let finding = Finding::blocker(code, format!("the client reaches no primary: {said}"), fix);
+    Error::refused(OPERATION, vec![finding])
+        .with_kind(kind)
+        .with_retryable(kind == ErrorKind::Connection)
+}
+
+/// Whether an error of the driver will not pass by itself.
+pub(super) fn is_final(error: &DriverError) -> bool {
+    is_too_old(error)
+        || matches!(
+            &*error.kind,
+            DriverErrorKind::Authentication { .. } | DriverErrorKind::InvalidTlsConfig { .. }
+        )
+}
+
+/// The error for what the driver says that will not pass by itself.
+pub(super) fn of_driver(options: &ClientOptions, error: &DriverError) -> Option<Error> {
+    let (kind, finding) = match &*error.kind {
+        DriverErrorKind::Authentication { .. } => (ErrorKind::Unauthorized, refused_credentials(options)),
+        DriverErrorKind::InvalidTlsConfig { .. } => (ErrorKind::InvalidConfiguration, tls_files(error)),
+        _ if is_too_old(error) => (ErrorKind::Refused, too_old(error)),
+        _ => return None,
+    };
+    Some(Error::refused(OPERATION, vec![finding]).with_kind(kind))
+}
+
+/// The error for options that the driver does not take.
+pub(super) fn refused_options(options: &ClientOptions, error: &DriverError) -> Error {
+    of_driver(options, error).unwrap_or_else(|| {
+        let finding = Finding::blocker(
+            Code::ConnectionString,
+            Answer::of(error).to_string(),
+            "correct the options of the connection",
+        );
+        Error::refused(OPERATION, vec![finding]).with_kind(ErrorKind::InvalidConfiguration)
+    })
+}
+
+/// A member that is talked to alone and is not the primary.
+pub(super) fn not_primary(host: &str, primary: &str) -> Finding {
+    Finding::blocker(
+        Code::NotPrimary,
+        format!("{host} is a secondary, and talked to alone; the primary is {primary}"),
+        "remove `directConnection` and name the set with `replicaSet`, or give the address of the primary",
+    )
+}
+
+/// Asks one server who it is, without credentials.
+pub(super) async fn glance(
+    options: &ClientOptions,
+    host: &ServerAddress,
+    tls: Option<Tls>,
+) -> Result<Document, DriverError> {
+    let mut options = options.clone();
+    let limit = patience(&options);
+    options.hosts = vec![host.clone()];
+    options.direct_connection = Some(true);
+    options.repl_set_name = None;
+    options.load_balanced = None;
+    options.credential = None;
+    options.tls = tls;
+    options.server_selection_timeout = Some(limit);
+    options.connect_timeout = Some(limit);
+    let client = Client::with_options(options)?;
+    // A server that has been found may still not answer.
+    match timeout(limit + GLANCE, greet(&client)).await {
+        Ok(hello) => hello,
+        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    }
+}
+
+fn patience(options: &ClientOptions) -> Duration {
+    options.connect_timeout.map_or(GLANCE, |limit| limit.min(GLANCE))
+}
+
+async fn look_at(options: &ClientOptions, host: &ServerAddress) -> Seen {
+    if let ServerAddress::Tcp { host: name, port } = host
+        && let Some(finding) = unreachable(options, host, name, port.unwrap_or(27017)).await
+    {
+        return Seen::Passing(finding);
+    }
+    let error = match glance(options, host, options.tls.clone()).await {
+        Ok(hello) => return seen(options, host, hello),
+        Err(error) => error,
+    };
+    if is_too_old(&error) {
+        return Seen::Lasting(ErrorKind::Refused, too_old(&error));
+    }
+    let tls = match &options.tls {
+        Some(Tls::Enabled(tls)) => diagnose_tls(options, host, tls, &error).await,
+        _ => diagnose_plain(options, host).await,
+    };
+    match tls {
+        Some(finding) => Seen::Lasting(ErrorKind::InvalidConfiguration, finding),
+        None => Seen::Passing(Finding::blocker(
+            Code::NotReached,
+            format!("{host} takes connections and does not answer as MongoDB does"),
+            "see whether mongod listens on this port, and whether its log says why it does not answer",
+        )),
+    }
+}
+
+/// Why no connection to a host can be opened.
+async fn unreachable(options: &ClientOptions, host: &ServerAddress, name: &str, port: u16) -> Option<Finding> {
+    let limit = patience(options);
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let unknown = |reason: String| {
+        Some(Finding::blocker(
+            Code::UnknownHost,
+            format!("the name of {host} is not known here: {reason}"),
+            format!("correct it, or make it known in DNS or in /etc/hosts (`getent hosts {name}` shows what it is)"),
+        ))
+    };
+    let addresses: Vec<_> = match timeout(limit, lookup_host((name, port))).await {
+        Ok(Ok(addresses)) => addresses.collect(),
+        Ok(Err(error)) => return unknown(client::of_system(&error.to_string())),
+        Err(_) => return unknown(format!("DNS has not answered within {} s", limit.as_secs_f32())),
+    };
+    let reason = match timeout(limit, TcpStream::connect(addresses.as_slice())).await {
+        Ok(Ok(_)) => return None,
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
+        Ok(Err(error)) => client::of_system(&error.to_string()),
+        Err(_) => format!("no answer within {} s", limit.as_secs_f32()),
+    };
+    Some(Finding::blocker(
+        Code::NotReached,
+        format!("{host} cannot be reached: {reason}"),
+        "correct the address, or see whether mongod runs there, and whether its `net.bindIp` and the firewalls let this host in",
+    ))
+}
+
+/// What a server is that has answered.
+fn seen(options: &ClientOptions, host: &ServerAddress, hello: Document) -> Seen {
+    let Ok(name) = hello.get_str("setName") else {
+        // What only imitates MongoDB is told when it is connected to.
+        let mut finding = client::not_a_replica_set(&hello, &Document::new());
+        finding.message = format!("{host} belongs to no replica set: {}", finding.message);
+        return Seen::Lasting(ErrorKind::Refused, finding);
+    };
+    if let Some(wanted) = &options.repl_set_name
+        && wanted != name
+    {
+        let finding = Finding::blocker(
+            Code::OtherSet,
+            format!("{host} belongs to the replica set `{name}`"),
+            format!("use `replicaSet={name}`"),
+        );
+        return Seen::Lasting(ErrorKind::InvalidConfiguration, finding);
+    }
+    match other_primary(&hello) {
+        Some(primary) if options.direct_connection == Some(true) => {
+            Seen::Lasting(ErrorKind::Refused, not_primary(&host.to_string(), primary))
+        }
+        _ => Seen::Member(hello),
+    }
+}
+
+/// Whether the driver says that it does not know a server of this age. It has two kinds of error for that.
+fn is_too_old(error: &DriverError) -> bool {
+    match &*error.kind {
+        DriverErrorKind::IncompatibleServer { .. } => true,
+        DriverErrorKind::ServerSelection { message, .. } => message.contains("requires at least"),
+        _ => false,
+    }
+}
+
+fn too_old(error: &DriverError) -> Finding {
+    Finding::blocker(
+        Code::ServerTooOld,
+        format!("{}; 4.2 is the oldest version that can be reached", Answer::of(error)),
+        "upgrade the server to it first, one major version after the other, or carry the data over with mongodump and mongorestore of its \
+         own version",
+    )
+}
+
+fn tls_files(error: &DriverError) -> Finding {
+    Finding::blocker(
+        Code::TlsFiles,
+        Answer::of(error).to_string(),
+        "give PEM files that this process can read as `tlsCAFile` and `tlsCertificateKeyFile`",
+    )
+}
+
+fn refused_credentials(options: &ClientOptions) -> Finding {
+    let credential = options.credential.as_ref();
+    if credential.is_some_and(|credential| credential.mechanism == Some(AuthMechanism::MongoDbX509)) {
+        return Finding::blocker(
+            Code::CredentialsRefused,
+            "the server knows no user by the subject of the client's certificate",
+            "run `db.getSiblingDB(\"$external\").createUser({ user: \"SUBJECT\", roles: [...] })` with the subject that `openssl x509 -noout \
+             -subject -nameopt RFC2253` prints for it",
+        );
+    }
+    let user = credential
+        .and_then(|credential| credential.username.as_deref())
+        .unwrap_or_default();
+    let database = credential
+        .and_then(|credential| credential.source.as_deref())
+        .unwrap_or("admin");
+    Finding::blocker(
+        Code::CredentialsRefused,
+        format!("the server refuses user `{user}` of the database `{database}`, or the password"),
+        "correct them, percent-encode special characters of the password, and name the database that holds the user as `authSource`",
+    )
+}

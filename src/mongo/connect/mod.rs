@@ -1,0 +1,455 @@
+//! Connecting: by a connection string, by the driver's options, or by a client that the host has made.
+
+mod diagnose;
+mod known;
+mod tls;
+
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use bson::{Document, doc};
+use futures::FutureExt;
+use mongodb::Client;
+use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind};
+use mongodb::options::{ClientOptions, ConnectionString, ServerAddress};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use self::diagnose::{Seen, look};
+use self::known::{connection_of, connection_of_client, names_of};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Side;
+use crate::model::inspection::Connection;
+use crate::mongo::client;
+use crate::mongo::client::Answer;
+use crate::preflight::{Code, Finding};
+use crate::waiting::{OnWait, Wait};
+
+const OPERATION: &str = "connect";
+
+/// How long a primary is waited for where nothing else is said: longer than an election takes.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// How long it may take to find out what a server is that has been reached.
+const DESCRIBED: Duration = Duration::from_secs(30);
+
+/// How long a primary is looked for before the given hosts are asked what they are, and the pause before they are asked again.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// How long the names that members have for each other may be of no use before a given host that is the primary is talked to alone.
+const ALONE_AFTER: Duration = Duration::from_secs(5);
+
+/// How to connect to a replica set.
+///
+/// [`MongoSource::connect`](crate::MongoSource::connect) and [`MongoSink::connect`](crate::MongoSink::connect) take a connection string
+/// alone; this says more.
+///
+/// ```no_run
+/// use mongoferry::{ConnectOptions, MongoSource};
+///
+/// # async fn connect() -> mongoferry::Result<()> {
+/// let options = ConnectOptions::uri("mongodb://old.example/?replicaSet=rs0").on_wait(|wait| eprintln!("{wait}"));
+/// let source = MongoSource::connect_with(options).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ConnectOptions {
+    to: To,
+    on_wait: OnWait,
+}
+
+#[derive(Clone)]
+enum To {
+    Uri(String),
+    Options(Box<ClientOptions>),
+    Client(Client),
+}
+
+impl ConnectOptions {
+    /// Connects to what a connection string names.
+    ///
+    /// Its `serverSelectionTimeoutMS` is how long a primary is waited for, 30 seconds where it does not say, and its `connectTimeoutMS` how
+    /// long each host may take to answer. Its read preference, read concern and write concern are not used. For sizes of its connection
+    /// pool that it does not state, ones that suit a migration are taken.
+    pub fn uri(uri: impl Into<String>) -> Self {
+        Self::to(To::Uri(uri.into()))
+    }
+
+    /// Connects by options of the driver, for what a connection string cannot say. They are taken as a connection string's are.
+    pub fn options(options: ClientOptions) -> Self {
+        Self::to(To::Options(Box::new(options)))
+    }
+
+    /// Uses a client that the host has made and may go on using. Its read and write concerns are not used.
+    ///
+    /// The driver does not tell whether a client encrypts what it sends, so that it counts as one that does not: preflight blocks it where
+    /// it leaves this host, unless that is [accepted](crate::MigrationBuilder::accept_unencrypted). With [`options`](Self::options) this is
+    /// known.
+    pub fn client(client: Client) -> Self {
+        Self::to(To::Client(client))
+    }
+
+    /// Calls `tell` when a server keeps the host waiting: after two seconds for the first time, then each 10 seconds. It must not block.
+    #[must_use]
+    pub fn on_wait(mut self, tell: impl Fn(Wait) + Send + Sync + 'static) -> Self {
+        self.on_wait = OnWait::new(tell);
+        self
+    }
+
+    fn to(to: To) -> Self {
+        Self {
+            to,
+            on_wait: OnWait::default(),
+        }
+    }
+}
+
+/// Without what it connects to, which may hold credentials.
+impl fmt::Debug for ConnectOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectOptions").finish_non_exhaustive()
+    }
+}
+
+/// A client, and what is known of its connection.
+pub(crate) struct Connected {
+    pub client: Client,
+    pub connection: Connection,
+    side: Side,
+    on_wait: OnWait,
+}
+
+impl Connected {
+    /// Awaits what the server says of itself.
+    ///
+    /// # Errors
+    /// Those of `answer`; [`Connection`](ErrorKind::Connection) when there is none within half a minute.
+    pub async fn ask<T>(&self, operation: &'static str, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        let answer = timeout(DESCRIBED, answer);
+        let answer = self.on_wait.telling(self.side, operation, Some(DESCRIBED), answer);
+        answer.await.unwrap_or_else(|_| {
+            let finding = Finding::blocker(
+                Code::NoAnswer,
+                format!(
+                    "the server has not answered for {} s ({operation})",
+                    DESCRIBED.as_secs()
+                ),
+                "see on it with `db.currentOp()` what holds it up, and whether its writes are locked (`db.fsyncUnlock()` unlocks them)",
+            );
+            Err(Error::refused(OPERATION, vec![finding])
+                .with_kind(ErrorKind::Connection)
+                .with_context("hosts", self.connection.hosts.join(",")))
+        })
+    }
+}
+
+/// A client that has reached a primary, with defaults that suit a migration where `options` say nothing.
+///
+/// Where the names that the members have for each other cannot be reached from here, a given host that is the primary is talked to alone.
+///
+/// # Errors
+/// Each names its causes as [findings](Error::findings). [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a malformed
+/// connection string and for TLS that cannot be agreed on, [`Unauthorized`](ErrorKind::Unauthorized) for credentials that are refused,
+/// [`Refused`](ErrorKind::Refused) for what is no replica set or no primary, [`Connection`](ErrorKind::Connection) for what is not reached
+/// in time.
+pub(crate) async fn connect(options: ConnectOptions, side: Side) -> Result<Connected> {
+    let ConnectOptions { to, on_wait } = options;
+    let (client, connection) = match to {
+        To::Client(client) => {
+            let greeted = greet_until(&client, Instant::now() + LIMIT);
+            let hello = on_wait.telling(side, OPERATION, Some(LIMIT), greeted).await;
+            let hello = hello.map_err(|error| diagnose::unreached_client(error.as_ref()))?;
+            check(&client, &hello).await?;
+            let connection = connection_of_client(&client, &hello).await;
+            (client, connection)
+        }
+        To::Uri(uri) => connect_by(parse(&uri, side, &on_wait).await?, side, &on_wait).await?,
+        To::Options(options) => connect_by(*options, side, &on_wait).await?,
+    };
+    Ok(Connected {
+        client,
+        connection,
+        side,
+        on_wait,
+    })
+}
+
+async fn parse(uri: &str, side: Side, on_wait: &OnWait) -> Result<ClientOptions> {
+    const OPERATION: &str = "read the connection string";
+    let malformed = |error: DriverError| {
+        let finding = match &*error.kind {
+            DriverErrorKind::DnsResolve { .. } => {
+                let unknown = Finding::blocker(
+                    Code::UnknownHost,
+                    format!(
+                        "the hosts of {} cannot be looked up: {}",
+                        redacted(uri),
+                        Answer::of(&error)
+                    ),
+                    "correct the name, or see whether DNS works here: `nslookup -type=SRV _mongodb._tcp.HOST`",
+                );
+                return Error::refused(OPERATION, vec![unknown]).with_kind(ErrorKind::Connection);
+            }
+            _ => Finding::blocker(
+                Code::ConnectionString,
+                Answer::of(&error).to_string(),
+                "write it as `mongodb://USER:PASSWORD@HOST:PORT/?replicaSet=NAME`, with special characters of the password percent-encoded",
+            ),
+        };
+        Error::refused(OPERATION, vec![finding])
+            .with_kind(ErrorKind::InvalidConfiguration)
+            .with_context("uri", redacted(uri))
+    };
+    let parsed = ConnectionString::parse(uri).map_err(malformed)?;
+    let limit = parsed.server_selection_timeout.unwrap_or(LIMIT);
+    // Only names that have to be looked up take time.
+    let parse = timeout(limit, ClientOptions::parse(uri));
+    let parsed = on_wait.telling(side, "look up the hosts of the connection string", Some(limit), parse);
+    match parsed.await {
+        Ok(parsed) => parsed.map_err(malformed),
+        Err(_) => {
+            let finding = Finding::blocker(
+                Code::UnknownHost,
+                format!(
+                    "the hosts of {} cannot be looked up: no answer within {limit:?}",
+                    redacted(uri)
+                ),
+                "see whether DNS works here: `nslookup -type=SRV _mongodb._tcp.HOST`",
+            );
+            Err(Error::refused(OPERATION, vec![finding]).with_kind(ErrorKind::Connection))
+        }
+    }
+}
+
+async fn connect_by(mut options: ClientOptions, side: Side, on_wait: &OnWait) -> Result<(Client, Connection)> {
+    let limit = options.server_selection_timeout.unwrap_or(LIMIT);
+    options.app_name.get_or_insert_with(|| "mongoferry".to_owned());
+    options.max_pool_size.get_or_insert(64);
+    options.max_connecting.get_or_insert(8);
+    options.server_selection_timeout.get_or_insert(Duration::from_secs(15));
+    options.connect_timeout.get_or_insert(Duration::from_secs(10));
+    let connection = connection_of(&options);
+    // Every command carries its own concerns; defaults of the connection string would be added to them a second time.
+    options.read_concern = None;
+    options.write_concern = None;
+    options.retry_writes = Some(false);
+    options.selection_criteria = None;
+    let client = Client::with_options(options.clone()).map_err(|error| diagnose::refused_options(&options, &error))?;
+    let operation = format!("connect to {}", hosts_of(&options));
+    match on_wait
+        .telling(side, operation, Some(limit), reach(&options, &client, limit))
+        .await?
+    {
+        Reached::Set => Ok((client, connection)),
+        Reached::Alone {
+            client,
+            host,
+            unreachable,
+        } => Ok((
+            client,
+            Connection {
+                hosts: vec![host],
+                direct: true,
+                unreachable,
+                ..connection
+            },
+        )),
+    }
+}
+
+/// What was reached.
+enum Reached {
+    /// The primary of the set.
+    Set,
+    /// A given host that is the primary, talked to alone, where the names of its set are of no use here.
+    Alone {
+        client: Client,
+        host: String,
+        unreachable: Vec<String>,
+    },
+}
+
+/// Waits for a primary, as long as it may still come.
+async fn reach(options: &ClientOptions, client: &Client, limit: Duration) -> Result<Reached> {
+    let began = Instant::now();
+    let hopeless = async {
+        loop {
+            sleep(LOOK_AFTER).await;
+            let seen = look(options).await;
+            if let Some(error) = diagnose::lasting(&seen) {
+                return Err(error);
+            }
+            if began.elapsed() >= ALONE_AFTER
+                && let Some(alone) = alone(options, &seen).await
+            {
+                return Ok(alone);
+            }
+        }
+    };
+    let error = tokio::select! {
+        greeted = greet_until(client, began + limit) => match greeted {
+            Ok(hello) => return check(client, &hello).await.map(|()| Reached::Set),
+            Err(error) => error,
+        },
+        found = hopeless => return found.map_err(|error| error.with_context("hosts", hosts_of(options))),
+    };
+    let error = match error.and_then(|error| diagnose::of_driver(options, &error)) {
+        Some(error) => error,
+        None => {
+            let seen = look(options).await;
+            match diagnose::lasting(&seen) {
+                Some(error) => error,
+                None => match alone(options, &seen).await {
+                    Some(alone) => return Ok(alone),
+                    None => diagnose::unreached(&seen),
+                },
+            }
+        }
+    };
+    Err(error.with_context("hosts", hosts_of(options)))
+}
+
+/// A given host that is the primary, talked to alone, with the names of its set.
+async fn alone(options: &ClientOptions, seen: &[(ServerAddress, Seen)]) -> Option<Reached> {
+    if options.direct_connection == Some(true) {
+        return None;
+    }
+    for (host, seen) in seen {
+        let Seen::Member(hello) = seen else { continue };
+        let names = names_of(hello);
+        if !is_primary(hello) || names.contains(&host.to_string()) {
+            continue;
+        }
+        let mut options = options.clone();
+        options.hosts = vec![host.clone()];
+        options.direct_connection = Some(true);
+        if let Ok(client) = Client::with_options(options)
+            && greet(&client).await.is_ok()
+        {
+            return Some(Reached::Alone {
+                client,
+                host: host.to_string(),
+                unreachable: names,
+            });
+        }
+    }
+    None
+}
+
+/// Asks the primary who it is.
+async fn greet(client: &Client) -> Result<Document, DriverError> {
+    // The name that every version knows; `hello` came with 4.4.2.
+    let admin = client.database("admin");
+    let hello = admin.run_command(doc! { "isMaster": 1 }).into_future();
+    // The driver panics where the runtime in which the client was made is gone.
+    let hello = AssertUnwindSafe(hello).catch_unwind().await;
+    hello.unwrap_or_else(|_| Err(DriverErrorKind::Shutdown.into()))
+}
+
+/// Asks until somebody answers who can be worked with, or says that this will not happen. A member that is talked to alone may become the
+/// primary. The error is the driver's last one, where there was one.
+async fn greet_until(client: &Client, end: Instant) -> Result<Document, Option<DriverError>> {
+    let mut last = None;
+    loop {
+        match timeout_at(end, greet(client)).await {
+            Ok(Ok(hello)) if is_usable(&hello) => return Ok(hello),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if diagnose::is_final(&error) => return Err(Some(error)),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => return Err(last),
+        }
+        if Instant::now() >= end {
+            return Err(last);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Whether nothing is to be waited for: it is a primary, or something that will never be one.
+fn is_usable(hello: &Document) -> bool {
+    is_primary(hello) || hello.get_str("setName").is_err() || other_primary(hello).is_some()
+}
+
+fn is_primary(hello: &Document) -> bool {
+    hello.get_bool("ismaster").unwrap_or(false)
+}
+
+/// The set's primary, where it is another member than the one that has answered.
+fn other_primary(hello: &Document) -> Option<&str> {
+    let primary = hello.get_str("primary").ok()?;
+    let is_other = hello.get_str("me").map_or(true, |me| me != primary);
+    (is_other && !is_primary(hello)).then_some(primary)
+}
+
+/// Whether what has answered is a primary.
+async fn check(client: &Client, hello: &Document) -> Result<()> {
+    let finding = if hello.get_str("setName").is_err() {
+        let admin = client.database("admin");
+        let build = timeout(LOOK_AFTER, admin.run_command(doc! { "buildInfo": 1 }));
+        let build = build.await.ok().and_then(Result::ok).unwrap_or_default();
+        client::not_a_replica_set(hello, &build)
+    } else if let Some(primary) = other_primary(hello) {
+        diagnose::not_primary(hello.get_str("me").unwrap_or("the server"), primary)
+    } else {
+        return Ok(());
+    };
+    Err(Error::refused(OPERATION, vec![finding]))
+}
+
+/// The connection string without user name and password.
+pub(crate) fn redacted(uri: &str) -> String {
+    let Some((scheme, rest)) = uri.split_once("://") else {
+        return "(not a connection string)".to_owned();
+    };
+    let hosts_end = rest.find('/').unwrap_or(rest.len());
+    // A password that was not escaped may itself hold a slash, so that the last `@` of the whole is what ends the credentials.
+    let rest = match rest.rfind('@') {
+        Some(at) => &rest[at + 1..],
+        None => &rest[..hosts_end],
+    };
+    let hosts = rest.split(['/', '?']).next().unwrap_or_default();
+    format!("{scheme}://{hosts}")
+}
+
+fn hosts_of(options: &ClientOptions) -> String {
+    let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
+    hosts.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_strings_lose_their_credentials() {
+        for (uri, shown) in [
+            (
+                "mongodb://user:pa%40ss@h1:1,h2:2/admin?replicaSet=rs",
+                "mongodb://h1:1,h2:2",
+            ),
+            ("mongodb://user:p/a@s@h1:1/?tls=true", "mongodb://h1:1"),
+            ("mongodb://h1", "mongodb://h1"),
+            ("mongodb+srv://u:p@cluster.example", "mongodb+srv://cluster.example"),
+            ("user:secret", "(not a connection string)"),
+        ] {
+            assert_eq!(redacted(uri), shown);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_malformed_connection_string_is_named_without_its_password() {
+        for uri in [
+            "mongodb://user:sec/ret@host",
+            "mongo://user:secret@host",
+            "mongodb://user:secret@host/?authMechanism=NOPE",
+        ] {
+            let error = connect(ConnectOptions::uri(uri), Side::Source).await.err().unwrap();
+            assert_eq!(error.findings()[0].code, "connection_string");
+            assert_eq!(error.kind(), ErrorKind::InvalidConfiguration);
+            for text in [error.to_string(), format!("{error:?}")] {
+                assert!(!text.contains("sec"), "{text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The digest over all documents of a collection that source and sink compare.
+//!
+//! It is what the servers' command `dbHash` gives, except for capped collections, of which that ignores the order. The command itself is
+//! not used: it locks the whole database against writes while it reads a collection, and before that waits for every transaction that is
+//! open in the database, with all later writes queued behind it.
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use md5::{Digest, Md5};
+use tokio::time::sleep;
+
+use crate::error::Result;
+use crate::model::document::{Batch, CollectionKind, Range};
+use crate::mongo::client::code;
+use crate::mongo::retry::RetryRule;
+use crate::order::Key;
+
+/// About how many bytes a batch should have, for documents whose size is not known.
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
+pub(crate) const DOCUMENT_BYTES: usize = 1 << 10;
+
+/// The MD5 over the documents of a collection: in natural order where it is capped, else in the order of its index on `_id`. `None` where it
+/// has no such index.
+///
+/// `read` opens a range, of which one that breaks is read on from where it broke.
+///
+/// # Errors
+/// What `read` or its stream answers for good, or for longer than patience lasts.
+pub(crate) async fn digest<F>(kind: CollectionKind, read: impl Fn(CollectionKind, Range) -> F) -> Result<Option<String>>
+where
+    F: Future<Output = Result<BoxStream<'static, Result<Batch>>>>,
+{
+    // Whatever the order of the index is, all of it is read like any other.
+    let read_as = match kind {
+        CollectionKind::Unordered => CollectionKind::Plain,
+        kind => kind,
+    };
+    let mut hash = Md5::new();
+    let mut range = Range::FULL;
+    let mut attempts = RetryRule::SERVER.begin();
+    loop {
+        let before = range.clone();
+        let error = match add(read(read_as, range.clone()), &mut hash, &mut range).await {
+            Ok(()) => return Ok(Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())),
+            // BadValue, for an index that does not exist.
+            Err(error) if kind == CollectionKind::Unordered && code(&error) == Some(2) => return Ok(None),
+            Err(error) => error,
+        };
+        if !kind.has_ranges() {
+            hash.reset();
+            range = Range::FULL;
+        } else if range != before {
+            attempts = RetryRule::SERVER.begin();
+        }
+        match attempts.next_pause(&error) {
+            Some(pause) => sleep(pause).await,
+            None => return Err(error),
+        }
+    }
+}
+
+/// Adds the documents of a range, of which what is left begins after the last one that was added.
+async fn add(
+    read: impl Future<Output = Result<BoxStream<'static, Result<Batch>>>>,
+    hash: &mut Md5,
+    range: &mut Range,
+) -> Result<()> {
+    let mut batches = read.await?;
+    while let Some(batch) = batches.next().await.transpose()? {
+        batch.iter().for_each(|document| hash.update(document.as_bytes()));
+        range.lower = batch.iter().last().and_then(Key::of_document);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use bson::rawdoc;
+    use futures::stream;
+
+    use super::*;
+    use crate::error::{Error, ErrorKind};
+
+    /// Batches of two documents of a collection of six. Each of the first reads breaks after the first of its batches.
+    async fn digest_over(kind: CollectionKind, breaking: u32) -> (String, u32) {
+        let reads = Cell::new(0);
+        let read = |_, range: Range| {
+            reads.set(reads.get() + 1);
+            let documents = (0..6).map(|id| rawdoc! { "_id": id });
+            let documents: Vec<_> = documents
+                .filter(|document| Key::of_document(document).is_some_and(|key| range.contains(&key)))
+                .collect();
+            let batches = documents.chunks(2).map(|documents| {
+                let mut batch = Batch::new();
+                documents.iter().for_each(|document| batch.push(document));
+                Ok(batch)
+            });
+            let mut batches: Vec<Result<Batch>> = batches.collect();
+            if reads.get() <= breaking {
+                let broken = Error::new(ErrorKind::Connection, "read", "the connection broke");
+                batches.splice(1.., [Err(broken)]);
+            }
+            std::future::ready(Ok(stream::iter(batches).boxed()))
+        };
+        let digest = digest(kind, read).await.unwrap().unwrap();
+        (digest, reads.get())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn digest_goes_on_behind_what_was_read() {
+        let (whole, _) = digest_over(CollectionKind::Plain, 0).await;
+        assert_eq!(whole.len(), 32);
+        for kind in [CollectionKind::Plain, CollectionKind::Capped, CollectionKind::Unordered] {
+            let (digest, reads) = digest_over(kind, 2).await;
+            assert_eq!((digest, reads), (whole.clone(), 3), "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Tries what a migration will have to do, in a way that leaves nothing behind.
+
+use bson::{Document, doc};
+
+use super::{Inspector, OPERATION, documents};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Side;
+use crate::model::inspection::Access;
+use crate::mongo::client;
+
+/// How many databases are tried. Privileges are rarely given database by database, and then the server's own list of them tells.
+const DATABASES: usize = 16;
+
+/// The server's code for what a user may not do.
+const UNAUTHORIZED: i32 = 13;
+
+impl Inspector<'_> {
+    /// Tries to list and to read what is there.
+    pub(super) async fn databases(&mut self, side: Side) -> Result<()> {
+        if side == Side::Source {
+            self.ask(
+                Access::ReadTransactions,
+                "config",
+                doc! { "find": "transactions", "limit": 1, "singleBatch": true },
+            )
+            .await?;
+        }
+        // Without the privilege to list all of them this is an error, and not a list of some of them.
+        let command = doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": false };
+        let Some(reply) = self.ask(Access::ListDatabases, "admin", command).await? else {
+            return Ok(());
+        };
+        self.facts.databases = documents(&reply, "databases")
+            .into_iter()
+            .filter_map(|database| database.get_str("name").ok().map(str::to_owned))
+            .collect();
+        let tried: Vec<String> = self
+            .facts
+            .databases
+            .iter()
+            .filter(|name| !matches!(name.as_str(), "admin" | "config" | "local"))
+            .filter(|name| !name.starts_with(crate::METADATA_DATABASE))
+            .take(DATABASES)
+            .cloned()
+            .collect();
+        for database in tried {
+            self.database(&database, side).await?;
+        }
+        Ok(())
+    }
+
+    async fn database(&mut self, database: &str, side: Side) -> Result<()> {
+        let access = Access::ListCollections(database.to_owned());
+        let command = doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": false };
+        let Some(reply) = self.ask(access, database, command).await? else {
+            return Ok(());
+        };
+        let Ok(cursor) = reply.get_document("cursor") else {
+            return Ok(());
+        };
+        let ordinary = |collection: &&Document| {
+            collection.get_str("type").unwrap_or("collection") == "collection"
+                && collection
+                    .get_str("name")
+                    .is_ok_and(|name| !name.starts_with("system."))
+        };
+        if let Some(name) = documents(cursor, "firstBatch")
+            .into_iter()
+            .find(ordinary)
+            .and_then(|collection| collection.get_str("name").ok())
+        {
+            let of = || database.to_owned();
+            self.ask(Access::ListIndexes(of()), database, doc! { "listIndexes": name })
+                .await?;
+            self.ask(Access::CollectionStatistics(of()), database, doc! { "collStats": name })
+                .await?;
+            let find = doc! { "find": name, "projection": { "_id": 1 }, "limit": 1, "singleBatch": true };
+            self.ask(Access::ReadData(of()), database, find).await?;
+        }
+        if side == Side::Source {
+            self.profiler(database).await?;
+        }
+        Ok(())
+    }
+
+    /// Tries to write records. The server looks at the privileges first, and then finds nothing to do: no document has the `_id`, and the
+    /// one to insert has an `_id` that none may have, which it says before it would make the collection. By default a write might wait for
+    /// members that are down, even one that does nothing.
+    pub(super) async fn records(&mut self) -> Result<()> {
+        const COLLECTION: &str = "probe";
+        let nothing = doc! { "_id": "probe" };
+        let impossible = doc! { "_id": [1] };
+        let commands = [
+            doc! { "insert": COLLECTION, "documents": [impossible], "writeConcern": { "w": 1 } },
+            doc! {
+                "update": COLLECTION, "updates": [{ "q": nothing.clone(), "u": { "$set": { "a": 1 } } }], "writeConcern": { "w": 1 },
+            },
+            doc! { "delete": COLLECTION, "deletes": [{ "q": nothing, "limit": 1 }], "writeConcern": { "w": 1 } },
+            doc! { "find": COLLECTION, "limit": 1, "singleBatch": true },
+        ];
+        for command in commands {
+            let Some(answer) = self.run(crate::METADATA_DATABASE, command).await else {
+                self.facts.unanswered.push(Access::WriteRecords);
+                return Ok(());
+            };
+            let answer = answer.and_then(|reply| match unauthorized(&reply) {
+                Some(message) => Err(Error::new(ErrorKind::Unauthorized, OPERATION, message)),
+                None => Ok(()),
+            });
+            if self.note(Access::WriteRecords, answer)?.is_none() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a write was refused for, where it is a missing privilege.
+fn unauthorized(reply: &Document) -> Option<String> {
+    documents(reply, "writeErrors")
+        .into_iter()
+        .find(|error| error.get_i32("code").is_ok_and(|code| code == UNAUTHORIZED))
+        .map(|error| client::plain(error.get_str("errmsg").unwrap_or_default()))
+}

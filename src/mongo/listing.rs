@@ -1,0 +1,344 @@
+//! Lists the collections of a replica set, for source and sink alike.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::{Document, Uuid, doc};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use mongodb::Client;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::{Collection, CollectionKind};
+use crate::model::namespace::Namespace;
+use crate::mongo::client::{is_gone, number, open_cursor, run};
+use crate::mongo::retry::{RetryRule, retry};
+
+const OPERATION: &str = "list the collections";
+
+/// How many collections are asked for their indexes and sizes at once.
+const LISTINGS: usize = 8;
+
+/// The id of what has none.
+const NIL: Uuid = Uuid::from_bytes([0; 16]);
+
+/// How many collections are asked for by name at once.
+const NAMES: usize = 1000;
+
+/// The collections and views of every database, with their options, indexes and sizes; the server's internal ones are left out.
+///
+/// # Errors
+/// A server error. A collection that is dropped meanwhile is left out.
+pub(crate) async fn collections(client: &Client) -> Result<Vec<Collection>> {
+    let databases = run(
+        client,
+        OPERATION,
+        "admin",
+        // Without the privilege to list all of them this is an error, and not a migration of some of them.
+        doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": false },
+    )
+    .await?;
+    let mut found = Vec::new();
+    for database in databases
+        .get_array("databases")
+        .map_err(|error| Error::malformed(OPERATION, error))?
+    {
+        let Some(database) = database
+            .as_document()
+            .and_then(|database| database.get_str("name").ok())
+        else {
+            continue;
+        };
+        if matches!(database, "admin" | "local" | "config") || database.starts_with(crate::METADATA_DATABASE) {
+            continue;
+        }
+        found.extend(collections_of(client, database, doc! {}).await?);
+    }
+    Ok(found)
+}
+
+/// Those of `names` that are among [`collections`].
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn collections_named(client: &Client, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
+    let mut found = Vec::with_capacity(names.len());
+    let names: Vec<&Namespace> = names.iter().collect();
+    for of_database in names.chunk_by(|a, b| a.database() == b.database()) {
+        // Few enough for one command, however long they are.
+        for some in of_database.chunks(NAMES) {
+            let some_names: Vec<&str> = some.iter().map(|name| name.collection()).collect();
+            found.extend(collections_of(client, some[0].database(), doc! { "name": { "$in": some_names } }).await?);
+        }
+    }
+    Ok(found)
+}
+
+/// The names of those of [`collections`] that are in a database.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn names_in(client: &Client, database: &str) -> Result<BTreeSet<Namespace>> {
+    let mut names = BTreeSet::new();
+    for listed in listed_in(client, database, doc! {}).await? {
+        let name = listed
+            .get_str("name")
+            .map_err(|error| Error::malformed(OPERATION, error))?;
+        let namespace = Namespace::new(database, name);
+        let is_over_buckets = listed.get_str("type").is_ok_and(|kind| kind == "timeseries") && !has_uuid(&listed);
+        if !namespace.is_internal() && !is_over_buckets {
+            names.insert(namespace);
+        }
+    }
+    Ok(names)
+}
+
+/// How a collection keeps its documents; `None` for views and what does not exist.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn kind(client: &Client, namespace: &Namespace) -> Result<Option<CollectionKind>> {
+    // A server looks at every collection of the database for a filter of more than the name.
+    let filter = doc! { "name": namespace.collection() };
+    let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
+    let listed = read_all(client, OPERATION, namespace.database(), command).await?;
+    let is_collection = |listed: &&RawDocumentBuf| listed.get_str("type").is_ok_and(|kind| kind == "collection");
+    let Some(listed) = listed.iter().find(is_collection) else {
+        return Ok(None);
+    };
+    let options = listed
+        .get_document("options")
+        .map_err(|error| Error::malformed(OPERATION, error))?;
+    Ok(Some(kind_of(namespace, options)))
+}
+
+/// The uuids of those of `names` that exist, all zeros for what has none: a view, or the view over the buckets of a time-series collection.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn identities(client: &Client, names: &BTreeSet<Namespace>) -> Result<BTreeMap<Namespace, Uuid>> {
+    let mut found = BTreeMap::new();
+    let names: Vec<&Namespace> = names.iter().collect();
+    for of_database in names.chunk_by(|a, b| a.database() == b.database()) {
+        let database = of_database[0].database();
+        for some in of_database.chunks(NAMES) {
+            let some_names: Vec<&str> = some.iter().map(|name| name.collection()).collect();
+            for listed in listed_in(client, database, doc! { "name": { "$in": some_names } }).await? {
+                let name = listed
+                    .get_str("name")
+                    .map_err(|error| Error::malformed(OPERATION, error))?;
+                let namespace = Namespace::new(database, name);
+                let kind = match listed.get_str("type") {
+                    Ok("view") => CollectionKind::View,
+                    Ok("timeseries") => CollectionKind::TimeSeries,
+                    _ => CollectionKind::Plain,
+                };
+                let id = uuid_of(&listed, kind, &namespace)?;
+                found.insert(namespace, id);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether it is a collection, of which each has a uuid, and shows none.
+fn lacks_uuid(listed: &RawDocument) -> bool {
+    listed.get_str("type").is_ok_and(|kind| kind == "collection") && !has_uuid(listed)
+}
+
+fn has_uuid(listed: &RawDocument) -> bool {
+    listed
+        .get_document("info")
+        .is_ok_and(|info| info.get("uuid").is_ok_and(|uuid| uuid.is_some()))
+}
+
+/// Whether a name comes twice. 4.4 lists one collection after the other, and a rename in between can show both the old and the new one.
+fn has_one_twice(listed: &[RawDocumentBuf]) -> bool {
+    let mut names = BTreeSet::new();
+    !listed
+        .iter()
+        .all(|listed| listed.get_str("name").map_or(true, |name| names.insert(name)))
+}
+
+fn no_uuid() -> Error {
+    Error::new(ErrorKind::Protocol, OPERATION, "a collection has no uuid")
+}
+
+/// What the server lists of a database that fits the filter.
+async fn listed_in(client: &Client, database: &str, filter: Document) -> Result<Vec<RawDocumentBuf>> {
+    let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
+    retry(RetryRule::SERVER, || async {
+        match read_all(client, OPERATION, database, command.clone()).await {
+            // 4.2 shows a collection for an instant without, while it is made.
+            Ok(listed) if listed.iter().any(|listed| lacks_uuid(listed)) => Err(no_uuid().with_retryable(true)),
+            Ok(listed) if has_one_twice(&listed) => Err(Error::new(
+                ErrorKind::Protocol,
+                OPERATION,
+                "one name is listed twice, as of a collection that is replaced meanwhile",
+            )
+            .with_context("database", database)
+            .with_retryable(true)),
+            listed => Ok(listed),
+        }
+    })
+    .await?
+}
+
+/// The collections and views of a database that fit the filter.
+async fn collections_of(client: &Client, database: &str, filter: Document) -> Result<Vec<Collection>> {
+    let is_whole = filter.is_empty();
+    let listed = listed_in(client, database, filter).await?;
+    let with_buckets: BTreeSet<Namespace> = listed
+        .iter()
+        .filter_map(|listed| Namespace::new(database, listed.get_str("name").ok()?).time_series())
+        .collect();
+    // What is listed by name does not show whether its buckets are there.
+    let has_buckets = |namespace: &Namespace| !is_whole || with_buckets.contains(namespace);
+    let has_buckets = &has_buckets;
+    let completed: Vec<Option<Collection>> = stream::iter(listed)
+        .map(|listed| async move { collection_of(client, database, &listed, has_buckets).await })
+        .buffered(LISTINGS)
+        .try_collect()
+        .await?;
+    Ok(completed.into_iter().flatten().collect())
+}
+
+/// All documents of a cursor, for answers known to be small.
+async fn read_all(
+    client: &Client,
+    operation: &'static str,
+    database: &str,
+    command: Document,
+) -> Result<Vec<RawDocumentBuf>> {
+    let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
+    retry(RetryRule::SERVER, || async {
+        let mut cursor = open_cursor(client, operation, database, command.clone(), None).await?;
+        let mut documents = Vec::new();
+        while let Some(batch) = cursor.next().await {
+            documents.extend(batch?.iter().map(RawDocument::to_owned));
+        }
+        Ok(documents)
+    })
+    .await
+}
+
+/// One answer of `listCollections`, completed by its indexes and size; `None` for what is not migrated or is gone. `has_buckets` tells
+/// whether the buckets of a time-series collection are listed beside it.
+async fn collection_of(
+    client: &Client,
+    database: &str,
+    listed: &RawDocument,
+    has_buckets: &(impl Fn(&Namespace) -> bool + Sync),
+) -> Result<Option<Collection>> {
+    let malformed = |error| Error::malformed(OPERATION, error);
+    let namespace = Namespace::new(database, listed.get_str("name").map_err(malformed)?);
+    if namespace.is_internal() {
+        return Ok(None);
+    }
+    let options = listed.get_document("options").map_err(malformed)?.to_owned();
+    let kind = match listed.get_str("type").unwrap_or("collection") {
+        "view" => CollectionKind::View,
+        // The view over the buckets, which themselves are listed as an ordinary collection. One of 9.0 that has none shows a uuid.
+        "timeseries" if !has_uuid(listed) && has_buckets(&namespace) => return Ok(None),
+        "timeseries" => CollectionKind::TimeSeries,
+        _ => kind_of(&namespace, &options),
+    };
+    let id = uuid_of(listed, kind, &namespace)?;
+    if matches!(kind, CollectionKind::View | CollectionKind::TimeSeries) {
+        return Ok(Some(Collection {
+            id,
+            namespace,
+            kind,
+            options,
+            indexes: Vec::new(),
+            documents: 0,
+            bytes: 0,
+        }));
+    }
+    let indexes = match read_all(
+        client,
+        OPERATION,
+        database,
+        doc! { "listIndexes": namespace.collection() },
+    )
+    .await
+    {
+        Ok(indexes) => indexes,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error.with_context("namespace", namespace)),
+    };
+    let (documents, bytes) = match run(
+        client,
+        OPERATION,
+        database,
+        // What the server has noted, which is what `collStats` says among hundreds of other numbers.
+        doc! { "dataSize": namespace.as_str(), "estimate": true },
+    )
+    .await
+    {
+        Ok(size) => (number(&size, "numObjects"), number(&size, "size")),
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error.with_context("namespace", namespace)),
+    };
+    Ok(Some(Collection {
+        id,
+        namespace,
+        kind,
+        options,
+        indexes,
+        documents,
+        bytes,
+    }))
+}
+
+/// The uuid in an answer of `listCollections`; a view has none.
+fn uuid_of(listed: &RawDocument, kind: CollectionKind, namespace: &Namespace) -> Result<Uuid> {
+    let info = listed.get_document("info").ok();
+    match info.and_then(|info| info.get("uuid").ok().flatten()) {
+        Some(bson::RawBsonRef::Binary(binary)) => binary.bytes.try_into().map(Uuid::from_bytes).map_err(|_| {
+            Error::new(ErrorKind::Protocol, OPERATION, "a collection's uuid has a wrong length")
+                .with_context("namespace", namespace)
+        }),
+        _ if matches!(kind, CollectionKind::View | CollectionKind::TimeSeries) => Ok(NIL),
+        _ => Err(no_uuid().with_context("namespace", namespace)),
+    }
+}
+
+/// How a collection with these options keeps its documents.
+pub(crate) fn kind_of(namespace: &Namespace, options: &RawDocument) -> CollectionKind {
+    let is_set = |name: &str| {
+        options
+            .get(name)
+            .ok()
+            .flatten()
+            .is_some_and(|value| value.as_bool() != Some(false))
+    };
+    if is_set("viewOn") {
+        CollectionKind::View
+    } else if is_set("capped") {
+        CollectionKind::Capped
+    } else if namespace.time_series().is_some() {
+        CollectionKind::TimeSeriesBuckets
+    } else if is_set("timeseries") {
+        CollectionKind::TimeSeries
+    } else if is_set("clusteredIndex") {
+        CollectionKind::Clustered
+    } else if is_set("collation") || options.get_bool("autoIndexId").is_ok_and(|made| !made) {
+        CollectionKind::Unordered
+    } else {
+        CollectionKind::Plain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_listed_twice_is_seen() {
+        let (a, b) = (rawdoc! { "name": "a" }, rawdoc! { "name": "b" });
+        assert!(!has_one_twice(&[a.clone(), b.clone()]));
+        assert!(has_one_twice(&[a.clone(), b, a]));
+    }
+}

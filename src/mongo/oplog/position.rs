@@ -1,0 +1,392 @@
+//! Points in a replica set's history: its newest, its oldest, and the one to start at.
+//!
+//! A primary that the other members have superseded, and that does not know it yet, still answers for some seconds. All that it calls
+//! majority-committed is so, and may be far from the newest: that is good enough to read and to follow from, since what comes after it is
+//! met from there. Where it counts that nothing is newer, [`confirmed`] asks a majority.
+
+use std::time::Duration;
+
+use bson::raw::{RawDocument, RawDocumentBuf, cstr};
+use bson::{Bson, Document, Timestamp, doc, rawdoc};
+use futures::StreamExt;
+use mongodb::Client;
+use tokio::time::sleep;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::Position;
+use crate::mongo::client;
+use crate::mongo::retry::{ANSWER, RetryRule, answered, retry};
+
+/// The first wire version whose servers seek in the oplog on their own (4.4). Older ones must be told to with `oplogReplay`.
+const SEEKS: i32 = 9;
+
+/// How long a majority may take to confirm the primary before it is asked again.
+const CONFIRMATION: Duration = Duration::from_secs(10);
+
+/// Where a member stands in the history.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    /// The newest entry of the member itself.
+    pub newest: Position,
+    /// The newest entry that a majority has: nothing up to it can be rolled back, and there are no holes before it.
+    pub majority: Position,
+    /// Whether a `find` on the oplog needs `oplogReplay` to be fast.
+    pub needs_replay_flag: bool,
+}
+
+/// Where the primary stands. Nothing is retried.
+///
+/// # Errors
+/// [`Refused`](ErrorKind::Refused) when the server is no member of a replica set, or a server error.
+pub(crate) async fn standing(client: &Client) -> Result<Standing> {
+    const OPERATION: &str = "ask for the newest position";
+    let database = client.database("admin");
+    // The name that every version knows; `hello` came with 4.4.2.
+    let hello = answered(OPERATION, ANSWER, async {
+        let hello = database.run_command(doc! { "isMaster": 1 }).await;
+        hello.map_err(|error| client::convert(OPERATION, error))
+    })
+    .await?;
+    let Ok(last_write) = hello.get_document("lastWrite") else {
+        if hello.contains_key("setName") || hello.contains_key("isreplicaset") {
+            return Err(Error::new(
+                ErrorKind::Connection,
+                OPERATION,
+                "the member has not joined its set yet",
+            ));
+        }
+        return Err(Error::new(
+            ErrorKind::Refused,
+            OPERATION,
+            "the server is no member of a replica set and has no oplog",
+        ));
+    };
+    let optime = |name: &str| {
+        last_write
+            .get_document(name)
+            .ok()
+            .and_then(client::position_of)
+            .filter(|position| position.time > 0)
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Connection,
+                    OPERATION,
+                    "the set has not committed anything since it started",
+                )
+            })
+    };
+    Ok(Standing {
+        newest: optime("opTime")?,
+        majority: optime("majorityOpTime")?,
+        needs_replay_flag: hello.get_i32("maxWireVersion").is_ok_and(|version| version < SEEKS),
+    })
+}
+
+/// The newest majority-committed position.
+///
+/// # Errors
+/// As [`standing`], after elections were waited for.
+pub(crate) async fn newest_position(client: &Client) -> Result<Position> {
+    Ok(retry(RetryRule::SERVER, || standing(client)).await?.majority)
+}
+
+/// The position of the oldest entry that the oplog still holds.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn oldest_position(client: &Client) -> Result<Position> {
+    const OPERATION: &str = "find the oldest oplog entry";
+    let entry = match find_one(client, OPERATION, doc! {}, doc! { "$natural": 1 }).await {
+        // Nobody's position: the entry was removed while it was being read.
+        Err(error) if error.kind() == ErrorKind::PositionLost => {
+            let message = "the oldest entry was removed while it was read";
+            return Err(Error::new(ErrorKind::Server, OPERATION, message)
+                .with_source(error)
+                .with_retryable(true));
+        }
+        found => found?,
+    };
+    entry.ok_or_else(|| Error::new(ErrorKind::Protocol, OPERATION, "the oplog is empty").with_retryable(true))
+}
+
+/// A majority-committed position from which a tail meets the first entry of every transaction that is open or prepared now.
+///
+/// # Errors
+/// [`Unauthorized`](ErrorKind::Unauthorized) when the oplog or `config.transactions` may not be read,
+/// [`PositionLost`](ErrorKind::PositionLost) when an open transaction is as old as the oplog, or a server error.
+pub(crate) async fn start_position(client: &Client) -> Result<Position> {
+    const OPERATION: &str = "find the position to start at";
+    // In this order: a transaction that is prepared after the position was taken is met from there anyway.
+    let majority = newest_position(client).await?;
+    let command = doc! {
+        "find": "transactions",
+        "filter": { "state": { "$in": ["prepared", "inProgress"] }, "startOpTime": { "$exists": true } },
+        "sort": { "startOpTime.ts": 1 },
+        "projection": { "startOpTime": 1 },
+        "limit": 1,
+        "singleBatch": true,
+    };
+    let reply = client::run(client, OPERATION, "config", command)
+        .await
+        .map_err(|error| error.with_context("namespace", "config.transactions"))?;
+    let first = first_document(OPERATION, &reply)?
+        .and_then(|transaction| transaction.get_document("startOpTime").ok())
+        .and_then(client::position_of);
+    let Some(first) = first.filter(|first| *first <= majority) else {
+        return Ok(majority);
+    };
+    let before = doc! { "ts": { "$lt": first.timestamp() } };
+    let entry = find_one(client, OPERATION, before, doc! { "$natural": -1 }).await?;
+    entry.ok_or_else(|| {
+        Error::new(
+            ErrorKind::PositionLost,
+            OPERATION,
+            "a transaction is open that began at the oldest entry of the oplog; end it, or make the oplog larger, and start again",
+        )
+        .with_context("transaction", first)
+    })
+}
+
+/// The newest entry of the primary, returned once a majority has it: nothing that was written before the call comes after it.
+///
+/// # Errors
+/// A server error, or the majority has not come nearer for as long as patience lasts.
+pub(crate) async fn newest_written(client: &Client) -> Result<Position> {
+    followed(|| standing(client)).await
+}
+
+async fn followed<F>(mut standing: impl FnMut() -> F) -> Result<Position>
+where
+    F: Future<Output = Result<Standing>>,
+{
+    let written = retry(RetryRule::SERVER, &mut standing).await?.newest;
+    let (mut attempts, mut reached) = (RetryRule::SERVER.begin(), Position::ZERO);
+    loop {
+        let error = match standing().await {
+            Ok(standing) if standing.majority >= written => return Ok(standing.majority),
+            Ok(standing) => {
+                if standing.majority > reached {
+                    reached = standing.majority;
+                    attempts = RetryRule::SERVER.begin();
+                }
+                Error::new(
+                    ErrorKind::Connection,
+                    "wait until a majority has everything",
+                    "the members that make a majority do not follow the primary; see with `rs.status()` which are down or behind",
+                )
+                .with_context("written", written)
+                .with_context("majority", standing.majority)
+            }
+            Err(error) => error,
+        };
+        match attempts.next_pause(&error) {
+            Some(pause) => sleep(pause).await,
+            None => return Err(error),
+        }
+    }
+}
+
+/// As [`newest_written`], by a primary that a majority has confirmed since the call began: nothing that any majority was told to have was
+/// written before the call and comes after it.
+///
+/// The server confirms itself by an entry without effect in its oplog, as for every read with read concern `linearizable`.
+///
+/// # Errors
+/// A server error, or no majority confirms the primary for as long as patience lasts.
+pub(crate) async fn confirmed(client: &Client) -> Result<Position> {
+    const OPERATION: &str = "have a majority confirm the newest position";
+    // Members that are far behind would only make the read below fail, again and again.
+    newest_written(client).await?;
+    retry(RetryRule::SERVER, || async {
+        let noted = note_linearizable_read(client, OPERATION).await?;
+        // Whichever member answers: what it knows to be committed, and is as new, comes after the note.
+        let majority = standing(client).await?.majority;
+        if majority.timestamp() >= noted {
+            return Ok(majority);
+        }
+        let message = "the primary has changed, and the new one does not know yet what a majority has";
+        Err(Error::new(ErrorKind::Connection, OPERATION, message).with_context("majority", majority))
+    })
+    .await
+}
+
+/// Has the primary write an entry without effect and wait until a majority has it, which a superseded one never sees. Returns the entry's
+/// time. Nothing is retried.
+async fn note_linearizable_read(client: &Client, operation: &'static str) -> Result<Timestamp> {
+    let milliseconds = i64::try_from(CONFIRMATION.as_millis()).unwrap_or(i64::MAX);
+    // What is read does not matter; this is what every user of this crate may read.
+    let command = doc! {
+        "find": "oplog.rs",
+        "projection": { "ts": 1 },
+        "limit": 1,
+        "singleBatch": true,
+        "readConcern": { "level": "linearizable" },
+        "maxTimeMS": milliseconds,
+    };
+    let database = client.database("local");
+    let reply = answered(operation, ANSWER, async {
+        let reply = database.run_command(command).await;
+        reply.map_err(|error| client::convert(operation, error))
+    })
+    .await
+    .map_err(|error| match client::code(&error) {
+        // MaxTimeMSExpired.
+        Some(50) => {
+            let message = "no majority of the set confirms that the member is its primary; see whether the members reach each other, and \
+                           whether writes are locked (`db.fsyncLock()`)";
+            Error::new(ErrorKind::Connection, operation, message).with_source(error)
+        }
+        _ => error,
+    })?;
+    reply
+        .get_timestamp("operationTime")
+        .map_err(|error| Error::malformed(operation, error))
+}
+
+/// The whole entry at `position`, majority-committed, or `None` when the oplog does not hold it. Nothing is retried.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn entry_at(
+    client: &Client,
+    operation: &'static str,
+    position: Position,
+) -> Result<Option<RawDocumentBuf>> {
+    first_at(client, operation, position, "majority").await
+}
+
+/// Whether the primary's oplog holds the entry at `position`, which a majority had. Nothing is retried.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn is_held(client: &Client, operation: &'static str, position: Position) -> Result<bool> {
+    // Not by majority: a new primary has the entry, and may not know yet that others have it too.
+    let entry = first_at(client, operation, position, "local").await?;
+    Ok(entry.is_some())
+}
+
+/// The first entry from a position on, if it is the one at the position.
+async fn first_at(
+    client: &Client,
+    operation: &'static str,
+    position: Position,
+    read_concern: &str,
+) -> Result<Option<RawDocumentBuf>> {
+    let needs_replay_flag = standing(client).await?.needs_replay_flag;
+    let mut command = find_at(position.timestamp(), needs_replay_flag, read_concern);
+    command.append(cstr!("limit"), 1);
+    command.append(cstr!("singleBatch"), true);
+    let mut batches = client::open_cursor(client, operation, "local", command, None).await?;
+    while let Some(batch) = batches.next().await {
+        if let Some(entry) = batch?.iter().next() {
+            return Ok(is_at(entry, position).then(|| entry.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// The command that reads the oplog from a time on, majority-committed entries only.
+pub(crate) fn find_from(from: Timestamp, needs_replay_flag: bool) -> RawDocumentBuf {
+    find_at(from, needs_replay_flag, "majority")
+}
+
+fn find_at(from: Timestamp, needs_replay_flag: bool, read_concern: &str) -> RawDocumentBuf {
+    let mut command = rawdoc! {
+        "find": "oplog.rs",
+        "filter": { "ts": { "$gte": from } },
+        "readConcern": { "level": read_concern },
+    };
+    if needs_replay_flag {
+        command.append(cstr!("oplogReplay"), true);
+    }
+    command
+}
+
+/// Whether the entry is the one at this position: both its time and its term.
+pub(crate) fn is_at(entry: &RawDocument, position: Position) -> bool {
+    entry.get_timestamp("ts").is_ok_and(|ts| ts == position.timestamp())
+        && entry.get_i64("t").unwrap_or(Position::ZERO.term) == position.term
+}
+
+/// The position of the first entry that fits, in natural order or against it.
+async fn find_one(
+    client: &Client,
+    operation: &'static str,
+    filter: Document,
+    sort: Document,
+) -> Result<Option<Position>> {
+    let command = doc! {
+        "find": "oplog.rs",
+        "filter": filter,
+        "sort": sort,
+        "projection": { "ts": 1, "t": 1 },
+        "limit": 1,
+        "singleBatch": true,
+    };
+    let reply = client::run(client, operation, "local", command)
+        .await
+        .map_err(|error| error.with_context("namespace", "local.oplog.rs"))?;
+    Ok(first_document(operation, &reply)?.and_then(client::position_of))
+}
+
+/// The first document of a cursor's reply.
+fn first_document<'a>(operation: &'static str, reply: &'a Document) -> Result<Option<&'a Document>> {
+    let batch = reply
+        .get_document("cursor")
+        .and_then(|cursor| cursor.get_array("firstBatch"))
+        .map_err(|error| Error::malformed(operation, error))?;
+    Ok(batch.first().and_then(Bson::as_document))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Position {
+        Position {
+            time: 1_000 + u32::try_from(seconds).unwrap(),
+            increment: 0,
+            term: 1,
+        }
+    }
+
+    /// A set of which a majority is at the position that `majority` gives for the seconds since the beginning.
+    async fn follow(majority: impl Fn(u64) -> u64) -> (Result<Position>, Duration) {
+        let began = Instant::now();
+        let written = at(100);
+        let found = followed(|| {
+            let majority = at(majority(began.elapsed().as_secs()));
+            async move {
+                Ok(Standing {
+                    newest: written,
+                    majority,
+                    needs_replay_flag: false,
+                })
+            }
+        })
+        .await;
+        (found, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_majority_that_advances_is_waited_for() {
+        // One second of history in three seconds.
+        let (found, took) = follow(|seconds| seconds / 3).await;
+        assert_eq!(found.unwrap(), at(100));
+        assert!(took >= Duration::from_secs(300), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_majority_that_stands_still_is_given_up() {
+        let (found, took) = follow(|seconds| seconds.min(60)).await;
+        let error = found.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
+        let patience = RetryRule::SERVER.patience;
+        let last = Duration::from_secs(60);
+        assert!(took >= last + patience && took < last + patience * 2, "{took:?}");
+    }
+}

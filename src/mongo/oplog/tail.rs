@@ -1,0 +1,372 @@
+//! The state machine behind an oplog cursor: open, find the place, follow, and open again when that breaks.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bson::raw::cstr;
+use futures::{Stream, StreamExt};
+use mongodb::Client;
+use mongodb::options::{CursorType, RunCursorCommandOptions, SelectionCriteria};
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::Position;
+use crate::model::raw::batch_cursor::Documents;
+use crate::mongo::client;
+use crate::mongo::oplog::position::{entry_at, find_from, is_at, oldest_position, standing, start_position};
+use crate::mongo::retry::{Attempts, RetryRule, answered};
+use crate::oplog::assembler::{Assembler, Taken};
+use crate::oplog::entry::Entry;
+
+/// What is being done where a tail fails.
+const OPERATION: &str = "follow the oplog";
+
+/// How long the server waits for a new entry before it answers that there is none.
+const AWAIT: Duration = Duration::from_secs(1);
+
+/// How long an answer may take. Beyond it the connection counts as broken, which a lost network may never say.
+const REPLY: Duration = Duration::from_secs(30);
+
+/// How long nothing may happen before the cursor is opened anew. An idle set writes a no-op each 10 seconds; a member that is cut off from
+/// its set goes on answering and never shows anything.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// How long the primary may know of nothing as new as the position to start after, before that counts as lost. A primary that has lost
+/// its majority, which may be behind, notices within 10 seconds.
+const FUTURE: Duration = Duration::from_secs(12);
+
+/// About how many bytes of entries are given at once.
+const BATCH: usize = 1 << 20;
+
+/// What a tail is built with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Where to start; `None` for now.
+    pub after: Option<Position>,
+    /// How many bytes of open transactions may be kept in memory.
+    pub transaction_bytes: usize,
+    /// Which member to read from.
+    pub selection: Option<SelectionCriteria>,
+    /// Where to tell how many bytes of open transactions are kept in memory.
+    pub kept: Arc<AtomicUsize>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            after: None,
+            transaction_bytes: 16 << 20,
+            selection: None,
+            kept: Arc::default(),
+        }
+    }
+}
+
+/// A tail of the oplog.
+pub(crate) struct Tail {
+    client: Client,
+    settings: Settings,
+    /// What is known of the history so far; `None` until the place to start is known.
+    assembler: Option<Assembler>,
+    link: Link,
+    /// Entries that were read and not looked at yet.
+    documents: Option<Documents<RawBatch>>,
+    /// Failures since the last progress.
+    attempts: Option<Attempts>,
+}
+
+/// The cursor on the server.
+enum Link {
+    /// There is none.
+    Closed,
+    /// It is open, and the first entry it gives must be the one to go on after. The time is when it was first seen that the primary has
+    /// nothing as new as that.
+    Placing(Answers, Option<Instant>),
+    /// It gives what is new. The time is when it last did.
+    Following(Answers, Instant),
+}
+
+impl Tail {
+    pub fn new(client: Client, settings: Settings) -> Self {
+        Self {
+            client,
+            settings,
+            assembler: None,
+            link: Link::Closed,
+            documents: None,
+            attempts: None,
+        }
+    }
+
+    /// The next entries, at least one. After an error there is nothing more.
+    pub async fn next(&mut self) -> Result<Vec<Entry>> {
+        loop {
+            let error = match self.step().await {
+                Ok(entries) if entries.is_empty() => continue,
+                Ok(entries) => return Ok(entries),
+                Err(error) => error,
+            };
+            self.link = Link::Closed;
+            let attempts = self.attempts.get_or_insert_with(|| RetryRule::SERVER.begin());
+            match attempts.next_pause(&error) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(error),
+            }
+        }
+    }
+
+    /// Goes one step further, which may or may not give entries.
+    async fn step(&mut self) -> Result<Vec<Entry>> {
+        let assembler = match &mut self.assembler {
+            Some(assembler) => assembler,
+            none => {
+                let after = match self.settings.after {
+                    Some(after) => after,
+                    None => in_time(start_position(&self.client)).await?,
+                };
+                none.insert(Assembler::new(after, self.settings.transaction_bytes))
+            }
+        };
+        if let Some(part) = assembler.next_part().await? {
+            self.settings.kept.store(assembler.bytes(), Relaxed);
+            return Ok(vec![part]);
+        }
+        if let Some(documents) = &mut self.documents {
+            let (entries, missing) = take(assembler, documents).await?;
+            self.settings.kept.store(assembler.bytes(), Relaxed);
+            if !entries.is_empty() {
+                return Ok(entries);
+            }
+            match missing {
+                Some(position) => fetch(&self.client, assembler, position).await?,
+                None if documents.first()?.is_none() => self.documents = None,
+                None => {}
+            }
+            return Ok(entries);
+        }
+        let after = assembler.last();
+        match &mut self.link {
+            Link::Closed => {
+                self.link = match open(&self.client, self.settings.selection.clone(), after).await {
+                    Ok(cursor) => Link::Placing(Answers::of(cursor), None),
+                    Err(error) => return Err(fell_out(&self.client, error, after).await),
+                };
+            }
+            Link::Placing(answers, future) => {
+                let mut documents = answer(&self.client, answers, after).await?;
+                let Some(first) = documents.first()? else {
+                    let newest = in_time(standing(&self.client)).await?.newest;
+                    if newest.timestamp() >= after.timestamp() {
+                        // Not replicated to this member, or not committed by a majority as this member knows, yet.
+                        *future = None;
+                    } else if future.get_or_insert_with(Instant::now).elapsed() > FUTURE {
+                        return Err(lost(&self.client, after).await);
+                    }
+                    return Ok(Vec::new());
+                };
+                if !is_at(first, after) {
+                    return Err(lost(&self.client, after).await);
+                }
+                documents.advance()?;
+                if documents.first()?.is_some() {
+                    self.attempts = None;
+                    self.documents = Some(documents);
+                }
+                let Link::Placing(answers, _) = std::mem::replace(&mut self.link, Link::Closed) else {
+                    return Ok(Vec::new());
+                };
+                self.link = Link::Following(answers, Instant::now());
+            }
+            Link::Following(answers, active) => {
+                let documents = answer(&self.client, answers, after).await?;
+                self.attempts = None;
+                if documents.first()?.is_some() {
+                    *active = Instant::now();
+                    self.documents = Some(documents);
+                } else if active.elapsed() > SILENCE {
+                    self.link = Link::Closed;
+                }
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// A cursor that asks for the next batch while the last one is looked at, which takes this side about as long as the server needs for it.
+/// Two batches of up to 16 MB each are in memory.
+struct Answers {
+    batches: mpsc::Receiver<Result<RawBatch>>,
+    asking: AbortOnDropHandle<()>,
+}
+
+impl Answers {
+    fn of(mut cursor: impl Stream<Item = mongodb::error::Result<RawBatch>> + Send + Unpin + 'static) -> Self {
+        let (send, batches) = mpsc::channel(1);
+        let asking = async move {
+            // The cursor is asked when there is room for what it answers, and until nobody wants to know.
+            while let Ok(room) = send.reserve().await {
+                let Some(batch) = cursor.next().await else { return };
+                room.send(batch.map_err(convert));
+            }
+        };
+        Self {
+            batches,
+            asking: AbortOnDropHandle::new(tokio::spawn(asking)),
+        }
+    }
+
+    /// The next batch. After an error there is nothing more.
+    async fn next(&mut self) -> Result<RawBatch> {
+        if let Some(batch) = self.batches.recv().await {
+            return batch;
+        }
+        // The end of the task has closed the channel, so that this waits for nothing.
+        match (&mut self.asking).await {
+            Err(error) if error.is_panic() => {
+                Err(Error::new(ErrorKind::Panic, OPERATION, "the task that reads ahead panicked").with_source(error))
+            }
+            _ => Err(Error::new(
+                ErrorKind::Connection,
+                OPERATION,
+                "the server closed the cursor",
+            )),
+        }
+    }
+}
+
+/// Opens a cursor on the entry at `after` and everything that follows.
+async fn open(client: &Client, selection: Option<SelectionCriteria>, after: Position) -> Result<RawBatchCursor> {
+    let needs_replay_flag = in_time(standing(client)).await?.needs_replay_flag;
+    let mut command = find_from(after.timestamp(), needs_replay_flag);
+    command.append(cstr!("tailable"), true);
+    command.append(cstr!("awaitData"), true);
+    let mut options = RunCursorCommandOptions::default();
+    options.cursor_type = Some(CursorType::TailableAwait);
+    options.max_time = Some(AWAIT);
+    options.selection_criteria = selection;
+    let database = client.database("local");
+    let open = database.run_raw_cursor_command(command).with_options(options).batch();
+    in_time(async { open.await.map_err(convert) }).await
+}
+
+/// Takes entries out of a batch, about as many bytes as are given at once, up to one that ends a large transaction or needs another that was
+/// never seen.
+async fn take(
+    assembler: &mut Assembler,
+    documents: &mut Documents<RawBatch>,
+) -> Result<(Vec<Entry>, Option<Position>)> {
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    while let Some(document) = documents.first()? {
+        match assembler.take(document)? {
+            Taken::Entry(entry) => {
+                bytes += entry.size_in_memory();
+                entries.push(entry);
+            }
+            Taken::Large => {
+                documents.advance()?;
+                break;
+            }
+            Taken::Missing(position) => return Ok((entries, Some(position))),
+        }
+        assembler.make_room().await?;
+        documents.advance()?;
+        if bytes >= BATCH {
+            break;
+        }
+    }
+    Ok((entries, None))
+}
+
+/// Reads an earlier part of a transaction.
+async fn fetch(client: &Client, assembler: &mut Assembler, position: Position) -> Result<()> {
+    match in_time(entry_at(client, OPERATION, position)).await? {
+        Some(entry) => {
+            assembler.supply(&entry)?;
+            assembler.make_room().await
+        }
+        None => Err(Error::new(
+            ErrorKind::PositionLost,
+            OPERATION,
+            format!(
+                "a transaction that ends after {} began before it, and its part at {position} is no longer in the oplog; the data must be \
+                 compared with the source again (resync)",
+                assembler.last()
+            ),
+        )),
+    }
+}
+
+/// The server's next answer.
+async fn answer(client: &Client, answers: &mut Answers, after: Position) -> Result<Documents<RawBatch>> {
+    match in_time(answers.next()).await {
+        Ok(batch) => Documents::new(batch),
+        Err(error) => Err(fell_out(client, error, after).await),
+    }
+}
+
+/// Looks into an error that may say that a cursor fell out of the oplog, as one does on its way to its first entry, too. What it is to go
+/// on after may still be there, which a new one will see, or not.
+async fn fell_out(client: &Client, error: Error, after: Position) -> Error {
+    if error.kind() != ErrorKind::PositionLost {
+        return error;
+    }
+    match in_time(oldest_position(client)).await {
+        Ok(oldest) if oldest > after => lost(client, after).await,
+        Ok(_) => error.with_retryable(true),
+        Err(error) => error,
+    }
+}
+
+/// The error of a history that does not hold the entry to go on after.
+async fn lost(client: &Client, after: Position) -> Error {
+    const RESYNC: &str = "the tail has to start anew, and the data must be compared with the source again (resync)";
+    let message = match in_time(oldest_position(client)).await {
+        Ok(oldest) if oldest.timestamp() > after.timestamp() => {
+            format!(
+                "the oplog no longer reaches back to {after}, its oldest entry now is {oldest}; {RESYNC}, with a larger oplog or \
+                 a shorter break"
+            )
+        }
+        Ok(oldest) => format!(
+            "the source's history does not hold {after}, although its oldest entry is {oldest}: it was restored or rolled back, or \
+             is another replica set; {RESYNC}"
+        ),
+        // This error is the one that matters, whether or not its reason can be told.
+        Err(_) => format!("the oplog does not hold {after}; {RESYNC}"),
+    };
+    Error::new(ErrorKind::PositionLost, OPERATION, message).with_context("position", after)
+}
+
+/// Gives up on an answer that takes too long.
+async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    answered(OPERATION, REPLY, call).await
+}
+
+fn convert(error: mongodb::error::Error) -> Error {
+    client::convert(OPERATION, error).with_context("namespace", "local.oplog.rs")
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_while_reading_ahead_is_no_closed_cursor() {
+        let panicking = stream::poll_fn(|_| panic!("a fault of the driver"));
+        let error = Answers::of(panicking).next().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Panic, "{error}");
+        assert!(!error.is_retryable());
+
+        let error = Answers::of(stream::empty()).next().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
+        assert!(error.is_retryable());
+    }
+}

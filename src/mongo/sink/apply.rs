@@ -1,0 +1,245 @@
+//! Logged writes, in order for each document.
+
+use std::collections::{HashMap, HashSet};
+
+use bson::raw::RawDocument;
+
+use super::by_id::{Part, find, takes_in};
+use super::connection::Target;
+use super::delta;
+use super::insert::insert_all;
+use super::replace::{Stored, command_filter, needs_comparison, reason_of, store_all};
+use super::write_commands::{Items, Verb, send};
+use crate::error::Result;
+use crate::model::document::{CollectionKind, Operation, Write};
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::{IndexNames, Splice};
+use crate::order::Key;
+use crate::sink::{Refusal, RefusalReason};
+
+pub(super) const OPERATION: &str = "apply writes";
+
+/// Applies writes, as [`Sink::apply`](crate::Sink::apply) says.
+///
+/// # Errors
+/// What concerns more than single writes.
+pub(super) async fn apply(
+    target: &Target,
+    namespace: &Namespace,
+    kind: CollectionKind,
+    writes: &[Write],
+) -> Result<Vec<Refusal>> {
+    let steps = if keeps_order(kind, writes) {
+        runs(writes)
+    } else {
+        rounds(writes)
+    };
+    let mut refused = Vec::new();
+    for step in &steps {
+        // Deletes go first: they may free a key of a unique index that another write of the step takes.
+        // A capped collection of 5.0 or older deletes by itself, and refuses to be told.
+        if kind != CollectionKind::Capped || target.is_at_least(6, 0) {
+            refused.extend(delete(target, namespace, kind, &step.deletes).await?);
+        }
+        refused.extend(store_all(target, OPERATION, namespace, &step.replacements).await?);
+        refused.extend(delta::apply(target, namespace, kind, &step.deltas).await?);
+        refused.extend(insert(target, namespace, &step.inserts).await?);
+    }
+    refused.sort_by_key(|(write, _)| *write);
+    Ok(refused
+        .into_iter()
+        .map(|(index, reason)| Refusal { index, reason })
+        .collect())
+}
+
+/// Whether writes of different documents may not be exchanged: the order of inserts is what a capped collection keeps, and `_id`s with
+/// strings in them that differ here may be the same to a collation.
+fn keeps_order(kind: CollectionKind, writes: &[Write]) -> bool {
+    match kind {
+        CollectionKind::Capped => true,
+        CollectionKind::Unordered => writes.iter().any(|write| write.key.is_collated()),
+        _ => false,
+    }
+}
+
+/// Writes of different documents, which may be sent together.
+#[derive(Default)]
+struct Step<'a> {
+    deletes: Vec<(usize, &'a Key)>,
+    replacements: Vec<Stored<'a>>,
+    deltas: Vec<Stored<'a>>,
+    inserts: Vec<Stored<'a>>,
+}
+
+impl<'a> Step<'a> {
+    fn push(&mut self, index: usize, write: &'a Write) {
+        let stored = |document: &'a RawDocument| Stored {
+            write: index,
+            key: &write.key,
+            document,
+        };
+        match &write.operation {
+            Operation::Insert(document) => self.inserts.push(stored(document)),
+            Operation::Replace(document) => self.replacements.push(stored(document)),
+            Operation::Delta(delta) => self.deltas.push(stored(delta)),
+            Operation::Delete => self.deletes.push((index, &write.key)),
+        }
+    }
+}
+
+/// The first writes of all documents, then the second ones, and so on.
+fn rounds(writes: &[Write]) -> Vec<Step<'_>> {
+    let mut counts: HashMap<&Key, usize> = HashMap::with_capacity(writes.len());
+    let mut steps: Vec<Step<'_>> = Vec::new();
+    for (index, write) in writes.iter().enumerate() {
+        let count = counts.entry(&write.key).or_default();
+        if *count == steps.len() {
+            steps.push(Step::default());
+        }
+        if let Some(step) = steps.get_mut(*count) {
+            step.push(index, write);
+        }
+        *count += 1;
+    }
+    steps
+}
+
+/// Consecutive writes of one sort.
+fn runs(writes: &[Write]) -> Vec<Step<'_>> {
+    let mut steps: Vec<Step<'_>> = Vec::new();
+    let mut keys = HashSet::new();
+    let mut last = None;
+    for (index, write) in writes.iter().enumerate() {
+        let sort = std::mem::discriminant(&write.operation);
+        if last != Some(sort) || !keys.insert(&write.key) {
+            keys = HashSet::from([&write.key]);
+            steps.push(Step::default());
+        }
+        last = Some(sort);
+        if let Some(step) = steps.last_mut() {
+            step.push(index, write);
+        }
+    }
+    steps
+}
+
+async fn insert(target: &Target, namespace: &Namespace, inserts: &[Stored<'_>]) -> Result<Vec<(usize, RefusalReason)>> {
+    let documents: Vec<&RawDocument> = inserts.iter().map(|insert| insert.document).collect();
+    let refused = insert_all(target, OPERATION, namespace, &documents, None).await?;
+    Ok(refused
+        .into_iter()
+        .filter_map(|(at, reason)| inserts.get(at).map(|insert| (insert.write, reason)))
+        .collect())
+}
+
+/// One statement for each document, or one for many of them.
+struct Deletes<'a>(Vec<&'a [(usize, &'a Key)]>);
+
+impl Items for Deletes<'_> {
+    fn verb(&self) -> Verb {
+        Verb::Delete
+    }
+
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn size(&self, item: usize) -> usize {
+        self.0
+            .get(item)
+            .into_iter()
+            .flat_map(|keys| keys.iter())
+            .map(|(_, key)| key.document_bytes().len() + 8)
+            .sum()
+    }
+
+    fn write(&self, item: usize, name: &str, command: &mut Splice) {
+        command.open_document(name);
+        match self.0.get(item) {
+            Some([(_, key)]) => command_filter(command, key),
+            Some(keys) => {
+                command.open_document("q").open_document("_id").open_array("$in");
+                let mut names = IndexNames::default();
+                for (_, key) in *keys {
+                    command.value(names.next(), key.as_raw());
+                }
+                command.close().close().close();
+            }
+            None => {}
+        }
+        command.int32("limit", 0).close();
+    }
+}
+
+/// The deletes in groups of at most so many, whose keys fit into one command.
+fn groups<'a, 'k>(deletes: &'a [(usize, &'k Key)], most: usize) -> Vec<&'a [(usize, &'k Key)]> {
+    const MOST_KEY_BYTES: usize = 4 * 1024 * 1024;
+    let mut groups = Vec::new();
+    let mut rest = deletes;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fitting = rest.iter().take(most).take_while(|(_, key)| {
+            bytes += key.document_bytes().len();
+            bytes <= MOST_KEY_BYTES
+        });
+        let (group, others) = rest.split_at(fitting.count().max(1));
+        groups.push(group);
+        rest = others;
+    }
+    groups
+}
+
+/// Keeps the deletes of documents that are there with this very `_id`. A collation finds one with another `_id` too; and with the simple
+/// collation named, a delete would look through the whole collection.
+async fn retain_exact(
+    target: &Target,
+    namespace: &Namespace,
+    kind: CollectionKind,
+    deletes: &mut Vec<(usize, &Key)>,
+) -> Result<()> {
+    let collated: Vec<&Key> = deletes
+        .iter()
+        .map(|(_, key)| *key)
+        .filter(|key| key.is_collated())
+        .collect();
+    if collated.is_empty() {
+        return Ok(());
+    }
+    let found = find(target, namespace, kind, &collated, Part::Id).await?;
+    let found: HashSet<Key> = found.iter().filter_map(|document| Key::of_document(document)).collect();
+    deletes.retain(|(_, key)| !key.is_collated() || found.contains(key));
+    Ok(())
+}
+
+async fn delete(
+    target: &Target,
+    namespace: &Namespace,
+    kind: CollectionKind,
+    deletes: &[(usize, &Key)],
+) -> Result<Vec<(usize, RefusalReason)>> {
+    /// `$in` takes half the server's time, and is refused or not as a whole.
+    const MOST_TOGETHER: usize = 1_000;
+    let together = if takes_in(kind) { MOST_TOGETHER } else { 1 };
+    let mut deletes = deletes.to_vec();
+    if matches!(kind, CollectionKind::Unordered | CollectionKind::Capped) {
+        retain_exact(target, namespace, kind, &mut deletes).await?;
+    }
+    let (odd, plain): (Vec<_>, Vec<_>) = deletes.into_iter().partition(|(_, key)| needs_comparison(key));
+    let mut refused = Vec::new();
+    let mut failed = Vec::new();
+    let statements = Deletes(groups(&plain, together).into_iter().chain(odd.chunks(1)).collect());
+    for error in send(target, OPERATION, namespace, &statements).await?.errors {
+        match statements.0.get(error.index) {
+            Some([(write, _)]) => refused.push((*write, reason_of(error))),
+            Some(keys) => failed.extend_from_slice(keys),
+            None => {}
+        }
+    }
+    let statements = Deletes(failed.chunks(1).collect());
+    for error in send(target, OPERATION, namespace, &statements).await?.errors {
+        if let Some((write, _)) = failed.get(error.index) {
+            refused.push((*write, reason_of(error)));
+        }
+    }
+    Ok(refused)
+}

@@ -1,0 +1,171 @@
+//! Documents read by `_id`.
+
+use bson::doc;
+use bson::raw::{RawDocument, RawDocumentBuf};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+
+use super::connection::Target;
+use super::replace::needs_comparison;
+use crate::error::Result;
+use crate::model::document::{Batch, CollectionKind};
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::{IndexNames, Splice};
+use crate::mongo::client;
+use crate::mongo::retry::{RetryRule, retry};
+use crate::order::Key;
+
+const OPERATION: &str = "read documents";
+
+/// How many documents are asked for at a time, and how many bytes their keys may have.
+const MOST_KEYS: usize = 10_000;
+const MOST_KEY_BYTES: usize = 8 * 1024 * 1024;
+
+/// How many commands are under way at a time where each asks for one document.
+pub(super) const CONCURRENCY: usize = 8;
+
+/// How much of each document is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Whole,
+    Id,
+}
+
+/// Those of the documents that exist, as the primary has them.
+///
+/// # Errors
+/// A server error.
+pub(super) async fn find(
+    target: &Target,
+    namespace: &Namespace,
+    kind: CollectionKind,
+    keys: &[&Key],
+    part: Part,
+) -> Result<Vec<RawDocumentBuf>> {
+    let groups: Vec<_> = groups(kind, keys)
+        .into_iter()
+        .map(|group| {
+            retry(RetryRule::SERVER, move || {
+                let group = group.clone();
+                async move {
+                    let mut cursor = open(target, namespace, &group, part).await?;
+                    let mut documents = Vec::new();
+                    while let Some(batch) = cursor.next().await {
+                        documents.extend(batch?.iter().map(RawDocument::to_owned));
+                    }
+                    Ok(documents)
+                }
+            })
+        })
+        .collect();
+    let found: Vec<Vec<RawDocumentBuf>> = futures::stream::iter(groups)
+        .buffered(CONCURRENCY)
+        .try_collect()
+        .await
+        .map_err(|error| error.with_context("namespace", namespace))?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Keys that can be asked for in one command.
+pub(super) fn groups<'a>(kind: CollectionKind, keys: &[&'a Key]) -> Vec<Vec<&'a Key>> {
+    let (plain, singly): (Vec<&Key>, Vec<&Key>) = keys
+        .iter()
+        .copied()
+        .partition(|key| takes_in(kind) && !needs_comparison(key));
+    let mut groups: Vec<Vec<&Key>> = singly.into_iter().map(|key| vec![key]).collect();
+    let mut bytes = usize::MAX;
+    for key in plain {
+        let size = key.document_bytes().len();
+        match groups.last_mut() {
+            Some(group) if bytes.saturating_add(size) <= MOST_KEY_BYTES && group.len() < MOST_KEYS => {
+                group.push(key);
+                bytes += size;
+            }
+            _ => {
+                groups.push(vec![key]);
+                bytes = size;
+            }
+        }
+    }
+    groups
+}
+
+/// Whether the server finds the documents of an `$in` on `_id` by an index. Where documents are stored by `_id` there is none, and the
+/// whole collection is looked through.
+pub(super) fn takes_in(kind: CollectionKind) -> bool {
+    !matches!(kind, CollectionKind::Clustered | CollectionKind::TimeSeriesBuckets)
+}
+
+/// Whether the collection is stored by `_id`, which decides how its documents can be asked for.
+///
+/// # Errors
+/// A server error.
+pub(super) async fn kind_of(target: &Target, namespace: &Namespace) -> Result<CollectionKind> {
+    if namespace.time_series().is_some() {
+        return Ok(CollectionKind::TimeSeriesBuckets);
+    }
+    if !target.is_at_least(5, 3) {
+        return Ok(CollectionKind::Plain);
+    }
+    let listed = client::run(
+        target.client(),
+        OPERATION,
+        namespace.database(),
+        doc! { "listCollections": 1, "filter": { "name": namespace.collection() } },
+    )
+    .await?;
+    let is_clustered = listed
+        .get_document("cursor")
+        .and_then(|cursor| cursor.get_array("firstBatch"))
+        .is_ok_and(|found| {
+            found
+                .iter()
+                .filter_map(|collection| collection.as_document()?.get_document("options").ok())
+                .any(|options| options.contains_key("clusteredIndex"))
+        });
+    Ok(if is_clustered {
+        CollectionKind::Clustered
+    } else {
+        CollectionKind::Plain
+    })
+}
+
+/// Opens a cursor over the documents of one of the [`groups`]. Nothing is retried.
+///
+/// # Errors
+/// A server error, from the call or from the stream.
+pub(super) async fn open(
+    target: &Target,
+    namespace: &Namespace,
+    group: &[&Key],
+    part: Part,
+) -> Result<BoxStream<'static, Result<Batch>>> {
+    let command = command(namespace, group, part);
+    client::open_cursor(target.client(), OPERATION, namespace.database(), command, None).await
+}
+
+fn command(namespace: &Namespace, keys: &[&Key], part: Part) -> RawDocumentBuf {
+    let mut command = Splice::with_capacity(keys.len() * 32 + 128);
+    command.string("find", namespace.collection());
+    command.open_document("filter").open_document("_id");
+    match keys {
+        [key] => {
+            command.value("$eq", key.as_raw());
+        }
+        _ => {
+            command.open_array("$in");
+            let mut names = IndexNames::default();
+            for key in keys {
+                command.value(names.next(), key.as_raw());
+            }
+            command.close();
+        }
+    }
+    command.close().close();
+    if part == Part::Id {
+        command.open_document("projection").int32("_id", 1).close();
+    }
+    // As much in each reply as the server's 16 MB allow.
+    command.int32("batchSize", 100_000);
+    command.finish()
+}

@@ -1,0 +1,237 @@
+//! The connection to the target, what it can do, and how commands are sent to it.
+
+use std::time::Duration;
+
+use bson::raw::{RawDocument, RawDocumentBuf, cstr};
+use bson::{Document, doc, rawdoc};
+use mongodb::Client;
+
+use super::flush::{Terms, term_of};
+use super::names::UniqueNames;
+use crate::catalog::Series;
+use crate::error::{Error, ErrorKind, Result};
+use crate::mongo::client;
+use crate::mongo::client::Answer;
+use crate::mongo::error_codes;
+use crate::mongo::retry::{ANSWER, RetryRule, WRITE, answered, retry};
+
+/// How long a majority may take to confirm a write before it is asked for again.
+const MAJORITY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection to the target.
+#[derive(Debug)]
+pub(super) struct Target {
+    client: Client,
+    version: [u32; 3],
+    applies_deltas: bool,
+    terms: Terms,
+    unique_names: UniqueNames,
+}
+
+impl Target {
+    /// Asks the server what it can do.
+    pub async fn probe(client: Client) -> Result<Self> {
+        let version = client::describe(&client).await?.version;
+        let applies_deltas = applies_deltas(&client).await?;
+        Ok(Self {
+            client,
+            version,
+            applies_deltas,
+            terms: Terms::default(),
+            unique_names: UniqueNames::default(),
+        })
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub fn version(&self) -> [u32; 3] {
+        self.version
+    }
+
+    /// Whether the server is of this version or newer.
+    pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
+        let [has_major, has_minor, _] = self.version;
+        (has_major, has_minor) >= (major, minor)
+    }
+
+    /// The series of its servers.
+    pub fn series(&self) -> Series {
+        [self.version[0], self.version[1]]
+    }
+
+    /// Whether logged `$v: 2` deltas can be sent to the server as they are.
+    pub fn applies_deltas(&self) -> bool {
+        self.applies_deltas
+    }
+
+    /// The terms of the primaries that acknowledged writes.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// The collections without repeated names.
+    pub fn unique_names(&self) -> &UniqueNames {
+        &self.unique_names
+    }
+
+    /// Sends a write command, through elections. Its answer may have been lost, so that it is executed twice. The driver takes the body,
+    /// so that one is made for each attempt.
+    ///
+    /// # Errors
+    /// The server's answer for the command as a whole; [`ErrorKind::Connection`] once patience has run out.
+    pub async fn write(
+        &self,
+        operation: &'static str,
+        database: &str,
+        body: impl Fn() -> RawDocumentBuf,
+    ) -> Result<Reply> {
+        let reply = retry(RetryRule::SERVER, || async {
+            let mut body = body();
+            body.append(cstr!("maxTimeMS"), i64::try_from(WRITE.as_millis()).unwrap_or(i64::MAX));
+            let reply = client::run_raw(&self.client, operation, database, body);
+            Reply::read(operation, &answered(operation, ANSWER, reply).await?)
+        })
+        .await?;
+        if let Some(term) = reply.term {
+            self.terms.acknowledged(term);
+        }
+        Ok(reply)
+    }
+
+    /// Sends a command that is complete when a majority has journaled what it did, through elections.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn write_durably(&self, operation: &'static str, database: &str, command: &RawDocument) -> Result<Reply> {
+        let mut body = command.to_owned();
+        body.append(cstr!("writeConcern"), durable());
+        retry(RetryRule::SERVER, || async {
+            let reply = client::run_raw(&self.client, operation, database, body.clone());
+            Reply::read(operation, &answered(operation, ANSWER, reply).await?)
+        })
+        .await
+    }
+}
+
+/// The write concern of what must not be lost: on the disks of a majority.
+fn durable() -> RawDocumentBuf {
+    let timeout = i64::try_from(MAJORITY_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
+    rawdoc! { "w": "majority", "j": true, "wtimeout": timeout }
+}
+
+/// Whether an ordinary client may use the stage that the server's own secondaries apply deltas with. It is not documented, hence asked
+/// for; the filter matches nothing.
+async fn applies_deltas(client: &Client) -> Result<bool> {
+    let update = doc! {
+        "update": "probe",
+        "updates": [{
+            "q": { "_id": "probe" },
+            "u": [{ "$_internalApplyOplogUpdate": { "oplogUpdate": { "$v": 2, "diff": { "u": { "a": 1 } } } } }],
+        }],
+        "writeConcern": { "w": 1 },
+    };
+    match client::run(client, "probe the target", crate::METADATA_DATABASE, update).await {
+        Ok(reply) => Ok(!reply.contains_key("writeErrors")),
+        // A missing privilege shows again, and with its reason, where it is needed.
+        Err(error) if matches!(error.kind(), ErrorKind::Server | ErrorKind::Unauthorized) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a write command has done.
+#[derive(Debug)]
+pub(super) struct Reply {
+    /// Documents inserted, matched or upserted, or deleted.
+    pub count: u64,
+    /// Statements or documents that failed, in order.
+    pub errors: Vec<WriteError>,
+    /// The primary's term.
+    pub term: Option<i64>,
+}
+
+/// Why a statement or document failed.
+#[derive(Clone, Debug)]
+pub(super) struct WriteError {
+    /// Its index in the command.
+    pub index: usize,
+    pub code: i32,
+    pub message: String,
+    /// For a duplicate key: whether it is that of the index on `_id`.
+    pub on_id: bool,
+}
+
+impl Reply {
+    fn read(operation: &'static str, reply: &Document) -> Result<Self> {
+        // Where the write concern was not met the write itself may well be there, but asking again is all that can be done.
+        if let Ok(error) = reply.get_document("writeConcernError") {
+            return Err(transient(
+                operation,
+                error.get_i32("code").unwrap_or_default(),
+                error.get_str("errmsg").unwrap_or_default(),
+            ));
+        }
+        let listed = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+        let errors: Vec<_> = listed
+            .iter()
+            .filter_map(|error| error.as_document())
+            .map(|error| WriteError {
+                index: usize::try_from(client::number(error, "index")).unwrap_or(usize::MAX),
+                code: error.get_i32("code").unwrap_or_default(),
+                message: client::plain(error.get_str("errmsg").unwrap_or_default()),
+                on_id: error
+                    .get_document("keyPattern")
+                    .is_ok_and(|pattern| pattern.len() == 1 && pattern.contains_key("_id")),
+            })
+            .collect();
+        // What a server cannot do while it steps down or shuts down, it says for each write.
+        if let Some(error) = errors.iter().find(|error| error_codes::is_retried(error.code)) {
+            return Err(transient(operation, error.code, &error.message));
+        }
+        // Nor is it the fault of a document that the target takes none.
+        if let Some((error, what)) = errors
+            .iter()
+            .find_map(|error| client::blocked(error.code).map(|what| (error, what)))
+        {
+            return Err(Error::new(
+                ErrorKind::TargetBlocked,
+                operation,
+                format!(
+                    "the server takes no writes: {what} ({}, code {})",
+                    error.message, error.code
+                ),
+            ));
+        }
+        Ok(Self {
+            count: client::number(reply, "n"),
+            errors,
+            term: term_of(reply),
+        })
+    }
+}
+
+fn transient(operation: &'static str, code: i32, message: &str) -> Error {
+    Error::new(ErrorKind::Connection, operation, "the server cannot take writes now")
+        .with_source(Answer::of_reply(code, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_takes_no_writes_is_no_fault_of_a_document() {
+        let reply = |code: i32| {
+            let error = doc! { "index": 3, "code": code, "errmsg": "what the server says" };
+            Reply::read("write", &doc! { "n": 0, "writeErrors": [error] })
+        };
+        for (code, advice) in [(371, "setUserWriteBlockMode"), (14031, "make room")] {
+            let error = reply(code).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TargetBlocked);
+            let text = error.to_string();
+            assert!(text.contains(advice) && text.contains("what the server says"), "{text}");
+        }
+        assert_eq!(reply(121).unwrap().errors.len(), 1);
+    }
+}

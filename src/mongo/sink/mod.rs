@@ -1,0 +1,197 @@
+//! A MongoDB replica set as the target.
+
+mod apply;
+mod catalog;
+mod delta;
+mod by_id;
+mod flush;
+mod index;
+mod insert;
+mod names;
+mod quiesce;
+mod read;
+mod records;
+mod write_commands;
+mod replace;
+mod connection;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use bson::Uuid;
+use bson::raw::RawDocumentBuf;
+use futures::stream::BoxStream;
+use mongodb::Client;
+
+use crate::error::Result;
+use crate::event::Side;
+use crate::model::document::{Batch, Collection, CollectionKind, Position, Write};
+use crate::model::inspection::{Connection, Inspection};
+use crate::model::namespace::Namespace;
+use crate::mongo::connect::{ConnectOptions, Connected};
+use crate::mongo::{client, connect, digest, foreign_writes, inspect, listing};
+use crate::order::Key;
+use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
+use crate::source::Deployment;
+use connection::Target;
+
+/// Writes to a MongoDB replica set of version 4.2 to 6.0.
+///
+/// Documents are copied into the commands byte by byte; a document that a command would change or refuse goes by another one that
+/// stores it exactly. Writes are acknowledged by the primary alone; [`flush`](Sink::flush) makes them durable on a majority. Every
+/// command sits out elections for up to 45 seconds, and may then have been executed twice, which gives the same result.
+///
+/// The migration's own records are in the database `__mdb_internal_mongoferry`.
+pub struct MongoSink {
+    target: Target,
+    connection: Connection,
+}
+
+impl MongoSink {
+    /// Connects to the replica set that a connection string names, as [`ConnectOptions::uri`] says.
+    ///
+    /// # Errors
+    /// As [`connect_with`](Self::connect_with).
+    pub async fn connect(uri: &str) -> Result<Self> {
+        Self::connect_with(ConnectOptions::uri(uri)).await
+    }
+
+    /// Connects to a replica set.
+    ///
+    /// # Errors
+    /// As [`MongoSource::connect_with`](crate::MongoSource::connect_with).
+    ///
+    /// # Cancellation
+    /// Dropping the future gives the connection up.
+    pub async fn connect_with(options: ConnectOptions) -> Result<Self> {
+        let connected = connect::connect(options, Side::Target).await?;
+        let probed = Target::probe(connected.client.clone());
+        let target = connected.ask("probe the target", probed).await?;
+        let Connected { connection, .. } = connected;
+        Ok(Self { target, connection })
+    }
+
+    /// Writes through a client that the host has made, as [`ConnectOptions::client`] says.
+    ///
+    /// # Errors
+    /// As [`connect_with`](Self::connect_with).
+    pub async fn from_client(client: Client) -> Result<Self> {
+        Self::connect_with(ConnectOptions::client(client)).await
+    }
+
+    /// The client, for what is asked of the server besides.
+    pub fn client(&self) -> &Client {
+        self.target.client()
+    }
+}
+
+impl std::fmt::Debug for MongoSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MongoSink")
+            .field("version", &self.target.version())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Sink for MongoSink {
+    async fn describe(&self) -> Result<Deployment> {
+        client::describe(self.client()).await
+    }
+
+    async fn members(&self) -> Result<Vec<String>> {
+        foreign_writes::members(self.client()).await
+    }
+
+    async fn foreign_writes(&self, after: Option<Position>) -> Result<Option<BoxStream<'static, Result<WritesSeen>>>> {
+        foreign_writes::foreign_writes(self.client(), after).await.map(Some)
+    }
+
+    async fn collections(&self) -> Result<Vec<Collection>> {
+        listing::collections(self.client()).await
+    }
+
+    async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
+        listing::collections_named(self.client(), names).await
+    }
+
+    async fn names_in(&self, database: &str) -> Result<BTreeSet<Namespace>> {
+        listing::names_in(self.client(), database).await
+    }
+
+    async fn identities(&self, names: &BTreeSet<Namespace>) -> Result<BTreeMap<Namespace, Uuid>> {
+        listing::identities(self.client(), names).await
+    }
+
+    async fn execute(&self, command: &CatalogCommand) -> Result<()> {
+        catalog::execute(&self.target, command).await
+    }
+
+    async fn create_index(&self, namespace: &Namespace, specification: &RawDocumentBuf) -> Result<()> {
+        index::create(&self.target, namespace, specification).await
+    }
+
+    async fn insert(&self, namespace: &Namespace, batch: &Batch) -> Result<Vec<Refusal>> {
+        insert::insert_batch(&self.target, namespace, batch).await
+    }
+
+    async fn apply(&self, namespace: &Namespace, kind: CollectionKind, writes: &[Write]) -> Result<Vec<Refusal>> {
+        apply::apply(&self.target, namespace, kind, writes).await
+    }
+
+    async fn flush(&self) -> Result<()> {
+        flush::flush(&self.target).await
+    }
+
+    async fn quiesce(&self) -> Result<()> {
+        quiesce::quiesce(&self.target).await
+    }
+
+    async fn sentinel(&self) -> Result<Option<Position>> {
+        crate::mongo::oplog::position::newest_written(self.client())
+            .await
+            .map(Some)
+    }
+
+    async fn read(&self, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {
+        read::read(&self.target, request).await
+    }
+
+    async fn read_documents(&self, namespace: &Namespace, keys: &[Key]) -> Result<Vec<RawDocumentBuf>> {
+        let kind = by_id::kind_of(&self.target, namespace).await?;
+        let keys: Vec<&Key> = keys.iter().collect();
+        by_id::find(&self.target, namespace, kind, &keys, by_id::Part::Whole).await
+    }
+
+    async fn inspect(&self) -> Result<Inspection> {
+        inspect::inspect(self.client(), &self.connection, Side::Target).await
+    }
+
+    async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
+        let Some(kind) = listing::kind(self.client(), namespace).await? else {
+            return Ok(None);
+        };
+        let read = |kind, range| {
+            self.read(SinkRead {
+                namespace: namespace.clone(),
+                kind,
+                range,
+                batch_bytes: digest::BATCH_BYTES,
+                document_bytes: digest::DOCUMENT_BYTES,
+            })
+        };
+        digest::digest(kind, read).await
+    }
+
+    async fn load_record(&self, name: &str) -> Result<Option<RawDocumentBuf>> {
+        records::load(&self.target, name).await
+    }
+
+    async fn save_record(&self, name: &str, record: &RawDocumentBuf, expected: i64) -> Result<bool> {
+        records::save(&self.target, name, record, expected).await
+    }
+
+    async fn delete_record(&self, name: &str) -> Result<()> {
+        records::delete(&self.target, name).await
+    }
+}

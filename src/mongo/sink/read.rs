@@ -1,0 +1,47 @@
+//! Reading the target back.
+
+use bson::raw::RawDocumentBuf;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use mongodb::Client;
+
+use super::connection::Target;
+use crate::error::Result;
+use crate::model::document::Batch;
+use crate::mongo::client;
+use crate::mongo::range_query::{batch_size, range_find};
+use crate::mongo::retry::{RetryRule, retry};
+use crate::sink::SinkRead;
+
+/// The documents of a range as the primary has them. A stream that breaks is not resumed.
+///
+/// # Errors
+/// A server error, from the call or from the stream.
+pub(super) async fn read(target: &Target, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {
+    let size = batch_size(request.batch_bytes, request.document_bytes);
+    let SinkRead {
+        namespace, kind, range, ..
+    } = request;
+    let find = range_find(&namespace, kind, &range, size, None);
+    let client = target.client();
+    let batches = open(client, namespace.database(), &find.command, size)
+        .await
+        .map_err(|error| error.with_context("namespace", &namespace))?;
+    Ok(find
+        .within(batches)
+        .try_filter(|batch| std::future::ready(!batch.is_empty()))
+        .map_err(move |error| error.with_context("namespace", &namespace))
+        .boxed())
+}
+
+async fn open(
+    client: &Client,
+    database: &str,
+    find: &RawDocumentBuf,
+    size: u32,
+) -> Result<BoxStream<'static, Result<Batch>>> {
+    retry(RetryRule::SERVER, || {
+        client::open_cursor(client, "read a range", database, find.clone(), Some(size))
+    })
+    .await
+}

@@ -1,0 +1,252 @@
+//! Many documents or statements as few commands.
+
+use std::ops::Range;
+
+use bson::raw::RawDocumentBuf;
+
+use super::connection::{Target, WriteError};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::namespace::Namespace;
+use crate::model::raw::splice::{IndexNames, Splice};
+use crate::mongo::client;
+
+/// The server takes no more in one command.
+const MOST_ITEMS: usize = 100_000;
+
+/// Commands of a few MB are best; a single document may be greater, up to the server's 16 MB.
+const COMMAND_BYTES: usize = 8 * 1024 * 1024;
+
+/// The most that an array in a command can hold, with room for the command around it below the server's 16 MB + 16 KB.
+pub(super) const MOST_ARRAY_BYTES: usize = 16 * 1024 * 1024;
+
+/// What an item takes besides its own bytes: type, name and framing.
+const ITEM_BYTES: usize = 64;
+
+/// The three write commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Verb {
+    fn command(self) -> &'static str {
+        match self {
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+
+    fn array(self) -> &'static str {
+        match self {
+            Self::Insert => "documents",
+            Self::Update => "updates",
+            Self::Delete => "deletes",
+        }
+    }
+}
+
+/// Writes to one collection that are sent together.
+pub(super) trait Items {
+    fn verb(&self) -> Verb;
+
+    /// Whether what follows a failed item must not be executed.
+    fn is_ordered(&self) -> bool {
+        false
+    }
+
+    fn count(&self) -> usize;
+
+    /// About how many bytes the item takes in a command.
+    fn size(&self, item: usize) -> usize;
+
+    /// Appends the item to the command's array, under `name`.
+    fn write(&self, item: usize, name: &str, command: &mut Splice);
+
+    /// All items as the bytes of an array, where they are at hand.
+    fn whole(&self) -> Option<&[u8]> {
+        None
+    }
+}
+
+/// What became of the items.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Those that failed, by their index.
+    pub errors: Vec<WriteError>,
+    /// The commands of which some item found no document.
+    pub short: Vec<Range<usize>>,
+    /// Where an ordered run has stopped: the items from here on were not executed.
+    pub stopped: Option<usize>,
+}
+
+/// Sends items in as few commands as fit. A command that the server refuses as a whole, because of one item in it, is sent in halves
+/// until that item is found.
+///
+/// # Errors
+/// What concerns more than the items: connection, privileges.
+pub(super) async fn send(
+    target: &Target,
+    operation: &'static str,
+    namespace: &Namespace,
+    items: &impl Items,
+) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let mut pending = cut(items);
+    // The next is at the end.
+    pending.reverse();
+    while let Some(range) = pending.pop() {
+        let body = || body(namespace, items, range.clone());
+        match target.write(operation, namespace.database(), body).await {
+            Ok(reply) => {
+                let failed = reply.errors.len();
+                let first = reply.errors.first().map(|error| range.start + error.index);
+                if reply.count + (failed as u64) < range.len() as u64 {
+                    outcome.short.push(range.clone());
+                }
+                outcome.errors.extend(reply.errors.into_iter().map(|error| WriteError {
+                    index: range.start + error.index,
+                    ..error
+                }));
+                if let Some(first) = first.filter(|_| items.is_ordered()) {
+                    outcome.stopped = Some(first + 1);
+                    return Ok(outcome);
+                }
+            }
+            Err(error) if concerns_content(&error) && range.len() > 1 => {
+                let middle = range.start + range.len() / 2;
+                pending.push(middle..range.end);
+                pending.push(range.start..middle);
+            }
+            Err(error) if concerns_content(&error) => {
+                outcome.errors.push(WriteError {
+                    index: range.start,
+                    code: client::code(&error).unwrap_or_default(),
+                    message: client::answer(&error),
+                    on_id: false,
+                });
+                if items.is_ordered() {
+                    outcome.stopped = Some(range.end);
+                    return Ok(outcome);
+                }
+            }
+            Err(error) => return Err(error.with_context("namespace", namespace)),
+        }
+    }
+    Ok(outcome)
+}
+
+/// Whether the server refused a command for what one of its items holds. The driver cannot show an answer that quotes a key which is
+/// not UTF-8; that is such an item too.
+fn concerns_content(error: &Error) -> bool {
+    error.kind() == ErrorKind::Server
+        && matches!(
+            client::code(error),
+            // BadValue, FailedToParse, Overflow, InvalidBSON, DollarPrefixedFieldName and its kin, BSONObjectTooLarge, an object of an
+            // invalid size.
+            None | Some(2 | 9 | 15 | 22 | 51 | 52 | 53 | 54 | 55 | 56 | 57 | 10334 | 17419 | 17420)
+        )
+}
+
+/// The ranges of items that go into one command each.
+fn cut(items: &impl Items) -> Vec<Range<usize>> {
+    let count = items.count();
+    if count <= MOST_ITEMS && items.whole().is_some_and(|whole| whole.len() <= MOST_ARRAY_BYTES) {
+        return std::iter::once(0..count).filter(|range| !range.is_empty()).collect();
+    }
+    let mut ranges = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for item in 0..count {
+        let size = items.size(item) + ITEM_BYTES;
+        if item > start && (bytes + size > COMMAND_BYTES || item - start == MOST_ITEMS) {
+            ranges.push(start..item);
+            (start, bytes) = (item, 0);
+        }
+        bytes += size;
+    }
+    if start < count {
+        ranges.push(start..count);
+    }
+    ranges
+}
+
+fn body(namespace: &Namespace, items: &impl Items, range: Range<usize>) -> RawDocumentBuf {
+    let verb = items.verb();
+    let whole = items.whole().filter(|_| range == (0..items.count()));
+    let bytes = match whole {
+        Some(whole) => whole.len(),
+        None => range.clone().map(|item| items.size(item) + ITEM_BYTES).sum(),
+    };
+    let mut command = Splice::with_capacity(bytes + 256);
+    command.string(verb.command(), namespace.collection());
+    command.boolean("ordered", items.is_ordered());
+    if verb != Verb::Delete {
+        command.boolean("bypassDocumentValidation", true);
+    }
+    command.open_document("writeConcern").int32("w", 1).close();
+    match whole {
+        Some(whole) => {
+            command.array(verb.array(), whole);
+        }
+        None => {
+            command.open_array(verb.array());
+            let mut names = IndexNames::default();
+            for item in range {
+                items.write(item, names.next(), &mut command);
+            }
+            command.close();
+        }
+    }
+    command.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Sizes(Vec<usize>);
+
+    impl Items for Sizes {
+        fn verb(&self) -> Verb {
+            Verb::Insert
+        }
+
+        fn count(&self) -> usize {
+            self.0.len()
+        }
+
+        fn size(&self, item: usize) -> usize {
+            self.0[item]
+        }
+
+        fn write(&self, item: usize, name: &str, command: &mut Splice) {
+            command.int64(name, item as i64);
+        }
+    }
+
+    #[test]
+    fn items_are_cut_into_commands_by_bytes_and_by_number() {
+        const MB: usize = 1024 * 1024;
+        #[expect(clippy::single_range_in_vec_init, reason = "one command is one range")]
+        for (sizes, expected) in [
+            (vec![], vec![]),
+            (vec![10], vec![0..1]),
+            (vec![5 * MB, 2 * MB, 2 * MB, 16 * MB, 1], vec![0..2, 2..3, 3..4, 4..5]),
+            (vec![1; 100_001], vec![0..100_000, 100_000..100_001]),
+        ] {
+            assert_eq!(cut(&Sizes(sizes)), expected);
+        }
+    }
+
+    #[test]
+    fn a_command_names_its_items_from_zero() {
+        let body = body(&Namespace::new("d", "c"), &Sizes(vec![1; 5]), 3..5);
+        let expected = bson::rawdoc! {
+            "insert": "c", "ordered": false, "bypassDocumentValidation": true, "writeConcern": { "w": 1 },
+            "documents": [3_i64, 4_i64],
+        };
+        assert_eq!(body, expected);
+    }
+}

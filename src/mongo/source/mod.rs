@@ -1,0 +1,244 @@
+//! Reads from a MongoDB replica set.
+
+mod duplicates;
+mod by_id;
+mod read;
+mod split;
+mod write_block;
+mod write_load;
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt;
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use bson::raw::{RawDocument, RawDocumentBuf};
+use futures::stream::BoxStream;
+use mongodb::Client;
+
+use crate::error::Result;
+use crate::event::Side;
+use crate::model::document::{Batch, Collection, CollectionKind, Position};
+use crate::model::inspection::{Connection, Inspection, TransactionFacts};
+use crate::model::namespace::Namespace;
+use crate::mongo::connect::{ConnectOptions, Connected};
+use crate::mongo::{client, connect, digest, foreign_writes, inspect, listing, transactions};
+use crate::oplog::{Entry, OplogCursor};
+use crate::order::Key;
+use crate::source::{Deployment, PointRequest, ReadMode, ReadRequest, Source, WriteLoad};
+
+/// A replica set of MongoDB 4.2 to 6.0 to migrate from.
+///
+/// Everything is read from the primary, through elections. Nothing is ever written, except that writes are blocked at the cutover where the
+/// host [wants that](crate::MigrationBuilder::block_source_writes), and that the server notes reads with read concern `linearizable` in its
+/// oplog, by an entry without effect: a few at the start and at a cutover.
+///
+/// # Snapshots
+/// Servers from 5.0 on are read outside transactions; they keep 300 seconds of history by default. Older ones give a snapshot only to
+/// a transaction, of which each read opens its own; they keep some seconds of history, fewer under heavy writes, and end a transaction
+/// after 60 seconds. A transaction is ended when its last batch has arrived or the stream is dropped, so that none is left behind to
+/// hold old data in the server's cache.
+///
+/// # Cancellation
+/// Dropping a stream closes its cursor. When a read is dropped in the moment in which the server opens the cursor, before its name is
+/// known here, the server closes it by its own rule, after 10 idle minutes by default. Such a cursor holds no snapshot.
+pub struct MongoSource {
+    client: Client,
+    version: [u32; 3],
+    connection: Connection,
+    /// The newest position that was ever given out.
+    newest: Mutex<Position>,
+    /// Collections that are stored by `_id` without an index on it, as far as they were listed: they want to be asked differently.
+    clustered: RwLock<HashSet<Namespace>>,
+}
+
+impl MongoSource {
+    /// Connects to the replica set that a connection string names, as [`ConnectOptions::uri`] says.
+    ///
+    /// # Errors
+    /// As [`connect_with`](Self::connect_with).
+    pub async fn connect(uri: &str) -> Result<Self> {
+        Self::connect_with(ConnectOptions::uri(uri)).await
+    }
+
+    /// Connects to a replica set. Each range that is read at the same time takes one of the client's connections, and the tail takes one.
+    ///
+    /// # Errors
+    /// [`InvalidConfiguration`](crate::ErrorKind::InvalidConfiguration) for a malformed connection string and for TLS that cannot be agreed
+    /// on, [`Unauthorized`](crate::ErrorKind::Unauthorized) for credentials that are refused, [`Refused`](crate::ErrorKind::Refused) for what
+    /// is no replica set or not its primary, [`Connection`](crate::ErrorKind::Connection) for what is not reached in time, or a server error.
+    /// What stands in the way is among the error's [findings](crate::Error::findings).
+    ///
+    /// # Cancellation
+    /// Dropping the future gives the connection up.
+    pub async fn connect_with(options: ConnectOptions) -> Result<Self> {
+        let connected = connect::connect(options, Side::Source).await?;
+        let described = client::describe(&connected.client);
+        let version = connected.ask("describe the source", described).await?.version;
+        let Connected { client, connection, .. } = connected;
+        Ok(Self {
+            client,
+            version,
+            connection,
+            newest: Mutex::new(Position::ZERO),
+            clustered: RwLock::default(),
+        })
+    }
+
+    /// Reads through a client that the host has made, as [`ConnectOptions::client`] says.
+    ///
+    /// # Errors
+    /// As [`connect_with`](Self::connect_with).
+    pub async fn from_client(client: Client) -> Result<Self> {
+        Self::connect_with(ConnectOptions::client(client)).await
+    }
+
+    /// Whether the collection is known to have no index on `_id`.
+    fn is_clustered(&self, namespace: &Namespace) -> bool {
+        namespace.time_series().is_some()
+            || self
+                .clustered
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(namespace)
+    }
+}
+
+#[async_trait]
+impl Source for MongoSource {
+    async fn describe(&self) -> Result<Deployment> {
+        client::describe(&self.client).await
+    }
+
+    async fn members(&self) -> Result<Vec<String>> {
+        foreign_writes::members(&self.client).await
+    }
+
+    async fn collections(&self) -> Result<Vec<Collection>> {
+        let collections = listing::collections(&self.client).await?;
+        *self.clustered.write().unwrap_or_else(PoisonError::into_inner) = collections
+            .iter()
+            .filter(|collection| collection.kind == CollectionKind::Clustered)
+            .map(|collection| collection.namespace.clone())
+            .collect();
+        Ok(collections)
+    }
+
+    async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
+        let collections = listing::collections_named(&self.client, names).await?;
+        let mut clustered = self.clustered.write().unwrap_or_else(PoisonError::into_inner);
+        clustered.retain(|name| !names.contains(name));
+        clustered.extend(
+            collections
+                .iter()
+                .filter(|collection| collection.kind == CollectionKind::Clustered)
+                .map(|collection| collection.namespace.clone()),
+        );
+        Ok(collections)
+    }
+
+    async fn position(&self) -> Result<Position> {
+        let newest = crate::mongo::oplog::position::newest_position(&self.client).await?;
+        // A new primary may learn later than the old one did what a majority has. It stays committed all the same.
+        let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = newest.max(*known);
+        Ok(*known)
+    }
+
+    async fn sentinel(&self) -> Result<Position> {
+        let position = crate::mongo::oplog::position::confirmed(&self.client).await?;
+        let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = position.max(*known);
+        Ok(position)
+    }
+
+    // The driver goes back to no older primary than one that it has read from.
+    async fn read_position(&self) -> Result<Position> {
+        let position = crate::mongo::oplog::position::newest_written(&self.client).await?;
+        let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = position.max(*known);
+        Ok(position)
+    }
+
+    async fn start_position(&self) -> Result<Position> {
+        let newest = crate::mongo::oplog::position::newest_position(&self.client).await?;
+        let start = crate::mongo::oplog::position::start_position(&self.client).await?;
+        // Whoever asks begins anew. The source may have been restored from a backup, and what was known be of a history that is no more.
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = newest;
+        Ok(start)
+    }
+
+    async fn oldest_position(&self) -> Result<Position> {
+        crate::mongo::oplog::position::oldest_position(&self.client).await
+    }
+
+    async fn tail(&self, after: Position) -> Result<BoxStream<'static, Result<Vec<Entry>>>> {
+        Ok(OplogCursor::builder(&self.client).after(after).build().into_batches())
+    }
+
+    async fn split(&self, collection: &Collection, bytes: u64) -> Result<Vec<Key>> {
+        split::split(&self.client, collection, bytes).await
+    }
+
+    async fn read(&self, request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>> {
+        read::range(&self.client, self.version, &request).await
+    }
+
+    async fn read_documents(&self, request: PointRequest<'_>) -> Result<Vec<RawDocumentBuf>> {
+        let is_clustered = self.is_clustered(request.namespace);
+        by_id::read(&self.client, self.version, request, is_clustered).await
+    }
+
+    async fn inspect(&self) -> Result<Inspection> {
+        inspect::inspect(&self.client, &self.connection, Side::Source).await
+    }
+
+    async fn duplicates(&self, collection: &Collection, index: &RawDocument, limit: usize) -> Result<Vec<[Key; 2]>> {
+        duplicates::find(&self.client, collection, index, limit).await
+    }
+
+    async fn set_write_block(&self, blocked: bool) -> Result<()> {
+        write_block::set(&self.client, self.version, blocked).await
+    }
+
+    async fn writes_blocked(&self) -> Result<bool> {
+        write_block::is_set(&self.client, self.version).await
+    }
+
+    async fn open_transactions(&self) -> Result<Vec<TransactionFacts>> {
+        transactions::open(&self.client).await
+    }
+
+    async fn write_load(&self) -> Result<Option<WriteLoad>> {
+        write_load::ask(&self.client).await
+    }
+
+    async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
+        let Some(kind) = listing::kind(&self.client, namespace).await? else {
+            return Ok(None);
+        };
+        let at = *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = |kind, range| {
+            self.read(ReadRequest {
+                namespace: namespace.clone(),
+                kind,
+                range,
+                at,
+                mode: ReadMode::Interval,
+                batch_bytes: digest::BATCH_BYTES,
+                document_bytes: digest::DOCUMENT_BYTES,
+            })
+        };
+        digest::digest(kind, read).await
+    }
+}
+
+/// Without the client, whose options hold credentials.
+impl fmt::Debug for MongoSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("MongoSource")
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,169 @@
+//! Finds the keys that cut a collection into ranges of about the same size.
+
+use bson::raw::RawDocumentBuf;
+use bson::{Document, doc};
+use futures::TryStreamExt;
+use mongodb::Client;
+
+use crate::error::{Error, Result};
+use crate::model::document::{Collection, CollectionKind};
+use crate::mongo::client::{code, is_gone, open_cursor_within};
+use crate::mongo::retry::{RetryRule, WHOLE_COLLECTION, retry};
+use crate::order::Key;
+
+const OPERATION: &str = "split a collection";
+
+/// The most keys of one answer.
+const CUTS: u64 = 2_000;
+
+/// How many documents are looked at for each cut: the ranges then differ by about a third in size.
+const SAMPLES_PER_CUT: u64 = 10;
+
+/// The server reads at random what is less than a twentieth of a collection, and reads all of it for more. The metadata's count may be
+/// off, hence the distance.
+const RANDOM_PART: u64 = 25;
+
+/// `_id`s of more bytes cut nothing: the cuts are held in memory, and each is part of commands and checkpoints.
+const MOST_KEY_BYTES: usize = 16 << 10;
+
+/// Up to how many documents the index on `_id` is read as a whole, which takes about a second. Random documents of a small tree are
+/// not very random: one that was just filled gave half of them out of a tenth of it.
+const INDEX_WALK: u64 = 1_000_000;
+
+/// How many `_id`s are asked for at a time.
+const BATCH: u32 = 20_000;
+
+/// Keys that cut `collection` into ranges of about `bytes` each, in ascending order.
+pub(super) async fn split(client: &Client, collection: &Collection, bytes: u64) -> Result<Vec<Key>> {
+    let ranges = collection.bytes.div_ceil(bytes.max(1)).min(CUTS + 1);
+    if !collection.kind.has_ranges() || ranges <= 1 {
+        return Ok(Vec::new());
+    }
+    let samples = (ranges * SAMPLES_PER_CUT).min(collection.documents / RANDOM_PART);
+    let is_small = match collection.kind {
+        CollectionKind::Plain => collection.documents <= INDEX_WALK,
+        // Here the documents themselves would have to be read.
+        _ => samples < 2 * ranges,
+    };
+    let keys = retry(RetryRule::SERVER, || async {
+        if is_small {
+            return walk(client, collection, ranges).await;
+        }
+        match sample(client, collection, samples, ranges).await {
+            // A random cursor that has met the same documents again and again. It happens with small or lopsided trees.
+            Err(error) if code(&error) == Some(28799) => walk(client, collection, ranges).await,
+            answer => answer,
+        }
+    })
+    .await;
+    match keys {
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        keys => keys.map_err(|error| error.with_context("namespace", &collection.namespace)),
+    }
+}
+
+/// Takes quantiles of a random sample.
+async fn sample(client: &Client, collection: &Collection, samples: u64, ranges: u64) -> Result<Vec<Key>> {
+    let command = doc! {
+        "aggregate": collection.namespace.collection(),
+        "pipeline": [
+            { "$sample": { "size": i64::try_from(samples).unwrap_or(i64::MAX) } },
+            { "$project": { "_id": 1 } },
+        ],
+        "cursor": { "batchSize": BATCH },
+        "allowDiskUse": true,
+    };
+    let mut keys = Vec::new();
+    each_key(client, collection, &command, |key| {
+        keys.extend(Some(key).filter(can_cut));
+        true
+    })
+    .await?;
+    keys.sort_unstable();
+    Ok(quantiles(keys, ranges))
+}
+
+/// Reads every `_id` in order and takes one after each equal number of documents.
+async fn walk(client: &Client, collection: &Collection, ranges: u64) -> Result<Vec<Key>> {
+    let hint = match collection.kind {
+        CollectionKind::Plain => doc! { "_id": 1 },
+        // Stored by `_id`.
+        _ => doc! { "$natural": 1 },
+    };
+    let command = doc! {
+        "find": collection.namespace.collection(),
+        "projection": { "_id": 1 },
+        "hint": hint,
+        "batchSize": BATCH,
+    };
+    let step = (collection.documents / ranges).max(1);
+    let mut keys = Vec::new();
+    let mut seen = 0;
+    each_key(client, collection, &command, |key| {
+        seen += 1;
+        if seen >= step && can_cut(&key) {
+            keys.push(key);
+            seen = 0;
+        }
+        (keys.len() as u64) < ranges - 1
+    })
+    .await?;
+    Ok(keys)
+}
+
+fn can_cut(key: &Key) -> bool {
+    key.size_in_bytes() <= MOST_KEY_BYTES
+}
+
+/// Passes the `_id` of each document of the answer to `take` until that returns false.
+async fn each_key(
+    client: &Client,
+    collection: &Collection,
+    command: &Document,
+    mut take: impl FnMut(Key) -> bool,
+) -> Result<()> {
+    let malformed = |error| Error::malformed(OPERATION, error);
+    let command = RawDocumentBuf::try_from(command).map_err(malformed)?;
+    let database = collection.namespace.database();
+    // Random documents of a large collection on slow disks take their time.
+    let mut batches = open_cursor_within(WHOLE_COLLECTION, client, OPERATION, database, command, Some(BATCH)).await?;
+    while let Some(batch) = batches.try_next().await? {
+        for key in batch.iter().filter_map(Key::of_document) {
+            if !take(key) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The keys that cut `sorted` into `ranges` equal parts, each once.
+fn quantiles(sorted: Vec<Key>, ranges: u64) -> Vec<Key> {
+    let ranges = usize::try_from(ranges).unwrap_or(usize::MAX);
+    let samples = sorted.len();
+    let mut cuts: Vec<Key> = (1..ranges)
+        .filter_map(|cut| sorted.get(cut * samples / ranges).cloned())
+        .collect();
+    cuts.dedup();
+    cuts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::RawBsonRef;
+
+    #[test]
+    fn quantiles_cut_into_equal_parts_and_never_twice_at_the_same_key() {
+        let keys = |numbers: &[i32]| -> Vec<Key> {
+            numbers
+                .iter()
+                .map(|number| Key::from(RawBsonRef::Int32(*number)))
+                .collect()
+        };
+        assert_eq!(quantiles(keys(&[0, 1, 2, 3, 4, 5, 6, 7]), 4), keys(&[2, 4, 6]));
+        assert_eq!(quantiles(keys(&[0, 1, 1, 1]), 4), keys(&[1]));
+        assert_eq!(quantiles(keys(&[5]), 3), keys(&[5]));
+        assert_eq!(quantiles(Vec::new(), 3), keys(&[]));
+    }
+}

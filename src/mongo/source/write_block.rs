@@ -1,0 +1,73 @@
+//! Blocks writes of clients on a replica set.
+
+use bson::doc;
+use mongodb::Client;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::mongo::client;
+use crate::mongo::client::number;
+use crate::mongo::retry::WRITE;
+
+/// The first version that can do it.
+const SINCE: [u32; 3] = [6, 0, 0];
+
+/// Blocks writes, or lets clients write again.
+///
+/// # Errors
+/// [`Refused`](ErrorKind::Refused) by a server that is too old or runs at a feature compatibility version that is, or a server error.
+pub(super) async fn set(client: &Client, version: [u32; 3], blocked: bool) -> Result<()> {
+    let operation = match blocked {
+        true => "block writes on the source",
+        false => "lift the block of writes on the source",
+    };
+    if version < SINCE {
+        if !blocked {
+            // There is none.
+            return Ok(());
+        }
+        let [major, minor, _] = version;
+        return Err(Error::new(
+            ErrorKind::Refused,
+            operation,
+            format!("it is of version {major}.{minor}, and servers can do that from 6.0 on"),
+        ));
+    }
+    // The server gives it up before it is sent again, so that it is never carried out after a later command.
+    let limit = i64::try_from(WRITE.as_millis()).unwrap_or(i64::MAX);
+    let command = doc! { "setUserWriteBlockMode": 1, "global": blocked, "maxTimeMS": limit };
+    client::run(client, operation, "admin", command).await.map(|_| ())
+}
+
+/// Whether writes are blocked.
+///
+/// # Errors
+/// A server error.
+pub(super) async fn is_set(client: &Client, version: [u32; 3]) -> Result<bool> {
+    if version < SINCE {
+        return Ok(false);
+    }
+    const OPERATION: &str = "ask whether writes on the source are blocked";
+    match client::server_status(client, OPERATION, "repl").await {
+        // 1 means that writes are allowed.
+        Ok(set) => Ok(number(&set, "userWriteBlockMode") == 2),
+        // What cannot be known is told by preflight.
+        Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_old_server_has_nothing_to_lift() {
+        // It is not asked.
+        let client = Client::with_uri_str("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=1")
+            .await
+            .unwrap();
+        set(&client, [5, 0, 4], false).await.unwrap();
+        let error = set(&client, [5, 0, 4], true).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    }
+}
