@@ -8,7 +8,7 @@ use std::fmt;
 use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Summary;
+use crate::report::event::Summary;
 use crate::reverse::WayBack;
 
 /// What goes over to the target with the migration. When it is dropped before [`begin`](Self::begin) or after [`revert`](Self::revert) it

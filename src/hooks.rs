@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Events, Summary};
-use crate::phase::Phase;
 use crate::progress::Progress;
+use crate::report::event::{Event, Events, Summary};
+use crate::report::phase::Phase;
 
 /// How long a call may take.
 const LIMIT: Duration = Duration::from_secs(600);

@@ -63,6 +63,7 @@
 //! one's own.
 
 // The guides.
+mod report;
 mod mongo;
 mod compare;
 mod model;
@@ -80,8 +81,6 @@ mod rehearsal;
 mod handle;
 mod supervise;
 mod hooks;
-mod event;
-mod phase;
 mod places;
 mod whole_copies;
 mod migrating_client;
@@ -124,11 +123,9 @@ mod verify;
 mod cutover;
 mod expiry;
 mod completion;
-mod certificate;
 mod reverse;
 mod prove;
 mod window;
-mod late_writes;
 mod open_transactions;
 mod write_block;
 mod yielding;
@@ -137,7 +134,6 @@ mod watch;
 
 // What several of them use.
 mod progress;
-mod evidence;
 mod budget;
 mod spill;
 mod allocation;
@@ -161,18 +157,18 @@ pub use preflight::{Estimate, Finding, PathPolicy, Plan, PlannedCollection, Seve
 pub use rehearsal::{Rehearsal, Rehearsed};
 
 pub use catalog::NotKept;
-pub use certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use compare::difference::{Difference, DifferenceKind};
 pub use engine::follow::ddl::policy::DdlPolicy;
-pub use event::{
-    Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,
-};
-pub use evidence::{IndexCounts, LagSample};
-pub use late_writes::{LateWrite, LateWrites};
 pub use model::left_selection::LeftSelection;
 pub use mongo::connect::ConnectOptions;
-pub use phase::Phase;
 pub use prove::{BothSides, ComparedCollection, VerifyReport};
+pub use report::certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
+pub use report::event::{
+    Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,
+};
+pub use report::lag_history::{IndexCounts, LagSample};
+pub use report::late_writes::{LateWrite, LateWrites};
+pub use report::phase::Phase;
 pub use reverse::WayBack;
 pub use throttle::Throttle;
 pub use waiting::Wait;

@@ -19,8 +19,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::completion::Switch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Side, Summary};
 use crate::handle::MigrationHandle;
+use crate::report::event::{Side, Summary};
 
 /// Gives out the client of the replica set that the data is on: the source's before a cutover, the target's after it. Clones are one.
 ///

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Events};
 use crate::model::inspection::TransactionFacts;
 use crate::model::namespace::Selection;
+use crate::report::event::{Event, Events};
 use crate::source::Source;
 
 /// How long a cutover waits, in which the applications stand still.

@@ -331,7 +331,7 @@ fn report(proof: CollectionProof) -> ComparedCollection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Events;
+    use crate::report::event::Events;
 
     /// A watch that has lost its connection knows nothing of what was written since.
     #[tokio::test(start_paused = true)]

@@ -88,8 +88,8 @@ mod tests {
     use tokio::time::{Instant, sleep};
 
     use super::*;
-    use crate::event::Events;
     use crate::oplog::{Command, CommandOperation, Item};
+    use crate::report::event::Events;
     use crate::test_util::at;
     use crate::throttle::Throttle;
 

@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 use crate::durability::Durability;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Status;
 use crate::handle::MigrationHandle;
 use crate::lease::Lease;
 use crate::migration::Migration;
 use crate::ownership::Ownership;
+use crate::report::event::Status;
 use crate::sink::CatalogCommand;
 
 /// A rehearsal that has been described and not yet begun: see [`Migration::rehearse`].

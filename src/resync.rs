@@ -11,12 +11,12 @@ use crate::beginning::Beginning;
 use crate::checkpoint::{Checkpoint, LeftOver};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
 use crate::listing::{self, Listing};
 use crate::model::document::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
 use crate::ownership::Ownership;
 use crate::progress::Progress;
+use crate::report::event::Event;
 use crate::tracked::Tracked;
 
 impl Engine {

@@ -10,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, Requests};
 use crate::error::{ErrorKind, Result};
-use crate::event::{Event, Side};
 use crate::migration::LostPosition;
 use crate::model::document::Position;
 use crate::mongo::retry::{RetryRule, retry};
 use crate::monitor::{POSITION_INTERVAL, watch_window};
-use crate::phase::Phase;
 use crate::progress::Progress;
+use crate::report::event::{Event, Side};
+use crate::report::phase::Phase;
 use crate::source::Source;
 use crate::waiting::telling;
 use crate::window::{self, keep_window};

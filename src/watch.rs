@@ -10,10 +10,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Side};
 use crate::model::document::Position;
 use crate::model::namespace::{Namespace, Selection};
 use crate::progress::Progress;
+use crate::report::event::{Event, Side};
 use crate::sink::{Sink, WritesSeen};
 use crate::source::Source;
 

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use crate::checkpoint::{CheckpointStore, PendingCheckpoint};
 use crate::durability::Durability;
 use crate::error::Result;
-use crate::event::Event;
 use crate::model::document::Position;
 use crate::ownership::Ownership;
 use crate::progress::Progress;
+use crate::report::event::Event;
 
 /// Between two saves lies at least so many times the time that the last one took: a checkpoint of tens of thousands of collections is
 /// many megabytes.

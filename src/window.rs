@@ -12,9 +12,9 @@ use tokio::time::sleep;
 
 use crate::engine::Requests;
 use crate::error::{Error, ErrorKind};
-use crate::event::Event;
-use crate::phase::Phase;
 use crate::progress::Progress;
+use crate::report::event::Event;
+use crate::report::phase::Phase;
 use crate::router::Request;
 
 /// How long the window is unless the host says otherwise.

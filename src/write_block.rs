@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
 use crate::mongo::retry::{RetryRule, retry};
 use crate::progress::Progress;
+use crate::report::event::Event;
 use crate::router::Request;
 
 /// How long a cutover that has failed, and a run that ends, wait for the source to take writes again.

@@ -10,9 +10,9 @@ use super::normal::Fields;
 use super::not_kept::{is_lost, lacks_id_index};
 use super::options::{is_known, normal as normal_options};
 use super::{Series, is_id_index};
-use crate::event::IndexSummary;
 use crate::model::document::{Collection, CollectionKind};
 use crate::order::compare_documents;
+use crate::report::event::IndexSummary;
 
 /// What differs between the options of a collection on both sides, in words. Options that not all of `servers` know are left out, as in
 /// all of these.

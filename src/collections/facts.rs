@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use tokio::time::Instant;
 
-use crate::evidence::IndexCounts;
 use crate::ranges::RangeStatus;
+use crate::report::lag_history::IndexCounts;
 use crate::tracked::{IndexWork, Tracked};
 
 /// What is known of one collection.

@@ -15,10 +15,10 @@ use tokio::time::Instant;
 
 use self::facts::{Facts, Totals};
 use crate::checkpoint::{CollectionState, Compared, ComparedState, State, States};
-use crate::evidence::IndexCounts;
 use crate::index::IndexJob;
 use crate::model::document::Position;
 use crate::ranges::{RangeStatus, Ranges};
+use crate::report::lag_history::IndexCounts;
 use crate::tracked::Tracked;
 
 /// Of the collections with most changed documents so many are looked at for one that can be compared again now.

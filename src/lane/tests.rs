@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::event::Events;
+use crate::report::event::Events;
 use crate::sink::{CatalogCommand, MemorySink, SinkCall};
 use crate::source::MemorySource;
 use crate::test_util::at;

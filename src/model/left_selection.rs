@@ -4,9 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Event, Events};
 use crate::model::document::Position;
 use crate::model::namespace::Namespace;
+use crate::report::event::{Event, Events};
 
 /// So many are named.
 const MOST: usize = 1000;

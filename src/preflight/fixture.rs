@@ -4,9 +4,9 @@ use bson::raw::RawDocumentBuf;
 use bson::rawdoc;
 
 use super::{Checkpointed, Context, Finding, PlannedCollection, SideFacts};
-use crate::event::{Amount, Side};
 use crate::model::document::{Collection, CollectionKind};
 use crate::model::inspection::Inspection;
+use crate::report::event::{Amount, Side};
 use crate::settings::Settings;
 use crate::source::Deployment;
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::error::finding;
 use crate::error::finding::{Finding, Severity};
-use crate::event::Amount;
 use crate::model::document::CollectionKind;
 use crate::model::namespace::Namespace;
+use crate::report::event::Amount;
 use crate::source::Deployment;
 
 /// What a run would do, and everything that stands in its way.

@@ -8,8 +8,8 @@ use super::grant::{self, Grant, SOURCE_ACTIONS, TARGET_ACTIONS};
 use super::{Context, SideFacts, kind};
 use crate::error::code::Code;
 use crate::error::finding::{Finding, Severity};
-use crate::event::Side;
 use crate::model::inspection::Access;
+use crate::report::event::Side;
 
 /// What was refused when it was tried, and what the server's own list of privileges lacks.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {

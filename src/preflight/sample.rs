@@ -7,9 +7,9 @@ use tokio::time::{Instant, timeout};
 
 use super::plan::Estimate;
 use crate::error::Result;
-use crate::event::Amount;
 use crate::model::document::{Collection, CollectionKind, Range};
 use crate::model::inspection::Inspection;
+use crate::report::event::Amount;
 use crate::source::{ReadMode, ReadRequest, Source};
 
 /// How much is read at most, and for how long.

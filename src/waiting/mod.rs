@@ -14,8 +14,8 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::time::{Instant, timeout};
 
 use crate::error::Result;
-use crate::event::{Event, Events, Side};
 use crate::mongo::retry::{ANSWER, FIRST_BATCH, RetryRule};
+use crate::report::event::{Event, Events, Side};
 
 /// An answer that takes longer than this is told.
 const FIRST: Duration = Duration::from_secs(2);

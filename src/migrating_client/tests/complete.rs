@@ -10,11 +10,11 @@ use tokio::task::yield_now;
 
 use super::*;
 use crate::checkpoint::{Checkpoint, CheckpointStore, MemoryStore};
-use crate::event::Outcome;
 use crate::handle::MigrationHandle;
 use crate::hooks::{HookResult, Hooks};
 use crate::migration::{Migration, Verification};
-use crate::phase::Phase;
+use crate::report::event::Outcome;
+use crate::report::phase::Phase;
 use crate::sink::{MemorySink, Sink};
 use crate::source::MemorySource;
 

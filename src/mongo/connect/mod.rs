@@ -18,11 +18,11 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use self::diagnose::{Seen, look};
 use self::known::{connection_of, connection_of_client, names_of};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Side;
 use crate::model::inspection::Connection;
 use crate::mongo::client;
 use crate::mongo::client::Answer;
 use crate::preflight::{Code, Finding};
+use crate::report::event::Side;
 use crate::waiting::{OnWait, Wait};
 
 const OPERATION: &str = "connect";

@@ -10,10 +10,10 @@ use mongodb::Client;
 use tokio::time::{Instant, timeout};
 
 use crate::error::{ErrorKind, Result};
-use crate::event::Side;
 use crate::model::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe};
 use crate::mongo::client;
 use crate::mongo::client::number;
+use crate::report::event::Side;
 
 const OPERATION: &str = "inspect the deployment";
 

@@ -24,13 +24,13 @@ use futures::stream::BoxStream;
 use mongodb::Client;
 
 use crate::error::Result;
-use crate::event::Side;
 use crate::model::document::{Batch, Collection, CollectionKind, Position, Write};
 use crate::model::inspection::{Connection, Inspection};
 use crate::model::namespace::Namespace;
 use crate::mongo::connect::{ConnectOptions, Connected};
 use crate::mongo::{client, connect, digest, foreign_writes, inspect, listing};
 use crate::order::Key;
+use crate::report::event::Side;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 use crate::source::Deployment;
 use connection::Target;

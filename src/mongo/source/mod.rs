@@ -17,7 +17,6 @@ use futures::stream::BoxStream;
 use mongodb::Client;
 
 use crate::error::Result;
-use crate::event::Side;
 use crate::model::document::{Batch, Collection, CollectionKind, Position};
 use crate::model::inspection::{Connection, Inspection, TransactionFacts};
 use crate::model::namespace::Namespace;
@@ -25,6 +24,7 @@ use crate::mongo::connect::{ConnectOptions, Connected};
 use crate::mongo::{client, connect, digest, foreign_writes, inspect, listing, transactions};
 use crate::oplog::{Entry, OplogCursor};
 use crate::order::Key;
+use crate::report::event::Side;
 use crate::source::{Deployment, PointRequest, ReadMode, ReadRequest, Source, WriteLoad};
 
 /// A replica set of MongoDB 4.2 to 6.0 to migrate from.

@@ -4,11 +4,11 @@ use bson::Uuid;
 
 use crate::catalog::is_same_index;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
 use crate::index::name_of;
 use crate::model::document::Position;
 use crate::model::namespace::Namespace;
 use crate::oplog::CommandOperation;
+use crate::report::event::Event;
 use crate::router::Router;
 use crate::tracked::Tracked;
 

@@ -6,15 +6,15 @@ use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::broadcast;
 
 use crate::catalog::NotKept;
-use crate::certificate::Certificate;
 use crate::compare::difference::Difference;
-use crate::evidence::{IndexCounts, LagSample};
-use crate::late_writes::LateWrites;
 use crate::model::document::Position;
 use crate::model::inspection::TransactionFacts;
 use crate::model::left_selection::LeftSelection;
 use crate::model::namespace::Namespace;
-use crate::phase::Phase;
+use crate::report::certificate::Certificate;
+use crate::report::lag_history::{IndexCounts, LagSample};
+use crate::report::late_writes::LateWrites;
+use crate::report::phase::Phase;
 use crate::reverse::WayBack;
 use crate::throttle::Throttle;
 
