@@ -15,7 +15,7 @@ use crate::error::{ErrorKind, Result};
 use crate::index::{held_back, is_id_index, name_of};
 use crate::model::document::{Collection, CollectionKind, Position};
 use crate::model::namespace::Namespace;
-use crate::ownership::{Ownership, names_of, shown};
+use crate::runtime::ownership::{Ownership, names_of, shown};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
 use crate::tracked::Tracked;

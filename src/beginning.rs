@@ -17,9 +17,9 @@ use crate::migration::ExistingData;
 use crate::model::document::{Collection, CollectionKind, Position};
 use crate::model::namespace::Namespace;
 use crate::oplog::Entry;
-use crate::ownership::{Ownership, refusal, shown, takes_name};
 use crate::preflight;
-use crate::progress::Progress;
+use crate::runtime::ownership::{Ownership, refusal, shown, takes_name};
+use crate::runtime::progress::Progress;
 use crate::sink::CatalogCommand;
 use crate::tracked::Tracked;
 

@@ -1,7 +1,7 @@
 //! The hand-over: everything applied, everything compared, everything in its final form.
 //!
 //! All that takes time comes before the last look at the source's position. Once everything up to there is applied, the router ends the
-//! migration without routing anything more, unless it has met another late write: see [`completion`](crate::completion).
+//! migration without routing anything more, unless it has met another late write: see [`completion`](crate::runtime::completion).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,26 +14,27 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::catalog;
 use crate::checkpoint::{CollectionState, States};
-use crate::completion::{Offer, Switch};
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::expiry::{self, Form};
 use crate::listing::is_view_of_buckets;
 use crate::migration::Verification;
 use crate::model::document::{Collection, CollectionKind, Position};
 use crate::model::namespace::Namespace;
 use crate::open_transactions::wait_for_transactions;
 use crate::preflight::not_migrated;
-use crate::progress::Progress;
 use crate::prove;
 use crate::report::certificate::Certificate;
 use crate::report::event::{CollectionSummary, Event, Outcome, Side, Summary};
 use crate::report::late_writes::LateWrites;
 use crate::reverse::WayBack;
 use crate::router::{Report, Request};
+use crate::runtime::completion::{Offer, Switch};
+use crate::runtime::expiry;
+use crate::runtime::expiry::Form;
+use crate::runtime::progress::Progress;
+use crate::runtime::waiting::{telling, telling_within};
 use crate::source::Deployment;
 use crate::verify::{self, ByName, Comparison};
-use crate::waiting::{telling, telling_within};
 
 /// What the source is asked for when nothing may write to it any more.
 const CONFIRM: &str = "confirm the position of the last write";

@@ -11,8 +11,6 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::allocation::keep_freed_memory;
-use crate::completion::Switch;
 use crate::cutover;
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,14 +18,17 @@ use crate::migration::Verification;
 use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::preflight;
-use crate::progress::Progress;
 use crate::prove::{self, BothSides, VerifyReport};
 use crate::report::event::{Event, Events, Outcome, Side, Status, Summary};
 use crate::report::phase::{Call, Phase};
+use crate::runtime::completion::Switch;
+use crate::runtime::limits::allocator::keep_freed_memory;
+use crate::runtime::limits::throttle::Throttle;
+use crate::runtime::progress::Progress;
+use crate::runtime::waiting::LONGEST_CALL;
+use crate::runtime::window;
+use crate::runtime::window::CutoverWindow;
 use crate::supervise::{State, Wanted, supervise};
-use crate::throttle::Throttle;
-use crate::waiting::LONGEST_CALL;
-use crate::window::{self, CutoverWindow};
 
 /// How long the lag must have stayed small before a run counts as ready.
 const STEADY: Duration = Duration::from_secs(2);

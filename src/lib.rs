@@ -63,6 +63,7 @@
 //! one's own.
 
 // The guides.
+mod runtime;
 mod report;
 mod mongo;
 mod compare;
@@ -80,9 +81,6 @@ pub mod preflight;
 mod rehearsal;
 mod handle;
 mod supervise;
-mod hooks;
-mod places;
-mod whole_copies;
 mod migrating_client;
 
 // The words that everything else is said in.
@@ -101,9 +99,6 @@ mod beginning;
 mod resync;
 mod listing;
 mod arrange;
-mod ownership;
-mod lease;
-mod fence;
 mod pump;
 mod walker;
 mod checking;
@@ -121,26 +116,15 @@ mod proof;
 mod catalog;
 mod verify;
 mod cutover;
-mod expiry;
-mod completion;
 mod reverse;
 mod prove;
-mod window;
 mod open_transactions;
-mod write_block;
 mod yielding;
-mod durability;
 mod watch;
 
 // What several of them use.
-mod progress;
-mod budget;
 mod spill;
-mod allocation;
-mod pace;
-mod throttle;
 mod monitor;
-mod waiting;
 mod error;
 
 // For tests of hosts and of implementations of the traits.
@@ -150,11 +134,11 @@ pub mod conformance;
 pub mod test_util;
 
 pub use handle::MigrationHandle;
-pub use hooks::{HookResult, Hooks};
 pub use migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};
 pub use migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
 pub use preflight::{Estimate, Finding, PathPolicy, Plan, PlannedCollection, Severity};
 pub use rehearsal::{Rehearsal, Rehearsed};
+pub use runtime::hooks::{HookResult, Hooks};
 
 pub use catalog::NotKept;
 pub use compare::difference::{Difference, DifferenceKind};
@@ -170,9 +154,9 @@ pub use report::lag_history::{IndexCounts, LagSample};
 pub use report::late_writes::{LateWrite, LateWrites};
 pub use report::phase::Phase;
 pub use reverse::WayBack;
-pub use throttle::Throttle;
-pub use waiting::Wait;
-pub use window::CutoverWindow;
+pub use runtime::limits::throttle::Throttle;
+pub use runtime::waiting::Wait;
+pub use runtime::window::CutoverWindow;
 
 pub use model::document::{Batch, Change, Collection, CollectionKind, Operation, Position, Range, Write};
 pub use model::namespace::{Namespace, Selection};

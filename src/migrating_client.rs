@@ -17,10 +17,10 @@ use mongodb::Client;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::completion::Switch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::MigrationHandle;
 use crate::report::event::{Side, Summary};
+use crate::runtime::completion::Switch;
 
 /// Gives out the client of the replica set that the data is on: the source's before a cutover, the target's after it. Clones are one.
 ///

@@ -7,18 +7,18 @@ use crate::checkpoint::{CheckpointStore, SinkStore};
 use crate::engine::follow::ddl::policy::DdlPolicy;
 use crate::engine::{Engine, Unfenced};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fence::{Fence, FencedSink, FencedStore};
 use crate::handle::MigrationHandle;
-use crate::hooks::{Hooks, HostHooks};
 use crate::model::namespace::Selection;
 use crate::preflight::{self, PathPolicy, Plan};
 use crate::reverse::{self, WayBack};
+use crate::runtime::fence::{Fence, FencedSink, FencedStore};
+use crate::runtime::hooks::{Hooks, HostHooks};
+use crate::runtime::limits::throttle::Throttle;
+use crate::runtime::waiting::{OnWait, Wait};
+use crate::runtime::window;
 use crate::settings::Settings;
 use crate::sink::Sink;
 use crate::source::Source;
-use crate::throttle::Throttle;
-use crate::waiting::{OnWait, Wait};
-use crate::window;
 
 /// A migration that has been described and not yet started.
 pub struct Migration {

@@ -9,10 +9,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
-use crate::pace::{Behind, Pace, RollOff, Sample};
-use crate::progress::Progress;
 use crate::report::event::Event;
 use crate::report::phase::Phase;
+use crate::runtime::lag::{Behind, Pace, RollOff, Sample};
+use crate::runtime::progress::Progress;
 use crate::source::Source;
 
 /// How often the source is asked for its newest position.

@@ -16,9 +16,9 @@ use crate::migration::Verification;
 use crate::model::document::Position;
 use crate::model::namespace::Namespace;
 use crate::order::Key;
-use crate::progress::Progress;
 use crate::proof::{CollectionProof, ProofState};
 use crate::router::{ProofRequest, Request};
+use crate::runtime::progress::Progress;
 use crate::source::{PointRequest, ReadMode};
 use crate::verify::{self, ByName};
 

@@ -8,11 +8,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::beginning::EntryStream;
-use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::oplog::Entry;
-use crate::progress::Progress;
 use crate::router::ReadAhead;
+use crate::runtime::limits::memory::Budget;
+use crate::runtime::progress::Progress;
 
 /// So many vectors of entries are read ahead at most; fewer when they are large.
 pub(crate) const READ_AHEAD: usize = 4;
@@ -90,8 +90,8 @@ mod tests {
     use super::*;
     use crate::oplog::{Command, CommandOperation, Item};
     use crate::report::event::Events;
+    use crate::runtime::limits::throttle::Throttle;
     use crate::test_util::at;
-    use crate::throttle::Throttle;
 
     /// An entry of so many operations and bytes.
     fn entry(time: u32, operations: usize, bytes: usize) -> Entry {

@@ -6,14 +6,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::durability::Durability;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::MigrationHandle;
-use crate::lease::Lease;
 use crate::migration::Migration;
-use crate::ownership::Ownership;
 use crate::report::event::Status;
+use crate::runtime::flush::Durability;
+use crate::runtime::lease::Lease;
+use crate::runtime::ownership::Ownership;
 use crate::sink::CatalogCommand;
 
 /// A rehearsal that has been described and not yet begun: see [`Migration::rehearse`].

@@ -14,9 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::listing::{self, Listing};
 use crate::model::document::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
-use crate::ownership::Ownership;
-use crate::progress::Progress;
 use crate::report::event::Event;
+use crate::runtime::ownership::Ownership;
+use crate::runtime::progress::Progress;
 use crate::tracked::Tracked;
 
 impl Engine {

@@ -7,9 +7,9 @@ use crate::migration::{ExistingData, LostPosition, Verification};
 use crate::model::namespace::Selection;
 use crate::preflight::PathPolicy;
 use crate::reverse::WayBack;
-use crate::throttle::Throttle;
-use crate::waiting::OnWait;
-use crate::window;
+use crate::runtime::limits::throttle::Throttle;
+use crate::runtime::waiting::OnWait;
+use crate::runtime::window;
 
 /// What the host decided.
 #[derive(Clone, Debug)]

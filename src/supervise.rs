@@ -14,13 +14,14 @@ use crate::migration::LostPosition;
 use crate::model::document::Position;
 use crate::mongo::retry::{RetryRule, retry};
 use crate::monitor::{POSITION_INTERVAL, watch_window};
-use crate::progress::Progress;
 use crate::report::event::{Event, Side};
 use crate::report::phase::Phase;
+use crate::runtime::progress::Progress;
+use crate::runtime::waiting::telling;
+use crate::runtime::window;
+use crate::runtime::window::keep_window;
+use crate::runtime::write_block::keep_write_block;
 use crate::source::Source;
-use crate::waiting::telling;
-use crate::window::{self, keep_window};
-use crate::write_block::keep_write_block;
 
 /// The longest pause before a run that failed goes on from its checkpoint.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);

@@ -12,20 +12,20 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::{Budget, Taken};
 use crate::compare::merge::Differences;
-use crate::durability::Durability;
 use crate::engine::flatten;
 use crate::engine::follow::ddl::expiry_held_back;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::document::{Batch, Position, Write};
 use crate::mongo::retry::{Attempts, RetryRule};
 use crate::order::Key;
-use crate::ownership::Ownership;
-use crate::places::Place;
-use crate::progress::Progress;
 use crate::ranges::ChunkId;
 use crate::router::{Assignment, Finished, Request, Work};
+use crate::runtime::flush::Durability;
+use crate::runtime::limits::memory::{Budget, Taken};
+use crate::runtime::limits::walker_slots::Place;
+use crate::runtime::ownership::Ownership;
+use crate::runtime::progress::Progress;
 use crate::sink::{Refusal, Sink, SinkRead};
 use crate::source::{ReadMode, ReadRequest, Source};
 

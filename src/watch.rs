@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::document::Position;
 use crate::model::namespace::{Namespace, Selection};
-use crate::progress::Progress;
 use crate::report::event::{Event, Side};
+use crate::runtime::progress::Progress;
 use crate::sink::{Sink, WritesSeen};
 use crate::source::Source;
 

@@ -7,12 +7,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::checkpoint::{CheckpointStore, PendingCheckpoint};
-use crate::durability::Durability;
 use crate::error::Result;
 use crate::model::document::Position;
-use crate::ownership::Ownership;
-use crate::progress::Progress;
 use crate::report::event::Event;
+use crate::runtime::flush::Durability;
+use crate::runtime::ownership::Ownership;
+use crate::runtime::progress::Progress;
 
 /// Between two saves lies at least so many times the time that the last one took: a checkpoint of tens of thousands of collections is
 /// many megabytes.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{ErrorKind, Result};
-use crate::progress::Progress;
+use crate::runtime::progress::Progress;
 use crate::source::{Source, WriteLoad};
 
 /// How often the source is asked.

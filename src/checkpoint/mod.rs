@@ -18,7 +18,7 @@ use crate::model::left_selection::LeftSelection;
 use crate::model::namespace::{Namespace, Selection};
 use crate::order::Key;
 use crate::reverse::WayBack;
-use crate::window::CutoverWindow;
+use crate::runtime::window::CutoverWindow;
 
 pub use file::FileStore;
 #[cfg(feature = "test-util")]

@@ -25,7 +25,7 @@ use crate::model::document::{CollectionKind, Operation, Position, Write};
 use crate::model::namespace::Namespace;
 use crate::oplog::delta::{self, DeltaFormat, format_of};
 use crate::order::Key;
-use crate::progress::Progress;
+use crate::runtime::progress::Progress;
 use crate::sink::{RefusalReason, Sink};
 use crate::source::Source;
 

@@ -16,7 +16,7 @@ use crate::report::lag_history::{IndexCounts, LagSample};
 use crate::report::late_writes::LateWrites;
 use crate::report::phase::Phase;
 use crate::reverse::WayBack;
-use crate::throttle::Throttle;
+use crate::runtime::limits::throttle::Throttle;
 
 /// Events kept for a reader that is behind; older ones are lost to it.
 const KEPT: usize = 1024;

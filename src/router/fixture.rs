@@ -4,9 +4,9 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::budget::Budget;
 use crate::model::document::{Collection, Write};
 use crate::ranges::Ranges;
+use crate::runtime::limits::memory::Budget;
 use crate::sink::MemorySink;
 use crate::source::MemorySource;
 

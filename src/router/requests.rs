@@ -6,7 +6,6 @@ use bson::Uuid;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::Taken;
 use crate::checking::Check;
 use crate::checkpoint::States;
 use crate::error::Result;
@@ -17,6 +16,7 @@ use crate::oplog::Entry;
 use crate::order::Key;
 use crate::proof::{CollectionProof, Compared};
 use crate::ranges::ChunkId;
+use crate::runtime::limits::memory::Taken;
 use crate::source::ReadMode;
 
 /// Entries that were read and not routed yet.
@@ -68,7 +68,7 @@ pub(crate) enum Request {
     Save { reply: oneshot::Sender<()> },
     /// Which collections are there now?
     States { reply: oneshot::Sender<States> },
-    /// Save the checkpoint that says that the migration is complete, as it was [offered](crate::completion::Completion::offer), unless more
+    /// Save the checkpoint that says that the migration is complete, as it was [offered](crate::runtime::completion::Completion::offer), unless more
     /// writes came late than the cutover knows of. Dropping the reply says that it was done, or not.
     Complete {
         late_writes: u64,

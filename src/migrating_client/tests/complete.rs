@@ -11,10 +11,10 @@ use tokio::task::yield_now;
 use super::*;
 use crate::checkpoint::{Checkpoint, CheckpointStore, MemoryStore};
 use crate::handle::MigrationHandle;
-use crate::hooks::{HookResult, Hooks};
 use crate::migration::{Migration, Verification};
 use crate::report::event::Outcome;
 use crate::report::phase::Phase;
+use crate::runtime::hooks::{HookResult, Hooks};
 use crate::sink::{MemorySink, Sink};
 use crate::source::MemorySource;
 

@@ -23,7 +23,7 @@ use crate::mongo::client;
 use crate::mongo::client::Answer;
 use crate::preflight::{Code, Finding};
 use crate::report::event::Side;
-use crate::waiting::{OnWait, Wait};
+use crate::runtime::waiting::{OnWait, Wait};
 
 const OPERATION: &str = "connect";
 

@@ -18,11 +18,11 @@ use crate::model::document::{Collection, Position};
 use crate::model::namespace::Namespace;
 use crate::mongo::listing::kind_of;
 use crate::oplog::{Command, CommandOperation};
-use crate::ownership::Room;
 use crate::proof::Proof;
 use crate::ranges::Ranges;
 use crate::report::event::Event;
 use crate::router::Router;
+use crate::runtime::ownership::Room;
 use crate::sink::CatalogCommand;
 use crate::tracked::{IndexWork, Tracked};
 

@@ -13,8 +13,8 @@ use crate::lane::Target;
 use crate::listing::ensure_migratable;
 use crate::model::document::Position;
 use crate::model::namespace::Namespace;
-use crate::ownership::Room;
 use crate::router::Router;
+use crate::runtime::ownership::Room;
 use crate::tracked::Tracked;
 
 impl Router {

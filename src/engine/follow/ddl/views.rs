@@ -8,8 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::document::{CollectionKind, Position};
 use crate::model::namespace::Namespace;
 use crate::oplog::delta;
-use crate::ownership::Room;
 use crate::router::Router;
+use crate::runtime::ownership::Room;
 use crate::tracked::Tracked;
 
 impl Router {

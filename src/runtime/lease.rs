@@ -1,5 +1,5 @@
 //! The right to work on the target: one process at a time has it. What a process that has lost it can still do is said in
-//! [`fence`](crate::fence).
+//! [`fence`](crate::runtime::fence).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::fence::{EXPIRY, Fence};
+use crate::runtime::fence::{EXPIRY, Fence};
 use crate::sink::Sink;
 
 /// The record's name on the sink.

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::progress::Progress;
 use crate::report::event::{Event, Events, Summary};
 use crate::report::phase::Phase;
+use crate::runtime::progress::Progress;
 
 /// How long a call may take.
 const LIMIT: Duration = Duration::from_secs(600);

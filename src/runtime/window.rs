@@ -12,10 +12,10 @@ use tokio::time::sleep;
 
 use crate::engine::Requests;
 use crate::error::{Error, ErrorKind};
-use crate::progress::Progress;
 use crate::report::event::Event;
 use crate::report::phase::Phase;
 use crate::router::Request;
+use crate::runtime::progress::Progress;
 
 /// How long the window is unless the host says otherwise.
 pub(crate) const DEFAULT: Duration = Duration::from_secs(120 * HOUR);

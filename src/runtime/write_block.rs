@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mongo::retry::{RetryRule, retry};
-use crate::progress::Progress;
 use crate::report::event::Event;
 use crate::router::Request;
+use crate::runtime::progress::Progress;
 
 /// How long a cutover that has failed, and a run that ends, wait for the source to take writes again.
 const LIFTING: Duration = Duration::from_secs(60);
@@ -134,7 +134,7 @@ pub(crate) async fn keep_write_block(engine: &Engine, progress: &Progress, reque
                     sleep(PAUSE).await;
                     continue;
                 }
-                crate::window::save(requests).await;
+                crate::runtime::window::save(requests).await;
             }
             _ => {}
         }
@@ -188,7 +188,7 @@ async fn block_writes(engine: &Engine, progress: &Progress, requests: &Requests)
     if set.as_ref().is_err_and(|error| error.kind() == ErrorKind::Refused) {
         // A source that cannot block writes cannot lift a block either, and there is none.
         block.state.send_modify(|state| state.noted = false);
-        crate::window::save(requests).await;
+        crate::runtime::window::save(requests).await;
     }
     set?;
     progress.events.send(Event::SourceWritesBlocked);

@@ -20,8 +20,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::index::{HARDLY_EVER, expiry, name_of};
 use crate::model::document::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
-use crate::progress::Progress;
 use crate::router::Request;
+use crate::runtime::progress::Progress;
 use crate::sink::{CatalogCommand, Sink};
 
 /// How many commands are given at the same time. Each waits for a majority of the target, which thousands would add up.

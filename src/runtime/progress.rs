@@ -8,21 +8,21 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::completion::Completion;
-use crate::expiry::ExpiryForm;
 use crate::model::document::Position;
 use crate::model::left_selection::AllLeft;
 use crate::model::namespace::Namespace;
-use crate::pace::Window;
-use crate::places::Places;
 use crate::report::event::{Amount, ChangeCounts, Event, Events, ForeignWrites, Status};
 use crate::report::lag_history::{IndexCounts, Recent};
 use crate::report::late_writes::LateWatch;
 use crate::report::phase::Phase;
-use crate::throttle::Limits;
-use crate::whole_copies::WholeCopies;
-use crate::window;
-use crate::write_block::WriteBlock;
+use crate::runtime::completion::Completion;
+use crate::runtime::expiry::ExpiryForm;
+use crate::runtime::lag::Window;
+use crate::runtime::limits::throttle::Limits;
+use crate::runtime::limits::walker_slots::Places;
+use crate::runtime::whole_copies::WholeCopies;
+use crate::runtime::window;
+use crate::runtime::write_block::WriteBlock;
 
 /// So many refused documents are named in the summary.
 const MOST_REFUSED: usize = 1000;

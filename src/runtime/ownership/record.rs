@@ -109,10 +109,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::durability::Durability;
     use crate::migration::ExistingData;
     use crate::model::document::CollectionKind;
-    use crate::ownership::Ownership;
+    use crate::runtime::flush::Durability;
+    use crate::runtime::ownership::Ownership;
     use crate::sink::{MemorySink, SinkCall};
     use crate::tracked::Tracked;
 

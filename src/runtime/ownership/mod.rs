@@ -28,11 +28,11 @@ use tokio::sync::Mutex;
 
 use self::record::Record;
 use crate::checkpoint::CollectionState;
-use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::migration::ExistingData;
 use crate::model::document::{Collection, CollectionKind, Position, Range};
 use crate::model::namespace::Namespace;
+use crate::runtime::flush::Durability;
 use crate::sink::{CatalogCommand, Sink, SinkRead};
 use crate::tracked::Tracked;
 

@@ -1,0 +1,16 @@
+//! The equipment of one run: what its tasks share.
+
+pub(crate) mod completion;
+pub(crate) mod expiry;
+pub(crate) mod fence;
+pub(crate) mod flush;
+pub(crate) mod hooks;
+pub(crate) mod lag;
+pub(crate) mod lease;
+pub(crate) mod limits;
+pub(crate) mod ownership;
+pub(crate) mod progress;
+pub(crate) mod waiting;
+pub(crate) mod whole_copies;
+pub(crate) mod window;
+pub(crate) mod write_block;
