@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cutover;
+use crate::engine::supervise::{State, Wanted, supervise};
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migration::Verification;
@@ -28,7 +29,6 @@ use crate::runtime::progress::Progress;
 use crate::runtime::waiting::LONGEST_CALL;
 use crate::runtime::window;
 use crate::runtime::window::CutoverWindow;
-use crate::supervise::{State, Wanted, supervise};
 
 /// How long the lag must have stayed small before a run counts as ready.
 const STEADY: Duration = Duration::from_secs(2);

@@ -80,7 +80,6 @@ mod settings;
 pub mod preflight;
 mod rehearsal;
 mod handle;
-mod supervise;
 mod migrating_client;
 
 // The words that everything else is said in.
@@ -95,36 +94,15 @@ pub mod checkpoint;
 // A run, in the order in which data flows through it: the engine starts the tasks, walkers copy chunks, the router decides about
 // changes, lanes apply them.
 mod engine;
-mod beginning;
-mod resync;
-mod listing;
-mod arrange;
-mod pump;
-mod walker;
-mod checking;
-mod router;
-mod collections;
-mod tracked;
-mod ranges;
-mod held;
-mod lane;
-mod fold;
-mod index;
-mod builds;
-mod watermark;
-mod proof;
 mod catalog;
 mod verify;
 mod cutover;
 mod reverse;
 mod prove;
 mod open_transactions;
-mod yielding;
-mod watch;
 
 // What several of them use.
 mod spill;
-mod monitor;
 mod error;
 
 // For tests of hosts and of implementations of the traits.

@@ -10,14 +10,14 @@ use tokio::time::{sleep, timeout};
 
 use crate::checkpoint::CollectionState;
 use crate::compare::difference::Difference;
+use crate::engine::follow::router::{ProofRequest, Request};
+use crate::engine::track::verification::{CollectionProof, ProofState};
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migration::Verification;
 use crate::model::document::Position;
 use crate::model::namespace::Namespace;
 use crate::order::Key;
-use crate::proof::{CollectionProof, ProofState};
-use crate::router::{ProofRequest, Request};
 use crate::runtime::progress::Progress;
 use crate::source::{PointRequest, ReadMode};
 use crate::verify::{self, ByName};

@@ -15,12 +15,13 @@ use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
-use crate::beginning::mismatch;
 use crate::catalog::are_same_keys;
 use crate::checkpoint::{Checkpoint, CollectionState, RangeState, States};
 use crate::engine::Engine;
+use crate::engine::start::begin::mismatch;
+use crate::engine::track::collection::Tracked;
+use crate::engine::track::index_work::{name_of, seconds};
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::{name_of, seconds};
 use crate::migration::{Migration, MigrationBuilder};
 use crate::model::document::{Collection, CollectionKind, Position};
 use crate::report::event::{Outcome, Summary};
@@ -30,7 +31,6 @@ use crate::runtime::flush::Durability;
 use crate::runtime::ownership::Ownership;
 use crate::sink::Sink;
 use crate::source::{Deployment, Source};
-use crate::tracked::Tracked;
 use crate::verify::ByName;
 
 const OPERATION: &str = "take the hand-over back";

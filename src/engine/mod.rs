@@ -1,26 +1,38 @@
 //! The only file that knows the order of the steps of a run. It owns the run's tasks.
 
+pub(crate) mod checkpointer;
+pub(crate) mod copy;
+pub(crate) mod index_builds;
+pub(crate) mod messages;
+pub(crate) mod start;
+pub(crate) mod supervise;
+pub(crate) mod track;
+pub(crate) mod watch;
 pub(crate) mod follow;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::beginning::{Beginning, mismatch};
-use crate::builds::IndexBuilds;
 use crate::checkpoint::{Checkpoint, CheckpointStore};
+use crate::engine::checkpointer::save_checkpoints;
+use crate::engine::copy::walker::Walker;
+use crate::engine::follow::applier::{Lane, LaneParts};
+use crate::engine::follow::reader::{READ_AHEAD, pump};
+use crate::engine::follow::router::{MARKERS_PER_LANE, Request, Router, RouterParts};
+use crate::engine::index_builds::IndexBuilds;
+use crate::engine::start::begin::{Beginning, mismatch};
+use crate::engine::watch::source::watch_source;
+use crate::engine::watch::target::{ForeignWatch, Seen, open_foreign_watch, watch_deployments, watch_foreign_writes};
+use crate::engine::watch::write_latency::yield_to_writes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::lane::{Lane, LaneParts};
 use crate::migration::Verification;
-use crate::monitor::watch_source;
-use crate::pump::{READ_AHEAD, pump};
 use crate::report::event::{Amount, Event, Events, Side};
-use crate::router::{MARKERS_PER_LANE, Request, Router, RouterParts};
 use crate::runtime::expiry;
 use crate::runtime::expiry::keep_expiry;
 use crate::runtime::fence::Fence;
@@ -34,10 +46,6 @@ use crate::runtime::waiting::{Waiting, telling, telling_within};
 use crate::settings::Settings;
 use crate::sink::Sink;
 use crate::source::Source;
-use crate::walker::Walker;
-use crate::watch::{ForeignWatch, Seen, open_foreign_watch, watch_deployments, watch_foreign_writes};
-use crate::watermark::save_checkpoints;
-use crate::yielding::yield_to_writes;
 
 /// How long the tasks of a run may take to finish what they are writing when the run ends.
 const ENDING: Duration = Duration::from_secs(15);
@@ -46,7 +54,7 @@ const ENDING: Duration = Duration::from_secs(15);
 const LANE_MESSAGES: usize = 1024;
 
 /// The router's queue of requests; each walker has one under way at a time.
-pub(crate) type Requests = watch::Sender<Option<mpsc::Sender<Request>>>;
+pub(crate) type Requests = tokio::sync::watch::Sender<Option<mpsc::Sender<Request>>>;
 
 /// A migration's parts. Everything a run needs to know beyond them is in its checkpoint.
 pub(crate) struct Engine {

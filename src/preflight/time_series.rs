@@ -1,9 +1,9 @@
 //! Time-series collections, which servers from 9.0 on keep without buckets.
 
 use super::Context;
+use crate::engine::start::listing::{TIME_SERIES, time_series_fix};
 use crate::error::code::Code;
 use crate::error::finding::Finding;
-use crate::listing::{TIME_SERIES, time_series_fix};
 use crate::model::document::CollectionKind;
 
 /// The first series whose servers make time-series collections without buckets.

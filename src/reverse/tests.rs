@@ -4,8 +4,8 @@ use bson::rawdoc;
 
 use super::*;
 use crate::checkpoint::{CheckpointStore, MemoryStore};
+use crate::engine::track::index_work::HARDLY_EVER;
 use crate::handle::MigrationHandle;
-use crate::index::HARDLY_EVER;
 use crate::model::document::{Operation, Write};
 use crate::model::namespace::Selection;
 use crate::order::Key;

@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::whole_seconds;
 use crate::checkpoint::{Checkpoint, CollectionState};
+use crate::engine::follow::router::Request;
+use crate::engine::track::index_work::{HARDLY_EVER, expiry, name_of};
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::{HARDLY_EVER, expiry, name_of};
 use crate::model::document::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
-use crate::router::Request;
 use crate::runtime::progress::Progress;
 use crate::sink::{CatalogCommand, Sink};
 
@@ -332,10 +332,10 @@ async fn ask<T>(requests: &mpsc::Sender<Request>, request: Request, answer: ones
 mod tests {
     use super::*;
     use crate::checkpoint::Renaming;
+    use crate::engine::track::collection::Tracked;
     use crate::model::namespace::Selection;
     use crate::sink::MemorySink;
     use crate::test_util::at;
-    use crate::tracked::Tracked;
 
     #[test]
     fn a_listing_is_as_after_the_commands() {

@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::engine::Requests;
+use crate::engine::follow::router::Request;
 use crate::error::{Error, ErrorKind};
 use crate::report::event::Event;
 use crate::report::phase::Phase;
-use crate::router::Request;
 use crate::runtime::progress::Progress;
 
 /// How long the window is unless the host says otherwise.

@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::engine::follow::router::Request;
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mongo::retry::{RetryRule, retry};
 use crate::report::event::Event;
-use crate::router::Request;
 use crate::runtime::progress::Progress;
 
 /// How long a cutover that has failed, and a run that ends, wait for the source to take writes again.

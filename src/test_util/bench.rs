@@ -2,11 +2,11 @@
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 
+use crate::engine::track::ranges::{ChunkId, RangeStatus, Ranges};
 use crate::error::Result;
 use crate::model::document::{Position, Write};
 use crate::oplog::Entry;
 use crate::order::Key;
-use crate::ranges::{ChunkId, RangeStatus, Ranges};
 
 /// Makes typed entries of raw ones.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Decoder {
 
 /// Folds writes of one collection as a lane does.
 pub fn fold(writes: Vec<(Position, Write)>) -> Vec<Write> {
-    crate::fold::fold(writes.into_iter(), true).1
+    crate::engine::follow::applier::coalesce::fold(writes.into_iter(), true).1
 }
 
 /// The ranges of a collection of which every second one is copied.
@@ -65,13 +65,13 @@ impl HalfCopied {
 }
 
 /// A router with many collections, of which ten are written to.
-pub struct Routing(crate::router::fixture::Fixture);
+pub struct Routing(crate::engine::follow::router::fixture::Fixture);
 
 impl Routing {
     /// With so many collections, which are all copied; with `held` the ten that are written to are still being copied, so that their changes
     /// wait.
     pub fn new(collections: usize, held: bool) -> Self {
-        Self(crate::router::fixture::Fixture::new(collections, held))
+        Self(crate::engine::follow::router::fixture::Fixture::new(collections, held))
     }
 
     /// So many checkpoints that wait to be saved, each after a change in the state of a collection. Each is encoded by a call.
@@ -97,5 +97,5 @@ impl std::fmt::Debug for Routing {
 /// # Errors
 /// The temporary folder cannot be written.
 pub async fn settle(documents: u32, bytes: usize) -> Result<impl std::fmt::Debug> {
-    crate::lane::settled_for_bench(documents, bytes).await
+    crate::engine::follow::applier::settled_for_bench(documents, bytes).await
 }

@@ -10,8 +10,8 @@ use tokio::time::{Instant, timeout};
 
 use super::connection::Target;
 use crate::catalog::{are_same_keys, index_difference, index_for, is_id_index, name_of, seconds};
+use crate::engine::track::index_work::HARDLY_EVER;
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::HARDLY_EVER;
 use crate::model::namespace::Namespace;
 use crate::model::raw::splice::Splice;
 use crate::mongo::retry::{ANSWER, RetryRule};

@@ -28,13 +28,13 @@ use tokio::sync::Mutex;
 
 use self::record::Record;
 use crate::checkpoint::CollectionState;
+use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
 use crate::migration::ExistingData;
 use crate::model::document::{Collection, CollectionKind, Position, Range};
 use crate::model::namespace::Namespace;
 use crate::runtime::flush::Durability;
 use crate::sink::{CatalogCommand, Sink, SinkRead};
-use crate::tracked::Tracked;
 
 const OPERATION: &str = "make a collection on the target";
 

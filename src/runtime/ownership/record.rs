@@ -109,12 +109,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::engine::track::collection::Tracked;
     use crate::migration::ExistingData;
     use crate::model::document::CollectionKind;
     use crate::runtime::flush::Durability;
     use crate::runtime::ownership::Ownership;
     use crate::sink::{MemorySink, SinkCall};
-    use crate::tracked::Tracked;
 
     async fn load(sink: &MemorySink) -> Ownership {
         let sink: Arc<dyn Sink> = Arc::new(sink.clone());

@@ -9,22 +9,22 @@ use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
 
 pub(crate) use self::options::expiry_held_back;
-use crate::arrange::arrange_kept;
 use crate::catalog::to_create;
+use crate::engine::follow::router::Router;
+use crate::engine::start::listing::ensure_migratable;
+use crate::engine::start::prepare_target::arrange_kept;
+use crate::engine::track::collection::{IndexWork, Tracked};
+use crate::engine::track::index_work::name_of;
+use crate::engine::track::ranges::Ranges;
+use crate::engine::track::verification::Proof;
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::name_of;
-use crate::listing::ensure_migratable;
 use crate::model::document::{Collection, Position};
 use crate::model::namespace::Namespace;
 use crate::mongo::listing::kind_of;
 use crate::oplog::{Command, CommandOperation};
-use crate::proof::Proof;
-use crate::ranges::Ranges;
 use crate::report::event::Event;
-use crate::router::Router;
 use crate::runtime::ownership::Room;
 use crate::sink::CatalogCommand;
-use crate::tracked::{IndexWork, Tracked};
 
 /// So many fields of an entry are named in an error.
 const FIELDS_NAMED: usize = 20;

@@ -4,9 +4,9 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 
 use super::malformed;
 use crate::catalog::are_same_keys;
+use crate::engine::track::collection::Tracked;
+use crate::engine::track::index_work::{HARDLY_EVER, expiry, name_of};
 use crate::error::{Error, Result};
-use crate::index::{HARDLY_EVER, expiry, name_of};
-use crate::tracked::Tracked;
 
 impl Tracked {
     /// Changes an index in the collection's list as collMod does. Answers its name and the change that the target has to make now: one of

@@ -3,14 +3,14 @@
 use bson::Uuid;
 
 use crate::catalog::is_same_index;
+use crate::engine::follow::router::Router;
+use crate::engine::track::collection::Tracked;
+use crate::engine::track::index_work::name_of;
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::name_of;
 use crate::model::document::Position;
 use crate::model::namespace::Namespace;
 use crate::oplog::CommandOperation;
 use crate::report::event::Event;
-use crate::router::Router;
-use crate::tracked::Tracked;
 
 /// What to do when a collection, view or index of the selection is made, dropped, renamed or modified on the source during a run.
 ///

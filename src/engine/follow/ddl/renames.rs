@@ -8,14 +8,14 @@ use bson::Uuid;
 use super::{expiry_held_back, required};
 use crate::catalog::to_create;
 use crate::checkpoint::Renaming;
+use crate::engine::follow::applier::Target;
+use crate::engine::follow::router::Router;
+use crate::engine::start::listing::ensure_migratable;
+use crate::engine::track::collection::Tracked;
 use crate::error::Result;
-use crate::lane::Target;
-use crate::listing::ensure_migratable;
 use crate::model::document::Position;
 use crate::model::namespace::Namespace;
-use crate::router::Router;
 use crate::runtime::ownership::Room;
-use crate::tracked::Tracked;
 
 impl Router {
     /// Renames a collection of the selection, or one that comes into it or leaves it. Answers whether a checkpoint must follow before anything

@@ -4,13 +4,13 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::rawdoc;
 
 use super::{malformed, unexpected};
+use crate::engine::follow::router::Router;
+use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::document::{CollectionKind, Position};
 use crate::model::namespace::Namespace;
 use crate::oplog::delta;
-use crate::router::Router;
 use crate::runtime::ownership::Room;
-use crate::tracked::Tracked;
 
 impl Router {
     /// Drops all views of a database, which the server does by dropping the collection that defines them.

@@ -1,0 +1,201 @@
+//! Compares a part of a collection at one position, while both sides are written to.
+//!
+//! The router holds every change of that part that comes after the position. Once all before it are applied the target stands exactly there
+//! with it, and the source is read at a snapshot of that very position.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::raw::RawDocument;
+use tokio::sync::oneshot::{self, error::RecvError};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::compare::by_id;
+use crate::compare::by_id::Portions;
+use crate::compare::difference::Difference;
+use crate::compare::merge::Differences;
+use crate::engine::copy::walker::Walker;
+use crate::engine::follow::applier::Target;
+use crate::engine::follow::router::Request;
+use crate::engine::track::ranges::ChunkId;
+use crate::engine::track::verification::{Compared, Portion};
+use crate::error::{Error, Result};
+use crate::model::document::{Operation, Position, Range};
+use crate::order::Key;
+use crate::sink::SinkRead;
+use crate::source::{PointRequest, ReadMode, ReadRequest};
+
+/// A comparison is finished when it has taken so long, since changes are held for it and the watermark waits.
+const CHECK_TIME: Duration = Duration::from_millis(400);
+
+/// So many differences of one comparison are named.
+const NAMED: usize = 200;
+
+/// A part of a collection to be compared.
+#[derive(Debug)]
+pub(crate) struct Check {
+    pub chunk: ChunkId,
+    pub target: Arc<Target>,
+    pub what: Portion,
+    pub at: Position,
+    pub chunk_bytes: u64,
+    pub document_bytes: usize,
+    /// Told when the target stands at the position; closed when it is not to be compared after all.
+    pub applied: oneshot::Receiver<()>,
+    pub cancel: CancellationToken,
+    pub hurry: CancellationToken,
+}
+
+impl Walker {
+    /// Compares what is asked for, or a first part of it, and tells the router. It never ends the run: whatever fails is tried again later.
+    pub(crate) async fn check(&self, check: Check) {
+        let (collection, chunk) = (check.target.id, check.chunk);
+        let cancel = check.cancel.clone();
+        let result = tokio::select! {
+            biased;
+            // The router knows.
+            () = cancel.cancelled() => return,
+            result = self.compare(check) => result,
+        };
+        let result = match result {
+            // A target that has lost what was written since the last flush is not what was to be compared.
+            Ok(compared) if compared.count > 0 => self.durability.flush().await.map(|()| compared),
+            result => result,
+        };
+        let request = Request::Checked {
+            collection,
+            chunk,
+            result,
+        };
+        // The router may be gone when the run ends.
+        let _ = self.requests.send(request).await;
+    }
+
+    async fn compare(&self, check: Check) -> Result<Compared> {
+        // A batch of each side.
+        let _taken = self
+            .batches
+            .take(self.batch_bytes.max(check.document_bytes) * 2)
+            .await?;
+        let batch_bytes = self.batch_bytes();
+        let lower = match check.what.clone() {
+            Portion::Above(lower) => lower,
+            Portion::Documents(keys) => return self.compare_documents(check, Vec::from_iter(keys)).await,
+        };
+        let range = Range { lower, upper: None };
+        // The source first: it may not know the position any more a few seconds from now.
+        let source = self.source.read(ReadRequest {
+            namespace: check.target.namespace.clone(),
+            kind: check.target.kind,
+            range: range.clone(),
+            at: check.at,
+            mode: ReadMode::Snapshot,
+            batch_bytes,
+            document_bytes: check.document_bytes,
+        });
+        let source = source.await?;
+        check.applied.await.map_err(stopped)?;
+        let started = Instant::now();
+        let sink = self.sink.read(SinkRead {
+            namespace: check.target.target.clone(),
+            kind: check.target.kind,
+            range,
+            batch_bytes,
+            document_bytes: check.document_bytes,
+        });
+        let mut differences = Differences::between(source, sink.await?);
+        let mut compared = nothing_yet(check.at);
+        let mut spent = 0;
+        let mut next = differences.next().await?;
+        compared.opened = self.source.read_position().await?;
+        while let Some(step) = next {
+            if let Some(write) = step {
+                let ours = match &write.operation {
+                    Operation::Insert(document) | Operation::Replace(document) => Some(&**document),
+                    Operation::Delete | Operation::Delta(_) => None,
+                };
+                note(&mut compared, write.key, ours, differences.theirs.as_deref());
+            }
+            if differences.bytes - spent >= batch_bytes as u64 {
+                self.progress.limits.copy.spend(differences.bytes - spent);
+                spent = differences.bytes;
+            }
+            if differences.bytes >= check.chunk_bytes
+                || started.elapsed() >= CHECK_TIME
+                || check.hurry.is_cancelled()
+                || self.progress.limits.copy.wait().is_some()
+            {
+                compared.last = Some(differences.last()?);
+                break;
+            }
+            next = differences.next().await?;
+        }
+        self.progress.limits.copy.spend(differences.bytes - spent);
+        compared.documents = differences.documents;
+        compared.bytes = differences.bytes;
+        Ok(compared)
+    }
+
+    /// Compares documents that have changed since they were compared before.
+    async fn compare_documents(&self, check: Check, keys: Vec<Key>) -> Result<Compared> {
+        let mut compared = nothing_yet(check.at);
+        let mut portions = Portions::of(&keys, self.batch_bytes(), check.document_bytes);
+        let mut wait = Some(check.applied);
+        let mut started = Instant::now();
+        while let Some(keys) = portions.next() {
+            let ours = self.source.read_documents(PointRequest {
+                namespace: &check.target.namespace,
+                keys,
+                at: check.at,
+                mode: ReadMode::Snapshot,
+            });
+            let ours = ours.await?;
+            if let Some(applied) = wait.take() {
+                applied.await.map_err(stopped)?;
+                started = Instant::now();
+            }
+            let theirs = self.sink.read_documents(&check.target.target, keys).await?;
+            let bytes = by_id::bytes_of(&ours).max(by_id::bytes_of(&theirs));
+            portions.took(keys.len(), bytes);
+            self.progress.limits.copy.spend(bytes as u64);
+            for (key, ours, theirs) in by_id::differing(ours, theirs) {
+                note(&mut compared, key, ours.as_deref(), theirs.as_deref());
+            }
+            if started.elapsed() >= CHECK_TIME
+                || check.hurry.is_cancelled()
+                || self.progress.limits.copy.wait().is_some()
+            {
+                break;
+            }
+        }
+        compared.opened = self.source.read_position().await?;
+        compared.left = portions.rest().iter().cloned().collect();
+        Ok(compared)
+    }
+}
+
+fn nothing_yet(at: Position) -> Compared {
+    Compared {
+        opened: at,
+        last: None,
+        left: HashSet::new(),
+        documents: 0,
+        bytes: 0,
+        differences: Vec::new(),
+        count: 0,
+    }
+}
+
+/// Counts a document that differs, and names it if it is among the first.
+fn note(compared: &mut Compared, key: Key, ours: Option<&RawDocument>, theirs: Option<&RawDocument>) {
+    compared.count += 1;
+    if compared.differences.len() < NAMED {
+        compared.differences.push(Difference::between(key, ours, theirs));
+    }
+}
+
+fn stopped(_: RecvError) -> Error {
+    Error::stopped("compare both sides")
+}

@@ -1,0 +1,490 @@
+//! Applies changes to the sink. Changes of one document always come through the same lane, in source order.
+
+pub(crate) mod coalesce;
+mod refused;
+mod refetch;
+mod refetched;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bson::Uuid;
+use bson::raw::RawDocumentBuf;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use self::refetched::{Known, SettledDocuments};
+use self::refused::RefusedDocuments;
+use crate::engine::follow::applier::coalesce::fold;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::{CollectionKind, Operation, Position, Write};
+use crate::model::namespace::Namespace;
+use crate::oplog::delta::{self, DeltaFormat, format_of};
+use crate::order::Key;
+use crate::runtime::progress::Progress;
+use crate::sink::{RefusalReason, Sink};
+use crate::source::Source;
+
+/// After a batch a lane waits for as long as that took, at most this long, so that more comes together: a command of a few changes costs
+/// the target many times what they cost in a command of many.
+const MOST_REST: Duration = Duration::from_millis(50);
+
+/// So many bytes of changes are worth a command; there is no waiting for more.
+const WORTHWHILE: usize = 256 << 10;
+
+/// A marker names stuck documents up to so many bytes of `_id`s, those that were refused first. The others have their turn when these are no
+/// longer stuck.
+const STUCK_BYTES: usize = 256 << 10;
+
+/// A collection as a lane and a walker need to know it. It is replaced as a whole when the collection is renamed.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub id: Uuid,
+    pub namespace: Namespace,
+    pub target: Namespace,
+    pub kind: CollectionKind,
+}
+
+/// A change on its way to the sink.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    pub target: Arc<Target>,
+    pub position: Position,
+    pub write: Write,
+}
+
+/// What a lane remembers after so many documents were read from the source, with so much room.
+#[cfg(feature = "test-util")]
+pub(crate) async fn settled_for_bench(documents: u32, bytes: usize) -> Result<impl std::fmt::Debug> {
+    let mut settled = SettledDocuments::new(bytes);
+    for id in 0..documents {
+        let settled_now = Settled {
+            at: Position::ZERO,
+            read_until: Position::ZERO,
+            exact: true,
+        };
+        let key = Key::from(bson::RawBsonRef::Int64(id.into()));
+        settled.insert((Uuid::from_bytes([1; 16]), key), settled_now).await?;
+    }
+    Ok(settled)
+}
+
+/// What the router sends to a lane. A lane handles its messages strictly in order.
+pub(crate) enum LaneMessage {
+    /// Changes to apply; the permit is their share of the byte budget.
+    Changes {
+        changes: Vec<Routed>,
+        bytes: usize,
+        permit: OwnedSemaphorePermit,
+    },
+    /// Re-read these documents from the source and write them as they are there; drop their changes up to that position. The permit is
+    /// the share of their `_id`s of the byte budget.
+    Settle {
+        target: Arc<Target>,
+        keys: Vec<Key>,
+        permit: OwnedSemaphorePermit,
+    },
+    /// Settle again, under this name, what was settled by a read that may have come after the rename.
+    Renamed { target: Arc<Target> },
+    /// The collection is gone: forget its documents.
+    Dropped { collection: Uuid },
+    /// Everything up to `routed` has been sent: acknowledge that it has been applied.
+    Marker {
+        id: u64,
+        routed: Position,
+        /// With more documents that are not settled than this none need be named.
+        unsettled_bytes: usize,
+    },
+    /// Do something about a document whose changes were refused; answers whether the document is no longer stuck.
+    Resolve {
+        stuck: Stuck,
+        step: ResolveStep,
+        reply: oneshot::Sender<bool>,
+    },
+}
+
+/// How a stuck document is treated, in the order in which the router tries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResolveStep {
+    /// Apply its changes again, in order.
+    Retry,
+    /// Write the source's present document.
+    Settle,
+    /// Put its changes together into one image, and delete it from the sink, so that it no longer blocks the unique keys of others; it
+    /// stays stuck until that image is written.
+    Clear,
+    /// Give it up and answer that it is no longer stuck.
+    Forget,
+}
+
+/// A document whose changes the sink refused.
+#[derive(Clone, Debug)]
+pub(crate) struct Stuck {
+    pub lane: usize,
+    pub target: Arc<Target>,
+    pub key: Key,
+    pub position: Position,
+    pub reason: RefusalReason,
+}
+
+/// The acknowledgement of a marker, with everything that is stuck.
+#[derive(Debug)]
+pub(crate) struct MarkerReached {
+    pub id: u64,
+    /// Documents that are stuck, and whether there are others.
+    pub stuck: Vec<Stuck>,
+    pub more_stuck: bool,
+    pub unsettled: Unsettled,
+    /// A position at or after the newest state of a document on the sink, as far as this lane has read documents.
+    pub ahead: Position,
+}
+
+/// The documents that are stuck, and those that were read by name from a source that is further than what has been routed: an entry in
+/// between may say that the name was another collection's by then.
+#[derive(Debug, Default)]
+pub(crate) struct Unsettled {
+    pub documents: Vec<(Uuid, Key)>,
+    /// Collections of which there are too many to be named.
+    pub collections: HashSet<Uuid>,
+}
+
+/// What a lane begins with.
+pub(crate) struct LaneParts {
+    pub index: usize,
+    pub source: Arc<dyn Source>,
+    pub sink: Arc<dyn Sink>,
+    pub progress: Arc<Progress>,
+    pub messages: mpsc::Receiver<LaneMessage>,
+    pub reached: mpsc::Sender<MarkerReached>,
+    /// What the lane may remember of documents that it has read from the source, in bytes, and as much of those that the sink refused.
+    pub settled_bytes: usize,
+    /// Bytes of changes to apply at once. The more wait the more are folded, and the target writes a page once that many of them are on.
+    pub batch_bytes: usize,
+    /// Changes up to here may have been applied by an earlier run already.
+    pub replay_until: Position,
+}
+
+/// The state of one lane.
+pub(crate) struct Lane {
+    index: usize,
+    source: Arc<dyn Source>,
+    sink: Arc<dyn Sink>,
+    progress: Arc<Progress>,
+    messages: mpsc::Receiver<LaneMessage>,
+    reached: mpsc::Sender<MarkerReached>,
+    batch_bytes: usize,
+    replay_until: Position,
+    settled: SettledDocuments,
+    refused: RefusedDocuments,
+    /// Collections with a unique index that a write was refused for: in another order than the source's more would be.
+    in_source_order: HashSet<Uuid>,
+}
+
+/// The writes to one collection, in order.
+type Group = (Arc<Target>, Vec<(Position, Write)>);
+
+/// A document that was read from the source itself.
+#[derive(Debug)]
+struct Settled {
+    /// The position the document was read at: its changes up to here are in it.
+    at: Position,
+    /// A position at or after the end of the read. A rename up to here may have misled the read.
+    read_until: Position,
+    /// Whether the read was a snapshot. Else a change up to `read_until` may or may not be in the document, which is then read again.
+    exact: bool,
+}
+
+impl Lane {
+    pub fn new(parts: LaneParts) -> Self {
+        Self {
+            index: parts.index,
+            source: parts.source,
+            sink: parts.sink,
+            progress: parts.progress,
+            messages: parts.messages,
+            reached: parts.reached,
+            batch_bytes: parts.batch_bytes,
+            replay_until: parts.replay_until,
+            settled: SettledDocuments::new(parts.settled_bytes),
+            refused: RefusedDocuments::new(parts.settled_bytes),
+            in_source_order: HashSet::new(),
+        }
+    }
+
+    /// Handles messages until the router is gone or the run is cancelled.
+    ///
+    /// # Errors
+    /// What the source or sink answered for good. The run then goes back to its last checkpoint.
+    pub async fn run(mut self, cancel: CancellationToken) -> Result<()> {
+        let (mut next, mut rested) = (None, Instant::now());
+        loop {
+            let message = match next.take() {
+                Some(message) => message,
+                None => match self.messages.recv().await {
+                    Some(message) => message,
+                    None => return Ok(()),
+                },
+            };
+            if cancel.is_cancelled() {
+                // What still waits in the queue must not be applied: another process may be at work by now.
+                return Ok(());
+            }
+            match message {
+                LaneMessage::Changes {
+                    mut changes,
+                    mut bytes,
+                    permit,
+                } => {
+                    let mut permits = vec![permit];
+                    while bytes < self.batch_bytes && next.is_none() {
+                        let more = match self.messages.try_recv() {
+                            Ok(more) => more,
+                            Err(_) if bytes >= WORTHWHILE => break,
+                            Err(_) => match timeout_at(rested, self.messages.recv()).await {
+                                Ok(Some(more)) => more,
+                                _ => break,
+                            },
+                        };
+                        match more {
+                            LaneMessage::Changes {
+                                changes: more,
+                                bytes: more_bytes,
+                                permit,
+                            } => {
+                                changes.extend(more);
+                                permits.push(permit);
+                                bytes += more_bytes;
+                            }
+                            other => next = Some(other),
+                        }
+                    }
+                    let started = Instant::now();
+                    self.apply(changes, &cancel).await?;
+                    rested = Instant::now() + started.elapsed().min(MOST_REST);
+                }
+                LaneMessage::Settle { target, keys, permit } => {
+                    self.settle(&target, keys).await?;
+                    drop(permit);
+                }
+                LaneMessage::Dropped { collection } => {
+                    self.settled.forget(collection);
+                    self.refused.forget(collection);
+                    self.in_source_order.remove(&collection);
+                }
+                LaneMessage::Renamed { target } => {
+                    self.refused.rename(&target);
+                    self.settle_all(&target).await?;
+                }
+                LaneMessage::Marker {
+                    id,
+                    routed,
+                    unsettled_bytes,
+                } => {
+                    self.settled.pass(routed);
+                    let (stuck, more_stuck) = self.stuck();
+                    let reached = MarkerReached {
+                        id,
+                        stuck,
+                        more_stuck,
+                        unsettled: self.unsettled(unsettled_bytes),
+                        ahead: self.settled.ahead(),
+                    };
+                    // The router may be gone when the run ends; then nobody needs the answer.
+                    let _ = self.reached.send(reached).await;
+                }
+                LaneMessage::Resolve { stuck, step, reply } => {
+                    let resolved = self.resolve(&stuck, step).await?;
+                    let _ = reply.send(resolved);
+                }
+            }
+        }
+    }
+
+    /// The documents that were refused first, and whether there are others.
+    fn stuck(&self) -> (Vec<Stuck>, bool) {
+        let mut all: Vec<_> = self.refused.iter().collect();
+        all.sort_by_key(|(_, refused)| refused.position);
+        let mut bytes = 0;
+        let fit = all.iter().take_while(|((_, key), _)| {
+            let is_room = bytes < STUCK_BYTES;
+            bytes += size_of::<Stuck>() + key.size_in_bytes();
+            is_room
+        });
+        let stuck: Vec<Stuck> = fit
+            .map(|((_, key), refused)| Stuck {
+                lane: self.index,
+                target: Arc::clone(&refused.target),
+                key: key.clone(),
+                position: refused.position,
+                reason: refused.reason.clone(),
+            })
+            .collect();
+        let more = stuck.len() < all.len();
+        (stuck, more)
+    }
+
+    /// What is not settled, named up to so many bytes of `_id`s.
+    fn unsettled(&self, most: usize) -> Unsettled {
+        let refused = || self.refused.iter().map(|(document, _)| document);
+        if let Some(settled) = self.settled.names() {
+            let documents: Vec<&(Uuid, Key)> = settled.chain(refused()).collect();
+            let bytes: usize = documents
+                .iter()
+                .map(|(_, key)| size_of::<Uuid>() + key.size_in_bytes())
+                .sum();
+            if bytes <= most {
+                return Unsettled {
+                    documents: documents.into_iter().cloned().collect(),
+                    collections: HashSet::new(),
+                };
+            }
+        }
+        Unsettled {
+            documents: Vec::new(),
+            collections: self.settled.collections().chain(refused().map(|(id, _)| *id)).collect(),
+        }
+    }
+
+    async fn apply(&mut self, changes: Vec<Routed>, cancel: &CancellationToken) -> Result<()> {
+        let mut groups: Vec<Group> = Vec::new();
+        let mut to_settle: Vec<(Arc<Target>, Vec<Key>)> = Vec::new();
+        let mut group_of: HashMap<Uuid, usize> = HashMap::new();
+        let mut read_until: HashMap<Uuid, Position> = HashMap::new();
+        let mut applied = 0;
+        for Routed {
+            target,
+            position,
+            write,
+        } in changes
+        {
+            let group = *group_of.entry(target.id).or_insert_with(|| {
+                groups.push((Arc::clone(&target), Vec::new()));
+                to_settle.push((Arc::clone(&target), Vec::new()));
+                groups.len() - 1
+            });
+            applied += 1;
+            if !(self.settled.is_empty() && self.refused.is_empty()) {
+                let document = (target.id, write.key.clone());
+                match self.settled.know(&document, position) {
+                    Known::Contained => continue,
+                    Known::Unclear => {
+                        to_settle[group].1.push(write.key);
+                        continue;
+                    }
+                    Known::Nothing => {}
+                }
+                if target.kind == CollectionKind::Unordered && write.key.is_collated() {
+                    let until = read_until.entry(target.id);
+                    if position <= *until.or_insert_with(|| self.settled.collated_until(target.id)) {
+                        to_settle[group].1.push(write.key);
+                        continue;
+                    }
+                }
+                if self.refused.contains(&document) {
+                    self.refused.queue(&document, (position, write), false);
+                    continue;
+                }
+            }
+            // Replaying a `$v: 1` delta over a newer document can leave its fields in another order than the source has.
+            if position <= self.replay_until
+                && let Operation::Delta(delta) = &write.operation
+                && matches!(format_of(delta), Ok(Some(DeltaFormat::V1)))
+            {
+                to_settle[group].1.push(write.key);
+                continue;
+            }
+            groups[group].1.push((position, write));
+        }
+        for (target, writes) in groups {
+            if cancel.is_cancelled() {
+                // What is left may take longer than the run has to end.
+                return Ok(());
+            }
+            self.apply_group(&target, writes).await?;
+        }
+        for (target, mut keys) in to_settle {
+            keys.sort_unstable();
+            keys.dedup();
+            self.settle(&target, keys).await?;
+        }
+        self.progress.applied.fetch_add(applied, Relaxed);
+        Ok(())
+    }
+
+    /// Applies the writes of one collection; those that are refused make their documents stuck.
+    async fn apply_group(&mut self, target: &Arc<Target>, writes: Vec<(Position, Write)>) -> Result<()> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        // In a capped collection the order of all inserts is data, so nothing may be moved.
+        let (positions, writes) = if target.kind == CollectionKind::Capped {
+            writes.into_iter().unzip()
+        } else {
+            // The target's pages hold documents about in the order of their `_id`s.
+            let by_id = target.kind.has_ranges() && !self.in_source_order.contains(&target.id);
+            fold(writes.into_iter(), by_id)
+        };
+        let refusals = self.sink.apply(&target.target, target.kind, &writes).await?;
+        if refusals.is_empty() {
+            return Ok(());
+        }
+        let mut reasons: HashMap<usize, RefusalReason> = HashMap::new();
+        let mut to_settle = Vec::new();
+        for refusal in refusals {
+            let replayed = positions
+                .get(refusal.index)
+                .is_some_and(|position| *position <= self.replay_until);
+            let Some(write) = writes.get(refusal.index) else {
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    "apply changes",
+                    "the sink named a write that it was not given",
+                ));
+            };
+            // A delta that is replayed can meet a document newer than itself, or none.
+            let met_newer = replayed && matches!(refusal.reason, RefusalReason::CannotApply(_));
+            if met_newer || matches!(refusal.reason, RefusalReason::Ambiguous(_)) {
+                to_settle.push(write.key.clone());
+                continue;
+            }
+            if matches!(refusal.reason, RefusalReason::DuplicateKey(_)) {
+                self.in_source_order.insert(target.id);
+            }
+            reasons.insert(refusal.index, refusal.reason);
+        }
+        let mut refused_here: HashSet<Key> = HashSet::new();
+        for (index, (position, write)) in positions.into_iter().zip(writes).enumerate() {
+            let reason = reasons.remove(&index);
+            if reason.is_none() && !refused_here.contains(&write.key) {
+                continue;
+            }
+            refused_here.insert(write.key.clone());
+            let document = (target.id, write.key.clone());
+            let is_made = reason.is_none();
+            let reason = reason.unwrap_or_else(|| RefusalReason::CannotApply(String::new()));
+            self.refuse(target, &write.key, position, reason);
+            if is_made {
+                self.refused.note_partly(&document);
+            }
+            self.refused.queue(&document, (position, write), false);
+        }
+        to_settle.sort_unstable();
+        to_settle.dedup();
+        Box::pin(self.settle(target, to_settle)).await
+    }
+
+    /// Notes that the sink refused a document. When there is no room for it, it is given up at once.
+    fn refuse(&mut self, target: &Arc<Target>, key: &Key, position: Position, reason: RefusalReason) {
+        let text = reason.to_string();
+        if !self.refused.refuse(target, key, position, reason) {
+            let reason = format!("{text}; too many others were refused before it");
+            self.progress
+                .document_refused(target.namespace.clone(), format!("{key:?}"), reason);
+        }
+    }
+}

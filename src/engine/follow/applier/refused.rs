@@ -1,0 +1,186 @@
+//! The documents whose changes the sink refused, with the changes that wait.
+//!
+//! Where there is no room for these they are forgotten, and the documents are read from the source instead, which has all of them.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bson::Uuid;
+
+use super::Target;
+use super::refetched::bytes_of;
+use crate::model::document::{Position, Write};
+use crate::order::Key;
+use crate::sink::RefusalReason;
+
+/// Refused documents.
+#[derive(Debug)]
+pub(super) struct RefusedDocuments {
+    documents: HashMap<(Uuid, Key), Refused>,
+    /// What they take in memory, and may take.
+    bytes: usize,
+    limit: usize,
+}
+
+/// The writes of a document that wait because the first of them was refused.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub target: Arc<Target>,
+    pub writes: VecDeque<(Position, Write)>,
+    pub position: Position,
+    pub reason: RefusalReason,
+    /// Whether some of the writes were made or forgotten. All that are left, made again, could leave another document than the source has.
+    pub partly: bool,
+}
+
+impl RefusedDocuments {
+    pub fn new(limit: usize) -> Self {
+        Self {
+            documents: HashMap::new(),
+            bytes: 0,
+            limit,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.documents.is_empty()
+    }
+
+    pub fn contains(&self, document: &(Uuid, Key)) -> bool {
+        self.documents.contains_key(document)
+    }
+
+    pub fn get(&self, document: &(Uuid, Key)) -> Option<&Refused> {
+        self.documents.get(document)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&(Uuid, Key), &Refused)> {
+        self.documents.iter()
+    }
+
+    /// Notes that the sink refused a document, and puts nothing into its queue. Answers whether there is room for it.
+    pub fn refuse(&mut self, target: &Arc<Target>, key: &Key, position: Position, reason: RefusalReason) -> bool {
+        let document = (target.id, key.clone());
+        if self.documents.contains_key(&document) {
+            return true;
+        }
+        let bytes = bytes_of(key);
+        if self.bytes + bytes > self.limit {
+            self.forget_writes();
+        }
+        if self.bytes + bytes > self.limit {
+            return false;
+        }
+        self.bytes += bytes;
+        let refused = Refused {
+            target: Arc::clone(target),
+            writes: VecDeque::new(),
+            position,
+            reason,
+            partly: false,
+        };
+        self.documents.insert(document, refused);
+        true
+    }
+
+    /// Puts a write into the queue of a refused document, at its beginning or its end.
+    pub fn queue(&mut self, document: &(Uuid, Key), write: (Position, Write), first: bool) {
+        let Some(refused) = self.documents.get_mut(document) else {
+            return;
+        };
+        if refused.partly && !first {
+            // What the source has is what is left for it, and this is in it.
+            return;
+        }
+        let bytes = size_of::<(Position, Write)>() + write.1.size_in_bytes();
+        if self.bytes + bytes > self.limit {
+            self.bytes -= refused.forget_writes();
+            return;
+        }
+        self.bytes += bytes;
+        if first {
+            refused.writes.push_front(write);
+        } else {
+            refused.writes.push_back(write);
+        }
+    }
+
+    /// Notes that some of a document's writes were made.
+    pub fn note_partly(&mut self, document: &(Uuid, Key)) {
+        if let Some(refused) = self.documents.get_mut(document) {
+            refused.partly = true;
+        }
+    }
+
+    /// Puts one write in the place of all that wait for a document. Answers whether there is room for it.
+    pub fn replace(&mut self, document: &(Uuid, Key), write: (Position, Write)) -> bool {
+        let is_alone = self.documents.len() == 1;
+        let Some(refused) = self.documents.get_mut(document) else {
+            return false;
+        };
+        let bytes = size_of::<(Position, Write)>() + write.1.size_in_bytes();
+        let without = self.bytes - refused.writes_bytes();
+        // One that is larger than the whole share passes alone, as everywhere.
+        if without + bytes > self.limit && !is_alone {
+            return false;
+        }
+        self.bytes = without + bytes;
+        refused.writes = VecDeque::from([write]);
+        true
+    }
+
+    /// Takes a document out.
+    pub fn remove(&mut self, document: &(Uuid, Key)) -> Option<Refused> {
+        match self.documents.entry(document.clone()) {
+            Entry::Occupied(occupied) => {
+                let refused = occupied.remove();
+                self.bytes -= bytes_of(&document.1) + refused.writes_bytes();
+                Some(refused)
+            }
+            Entry::Vacant(_) => None,
+        }
+    }
+
+    /// Forgets the documents of a collection.
+    pub fn forget(&mut self, collection: Uuid) {
+        let bytes = &mut self.bytes;
+        self.documents.retain(|(id, key), refused| {
+            let is_kept = *id != collection;
+            if !is_kept {
+                *bytes -= bytes_of(key) + refused.writes_bytes();
+            }
+            is_kept
+        });
+    }
+
+    /// Gives the documents of a collection its new name.
+    pub fn rename(&mut self, target: &Arc<Target>) {
+        for ((id, _), refused) in &mut self.documents {
+            if *id == target.id {
+                refused.target = Arc::clone(target);
+            }
+        }
+    }
+
+    fn forget_writes(&mut self) {
+        for refused in self.documents.values_mut() {
+            self.bytes -= refused.forget_writes();
+        }
+    }
+}
+
+impl Refused {
+    fn writes_bytes(&self) -> usize {
+        let bytes = |(_, write): &(Position, Write)| size_of::<(Position, Write)>() + write.size_in_bytes();
+        self.writes.iter().map(bytes).sum()
+    }
+
+    /// Answers the bytes that this sets free.
+    fn forget_writes(&mut self) -> usize {
+        let bytes = self.writes_bytes();
+        self.writes = VecDeque::new();
+        self.partly = true;
+        bytes
+    }
+}

@@ -1,0 +1,193 @@
+//! Hands the entries of the tail to the router, no faster than they may be applied and no further ahead than there is memory for.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::follow::router::ReadAhead;
+use crate::engine::start::begin::EntryStream;
+use crate::error::{Error, Result};
+use crate::oplog::Entry;
+use crate::runtime::limits::memory::Budget;
+use crate::runtime::progress::Progress;
+
+/// So many vectors of entries are read ahead at most; fewer when they are large.
+pub(crate) const READ_AHEAD: usize = 4;
+
+/// Reads the tail until the run ends.
+///
+/// # Errors
+/// The tail's own.
+pub(crate) async fn pump(
+    mut tail: EntryStream,
+    router: mpsc::Sender<ReadAhead>,
+    budget: Budget,
+    progress: Arc<Progress>,
+    cancel: CancellationToken,
+) -> Result<()> {
+    loop {
+        let read = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            read = tail.next() => read,
+        };
+        let Some(read) = read else {
+            return Err(Error::stopped("follow the oplog"));
+        };
+        let mut rest = read?;
+        while !rest.is_empty() {
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                () = progress.limits.tail.ready() => {}
+            }
+            let part = portion(&mut rest, progress.limits.tail.portion(u64::MAX));
+            let operations: u64 = part.iter().map(|entry| entry.items.len() as u64).sum();
+            progress.limits.tail.spend(operations);
+            progress.read_operations.fetch_add(operations, Relaxed);
+            if let Some(last) = part.last() {
+                progress.set_read(last.position.max(progress.read()));
+            }
+            let bytes = part.iter().map(Entry::size_in_memory).sum();
+            let taken = tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                taken = budget.take(bytes) => taken?,
+            };
+            if router.send(ReadAhead { entries: part, taken }).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Takes the first entries out that have about so many operations, at least one entry.
+fn portion(rest: &mut Vec<Entry>, operations: u64) -> Vec<Entry> {
+    let mut taken = 0;
+    let end = rest.iter().position(|entry| {
+        let enough = taken >= operations;
+        taken += entry.items.len() as u64;
+        enough
+    });
+    match end {
+        None => std::mem::take(rest),
+        Some(end) => {
+            let later = rest.split_off(end.max(1));
+            std::mem::replace(rest, later)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use bson::{DateTime, RawDocumentBuf, Uuid};
+    use futures::stream;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+    use crate::oplog::{Command, CommandOperation, Item};
+    use crate::report::event::Events;
+    use crate::runtime::limits::throttle::Throttle;
+    use crate::test_util::at;
+
+    /// An entry of so many operations and bytes.
+    fn entry(time: u32, operations: usize, bytes: usize) -> Entry {
+        let item = Item::Command(Command {
+            position: at(time),
+            collection: Some(Uuid::from_bytes([1; 16])),
+            operation: CommandOperation::Unsupported {
+                namespace: String::new(),
+                reason: String::new(),
+            },
+            raw: RawDocumentBuf::new(),
+        });
+        Entry {
+            position: at(time),
+            resume: at(time),
+            wall: DateTime::now(),
+            items: vec![item; operations],
+            bytes,
+            continues: false,
+        }
+    }
+
+    /// A pump with a budget of so many bytes for vectors of `count` such entries, with its count of vectors read, and the router's end.
+    fn pumping(
+        budget: usize,
+        count: usize,
+        bytes: usize,
+        progress: &Arc<Progress>,
+    ) -> (
+        Arc<AtomicUsize>,
+        mpsc::Receiver<ReadAhead>,
+        tokio::task::JoinHandle<Result<()>>,
+    ) {
+        let read = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&read);
+        let tail = stream::repeat_with(move || {
+            let first = counted.fetch_add(1, Relaxed) * count;
+            Ok((first..first + count)
+                .map(|number| entry(number as u32, 1, bytes))
+                .collect())
+        })
+        .boxed();
+        let (sender, receiver) = mpsc::channel(READ_AHEAD);
+        let (progress, cancel) = (Arc::clone(progress), CancellationToken::new());
+        let pump = tokio::spawn(pump(tail, sender, Budget::new(budget), progress, cancel));
+        (read, receiver, pump)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_read_ahead_is_bounded_by_bytes() {
+        let progress = Arc::new(Progress::new(Events::new()));
+        // However large the vectors are, one more is read than there is room for, and one is on its way.
+        for (count, bytes, most) in [(1, 10, READ_AHEAD + 1), (10, 10_000, 2), (10, 1 << 20, 2)] {
+            let (read, mut router, pump) = pumping(150_000, count, bytes, &progress);
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(read.load(Relaxed), most, "{count} entries of {bytes} bytes");
+            let entries = router.recv().await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+            // What the router has taken and not dealt with counts as before.
+            let queued = if count == 1 { most + 1 } else { most };
+            assert_eq!(read.load(Relaxed), queued);
+            drop(entries);
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(read.load(Relaxed), most + 1);
+            drop(router);
+            pump.await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_tail_keeps_to_its_limit() {
+        let progress = Arc::new(Progress::new(Events::new()));
+        progress.limits.set(Throttle {
+            tail_operations_per_second: Some(100),
+            ..Throttle::default()
+        });
+        let (_, mut router, _pump) = pumping(1 << 20, 1000, 10, &progress);
+        let (started, mut next) = (Instant::now(), 0);
+        while next < 3000 {
+            for entry in router.recv().await.unwrap().entries {
+                assert_eq!(entry.position, at(next), "one after the other");
+                next += 1;
+            }
+        }
+        let took = started.elapsed().as_secs_f64();
+        assert!((29.0..31.0).contains(&took), "{took}");
+        assert!(progress.read_operations.load(Relaxed) >= 3000);
+    }
+
+    #[test]
+    fn a_portion_has_at_least_one_entry() {
+        let entries = || vec![entry(1, 5, 1), entry(2, 0, 1), entry(3, 1, 1)];
+        for (operations, expected) in [(1, 1), (5, 1), (6, 3), (u64::MAX, 3)] {
+            let mut rest = entries();
+            assert_eq!(portion(&mut rest, operations).len(), expected, "{operations}");
+            assert_eq!(rest.len(), 3 - expected);
+        }
+    }
+}

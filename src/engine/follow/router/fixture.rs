@@ -1,0 +1,260 @@
+//! A router with collections that are copied, and with lanes and a store that do nothing.
+
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::engine::track::ranges::Ranges;
+use crate::model::document::{Collection, Write};
+use crate::runtime::limits::memory::Budget;
+use crate::sink::MemorySink;
+use crate::source::MemorySource;
+
+/// The changes of one turn.
+const TURN: usize = 1000;
+
+/// So many collections are written to, however many there are.
+const WRITTEN: usize = 10;
+
+/// A router that has `collections` collections, and what it is given and asked.
+pub(crate) struct Fixture {
+    pub router: Router,
+    entries: mpsc::Sender<ReadAhead>,
+    requests: mpsc::Sender<Request>,
+    pub lanes: Vec<mpsc::Receiver<LaneMessage>>,
+    reached: mpsc::Sender<MarkerReached>,
+    saves: mpsc::Receiver<SaveRequest>,
+    written: Vec<(Uuid, Arc<Namespace>)>,
+}
+
+/// A router that runs.
+pub(crate) struct Started {
+    entries: mpsc::Sender<ReadAhead>,
+    pub requests: mpsc::Sender<Request>,
+    budget: Budget,
+    tasks: JoinSet<()>,
+}
+
+impl Started {
+    /// Gives the router entries.
+    pub async fn route(&self, entries: Vec<Entry>) {
+        if let Ok(taken) = self.budget.take(1).await {
+            let _ = self.entries.send(ReadAhead { entries, taken }).await;
+        }
+    }
+}
+
+impl Fixture {
+    /// With `held` a range of each collection that is written to is being copied, so that changes wait for it.
+    pub fn new(collections: usize, held: bool) -> Self {
+        let (entries, read) = mpsc::channel(4);
+        let (requests, asked) = mpsc::channel(4);
+        let (reached, markers) = mpsc::channel(64);
+        let (saves, saved) = mpsc::channel(1);
+        let (senders, lanes) = (0..2).map(|_| mpsc::channel(1024)).unzip();
+        let mut written = Vec::new();
+        let tracked = (0..collections).map(|number| {
+            let id = Uuid::from_bytes((number as u128).to_be_bytes());
+            let namespace = Namespace::new("shop", &format!("c{number}"));
+            let collection = Collection {
+                id,
+                namespace: namespace.clone(),
+                kind: CollectionKind::Plain,
+                options: bson::rawdoc! {},
+                indexes: vec![bson::rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }],
+                documents: 100,
+                bytes: 10_000,
+            };
+            let mut tracked = Tracked::unread(&collection, namespace.clone(), Vec::new());
+            if !(held && number < WRITTEN) {
+                tracked.ranges = Ranges::done(Position::ZERO);
+                tracked.settle_index_work(Position::ZERO);
+            }
+            if number < WRITTEN {
+                written.push((id, Arc::new(namespace)));
+            }
+            tracked
+        });
+        let builds = Arc::new(Mutex::new(IndexBuilds::default()));
+        #[expect(clippy::expect_used, reason = "nobody else knows the lock")]
+        let builds = builds.try_lock_owned().expect("it is free");
+        let mut router = Router::new(RouterParts {
+            source: Arc::new(MemorySource::new()),
+            sink: Arc::new(MemorySink::new()),
+            ownership: Arc::new(Ownership::empty(Arc::new(MemorySink::new()))),
+            builds,
+            most_builds: 1,
+            selection: Selection::all(),
+            ddl: DdlPolicy::default(),
+            progress: Arc::new(Progress::new(Events::new())),
+            entries: read,
+            requests: asked,
+            lanes: senders,
+            lane_bytes: 64 << 20,
+            held_limit: 64 << 20,
+            chunk_bytes: 1 << 20,
+            prove: false,
+            changed_limit: 1 << 20,
+            reached: markers,
+            saves,
+            cancel: CancellationToken::new(),
+            checkpoint: Checkpoint::begin("source", "sink", Selection::all(), Position::ZERO, Position::ZERO),
+            collections: tracked.collect(),
+            replay_until: Position::ZERO,
+        });
+        if held {
+            // As much as lets chunks be hurried, and no more.
+            router.held = router.held_limit / 2;
+            for (id, _) in &written {
+                router.assign(*id, Position::ZERO);
+            }
+        }
+        Self {
+            router,
+            entries,
+            requests,
+            lanes,
+            reached,
+            saves: saved,
+            written,
+        }
+    }
+
+    /// The entries of a turn, each of one change.
+    pub fn turn(&self, number: usize) -> Vec<Entry> {
+        let entry = |change: usize| {
+            let number = number * TURN + change;
+            let (collection, namespace) = self.written[number % self.written.len()].clone();
+            let position = Position {
+                time: 1 + (number / 1000) as u32,
+                increment: 1 + (number % 1000) as u32,
+                term: 1,
+            };
+            let document = bson::rawdoc! { "_id": number as i64 };
+            let change = Change {
+                collection,
+                namespace,
+                position,
+                write: Write {
+                    key: Key::from(bson::RawBsonRef::Int64(number as i64)),
+                    operation: Operation::Insert(document),
+                },
+            };
+            Entry {
+                position,
+                resume: position,
+                wall: bson::DateTime::from_millis(0),
+                items: vec![Item::Change(change)],
+                bytes: 100,
+                continues: false,
+            }
+        };
+        (0..TURN).map(entry).collect()
+    }
+
+    /// Routes so many turns while a walker waits for something to do.
+    pub async fn run(self, turns: usize) {
+        let batches: Vec<Vec<Entry>> = (0..turns).map(|number| self.turn(number)).collect();
+        let mut started = self.start();
+        let (reply, _work) = oneshot::channel();
+        let majority = Position::ZERO;
+        let _ = started.requests.send(Request::Take { majority, reply }).await;
+        for batch in batches {
+            started.route(batch).await;
+        }
+        drop((started.entries, started.requests));
+        // It ends with the entries.
+        while started.tasks.join_next().await.is_some() {}
+    }
+
+    /// Runs the router, with lanes and a store that answer at once.
+    pub fn start(mut self) -> Started {
+        let mut tasks = self.run_lanes();
+        let mut saves = self.saves;
+        tasks.spawn(async move {
+            while let Some(save) = saves.recv().await {
+                let _ = save.done.send(true);
+            }
+        });
+        let router = self.router;
+        tasks.spawn(async move {
+            let _ = router.run().await;
+        });
+        Started {
+            entries: self.entries,
+            requests: self.requests,
+            budget: Budget::new(1 << 30),
+            tasks,
+        }
+    }
+
+    /// Lets the lanes answer by themselves.
+    pub fn run_lanes(&mut self) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for mut lane in self.lanes.drain(..) {
+            let reached = self.reached.clone();
+            tasks.spawn(async move {
+                while let Some(message) = lane.recv().await {
+                    answer(message, &reached);
+                }
+            });
+        }
+        tasks
+    }
+
+    /// So many checkpoints, each after a change in the state of a collection.
+    pub fn checkpoints(&mut self, count: usize) -> Vec<PendingCheckpoint> {
+        let mut checkpoints = Vec::new();
+        for (id, _) in self.written.iter().cycle().take(count) {
+            if let Some(tracked) = self.router.tracked.get_mut(id) {
+                tracked.documents += 1;
+            }
+            checkpoints.push(self.router.checkpoint_now());
+        }
+        checkpoints
+    }
+
+    /// Does what a turn of the router does, and a tick after it.
+    #[cfg(test)]
+    pub async fn step(&mut self, number: usize) {
+        for entry in self.turn(number) {
+            self.router.route(entry).await.unwrap();
+        }
+        self.router.finish_chunks().await.unwrap();
+        self.router.finish_checks().await.unwrap();
+        self.router.flush_buffers().await.unwrap();
+        self.router.serve_idle().await.unwrap();
+        self.router.send_marker_if_due().await.unwrap();
+        for lane in &mut self.lanes {
+            while let Ok(message) = lane.try_recv() {
+                answer(message, &self.reached);
+            }
+        }
+        while let Ok(reached) = self.router.reached.try_recv() {
+            self.router.marker_reached(reached).await.unwrap();
+        }
+        if let Ok(save) = self.saves.try_recv() {
+            let _ = save.done.send(true);
+        }
+    }
+
+    /// A walker that waits for something to do.
+    #[cfg(test)]
+    pub fn wait_for_work(&mut self) -> oneshot::Receiver<Work> {
+        let (reply, work) = oneshot::channel();
+        self.router.idle.push_back((Position::ZERO, reply));
+        work
+    }
+}
+
+fn answer(message: LaneMessage, reached: &mpsc::Sender<MarkerReached>) {
+    if let LaneMessage::Marker { id, .. } = message {
+        let _ = reached.try_send(MarkerReached {
+            id,
+            stuck: Vec::new(),
+            more_stuck: false,
+            unsettled: Unsettled::default(),
+            ahead: Position::ZERO,
+        });
+    }
+}

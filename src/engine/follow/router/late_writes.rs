@@ -1,0 +1,139 @@
+//! Tells a cutover which writes still came after the writers of the source were to have stopped.
+
+use std::fmt;
+
+use super::*;
+use crate::engine::track::index_work::expiry;
+use crate::oplog::CommandOperation;
+
+impl Router {
+    /// Begins to watch at a position after everything that was written before. Nothing is routed meanwhile, so that no entry after it can have
+    /// passed unnoticed.
+    ///
+    /// # Errors
+    /// A server error.
+    pub(super) async fn watch_for_late_writes(&self) -> Result<Position> {
+        let stopped = tokio::select! {
+            () = self.cancel.cancelled() => return Err(Error::stopped("cut over")),
+            sentinel = self.source.sentinel() => sentinel?,
+        };
+        self.progress.late_writes.begin(stopped);
+        Ok(stopped)
+    }
+
+    /// Answers what a cutover waits for, between two entries.
+    ///
+    /// # Errors
+    /// As [`Router::run`].
+    pub(super) async fn serve_cutover(&mut self) -> Result<()> {
+        self.serve_reports().await?;
+        if let Some((late_writes, reply)) = self.completing.take() {
+            self.complete(late_writes).await?;
+            drop(reply);
+        }
+        Ok(())
+    }
+
+    /// Answers whoever waits for a position once everything up to it is applied and durable, all with one flush.
+    async fn serve_reports(&mut self) -> Result<()> {
+        if self.reports.is_empty() {
+            return Ok(());
+        }
+        self.reports.retain(|(_, reply)| !reply.is_closed());
+        if !self.reports.iter().any(|(at, _)| *at <= self.routed) || !self.is_settled() {
+            return Ok(());
+        }
+        self.update_progress();
+        if self.is_settled() {
+            self.save(|_| {}, false).await?;
+        }
+        if !self.is_settled() {
+            // The next marker finds out whether it is by then.
+            self.dirty = true;
+            return Ok(());
+        }
+        let position = self.routed;
+        let (met, waiting) = std::mem::take(&mut self.reports)
+            .into_iter()
+            .partition(|(at, _)| *at <= position);
+        self.reports = waiting;
+        let met: Vec<(Position, oneshot::Sender<Report>)> = met;
+        for (_, reply) in met {
+            let collections = self.states();
+            let _ = reply.send(Report { position, collections });
+        }
+        Ok(())
+    }
+
+    /// Whether everything is copied and indexed, and no document is stuck.
+    fn is_settled(&self) -> bool {
+        self.progress.is_indexed() && self.stuck_since.is_empty()
+    }
+
+    /// Ends the migration as it was offered, unless more writes have come late than these. Nothing is routed from the look to the checkpoint that
+    /// says so, and nothing afterwards.
+    async fn complete(&mut self, late_writes: u64) -> Result<()> {
+        // What has been read already counts, too.
+        for _ in 0..self.entries.len() {
+            let Ok(read) = self.entries.try_recv() else { break };
+            self.route_all(read).await?;
+        }
+        if self.progress.late_writes.found().count != late_writes {
+            return Ok(());
+        }
+        let Some(way_back) = self.progress.completion.offered() else {
+            return Ok(());
+        };
+        let complete = |checkpoint: &mut Checkpoint| (checkpoint.complete, checkpoint.way_back) = (true, way_back);
+        if self.save(complete, true).await? {
+            self.cancel.cancel();
+        }
+        Ok(())
+    }
+
+    /// Notes the writes of an entry that count. Called before the entry is routed, so that a collection that it drops is still known.
+    pub(super) fn note_late_writes(&self, entry: &Entry) {
+        let writes = entry.items.iter().filter_map(|item| match item {
+            Item::Change(change) => {
+                let counts = match self.tracked.get(&change.collection) {
+                    Some(tracked) => !(matches!(change.write.operation, Operation::Delete) && tracked.expires()),
+                    None => self.selection.contains(&change.namespace),
+                };
+                let id: &dyn fmt::Debug = &change.write.key;
+                counts.then_some((&*change.namespace, Some(id)))
+            }
+            Item::Command(command) => self.selected_by(&command.operation).map(|namespace| (namespace, None)),
+        });
+        self.progress.late_writes.note(entry.position, entry.continues, writes);
+    }
+
+    /// The collection or view of the selection that a command changes.
+    pub(crate) fn selected_by<'a>(&self, operation: &'a CommandOperation) -> Option<&'a Namespace> {
+        use CommandOperation as Op;
+        let names = match operation {
+            Op::Create { namespace, .. }
+            | Op::CreateIndexes { namespace, .. }
+            | Op::DropIndex { namespace, .. }
+            | Op::Modify { namespace, .. }
+            | Op::Drop { namespace }
+            | Op::SetView { namespace, .. }
+            | Op::ChangeView { namespace, .. }
+            | Op::DropView { namespace } => [Some(namespace), None],
+            Op::Rename { from, to, .. } => [Some(from), Some(to)],
+            // The collections of the database were dropped by entries of their own. What cannot be applied ends the run.
+            Op::DropDatabase { .. } | Op::Unsupported { .. } => [None, None],
+        };
+        names
+            .into_iter()
+            .flatten()
+            .map(|name| &**name)
+            .find(|name| self.selection.contains(name))
+    }
+}
+
+impl Tracked {
+    /// Whether the source deletes documents of the collection by their age.
+    fn expires(&self) -> bool {
+        expiry(&self.options).is_some() || self.indexes.iter().any(|index| expiry(index).is_some())
+    }
+}

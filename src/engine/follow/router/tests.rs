@@ -1,0 +1,215 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{RawBsonRef, Uuid, rawdoc};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::barriers::GivenUp;
+use super::fixture::Fixture;
+use super::{Finished, LaneMessage, Request};
+use crate::engine::index_builds::EndedBuild;
+use crate::engine::track::index_work::IndexJob;
+use crate::engine::track::ranges::ChunkId;
+use crate::error::{Error, ErrorKind};
+use crate::model::document::Position;
+use crate::model::namespace::Namespace;
+use crate::oplog::{Command, CommandOperation, Entry};
+use crate::order::Key;
+
+/// Collections that the router looks at in a few turns, of so many.
+async fn looks(collections: usize, held: bool) -> u64 {
+    let mut fixture = Fixture::new(collections, held);
+    let _work = fixture.wait_for_work();
+    // The first turn looks at all.
+    fixture.step(0).await;
+    let before = fixture.router.tracked.looks();
+    for turn in 1..5 {
+        fixture.step(turn).await;
+    }
+    fixture.router.tracked.looks() - before
+}
+
+#[tokio::test(start_paused = true)]
+async fn turns_look_at_changed_collections_alone() {
+    for held in [false, true] {
+        let (few, many) = (looks(10, held).await, looks(2000, held).await);
+        assert_eq!(few, many, "held: {held}");
+    }
+}
+
+#[test]
+fn given_up_documents_of_a_dropped_collection_make_room() {
+    let mut given_up = GivenUp::default();
+    let (one, other) = (Uuid::from_bytes([1; 16]), Uuid::from_bytes([2; 16]));
+    let key = |number: usize| Key::from(RawBsonRef::String(&format!("{number:01000}")));
+    let mut fitted = 0;
+    while given_up.insert((one, key(fitted))) {
+        fitted += 1;
+    }
+    assert!((500..2000).contains(&fitted), "{fitted}");
+    assert!(!given_up.insert((other, key(0))));
+    given_up.forget(one);
+    for number in 0..fitted {
+        assert!(given_up.insert((other, key(number))), "{number}");
+    }
+    assert!(!given_up.insert((other, key(fitted))));
+}
+
+/// A checkpoint in between would say of no part that it is applied, and a chunk could be read at a position before it.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_done_between_parts_of_a_transaction() {
+    let fixture = Fixture::new(10, false);
+    let mut parts: Vec<Entry> = fixture.turn(0).into_iter().take(3).collect();
+    let position = parts[2].position;
+    for part in &mut parts {
+        (part.position, part.continues) = (position, true);
+        part.resume = Position::ZERO;
+    }
+    (parts[2].continues, parts[2].resume) = (false, position);
+    let router = fixture.start();
+    let last = parts.split_off(2);
+    for part in parts {
+        router.route(vec![part]).await;
+    }
+    // Everything that has been given to it so far is dealt with.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (reply, mut report) = oneshot::channel();
+    let at = Position::ZERO;
+    router.requests.send(Request::Report { at, reply }).await.unwrap();
+    assert!(timeout(Duration::from_secs(10), &mut report).await.is_err());
+    router.route(last).await;
+    let report = timeout(Duration::from_secs(10), report).await.unwrap().unwrap();
+    assert_eq!(report.position, position);
+}
+
+/// Changes were applied while its build went on, so that its refusal says nothing of one position, although the collection stands still for
+/// another index by now.
+#[tokio::test(start_paused = true)]
+async fn an_index_fails_only_if_its_collection_stood_still_all_the_time() {
+    let mut fixture = Fixture::new(1, false);
+    let _lanes = fixture.run_lanes();
+    let (router, id) = (&mut fixture.router, Uuid::from_bytes([0; 16]));
+    let tracked = router.tracked.get_mut(&id).unwrap();
+    tracked.add_indexes(&[
+        rawdoc! { "v": 2, "key": { "a": 1 }, "name": "a" },
+        rawdoc! { "v": 2, "key": { "b": 1 }, "name": "b" },
+    ]);
+    let [a, b] = [(); 2].map(|()| tracked.next_index(Position::ZERO).unwrap());
+    let refused = |job: &IndexJob, anew| EndedBuild {
+        job: IndexJob { anew, ..job.clone() },
+        result: Err(Error::new(ErrorKind::TargetRefused, "create an index", "duplicate key")),
+    };
+    router.build_ended(refused(&a, false)).await.unwrap();
+    // As for a checkpoint of everything.
+    router.send_all_held_back().await.unwrap();
+    router.build_ended(refused(&b, false)).await.unwrap();
+    router.build_ended(refused(&a, true)).await.unwrap();
+    let tracked = router.tracked.get(&id).unwrap();
+    assert!(tracked.failed_indexes.is_empty() && tracked.is_being_built("a"));
+    router.build_ended(refused(&a, true)).await.unwrap();
+    assert!(router.tracked.get(&id).unwrap().failed_indexes.contains("a"));
+}
+
+/// What has changed while a chunk was read without a snapshot can be millions of documents.
+#[tokio::test(start_paused = true)]
+async fn documents_to_settle_go_to_lanes_in_small_portions() {
+    const MOST: usize = 300 << 10;
+    let mut fixture = Fixture::new(1, true);
+    let mut high = Position::ZERO;
+    for turn in 0..30 {
+        for entry in fixture.turn(turn) {
+            high = entry.position;
+            fixture.router.route(entry).await.unwrap();
+        }
+    }
+    let finished = Finished {
+        collection: Uuid::from_bytes([0; 16]),
+        chunk: ChunkId(0),
+        made: None,
+        last: None,
+        repair: false,
+        opened: Position::ZERO,
+        high: Some(high),
+        refused: Vec::new(),
+    };
+    fixture.router.finish_chunk(finished).await.unwrap();
+    let (mut count, mut bytes) = (0, 0);
+    for lane in &mut fixture.lanes {
+        while let Ok(message) = lane.try_recv() {
+            let LaneMessage::Settle { keys, permit, .. } = message else {
+                panic!("nothing else is to be done");
+            };
+            let size: usize = keys.iter().map(Key::size_in_bytes).sum();
+            assert!(size <= MOST, "{size}");
+            assert_eq!(permit.num_permits(), size, "they count against the budget");
+            count += keys.len();
+            bytes += size;
+        }
+    }
+    assert_eq!(count, 30_000);
+    assert!(bytes > 3 * MOST, "{bytes}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn markers_that_no_lane_has_reached_are_few() {
+    // Something is left to be copied, so that every turn has a reason for one.
+    let mut fixture = Fixture::new(1, true);
+    for entry in fixture.turn(0).into_iter().take(100) {
+        fixture.router.route(entry).await.unwrap();
+        fixture.router.send_marker_if_due().await.unwrap();
+    }
+    let count = fixture.router.markers.len();
+    assert!((2..10).contains(&count), "{count}");
+}
+
+/// By its namespace alone it cannot be told which collection it is of.
+#[tokio::test]
+async fn a_command_without_uuid_counts_only_in_the_selection() {
+    let name = |name: &str| Arc::new(name.parse::<Namespace>().unwrap());
+    let operations = |namespace: &str| {
+        [
+            CommandOperation::Create {
+                namespace: name(namespace),
+                options: rawdoc! {},
+                id_index: None,
+            },
+            CommandOperation::CreateIndexes {
+                namespace: name(namespace),
+                indexes: vec![rawdoc! { "v": 2, "key": { "a": 1 }, "name": "a" }],
+            },
+            CommandOperation::DropIndex {
+                namespace: name(namespace),
+                name: "a".to_owned(),
+            },
+            CommandOperation::Modify {
+                namespace: name(namespace),
+                arguments: rawdoc! { "validationLevel": "off" },
+            },
+            CommandOperation::Drop {
+                namespace: name(namespace),
+            },
+            CommandOperation::Rename {
+                from: name(namespace),
+                to: name(&format!("{namespace}_renamed")),
+                dropped: None,
+            },
+        ]
+    };
+    let mut fixture = Fixture::new(1, false);
+    fixture.router.selection.include("shop.*").unwrap();
+    let _lanes = fixture.run_lanes();
+    for (namespace, is_taken) in [("other.things", true), ("shop.c0", false)] {
+        for operation in operations(namespace) {
+            let shown = format!("{operation:?}");
+            let command = Command {
+                position: Position::ZERO,
+                collection: None,
+                operation,
+                raw: rawdoc! {},
+            };
+            let applied = fixture.router.apply_command(command).await;
+            assert_eq!(applied.is_ok(), is_taken, "{shown}: {applied:?}");
+        }
+    }
+}

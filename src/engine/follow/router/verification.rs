@@ -1,0 +1,381 @@
+//! Compares collections part by part while they are written to: the router sees to it that the target stands at the very position at
+//! which the source is read.
+
+use super::barriers::MOST_MARKERS_OF_CHECKS;
+use super::*;
+use crate::engine::copy::verify_chunk::Check;
+use crate::engine::track::verification::{Compared, Portion, Proof, Running};
+use crate::model::document::Write;
+
+/// Nothing is compared while so many seconds of the source's history have still to be routed: the position that has been may be too old
+/// for a snapshot, and the tail has better things to do. A range that keeps the watermark back by more than that is given up.
+const MOST_BEHIND: u32 = 2;
+
+/// Nor does a comparison last longer than this. Sources up to 4.4 are read in a transaction: a change of the catalogue would wait for its end,
+/// and everybody who uses the collection for that.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// The changes of a range that is being compared are held, and the watermark with them, so that it is small.
+const CHUNK_BYTES: u64 = 16 << 20;
+
+/// So many documents are taken at once to be compared again; a comparison that has no time for all of them gives the rest back.
+const CHANGED_AT_ONCE: usize = 4096;
+
+/// A checkpoint keeps up to so many bytes of `_id`s of what has changed; collections with more are compared anew by the next run.
+const KEPT_BYTES: usize = 512 << 10;
+
+/// Comparing again what has changed takes this part of the time of one walker.
+const TIME_SHARE: u32 = 10;
+
+impl Router {
+    /// Something to compare, if it is due.
+    pub(super) async fn next_check(&mut self) -> Result<Option<Check>> {
+        let newest = self.progress.source_position().map_or(0, |position| position.time);
+        if self.routed < self.replay_until
+            || self.routed.time.saturating_add(MOST_BEHIND) < newest
+            || !self.stuck_since.is_empty()
+            // The digests read the same documents, and the applications wait for these.
+            || self.progress.late_writes.is_on()
+            || self.held >= self.held_limit / 4
+            || self.markers.len() >= MOST_MARKERS_OF_CHECKS
+        {
+            return Ok(None);
+        }
+        let Some((id, is_again)) = self.next_due() else {
+            return Ok(None);
+        };
+        let (low, resume) = (self.routed, self.resume);
+        // It goes through the lanes behind everything up to here, and nothing of the range follows.
+        let marker = self.send_marker(None, 0).await?;
+        let Some(tracked) = self.tracked.get_mut(&id) else {
+            return Ok(None);
+        };
+        let chunk = ChunkId(self.next_chunk);
+        self.next_chunk += 1;
+        let (applied, wait) = oneshot::channel();
+        let (cancel, hurry) = (self.cancel.child_token(), CancellationToken::new());
+        let what = if is_again {
+            // One at a time; its end says when the next may begin.
+            self.compare_again_at = Instant::now() + LONGEST;
+            tracked.proof.next_changed(CHANGED_AT_ONCE)
+        } else {
+            tracked.proof.next_range()
+        };
+        tracked.proof.run(Running::new(
+            chunk,
+            what.clone(),
+            (low, resume),
+            (cancel.clone(), hurry.clone()),
+            (marker, applied),
+        ));
+        Ok(Some(Check {
+            chunk,
+            target: Arc::clone(&tracked.target),
+            what,
+            at: low,
+            chunk_bytes: self.chunk_bytes.min(CHUNK_BYTES),
+            document_bytes: tracked.document_bytes(),
+            applied: wait,
+            cancel,
+            hurry,
+        }))
+    }
+
+    /// Whether something to compare, for which somebody waits, comes before what is still to be copied: every other time, and one at a time.
+    pub(super) fn is_turn_of_asked(&mut self) -> bool {
+        !self.asked_last
+            && !self.progress.is_indexed()
+            && self.tracked.any_asked()
+            && self.tracked.compared().is_empty()
+    }
+
+    /// The collection of which something is to be compared now, and whether that is what has changed since it was.
+    fn next_due(&mut self) -> Option<(Uuid, bool)> {
+        let now = Instant::now();
+        let is_indexed = self.progress.is_indexed();
+        let hurry = self.changed_room < self.changed_limit / 2;
+        if self.changed_room < self.changed_limit
+            && (hurry || self.compare_again_at <= now)
+            && let Some(id) = self.tracked.next_due_again(now, self.routed, is_indexed, hurry)
+        {
+            return Some((id, true));
+        }
+        let due = self.tracked.next_due(now, self.routed, is_indexed);
+        due.map(|id| (id, false))
+    }
+
+    /// Counts what has been noted. When it is too much, the collection of which it is most will be compared anew.
+    pub(super) fn noted(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.changed_room = self.changed_room.saturating_sub(bytes);
+        if self.changed_room == 0 {
+            self.count_changed();
+        }
+        if self.changed_room == 0 {
+            if let Some(largest) = self.tracked.most_changed() {
+                largest.proof.begin_later();
+            }
+            self.count_changed();
+        }
+    }
+
+    /// Finds out how much more can be noted: collections may be gone, or begin anew.
+    pub(super) fn count_changed(&mut self) {
+        self.changed_room = self.changed_limit.saturating_sub(self.tracked.changed_bytes());
+    }
+
+    /// All lanes have applied what came before a marker: if a range is compared there, the target can be read now.
+    pub(super) async fn let_compare(&mut self, id: u64, marker: &Marker) -> Result<()> {
+        let is_of_marker = |tracked: &Tracked| tracked.proof.running().is_some_and(|running| running.marker == id);
+        let Some(collection) = self.compared_where(is_of_marker).pop() else {
+            return Ok(());
+        };
+        let Some(tracked) = self.tracked.get_mut(&collection) else {
+            return Ok(());
+        };
+        let Some(running) = tracked.proof.running_mut() else {
+            return Ok(());
+        };
+        // Documents that were read from the source by themselves may be newer than the position.
+        if marker.stuck.is_empty() && marker.ahead <= running.low {
+            if let Some(applied) = running.applied.take() {
+                let _ = applied.send(());
+            }
+            return Ok(());
+        }
+        tracked.proof.fail(None);
+        self.stop_check(collection).await
+    }
+
+    /// A walker has compared a range, or could not.
+    pub(super) async fn checked(&mut self, collection: Uuid, chunk: ChunkId, result: Result<Compared>) -> Result<()> {
+        match result {
+            Ok(compared) => {
+                self.compared.push((collection, chunk, compared));
+                self.finish_checks().await
+            }
+            Err(error) => {
+                if let Some(tracked) = self.checked_by(collection, chunk) {
+                    tracked.proof.fail(Some(error.to_string()));
+                    self.stop_check(collection).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes over what was found by reads that nothing can contradict any more: a rename or drop would have stopped them by now.
+    pub(super) async fn finish_checks(&mut self) -> Result<()> {
+        let mut at = 0;
+        while at < self.compared.len() {
+            if self.routed < self.compared[at].2.opened {
+                at += 1;
+                continue;
+            }
+            let (collection, chunk, compared) = self.compared.swap_remove(at);
+            let events = self.events.clone();
+            let Some(tracked) = self.checked_by(collection, chunk) else {
+                continue;
+            };
+            let (documents, bytes) = (compared.documents, compared.bytes);
+            let (differences, count) = tracked.proof.add(compared);
+            for difference in differences {
+                events.send(Event::DocumentDiffers {
+                    namespace: tracked.target.namespace.clone(),
+                    difference,
+                });
+            }
+            self.progress.proved(documents, bytes, count);
+            self.stop_check(collection).await?;
+        }
+        Ok(())
+    }
+
+    /// The collection of a range that is still being compared; what was stopped meanwhile may have been misled.
+    fn checked_by(&mut self, collection: Uuid, chunk: ChunkId) -> Option<&mut Tracked> {
+        let tracked = self.tracked.get_mut(&collection)?;
+        tracked
+            .proof
+            .running()
+            .is_some_and(|running| running.id == chunk)
+            .then_some(tracked)
+    }
+
+    /// Ends what is being compared, so that everything routed goes to the lanes again.
+    pub(crate) async fn stop_checks(&mut self) -> Result<()> {
+        for id in self.tracked.compared() {
+            if let Some(tracked) = self.tracked.get_mut(&id) {
+                tracked.proof.fail(None);
+            }
+            self.stop_check(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends what takes so long, on servers that are slow to answer, that the run would not be ready to cut over for its sake.
+    pub(super) async fn stop_slow_checks(&mut self) -> Result<()> {
+        let routed = self.routed.time;
+        let is_slow = |running: &Running| {
+            routed > running.low.time.saturating_add(MOST_BEHIND) || running.since.elapsed() > LONGEST
+        };
+        for id in self.compared_where(|tracked| tracked.proof.running().is_some_and(is_slow)) {
+            if let Some(tracked) = self.tracked.get_mut(&id) {
+                tracked
+                    .proof
+                    .fail(Some("the servers take too long to read a range".to_owned()));
+            }
+            self.stop_check(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends on what was held for the range that is compared.
+    async fn stop_check(&mut self, collection: Uuid) -> Result<()> {
+        let Some(tracked) = self.tracked.get_mut(&collection) else {
+            return Ok(());
+        };
+        if let Some(Running {
+            what: Portion::Documents(_),
+            since,
+            ..
+        }) = tracked.proof.running()
+        {
+            self.compare_again_at = Instant::now() + since.elapsed() * (TIME_SHARE - 1);
+        }
+        let Some((held, bytes)) = tracked.proof.take() else {
+            return Ok(());
+        };
+        self.held -= bytes;
+        self.progress.held_bytes.store(self.held as u64, Relaxed);
+        // The watermark was kept back.
+        self.dirty = true;
+        for (position, write) in held {
+            self.send_on(collection, position, write).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a change that was held, and notes that its document has changed since it was compared.
+    pub(super) async fn send_on(&mut self, collection: Uuid, position: Position, write: Write) -> Result<()> {
+        let Some(tracked) = self.tracked.get_mut(&collection) else {
+            return Ok(());
+        };
+        let target = Arc::clone(&tracked.target);
+        let noted = tracked.proof.note(&write.key);
+        self.noted(noted);
+        self.send(Routed {
+            target,
+            position,
+            write,
+        })
+        .await
+    }
+
+    /// The collections that are being compared of which this is true.
+    fn compared_where(&mut self, is_meant: impl Fn(&Tracked) -> bool) -> Vec<Uuid> {
+        let mut ids = self.tracked.compared();
+        ids.retain(|id| self.tracked.get(id).is_some_and(&is_meant));
+        ids
+    }
+
+    /// How far a checkpoint may say that everything is applied, and where the history has to be read from to go on there.
+    pub(super) fn applied_until(&mut self) -> (Position, Position) {
+        let compared = self.tracked.compared();
+        let running = compared.iter().filter_map(|id| self.tracked.get(id)?.proof.running());
+        running
+            .map(|running| (running.low, running.resume))
+            .chain(self.held_back.values().map(HeldBack::since))
+            .min()
+            .unwrap_or((self.routed, self.resume))
+    }
+
+    /// What is known of collections' being the same on both sides; `None` where others may have written to any of them.
+    pub(super) fn compared_until(&mut self) -> Option<ComparedUntil> {
+        // First the position: what is seen later lies behind it.
+        let watched = self.progress.foreign_writes_until()?;
+        let foreign = self.progress.foreign_writes().into_iter();
+        Some(ComparedUntil {
+            watched,
+            foreign: foreign.map(|writes| writes.namespace).collect(),
+            changed: self.tracked.changed_states(KEPT_BYTES),
+        })
+    }
+
+    /// Asks everything that is being compared to come to its end.
+    pub(super) fn hurry_checks(&mut self) {
+        for id in self.tracked.compared() {
+            if let Some(running) = self.tracked.get(&id).and_then(|tracked| tracked.proof.running()) {
+                running.hurry.cancel();
+            }
+        }
+    }
+
+    pub(super) async fn prove(&mut self, request: ProofRequest) -> Result<()> {
+        // Whoever asked may have stopped waiting.
+        match request {
+            ProofRequest::Begin { collections, reply } => {
+                self.each_proof(&collections, Proof::ask).await?;
+                let _ = reply.send(());
+            }
+            ProofRequest::End { collections, reply } => {
+                self.each_proof(&collections, |proof| *proof = Proof::default()).await?;
+                let _ = reply.send(());
+            }
+            ProofRequest::State { collections, reply } => {
+                let _ = reply.send(self.proof_states(&collections));
+            }
+            ProofRequest::Open { collection, reply } => {
+                let open = self.tracked.get(&collection).and_then(|tracked| tracked.proof.open());
+                let _ = reply.send(open);
+            }
+            ProofRequest::Repair { namespace, keys, reply } => {
+                self.repair_documents(&namespace, keys).await?;
+                let _ = reply.send(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Does something to the proofs of these collections, of all when there are none.
+    async fn each_proof(&mut self, collections: &[Namespace], change: impl Fn(&mut Proof)) -> Result<()> {
+        self.stop_checks().await?;
+        let is_meant = |tracked: &&Tracked| collections.is_empty() || collections.contains(&tracked.target.namespace);
+        let meant = self.tracked.values().filter(is_meant);
+        for id in meant.map(|tracked| tracked.target.id).collect::<Vec<_>>() {
+            if let Some(tracked) = self.tracked.get_mut(&id) {
+                change(&mut tracked.proof);
+            }
+        }
+        Ok(())
+    }
+
+    fn proof_states(&self, collections: &[Namespace]) -> Vec<CollectionProof> {
+        self.tracked
+            .values()
+            .filter(|tracked| collections.is_empty() || collections.contains(&tracked.target.namespace))
+            .map(|tracked| CollectionProof {
+                namespace: tracked.target.namespace.clone(),
+                target: tracked.target.target.clone(),
+                state: if tracked.target.kind.has_ranges() {
+                    tracked.proof.state()
+                } else {
+                    ProofState::NoRanges
+                },
+            })
+            .collect()
+    }
+
+    /// Writes documents as the source has them.
+    async fn repair_documents(&mut self, namespace: &Namespace, keys: Vec<Key>) -> Result<()> {
+        self.stop_checks().await?;
+        let found = self
+            .tracked
+            .values()
+            .find(|tracked| tracked.target.namespace == *namespace);
+        let Some(tracked) = found else { return Ok(()) };
+        let target = Arc::clone(&tracked.target);
+        self.settle(&target, keys.into_iter().collect()).await
+    }
+}

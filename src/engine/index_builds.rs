@@ -1,0 +1,263 @@
+//! The index builds that are under way on the target.
+//!
+//! A build can take hours, which a run need not last: it ends at a pause, with a new primary, and after an outage of either side, and
+//! another goes on from the checkpoint. So builds belong to the migration as a whole. A run that asks for one that an earlier run has begun
+//! joins it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::Uuid;
+use futures::future::try_join_all;
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use crate::engine::flatten;
+use crate::engine::track::index_work::IndexJob;
+use crate::error::Result;
+use crate::sink::{CatalogCommand, Sink};
+
+/// A build is not given up before it has gone on for so long: its command could still be on its way, and would be carried out after whatever
+/// comes next.
+const ARRIVED: Duration = Duration::from_secs(1);
+
+/// The builds, of which one run at a time takes care.
+#[derive(Default)]
+pub(crate) struct IndexBuilds {
+    tasks: JoinSet<Result<()>>,
+    running: HashMap<Id, Build>,
+    ended: VecDeque<EndedBuild>,
+    /// Builds that nobody waits for any more, and that may still go on on the target.
+    left: Vec<IndexJob>,
+}
+
+struct Build {
+    job: IndexJob,
+    since: Instant,
+    task: AbortHandle,
+}
+
+/// A build that has ended by itself.
+#[derive(Debug)]
+pub(crate) struct EndedBuild {
+    pub job: IndexJob,
+    pub result: Result<()>,
+}
+
+impl IndexBuilds {
+    /// How many builds are under way.
+    pub fn count(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Begins a build, unless this very one is under way. It takes the place of another one of the same name.
+    pub fn begin(&mut self, mut job: IndexJob, sink: &Arc<dyn Sink>) {
+        let same_name = |(_, build): &(&Id, &Build)| build.job.target.id == job.target.id && build.job.name == job.name;
+        if let Some((id, build)) = self.running.iter().find(same_name) {
+            if build.job.is_same(&job) {
+                return;
+            }
+            build.task.abort();
+            let id = *id;
+            self.running.remove(&id);
+            job.anew = true;
+        }
+        let task = self.tasks.spawn(build(Arc::clone(sink), job.clone()));
+        let since = Instant::now();
+        self.running.insert(task.id(), Build { job, since, task });
+    }
+
+    /// The next build that has ended by itself; `None` when none is under way.
+    ///
+    /// # Cancellation
+    /// Nothing is lost when the future is dropped.
+    pub async fn ended(&mut self) -> Option<EndedBuild> {
+        loop {
+            if let Some(ended) = self.ended.pop_front() {
+                return Some(ended);
+            }
+            let joined = self.tasks.join_next_with_id().await?;
+            self.note(joined);
+        }
+    }
+
+    /// Gives up all builds of a collection, so that its catalogue can be changed. Returns those that have ended by themselves in the meantime.
+    /// Takes a moment where a build has only just begun.
+    ///
+    /// # Errors
+    /// A server error.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves some of the builds under way.
+    pub async fn stop(&mut self, collection: Uuid, sink: &dyn Sink) -> Result<Vec<EndedBuild>> {
+        let is_of_it = |job: &IndexJob| job.target.id == collection;
+        loop {
+            let builds = || self.running.values().filter(|build| is_of_it(&build.job));
+            let Some(last) = builds().map(|build| build.since + ARRIVED).max() else {
+                break;
+            };
+            let have_arrived = last <= Instant::now();
+            if have_arrived {
+                builds().for_each(|build| build.task.abort());
+            }
+            tokio::select! {
+                Some(joined) = self.tasks.join_next_with_id() => self.note(joined),
+                () = sleep_until(last), if !have_arrived => {}
+            }
+        }
+        self.drop_left(sink).await?;
+        let (of_it, others) = self.ended.drain(..).partition(|ended| is_of_it(&ended.job));
+        self.ended = others;
+        Ok(Vec::from(of_it))
+    }
+
+    /// Waits no more for builds of collections that are not as they were when these were asked for. On the target nothing is changed: others
+    /// may have something there by now.
+    pub fn keep(&mut self, is_as_it_was: impl Fn(&IndexJob) -> bool) {
+        self.left.clear();
+        self.running.retain(|_, build| {
+            let is_kept = is_as_it_was(&build.job);
+            if !is_kept {
+                build.task.abort();
+            }
+            is_kept
+        });
+    }
+
+    /// Gives up all builds.
+    ///
+    /// # Errors
+    /// A server error.
+    pub async fn stop_all(&mut self, sink: &dyn Sink) -> Result<()> {
+        let collections: HashSet<Uuid> = self.running.values().map(|build| build.job.target.id).collect();
+        for collection in collections {
+            self.stop(collection, sink).await?;
+        }
+        self.ended.clear();
+        Ok(())
+    }
+
+    /// Waits for no build any more. Whoever asks for them again joins those that go on on the target.
+    pub async fn leave(&mut self) {
+        self.tasks.shutdown().await;
+        self.running.clear();
+        self.ended.clear();
+    }
+
+    async fn drop_left(&mut self, sink: &dyn Sink) -> Result<()> {
+        // All at once: a server can refuse to drop one while another is being built.
+        try_join_all(self.left.iter().map(|job| drop_index(sink, job))).await?;
+        self.left.clear();
+        Ok(())
+    }
+
+    fn note(&mut self, joined: std::result::Result<(Id, Result<()>), tokio::task::JoinError>) {
+        let (id, result) = match joined {
+            Ok((id, result)) => (id, Ok(result)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let Some(build) = self.running.remove(&id) else { return };
+        if result.as_ref().is_err_and(tokio::task::JoinError::is_cancelled) {
+            self.left.push(build.job);
+        } else {
+            let result = flatten(result);
+            self.ended.push_back(EndedBuild { job: build.job, result });
+        }
+    }
+}
+
+async fn build(sink: Arc<dyn Sink>, job: IndexJob) -> Result<()> {
+    if job.anew {
+        drop_index(&*sink, &job).await?;
+    }
+    sink.create_index(&job.target.target, &job.specification).await
+}
+
+async fn drop_index(sink: &dyn Sink, job: &IndexJob) -> Result<()> {
+    let command = CatalogCommand::DropIndex {
+        namespace: job.target.target.clone(),
+        name: job.name.clone(),
+    };
+    sink.execute(&command).await
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+    use crate::engine::follow::applier::Target;
+    use crate::error::{Error, ErrorKind};
+    use crate::model::document::CollectionKind;
+    use crate::model::namespace::Namespace;
+    use crate::sink::{MemorySink, SinkCall};
+
+    fn orders() -> Namespace {
+        "shop.orders".parse().unwrap()
+    }
+
+    fn job(direction: i32) -> IndexJob {
+        IndexJob {
+            target: Arc::new(Target {
+                id: Uuid::from_bytes([1; 16]),
+                namespace: orders(),
+                target: orders(),
+                kind: CollectionKind::Plain,
+            }),
+            made: None,
+            name: "n".to_owned(),
+            specification: rawdoc! { "v": 2, "key": { "n": direction }, "name": "n" },
+            anew: false,
+        }
+    }
+
+    async fn bench() -> (MemorySink, Arc<dyn Sink>, IndexBuilds) {
+        let sink = MemorySink::new();
+        let create = CatalogCommand::Create {
+            namespace: orders(),
+            kind: CollectionKind::Plain,
+            options: rawdoc! {},
+        };
+        sink.execute(&create).await.unwrap();
+        let shared = Arc::new(sink.clone());
+        (sink, shared, IndexBuilds::default())
+    }
+
+    async fn indexes(sink: &MemorySink) -> usize {
+        sink.collections().await.unwrap()[0].indexes.len()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_build_that_takes_the_place_of_another_is_not_dropped_with_it() {
+        let (sink, shared, mut builds) = bench().await;
+        let held = sink.hold(SinkCall::CreateIndex);
+        builds.begin(job(1), &shared);
+        held.reached().await;
+        builds.begin(job(-1), &shared);
+        held.release();
+        assert!(builds.ended().await.unwrap().result.is_ok());
+        assert_eq!(indexes(&sink).await, 2);
+        builds.stop(Uuid::from_bytes([1; 16]), &sink).await.unwrap();
+        assert_eq!(indexes(&sink).await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_dropped_is_no_concern_of_the_next_run() {
+        let (sink, shared, mut builds) = bench().await;
+        let held = sink.hold(SinkCall::CreateIndex);
+        builds.begin(job(1), &shared);
+        held.reached().await;
+        sink.fail_next(
+            SinkCall::Execute,
+            Error::new(ErrorKind::Connection, "drop", "the connection broke"),
+        );
+        builds.stop(Uuid::from_bytes([1; 16]), &sink).await.unwrap_err();
+        held.release();
+        builds.keep(|_| true);
+        builds.begin(job(1), &shared);
+        assert!(builds.ended().await.unwrap().result.is_ok());
+        builds.stop(Uuid::from_bytes([1; 16]), &sink).await.unwrap();
+        assert_eq!(indexes(&sink).await, 2);
+    }
+}

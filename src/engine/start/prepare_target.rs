@@ -1,0 +1,267 @@
+//! Makes the target's catalogue as the source's was when it was listed, whatever stands there.
+
+use std::collections::HashMap;
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::{RawBson, rawdoc};
+use futures::FutureExt;
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use crate::catalog;
+use crate::catalog::{Series, index_difference, is_same_kind, option_differences, to_create};
+use crate::checkpoint::LeftOver;
+use crate::engine::follow::ddl::expiry_held_back;
+use crate::engine::track::collection::Tracked;
+use crate::engine::track::index_work::{held_back, is_id_index, name_of};
+use crate::error::{ErrorKind, Result};
+use crate::model::document::{Collection, CollectionKind, Position};
+use crate::model::namespace::Namespace;
+use crate::runtime::ownership::{Ownership, names_of, shown};
+use crate::sink::{CatalogCommand, Sink};
+use crate::source::Source;
+use crate::verify::find;
+
+/// How many collections are arranged at the same time. Each waits for a majority of the target, which thousands would add up.
+const AT_ONCE: usize = 32;
+
+/// Moves or drops what is left over, makes the collections that are missing, and puts options, views and indexes right of those that are
+/// there. Indexes are built later, when the documents are there; those that differ are dropped here. Doing it again changes nothing.
+///
+/// Everything under these names counts as the migration's own: whoever calls has looked at them.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn arrange(
+    source: &dyn Source,
+    sink: &dyn Sink,
+    ownership: &Ownership,
+    collections: &[Tracked],
+    left_over: &[LeftOver],
+) -> Result<()> {
+    let servers = series_of(source, sink).await?;
+    let standing = sink.collections().await?;
+    for left in left_over {
+        put_away(sink, ownership, left, &standing).await?;
+    }
+    let standing = if left_over.is_empty() {
+        standing
+    } else {
+        sink.collections().await?
+    };
+    let by_name: HashMap<Namespace, &Collection> =
+        standing.iter().map(|there| (shown(&there.namespace), there)).collect();
+    let arranging: Vec<_> = collections
+        .iter()
+        .map(|collection| {
+            let there = by_name.get(&shown(&collection.target.target)).copied();
+            arrange_one(sink, ownership, collection, there, &servers).boxed()
+        })
+        .collect();
+    let arranged: Vec<bool> = stream::iter(arranging).buffer_unordered(AT_ONCE).try_collect().await?;
+    if arranged.contains(&true) {
+        let standing = sink.collections().await?;
+        look_again(ownership, collections, &standing, &servers).await?;
+    }
+    Ok(())
+}
+
+/// Makes one collection on the target, which others have made, as the source's is.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn arrange_kept(
+    source: &dyn Source,
+    sink: &dyn Sink,
+    ownership: &Ownership,
+    collection: &Tracked,
+) -> Result<()> {
+    let servers = series_of(source, sink).await?;
+    let names = names_of(&collection.target.target);
+    let standing = sink.collections_named(&names).await?;
+    let there = standing.first();
+    if arrange_one(sink, ownership, collection, there, &servers).await? {
+        let standing = sink.collections_named(&names).await?;
+        look_again(ownership, std::slice::from_ref(collection), &standing, &servers).await?;
+    }
+    Ok(())
+}
+
+async fn series_of(source: &dyn Source, sink: &dyn Sink) -> Result<[Series; 2]> {
+    let (ours, theirs) = futures::try_join!(source.describe(), sink.describe())?;
+    Ok([catalog::series(&ours), catalog::series(&theirs)])
+}
+
+/// What could be modified to be the same is the same now. The rest has to be made anew.
+async fn look_again(
+    ownership: &Ownership,
+    collections: &[Tracked],
+    standing: &[Collection],
+    servers: &[Series],
+) -> Result<()> {
+    for collection in collections {
+        if let Some(there) = find(standing, &collection.target.target)
+            && !differing_options(collection, there, servers).is_empty()
+        {
+            make_anew(ownership, collection).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Answers whether the collection has to be looked at again, since its options were modified.
+async fn arrange_one(
+    sink: &dyn Sink,
+    ownership: &Ownership,
+    collection: &Tracked,
+    there: Option<&Collection>,
+    servers: &[Series],
+) -> Result<bool> {
+    let Some(there) = there else {
+        return create(sink, collection).await.map(|()| false);
+    };
+    drop_indexes(sink, collection, there, servers).await?;
+    put_options_right(sink, ownership, collection, there, servers).await
+}
+
+async fn put_away(sink: &dyn Sink, ownership: &Ownership, left: &LeftOver, standing: &[Collection]) -> Result<()> {
+    let is_own = find(standing, &left.target).is_some_and(|there| left.made.is_none_or(|made| made == there.id));
+    match &left.moved_to {
+        Some(to) if is_own && find(standing, to).is_none() => {
+            let command = CatalogCommand::Rename {
+                from: left.target.clone(),
+                to: to.clone(),
+            };
+            sink.execute(&command).await
+        }
+        _ => ownership
+            .remove(&left.target, left.made, Position::ZERO)
+            .await
+            .map(drop),
+    }
+}
+
+async fn create(sink: &dyn Sink, collection: &Tracked) -> Result<()> {
+    let command = CatalogCommand::Create {
+        namespace: collection.target.target.clone(),
+        kind: collection.target.kind,
+        options: to_create(&expiry_held_back(&collection.options), &collection.indexes),
+    };
+    sink.execute(&command).await
+}
+
+async fn make_anew(ownership: &Ownership, collection: &Tracked) -> Result<()> {
+    let target = &collection.target;
+    let options = to_create(&expiry_held_back(&collection.options), &collection.indexes);
+    ownership
+        .replace(&target.target, None, target.kind, options)
+        .await
+        .map(drop)
+}
+
+/// Drops the indexes that the source does not have, or has otherwise.
+async fn drop_indexes(sink: &dyn Sink, collection: &Tracked, there: &Collection, servers: &[Series]) -> Result<()> {
+    for index in there.indexes.iter().filter(|index| !is_id_index(index)) {
+        let same = collection
+            .indexes
+            .iter()
+            .find(|ours| name_of(ours) == name_of(index))
+            .is_some_and(|ours| index_difference(&held_back(ours), index, collection.target.kind, servers).is_none());
+        if !same {
+            let command = CatalogCommand::DropIndex {
+                namespace: collection.target.target.clone(),
+                name: name_of(index).to_owned(),
+            };
+            sink.execute(&command).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the options of a collection that exists right. Answers whether it has to be looked at again, since they were modified.
+async fn put_options_right(
+    sink: &dyn Sink,
+    ownership: &Ownership,
+    collection: &Tracked,
+    there: &Collection,
+    servers: &[Series],
+) -> Result<bool> {
+    let is_view = collection.target.kind == CollectionKind::View && there.kind == CollectionKind::View;
+    let differing = differing_options(collection, there, servers);
+    let is_same = is_same_kind(collection.target.kind, there.kind);
+    // The type of a number in a pipeline shows in what a view answers, so that views are made anew unless they are the same to the byte.
+    if is_same && differing.is_empty() && (!is_view || collection.options == there.options) {
+        return Ok(false);
+    }
+    // Another kind of collection, or a view, which has nothing to lose, is made anew.
+    if is_same
+        && !is_view
+        && let Some(arguments) = modification(&collection.options, &differing)
+    {
+        let command = CatalogCommand::Modify {
+            namespace: collection.target.target.clone(),
+            arguments,
+        };
+        match sink.execute(&command).await {
+            Err(error) if error.kind() == ErrorKind::TargetRefused => {}
+            other => return other.map(|()| true),
+        }
+    }
+    make_anew(ownership, collection).await?;
+    Ok(false)
+}
+
+/// The options that the target must have otherwise before cutover.
+fn differing_options(collection: &Tracked, there: &Collection, servers: &[Series]) -> Vec<String> {
+    let wanted = expiry_held_back(&collection.options);
+    option_differences(collection.target.kind, &wanted, &there.options, servers)
+        .into_iter()
+        .map(|(field, _)| field)
+        .collect()
+}
+
+/// The fields of the `collMod` that makes these options as they are wanted, or `None` where one of them cannot be modified.
+fn modification(wanted: &RawDocument, differing: &[String]) -> Option<RawDocumentBuf> {
+    let mut arguments = RawDocumentBuf::new();
+    for field in differing {
+        // What an option is where a collection does not state it.
+        let (name, default): (_, RawBson) = match field.as_str() {
+            "validator" => (bson::raw::cstr!("validator"), rawdoc! {}.into()),
+            "validationLevel" => (bson::raw::cstr!("validationLevel"), "strict".into()),
+            "validationAction" => (bson::raw::cstr!("validationAction"), "error".into()),
+            "recordPreImages" => (bson::raw::cstr!("recordPreImages"), false.into()),
+            "changeStreamPreAndPostImages" => (
+                bson::raw::cstr!("changeStreamPreAndPostImages"),
+                rawdoc! { "enabled": false }.into(),
+            ),
+            // Documents expire on the source alone until cutover.
+            "expireAfterSeconds" => {
+                arguments.append(bson::raw::cstr!("expireAfterSeconds"), "off");
+                continue;
+            }
+            _ => return None,
+        };
+        match wanted.get(field).ok().flatten() {
+            Some(value) => arguments.append(name, value),
+            None => arguments.append(name, default),
+        }
+    }
+    Some(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_server_can_modify_is_modified() {
+        let wanted = rawdoc! { "validator": { "a": 1 }, "expireAfterSeconds": 5 };
+        let differing = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let arguments = modification(
+            &wanted,
+            &differing(&["validator", "validationLevel", "expireAfterSeconds"]),
+        );
+        let expected = rawdoc! { "validator": { "a": 1 }, "validationLevel": "strict", "expireAfterSeconds": "off" };
+        assert_eq!(arguments, Some(expected));
+        assert_eq!(modification(&wanted, &differing(&["validator", "collation"])), None);
+    }
+}

@@ -1,0 +1,202 @@
+//! A new beginning where the source's history no longer holds the position to go on from.
+//!
+//! Nothing that was copied is thrown away: the tail starts at now, what the target has is compared with the source, and only what
+//! differs is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::checkpoint::{Checkpoint, LeftOver};
+use crate::engine::Engine;
+use crate::engine::start::begin::Beginning;
+use crate::engine::start::listing;
+use crate::engine::start::listing::Listing;
+use crate::engine::track::collection::Tracked;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::document::{Collection, CollectionKind};
+use crate::model::namespace::Namespace;
+use crate::report::event::Event;
+use crate::runtime::ownership::Ownership;
+use crate::runtime::progress::Progress;
+
+impl Engine {
+    /// Begins anew on top of what the target has. `reason` says why.
+    ///
+    /// # Errors
+    /// A server error. The checkpoint is then either the one before, whose position is still lost, or the new one.
+    pub(crate) async fn resync(
+        &self,
+        mut before: Checkpoint,
+        ownership: &Ownership,
+        progress: &Arc<Progress>,
+        reason: &str,
+    ) -> Result<Beginning> {
+        self.end_rename(&mut before).await?;
+        let Listing {
+            position,
+            resume,
+            collections: listed,
+            tail,
+        } = listing::list(&*self.source, &self.settings.selection).await?;
+        let mut standing = self.sink.collections().await?;
+        let target = |namespace: &Namespace| self.settings.selection.target(namespace);
+        let wanted: Vec<Namespace> = listed.iter().map(|collection| target(&collection.namespace)).collect();
+        let cleared = self
+            .clear_foreign(ownership, &before.collections, &wanted, &standing)
+            .await?;
+        standing.retain(|collection| !cleared.contains(&collection.namespace));
+        let mut left_over = left_over(&before, &listed, &standing, target);
+        // What the run before was making, and the source no longer has.
+        let known: BTreeSet<Namespace> = left_over.iter().map(|left| left.target.clone()).chain(wanted).collect();
+        for target in ownership.earlier().await.difference(&known) {
+            left_over.push(LeftOver {
+                target: target.clone(),
+                made: None,
+                moved_to: None,
+            });
+        }
+        let collections = self.track(&listed, |name| {
+            standing.iter().any(|standing| standing.namespace == *name)
+                || left_over.iter().any(|left| left.moved_to.as_ref() == Some(name))
+        });
+        check_names(&collections)?;
+        let lost = before.watermark;
+        let checkpoint = Checkpoint {
+            collections: collections.iter().map(Tracked::to_checkpoint).collect(),
+            left_over,
+            ..before.begin_again(position, resume)
+        };
+        // From here on the checkpoint is good whatever happens: a run that goes on from it does the rest.
+        self.store.save(&checkpoint.encode()?).await?;
+        progress.set_read(position);
+        progress.events.send(Event::Resync {
+            lost,
+            position,
+            gap: Duration::from_secs(u64::from(position.time.abs_diff(lost.time))),
+            reason: reason.to_owned(),
+        });
+        self.arranged(checkpoint, ownership, collections, &listed, tail, true)
+            .await
+    }
+}
+
+/// Whether each collection has a name of its own on the target. Preflight has looked at those of the beginning, and the catalogue at what came
+/// later, but nothing at what came while no process followed.
+fn check_names(collections: &[Tracked]) -> Result<()> {
+    let mut names: BTreeMap<&Namespace, &Namespace> = BTreeMap::new();
+    for collection in collections {
+        let (namespace, target) = (&collection.target.namespace, &collection.target.target);
+        if let Some(other) = names.insert(target, namespace) {
+            return Err(Error::new(
+                ErrorKind::UnsupportedEntry,
+                "compare everything with the source",
+                "another collection has its name on the target: give one of them another name, and start again",
+            )
+            .with_context("namespace", namespace)
+            .with_context("other", other));
+        }
+    }
+    Ok(())
+}
+
+/// What the target has of collections that the source no longer has under that name. Only what the checkpoint knows as migrated is among
+/// them. A collection that has another name by now keeps its documents where nothing stands in the way.
+fn left_over(
+    before: &Checkpoint,
+    listed: &[Collection],
+    standing: &[Collection],
+    target: impl Fn(&Namespace) -> Namespace,
+) -> Vec<LeftOver> {
+    let wanted: BTreeSet<Namespace> = listed.iter().map(|collection| target(&collection.namespace)).collect();
+    let stands = |name: &Namespace| standing.iter().any(|standing| standing.namespace == *name);
+    let mut left = Vec::new();
+    for state in before
+        .collections
+        .iter()
+        .filter(|state| !wanted.contains(&state.target))
+    {
+        let moved_to = listed
+            .iter()
+            .find(|collection| collection.id == state.id && collection.kind == state.kind)
+            .filter(|collection| collection.kind != CollectionKind::View)
+            .map(|collection| target(&collection.namespace))
+            .filter(|name| !stands(name) && stands(&state.target) && name.database() == state.target.database());
+        left.push(LeftOver {
+            target: state.target.clone(),
+            made: state.made,
+            moved_to,
+        });
+    }
+    // Of a resync before this one that did not come to its end.
+    for earlier in &before.left_over {
+        if !wanted.contains(&earlier.target) && !left.iter().any(|left| left.target == earlier.target) {
+            left.push(LeftOver {
+                target: earlier.target.clone(),
+                made: earlier.made,
+                moved_to: None,
+            });
+        }
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Uuid, rawdoc};
+
+    use super::*;
+    use crate::model::document::Position;
+    use crate::model::namespace::Selection;
+
+    fn collection(id: u8, name: &str) -> Collection {
+        Collection {
+            id: Uuid::from_bytes([id; 16]),
+            namespace: name.parse().unwrap(),
+            kind: CollectionKind::Plain,
+            options: rawdoc! {},
+            indexes: Vec::new(),
+            documents: 1,
+            bytes: 1,
+        }
+    }
+
+    fn plan(before: &[&Collection], listed: &[&Collection], standing: &[&Collection]) -> Vec<(String, Option<String>)> {
+        let owned = |collections: &[&Collection]| collections.iter().copied().cloned().collect::<Vec<_>>();
+        let collections = before
+            .iter()
+            .map(|collection| Tracked::unread(collection, collection.namespace.clone(), Vec::new()).to_checkpoint())
+            .collect();
+        let before = Checkpoint {
+            collections,
+            ..Checkpoint::begin("source", "sink", Selection::all(), Position::ZERO, Position::ZERO)
+        };
+        left_over(&before, &owned(listed), &owned(standing), Namespace::clone)
+            .into_iter()
+            .map(|left| (left.target.to_string(), left.moved_to.map(|to| to.to_string())))
+            .collect()
+    }
+
+    #[test]
+    fn what_the_checkpoint_does_not_know_is_left_alone() {
+        let (a, b, foreign) = (collection(1, "d.a"), collection(2, "d.b"), collection(9, "d.foreign"));
+        let found = plan(&[&a, &b], &[&a], &[&a, &b, &foreign]);
+        assert_eq!(found, [("d.b".to_owned(), None)]);
+    }
+
+    #[test]
+    fn a_collection_is_moved_only_where_nothing_stands_in_the_way() {
+        let (a, b) = (collection(1, "d.a"), collection(2, "d.b"));
+        let moved = collection(1, "d.c");
+        let to_c = [("d.a".to_owned(), Some("d.c".to_owned()))];
+        assert_eq!(plan(&[&a], &[&moved], &[&a]), to_c);
+        // Another collection has the name on the target, or the two have each other's.
+        let dropped = [("d.a".to_owned(), None)];
+        assert_eq!(plan(&[&a], &[&moved], &[&a, &collection(7, "d.c")]), dropped);
+        let swapped = [&collection(2, "d.a"), &collection(1, "d.b")];
+        assert_eq!(plan(&[&a, &b], &swapped, &[&a, &b]), []);
+        // Another database, or a target that has lost it.
+        assert_eq!(plan(&[&a], &[&collection(1, "e.a")], &[&a]), dropped);
+        assert_eq!(plan(&[&a], &[&moved], &[]), dropped);
+    }
+}

@@ -1,0 +1,233 @@
+//! Keeps a run going as its host wants, through every error that may pass.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::watch::source::{POSITION_INTERVAL, watch_window};
+use crate::engine::{Engine, Requests};
+use crate::error::{ErrorKind, Result};
+use crate::migration::LostPosition;
+use crate::model::document::Position;
+use crate::mongo::retry::{RetryRule, retry};
+use crate::report::event::{Event, Side};
+use crate::report::phase::Phase;
+use crate::runtime::progress::Progress;
+use crate::runtime::waiting::telling;
+use crate::runtime::window;
+use crate::runtime::window::keep_window;
+use crate::runtime::write_block::keep_write_block;
+use crate::source::Source;
+
+/// The longest pause before a run that failed goes on from its checkpoint.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// What the host wants the run to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Run,
+    Pause,
+    Stop,
+}
+
+/// What the run does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Running,
+    Paused,
+    Ended { error: Option<(ErrorKind, String)> },
+}
+
+/// Runs the engine again and again from its checkpoint, as the host wants and as long as errors may pass.
+pub(crate) async fn supervise(
+    engine: Arc<Engine>,
+    progress: Arc<Progress>,
+    requests: Arc<Requests>,
+    mut wanted: watch::Receiver<Wanted>,
+    state: watch::Sender<State>,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let mut run = pin!(run_as_wanted(
+        &engine,
+        &progress,
+        &requests,
+        &mut wanted,
+        &state,
+        &cancel
+    ));
+    let mut write_block = pin!(keep_write_block(&engine, &progress, &requests));
+    let result = tokio::select! {
+        result = &mut run => result,
+        never = &mut write_block => match never {},
+        closed = keep_window(&progress, &requests, &engine.settings.clock) => {
+            cancel.cancel();
+            run.await.and(Err(closed))
+        }
+        never = watch_window(&*engine.source, &progress) => match never {},
+    };
+    if progress.completion.is_in_doubt() {
+        // The run has ended in the midst of the save.
+        match retry(RetryRule::SERVER, || engine.load()).await {
+            Ok(loaded) => progress.resolve_completion(loaded.is_some_and(|checkpoint| checkpoint.complete)),
+            Err(_) => progress.leave_in_doubt(),
+        }
+    }
+    tokio::select! {
+        () = progress.write_block.lifted() => {}
+        never = &mut write_block => match never {},
+    }
+    engine.builds.lock().await.leave().await;
+    // What the host does now can neither hold anything up nor be cut off with the future of the cutover.
+    let result = match progress.completion.summary() {
+        Some(summary) => {
+            engine.hooks.after_cutover(&progress.events, &summary).await;
+            progress.set_phase(Phase::Complete);
+            Ok(())
+        }
+        None => result,
+    };
+    if let Err(error) = &result {
+        engine.hooks.on_failure(&progress.events, error).await;
+        progress.set_phase(Phase::Failed);
+    }
+    state.send_replace(State::Ended {
+        error: result.as_ref().err().map(|error| (error.kind(), error.to_string())),
+    });
+    result
+}
+
+async fn run_as_wanted(
+    engine: &Engine,
+    progress: &Arc<Progress>,
+    requests: &Requests,
+    wanted: &mut watch::Receiver<Wanted>,
+    state: &watch::Sender<State>,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    let mut failing: Option<(Instant, Option<Position>)> = None;
+    let mut pause = Duration::from_millis(200);
+    // Why the checkpoint's position is known to be lost.
+    let mut lost: Option<String> = None;
+    loop {
+        let now = *wanted.borrow_and_update();
+        match now {
+            Wanted::Run => {}
+            Wanted::Stop => return Ok(()),
+            Wanted::Pause => {
+                state.send_replace(State::Paused);
+                progress.set_phase(Phase::Paused);
+                // The handle is gone when this fails.
+                let changed = tokio::select! {
+                    changed = wanted.changed() => changed,
+                    () = cancel.cancelled() => return Ok(()),
+                    never = follow_lag(&*engine.source, progress) => never,
+                };
+                if changed.is_err() {
+                    return Ok(());
+                }
+                state.send_replace(State::Running);
+                continue;
+            }
+        }
+        if matches!(progress.phase(), Phase::Paused) {
+            progress.set_phase(Phase::Preflight);
+        }
+        progress.whole_copies.open();
+        let run_cancel = cancel.child_token();
+        // Should the resync not come about, the next run finds the loss again.
+        let reason = lost.take();
+        let mut run = pin!(engine.run(progress, requests, &run_cancel, reason.as_deref()));
+        let result = tokio::select! {
+            result = &mut run => result,
+            () = until_it_may_end(wanted, progress, requests) => {
+                run_cancel.cancel();
+                run.await
+            }
+        };
+        if progress.completion.summary().is_some() {
+            return Ok(());
+        }
+        if cancel.is_cancelled() || *wanted.borrow() != Wanted::Run {
+            if cancel.is_cancelled() {
+                return Ok(());
+            }
+            continue;
+        }
+        let error = match result {
+            Ok(()) => continue,
+            Err(error) => error,
+        };
+        if error.kind() == ErrorKind::PositionLost && engine.settings.lost_position == LostPosition::Resync {
+            lost = Some(error.to_string());
+        } else if !(error.is_retryable() || matches!(error.kind(), ErrorKind::Stopped | ErrorKind::TargetBlocked)) {
+            // Writes that are blocked are put right by people, who may need a while.
+            return Err(error);
+        }
+        // A run that has moved the watermark was not in vain: patience begins anew.
+        let reached = *progress.watermark().borrow();
+        let since = match failing {
+            Some((since, before)) if before == reached => since,
+            _ => {
+                pause = Duration::from_millis(200);
+                Instant::now()
+            }
+        };
+        failing = Some((since, reached));
+        if since.elapsed() > engine.settings.patience {
+            return Err(error);
+        }
+        progress.events.send(Event::Retrying {
+            cause: error.to_string(),
+            delay: pause,
+        });
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = cancel.cancelled() => return Ok(()),
+            _ = wanted.changed() => {}
+            never = follow_lag(&*engine.source, progress) => never,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Waits until the host wants something else than that the run goes on. A pause waits in addition for copies that would else begin anew.
+async fn until_it_may_end(wanted: &mut watch::Receiver<Wanted>, progress: &Progress, requests: &Requests) {
+    let _ = wanted.changed().await;
+    if *wanted.borrow() != Wanted::Pause {
+        return;
+    }
+    let finish = async {
+        progress.whole_copies.close();
+        if progress.whole_copies.are_running() {
+            let ended = progress.whole_copies.ended();
+            telling(
+                &progress.events,
+                Side::Source,
+                "finish copies that cannot be gone on with",
+                ended,
+            )
+            .await;
+            // Else the next run would know nothing of them.
+            window::save(requests).await;
+        }
+    };
+    tokio::select! {
+        () = finish => {}
+        _ = wanted.changed() => {}
+    }
+}
+
+/// Keeps the source's newest position while nothing is migrated, so that the lag does not seem to stand still. Never ends.
+async fn follow_lag<T>(source: &dyn Source, progress: &Progress) -> T {
+    loop {
+        // The source may be what the run waits for. When it is back the run will say so.
+        if let Ok(position) = source.position().await {
+            progress.set_source_position(position);
+        }
+        sleep(POSITION_INTERVAL).await;
+    }
+}

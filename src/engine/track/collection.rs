@@ -1,0 +1,221 @@
+//! What the router knows of each collection.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bson::Uuid;
+use bson::raw::RawDocumentBuf;
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::CollectionState;
+use crate::engine::follow::applier::Target;
+use crate::engine::track::held_changes::Held;
+use crate::engine::track::ranges::{ChunkId, RangeStatus, Ranges};
+use crate::engine::track::verification::Proof;
+use crate::model::document::{Change, Collection, CollectionKind, Position};
+use crate::model::namespace::Namespace;
+use crate::order::Key;
+
+/// A collection that is migrated.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    pub target: Arc<Target>,
+    /// As [`CollectionState::made`].
+    pub made: Option<Uuid>,
+    pub options: RawDocumentBuf,
+    pub indexes: Vec<RawDocumentBuf>,
+    pub documents: u64,
+    pub bytes: u64,
+    /// Its changes that this run has met.
+    pub changes: u64,
+    pub ranges: Ranges,
+    pub chunks: HashMap<ChunkId, Chunk>,
+    pub index_work: IndexWork,
+    /// Indexes that were given up with an event. A run that goes on from the checkpoint tries all anew.
+    pub failed_indexes: BTreeSet<String>,
+    /// How often in a row a snapshot was refused; after a few the next chunk is an interval read.
+    pub snapshots_refused: u32,
+    /// Chunks become this much smaller after they were given up.
+    pub chunk_divisor: u64,
+    /// How far the comparison with the source is.
+    pub proof: Proof,
+}
+
+/// How far the indexes of a collection are.
+#[derive(Debug)]
+pub(crate) enum IndexWork {
+    /// The documents are not all there yet.
+    NotBegun,
+    /// The indexes of these names have still to be built, or are being built.
+    Building {
+        waiting: VecDeque<String>,
+        running: Vec<String>,
+        /// Nothing is built before this position is routed: documents on the sink may be newer than it by then.
+        not_before: Position,
+    },
+    /// All are built, or were given up with an event.
+    Done,
+}
+
+/// A range that is being read.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    /// The position of its snapshot, or the one before which an interval read began.
+    pub low: Position,
+    /// Changes after `low`, in order.
+    pub held: Held,
+    /// Stops the walker; the range will be read again.
+    pub cancel: CancellationToken,
+    /// Asks the walker to finish with what it has read so far.
+    pub hurry: CancellationToken,
+}
+
+/// What becomes of a change.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// A copy has it or will have it.
+    Drop,
+    /// It waits until this chunk is durable.
+    Hold(ChunkId),
+    /// It waits until its range has been compared.
+    HoldCheck,
+    /// It goes to its lane.
+    Send,
+}
+
+impl Tracked {
+    /// A collection of which nothing has been copied.
+    pub fn unread(collection: &Collection, target: Namespace, cuts: Vec<Key>) -> Self {
+        Self {
+            target: Arc::new(Target {
+                id: collection.id,
+                namespace: collection.namespace.clone(),
+                target,
+                kind: collection.kind,
+            }),
+            made: None,
+            options: collection.options.clone(),
+            indexes: collection.indexes.clone(),
+            documents: collection.documents,
+            bytes: collection.bytes,
+            changes: 0,
+            ranges: Ranges::unread(cuts),
+            chunks: HashMap::new(),
+            index_work: IndexWork::NotBegun,
+            failed_indexes: BTreeSet::new(),
+            snapshots_refused: 0,
+            chunk_divisor: 1,
+            proof: Proof::default(),
+        }
+    }
+
+    /// A collection as a checkpoint has it.
+    pub fn from_checkpoint(state: &CollectionState) -> Self {
+        let collection = Collection {
+            id: state.id,
+            namespace: state.namespace.clone(),
+            kind: state.kind,
+            options: state.options.clone(),
+            indexes: state.indexes.clone(),
+            documents: state.documents,
+            bytes: state.bytes,
+        };
+        Self {
+            made: state.made,
+            ranges: Ranges::from_checkpoint(&state.ranges),
+            index_work: if state.indexed {
+                IndexWork::Done
+            } else {
+                IndexWork::NotBegun
+            },
+            proof: state.compared.clone().map(Proof::from_checkpoint).unwrap_or_default(),
+            ..Self::unread(&collection, state.target.clone(), Vec::new())
+        }
+    }
+
+    /// How much it is changed for its size.
+    pub fn heat(&self) -> f64 {
+        self.changes as f64 / self.bytes.max(1) as f64
+    }
+
+    /// What a checkpoint keeps, but for what is known of its being the same as on the source: see [`Proof::to_checkpoint`].
+    pub fn to_checkpoint(&self) -> CollectionState {
+        CollectionState {
+            id: self.target.id,
+            namespace: self.target.namespace.clone(),
+            target: self.target.target.clone(),
+            made: self.made,
+            kind: self.target.kind,
+            options: self.options.clone(),
+            indexes: self.indexes.clone(),
+            indexed: self.is_indexed() && self.failed_indexes.is_empty(),
+            documents: self.documents,
+            bytes: self.bytes,
+            ranges: self.ranges.to_checkpoint(),
+            compared: None,
+        }
+    }
+
+    /// A view: a definition that is made at once and has nothing to copy.
+    pub fn view(namespace: Namespace, target: Namespace, options: RawDocumentBuf) -> Self {
+        let id = Uuid::from_bytes([0; 16]);
+        let view = Collection {
+            id,
+            namespace,
+            kind: CollectionKind::View,
+            options,
+            indexes: Vec::new(),
+            documents: 0,
+            bytes: 0,
+        };
+        let ranges = Ranges::done(Position::ZERO);
+        Self {
+            ranges,
+            index_work: IndexWork::Done,
+            ..Self::unread(&view, target, Vec::new())
+        }
+    }
+
+    /// Forgets that anything has been copied; `prove` says whether it is to be compared afterwards.
+    pub fn copy_again(&mut self, prove: bool) {
+        if prove {
+            self.proof.begin();
+        }
+        self.ranges = Ranges::unread_again();
+        self.index_work = IndexWork::NotBegun;
+        self.failed_indexes.clear();
+    }
+
+    pub fn is_indexed(&self) -> bool {
+        matches!(self.index_work, IndexWork::Done)
+    }
+
+    /// What becomes of a change of the document `key` at `position`.
+    pub fn route(&self, key: &Key, position: Position) -> Route {
+        match self.ranges.status(key) {
+            RangeStatus::Unread { .. } => Route::Drop,
+            RangeStatus::Done(at) if position <= at => Route::Drop,
+            RangeStatus::Done(_) if self.proof.must_hold(key, position) => Route::HoldCheck,
+            RangeStatus::Done(_) => Route::Send,
+            RangeStatus::InFlight(id) => match self.chunks.get(&id) {
+                // A chunk that was given up is read again at a position that is not before this change.
+                None => Route::Drop,
+                Some(chunk) if chunk.cancel.is_cancelled() || position <= chunk.low => Route::Drop,
+                Some(_) => Route::Hold(id),
+            },
+        }
+    }
+
+    /// Keeps a change until its chunk is durable; answers its bytes.
+    pub fn hold(&mut self, id: ChunkId, change: Change) -> usize {
+        let Some(chunk) = self.chunks.get_mut(&id) else {
+            return 0;
+        };
+        chunk.held.push(change.position, change.write)
+    }
+
+    /// The average size of a document in bytes, 0 when not known.
+    pub fn document_bytes(&self) -> usize {
+        usize::try_from(self.bytes / self.documents.max(1)).unwrap_or_default()
+    }
+}

@@ -1,0 +1,197 @@
+//! What counts of one collection when something is asked of all of them.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use tokio::time::Instant;
+
+use crate::engine::track::collection::{IndexWork, Tracked};
+use crate::engine::track::ranges::RangeStatus;
+use crate::report::lag_history::IndexCounts;
+
+/// What is known of one collection.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Facts {
+    is_copied: bool,
+    is_indexed: bool,
+    is_settled: bool,
+    is_asked: bool,
+    /// Where it stands among those with ranges to be read: what is changed least for its size comes first, then what is largest.
+    unread: Option<(u64, Reverse<u64>)>,
+    /// Whether neighbouring ranges are done, so that they can be joined once their positions are routed.
+    can_join: bool,
+    /// Whether its index work goes on by itself once everything is routed.
+    can_begin_indexes: bool,
+    has_waiting_indexes: bool,
+    is_in_flight: bool,
+    is_compared: bool,
+    /// When a range of it can be compared.
+    due: Option<Turn>,
+    /// When what has changed can be compared again, and with hurry.
+    again: Option<Turn>,
+    changed_bytes: usize,
+    /// The same without those that are being compared.
+    waiting_bytes: usize,
+    indexes: IndexCounts,
+}
+
+/// When something comes to its turn, at once where there is no time; whether somebody waits for it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Turn {
+    is_asked: bool,
+    time: Option<Instant>,
+}
+
+impl Facts {
+    pub fn of(tracked: &Tracked) -> Self {
+        let (proof, ranges) = (&tracked.proof, &tracked.ranges);
+        let is_copied = ranges.all_done();
+        let turn = |time| Turn {
+            is_asked: proof.is_asked(),
+            time,
+        };
+        let is_whole = tracked.target.kind.has_ranges() && matches!(ranges.only(), Some(RangeStatus::Done(_)));
+        let (built, total) = tracked.index_counts();
+        Self {
+            is_copied,
+            is_indexed: tracked.is_indexed(),
+            is_settled: !tracked.target.kind.has_ranges() || proof.is_settled(),
+            is_asked: proof.is_asked(),
+            // Never negative, so that its bits are in the same order.
+            unread: ranges
+                .has_unread()
+                .then(|| (tracked.heat().to_bits(), Reverse(tracked.bytes))),
+            can_join: ranges.can_join(),
+            can_begin_indexes: match &tracked.index_work {
+                IndexWork::NotBegun => is_copied,
+                IndexWork::Building { waiting, running, .. } => waiting.is_empty() && running.is_empty(),
+                IndexWork::Done => false,
+            },
+            has_waiting_indexes: matches!(&tracked.index_work, IndexWork::Building { waiting, .. } if !waiting.is_empty()),
+            is_in_flight: !tracked.chunks.is_empty(),
+            is_compared: proof.running().is_some(),
+            due: proof.due_at().filter(|_| is_whole).map(turn),
+            again: proof.due_again_at().filter(|_| is_whole).map(turn),
+            changed_bytes: proof.changed_bytes(),
+            waiting_bytes: proof.waiting_bytes(),
+            indexes: IndexCounts { built, total },
+        }
+    }
+
+    /// Whether documents have changed since they were compared.
+    pub fn has_changed(&self) -> bool {
+        self.changed_bytes > 0
+    }
+}
+
+/// What follows from the facts of all collections. Collections are named by their slots.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub not_copied: usize,
+    pub not_indexed: usize,
+    pub not_settled: usize,
+    pub asked: usize,
+    pub changed_bytes: usize,
+    pub indexes: IndexCounts,
+    pub unread: BTreeSet<((u64, Reverse<u64>), usize)>,
+    pub can_join: BTreeSet<usize>,
+    pub can_begin_indexes: BTreeSet<usize>,
+    pub has_waiting_indexes: BTreeSet<usize>,
+    pub in_flight: BTreeSet<usize>,
+    pub compared: BTreeSet<usize>,
+    pub due: Queue,
+    pub again: Queue,
+    /// Those with changed documents that wait to be compared again, by the bytes of their `_id`s.
+    pub changed: BTreeSet<(usize, usize)>,
+}
+
+/// Collections by the time at which their turn comes.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    asked: BTreeSet<(Option<Instant>, usize)>,
+    others: BTreeSet<(Option<Instant>, usize)>,
+}
+
+impl Queue {
+    /// Those whose turn has come, the longest ago first; without `others` only those that somebody waits for.
+    pub fn until(&self, now: Instant, others: bool) -> impl Iterator<Item = usize> {
+        let is_past = move |(time, _): &&(Option<Instant>, usize)| time.is_none_or(|time| time <= now);
+        let others = self.others.iter().filter(move |_| others);
+        let (asked, others) = (self.asked.iter().take_while(is_past), others.take_while(is_past));
+        asked.chain(others).map(|(_, slot)| *slot)
+    }
+
+    fn of(&mut self, turn: &Turn) -> &mut BTreeSet<(Option<Instant>, usize)> {
+        if turn.is_asked {
+            &mut self.asked
+        } else {
+            &mut self.others
+        }
+    }
+}
+
+impl Totals {
+    pub fn add(&mut self, slot: usize, facts: &Facts) {
+        self.not_copied += usize::from(!facts.is_copied);
+        self.not_indexed += usize::from(!facts.is_indexed);
+        self.not_settled += usize::from(!facts.is_settled);
+        self.asked += usize::from(facts.is_asked);
+        self.changed_bytes += facts.changed_bytes;
+        self.indexes.built += facts.indexes.built;
+        self.indexes.total += facts.indexes.total;
+        if let Some(place) = facts.unread {
+            self.unread.insert((place, slot));
+        }
+        for (is_in, set) in self.sets(facts) {
+            if is_in {
+                set.insert(slot);
+            }
+        }
+        if let Some(turn) = &facts.due {
+            self.due.of(turn).insert((turn.time, slot));
+        }
+        if let Some(turn) = &facts.again {
+            self.again.of(turn).insert((turn.time, slot));
+        }
+        if facts.waiting_bytes > 0 {
+            self.changed.insert((facts.waiting_bytes, slot));
+        }
+    }
+
+    pub fn take(&mut self, slot: usize, facts: &Facts) {
+        self.not_copied -= usize::from(!facts.is_copied);
+        self.not_indexed -= usize::from(!facts.is_indexed);
+        self.not_settled -= usize::from(!facts.is_settled);
+        self.asked -= usize::from(facts.is_asked);
+        self.changed_bytes -= facts.changed_bytes;
+        self.indexes.built -= facts.indexes.built;
+        self.indexes.total -= facts.indexes.total;
+        if let Some(place) = facts.unread {
+            self.unread.remove(&(place, slot));
+        }
+        for (is_in, set) in self.sets(facts) {
+            if is_in {
+                set.remove(&slot);
+            }
+        }
+        if let Some(turn) = &facts.due {
+            self.due.of(turn).remove(&(turn.time, slot));
+        }
+        if let Some(turn) = &facts.again {
+            self.again.of(turn).remove(&(turn.time, slot));
+        }
+        if facts.waiting_bytes > 0 {
+            self.changed.remove(&(facts.waiting_bytes, slot));
+        }
+    }
+
+    fn sets(&mut self, facts: &Facts) -> [(bool, &mut BTreeSet<usize>); 5] {
+        [
+            (facts.can_join, &mut self.can_join),
+            (facts.can_begin_indexes, &mut self.can_begin_indexes),
+            (facts.has_waiting_indexes, &mut self.has_waiting_indexes),
+            (facts.is_in_flight, &mut self.in_flight),
+            (facts.is_compared, &mut self.compared),
+        ]
+    }
+}

@@ -1,0 +1,263 @@
+//! Indexes on the target: when each is built, and in which form until cutover.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bson::Uuid;
+use bson::raw::{RawDocument, RawDocumentBuf};
+
+pub(crate) use crate::catalog::{expiry, is_id_index, name_of, seconds};
+use crate::engine::follow::applier::Target;
+use crate::engine::track::collection::{IndexWork, Tracked};
+use crate::engine::track::ranges::RangeStatus;
+use crate::error::{Error, Result};
+use crate::model::document::Position;
+
+/// The `expireAfterSeconds` of indexes before cutover: only what is dated before 1973 could expire by it. Servers before 6.0 refuse a
+/// value that reaches back beyond 1970 from now, and the value must stay the same when a run goes on from its checkpoint.
+pub(crate) const HARDLY_EVER: i32 = 1_700_000_000;
+
+/// An index that is to be built.
+#[derive(Clone, Debug)]
+pub(crate) struct IndexJob {
+    pub target: Arc<Target>,
+    /// As [`CollectionState::made`](crate::checkpoint::CollectionState::made).
+    pub made: Option<Uuid>,
+    pub name: String,
+    pub specification: RawDocumentBuf,
+    /// Whether one of the same name, which an earlier run can have left there, is dropped first.
+    pub anew: bool,
+}
+
+impl IndexJob {
+    /// Whether both ask for the same index of the same collection on the target.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let names = |job: &Self| (job.target.id, job.target.target.clone(), job.made, job.name.clone());
+        names(self) == names(other) && self.specification == other.specification
+    }
+}
+
+impl Tracked {
+    /// The next index to be built, once every document is there and every change up to the copy's positions has been routed. Unique
+    /// indexes come last: by then most changes that were under way have arrived.
+    pub fn next_index(&mut self, routed: Position) -> Option<IndexJob> {
+        self.settle_index_work(routed);
+        let IndexWork::Building {
+            waiting,
+            running,
+            not_before,
+        } = &mut self.index_work
+        else {
+            return None;
+        };
+        let next = waiting.front()?;
+        let specification = self.indexes.iter().find(|index| name_of(index) == next)?;
+        if routed < *not_before || (is_unique(specification) && !running.is_empty()) {
+            return None;
+        }
+        let specification = held_back(specification);
+        let name = waiting.pop_front()?;
+        running.push(name.clone());
+        Some(IndexJob {
+            target: Arc::clone(&self.target),
+            made: self.made,
+            name,
+            specification,
+            anew: false,
+        })
+    }
+
+    /// Goes on to the next state where everything for it is there.
+    pub fn settle_index_work(&mut self, routed: Position) {
+        if matches!(self.index_work, IndexWork::NotBegun) {
+            self.ranges.join(routed);
+            if !matches!(self.ranges.only(), Some(RangeStatus::Done(at)) if at <= routed) {
+                return;
+            }
+            let mut waiting: Vec<_> = self.indexes.iter().filter(|index| !is_id_index(index)).collect();
+            waiting.sort_by_key(|index| is_unique(index));
+            self.index_work = IndexWork::Building {
+                waiting: waiting.iter().map(|index| name_of(index).to_owned()).collect(),
+                running: Vec::new(),
+                not_before: Position::ZERO,
+            };
+        }
+        if matches!(&self.index_work, IndexWork::Building { waiting, running, .. } if waiting.is_empty() && running.is_empty())
+        {
+            self.index_work = IndexWork::Done;
+        }
+    }
+
+    /// Whether the index of this name is being built.
+    pub fn is_being_built(&self, name: &str) -> bool {
+        matches!(&self.index_work, IndexWork::Building { running, .. } if running.iter().any(|running| running == name))
+    }
+
+    /// The builds under way were ended, and have to begin again.
+    pub fn put_back_builds(&mut self) {
+        if let IndexWork::Building { waiting, running, .. } = &mut self.index_work {
+            for name in running.drain(..).rev() {
+                waiting.push_front(name);
+            }
+        }
+    }
+
+    /// Takes indexes into the collection's list, in place of those of the same name. They are built at once when the others are.
+    pub fn add_indexes(&mut self, specifications: &[RawDocumentBuf]) {
+        for specification in specifications {
+            self.remove_index(name_of(specification));
+            self.indexes.push(specification.clone());
+            if is_id_index(specification) {
+                continue;
+            }
+            let name = name_of(specification).to_owned();
+            match &mut self.index_work {
+                IndexWork::NotBegun => {}
+                IndexWork::Building { waiting, .. } => waiting.push_back(name),
+                IndexWork::Done => {
+                    self.index_work = IndexWork::Building {
+                        waiting: VecDeque::from([name]),
+                        running: Vec::new(),
+                        not_before: Position::ZERO,
+                    };
+                }
+            }
+        }
+    }
+
+    /// A build has ended. With a position the index is built again, once that is routed.
+    pub fn end_build(&mut self, name: &str, again: Option<Position>) {
+        if let IndexWork::Building {
+            waiting,
+            running,
+            not_before,
+        } = &mut self.index_work
+        {
+            running.retain(|running| running != name);
+            if let Some(position) = again {
+                *not_before = position.max(*not_before);
+                waiting.push_back(name.to_owned());
+            }
+        }
+    }
+
+    /// Whether the sink has the index, as far as it could be built.
+    pub fn is_built(&self, name: &str) -> bool {
+        match &self.index_work {
+            IndexWork::NotBegun => false,
+            IndexWork::Building { waiting, running, .. } => {
+                !waiting.iter().chain(running).any(|missing| missing == name)
+            }
+            IndexWork::Done => true,
+        }
+    }
+
+    /// How many indexes the sink has, and is to have, those on `_id` left out.
+    pub fn index_counts(&self) -> (u64, u64) {
+        let total = self.indexes.iter().filter(|index| !is_id_index(index)).count();
+        let missing = match &self.index_work {
+            IndexWork::NotBegun => total,
+            IndexWork::Building { waiting, running, .. } => waiting.len() + running.len() + self.failed_indexes.len(),
+            IndexWork::Done => self.failed_indexes.len(),
+        };
+        (total.saturating_sub(missing) as u64, total as u64)
+    }
+
+    /// Takes an index out of the collection's list.
+    pub fn remove_index(&mut self, name: &str) {
+        self.indexes.retain(|index| name_of(index) != name);
+        self.failed_indexes.remove(name);
+        if let IndexWork::Building { waiting, running, .. } = &mut self.index_work {
+            waiting.retain(|waiting| waiting != name);
+            running.retain(|running| running != name);
+        }
+    }
+}
+
+fn is_unique(specification: &RawDocument) -> bool {
+    specification
+        .get("unique")
+        .ok()
+        .flatten()
+        .is_some_and(|value| value.as_bool() != Some(false))
+}
+
+/// The index as it is built before cutover: documents expire on the source alone.
+pub(crate) fn held_back(specification: &RawDocument) -> RawDocumentBuf {
+    if seconds(specification).is_none_or(|seconds| seconds >= i64::from(HARDLY_EVER)) {
+        return specification.to_owned();
+    }
+    replace_field(specification, "expireAfterSeconds", HARDLY_EVER).unwrap_or_else(|_| specification.to_owned())
+}
+
+/// A copy of `document` in which the field, where it exists, has another value.
+fn replace_field(document: &RawDocument, name: &str, value: i32) -> Result<RawDocumentBuf> {
+    let malformed = |error| Error::malformed("read an index specification", error);
+    let mut changed = RawDocumentBuf::new();
+    for element in document {
+        let (field, old) = element.map_err(malformed)?;
+        if field == name {
+            changed.append(field, value);
+        } else {
+            changed.append(field, old);
+        }
+    }
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Uuid, rawdoc};
+
+    use super::*;
+    use crate::engine::track::ranges::ChunkId;
+    use crate::model::document::{Collection, CollectionKind};
+    use crate::test_util::at;
+
+    fn tracked() -> Tracked {
+        let namespace: crate::model::namespace::Namespace = "shop.orders".parse().unwrap();
+        let collection = Collection {
+            id: Uuid::new(),
+            namespace: namespace.clone(),
+            kind: CollectionKind::Plain,
+            options: rawdoc! {},
+            indexes: vec![
+                rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" },
+                rawdoc! { "v": 2, "key": { "u": 1 }, "name": "u_1", "unique": true },
+                rawdoc! { "v": 2, "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": 60 },
+            ],
+            documents: 1,
+            bytes: 100,
+        };
+        Tracked::unread(&collection, namespace, Vec::new())
+    }
+
+    #[test]
+    fn indexes_wait_for_the_copy_and_unique_ones_for_the_others() {
+        let mut tracked = tracked();
+        assert!(tracked.next_index(at(9)).is_none());
+        tracked.ranges.take(ChunkId(1)).unwrap();
+        tracked.ranges.finish(ChunkId(1), None, at(5), false);
+        assert!(
+            tracked.next_index(at(4)).is_none(),
+            "a change before the snapshot has not been routed"
+        );
+        let first = tracked.next_index(at(5)).unwrap();
+        assert_eq!(first.name, "t_1");
+        assert_eq!(first.specification.get_i32("expireAfterSeconds").unwrap(), HARDLY_EVER);
+        assert!(tracked.next_index(at(5)).is_none(), "the unique one waits");
+        tracked.end_build("t_1", None);
+        assert_eq!(tracked.next_index(at(5)).unwrap().name, "u_1");
+        assert!(!tracked.is_indexed());
+        tracked.end_build("u_1", Some(at(7)));
+        assert!(!tracked.is_built("u_1"));
+        assert!(tracked.next_index(at(6)).is_none(), "a document may still be newer");
+        assert_eq!(tracked.next_index(at(7)).unwrap().name, "u_1");
+        tracked.end_build("u_1", None);
+        tracked.settle_index_work(at(7));
+        assert!(tracked.is_indexed() && tracked.is_built("u_1"));
+        tracked.add_indexes(&[rawdoc! { "v": 2, "key": { "w": 1 }, "name": "w_1" }]);
+        assert!(!tracked.is_indexed());
+        assert_eq!(tracked.next_index(at(7)).unwrap().name, "w_1");
+    }
+}
