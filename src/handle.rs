@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cutover;
+use crate::cutover::hand_over;
 use crate::engine::supervise::{State, Wanted, supervise};
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
@@ -250,7 +250,7 @@ impl MigrationHandle {
             if self.engine.settings.block_source_writes {
                 self.progress.write_block.block().await?;
             }
-            cutover::hand_over(&self.engine, &self.progress, &self.requests, &mut switch).await
+            hand_over::hand_over(&self.engine, &self.progress, &self.requests, &mut switch).await
         };
         let mut state = self.state.clone();
         let handed_over = tokio::select! {

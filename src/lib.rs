@@ -63,6 +63,7 @@
 //! one's own.
 
 // The guides.
+mod cutover;
 mod runtime;
 mod report;
 mod mongo;
@@ -95,11 +96,8 @@ pub mod checkpoint;
 // changes, lanes apply them.
 mod engine;
 mod catalog;
-mod verify;
-mod cutover;
 mod reverse;
 mod prove;
-mod open_transactions;
 
 // What several of them use.
 mod spill;

@@ -10,6 +10,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::checkpoint::CollectionState;
 use crate::compare::difference::Difference;
+use crate::cutover::compare;
+use crate::cutover::compare::ByName;
 use crate::engine::follow::router::{ProofRequest, Request};
 use crate::engine::track::verification::{CollectionProof, ProofState};
 use crate::engine::{Engine, Requests};
@@ -20,7 +22,6 @@ use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::runtime::progress::Progress;
 use crate::source::{PointRequest, ReadMode};
-use crate::verify::{self, ByName};
 
 /// How often it is looked how far a comparison is.
 const LOOK: Duration = Duration::from_millis(20);
@@ -261,7 +262,7 @@ pub(crate) async fn proven(
         };
         if !foreign.iter().any(|foreign| foreign.namespace == state.target)
             && here == size(theirs, &state.target)
-            && verify::are_same(engine, state, &keys, at).await?
+            && compare::are_same(engine, state, &keys, at).await?
         {
             proven.insert(state.id);
         }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::are_same_keys;
 use crate::checkpoint::{Checkpoint, CollectionState, RangeState, States};
+use crate::cutover::compare::ByName;
 use crate::engine::Engine;
 use crate::engine::start::begin::mismatch;
 use crate::engine::track::collection::Tracked;
@@ -31,7 +32,6 @@ use crate::runtime::flush::Durability;
 use crate::runtime::ownership::Ownership;
 use crate::sink::Sink;
 use crate::source::{Deployment, Source};
-use crate::verify::ByName;
 
 const OPERATION: &str = "take the hand-over back";
 

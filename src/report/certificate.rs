@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog;
 use crate::catalog::{NotKept, Series, compare_indexes, option_differences};
+use crate::cutover::compare;
+use crate::cutover::compare::ByName;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::document::{Collection, CollectionKind, Position};
@@ -15,7 +17,6 @@ use crate::report::event::CollectionSummary;
 use crate::report::late_writes::LateWrites;
 use crate::sink::Sink;
 use crate::source::{Deployment, Source};
-use crate::verify::{self, ByName};
 
 /// The version of the format that this crate writes. It reads this one and all before it.
 const FORMAT: i32 = 1;
@@ -139,7 +140,7 @@ impl Certificate {
             }
         }
         let (listed, standing) = futures::try_join!(source.collections(), sink.collections())?;
-        let (listed, standing) = (verify::by_name(&listed), verify::by_name(&standing));
+        let (listed, standing) = (compare::by_name(&listed), compare::by_name(&standing));
         for collection in &self.collections {
             let sides = [
                 (

@@ -10,6 +10,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use crate::catalog;
 use crate::catalog::{Series, index_difference, is_same_kind, option_differences, to_create};
 use crate::checkpoint::LeftOver;
+use crate::cutover::compare::find;
 use crate::engine::follow::ddl::expiry_held_back;
 use crate::engine::track::collection::Tracked;
 use crate::engine::track::index_work::{held_back, is_id_index, name_of};
@@ -19,7 +20,6 @@ use crate::model::namespace::Namespace;
 use crate::runtime::ownership::{Ownership, names_of, shown};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
-use crate::verify::find;
 
 /// How many collections are arranged at the same time. Each waits for a majority of the target, which thousands would add up.
 const AT_ONCE: usize = 32;

@@ -14,6 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::catalog;
 use crate::checkpoint::{CollectionState, States};
+use crate::cutover::compare;
+use crate::cutover::compare::{ByName, Comparison};
+use crate::cutover::open_transactions::wait_for_transactions;
 use crate::engine::follow::router::{Report, Request};
 use crate::engine::start::listing::is_view_of_buckets;
 use crate::engine::{Engine, Requests};
@@ -21,7 +24,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::migration::Verification;
 use crate::model::document::{Collection, CollectionKind, Position};
 use crate::model::namespace::Namespace;
-use crate::open_transactions::wait_for_transactions;
 use crate::preflight::not_migrated;
 use crate::prove;
 use crate::report::certificate::Certificate;
@@ -34,7 +36,6 @@ use crate::runtime::expiry::Form;
 use crate::runtime::progress::Progress;
 use crate::runtime::waiting::{telling, telling_within};
 use crate::source::Deployment;
-use crate::verify::{self, ByName, Comparison};
 
 /// What the source is asked for when nothing may write to it any more.
 const CONFIRM: &str = "confirm the position of the last write";
@@ -171,7 +172,7 @@ impl HandOver<'_> {
             sink.describe()
         )?;
         if self.engine.settings.verification != Verification::None {
-            let by_name = (&verify::by_name(&listed), &verify::by_name(&standing));
+            let by_name = (&compare::by_name(&listed), &compare::by_name(&standing));
             self.compare(run, report, watched, by_name, compared).await?;
         }
         let commands = expiry::commands(report.collections.iter(), Form::Final);
@@ -273,7 +274,7 @@ impl HandOver<'_> {
     }
 
     async fn compare_one(&self, state: &CollectionState) -> Result<Comparison> {
-        verify::compare_documents(self.engine, state).await
+        compare::compare_documents(self.engine, state).await
     }
 
     async fn copy_again(&self, state: &CollectionState) -> Result<()> {
@@ -304,7 +305,7 @@ impl HandOver<'_> {
         late_writes: &LateWrites,
     ) -> Summary {
         let (engine, progress) = (self.engine, self.progress);
-        let (listed, standing) = (verify::by_name(&sides.listed), verify::by_name(&sides.standing));
+        let (listed, standing) = (compare::by_name(&sides.listed), compare::by_name(&sides.standing));
         let servers = [catalog::series(&sides.source), catalog::series(&sides.target)];
         let (mut indexes, mut not_kept) = (Vec::new(), Vec::new());
         let mut collections = Vec::new();

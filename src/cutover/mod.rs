@@ -1,0 +1,5 @@
+//! The hand-over: the source stands still, the target catches up, both sides are compared.
+
+pub(crate) mod compare;
+pub(crate) mod hand_over;
+pub(crate) mod open_transactions;
