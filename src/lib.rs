@@ -63,6 +63,7 @@
 //! one's own.
 
 // The guides.
+mod api;
 mod cutover;
 mod runtime;
 mod report;
@@ -76,12 +77,8 @@ pub mod docs;
 struct Readme;
 
 // What a host sees: it describes a migration, has it checked, starts it, and holds a handle to the run.
-mod migration;
-mod settings;
+mod config;
 pub mod preflight;
-mod rehearsal;
-mod handle;
-mod migrating_client;
 
 // The words that everything else is said in.
 pub mod order;
@@ -96,8 +93,6 @@ pub mod checkpoint;
 // changes, lanes apply them.
 mod engine;
 mod catalog;
-mod reverse;
-mod prove;
 
 // What several of them use.
 mod spill;
@@ -109,19 +104,20 @@ pub mod conformance;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
-pub use handle::MigrationHandle;
-pub use migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};
-pub use migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
+pub use api::handle::MigrationHandle;
+pub use api::migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};
+pub use api::migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
+pub use api::rehearsal::{Rehearsal, Rehearsed};
 pub use preflight::{Estimate, Finding, PathPolicy, Plan, PlannedCollection, Severity};
-pub use rehearsal::{Rehearsal, Rehearsed};
 pub use runtime::hooks::{HookResult, Hooks};
 
+pub use api::reverse::WayBack;
+pub use api::verify::{BothSides, ComparedCollection, VerifyReport};
 pub use catalog::NotKept;
 pub use compare::difference::{Difference, DifferenceKind};
 pub use engine::follow::ddl::policy::DdlPolicy;
 pub use model::left_selection::LeftSelection;
 pub use mongo::connect::ConnectOptions;
-pub use prove::{BothSides, ComparedCollection, VerifyReport};
 pub use report::certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use report::event::{
     Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,
@@ -129,7 +125,6 @@ pub use report::event::{
 pub use report::lag_history::{IndexCounts, LagSample};
 pub use report::late_writes::{LateWrite, LateWrites};
 pub use report::phase::Phase;
-pub use reverse::WayBack;
 pub use runtime::limits::throttle::Throttle;
 pub use runtime::waiting::Wait;
 pub use runtime::window::CutoverWindow;

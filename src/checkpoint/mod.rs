@@ -12,12 +12,12 @@ use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
+use crate::api::reverse::WayBack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::document::{CollectionKind, Position};
 use crate::model::left_selection::LeftSelection;
 use crate::model::namespace::{Namespace, Selection};
 use crate::order::Key;
-use crate::reverse::WayBack;
 use crate::runtime::window::CutoverWindow;
 
 pub use file::FileStore;

@@ -12,6 +12,9 @@ use futures::{FutureExt, try_join};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::api::migration::Verification;
+use crate::api::reverse::WayBack;
+use crate::api::verify;
 use crate::catalog;
 use crate::checkpoint::{CollectionState, States};
 use crate::cutover::compare;
@@ -21,15 +24,12 @@ use crate::engine::follow::router::{Report, Request};
 use crate::engine::start::listing::is_view_of_buckets;
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migration::Verification;
 use crate::model::document::{Collection, CollectionKind, Position};
 use crate::model::namespace::Namespace;
 use crate::preflight::not_migrated;
-use crate::prove;
 use crate::report::certificate::Certificate;
 use crate::report::event::{CollectionSummary, Event, Outcome, Side, Summary};
 use crate::report::late_writes::LateWrites;
-use crate::reverse::WayBack;
 use crate::runtime::completion::{Offer, Switch};
 use crate::runtime::expiry;
 use crate::runtime::expiry::Form;
@@ -167,7 +167,7 @@ impl HandOver<'_> {
         let (listed, mut standing, watched, source, target) = try_join!(
             source.collections(),
             sink.collections(),
-            prove::watched_until_now(self.engine, self.progress),
+            verify::watched_until_now(self.engine, self.progress),
             source.describe(),
             sink.describe()
         )?;
@@ -226,7 +226,7 @@ impl HandOver<'_> {
         let mut open: Vec<&CollectionState> = states.filter(|state| !found.contains_key(&state.namespace)).collect();
         let mut at = report.position;
         let proven = if watched {
-            prove::proven(self.engine, self.progress, self.requests, (&open, at), by_name).await?
+            verify::proven(self.engine, self.progress, self.requests, (&open, at), by_name).await?
         } else {
             Default::default()
         };

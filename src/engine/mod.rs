@@ -19,7 +19,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::api::migration::Verification;
 use crate::checkpoint::{Checkpoint, CheckpointStore};
+use crate::config::Settings;
 use crate::engine::checkpointer::save_checkpoints;
 use crate::engine::copy::walker::Walker;
 use crate::engine::follow::applier::{Lane, LaneParts};
@@ -31,7 +33,6 @@ use crate::engine::watch::source::watch_source;
 use crate::engine::watch::target::{ForeignWatch, Seen, open_foreign_watch, watch_deployments, watch_foreign_writes};
 use crate::engine::watch::write_latency::yield_to_writes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::migration::Verification;
 use crate::report::event::{Amount, Event, Events, Side};
 use crate::runtime::expiry;
 use crate::runtime::expiry::keep_expiry;
@@ -43,7 +44,6 @@ use crate::runtime::limits::memory::{Budget, Shares};
 use crate::runtime::ownership::Ownership;
 use crate::runtime::progress::Progress;
 use crate::runtime::waiting::{Waiting, telling, telling_within};
-use crate::settings::Settings;
 use crate::sink::Sink;
 use crate::source::Source;
 

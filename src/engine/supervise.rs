@@ -8,10 +8,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::migration::LostPosition;
 use crate::engine::watch::source::{POSITION_INTERVAL, watch_window};
 use crate::engine::{Engine, Requests};
 use crate::error::{ErrorKind, Result};
-use crate::migration::LostPosition;
 use crate::model::document::Position;
 use crate::mongo::retry::{RetryRule, retry};
 use crate::report::event::{Event, Side};

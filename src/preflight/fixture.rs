@@ -4,10 +4,10 @@ use bson::raw::RawDocumentBuf;
 use bson::rawdoc;
 
 use super::{Checkpointed, Context, Finding, PlannedCollection, SideFacts};
+use crate::config::Settings;
 use crate::model::document::{Collection, CollectionKind};
 use crate::model::inspection::Inspection;
 use crate::report::event::{Amount, Side};
-use crate::settings::Settings;
 use crate::source::Deployment;
 
 /// Two healthy sets of 6.0, of which nothing more is known, and an empty plan.

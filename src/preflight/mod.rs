@@ -126,12 +126,13 @@ mod write_block;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::api::migration::ExistingData;
 use crate::catalog;
 use crate::catalog::{NotKept, Part};
+use crate::config::Settings;
 use crate::engine::Engine;
 use crate::engine::start::listing::is_view_of_buckets;
 use crate::error::{ErrorKind, Result};
-use crate::migration::ExistingData;
 use crate::model::document::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
 use crate::mongo::retry::answered;
@@ -139,7 +140,6 @@ use crate::report::event::{Amount, Side};
 use crate::runtime::lease;
 use crate::runtime::ownership::{shown, takes_name};
 use crate::runtime::waiting::LONGEST_CALL;
-use crate::settings::Settings;
 use crate::source::Deployment;
 
 pub use self::path::PathPolicy;

@@ -2,9 +2,9 @@
 
 use super::privilege::passes_write_block;
 use super::{Checkpointed, Context};
+use crate::api::migration::ExistingData;
 use crate::error::code::Code;
 use crate::error::finding::Finding;
-use crate::migration::ExistingData;
 
 /// Databases on the target that other migration tools keep their state in.
 const OTHER_TOOLS: &[(&str, &str)] = &[

@@ -4,9 +4,9 @@ use bson::{Bson, Document};
 
 use super::grant::{self, Grant};
 use super::{Context, SideFacts};
+use crate::config::Settings;
 use crate::error::code::Code;
 use crate::error::finding::Finding;
-use crate::settings::Settings;
 
 /// What the source's user has to be allowed on the cluster.
 const ACTION: &str = "setUserWriteBlockMode";

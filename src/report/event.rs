@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::broadcast;
 
+use crate::api::reverse::WayBack;
 use crate::catalog::NotKept;
 use crate::compare::difference::Difference;
 use crate::model::document::Position;
@@ -15,7 +16,6 @@ use crate::report::certificate::Certificate;
 use crate::report::lag_history::{IndexCounts, LagSample};
 use crate::report::late_writes::LateWrites;
 use crate::report::phase::Phase;
-use crate::reverse::WayBack;
 use crate::runtime::limits::throttle::Throttle;
 
 /// Events kept for a reader that is behind; older ones are lost to it.

@@ -7,9 +7,9 @@ use std::fmt;
 
 use tokio::sync::watch;
 
+use crate::api::reverse::WayBack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::event::Summary;
-use crate::reverse::WayBack;
 
 /// What goes over to the target with the migration. When it is dropped before [`begin`](Self::begin) or after [`revert`](Self::revert) it
 /// stays where it was, else it has gone over.

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::time::{Instant, sleep};
 
+use crate::api::migration::ExistingData;
 use crate::checkpoint::{Checkpoint, CollectionState};
 use crate::engine::Engine;
 use crate::engine::start::listing;
@@ -15,7 +16,6 @@ use crate::engine::start::listing::Listing;
 use crate::engine::start::prepare_target::arrange;
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
-use crate::migration::ExistingData;
 use crate::model::document::{Collection, CollectionKind, Position};
 use crate::model::namespace::Namespace;
 use crate::oplog::Entry;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::settings::Settings;
 
 /// Batches that a walker has under way: one that is written, one that was read, one that is being read.
 const BATCHES_OF_A_WALKER: usize = 3;

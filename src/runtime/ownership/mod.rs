@@ -27,10 +27,10 @@ use futures::StreamExt;
 use tokio::sync::Mutex;
 
 use self::record::Record;
+use crate::api::migration::ExistingData;
 use crate::checkpoint::CollectionState;
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
-use crate::migration::ExistingData;
 use crate::model::document::{Collection, CollectionKind, Position, Range};
 use crate::model::namespace::Namespace;
 use crate::runtime::flush::Durability;

@@ -109,8 +109,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::api::migration::ExistingData;
     use crate::engine::track::collection::Tracked;
-    use crate::migration::ExistingData;
     use crate::model::document::CollectionKind;
     use crate::runtime::flush::Durability;
     use crate::runtime::ownership::Ownership;

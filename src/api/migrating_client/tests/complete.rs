@@ -9,9 +9,9 @@ use bson::rawdoc;
 use tokio::task::yield_now;
 
 use super::*;
+use crate::api::handle::MigrationHandle;
+use crate::api::migration::{Migration, Verification};
 use crate::checkpoint::{Checkpoint, CheckpointStore, MemoryStore};
-use crate::handle::MigrationHandle;
-use crate::migration::{Migration, Verification};
 use crate::report::event::Outcome;
 use crate::report::phase::Phase;
 use crate::runtime::hooks::{HookResult, Hooks};

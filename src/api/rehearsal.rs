@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::handle::MigrationHandle;
+use crate::api::migration::Migration;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::handle::MigrationHandle;
-use crate::migration::Migration;
 use crate::report::event::Status;
 use crate::runtime::flush::Durability;
 use crate::runtime::lease::Lease;

@@ -11,15 +11,16 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::api::migration::Verification;
+use crate::api::verify;
+use crate::api::verify::{BothSides, VerifyReport};
 use crate::cutover::hand_over;
 use crate::engine::supervise::{State, Wanted, supervise};
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migration::Verification;
 use crate::model::namespace::Namespace;
 use crate::order::Key;
 use crate::preflight;
-use crate::prove::{self, BothSides, VerifyReport};
 use crate::report::event::{Event, Events, Outcome, Side, Status, Summary};
 use crate::report::phase::{Call, Phase};
 use crate::runtime::completion::Switch;
@@ -322,7 +323,7 @@ impl MigrationHandle {
     pub async fn verify(&self, collections: &[Namespace]) -> Result<VerifyReport> {
         self.check(Call::Verify)?;
         let keep = self.engine.settings.verification == Verification::Continuous;
-        prove::verify(&self.requests, collections, keep, || self.check_running()).await
+        verify::verify(&self.requests, collections, keep, || self.check_running()).await
     }
 
     /// A document as both sides have it now, to look at what differs: reports and events have the hashes alone, since what is in a document is
@@ -333,7 +334,7 @@ impl MigrationHandle {
     /// that is not migrated, a server error, or the error that ended the run.
     pub async fn both_sides(&self, namespace: &Namespace, id: &Key) -> Result<BothSides> {
         self.check(Call::Verify)?;
-        prove::both_sides(&self.engine, &self.requests, namespace, id, || self.check_running()).await
+        verify::both_sides(&self.engine, &self.requests, namespace, id, || self.check_running()).await
     }
 
     /// Writes the documents that a [`verify`](Self::verify) found to differ as the source has them by now. Answers how many these are; a
@@ -343,7 +344,7 @@ impl MigrationHandle {
     /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, or the error that ended the run.
     pub async fn repair(&self, report: &VerifyReport) -> Result<u64> {
         self.check(Call::Verify)?;
-        prove::repair(&self.requests, report, || self.check_running()).await
+        verify::repair(&self.requests, report, || self.check_running()).await
     }
 
     /// Changes how fast the run may go, at any time. It stays through pauses and through restarts after errors.

@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::api::handle::MigrationHandle;
+use crate::api::reverse;
+use crate::api::reverse::WayBack;
 use crate::checkpoint::{CheckpointStore, SinkStore};
+use crate::config::Settings;
 use crate::engine::follow::ddl::policy::DdlPolicy;
 use crate::engine::{Engine, Unfenced};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handle::MigrationHandle;
 use crate::model::namespace::Selection;
 use crate::preflight::{self, PathPolicy, Plan};
-use crate::reverse::{self, WayBack};
 use crate::runtime::fence::{Fence, FencedSink, FencedStore};
 use crate::runtime::hooks::{Hooks, HostHooks};
 use crate::runtime::limits::throttle::Throttle;
 use crate::runtime::waiting::{OnWait, Wait};
 use crate::runtime::window;
-use crate::settings::Settings;
 use crate::sink::Sink;
 use crate::source::Source;
 

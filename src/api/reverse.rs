@@ -15,6 +15,7 @@ use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
+use crate::api::migration::{Migration, MigrationBuilder};
 use crate::catalog::are_same_keys;
 use crate::checkpoint::{Checkpoint, CollectionState, RangeState, States};
 use crate::cutover::compare::ByName;
@@ -23,7 +24,6 @@ use crate::engine::start::begin::mismatch;
 use crate::engine::track::collection::Tracked;
 use crate::engine::track::index_work::{name_of, seconds};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migration::{Migration, MigrationBuilder};
 use crate::model::document::{Collection, CollectionKind, Position};
 use crate::report::event::{Outcome, Summary};
 use crate::runtime::expiry;

@@ -17,8 +17,8 @@ use mongodb::Client;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
 
+use crate::api::handle::MigrationHandle;
 use crate::error::{Error, ErrorKind, Result};
-use crate::handle::MigrationHandle;
 use crate::report::event::{Side, Summary};
 use crate::runtime::completion::Switch;
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use crate::api::migration::{ExistingData, LostPosition, Verification};
+use crate::api::reverse::WayBack;
 use crate::engine::follow::ddl::policy::DdlPolicy;
-use crate::migration::{ExistingData, LostPosition, Verification};
 use crate::model::namespace::Selection;
 use crate::preflight::PathPolicy;
-use crate::reverse::WayBack;
 use crate::runtime::limits::throttle::Throttle;
 use crate::runtime::waiting::OnWait;
 use crate::runtime::window;

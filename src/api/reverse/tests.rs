@@ -3,9 +3,9 @@ use std::time::Duration;
 use bson::rawdoc;
 
 use super::*;
+use crate::api::handle::MigrationHandle;
 use crate::checkpoint::{CheckpointStore, MemoryStore};
 use crate::engine::track::index_work::HARDLY_EVER;
-use crate::handle::MigrationHandle;
 use crate::model::document::{Operation, Write};
 use crate::model::namespace::Selection;
 use crate::order::Key;

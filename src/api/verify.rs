@@ -8,6 +8,7 @@ use bson::raw::RawDocumentBuf;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use crate::api::migration::Verification;
 use crate::checkpoint::CollectionState;
 use crate::compare::difference::Difference;
 use crate::cutover::compare;
@@ -16,7 +17,6 @@ use crate::engine::follow::router::{ProofRequest, Request};
 use crate::engine::track::verification::{CollectionProof, ProofState};
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migration::Verification;
 use crate::model::document::Position;
 use crate::model::namespace::Namespace;
 use crate::order::Key;

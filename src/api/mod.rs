@@ -1,0 +1,8 @@
+//! The public interface of a migration.
+
+pub(crate) mod handle;
+pub(crate) mod migrating_client;
+pub(crate) mod migration;
+pub(crate) mod rehearsal;
+pub(crate) mod reverse;
+pub(crate) mod verify;
