@@ -104,33 +104,43 @@ pub mod conformance;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
+pub use crate::config::{ExistingData, LostPosition, Verification};
+pub use crate::error::finding::{Finding, Severity};
 pub use api::handle::MigrationHandle;
 pub use api::migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};
-pub use api::migration::{ExistingData, LostPosition, Migration, MigrationBuilder, Verification};
+pub use api::migration::{Migration, MigrationBuilder};
 pub use api::rehearsal::{Rehearsal, Rehearsed};
-pub use preflight::{Estimate, Finding, PathPolicy, Plan, PlannedCollection, Severity};
+pub use preflight::{Estimate, PathPolicy, Plan, PlannedCollection};
 pub use runtime::hooks::{HookResult, Hooks};
 
+pub use crate::catalog::compare::IndexSummary;
+pub use crate::config::DdlPolicy;
+pub use crate::config::Throttle;
+pub use crate::model::amount::Amount;
+pub use crate::model::side::Side;
+pub use crate::model::wait::Wait;
+pub use crate::report::status::{ChangeCounts, Status};
+pub use crate::report::summary::{CollectionSummary, ForeignWrites, Outcome, Summary};
 pub use api::reverse::WayBack;
 pub use api::verify::{BothSides, ComparedCollection, VerifyReport};
 pub use catalog::NotKept;
 pub use compare::difference::{Difference, DifferenceKind};
-pub use engine::follow::ddl::policy::DdlPolicy;
 pub use model::left_selection::LeftSelection;
 pub use mongo::connect::ConnectOptions;
 pub use report::certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
-pub use report::event::{
-    Amount, ChangeCounts, CollectionSummary, Event, ForeignWrites, IndexSummary, Outcome, Side, Status, Summary,
-};
+pub use report::event::Event;
 pub use report::lag_history::{IndexCounts, LagSample};
 pub use report::late_writes::{LateWrite, LateWrites};
 pub use report::phase::Phase;
-pub use runtime::limits::throttle::Throttle;
-pub use runtime::waiting::Wait;
 pub use runtime::window::CutoverWindow;
 
-pub use model::document::{Batch, Change, Collection, CollectionKind, Operation, Position, Range, Write};
-pub use model::namespace::{Namespace, Selection};
+pub use crate::model::batch::Batch;
+pub use crate::model::change::{Change, Operation, Write};
+pub use crate::model::collection::{Collection, CollectionKind};
+pub use crate::model::position::Position;
+pub use crate::model::range::Range;
+pub use crate::model::selection::Selection;
+pub use model::namespace::Namespace;
 
 pub use sink::{MongoSink, Sink};
 pub use source::{MongoSource, Source};

@@ -1,5 +1,6 @@
 //! How a host describes a migration and starts it.
 
+use crate::config::{ExistingData, LostPosition, Verification};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -7,17 +8,16 @@ use crate::api::handle::MigrationHandle;
 use crate::api::reverse;
 use crate::api::reverse::WayBack;
 use crate::checkpoint::{CheckpointStore, SinkStore};
+use crate::config::DdlPolicy;
 use crate::config::Settings;
-use crate::engine::follow::ddl::policy::DdlPolicy;
+use crate::config::Throttle;
 use crate::engine::{Engine, Unfenced};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::namespace::Selection;
+use crate::model::selection::Selection;
+use crate::model::wait::{OnWait, Wait};
 use crate::preflight::{self, PathPolicy, Plan};
 use crate::runtime::fence::{Fence, FencedSink, FencedStore};
 use crate::runtime::hooks::{Hooks, HostHooks};
-use crate::runtime::limits::throttle::Throttle;
-use crate::runtime::waiting::{OnWait, Wait};
-use crate::runtime::window;
 use crate::sink::Sink;
 use crate::source::Source;
 
@@ -34,62 +34,6 @@ pub struct MigrationBuilder {
     hooks: HostHooks,
     settings: Settings,
     selection: Result<Selection>,
-}
-
-/// What to do with what stands on the target where migrated collections and views will be, and was not made by the migration.
-///
-/// It holds at any time: for the names that the source has at the start, and for those that it comes by during the run, be it by `create`,
-/// `renameCollection` or a view. What others put there meanwhile counts, too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ExistingData {
-    /// Refuse to start, or end the run with [`Refused`](ErrorKind::Refused) before any of it is touched. The run goes on once it is out of the
-    /// way, or with another choice.
-    #[default]
-    Refuse,
-    /// Drop it: what has a migrated collection's name, and nothing else.
-    Clear,
-    /// Keep what is equal, and make equal what is not: documents that the source does not have are deleted. What a collection is renamed
-    /// onto is replaced by it.
-    Keep,
-}
-
-/// What to do when the source's history no longer holds the position to go on from: the process was down for longer than the oplog reaches
-/// back, the oplog was made smaller, or the source was restored from a backup.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LostPosition {
-    /// Follow the history from now on, compare everything with the source, and write what differs.
-    #[default]
-    Resync,
-    /// End the run with [`PositionLost`](ErrorKind::PositionLost). The checkpoint stays, and a run with
-    /// [`Resync`](LostPosition::Resync) can go on from it.
-    Fail,
-}
-
-/// How both sides are compared at cutover.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Verification {
-    /// Documents are not compared; options and indexes are.
-    None,
-    /// Every document is compared: by digests, for which both sides are read, and where these differ or cannot be had, one by one. This takes about as
-    /// long as reading everything once, in which the applications stand still. Nothing is read before.
-    Digest,
-    /// Every document is compared while the run follows the source, range by range, so that a cutover takes seconds whatever the size. For
-    /// this both sides are read once more after everything is copied and indexed, within the bounds of the
-    /// [throttle](MigrationBuilder::throttle). What changes afterwards is compared again now and then, for a tenth of the time of one walker,
-    /// and what has changed since then at cutover.
-    ///
-    /// What was compared is in the checkpoint, so that a run that goes on from there need not compare it anew. It does so where it cannot
-    /// know what others wrote to the target in between, since the target's oplog no longer holds the position up to which it was watched;
-    /// where another program was seen to write, as far as that [can be](MigrationBuilder::watch_foreign_writes); where the source has had an election since the checkpoint, or either side may have been restored
-    /// from a backup; where differences were found; and where so much had changed (about 8,000 documents in all) that a checkpoint would be
-    /// too large.
-    ///
-    /// Collections that cannot be compared in this way, or not yet, are compared by digest: capped ones, those with a collation, and those
-    /// that another program was seen to write to on the target; all of them where such writes are not
-    /// [watched for](MigrationBuilder::watch_foreign_writes). Small ones are compared by digest, too
-    /// ([`cross_check_bytes`](MigrationBuilder::cross_check_bytes)).
-    #[default]
-    Continuous,
 }
 
 impl Migration {
@@ -327,7 +271,7 @@ impl MigrationBuilder {
     /// The clock that the cutover window goes by. Default: the system's.
     #[must_use]
     pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        self.settings.clock = window::Clock::new(now);
+        self.settings.clock = crate::config::Clock::new(now);
         self
     }
 

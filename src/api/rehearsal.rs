@@ -10,7 +10,7 @@ use crate::api::handle::MigrationHandle;
 use crate::api::migration::Migration;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::event::Status;
+use crate::report::status::Status;
 use crate::runtime::flush::Durability;
 use crate::runtime::lease::Lease;
 use crate::runtime::ownership::Ownership;

@@ -18,20 +18,22 @@ use serde::{Deserialize, Serialize};
 use crate::api::migration::{Migration, MigrationBuilder};
 use crate::catalog::are_same_keys;
 use crate::checkpoint::{Checkpoint, CollectionState, RangeState, States};
-use crate::cutover::compare::ByName;
 use crate::engine::Engine;
 use crate::engine::start::begin::mismatch;
 use crate::engine::track::collection::Tracked;
 use crate::engine::track::index_work::{name_of, seconds};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Collection, CollectionKind, Position};
-use crate::report::event::{Outcome, Summary};
+use crate::model::by_name::ByName;
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::deployment::Deployment;
+use crate::model::position::Position;
+use crate::report::summary::{Outcome, Summary};
 use crate::runtime::expiry;
 use crate::runtime::expiry::Form;
 use crate::runtime::flush::Durability;
 use crate::runtime::ownership::Ownership;
 use crate::sink::Sink;
-use crate::source::{Deployment, Source};
+use crate::source::Source;
 
 const OPERATION: &str = "take the hand-over back";
 

@@ -1,5 +1,6 @@
 //! What differs between both sides.
 
+use crate::model::namespace::Namespace;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
@@ -10,9 +11,8 @@ use super::normal::Fields;
 use super::not_kept::{is_lost, lacks_id_index};
 use super::options::{is_known, normal as normal_options};
 use super::{Series, is_id_index};
-use crate::model::document::{Collection, CollectionKind};
+use crate::model::collection::{Collection, CollectionKind};
 use crate::order::compare_documents;
-use crate::report::event::IndexSummary;
 
 /// What differs between the options of a collection on both sides, in words. Options that not all of `servers` know are left out, as in
 /// all of these.
@@ -137,4 +137,17 @@ fn differences(source: &Fields, target: &Fields, is_compared: impl Fn(&str) -> b
             Some((name.clone(), what))
         })
         .collect()
+}
+
+/// What became of an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexSummary {
+    /// The collection's name on the source.
+    pub namespace: Namespace,
+    /// The index's name.
+    pub name: String,
+    /// Whether the target has it as the source has it.
+    pub ok: bool,
+    /// Why not.
+    pub reason: Option<String>,
 }

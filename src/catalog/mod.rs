@@ -51,7 +51,10 @@
 //! | `v: 1` of the index on `_id` | kept; *not kept* where the collection stood on the target with another, or is made later: entries do not say it |
 //! | `partialFilterExpression` and any other | as it stands |
 
-mod compare;
+pub(crate) mod not_migrated;
+pub(crate) mod expiry;
+pub(crate) mod kind;
+pub(crate) mod compare;
 mod index_spec;
 mod normal;
 mod not_kept;
@@ -73,6 +76,6 @@ pub(crate) use self::options::{modification_for, options_for, to_create};
 pub(crate) type Series = [u32; 2];
 
 /// The series of a deployment.
-pub(crate) fn series(deployment: &crate::source::Deployment) -> Series {
+pub(crate) fn series(deployment: &crate::model::deployment::Deployment) -> Series {
     [deployment.version[0], deployment.version[1]]
 }

@@ -7,7 +7,7 @@ use super::Series;
 use super::index_spec::{is_id_index, version};
 use super::normal::{Fields, Normal, collation, fields, is_true, whole, whole_or_as_it_stands};
 use super::storage_engine;
-use crate::model::document::CollectionKind;
+use crate::model::collection::CollectionKind;
 
 /// Up to here and from here on no server records images of documents in its oplog.
 pub(super) const PRE_IMAGES: std::ops::Range<Series> = [4, 4]..[6, 1];

@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::reverse::WayBack;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{CollectionKind, Position};
+use crate::model::collection::CollectionKind;
 use crate::model::left_selection::LeftSelection;
-use crate::model::namespace::{Namespace, Selection};
+use crate::model::namespace::Namespace;
+use crate::model::position::Position;
+use crate::model::selection::Selection;
 use crate::order::Key;
 use crate::runtime::window::CutoverWindow;
 

@@ -11,8 +11,8 @@ use bson::raw::{RawDocumentBuf, cstr};
 
 use super::{Checkpoint, CollectionState, ComparedState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::Position;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::model::raw::splice::{IndexNames, Splice};
 
 /// States that are copied together when one of them changes while a checkpoint shares them.
@@ -200,8 +200,8 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::RangeState;
-    use crate::model::document::CollectionKind;
-    use crate::model::namespace::Selection;
+    use crate::model::collection::CollectionKind;
+    use crate::model::selection::Selection;
     use crate::test_util::at;
 
     fn state(number: u8) -> CollectionState {

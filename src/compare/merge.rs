@@ -7,7 +7,8 @@ use futures::StreamExt;
 use futures::stream::{BoxStream, Fuse};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Batch, Operation, Write};
+use crate::model::batch::Batch;
+use crate::model::change::{Operation, Write};
 use crate::model::raw::batch_cursor::Documents;
 use crate::order::Key;
 

@@ -8,7 +8,8 @@ use futures::stream::BoxStream;
 
 use super::{DATABASE, Found, Outcome, ensure};
 use crate::error::Result;
-use crate::model::document::{Batch, Collection};
+use crate::model::batch::Batch;
+use crate::model::collection::Collection;
 use crate::model::namespace::Namespace;
 use crate::order::Key;
 

@@ -8,8 +8,9 @@ use bson::{Uuid, rawdoc};
 use super::data::{batch_of, drain, ensure_index, ensure_same, filled, find, namespace};
 use super::{ConformanceFailure, Outcome, check, ensure};
 use crate::error::{ErrorKind, Result};
-use crate::model::document::{Collection, CollectionKind, Range};
+use crate::model::collection::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
+use crate::model::range::Range;
 use crate::sink::{CatalogCommand, Sink, SinkRead};
 
 pub(super) async fn run(sink: &dyn Sink) -> std::result::Result<(), ConformanceFailure> {
@@ -29,7 +30,7 @@ pub(super) async fn run(sink: &dyn Sink) -> std::result::Result<(), ConformanceF
 }
 
 pub(super) async fn make(sink: &dyn Sink, namespace: &Namespace, options: RawDocumentBuf) -> Result<()> {
-    let kind = crate::mongo::listing::kind_of(namespace, &options);
+    let kind = crate::catalog::kind::kind_of(namespace, &options);
     sink.execute(&CatalogCommand::Create {
         namespace: namespace.clone(),
         kind,

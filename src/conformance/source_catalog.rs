@@ -4,7 +4,8 @@ use bson::{Uuid, rawdoc};
 
 use super::data::{drain, ensure_index, filled, find, key, namespace};
 use super::{ConformanceFailure, FixtureWrite, Outcome, SourceFixture, check, ensure};
-use crate::model::document::{CollectionKind, Range};
+use crate::model::collection::CollectionKind;
+use crate::model::range::Range;
 use crate::source::{ReadMode, ReadRequest};
 
 pub(super) async fn run(fixture: &dyn SourceFixture) -> Result<(), ConformanceFailure> {

@@ -1,7 +1,5 @@
 //! Compares the documents that were migrated on both sides.
 
-use std::collections::HashMap;
-
 use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::{StreamExt, TryStreamExt};
 
@@ -11,8 +9,11 @@ use crate::compare::by_id::Portions;
 use crate::compare::merge::Differences;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::model::document::{Batch, Collection, CollectionKind, Operation, Position, Range};
-use crate::model::namespace::Namespace;
+use crate::model::batch::Batch;
+use crate::model::change::Operation;
+use crate::model::collection::CollectionKind;
+use crate::model::position::Position;
+use crate::model::range::Range;
 use crate::order::Key;
 use crate::sink::SinkRead;
 use crate::source::{PointRequest, ReadMode, ReadRequest};
@@ -232,19 +233,4 @@ async fn compare_in_order(engine: &Engine, state: &CollectionState) -> Result<Ve
             }
         }
     }
-}
-
-/// A listing by the names of its collections.
-pub(crate) type ByName<'a> = HashMap<&'a Namespace, &'a Collection>;
-
-pub(crate) fn by_name(listed: &[Collection]) -> ByName<'_> {
-    listed
-        .iter()
-        .map(|collection| (&collection.namespace, collection))
-        .collect()
-}
-
-/// The collection of this name in a listing.
-pub(crate) fn find<'a>(listed: &'a [Collection], namespace: &Namespace) -> Option<&'a Collection> {
-    listed.iter().find(|collection| collection.namespace == *namespace)
 }

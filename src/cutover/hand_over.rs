@@ -12,30 +12,34 @@ use futures::{FutureExt, try_join};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::api::migration::Verification;
 use crate::api::reverse::WayBack;
 use crate::api::verify;
 use crate::catalog;
+use crate::catalog::not_migrated::is_view_of_buckets;
+use crate::catalog::not_migrated::not_migrated;
 use crate::checkpoint::{CollectionState, States};
+use crate::config::Verification;
 use crate::cutover::compare;
-use crate::cutover::compare::{ByName, Comparison};
+use crate::cutover::compare::Comparison;
 use crate::cutover::open_transactions::wait_for_transactions;
 use crate::engine::follow::router::{Report, Request};
-use crate::engine::start::listing::is_view_of_buckets;
 use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Collection, CollectionKind, Position};
+use crate::model::by_name::ByName;
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::deployment::Deployment;
 use crate::model::namespace::Namespace;
-use crate::preflight::not_migrated;
+use crate::model::position::Position;
+use crate::model::side::Side;
 use crate::report::certificate::Certificate;
-use crate::report::event::{CollectionSummary, Event, Outcome, Side, Summary};
+use crate::report::event::Event;
 use crate::report::late_writes::LateWrites;
+use crate::report::summary::{CollectionSummary, Outcome, Summary};
 use crate::runtime::completion::{Offer, Switch};
 use crate::runtime::expiry;
 use crate::runtime::expiry::Form;
 use crate::runtime::progress::Progress;
 use crate::runtime::waiting::{telling, telling_within};
-use crate::source::Deployment;
 
 /// What the source is asked for when nothing may write to it any more.
 const CONFIRM: &str = "confirm the position of the last write";
@@ -172,7 +176,10 @@ impl HandOver<'_> {
             sink.describe()
         )?;
         if self.engine.settings.verification != Verification::None {
-            let by_name = (&compare::by_name(&listed), &compare::by_name(&standing));
+            let by_name = (
+                &crate::model::by_name::by_name(&listed),
+                &crate::model::by_name::by_name(&standing),
+            );
             self.compare(run, report, watched, by_name, compared).await?;
         }
         let commands = expiry::commands(report.collections.iter(), Form::Final);
@@ -305,7 +312,10 @@ impl HandOver<'_> {
         late_writes: &LateWrites,
     ) -> Summary {
         let (engine, progress) = (self.engine, self.progress);
-        let (listed, standing) = (compare::by_name(&sides.listed), compare::by_name(&sides.standing));
+        let (listed, standing) = (
+            crate::model::by_name::by_name(&sides.listed),
+            crate::model::by_name::by_name(&sides.standing),
+        );
         let servers = [catalog::series(&sides.source), catalog::series(&sides.target)];
         let (mut indexes, mut not_kept) = (Vec::new(), Vec::new());
         let mut collections = Vec::new();

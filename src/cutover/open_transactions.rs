@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::inspection::TransactionFacts;
-use crate::model::namespace::Selection;
+use crate::model::selection::Selection;
 use crate::report::event::{Event, Events};
 use crate::source::Source;
 

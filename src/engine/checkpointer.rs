@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::checkpoint::{CheckpointStore, PendingCheckpoint};
 use crate::error::Result;
-use crate::model::document::Position;
+use crate::model::position::Position;
 use crate::report::event::Event;
 use crate::runtime::flush::Durability;
 use crate::runtime::ownership::Ownership;

@@ -13,9 +13,9 @@ use futures::future::try_join_all;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use crate::engine::flatten;
 use crate::engine::track::index_work::IndexJob;
 use crate::error::Result;
+use crate::runtime::tasks::flatten;
 use crate::sink::{CatalogCommand, Sink};
 
 /// A build is not given up before it has gone on for so long: its command could still be on its way, and would be carried out after whatever
@@ -187,9 +187,9 @@ mod tests {
     use bson::rawdoc;
 
     use super::*;
-    use crate::engine::follow::applier::Target;
     use crate::error::{Error, ErrorKind};
-    use crate::model::document::CollectionKind;
+    use crate::model::collection::CollectionKind;
+    use crate::model::mapping::CollectionMapping;
     use crate::model::namespace::Namespace;
     use crate::sink::{MemorySink, SinkCall};
 
@@ -199,7 +199,7 @@ mod tests {
 
     fn job(direction: i32) -> IndexJob {
         IndexJob {
-            target: Arc::new(Target {
+            target: Arc::new(CollectionMapping {
                 id: Uuid::from_bytes([1; 16]),
                 namespace: orders(),
                 target: orders(),

@@ -8,12 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::States;
 use crate::engine::copy::verify_chunk::Check;
-use crate::engine::follow::applier::Target;
 use crate::engine::track::ranges::ChunkId;
 use crate::engine::track::verification::{CollectionProof, Compared};
 use crate::error::Result;
-use crate::model::document::{Position, Range};
+use crate::model::mapping::CollectionMapping;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
+use crate::model::range::Range;
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::runtime::limits::memory::Taken;
@@ -124,7 +125,7 @@ pub(crate) enum Work {
 #[derive(Debug)]
 pub(crate) struct Assignment {
     pub chunk: ChunkId,
-    pub target: Arc<Target>,
+    pub target: Arc<CollectionMapping>,
     /// As [`CollectionState::made`].
     pub made: Option<Uuid>,
     pub options: bson::RawDocumentBuf,

@@ -10,6 +10,7 @@ pub(crate) mod track;
 pub(crate) mod watch;
 pub(crate) mod follow;
 
+use crate::runtime::tasks::flatten;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +20,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::api::migration::Verification;
 use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::config::Settings;
+use crate::config::Verification;
 use crate::engine::checkpointer::save_checkpoints;
 use crate::engine::copy::walker::Walker;
 use crate::engine::follow::applier::{Lane, LaneParts};
@@ -32,8 +33,10 @@ use crate::engine::start::begin::{Beginning, mismatch};
 use crate::engine::watch::source::watch_source;
 use crate::engine::watch::target::{ForeignWatch, Seen, open_foreign_watch, watch_deployments, watch_foreign_writes};
 use crate::engine::watch::write_latency::yield_to_writes;
-use crate::error::{Error, ErrorKind, Result};
-use crate::report::event::{Amount, Event, Events, Side};
+use crate::error::{ErrorKind, Result};
+use crate::model::amount::Amount;
+use crate::model::side::Side;
+use crate::report::event::{Event, Events};
 use crate::runtime::expiry;
 use crate::runtime::expiry::keep_expiry;
 use crate::runtime::fence::Fence;
@@ -438,19 +441,4 @@ async fn end(tasks: &mut JoinSet<Result<()>>, mut result: Result<()>) -> Result<
         tasks.shutdown().await;
     }
     result
-}
-
-pub(crate) fn flatten(ended: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
-    ended.unwrap_or_else(|error| {
-        if error.is_panic() {
-            Err(Error::new(
-                ErrorKind::Panic,
-                "run the migration",
-                "a task panicked; the checkpoint is good to go on from",
-            )
-            .with_source(error))
-        } else {
-            Err(Error::stopped("run the migration"))
-        }
-    })
 }

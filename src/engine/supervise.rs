@@ -8,13 +8,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::migration::LostPosition;
+use crate::config::LostPosition;
 use crate::engine::watch::source::{POSITION_INTERVAL, watch_window};
 use crate::engine::{Engine, Requests};
 use crate::error::{ErrorKind, Result};
-use crate::model::document::Position;
+use crate::model::position::Position;
+use crate::model::side::Side;
 use crate::mongo::retry::{RetryRule, retry};
-use crate::report::event::{Event, Side};
+use crate::report::event::Event;
 use crate::report::phase::Phase;
 use crate::runtime::progress::Progress;
 use crate::runtime::waiting::telling;

@@ -12,8 +12,8 @@ use mongodb::raw_batch_cursor::RawBatchCursor;
 use tokio::time::{sleep, timeout};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::Position;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::mongo::client;
 use crate::mongo::oplog::position;
 use crate::mongo::retry::{RetryRule, retry};

@@ -1,5 +1,6 @@
 //! Lists the collections of a replica set, for source and sink alike.
 
+use crate::catalog::kind::kind_of;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bson::raw::{RawDocument, RawDocumentBuf};
@@ -8,7 +9,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use mongodb::Client;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Collection, CollectionKind};
+use crate::model::collection::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
 use crate::mongo::client::{is_gone, number, open_cursor, run};
 use crate::mongo::retry::{RetryRule, retry};
@@ -300,32 +301,6 @@ fn uuid_of(listed: &RawDocument, kind: CollectionKind, namespace: &Namespace) ->
         }),
         _ if matches!(kind, CollectionKind::View | CollectionKind::TimeSeries) => Ok(NIL),
         _ => Err(no_uuid().with_context("namespace", namespace)),
-    }
-}
-
-/// How a collection with these options keeps its documents.
-pub(crate) fn kind_of(namespace: &Namespace, options: &RawDocument) -> CollectionKind {
-    let is_set = |name: &str| {
-        options
-            .get(name)
-            .ok()
-            .flatten()
-            .is_some_and(|value| value.as_bool() != Some(false))
-    };
-    if is_set("viewOn") {
-        CollectionKind::View
-    } else if is_set("capped") {
-        CollectionKind::Capped
-    } else if namespace.time_series().is_some() {
-        CollectionKind::TimeSeriesBuckets
-    } else if is_set("timeseries") {
-        CollectionKind::TimeSeries
-    } else if is_set("clusteredIndex") {
-        CollectionKind::Clustered
-    } else if is_set("collation") || options.get_bool("autoIndexId").is_ok_and(|made| !made) {
-        CollectionKind::Unordered
-    } else {
-        CollectionKind::Plain
     }
 }
 

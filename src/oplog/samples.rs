@@ -7,7 +7,8 @@ use std::fs;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Bson, Document, doc};
 
-use crate::model::document::{Operation, Position};
+use crate::model::change::Operation;
+use crate::model::position::Position;
 use crate::oplog::assembler::{Assembler, Taken};
 use crate::oplog::entry::{CommandOperation, Entry, Item};
 use crate::oplog::parse::Parser;

@@ -7,8 +7,10 @@ use bson::Document;
 use bson::raw::RawDocumentBuf;
 
 use super::samples::{FROM_SOURCE, VERSIONS, is_skipped, items, raw, samples};
-use crate::model::document::{CollectionKind, Operation, Position};
-use crate::mongo::listing::kind_of;
+use crate::catalog::kind::kind_of;
+use crate::model::change::Operation;
+use crate::model::collection::CollectionKind;
+use crate::model::position::Position;
 use crate::oplog::assembler::{Assembler, Taken};
 use crate::oplog::entry::{CommandOperation, Item};
 

@@ -8,7 +8,7 @@ use super::{Context, PlannedCollection};
 use crate::catalog::Part;
 use crate::error::code::Code;
 use crate::error::finding::Finding;
-use crate::model::document::{Collection, CollectionKind};
+use crate::model::collection::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
 
 /// The most bytes of a name `database.collection`, by the target's feature compatibility version.

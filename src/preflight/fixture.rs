@@ -3,12 +3,14 @@
 use bson::raw::RawDocumentBuf;
 use bson::rawdoc;
 
-use super::{Checkpointed, Context, Finding, PlannedCollection, SideFacts};
+use super::{Checkpointed, Context, PlannedCollection, SideFacts};
 use crate::config::Settings;
-use crate::model::document::{Collection, CollectionKind};
+use crate::error::finding::Finding;
+use crate::model::amount::Amount;
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::deployment::Deployment;
 use crate::model::inspection::Inspection;
-use crate::report::event::{Amount, Side};
-use crate::source::Deployment;
+use crate::model::side::Side;
 
 /// Two healthy sets of 6.0, of which nothing more is known, and an empty plan.
 pub(super) struct Facts {

@@ -6,7 +6,7 @@ use super::Context;
 use crate::catalog::Part;
 use crate::error::code::Code;
 use crate::error::finding::Finding;
-use crate::model::document::{Collection, CollectionKind};
+use crate::model::collection::{Collection, CollectionKind};
 
 /// From this series on no server has geoHaystack indexes.
 const WITHOUT_HAYSTACK: [u32; 2] = [5, 0];

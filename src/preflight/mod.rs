@@ -123,32 +123,33 @@ mod time_series;
 mod topology;
 mod write_block;
 
+use crate::catalog::not_migrated::not_migrated;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::api::migration::ExistingData;
 use crate::catalog;
+use crate::catalog::not_migrated::is_view_of_buckets;
 use crate::catalog::{NotKept, Part};
+use crate::config::ExistingData;
 use crate::config::Settings;
 use crate::engine::Engine;
-use crate::engine::start::listing::is_view_of_buckets;
 use crate::error::{ErrorKind, Result};
-use crate::model::document::{Collection, CollectionKind};
+use crate::model::amount::Amount;
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::deployment::Deployment;
 use crate::model::namespace::Namespace;
+use crate::model::side::Side;
 use crate::mongo::retry::answered;
-use crate::report::event::{Amount, Side};
 use crate::runtime::lease;
 use crate::runtime::ownership::{shown, takes_name};
 use crate::runtime::waiting::LONGEST_CALL;
-use crate::source::Deployment;
 
-pub use self::path::PathPolicy;
 pub use self::plan::{Estimate, Plan, PlannedCollection};
+pub use crate::config::PathPolicy;
 pub use crate::error::finding::{Finding, Severity};
 pub use crate::model::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe, TransactionFacts};
 
-pub(crate) use self::kind::imitation;
-pub(crate) use crate::error::code::Code;
+pub(crate) use crate::mongo::identify::imitation;
 
 /// How long a side may take to say what is asked of it, all in all. A single question that is not answered is a finding sooner.
 const ASKED: Duration = Duration::from_secs(120);
@@ -463,21 +464,4 @@ async fn lease_holder(engine: &Engine, purpose: Purpose) -> Result<Option<String
         Purpose::Plan => Ok(unless_unauthorized(lease::holder(&*engine.sink).await)?.ok().flatten()),
         Purpose::Start => Ok(None),
     }
-}
-
-/// What a migration leaves out, of this source and always.
-pub(crate) fn not_migrated(left_out: &[&Collection]) -> Vec<String> {
-    let mut all = vec![
-        "users and roles (admin.system.users, admin.system.roles)".to_owned(),
-        "the databases admin, config and local".to_owned(),
-        "profiler data (system.profile)".to_owned(),
-    ];
-    all.extend(left_out.iter().map(|collection| {
-        let reason = match is_view_of_buckets(collection) {
-            true => "a view over the buckets of a time-series collection",
-            false => "not selected",
-        };
-        format!("{} ({reason})", collection.namespace)
-    }));
-    all
 }

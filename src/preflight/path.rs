@@ -1,23 +1,11 @@
 //! From which version to which a migration may lead.
 
+use crate::config::PathPolicy;
 use bson::Document;
 
 use super::{Context, SideFacts};
 use crate::error::code::Code;
 use crate::error::finding::{Finding, Severity};
-
-/// Which migration paths are allowed, see [`MigrationBuilder::path_policy`](crate::MigrationBuilder::path_policy).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PathPolicy {
-    /// Every path to the same or a newer version. Those from one of 4.2, 4.4, 5.0 and 6.0 to one of these are tested; others are warned
-    /// about, and the warning tells what is known of them.
-    #[default]
-    Upward,
-    /// Only the paths that hosted migration services offer: 2.6, 3.0, 3.2, 3.4, 3.6, 4.0 and 4.2 to 4.2, 4.4 to 4.4, 5.0 to 5.0. Sources
-    /// before 4.2 are refused for a reason of their own: their history cannot be followed.
-    Hosted,
-}
 
 /// A release series, such as `[4, 2]`.
 type Series = [u32; 2];

@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::error::finding;
 use crate::error::finding::{Finding, Severity};
-use crate::model::document::CollectionKind;
+use crate::model::amount::Amount;
+use crate::model::collection::CollectionKind;
+use crate::model::deployment::Deployment;
 use crate::model::namespace::Namespace;
-use crate::report::event::Amount;
-use crate::source::Deployment;
 
 /// What a run would do, and everything that stands in its way.
 #[derive(Clone, Debug)]

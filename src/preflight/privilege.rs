@@ -9,7 +9,7 @@ use super::{Context, SideFacts, kind};
 use crate::error::code::Code;
 use crate::error::finding::{Finding, Severity};
 use crate::model::inspection::Access;
-use crate::report::event::Side;
+use crate::model::side::Side;
 
 /// What was refused when it was tried, and what the server's own list of privileges lacks.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
@@ -264,8 +264,8 @@ mod tests {
     use bson::doc;
 
     use super::*;
+    use crate::error::finding::Severity;
     use crate::model::inspection::Probe;
-    use crate::preflight::Severity;
     use crate::preflight::fixture::{Facts, codes, findings};
 
     #[test]

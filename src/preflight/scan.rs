@@ -6,7 +6,8 @@ use futures::StreamExt;
 use crate::error::code::Code;
 use crate::error::finding::Finding;
 use crate::error::{ErrorKind, Result};
-use crate::model::document::{Collection, CollectionKind, Range};
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::range::Range;
 use crate::order::Key;
 use crate::source::{ReadMode, ReadRequest, Source};
 

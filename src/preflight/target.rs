@@ -2,7 +2,7 @@
 
 use super::privilege::passes_write_block;
 use super::{Checkpointed, Context};
-use crate::api::migration::ExistingData;
+use crate::config::ExistingData;
 use crate::error::code::Code;
 use crate::error::finding::Finding;
 
@@ -177,7 +177,7 @@ mod tests {
     use bson::{doc, rawdoc};
 
     use super::*;
-    use crate::model::document::CollectionKind;
+    use crate::model::collection::CollectionKind;
     use crate::model::inspection::OplogFacts;
     use crate::preflight::fixture::{Facts, codes, findings};
 

@@ -1,10 +1,10 @@
 //! Time-series collections, which servers from 9.0 on keep without buckets.
 
 use super::Context;
-use crate::engine::start::listing::{TIME_SERIES, time_series_fix};
+use crate::catalog::not_migrated::{TIME_SERIES, time_series_fix};
 use crate::error::code::Code;
 use crate::error::finding::Finding;
-use crate::model::document::CollectionKind;
+use crate::model::collection::CollectionKind;
 
 /// The first series whose servers make time-series collections without buckets.
 const WITHOUT_BUCKETS: [u32; 2] = [9, 0];

@@ -7,16 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog;
 use crate::catalog::{NotKept, Series, compare_indexes, option_differences};
-use crate::cutover::compare;
-use crate::cutover::compare::ByName;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Collection, CollectionKind, Position};
+use crate::model::by_name::ByName;
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::deployment::Deployment;
 use crate::model::namespace::Namespace;
-use crate::report::event::CollectionSummary;
+use crate::model::position::Position;
 use crate::report::late_writes::LateWrites;
+use crate::report::summary::CollectionSummary;
 use crate::sink::Sink;
-use crate::source::{Deployment, Source};
+use crate::source::Source;
 
 /// The version of the format that this crate writes. It reads this one and all before it.
 const FORMAT: i32 = 1;
@@ -140,7 +141,10 @@ impl Certificate {
             }
         }
         let (listed, standing) = futures::try_join!(source.collections(), sink.collections())?;
-        let (listed, standing) = (compare::by_name(&listed), compare::by_name(&standing));
+        let (listed, standing) = (
+            crate::model::by_name::by_name(&listed),
+            crate::model::by_name::by_name(&standing),
+        );
         for collection in &self.collections {
             let sides = [
                 (

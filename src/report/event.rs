@@ -1,22 +1,17 @@
 //! What a run tells its host: events as they happen, a status at any time, and a summary at the end.
 
+use crate::model::side::Side;
 use std::time::{Duration, SystemTime};
 
 use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::broadcast;
 
-use crate::api::reverse::WayBack;
-use crate::catalog::NotKept;
 use crate::compare::difference::Difference;
-use crate::model::document::Position;
 use crate::model::inspection::TransactionFacts;
-use crate::model::left_selection::LeftSelection;
 use crate::model::namespace::Namespace;
-use crate::report::certificate::Certificate;
-use crate::report::lag_history::{IndexCounts, LagSample};
+use crate::model::position::Position;
 use crate::report::late_writes::LateWrites;
 use crate::report::phase::Phase;
-use crate::runtime::limits::throttle::Throttle;
 
 /// Events kept for a reader that is behind; older ones are lost to it.
 const KEPT: usize = 1024;
@@ -240,183 +235,6 @@ pub enum Event {
         /// How many.
         events: u64,
     },
-}
-
-/// One of the two deployments of a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Side {
-    /// The one that is migrated.
-    Source,
-    /// The one that it is migrated to.
-    Target,
-}
-
-impl Side {
-    /// `source` or `target`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Target => "target",
-        }
-    }
-}
-
-impl std::fmt::Display for Side {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The state of a run at one moment.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Status {
-    /// How far the run is.
-    pub phase: Phase,
-    /// Everything up to here is durable on the target; `None` before the first checkpoint.
-    pub position: Option<Position>,
-    /// The newest majority-committed position of the source that is known; `None` before it was first asked.
-    pub source_position: Option<Position>,
-    /// How far `position` is behind `source_position`.
-    pub lag: Option<Duration>,
-    /// Whether every collection has been copied.
-    pub copy_complete: bool,
-    /// Whether the lag is small and everything copied and indexed, so that `cutover` would succeed; within seconds when it has little left to
-    /// compare (see `all_compared`).
-    pub can_cut_over: bool,
-    /// Documents and bytes copied since the migration began.
-    pub copied: Amount,
-    /// Documents and bytes that the source had when it was listed.
-    pub total: Amount,
-    /// The source's changes since this process began.
-    pub changes: ChangeCounts,
-    /// Documents and bytes of the source that were compared with the target while the run went on, since this process began.
-    pub compared: Amount,
-    /// Whether everything has been compared that can be while the run goes on, with
-    /// [`Verification::Continuous`](crate::Verification::Continuous). A cutover that comes earlier compares the rest while the applications
-    /// stand still, which takes as long as reading it.
-    pub all_compared: bool,
-    /// How many of the documents that were compared while the run went on differed, since this process began.
-    pub differences: u64,
-    /// How long the copy will still take at its present speed; `None` when not known.
-    pub time_left: Option<Duration>,
-    /// The time that the source's oplog spans, measured each 10 seconds, also while the run is paused; `None` when not known.
-    pub oplog_window: Option<Duration>,
-    /// How long the oplog will still hold the position to go on from, at the speed at which it rolled off in the last 10 minutes; `None`
-    /// when it did not, or is not known. A run that keeps up has always about the whole window.
-    pub oplog_time_left: Option<Duration>,
-    /// When the cutover window ends, and with it the run; `None` before the run was first ready, and for a window without end.
-    pub cutover_deadline: Option<SystemTime>,
-    /// How fast the run may go.
-    pub throttle: Throttle,
-    /// How many ranges may be copied or compared at the same time just now: the number of [walkers](crate::MigrationBuilder::walkers), or
-    /// fewer while [the source's writes are spared](crate::MigrationBuilder::yield_to_source_writes).
-    pub walkers: usize,
-    /// The lag in the last 10 minutes of this process, oldest first, about each 5 seconds. While the run is paused it grows.
-    pub lag_history: Vec<LagSample>,
-    /// Changes applied to the target each second, over the last half minute; `None` when not known.
-    pub applied_per_second: Option<f64>,
-    /// Indexes built so far. One that could not be built counts in the total alone.
-    pub indexes: IndexCounts,
-}
-
-/// An amount of data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Amount {
-    /// Documents.
-    pub documents: u64,
-    /// Bytes of uncompressed BSON.
-    pub bytes: u64,
-}
-
-/// What became of the source's changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ChangeCounts {
-    /// Applied to the target.
-    pub applied: u64,
-    /// Dropped, since a copy has them or will have them.
-    pub dropped: u64,
-    /// Bytes of changes held back for chunks that are being read.
-    pub held_bytes: u64,
-}
-
-/// What a run came to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Summary {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// The position at which both sides were compared; `None` when they were not.
-    pub position: Option<Position>,
-    /// Each collection that was migrated.
-    pub collections: Vec<CollectionSummary>,
-    /// Each index that was migrated.
-    pub indexes: Vec<IndexSummary>,
-    /// Writes to the source after the host had said that nothing writes to it any more. There are none unless the host accepts them.
-    pub late_writes: LateWrites,
-    /// How often the source's history no longer held the position to go on from, so that everything was compared again.
-    pub resyncs: u32,
-    /// Collections of the target that another program wrote to, as far as this process has seen it.
-    pub foreign_writes: Vec<ForeignWrites>,
-    /// Collections that were renamed out of the selection during the migration, and were dropped on the target: the first 1000 of them.
-    pub left_selection: Vec<LeftSelection>,
-    /// What was left out on purpose: users, roles, system collections, what was not selected.
-    pub not_migrated: Vec<String>,
-    /// Parts of options and indexes that the target cannot keep. Preflight has a finding for each that was there at the start, and none is
-    /// a difference.
-    pub not_kept: Vec<NotKept>,
-    /// All of it as a document to keep; `None` unless it is [complete](Outcome::Complete).
-    pub certificate: Option<Certificate>,
-    /// How the hand-over can be taken back; `None` unless it is [complete](Outcome::Complete), and for a sink whose history cannot be
-    /// followed. See [`Summary::reverse`].
-    pub way_back: Option<WayBack>,
-}
-
-/// Writes of another program to a collection of the target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForeignWrites {
-    /// The collection's name on the target.
-    pub namespace: Namespace,
-    /// How many were seen.
-    pub writes: u64,
-}
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Handed over; nothing differs.
-    Complete,
-    /// Not handed over: the verification found differences. The run goes on following, so that the cutover can be called again. The target
-    /// must not be used before they are understood.
-    Differences,
-}
-
-/// What became of a collection.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CollectionSummary {
-    /// Its name on the source.
-    pub namespace: Namespace,
-    /// Its name on the target.
-    pub target: Namespace,
-    /// Documents on the target.
-    pub documents: u64,
-    /// Whether both sides were compared and are identical, options included.
-    pub verified: bool,
-    /// The digest that the documents have on both sides; `None` where they were compared in another way or not at all.
-    pub digest: Option<String>,
-    /// What differs, in words.
-    pub differences: Vec<String>,
-}
-
-/// What became of an index.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IndexSummary {
-    /// The collection's name on the source.
-    pub namespace: Namespace,
-    /// The index's name.
-    pub name: String,
-    /// Whether the target has it as the source has it.
-    pub ok: bool,
-    /// Why not.
-    pub reason: Option<String>,
 }
 
 /// The sending side of the event stream. Sending never waits.

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind};
-use crate::model::document::Position;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 
 /// So many writes are named; all are counted.
 const MOST_NAMED: usize = 20;

@@ -1,5 +1,7 @@
 //! What a host is told about a run: events, status, summary, certificate.
 
+pub(crate) mod summary;
+pub(crate) mod status;
 pub(crate) mod certificate;
 pub(crate) mod event;
 pub(crate) mod lag_history;

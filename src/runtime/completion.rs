@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::api::reverse::WayBack;
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::event::Summary;
+use crate::report::summary::Summary;
 
 /// What goes over to the target with the migration. When it is dropped before [`begin`](Self::begin) or after [`revert`](Self::revert) it
 /// stays where it was, else it has gone over.

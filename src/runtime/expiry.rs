@@ -14,12 +14,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::expiry::TTL_DISABLED_SECONDS;
 use crate::catalog::whole_seconds;
 use crate::checkpoint::{Checkpoint, CollectionState};
 use crate::engine::follow::router::Request;
-use crate::engine::track::index_work::{HARDLY_EVER, expiry, name_of};
+use crate::engine::track::index_work::{expiry, name_of};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Collection, CollectionKind};
+use crate::model::collection::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
 use crate::runtime::progress::Progress;
 use crate::sink::{CatalogCommand, Sink};
@@ -63,7 +64,7 @@ fn changes(state: &CollectionState, form: Form) -> Vec<RawDocumentBuf> {
         if let Some(seconds) = whole_seconds(index) {
             let mut change = rawdoc! { "name": name_of(index) };
             match form {
-                Form::HeldBack => change.append(cstr!("expireAfterSeconds"), HARDLY_EVER),
+                Form::HeldBack => change.append(cstr!("expireAfterSeconds"), TTL_DISABLED_SECONDS),
                 Form::Final => change.append(cstr!("expireAfterSeconds"), seconds),
             }
             changes.push(rawdoc! { "index": change });
@@ -333,14 +334,14 @@ mod tests {
     use super::*;
     use crate::checkpoint::Renaming;
     use crate::engine::track::collection::Tracked;
-    use crate::model::namespace::Selection;
+    use crate::model::selection::Selection;
     use crate::sink::MemorySink;
     use crate::test_util::at;
 
     #[test]
     fn a_listing_is_as_after_the_commands() {
         let namespace = Namespace::new("shop", "events");
-        let held_back = rawdoc! { "name": "at", "expireAfterSeconds": HARDLY_EVER };
+        let held_back = rawdoc! { "name": "at", "expireAfterSeconds": TTL_DISABLED_SECONDS };
         let modify = |arguments| CatalogCommand::Modify {
             namespace: namespace.clone(),
             arguments,
@@ -423,7 +424,7 @@ mod tests {
             });
             restore(&sink, &checkpoint, Clone::clone).await.unwrap();
             sink.crash();
-            assert_eq!(standing(&sink).await, HARDLY_EVER, "renamed: {is_renamed}");
+            assert_eq!(standing(&sink).await, TTL_DISABLED_SECONDS, "renamed: {is_renamed}");
         }
     }
 }

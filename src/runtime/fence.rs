@@ -38,12 +38,15 @@ use tokio::time::Instant;
 
 use crate::checkpoint::CheckpointStore;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Batch, Collection, CollectionKind, Position, Write};
+use crate::model::batch::Batch;
+use crate::model::change::Write;
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::deployment::Deployment;
 use crate::model::inspection::Inspection;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
-use crate::source::Deployment;
 
 /// A lease that is not renewed for so long belongs to a process that is gone.
 pub(crate) const EXPIRY: Duration = Duration::from_secs(6);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use tokio::sync::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::Position;
+use crate::model::position::Position;
 use crate::sink::Sink;
 
 /// The sink's flush, shared by all tasks of a run.

@@ -1,5 +1,7 @@
 //! The equipment of one run: what its tasks share.
 
+pub(crate) mod tasks;
+pub(crate) mod left_selection;
 pub(crate) mod completion;
 pub(crate) mod expiry;
 pub(crate) mod fence;

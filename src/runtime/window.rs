@@ -1,8 +1,8 @@
 //! The cutover window: for how long a run follows its source after it was first ready.
 
-use std::fmt;
+use crate::config::Clock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bson::DateTime;
@@ -16,9 +16,6 @@ use crate::error::{Error, ErrorKind};
 use crate::report::event::Event;
 use crate::report::phase::Phase;
 use crate::runtime::progress::Progress;
-
-/// How long the window is unless the host says otherwise.
-pub(crate) const DEFAULT: Duration = Duration::from_secs(120 * HOUR);
 
 /// The host is warned when so much is left.
 const WARNINGS: [Duration; 4] = [
@@ -50,32 +47,6 @@ impl CutoverWindow {
         first
             .checked_add(length)?
             .checked_add(Duration::from_millis(self.extended_millis))
-    }
-}
-
-/// The time of day, which tests of hosts replace.
-#[derive(Clone)]
-pub(crate) struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
-
-impl Clock {
-    pub fn new(now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
-    }
-
-    pub fn now(&self) -> SystemTime {
-        (self.0)()
-    }
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Self::new(SystemTime::now)
-    }
-}
-
-impl fmt::Debug for Clock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Clock")
     }
 }
 
@@ -193,6 +164,7 @@ fn is_warning_due(before: Duration, left: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::DEFAULT_CUTOVER_WINDOW;
 
     fn hours(hours: u64) -> Duration {
         Duration::from_secs(hours * HOUR)
@@ -205,7 +177,7 @@ mod tests {
     #[test]
     fn it_begins_when_the_run_is_first_ready_and_can_be_extended() {
         let window = Window::default();
-        window.go_on(DEFAULT, CutoverWindow::default(), at(0));
+        window.go_on(DEFAULT_CUTOVER_WINDOW, CutoverWindow::default(), at(0));
         assert!(!window.begin_if_ready(at(1)) && !window.extend(hours(24)));
         assert_eq!(window.deadline(), None);
         window.note_ready();
@@ -215,9 +187,9 @@ mod tests {
         assert_eq!(window.deadline(), Some(at(147)));
         // A process that starts before its end goes on with it; one that starts afterwards has a new one.
         let next = Window::default();
-        next.go_on(DEFAULT, window.kept(), at(146));
+        next.go_on(DEFAULT_CUTOVER_WINDOW, window.kept(), at(146));
         assert_eq!(next.deadline(), Some(at(147)));
-        next.go_on(DEFAULT, window.kept(), at(147));
+        next.go_on(DEFAULT_CUTOVER_WINDOW, window.kept(), at(147));
         assert_eq!(next.kept(), CutoverWindow::default());
     }
 

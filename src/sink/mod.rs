@@ -11,12 +11,16 @@ use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 
 use crate::error::Result;
-use crate::model::document::{Batch, Collection, CollectionKind, Position, Range, Write};
+use crate::model::batch::Batch;
+use crate::model::change::Write;
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::deployment::Deployment;
 use crate::model::inspection::Inspection;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
+use crate::model::range::Range;
 use crate::oplog::delta::DeltaError;
 use crate::order::Key;
-use crate::source::Deployment;
 
 pub use crate::mongo::sink::MongoSink;
 #[cfg(feature = "test-util")]

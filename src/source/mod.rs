@@ -3,18 +3,21 @@
 #[cfg(feature = "test-util")]
 mod memory;
 
+pub use crate::model::deployment::Deployment;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Batch, Collection, CollectionKind, Position, Range};
+use crate::model::batch::Batch;
+use crate::model::collection::{Collection, CollectionKind};
 use crate::model::inspection::{Inspection, TransactionFacts};
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
+use crate::model::range::Range;
 use crate::oplog::Entry;
 use crate::order::Key;
 
@@ -196,19 +199,6 @@ pub trait Source: Send + Sync + 'static {
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>>;
 }
 
-/// What a source or sink says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deployment {
-    /// An identity that stays the same over restarts and elections; on MongoDB the replica set's id.
-    pub identity: String,
-    /// Name for people, such as the replica set's name. Never holds credentials.
-    pub name: String,
-    /// The version of the server, such as `[6, 0, 5]`.
-    pub version: [u32; 3],
-    /// The feature compatibility version, such as `[6, 0]`.
-    pub feature_compatibility: [u32; 2],
-}
-
 /// What clients have written, see [`Source::write_load`]. Both numbers only grow until the server is started again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteLoad {
@@ -258,3 +248,6 @@ pub struct PointRequest<'a> {
     /// Whether it must see exactly that.
     pub mode: ReadMode,
 }
+
+/// The source's history from some position on.
+pub(crate) type EntryStream = BoxStream<'static, Result<Vec<Entry>>>;

@@ -4,7 +4,8 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 
 use crate::engine::track::ranges::{ChunkId, RangeStatus, Ranges};
 use crate::error::Result;
-use crate::model::document::{Position, Write};
+use crate::model::change::Write;
+use crate::model::position::Position;
 use crate::oplog::Entry;
 use crate::order::Key;
 

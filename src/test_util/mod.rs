@@ -16,8 +16,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The first position of a second.
 #[cfg(test)]
-pub(crate) fn at(time: u32) -> crate::model::document::Position {
-    crate::model::document::Position {
+pub(crate) fn at(time: u32) -> crate::model::position::Position {
+    crate::model::position::Position {
         time,
         increment: 1,
         term: 1,

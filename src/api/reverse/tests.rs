@@ -4,10 +4,10 @@ use bson::rawdoc;
 
 use super::*;
 use crate::api::handle::MigrationHandle;
+use crate::catalog::expiry::TTL_DISABLED_SECONDS;
 use crate::checkpoint::{CheckpointStore, MemoryStore};
-use crate::engine::track::index_work::HARDLY_EVER;
-use crate::model::document::{Operation, Write};
-use crate::model::namespace::Selection;
+use crate::model::change::{Operation, Write};
+use crate::model::selection::Selection;
 use crate::order::Key;
 use crate::sink::{JournalEntry, MemorySink};
 use crate::source::MemorySource;
@@ -100,7 +100,7 @@ async fn it_follows_from_the_hand_over_and_copies_nothing() {
     bench.new.insert(ORDERS, rawdoc! { "_id": 6, "n": 0 }).unwrap();
     let status = run.status();
     assert!(status.copy_complete && status.can_cut_over, "{status:?}");
-    assert_eq!(bench.expiry().await, HARDLY_EVER);
+    assert_eq!(bench.expiry().await, TTL_DISABLED_SECONDS);
     complete(run).await;
     assert_eq!(bench.expiry().await, 60);
     let journal = bench.old.journal();

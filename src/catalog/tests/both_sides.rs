@@ -2,7 +2,7 @@ use bson::raw::RawDocumentBuf;
 use bson::rawdoc;
 
 use super::*;
-use crate::model::document::{Collection, CollectionKind};
+use crate::model::collection::{Collection, CollectionKind};
 use CollectionKind::{Capped, Plain, Unordered, View};
 
 fn collection(kind: CollectionKind, options: RawDocumentBuf, indexes: Vec<RawDocumentBuf>) -> Collection {

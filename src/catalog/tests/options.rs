@@ -2,7 +2,7 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::rawdoc;
 
 use super::*;
-use crate::model::document::CollectionKind;
+use crate::model::collection::CollectionKind;
 use CollectionKind::{Capped, Clustered, Plain, TimeSeriesBuckets, Unordered, View};
 
 fn option_difference(kind: CollectionKind, source: &RawDocument, target: &RawDocument) -> Option<String> {

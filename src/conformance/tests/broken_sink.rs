@@ -8,11 +8,14 @@ use futures::stream::{self, BoxStream};
 use super::sort_fields;
 use crate::conformance::check_sink;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Batch, Collection, CollectionKind, Operation, Position, Write};
+use crate::model::batch::Batch;
+use crate::model::change::{Operation, Write};
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::deployment::Deployment;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::order::Key;
 use crate::sink::{CatalogCommand, MemorySink, Refusal, RefusalReason, Sink, SinkRead, WritesSeen};
-use crate::source::Deployment;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Bug {

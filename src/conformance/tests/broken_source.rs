@@ -8,11 +8,14 @@ use futures::{StreamExt, TryStreamExt};
 use super::sort_fields;
 use crate::conformance::{FixtureWrite, SourceFixture, check_source};
 use crate::error::{ErrorKind, Result};
-use crate::model::document::{Batch, Collection, CollectionKind, Position};
+use crate::model::batch::Batch;
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::deployment::Deployment;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::oplog::Entry;
 use crate::order::Key;
-use crate::source::{Deployment, MemorySource, PointRequest, ReadMode, ReadRequest, Source};
+use crate::source::{MemorySource, PointRequest, ReadMode, ReadRequest, Source};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Bug {

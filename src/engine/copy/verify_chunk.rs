@@ -17,12 +17,14 @@ use crate::compare::by_id::Portions;
 use crate::compare::difference::Difference;
 use crate::compare::merge::Differences;
 use crate::engine::copy::walker::Walker;
-use crate::engine::follow::applier::Target;
 use crate::engine::follow::router::Request;
 use crate::engine::track::ranges::ChunkId;
 use crate::engine::track::verification::{Compared, Portion};
 use crate::error::{Error, Result};
-use crate::model::document::{Operation, Position, Range};
+use crate::model::change::Operation;
+use crate::model::mapping::CollectionMapping;
+use crate::model::position::Position;
+use crate::model::range::Range;
 use crate::order::Key;
 use crate::sink::SinkRead;
 use crate::source::{PointRequest, ReadMode, ReadRequest};
@@ -37,7 +39,7 @@ const NAMED: usize = 200;
 #[derive(Debug)]
 pub(crate) struct Check {
     pub chunk: ChunkId,
-    pub target: Arc<Target>,
+    pub target: Arc<CollectionMapping>,
     pub what: Portion,
     pub at: Position,
     pub chunk_bytes: u64,

@@ -13,12 +13,13 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::compare::merge::Differences;
-use crate::engine::flatten;
 use crate::engine::follow::ddl::expiry_held_back;
 use crate::engine::follow::router::{Assignment, Finished, Request, Work};
 use crate::engine::track::ranges::ChunkId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Batch, Position, Write};
+use crate::model::batch::Batch;
+use crate::model::change::Write;
+use crate::model::position::Position;
 use crate::mongo::retry::{Attempts, RetryRule};
 use crate::order::Key;
 use crate::runtime::flush::Durability;
@@ -26,6 +27,7 @@ use crate::runtime::limits::memory::{Budget, Taken};
 use crate::runtime::limits::walker_slots::Place;
 use crate::runtime::ownership::Ownership;
 use crate::runtime::progress::Progress;
+use crate::runtime::tasks::flatten;
 use crate::sink::{Refusal, Sink, SinkRead};
 use crate::source::{ReadMode, ReadRequest, Source};
 

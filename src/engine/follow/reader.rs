@@ -8,11 +8,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::follow::router::ReadAhead;
-use crate::engine::start::begin::EntryStream;
 use crate::error::{Error, Result};
 use crate::oplog::Entry;
 use crate::runtime::limits::memory::Budget;
 use crate::runtime::progress::Progress;
+use crate::source::EntryStream;
 
 /// So many vectors of entries are read ahead at most; fewer when they are large.
 pub(crate) const READ_AHEAD: usize = 4;
@@ -88,9 +88,9 @@ mod tests {
     use tokio::time::{Instant, sleep};
 
     use super::*;
+    use crate::config::Throttle;
     use crate::oplog::{Command, CommandOperation, Item};
     use crate::report::event::Events;
-    use crate::runtime::limits::throttle::Throttle;
     use crate::test_util::at;
 
     /// An entry of so many operations and bytes.

@@ -1,24 +1,24 @@
 //! Where a run begins: at its checkpoint, or at the source as it is now.
 
+use crate::source::EntryStream;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bson::Uuid;
 use futures::StreamExt;
-use futures::stream::BoxStream;
 use tokio::time::{Instant, sleep};
 
-use crate::api::migration::ExistingData;
 use crate::checkpoint::{Checkpoint, CollectionState};
+use crate::config::ExistingData;
 use crate::engine::Engine;
 use crate::engine::start::listing;
 use crate::engine::start::listing::Listing;
 use crate::engine::start::prepare_target::arrange;
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Collection, CollectionKind, Position};
+use crate::model::collection::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
-use crate::oplog::Entry;
+use crate::model::position::Position;
 use crate::preflight;
 use crate::runtime::ownership::{Ownership, refusal, shown, takes_name};
 use crate::runtime::progress::Progress;
@@ -41,9 +41,6 @@ pub(crate) struct Beginning {
     /// Whether there was a checkpoint.
     pub resumed: bool,
 }
-
-/// The source's history from some position on.
-pub(crate) type EntryStream = BoxStream<'static, Result<Vec<Entry>>>;
 
 impl Engine {
     /// The checkpoint to go on from, if there is one.

@@ -1,17 +1,19 @@
 //! Lists the collections as they all stood at one position.
 
+use crate::catalog::not_migrated::{ensure_migratable, is_view_of_buckets};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bson::Uuid;
 use futures::StreamExt;
 use tokio::time::Instant;
 
-use crate::engine::start::begin::EntryStream;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Collection, CollectionKind, Position};
-use crate::model::namespace::{Namespace, Selection};
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::namespace::Namespace;
+use crate::model::position::Position;
+use crate::model::selection::Selection;
 use crate::oplog::{CommandOperation, Item};
+use crate::source::EntryStream;
 use crate::source::Source;
 
 /// How long what has changed meanwhile is listed again.
@@ -110,35 +112,6 @@ fn by_name(collections: Vec<Collection>, selection: &Selection) -> Result<BTreeM
         }
     }
     Ok(found)
-}
-
-/// Whether it is a view that somebody made over the buckets of a time-series collection. It is left out: nothing that a server tells of
-/// it is enough to make it anew.
-pub(crate) fn is_view_of_buckets(collection: &Collection) -> bool {
-    collection.kind == CollectionKind::TimeSeries && collection.id == Uuid::from_bytes([0; 16])
-}
-
-/// Refuses a kind of collection that cannot be migrated, wherever it is met.
-///
-/// # Errors
-/// [`UnsupportedEntry`](ErrorKind::UnsupportedEntry).
-pub(crate) fn ensure_migratable(operation: &'static str, namespace: &Namespace, kind: CollectionKind) -> Result<()> {
-    if kind != CollectionKind::TimeSeries {
-        return Ok(());
-    }
-    let message = format!("{TIME_SERIES}; {}", time_series_fix(namespace));
-    Err(Error::new(ErrorKind::UnsupportedEntry, operation, message).with_context("namespace", namespace))
-}
-
-/// Why a time-series collection of 9.0 cannot be migrated.
-pub(crate) const TIME_SERIES: &str = "it is a time-series collection without buckets, as servers keep them from 9.0 on, of which this version can copy nothing";
-
-/// What to do about it.
-pub(crate) fn time_series_fix(namespace: &Namespace) -> String {
-    format!(
-        "leave it out with `.exclude(\"{namespace}\")` and copy it with an application, or migrate before the source's feature \
-         compatibility version becomes 9.0"
-    )
 }
 
 impl Touched {

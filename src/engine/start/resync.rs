@@ -14,7 +14,7 @@ use crate::engine::start::listing;
 use crate::engine::start::listing::Listing;
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Collection, CollectionKind};
+use crate::model::collection::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
 use crate::report::event::Event;
 use crate::runtime::ownership::Ownership;
@@ -146,8 +146,8 @@ mod tests {
     use bson::{Uuid, rawdoc};
 
     use super::*;
-    use crate::model::document::Position;
-    use crate::model::namespace::Selection;
+    use crate::model::position::Position;
+    use crate::model::selection::Selection;
 
     fn collection(id: u8, name: &str) -> Collection {
         Collection {

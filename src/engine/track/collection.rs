@@ -8,18 +8,20 @@ use bson::raw::RawDocumentBuf;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::CollectionState;
-use crate::engine::follow::applier::Target;
 use crate::engine::track::held_changes::Held;
 use crate::engine::track::ranges::{ChunkId, RangeStatus, Ranges};
 use crate::engine::track::verification::Proof;
-use crate::model::document::{Change, Collection, CollectionKind, Position};
+use crate::model::change::Change;
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::mapping::CollectionMapping;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::order::Key;
 
 /// A collection that is migrated.
 #[derive(Debug)]
 pub(crate) struct Tracked {
-    pub target: Arc<Target>,
+    pub target: Arc<CollectionMapping>,
     /// As [`CollectionState::made`].
     pub made: Option<Uuid>,
     pub options: RawDocumentBuf,
@@ -87,7 +89,7 @@ impl Tracked {
     /// A collection of which nothing has been copied.
     pub fn unread(collection: &Collection, target: Namespace, cuts: Vec<Key>) -> Self {
         Self {
-            target: Arc::new(Target {
+            target: Arc::new(CollectionMapping {
                 id: collection.id,
                 namespace: collection.namespace.clone(),
                 target,

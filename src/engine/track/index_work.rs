@@ -1,5 +1,6 @@
 //! Indexes on the target: when each is built, and in which form until cutover.
 
+use crate::catalog::expiry::held_back;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -7,20 +8,15 @@ use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
 
 pub(crate) use crate::catalog::{expiry, is_id_index, name_of, seconds};
-use crate::engine::follow::applier::Target;
 use crate::engine::track::collection::{IndexWork, Tracked};
 use crate::engine::track::ranges::RangeStatus;
-use crate::error::{Error, Result};
-use crate::model::document::Position;
-
-/// The `expireAfterSeconds` of indexes before cutover: only what is dated before 1973 could expire by it. Servers before 6.0 refuse a
-/// value that reaches back beyond 1970 from now, and the value must stay the same when a run goes on from its checkpoint.
-pub(crate) const HARDLY_EVER: i32 = 1_700_000_000;
+use crate::model::mapping::CollectionMapping;
+use crate::model::position::Position;
 
 /// An index that is to be built.
 #[derive(Clone, Debug)]
 pub(crate) struct IndexJob {
-    pub target: Arc<Target>,
+    pub target: Arc<CollectionMapping>,
     /// As [`CollectionState::made`](crate::checkpoint::CollectionState::made).
     pub made: Option<Uuid>,
     pub name: String,
@@ -182,36 +178,14 @@ fn is_unique(specification: &RawDocument) -> bool {
         .is_some_and(|value| value.as_bool() != Some(false))
 }
 
-/// The index as it is built before cutover: documents expire on the source alone.
-pub(crate) fn held_back(specification: &RawDocument) -> RawDocumentBuf {
-    if seconds(specification).is_none_or(|seconds| seconds >= i64::from(HARDLY_EVER)) {
-        return specification.to_owned();
-    }
-    replace_field(specification, "expireAfterSeconds", HARDLY_EVER).unwrap_or_else(|_| specification.to_owned())
-}
-
-/// A copy of `document` in which the field, where it exists, has another value.
-fn replace_field(document: &RawDocument, name: &str, value: i32) -> Result<RawDocumentBuf> {
-    let malformed = |error| Error::malformed("read an index specification", error);
-    let mut changed = RawDocumentBuf::new();
-    for element in document {
-        let (field, old) = element.map_err(malformed)?;
-        if field == name {
-            changed.append(field, value);
-        } else {
-            changed.append(field, old);
-        }
-    }
-    Ok(changed)
-}
-
 #[cfg(test)]
 mod tests {
     use bson::{Uuid, rawdoc};
 
     use super::*;
+    use crate::catalog::expiry::TTL_DISABLED_SECONDS;
     use crate::engine::track::ranges::ChunkId;
-    use crate::model::document::{Collection, CollectionKind};
+    use crate::model::collection::{Collection, CollectionKind};
     use crate::test_util::at;
 
     fn tracked() -> Tracked {
@@ -244,7 +218,10 @@ mod tests {
         );
         let first = tracked.next_index(at(5)).unwrap();
         assert_eq!(first.name, "t_1");
-        assert_eq!(first.specification.get_i32("expireAfterSeconds").unwrap(), HARDLY_EVER);
+        assert_eq!(
+            first.specification.get_i32("expireAfterSeconds").unwrap(),
+            TTL_DISABLED_SECONDS
+        );
         assert!(tracked.next_index(at(5)).is_none(), "the unique one waits");
         tracked.end_build("t_1", None);
         assert_eq!(tracked.next_index(at(5)).unwrap().name, "u_1");

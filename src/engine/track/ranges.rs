@@ -1,7 +1,8 @@
 //! Which `_id` ranges of a collection have been read, are being read, and have still to be read. Pure.
 
 use crate::checkpoint::RangeState;
-use crate::model::document::{Position, Range};
+use crate::model::position::Position;
+use crate::model::range::Range;
 use crate::order::Key;
 
 /// Names one read of one range within a run.

@@ -10,9 +10,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::Position;
-use crate::model::namespace::{Namespace, Selection};
-use crate::report::event::{Event, Side};
+use crate::model::namespace::Namespace;
+use crate::model::position::Position;
+use crate::model::selection::Selection;
+use crate::model::side::Side;
+use crate::report::event::Event;
 use crate::runtime::progress::Progress;
 use crate::sink::{Sink, WritesSeen};
 use crate::source::Source;

@@ -6,7 +6,7 @@ use bson::raw::RawDocument;
 use mongodb::raw_batch_cursor::RawBatch;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::Batch;
+use crate::model::batch::Batch;
 use crate::mongo::client;
 
 const OPERATION: &str = "read a batch of documents";

@@ -15,13 +15,15 @@ use mongodb::options::RunCursorCommandOptions;
 
 pub(crate) use self::answer::{Answer, of_system, plain};
 
+use crate::error::code::Code;
+use crate::error::finding::Finding;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Batch, Position};
+use crate::model::batch::Batch;
+use crate::model::deployment::Deployment;
+use crate::model::position::Position;
 use crate::mongo::error_codes;
 use crate::mongo::error_codes::Meaning;
 use crate::mongo::retry::{ANSWER, RetryRule, answered, panicked, retry};
-use crate::preflight::{Code, Finding};
-use crate::source::Deployment;
 
 /// Runs a command on a database, through elections.
 ///

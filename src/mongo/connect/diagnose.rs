@@ -12,10 +12,11 @@ use tokio::time::timeout;
 
 use super::tls::{diagnose_plain, diagnose_tls};
 use super::{OPERATION, greet, other_primary};
+use crate::error::code::Code;
+use crate::error::finding::Finding;
 use crate::error::{Error, ErrorKind};
 use crate::mongo::client;
 use crate::mongo::client::Answer;
-use crate::preflight::{Code, Finding};
 
 /// How long a server may take to answer when it is only asked what it is.
 const GLANCE: Duration = Duration::from_secs(3);

@@ -17,13 +17,14 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::diagnose::{Seen, look};
 use self::known::{connection_of, connection_of_client, names_of};
+use crate::error::code::Code;
+use crate::error::finding::Finding;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::inspection::Connection;
+use crate::model::side::Side;
+use crate::model::wait::{OnWait, Wait};
 use crate::mongo::client;
 use crate::mongo::client::Answer;
-use crate::preflight::{Code, Finding};
-use crate::report::event::Side;
-use crate::runtime::waiting::{OnWait, Wait};
 
 const OPERATION: &str = "connect";
 

@@ -10,8 +10,10 @@ use futures::stream::BoxStream;
 use self::cut_off::cut_off;
 use self::successor::successor;
 use crate::error::Result;
-use crate::model::document::{Batch, CollectionKind, Range};
+use crate::model::batch::Batch;
+use crate::model::collection::CollectionKind;
 use crate::model::namespace::Namespace;
+use crate::model::range::Range;
 use crate::model::raw::splice::{Splice, element_type};
 use crate::order::Key;
 

@@ -13,7 +13,7 @@ use super::names::has_repeated_names;
 use super::replace::{Stored, command_filter, store_all};
 use super::write_commands::{Items, Verb, send};
 use crate::error::{Error, Result};
-use crate::model::document::CollectionKind;
+use crate::model::collection::CollectionKind;
 use crate::model::namespace::Namespace;
 use crate::model::raw::splice::Splice;
 use crate::mongo::retry::{RetryRule, retry};

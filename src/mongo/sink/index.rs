@@ -9,8 +9,8 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout};
 
 use super::connection::Target;
+use crate::catalog::expiry::TTL_DISABLED_SECONDS;
 use crate::catalog::{are_same_keys, index_difference, index_for, is_id_index, name_of, seconds};
-use crate::engine::track::index_work::HARDLY_EVER;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::namespace::Namespace;
 use crate::model::raw::splice::Splice;
@@ -209,7 +209,7 @@ fn to_send(target: &Target, specification: &RawDocument, expiry: Expiry) -> RawD
     {
         match expiry {
             Expiry::Left if name == "expireAfterSeconds" => {}
-            Expiry::HeldBack if name == "expireAfterSeconds" => sent.append(name, HARDLY_EVER),
+            Expiry::HeldBack if name == "expireAfterSeconds" => sent.append(name, TTL_DISABLED_SECONDS),
             _ => sent.append(name, value),
         }
     }

@@ -24,15 +24,18 @@ use futures::stream::BoxStream;
 use mongodb::Client;
 
 use crate::error::Result;
-use crate::model::document::{Batch, Collection, CollectionKind, Position, Write};
+use crate::model::batch::Batch;
+use crate::model::change::Write;
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::deployment::Deployment;
 use crate::model::inspection::{Connection, Inspection};
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
+use crate::model::side::Side;
 use crate::mongo::connect::{ConnectOptions, Connected};
 use crate::mongo::{client, connect, digest, foreign_writes, inspect, listing};
 use crate::order::Key;
-use crate::report::event::Side;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
-use crate::source::Deployment;
 use connection::Target;
 
 /// Writes to a MongoDB replica set of version 4.2 to 6.0.

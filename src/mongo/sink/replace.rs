@@ -8,7 +8,7 @@ use super::connection::{Target, WriteError};
 use super::names::has_repeated_names;
 use super::write_commands::{Items, Verb, send};
 use crate::error::{ErrorKind, Result};
-use crate::model::document::CollectionKind;
+use crate::model::collection::CollectionKind;
 use crate::model::namespace::Namespace;
 use crate::model::raw::splice::{Splice, element_type};
 use crate::order::{Element, Elements, Key};

@@ -5,7 +5,7 @@ use bson::{Bson, Document, RawBson, doc};
 use mongodb::Client;
 
 use crate::error::{Error, Result};
-use crate::model::document::Collection;
+use crate::model::collection::Collection;
 use crate::mongo::client;
 use crate::mongo::client::is_gone;
 use crate::mongo::retry::WHOLE_COLLECTION;

@@ -17,15 +17,18 @@ use futures::stream::BoxStream;
 use mongodb::Client;
 
 use crate::error::Result;
-use crate::model::document::{Batch, Collection, CollectionKind, Position};
+use crate::model::batch::Batch;
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::deployment::Deployment;
 use crate::model::inspection::{Connection, Inspection, TransactionFacts};
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
+use crate::model::side::Side;
 use crate::mongo::connect::{ConnectOptions, Connected};
 use crate::mongo::{client, connect, digest, foreign_writes, inspect, listing, transactions};
 use crate::oplog::{Entry, OplogCursor};
 use crate::order::Key;
-use crate::report::event::Side;
-use crate::source::{Deployment, PointRequest, ReadMode, ReadRequest, Source, WriteLoad};
+use crate::source::{PointRequest, ReadMode, ReadRequest, Source, WriteLoad};
 
 /// A replica set of MongoDB 4.2 to 6.0 to migrate from.
 ///

@@ -1,22 +1,12 @@
 //! Limits how fast a run goes: a token bucket whose rate can be changed while it is used.
 
+use crate::config::Throttle;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
-
-/// How fast a run may go. `None` is as fast as it can, which is the default.
-///
-/// It takes effect within a second, also on what is under way, and stays through pauses and restarts of the run by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Throttle {
-    /// Bytes of documents that are read from the source each second to be copied or compared.
-    pub copy_bytes_per_second: Option<u64>,
-    /// Operations that are taken out of the source's history each second. While the source writes more of them the run falls behind.
-    pub tail_operations_per_second: Option<u64>,
-}
 
 /// The limits of a run, shared by everything that keeps to them.
 #[derive(Debug, Default)]

@@ -27,12 +27,14 @@ use futures::StreamExt;
 use tokio::sync::Mutex;
 
 use self::record::Record;
-use crate::api::migration::ExistingData;
 use crate::checkpoint::CollectionState;
+use crate::config::ExistingData;
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Collection, CollectionKind, Position, Range};
+use crate::model::collection::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
+use crate::model::range::Range;
 use crate::runtime::flush::Durability;
 use crate::sink::{CatalogCommand, Sink, SinkRead};
 

@@ -6,8 +6,8 @@ use bson::{Uuid, rawdoc};
 
 use super::OPERATION;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::Position;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::sink::Sink;
 
 /// The name of the record on the sink.
@@ -109,9 +109,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::api::migration::ExistingData;
+    use crate::config::ExistingData;
     use crate::engine::track::collection::Tracked;
-    use crate::model::document::CollectionKind;
+    use crate::model::collection::CollectionKind;
     use crate::runtime::flush::Durability;
     use crate::runtime::ownership::Ownership;
     use crate::sink::{MemorySink, SinkCall};

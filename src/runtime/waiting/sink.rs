@@ -9,12 +9,15 @@ use futures::stream::BoxStream;
 
 use super::Waiting;
 use crate::error::Result;
-use crate::model::document::{Batch, Collection, CollectionKind, Position, Write};
+use crate::model::batch::Batch;
+use crate::model::change::Write;
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::deployment::Deployment;
 use crate::model::inspection::Inspection;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
-use crate::source::Deployment;
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]

@@ -8,12 +8,15 @@ use futures::stream::BoxStream;
 
 use super::Waiting;
 use crate::error::Result;
-use crate::model::document::{Batch, Collection, Position};
+use crate::model::batch::Batch;
+use crate::model::collection::Collection;
+use crate::model::deployment::Deployment;
 use crate::model::inspection::{Inspection, TransactionFacts};
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::oplog::Entry;
 use crate::order::Key;
-use crate::source::{Deployment, PointRequest, ReadRequest, Source, WriteLoad};
+use crate::source::{PointRequest, ReadRequest, Source, WriteLoad};
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]

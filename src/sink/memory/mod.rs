@@ -20,10 +20,13 @@ use tokio::time::sleep;
 use self::state::State;
 use super::{CatalogCommand, Refusal, RefusalReason, Sink, SinkRead, WritesSeen};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Batch, Collection, CollectionKind, Operation, Position, Write};
+use crate::model::batch::Batch;
+use crate::model::change::{Operation, Write};
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::deployment::Deployment;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::order::Key;
-use crate::source::Deployment;
 use crate::test_util::{Faults, Gate, Moment, digest, lock};
 
 /// A replica set in memory, for tests: it knows what is durable, and keeps a journal of what was written.

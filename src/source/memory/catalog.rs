@@ -6,10 +6,11 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Uuid, rawdoc};
 
 use super::state::{State, refused};
+use crate::catalog::kind::kind_of;
 use crate::error::Result;
-use crate::model::document::{CollectionKind, Position};
+use crate::model::collection::CollectionKind;
 use crate::model::namespace::Namespace;
-use crate::mongo::listing::kind_of;
+use crate::model::position::Position;
 use crate::oplog::{Command, CommandOperation, Item};
 use crate::test_util::{merge_fields, modified_options, modify_index};
 

@@ -19,11 +19,14 @@ use futures::stream::BoxStream;
 use tokio::sync::watch;
 
 use self::state::State;
-use super::{Deployment, PointRequest, ReadRequest, Source, WriteLoad};
+use super::{PointRequest, ReadRequest, Source, WriteLoad};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Batch, Collection, Position};
+use crate::model::batch::Batch;
+use crate::model::collection::Collection;
+use crate::model::deployment::Deployment;
 use crate::model::inspection::TransactionFacts;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::test_util::{Faults, Gate, Moment, digest, lock};

@@ -10,10 +10,11 @@ use tokio::task::yield_now;
 
 use super::*;
 use crate::api::handle::MigrationHandle;
-use crate::api::migration::{Migration, Verification};
+use crate::api::migration::Migration;
 use crate::checkpoint::{Checkpoint, CheckpointStore, MemoryStore};
-use crate::report::event::Outcome;
+use crate::config::Verification;
 use crate::report::phase::Phase;
+use crate::report::summary::Outcome;
 use crate::runtime::hooks::{HookResult, Hooks};
 use crate::sink::{MemorySink, Sink};
 use crate::source::MemorySource;

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::model::document::{Operation, Position, Write};
+use crate::model::change::{Operation, Write};
+use crate::model::position::Position;
 use crate::oplog::delta;
 use crate::order::Key;
 

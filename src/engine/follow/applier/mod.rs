@@ -7,13 +7,13 @@ mod refetched;
 #[cfg(test)]
 mod tests;
 
+use crate::model::mapping::CollectionMapping;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bson::Uuid;
-use bson::raw::RawDocumentBuf;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -22,8 +22,9 @@ use self::refetched::{Known, SettledDocuments};
 use self::refused::RefusedDocuments;
 use crate::engine::follow::applier::coalesce::fold;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{CollectionKind, Operation, Position, Write};
-use crate::model::namespace::Namespace;
+use crate::model::change::{Operation, Write};
+use crate::model::collection::CollectionKind;
+use crate::model::position::Position;
 use crate::oplog::delta::{self, DeltaFormat, format_of};
 use crate::order::Key;
 use crate::runtime::progress::Progress;
@@ -41,19 +42,10 @@ const WORTHWHILE: usize = 256 << 10;
 /// longer stuck.
 const STUCK_BYTES: usize = 256 << 10;
 
-/// A collection as a lane and a walker need to know it. It is replaced as a whole when the collection is renamed.
-#[derive(Debug)]
-pub(crate) struct Target {
-    pub id: Uuid,
-    pub namespace: Namespace,
-    pub target: Namespace,
-    pub kind: CollectionKind,
-}
-
 /// A change on its way to the sink.
 #[derive(Debug)]
 pub(crate) struct Routed {
-    pub target: Arc<Target>,
+    pub target: Arc<CollectionMapping>,
     pub position: Position,
     pub write: Write,
 }
@@ -85,12 +77,12 @@ pub(crate) enum LaneMessage {
     /// Re-read these documents from the source and write them as they are there; drop their changes up to that position. The permit is
     /// the share of their `_id`s of the byte budget.
     Settle {
-        target: Arc<Target>,
+        target: Arc<CollectionMapping>,
         keys: Vec<Key>,
         permit: OwnedSemaphorePermit,
     },
     /// Settle again, under this name, what was settled by a read that may have come after the rename.
-    Renamed { target: Arc<Target> },
+    Renamed { target: Arc<CollectionMapping> },
     /// The collection is gone: forget its documents.
     Dropped { collection: Uuid },
     /// Everything up to `routed` has been sent: acknowledge that it has been applied.
@@ -126,7 +118,7 @@ pub(crate) enum ResolveStep {
 #[derive(Clone, Debug)]
 pub(crate) struct Stuck {
     pub lane: usize,
-    pub target: Arc<Target>,
+    pub target: Arc<CollectionMapping>,
     pub key: Key,
     pub position: Position,
     pub reason: RefusalReason,
@@ -186,7 +178,7 @@ pub(crate) struct Lane {
 }
 
 /// The writes to one collection, in order.
-type Group = (Arc<Target>, Vec<(Position, Write)>);
+type Group = (Arc<CollectionMapping>, Vec<(Position, Write)>);
 
 /// A document that was read from the source itself.
 #[derive(Debug)]
@@ -352,7 +344,7 @@ impl Lane {
 
     async fn apply(&mut self, changes: Vec<Routed>, cancel: &CancellationToken) -> Result<()> {
         let mut groups: Vec<Group> = Vec::new();
-        let mut to_settle: Vec<(Arc<Target>, Vec<Key>)> = Vec::new();
+        let mut to_settle: Vec<(Arc<CollectionMapping>, Vec<Key>)> = Vec::new();
         let mut group_of: HashMap<Uuid, usize> = HashMap::new();
         let mut read_until: HashMap<Uuid, Position> = HashMap::new();
         let mut applied = 0;
@@ -417,7 +409,7 @@ impl Lane {
     }
 
     /// Applies the writes of one collection; those that are refused make their documents stuck.
-    async fn apply_group(&mut self, target: &Arc<Target>, writes: Vec<(Position, Write)>) -> Result<()> {
+    async fn apply_group(&mut self, target: &Arc<CollectionMapping>, writes: Vec<(Position, Write)>) -> Result<()> {
         if writes.is_empty() {
             return Ok(());
         }
@@ -479,7 +471,7 @@ impl Lane {
     }
 
     /// Notes that the sink refused a document. When there is no room for it, it is given up at once.
-    fn refuse(&mut self, target: &Arc<Target>, key: &Key, position: Position, reason: RefusalReason) {
+    fn refuse(&mut self, target: &Arc<CollectionMapping>, key: &Key, position: Position, reason: RefusalReason) {
         let text = reason.to_string();
         if !self.refused.refuse(target, key, position, reason) {
             let reason = format!("{text}; too many others were refused before it");

@@ -4,6 +4,7 @@ use super::*;
 use crate::compare::by_id;
 use crate::compare::by_id::Portions;
 use crate::source::{PointRequest, ReadMode};
+use bson::raw::RawDocumentBuf;
 
 /// Documents that are re-read from the source at once: at most so many, and about so many bytes.
 const SETTLE_DOCUMENTS: usize = 200;
@@ -14,7 +15,7 @@ const SNAPSHOT_ATTEMPTS: u32 = 3;
 
 impl Lane {
     /// Writes documents as the source has them now, and remembers at which position that was.
-    pub(super) async fn settle(&mut self, target: &Arc<Target>, keys: Vec<Key>) -> Result<()> {
+    pub(super) async fn settle(&mut self, target: &Arc<CollectionMapping>, keys: Vec<Key>) -> Result<()> {
         let mut portions = Portions::of(&keys, SETTLE_BYTES, 0).at_most(SETTLE_DOCUMENTS);
         while let Some(keys) = portions.next() {
             let (at, documents, exact) = self.read_settled(target, keys).await?;
@@ -61,7 +62,7 @@ impl Lane {
     }
 
     /// Settles again every document of a collection that was settled and may not be routed yet.
-    pub(super) async fn settle_all(&mut self, target: &Arc<Target>) -> Result<()> {
+    pub(super) async fn settle_all(&mut self, target: &Arc<CollectionMapping>) -> Result<()> {
         let keys = self.settled.of_collection(target.id);
         let more = self.settled.take_more().await?;
         self.settle(target, keys).await?;
@@ -81,7 +82,7 @@ impl Lane {
     }
 
     /// Applies changes of a settled document that are newer than the document read.
-    async fn apply_later(&mut self, target: &Arc<Target>, writes: Vec<(Position, Write)>) -> Result<()> {
+    async fn apply_later(&mut self, target: &Arc<CollectionMapping>, writes: Vec<(Position, Write)>) -> Result<()> {
         for write in writes {
             self.apply_group(target, vec![write]).await?;
         }
@@ -90,7 +91,11 @@ impl Lane {
 
     /// The documents as they stood at a position, or, where the answer is false, at some point between it and the end of the read. Nothing
     /// that this lane has been sent is newer than the position.
-    async fn read_settled(&self, target: &Target, keys: &[Key]) -> Result<(Position, Vec<RawDocumentBuf>, bool)> {
+    async fn read_settled(
+        &self,
+        target: &CollectionMapping,
+        keys: &[Key],
+    ) -> Result<(Position, Vec<RawDocumentBuf>, bool)> {
         let mut attempts = 0;
         loop {
             let at = self.source.position().await?;

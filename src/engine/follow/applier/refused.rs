@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use bson::Uuid;
 
-use super::Target;
 use super::refetched::bytes_of;
-use crate::model::document::{Position, Write};
+use crate::model::change::Write;
+use crate::model::mapping::CollectionMapping;
+use crate::model::position::Position;
 use crate::order::Key;
 use crate::sink::RefusalReason;
 
@@ -26,7 +27,7 @@ pub(super) struct RefusedDocuments {
 /// The writes of a document that wait because the first of them was refused.
 #[derive(Debug)]
 pub(super) struct Refused {
-    pub target: Arc<Target>,
+    pub target: Arc<CollectionMapping>,
     pub writes: VecDeque<(Position, Write)>,
     pub position: Position,
     pub reason: RefusalReason,
@@ -60,7 +61,13 @@ impl RefusedDocuments {
     }
 
     /// Notes that the sink refused a document, and puts nothing into its queue. Answers whether there is room for it.
-    pub fn refuse(&mut self, target: &Arc<Target>, key: &Key, position: Position, reason: RefusalReason) -> bool {
+    pub fn refuse(
+        &mut self,
+        target: &Arc<CollectionMapping>,
+        key: &Key,
+        position: Position,
+        reason: RefusalReason,
+    ) -> bool {
         let document = (target.id, key.clone());
         if self.documents.contains_key(&document) {
             return true;
@@ -155,7 +162,7 @@ impl RefusedDocuments {
     }
 
     /// Gives the documents of a collection its new name.
-    pub fn rename(&mut self, target: &Arc<Target>) {
+    pub fn rename(&mut self, target: &Arc<CollectionMapping>) {
         for ((id, _), refused) in &mut self.documents {
             if *id == target.id {
                 refused.target = Arc::clone(target);

@@ -7,6 +7,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{advance, sleep};
 
 use super::*;
+use crate::model::mapping::CollectionMapping;
+use crate::model::namespace::Namespace;
 use crate::report::event::Events;
 use crate::sink::{CatalogCommand, MemorySink, SinkCall};
 use crate::source::MemorySource;
@@ -17,7 +19,7 @@ const NAME: &str = "shop.orders";
 struct Bench {
     source: MemorySource,
     sink: MemorySink,
-    target: Arc<Target>,
+    target: Arc<CollectionMapping>,
     messages: mpsc::Sender<LaneMessage>,
     reached: mpsc::Receiver<MarkerReached>,
     progress: Arc<Progress>,
@@ -46,7 +48,7 @@ impl Bench {
         };
         sink.execute(&create).await.unwrap();
         sink.create_index(&namespace, &index).await.unwrap();
-        let target = Arc::new(Target {
+        let target = Arc::new(CollectionMapping {
             id: listed.id,
             namespace: namespace.clone(),
             target: namespace,
@@ -236,7 +238,7 @@ async fn changes_before_a_read_of_a_collated_collection_are_read_as_well() {
     bench.source.insert(NAME, upper.clone()).unwrap();
     let id = bench.source.collections().await.unwrap().remove(0).id;
     let namespace: Namespace = NAME.parse().unwrap();
-    bench.target = Arc::new(Target {
+    bench.target = Arc::new(CollectionMapping {
         id,
         namespace: namespace.clone(),
         target: namespace,
@@ -379,7 +381,7 @@ async fn settled_documents_beyond_the_limit_are_read_again() {
     assert!(is_same(&bench));
     assert_eq!(reached.unsettled.collections, HashSet::from([bench.target.id]));
     // The same documents under another name.
-    let target = Arc::new(Target {
+    let target = Arc::new(CollectionMapping {
         id: bench.target.id,
         namespace: bench.target.namespace.clone(),
         target: "shop.renamed".parse().unwrap(),

@@ -4,8 +4,9 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 
 use super::malformed;
 use crate::catalog::are_same_keys;
+use crate::catalog::expiry::TTL_DISABLED_SECONDS;
 use crate::engine::track::collection::Tracked;
-use crate::engine::track::index_work::{HARDLY_EVER, expiry, name_of};
+use crate::engine::track::index_work::{expiry, name_of};
 use crate::error::{Error, Result};
 
 impl Tracked {
@@ -34,7 +35,7 @@ impl Tracked {
                 "expireAfterSeconds" => {
                     // An index that did not expire anything yet must become one that does, with the expiry held back.
                     if expiry(index).is_none() {
-                        carried.append(field, HARDLY_EVER);
+                        carried.append(field, TTL_DISABLED_SECONDS);
                         changes = true;
                     }
                     set_field(index, field.as_str(), value)?;
@@ -70,17 +71,6 @@ impl Tracked {
     }
 }
 
-/// A collection's options as it is made before cutover: its documents expire on the source alone.
-pub(crate) fn expiry_held_back(options: &RawDocument) -> RawDocumentBuf {
-    let mut kept = RawDocumentBuf::new();
-    for (field, value) in options.into_iter().filter_map(Result::ok) {
-        if field != "expireAfterSeconds" {
-            kept.append(field, value);
-        }
-    }
-    kept
-}
-
 /// Sets a field in its place, or at the end.
 fn set_field(document: &mut RawDocumentBuf, name: &str, value: bson::RawBsonRef<'_>) -> Result<()> {
     let mut changed = RawDocumentBuf::new();
@@ -104,7 +94,7 @@ mod tests {
     use bson::rawdoc;
 
     use super::*;
-    use crate::model::document::{Collection, CollectionKind};
+    use crate::model::collection::{Collection, CollectionKind};
 
     #[test]
     fn a_change_of_the_validation_notes_what_it_leaves_to_the_default() {

@@ -1,5 +1,6 @@
 //! What a run does when the catalogue of the source is changed while it goes on.
 
+use crate::config::DdlPolicy;
 use bson::Uuid;
 
 use crate::catalog::is_same_index;
@@ -7,26 +8,10 @@ use crate::engine::follow::router::Router;
 use crate::engine::track::collection::Tracked;
 use crate::engine::track::index_work::name_of;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::Position;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::oplog::CommandOperation;
 use crate::report::event::Event;
-
-/// What to do when a collection, view or index of the selection is made, dropped, renamed or modified on the source during a run.
-///
-/// An application that inserts into a collection that does not exist makes one. What the run has already, since it was listed after the
-/// change, is no change to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DdlPolicy {
-    /// Carry it over.
-    #[default]
-    Apply,
-    /// Say so by [`Event::CatalogChangeMet`], and carry it over.
-    Warn,
-    /// End the run with [`CatalogChanged`](ErrorKind::CatalogChanged), before anything of the change is carried over. The checkpoint is of
-    /// just before it, and a start with another policy goes on from there.
-    Fail,
-}
 
 impl Router {
     /// Goes by the policy, before a change of the catalogue is carried over.

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use bson::Uuid;
 
 use super::{expiry_held_back, required};
+use crate::catalog::not_migrated::ensure_migratable;
 use crate::catalog::to_create;
 use crate::checkpoint::Renaming;
-use crate::engine::follow::applier::Target;
 use crate::engine::follow::router::Router;
-use crate::engine::start::listing::ensure_migratable;
 use crate::engine::track::collection::Tracked;
 use crate::error::Result;
-use crate::model::document::Position;
+use crate::model::mapping::CollectionMapping;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::runtime::ownership::Room;
 
 impl Router {
@@ -100,7 +100,7 @@ impl Router {
             self.announce_drop(dropped).await?;
             self.tracked.remove(&dropped);
         }
-        let renamed = Arc::new(Target {
+        let renamed = Arc::new(CollectionMapping {
             id,
             namespace: to.clone(),
             target,

@@ -7,8 +7,9 @@ use super::{malformed, unexpected};
 use crate::engine::follow::router::Router;
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{CollectionKind, Position};
+use crate::model::collection::CollectionKind;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::oplog::delta;
 use crate::runtime::ownership::Room;
 

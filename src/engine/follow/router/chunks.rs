@@ -287,7 +287,7 @@ impl Router {
         Ok(())
     }
 
-    pub(super) async fn settle(&mut self, target: &Arc<Target>, keys: BTreeSet<Key>) -> Result<()> {
+    pub(super) async fn settle(&mut self, target: &Arc<CollectionMapping>, keys: BTreeSet<Key>) -> Result<()> {
         let mut of_lane: HashMap<usize, Vec<Key>> = HashMap::new();
         for key in keys {
             of_lane.entry(self.lane_of(target, &key)).or_default().push(key);

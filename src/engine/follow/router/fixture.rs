@@ -5,7 +5,8 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::engine::track::ranges::Ranges;
-use crate::model::document::{Collection, Write};
+use crate::model::change::Write;
+use crate::model::collection::Collection;
 use crate::runtime::limits::memory::Budget;
 use crate::sink::MemorySink;
 use crate::source::MemorySource;

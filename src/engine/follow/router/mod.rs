@@ -24,9 +24,9 @@ pub(crate) use self::barriers::MARKERS_PER_LANE;
 use self::barriers::{GivenUp, Marker};
 use self::builds::HeldBack;
 use crate::checkpoint::{Checkpoint, ComparedUntil, PendingCheckpoint, Renaming, States, UnsettledDocuments};
+use crate::config::DdlPolicy;
 use crate::engine::checkpointer::SaveRequest;
-use crate::engine::follow::applier::{LaneMessage, MarkerReached, ResolveStep, Routed, Stuck, Target, Unsettled};
-use crate::engine::follow::ddl::policy::DdlPolicy;
+use crate::engine::follow::applier::{LaneMessage, MarkerReached, ResolveStep, Routed, Stuck, Unsettled};
 use crate::engine::index_builds::IndexBuilds;
 pub(crate) use crate::engine::messages::{Assignment, Finished, ProofRequest, ReadAhead, Report, Request, Work};
 use crate::engine::track::collection::{Chunk, Route, Tracked};
@@ -35,8 +35,12 @@ use crate::engine::track::held_changes::Held;
 use crate::engine::track::ranges::{ChunkId, RangeStatus};
 use crate::engine::track::verification::{CollectionProof, Compared, Proof, ProofState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::document::{Change, CollectionKind, Operation, Position};
-use crate::model::namespace::{Namespace, Selection};
+use crate::model::change::{Change, Operation};
+use crate::model::collection::CollectionKind;
+use crate::model::mapping::CollectionMapping;
+use crate::model::namespace::Namespace;
+use crate::model::position::Position;
+use crate::model::selection::Selection;
 use crate::oplog::{Entry, Item};
 use crate::order::Key;
 use crate::report::event::{Event, Events};
@@ -409,7 +413,7 @@ impl Router {
         }
     }
 
-    fn lane_of(&self, target: &Target, key: &Key) -> usize {
+    fn lane_of(&self, target: &CollectionMapping, key: &Key) -> usize {
         let bytes = target.id.bytes();
         let collection = bytes
             .iter()
@@ -540,7 +544,7 @@ impl Router {
     }
 
     /// Tells every lane that a collection has another name now.
-    pub(crate) async fn announce_rename(&mut self, target: &Arc<Target>) -> Result<()> {
+    pub(crate) async fn announce_rename(&mut self, target: &Arc<CollectionMapping>) -> Result<()> {
         for lane in 0..self.lanes.len() {
             self.message(
                 lane,

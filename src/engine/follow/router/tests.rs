@@ -12,8 +12,8 @@ use crate::engine::index_builds::EndedBuild;
 use crate::engine::track::index_work::IndexJob;
 use crate::engine::track::ranges::ChunkId;
 use crate::error::{Error, ErrorKind};
-use crate::model::document::Position;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::oplog::{Command, CommandOperation, Entry};
 use crate::order::Key;
 

@@ -18,7 +18,7 @@ use crate::checkpoint::{CollectionState, Compared, ComparedState, State, States}
 use crate::engine::track::collection::Tracked;
 use crate::engine::track::index_work::IndexJob;
 use crate::engine::track::ranges::{RangeStatus, Ranges};
-use crate::model::document::Position;
+use crate::model::position::Position;
 use crate::report::lag_history::IndexCounts;
 
 /// Of the collections with most changed documents so many are looked at for one that can be compared again now.

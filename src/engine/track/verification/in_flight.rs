@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::changed::bytes_of;
 use crate::engine::track::ranges::ChunkId;
-use crate::model::document::{Change, Position, Write};
+use crate::model::change::{Change, Write};
+use crate::model::position::Position;
 use crate::order::Key;
 
 /// Documents that are being compared.

@@ -15,8 +15,9 @@ use self::changed::Changed;
 pub(crate) use self::in_flight::{Portion, Running};
 use crate::checkpoint::{self, ComparedState};
 use crate::compare::difference::Difference;
-use crate::model::document::{Position, Write};
+use crate::model::change::Write;
 use crate::model::namespace::Namespace;
+use crate::model::position::Position;
 use crate::order::Key;
 
 /// How long a collection rests that has changed by so much, or whose comparison has failed for good.

@@ -1,0 +1,14 @@
+//! A collection on both sides.
+
+use crate::model::collection::CollectionKind;
+use crate::model::namespace::Namespace;
+use bson::Uuid;
+
+/// A collection as a lane and a walker need to know it. It is replaced as a whole when the collection is renamed.
+#[derive(Debug)]
+pub(crate) struct CollectionMapping {
+    pub id: Uuid,
+    pub namespace: Namespace,
+    pub target: Namespace,
+    pub kind: CollectionKind,
+}

@@ -1,0 +1,337 @@
+//! Which collections a migration moves, and under which names.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::namespace::{Namespace, is_internal_database};
+use serde::{Deserialize, Serialize};
+
+/// Which namespaces are migrated, and what they are called on the target.
+///
+/// Without an include everything is selected; an exclude wins over an include. The server's own databases and collections are never
+/// selected. A pattern is a namespace in which `*` stands for any characters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    include: Vec<String>,
+    exclude: Vec<String>,
+    rename: Vec<(Namespace, Namespace)>,
+    /// Whether it is read from the target to the source: patterns and renames are those of the migration that is taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    reversed: bool,
+}
+
+impl Selection {
+    /// Everything, under its own name.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// The same collections in the opposite direction: each leads from its name on the target back to the one on the source.
+    pub(crate) fn reversed(&self) -> Self {
+        Self {
+            reversed: !self.reversed,
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn include(&mut self, pattern: &str) -> Result<()> {
+        self.check_forward()?;
+        self.include.push(checked(pattern)?);
+        Ok(())
+    }
+
+    pub(crate) fn exclude(&mut self, pattern: &str) -> Result<()> {
+        self.check_forward()?;
+        self.exclude.push(checked(pattern)?);
+        Ok(())
+    }
+
+    pub(crate) fn rename(&mut self, from: &str, to: &str) -> Result<()> {
+        self.check_forward()?;
+        let (from, to): (Namespace, Namespace) = (from.parse()?, to.parse()?);
+        for (other_from, other_to) in &self.rename {
+            if *other_from == from || *other_to == to {
+                return Err(Error::new(
+                    ErrorKind::InvalidConfiguration,
+                    "add a rename",
+                    format!(
+                        "`{from}` to `{to}` contradicts `{other_from}` to `{other_to}`: each name may appear once on each side"
+                    ),
+                ));
+            }
+        }
+        if to.is_internal() {
+            return Err(Error::new(
+                ErrorKind::InvalidConfiguration,
+                "add a rename",
+                format!("`{to}` belongs to the server itself"),
+            ));
+        }
+        self.rename.push((from, to));
+        Ok(())
+    }
+
+    /// Whether the namespace is migrated. Buckets follow the time-series collection they belong to.
+    pub fn contains(&self, namespace: &Namespace) -> bool {
+        if namespace.is_internal() {
+            return false;
+        }
+        let shown = namespace.time_series();
+        let name = shown.as_ref().unwrap_or(namespace);
+        match self.reversed {
+            true => self.fits(self.name_before(name)),
+            false => self.fits(name),
+        }
+    }
+
+    /// The namespace's name on the target.
+    pub fn target(&self, namespace: &Namespace) -> Namespace {
+        let shown = namespace.time_series();
+        let name = shown.as_ref().unwrap_or(namespace);
+        let target = match self.reversed {
+            true => self.name_before(name),
+            false => self.name_after(name),
+        };
+        match shown.is_some() {
+            true => target.buckets(),
+            false => target.clone(),
+        }
+    }
+}
+
+impl Selection {
+    /// Whether a name fits the patterns.
+    fn fits(&self, name: &Namespace) -> bool {
+        let name = name.as_str();
+        (self.include.is_empty() || self.include.iter().any(|pattern| matches(pattern, name)))
+            && !self.exclude.iter().any(|pattern| matches(pattern, name))
+    }
+
+    fn name_after<'a>(&'a self, name: &'a Namespace) -> &'a Namespace {
+        let renamed = self.rename.iter().find(|(from, _)| from == name);
+        renamed.map_or(name, |(_, to)| to)
+    }
+
+    /// The opposite. A name that was free after the renames stays as it is: where the collection that left it comes back to it, the two are
+    /// found to become one.
+    fn name_before<'a>(&'a self, name: &'a Namespace) -> &'a Namespace {
+        let renamed = self.rename.iter().find(|(_, to)| to == name);
+        renamed.map_or(name, |(from, _)| from)
+    }
+
+    fn check_forward(&self) -> Result<()> {
+        if !self.reversed {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidConfiguration,
+            "select namespaces",
+            "a migration that takes another one back has the selection of that one, under the names it had before",
+        ))
+    }
+
+    /// Whether anything in a database of the source may be migrated.
+    pub(crate) fn reaches(&self, database: &str) -> bool {
+        // Every name in it begins so. What comes after the first `*` of a pattern can always be had by some name.
+        let prefix = format!("{database}.");
+        let fits_some = |pattern: &String| match pattern.split_once('*') {
+            Some((first, _)) => first.starts_with(&prefix) || prefix.starts_with(first),
+            None => pattern.starts_with(&prefix),
+        };
+        let fits_all = |pattern: &String| pattern.ends_with('*') && matches(pattern, &prefix);
+        let comes_back =
+            |(from, to): &(Namespace, Namespace)| self.reversed && to.database() == database && self.fits(from);
+        ((self.include.is_empty() || self.include.iter().any(fits_some)) && !self.exclude.iter().any(fits_all))
+            || self.rename.iter().any(comes_back)
+    }
+
+    /// Whether what is known by this name only may be migrated: the name of a collection, of a database where that is all that can be told, or
+    /// nothing, which may be anything.
+    pub(crate) fn may_concern(&self, name: &str) -> bool {
+        match name.parse() {
+            Ok(namespace) => self.contains(&namespace),
+            Err(_) => match name.split('.').next() {
+                None | Some("") => true,
+                Some(database) => !is_internal_database(database) && self.reaches(database),
+            },
+        }
+    }
+
+    /// The name on the source of what is migrated to this name on the target; `None` when nothing is.
+    pub(crate) fn source_of(&self, target: &Namespace) -> Option<Namespace> {
+        let shown = target.time_series();
+        let name = shown.as_ref().unwrap_or(target);
+        if self.reversed {
+            return (!name.is_internal() && self.fits(name)).then(|| self.name_after(name).clone());
+        }
+        let source = match self.rename.iter().find(|(_, to)| to == name) {
+            Some((from, _)) => from,
+            None if self.rename.iter().any(|(from, _)| from == name) => return None,
+            None => name,
+        };
+        self.contains(source).then(|| source.clone())
+    }
+}
+
+pub(crate) fn checked(pattern: &str) -> Result<String> {
+    let dot = pattern.find('.');
+    if dot.is_none_or(|dot| dot == 0 || dot + 1 == pattern.len()) {
+        return Err(Error::new(
+            ErrorKind::InvalidConfiguration,
+            "read a namespace pattern",
+            format!("`{pattern}` is not of the form `database.collection`; use `{pattern}.*` for a whole database"),
+        ));
+    }
+    Ok(pattern.to_owned())
+}
+
+/// Whether `name` fits `pattern`, in which each `*` stands for any characters, none included.
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn namespace(name: &str) -> Namespace {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn patterns_match_from_end_to_end() {
+        for (pattern, name, expected) in [
+            ("shop.*", "shop.orders", true),
+            ("shop.*", "shops.orders", false),
+            ("*.orders", "shop.orders", true),
+            ("*.orders", "shop.orders2", false),
+            ("shop.tmp_*_x", "shop.tmp_1_x_x", true),
+            ("shop.orders", "shop.orders", true),
+            ("shop.orders", "shop.orders.old", false),
+            ("s*p.o*s", "shop.orders", true),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_selection_reaches_the_databases_that_its_patterns_name() {
+        let mut selection = Selection::all();
+        assert!(selection.reaches("shop"));
+        selection.exclude("old*.*").unwrap();
+        selection.exclude("shop.tmp*").unwrap();
+        selection.exclude("shop.a.*").unwrap();
+        assert!(selection.reaches("shop") && !selection.reaches("older"));
+        selection.include("shop.a").unwrap();
+        selection.include("hard*.*").unwrap();
+        selection.rename("shop.a", "store.a").unwrap();
+        for (database, expected) in [("shop", true), ("hardware", true), ("other", false), ("sho", false)] {
+            assert_eq!(selection.reaches(database), expected, "{database}");
+        }
+        assert!(selection.reversed().reaches("store") && !selection.reversed().reaches("other"));
+        // A `*` may stand for a dot, too.
+        selection.include("m*ware.x").unwrap();
+        assert!(selection.contains(&namespace("m.software.x")) && selection.reaches("m"));
+    }
+
+    #[test]
+    fn an_exclude_wins_and_buckets_follow_their_collection() {
+        let mut selection = Selection::all();
+        selection.include("shop.*").unwrap();
+        selection.exclude("shop.tmp_*").unwrap();
+        selection.rename("shop.weather", "store.weather").unwrap();
+        assert!(selection.contains(&namespace("shop.orders")));
+        assert!(!selection.contains(&namespace("shop.tmp_1")));
+        assert!(!selection.contains(&namespace("shop.system.buckets.tmp_1")));
+        assert!(!selection.contains(&namespace("shop.system.views")));
+        assert!(!selection.contains(&namespace("other.orders")));
+        assert_eq!(
+            selection.target(&namespace("shop.system.buckets.weather")),
+            namespace("store.system.buckets.weather")
+        );
+        assert!(selection.rename("shop.weather", "x.y").is_err());
+    }
+
+    #[test]
+    fn the_opposite_direction_has_each_collection_under_the_name_it_had() {
+        let mut forward = Selection::all();
+        forward.include("shop.*").unwrap();
+        forward.exclude("shop.tmp_*").unwrap();
+        forward.exclude("store.*").unwrap();
+        forward.rename("shop.orders", "store.bought").unwrap();
+        forward.rename("shop.a", "shop.tmp_a").unwrap();
+        let mut back = forward.reversed();
+        for name in [
+            "shop.orders",
+            "shop.a",
+            "shop.carts",
+            "shop.system.buckets.orders",
+            "shop.system.js",
+        ] {
+            let name = namespace(name);
+            let there = forward.target(&name);
+            assert!(back.contains(&there), "{there}");
+            assert_eq!(back.target(&there), name);
+            assert_eq!(
+                back.source_of(&name),
+                Some(forward.target(&name.time_series().unwrap_or(name)))
+            );
+        }
+        // What the first direction leaves out, in the patterns of the source's names; and never what is the server's own.
+        for name in ["shop.tmp_b", "store.other", "other.a", "admin.a"] {
+            assert!(!back.contains(&namespace(name)), "{name}");
+        }
+        assert_eq!(back.source_of(&namespace("shop.tmp_b")), None);
+        // The name that was left is that of two collections now, which is found where they come together.
+        assert_eq!(back.target(&namespace("shop.orders")), namespace("shop.orders"));
+        assert_eq!(back.reversed(), forward);
+        for change in [back.include("a.b"), back.exclude("a.b"), back.rename("a.b", "a.c")] {
+            assert_eq!(change.unwrap_err().kind(), ErrorKind::InvalidConfiguration);
+        }
+        // A checkpoint of before has nothing of it, and one of a direct migration neither.
+        let kept = bson::serialize_to_document(&forward).unwrap();
+        assert!(!kept.contains_key("reversed"), "{kept}");
+        assert_eq!(bson::deserialize_from_document::<Selection>(kept).unwrap(), forward);
+        let kept = bson::serialize_to_document(&back).unwrap();
+        assert_eq!(bson::deserialize_from_document::<Selection>(kept).unwrap(), back);
+    }
+
+    #[test]
+    fn a_name_on_the_target_leads_back_to_the_source() {
+        let mut selection = Selection::all();
+        selection.include("shop.*").unwrap();
+        selection.exclude("shop.tmp").unwrap();
+        selection.rename("shop.orders", "store.bought").unwrap();
+        selection.rename("shop.tmp", "shop.kept").unwrap();
+        for (target, source) in [
+            ("shop.carts", Some("shop.carts")),
+            ("store.bought", Some("shop.orders")),
+            ("store.system.buckets.bought", Some("shop.orders")),
+            ("shop.orders", None),
+            ("shop.kept", None),
+            ("other.carts", None),
+        ] {
+            assert_eq!(
+                selection.source_of(&namespace(target)),
+                source.map(namespace),
+                "{target}"
+            );
+        }
+    }
+}

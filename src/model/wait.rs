@@ -1,0 +1,122 @@
+//! Waits for a server, as a host is told of them.
+
+use crate::model::side::Side;
+use std::borrow::Cow;
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// A server keeps the host waiting, before there is a run whose [events](crate::MigrationHandle::events) would tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Wait {
+    /// Whose server.
+    pub side: Side,
+    /// What is waited for, such as `connect to db1.example:27017`.
+    pub operation: Cow<'static, str>,
+    /// For how long it has been waited for.
+    pub elapsed: Duration,
+    /// For how long it is waited for at most, from the beginning; `None` where that depends on the amount of data.
+    pub limit: Option<Duration>,
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "waiting for the {} for {:.0} s",
+            self.side,
+            self.elapsed.as_secs_f64()
+        )?;
+        if let Some(limit) = self.limit {
+            write!(f, " (at most {:.0} s)", limit.as_secs_f64())?;
+        }
+        write!(f, ": {}", self.operation)
+    }
+}
+
+/// What a host wants to be called with when it has to wait.
+#[derive(Clone, Default)]
+pub(crate) struct OnWait(Option<Arc<dyn Fn(Wait) + Send + Sync>>);
+
+impl OnWait {
+    pub fn new(tell: impl Fn(Wait) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+
+    /// Awaits what a server answers, and tells the host when that takes long.
+    ///
+    /// # Cancellation
+    /// Dropping the future drops `answer`.
+    pub async fn telling<T>(
+        &self,
+        side: Side,
+        operation: impl Into<Cow<'static, str>>,
+        limit: Option<Duration>,
+        answer: impl Future<Output = T>,
+    ) -> T {
+        let operation = operation.into();
+        let tell = |elapsed| {
+            if let Some(tell) = &self.0 {
+                tell(Wait {
+                    side,
+                    operation: operation.clone(),
+                    elapsed,
+                    limit,
+                });
+            }
+        };
+        report_slow(tell, answer).await
+    }
+}
+
+impl fmt::Debug for OnWait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnWait").finish_non_exhaustive()
+    }
+}
+
+/// Awaits an answer, and tells how long that has taken when it takes long.
+pub(crate) async fn report_slow<T>(tell: impl Fn(Duration), answer: impl Future<Output = T>) -> T {
+    let (mut answer, since) = (pin!(answer), Instant::now());
+    let mut pause = FIRST;
+    loop {
+        if let Ok(answer) = timeout(pause, &mut answer).await {
+            return answer;
+        }
+        pause = AGAIN;
+        tell(since.elapsed());
+    }
+}
+
+/// An answer that takes longer than this is told.
+pub(crate) const FIRST: Duration = Duration::from_secs(2);
+
+/// It is told again each time that so much more time has passed.
+pub(crate) const AGAIN: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_before_a_run_is_told_after_two_seconds() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&told);
+        let on_wait = OnWait::new(move |wait| heard.lock().unwrap().push(wait.to_string()));
+        let limit = Some(Duration::from_secs(30));
+        on_wait
+            .telling(Side::Target, "connect to h:1", limit, sleep(Duration::from_secs(5)))
+            .await;
+        assert_eq!(
+            *told.lock().unwrap(),
+            ["waiting for the target for 2 s (at most 30 s): connect to h:1"]
+        );
+    }
+}

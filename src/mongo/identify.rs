@@ -1,0 +1,49 @@
+//! Servers and services that are something else than MongoDB replica sets.
+
+use bson::Document;
+
+/// The name of what answers so where it is not MongoDB.
+pub(crate) fn imitation(hello: &Document, build: &Document) -> Option<&'static str> {
+    if let Some((_, name)) = BUILDS.iter().find(|(field, _)| build.contains_key(field)) {
+        return Some(name);
+    }
+    let listed = hello.get_array("hosts").map(Vec::as_slice).unwrap_or_default();
+    let names = listed
+        .iter()
+        .filter_map(|name| name.as_str())
+        .chain(hello.get_str("me").ok());
+    for name in names {
+        if let Some(service) = service_of(name) {
+            return Some(service);
+        }
+    }
+    // Every release since 3.0 names its storage engines, and the commit it was built from.
+    let is_bare = !build.is_empty() && !build.contains_key("storageEngines") && !build.contains_key("gitVersion");
+    is_bare.then_some("a service that speaks MongoDB's protocol")
+}
+
+/// Host names that tell a service, by their endings.
+pub(crate) const SERVICES: &[(&str, &str)] = &[
+    (".docdb.amazonaws.com", "Amazon DocumentDB"),
+    (".docdb-elastic.amazonaws.com", "Amazon DocumentDB"),
+    (".cosmos.azure.com", "Azure Cosmos DB"),
+    (".documents.azure.com", "Azure Cosmos DB"),
+    (".firestore.goog", "Google Firestore"),
+];
+
+/// Fields of `buildInfo` that MongoDB does not have.
+pub(crate) const BUILDS: &[(&str, &str)] = &[
+    ("ferretdb", "FerretDB"),
+    ("ferretdbVersion", "FerretDB"),
+    ("ferretdbFeatures", "FerretDB"),
+    ("documentdb", "Amazon DocumentDB"),
+    ("tigris", "Tigris"),
+];
+
+pub(crate) fn service_of(host: &str) -> Option<&'static str> {
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    SERVICES
+        .iter()
+        .find(|(ending, _)| host.ends_with(ending))
+        .map(|(_, name)| *name)
+}
