@@ -2,10 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use crate::api::reverse::WayBack;
+use crate::checkpoint::way_back::WayBack;
 use crate::model::selection::Selection;
 use crate::model::wait::OnWait;
 

@@ -114,6 +114,8 @@ pub use preflight::{Estimate, PathPolicy, Plan, PlannedCollection};
 pub use runtime::hooks::{HookResult, Hooks};
 
 pub use crate::catalog::compare::IndexSummary;
+pub use crate::checkpoint::way_back::WayBack;
+pub use crate::checkpoint::window::CutoverWindow;
 pub use crate::config::DdlPolicy;
 pub use crate::config::Throttle;
 pub use crate::model::amount::Amount;
@@ -121,7 +123,6 @@ pub use crate::model::side::Side;
 pub use crate::model::wait::Wait;
 pub use crate::report::status::{ChangeCounts, Status};
 pub use crate::report::summary::{CollectionSummary, ForeignWrites, Outcome, Summary};
-pub use api::reverse::WayBack;
 pub use api::verify::{BothSides, ComparedCollection, VerifyReport};
 pub use catalog::NotKept;
 pub use compare::difference::{Difference, DifferenceKind};
@@ -132,7 +133,6 @@ pub use report::event::Event;
 pub use report::lag_history::{IndexCounts, LagSample};
 pub use report::late_writes::{LateWrite, LateWrites};
 pub use report::phase::Phase;
-pub use runtime::window::CutoverWindow;
 
 pub use crate::model::batch::Batch;
 pub use crate::model::change::{Change, Operation, Write};

@@ -11,13 +11,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::api::verify;
-use crate::api::verify::{BothSides, VerifyReport};
-use crate::config::Throttle;
-use crate::config::Verification;
+use crate::api::verify::{self, BothSides, VerifyReport};
+use crate::checkpoint::window::CutoverWindow;
+use crate::config::{Throttle, Verification};
 use crate::cutover::hand_over;
+use crate::engine::messages::Requests;
 use crate::engine::supervise::{State, Wanted, supervise};
-use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::namespace::Namespace;
 use crate::model::side::Side;
@@ -28,11 +27,10 @@ use crate::report::phase::{Call, Phase};
 use crate::report::status::Status;
 use crate::report::summary::{Outcome, Summary};
 use crate::runtime::completion::Switch;
+use crate::runtime::job::Job;
 use crate::runtime::limits::allocator::keep_freed_memory;
 use crate::runtime::progress::Progress;
 use crate::runtime::waiting::LONGEST_CALL;
-use crate::runtime::window;
-use crate::runtime::window::CutoverWindow;
 
 /// How long the lag must have stayed small before a run counts as ready.
 const STEADY: Duration = Duration::from_secs(2);
@@ -41,7 +39,7 @@ const STEADY: Duration = Duration::from_secs(2);
 ///
 /// All its tasks belong to the handle: dropping it stops them, and the checkpoint stays. Starting the same migration again goes on from it.
 pub struct MigrationHandle {
-    engine: Arc<Engine>,
+    engine: Arc<Job>,
     progress: Arc<Progress>,
     requests: Arc<Requests>,
     wanted: watch::Sender<Wanted>,
@@ -54,7 +52,7 @@ pub struct MigrationHandle {
 }
 
 impl MigrationHandle {
-    pub(crate) async fn start(engine: Arc<Engine>) -> Result<Self> {
+    pub(crate) async fn start(engine: Arc<Job>) -> Result<Self> {
         engine.hooks.before_start().await?;
         let hooks = engine.hooks.clone();
         let started = Self::start_allowed(engine).await;
@@ -65,7 +63,7 @@ impl MigrationHandle {
         started
     }
 
-    async fn start_allowed(engine: Arc<Engine>) -> Result<Self> {
+    async fn start_allowed(engine: Arc<Job>) -> Result<Self> {
         // What is wrong from the beginning is an error of the start, not of the run.
         let loaded = engine.load();
         let waits = &engine.settings.on_wait;
@@ -306,7 +304,7 @@ impl MigrationHandle {
                 "it begins when the run is ready for the first time; until then there is nothing to extend",
             ));
         }
-        window::save(&self.requests).await;
+        crate::engine::window::save(&self.requests).await;
         Ok(())
     }
 

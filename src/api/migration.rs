@@ -1,29 +1,26 @@
 //! How a host describes a migration and starts it.
 
-use crate::config::{ExistingData, LostPosition, Verification};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::api::handle::MigrationHandle;
 use crate::api::reverse;
-use crate::api::reverse::WayBack;
+use crate::checkpoint::way_back::WayBack;
 use crate::checkpoint::{CheckpointStore, SinkStore};
-use crate::config::DdlPolicy;
-use crate::config::Settings;
-use crate::config::Throttle;
-use crate::engine::{Engine, Unfenced};
+use crate::config::{DdlPolicy, ExistingData, LostPosition, Settings, Throttle, Verification};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::selection::Selection;
 use crate::model::wait::{OnWait, Wait};
 use crate::preflight::{self, PathPolicy, Plan};
 use crate::runtime::fence::{Fence, FencedSink, FencedStore};
 use crate::runtime::hooks::{Hooks, HostHooks};
+use crate::runtime::job::{Job, Unfenced};
 use crate::sink::Sink;
 use crate::source::Source;
 
 /// A migration that has been described and not yet started.
 pub struct Migration {
-    engine: Arc<Engine>,
+    engine: Arc<Job>,
 }
 
 /// Describes a migration: see [`Migration::builder`].
@@ -59,7 +56,7 @@ impl Migration {
         reverse::of_checkpoint(&self.engine).await?.reverse(source, sink)
     }
 
-    pub(crate) fn engine(&self) -> &Arc<Engine> {
+    pub(crate) fn engine(&self) -> &Arc<Job> {
         &self.engine
     }
 
@@ -358,7 +355,7 @@ impl MigrationBuilder {
         let fence = Fence::default();
         let sink: Arc<dyn Sink> = Arc::new(FencedSink::new(Arc::clone(&self.sink), fence.clone()));
         Ok(Migration {
-            engine: Arc::new(Engine {
+            engine: Arc::new(Job {
                 source: self.source,
                 builds: Arc::default(),
                 sink,

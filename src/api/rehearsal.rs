@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::handle::MigrationHandle;
 use crate::api::migration::Migration;
-use crate::engine::Engine;
+use crate::engine::ownership::Ownership;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::status::Status;
 use crate::runtime::flush::Durability;
+use crate::runtime::job::Job;
 use crate::runtime::lease::Lease;
-use crate::runtime::ownership::Ownership;
 use crate::sink::CatalogCommand;
 
 /// A rehearsal that has been described and not yet begun: see [`Migration::rehearse`].
@@ -103,7 +103,7 @@ async fn ready(run: &MigrationHandle, max_lag: Duration) -> Result<Status> {
 }
 
 /// Removes what a run leaves. The lease keeps other processes out until it goes, last of all.
-async fn tidy_up(engine: &Engine, clear_target: bool) -> Result<()> {
+async fn tidy_up(engine: &Job, clear_target: bool) -> Result<()> {
     let sink = &engine.unfenced.sink;
     let lease = Lease::acquire(Arc::clone(sink), engine.fence.clone()).await?;
     let stop = CancellationToken::new();

@@ -1,36 +1,23 @@
 //! The comparison of both sides while a run goes on, as its host asks for it.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
-use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use crate::checkpoint::CollectionState;
 use crate::compare::difference::Difference;
-use crate::config::Verification;
-use crate::cutover::compare;
-use crate::engine::follow::router::{ProofRequest, Request};
+use crate::engine::messages::{ProofRequest, Request, Requests};
 use crate::engine::track::verification::{CollectionProof, ProofState};
-use crate::engine::{Engine, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::by_name::ByName;
 use crate::model::namespace::Namespace;
 use crate::model::position::Position;
 use crate::order::Key;
-use crate::runtime::progress::Progress;
+use crate::runtime::job::Job;
 use crate::source::{PointRequest, ReadMode};
 
 /// How often it is looked how far a comparison is.
 const LOOK: Duration = Duration::from_millis(20);
-
-/// How long a cutover waits for the watch for writes of others, which is as far as a moment ago as a rule.
-const WATCHED: Duration = Duration::from_secs(5);
-
-/// The most collections that are compared by digest for being small: each takes some commands on both sides.
-const MOST_CROSS_CHECKED: usize = 200;
 
 /// What a comparison of both sides has found; see [`MigrationHandle::verify`](crate::MigrationHandle::verify).
 #[derive(Clone, Debug, PartialEq)]
@@ -167,7 +154,7 @@ pub(crate) async fn repair(requests: &Requests, report: &VerifyReport, check: im
 /// # Errors
 /// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a collection that is not migrated, a server error, or what `check` answers.
 pub(crate) async fn both_sides(
-    engine: &Engine,
+    engine: &Job,
     requests: &Requests,
     namespace: &Namespace,
     id: &Key,
@@ -224,86 +211,6 @@ async fn ask<T>(
     }
 }
 
-/// The collections that were compared while the run went on, and whose documents that have changed since are the same on both sides now
-/// that these stand still. Both sides as they are listed now, and the position that the collections are at, come with the call.
-///
-/// Other programs may have written to the target since, which has to have been watched for. Unless nobody was seen, and both sides have as many documents
-/// and bytes, a collection counts as not compared. So do some small ones, whose digests cost next to nothing and are independent of all this.
-///
-/// # Errors
-/// A server error.
-pub(crate) async fn proven(
-    engine: &Engine,
-    progress: &Progress,
-    requests: &Requests,
-    (states, at): (&[&CollectionState], Position),
-    (ours, theirs): (&ByName<'_>, &ByName<'_>),
-) -> Result<HashSet<Uuid>> {
-    let mut proven = HashSet::new();
-    let foreign = progress.foreign_writes();
-    let size = |listed: &ByName<'_>, namespace: &Namespace| {
-        listed
-            .get(namespace)
-            .map(|collection| (collection.bytes, collection.documents))
-    };
-    let sized = states.iter().map(|state| (size(ours, &state.namespace), *state));
-    let mut smallest_first: Vec<_> = sized.collect();
-    smallest_first.sort_by_key(|(size, _)| *size);
-    let (mut cross_checked, mut count) = (0, 0);
-    for (here, state) in smallest_first {
-        let bytes = here.map_or(0, |(bytes, _)| bytes);
-        if cross_checked + bytes <= engine.settings.cross_check_bytes && count < MOST_CROSS_CHECKED {
-            cross_checked += bytes;
-            count += 1;
-            continue;
-        }
-        let Some(keys) = open_documents(requests, state.id).await else {
-            continue;
-        };
-        if !foreign.iter().any(|foreign| foreign.namespace == state.target)
-            && here == size(theirs, &state.target)
-            && compare::are_same(engine, state, &keys, at).await?
-        {
-            proven.insert(state.id);
-        }
-    }
-    Ok(proven)
-}
-
-/// Waits until everything is known that others had written to the target before the call. Answers whether it is, and collections can
-/// be [proven](proven) to be the same at all.
-///
-/// # Errors
-/// A server error.
-pub(crate) async fn watched_until_now(engine: &Engine, progress: &Progress) -> Result<bool> {
-    if engine.settings.verification != Verification::Continuous {
-        return Ok(false);
-    }
-    let newest = engine.sink.sentinel().await?;
-    Ok(watched_until(progress, newest.unwrap_or(Position::ZERO)).await)
-}
-
-async fn watched_until(progress: &Progress, newest: Position) -> bool {
-    let watched = async {
-        loop {
-            match progress.foreign_writes_until() {
-                Some(until) if until < newest => sleep(LOOK).await,
-                until => return until.is_some(),
-            }
-        }
-    };
-    timeout(WATCHED, watched).await.unwrap_or(false)
-}
-
-/// The documents that alone may differ in this collection; `None` when that is not known.
-async fn open_documents(requests: &Requests, collection: Uuid) -> Option<Vec<Key>> {
-    let sender = requests.borrow().clone()?;
-    let (reply, answer) = oneshot::channel();
-    let request = Request::Prove(ProofRequest::Open { collection, reply });
-    sender.send(request).await.ok()?;
-    answer.await.ok()?
-}
-
 fn report(proof: CollectionProof) -> ComparedCollection {
     let (tally, not_compared) = match proof.state {
         ProofState::Done(tally) => (tally, None),
@@ -332,7 +239,9 @@ fn report(proof: CollectionProof) -> ComparedCollection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cutover::verified::watched_until;
     use crate::report::event::Events;
+    use crate::runtime::progress::Progress;
 
     /// A watch that has lost its connection knows nothing of what was written since.
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,5 @@
 //! What differs between both sides.
 
-use crate::model::namespace::Namespace;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
@@ -12,6 +11,7 @@ use super::not_kept::{is_lost, lacks_id_index};
 use super::options::{is_known, normal as normal_options};
 use super::{Series, is_id_index};
 use crate::model::collection::{Collection, CollectionKind};
+use crate::model::namespace::Namespace;
 use crate::order::compare_documents;
 
 /// What differs between the options of a collection on both sides, in words. Options that not all of `servers` know are left out, as in

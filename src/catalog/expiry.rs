@@ -1,9 +1,9 @@
 //! When documents expire on the target before the cutover.
 
-use crate::catalog::seconds;
-use crate::error::Error;
-use crate::error::Result;
 use bson::raw::{RawDocument, RawDocumentBuf};
+
+use crate::catalog::seconds;
+use crate::error::{Error, Result};
 
 /// A collection's options as it is made before cutover: its documents expire on the source alone.
 pub(crate) fn expiry_held_back(options: &RawDocument) -> RawDocumentBuf {

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use bson::raw::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, cstr};
 use bson::rawdoc;
 
-use super::Series;
 use super::normal::{Fields, Normal, collation, fields, is_true, number, whole, whole_or_as_it_stands};
 use super::options::without_version;
-use super::storage_engine;
+use super::{Series, storage_engine};
 
 /// The first series that stores NaN as the longest expiry; some of its releases took it for 0. Those before keep NaN, which never expires.
 const NAN_IS_NORMALISED: Series = [5, 0];
@@ -50,14 +49,14 @@ pub(crate) fn is_id_index(specification: &RawDocument) -> bool {
 }
 
 /// The seconds after which documents expire by this index on the source.
-pub(crate) fn expiry(specification: &RawDocument) -> Option<RawBsonRef<'_>> {
+pub(crate) fn expiry_of(specification: &RawDocument) -> Option<RawBsonRef<'_>> {
     specification.get("expireAfterSeconds").ok().flatten()
 }
 
 /// The same as a whole number, as servers take it. Those up to 4.4 keep any number, and NaN, by which nothing ever expires; later ones have
 /// an int, and their longest expiry in its place.
 pub(crate) fn seconds(specification: &RawDocument) -> Option<i64> {
-    let value = expiry(specification)?;
+    let value = expiry_of(specification)?;
     if number(value)?.is_nan() {
         return Some(i64::from(i32::MAX));
     }

@@ -1,8 +1,9 @@
 //! What kind of collection options and names stand for.
 
+use bson::raw::RawDocument;
+
 use crate::model::collection::CollectionKind;
 use crate::model::namespace::Namespace;
-use bson::raw::RawDocument;
 
 /// How a collection with these options keeps its documents.
 pub(crate) fn kind_of(namespace: &Namespace, options: &RawDocument) -> CollectionKind {

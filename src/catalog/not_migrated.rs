@@ -1,9 +1,10 @@
 //! What a migration leaves out.
 
+use bson::Uuid;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::collection::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
-use bson::Uuid;
 
 /// Refuses a kind of collection that cannot be migrated, wherever it is met.
 ///

@@ -3,10 +3,9 @@
 use bson::raw::{CString, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, cstr};
 use bson::rawdoc;
 
-use super::Series;
 use super::index_spec::{is_id_index, version};
 use super::normal::{Fields, Normal, collation, fields, is_true, whole, whole_or_as_it_stands};
-use super::storage_engine;
+use super::{Series, storage_engine};
 use crate::model::collection::CollectionKind;
 
 /// Up to here and from here on no server records images of documents in its oplog.

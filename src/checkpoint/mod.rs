@@ -1,5 +1,7 @@
 //! What a migration remembers of itself, so that it never starts again from the beginning.
 
+pub(crate) mod window;
+pub(crate) mod way_back;
 mod file;
 #[cfg(feature = "test-util")]
 mod memory;
@@ -12,7 +14,8 @@ use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
-use crate::api::reverse::WayBack;
+use crate::checkpoint::way_back::WayBack;
+use crate::checkpoint::window::CutoverWindow;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::collection::CollectionKind;
 use crate::model::left_selection::LeftSelection;
@@ -20,7 +23,6 @@ use crate::model::namespace::Namespace;
 use crate::model::position::Position;
 use crate::model::selection::Selection;
 use crate::order::Key;
-use crate::runtime::window::CutoverWindow;
 
 pub use file::FileStore;
 #[cfg(feature = "test-util")]

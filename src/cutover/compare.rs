@@ -4,10 +4,8 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::checkpoint::CollectionState;
-use crate::compare::by_id;
-use crate::compare::by_id::Portions;
+use crate::compare::by_id::{self, Portions};
 use crate::compare::merge::Differences;
-use crate::engine::Engine;
 use crate::error::Result;
 use crate::model::batch::Batch;
 use crate::model::change::Operation;
@@ -15,6 +13,7 @@ use crate::model::collection::CollectionKind;
 use crate::model::position::Position;
 use crate::model::range::Range;
 use crate::order::Key;
+use crate::runtime::job::Job;
 use crate::sink::SinkRead;
 use crate::source::{PointRequest, ReadMode, ReadRequest};
 
@@ -37,7 +36,7 @@ pub(crate) struct Comparison {
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn compare_documents(engine: &Engine, state: &CollectionState) -> Result<Comparison> {
+pub(crate) async fn compare_documents(engine: &Job, state: &CollectionState) -> Result<Comparison> {
     let one_by_one = |differences| Comparison {
         differences,
         digest: None,
@@ -70,7 +69,7 @@ pub(crate) async fn compare_documents(engine: &Engine, state: &CollectionState) 
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn are_same(engine: &Engine, state: &CollectionState, keys: &[Key], at: Position) -> Result<bool> {
+pub(crate) async fn are_same(engine: &Job, state: &CollectionState, keys: &[Key], at: Position) -> Result<bool> {
     let mut portions = Portions::of(keys, BATCH_BYTES, document_bytes(state));
     while let Some(keys) = portions.next() {
         let ours = engine.source.read_documents(PointRequest {
@@ -115,7 +114,7 @@ fn reads(state: &CollectionState, at: Position) -> (ReadRequest, SinkRead) {
     (source, sink)
 }
 
-async fn compare_by_id(engine: &Engine, state: &CollectionState) -> Result<Vec<String>> {
+async fn compare_by_id(engine: &Job, state: &CollectionState) -> Result<Vec<String>> {
     let (source, sink) = reads(state, engine.source.position().await?);
     let mut steps = Differences::between(engine.source.read(source).await?, engine.sink.read(sink).await?);
     let mut found = Differing::default();
@@ -135,7 +134,7 @@ async fn compare_by_id(engine: &Engine, state: &CollectionState) -> Result<Vec<S
 
 /// Compares documents that both sides keep in no common order: those of the source with what the target has under their `_id`s, then
 /// looks for what the target has besides.
-async fn compare_one_by_one(engine: &Engine, state: &CollectionState) -> Result<Vec<String>> {
+async fn compare_one_by_one(engine: &Job, state: &CollectionState) -> Result<Vec<String>> {
     let at = engine.source.position().await?;
     let (source, sink) = reads(state, at);
     let documents = |batch: &Batch| batch.iter().map(RawDocument::to_owned).collect::<Vec<_>>();
@@ -197,7 +196,7 @@ impl Differing {
     }
 }
 
-async fn compare_in_order(engine: &Engine, state: &CollectionState) -> Result<Vec<String>> {
+async fn compare_in_order(engine: &Job, state: &CollectionState) -> Result<Vec<String>> {
     let (source, sink) = reads(state, engine.source.position().await?);
     let flatten = |batch: Result<Batch>| match batch {
         Ok(batch) => futures::stream::iter(

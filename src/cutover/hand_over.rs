@@ -12,18 +12,14 @@ use futures::{FutureExt, try_join};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::api::reverse::WayBack;
-use crate::api::verify;
 use crate::catalog;
-use crate::catalog::not_migrated::is_view_of_buckets;
-use crate::catalog::not_migrated::not_migrated;
+use crate::catalog::not_migrated::{is_view_of_buckets, not_migrated};
+use crate::checkpoint::way_back::WayBack;
 use crate::checkpoint::{CollectionState, States};
 use crate::config::Verification;
-use crate::cutover::compare;
-use crate::cutover::compare::Comparison;
+use crate::cutover::compare::{self, Comparison};
 use crate::cutover::open_transactions::wait_for_transactions;
-use crate::engine::follow::router::{Report, Request};
-use crate::engine::{Engine, Requests};
+use crate::engine::messages::{Report, Request, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::by_name::ByName;
 use crate::model::collection::{Collection, CollectionKind};
@@ -36,8 +32,8 @@ use crate::report::event::Event;
 use crate::report::late_writes::LateWrites;
 use crate::report::summary::{CollectionSummary, Outcome, Summary};
 use crate::runtime::completion::{Offer, Switch};
-use crate::runtime::expiry;
-use crate::runtime::expiry::Form;
+use crate::runtime::expiry::{self, Form};
+use crate::runtime::job::Job;
 use crate::runtime::progress::Progress;
 use crate::runtime::waiting::{telling, telling_within};
 
@@ -61,7 +57,7 @@ type Run = mpsc::Sender<Request>;
 
 /// What a hand-over works with.
 struct HandOver<'a> {
-    engine: &'a Engine,
+    engine: &'a Job,
     progress: &'a Arc<Progress>,
     requests: &'a Requests,
 }
@@ -94,7 +90,7 @@ struct Sides {
 /// # Cancellation
 /// Whoever drops the future gives the cutover up, unless the checkpoint is being saved that says that the migration is complete.
 pub(crate) async fn hand_over(
-    engine: &Engine,
+    engine: &Job,
     progress: &Arc<Progress>,
     requests: &Requests,
     switch: &mut Option<Box<dyn Switch>>,
@@ -171,7 +167,7 @@ impl HandOver<'_> {
         let (listed, mut standing, watched, source, target) = try_join!(
             source.collections(),
             sink.collections(),
-            verify::watched_until_now(self.engine, self.progress),
+            crate::cutover::verified::watched_until_now(self.engine, self.progress),
             source.describe(),
             sink.describe()
         )?;
@@ -233,7 +229,7 @@ impl HandOver<'_> {
         let mut open: Vec<&CollectionState> = states.filter(|state| !found.contains_key(&state.namespace)).collect();
         let mut at = report.position;
         let proven = if watched {
-            verify::proven(self.engine, self.progress, self.requests, (&open, at), by_name).await?
+            crate::cutover::verified::proven(self.engine, self.progress, self.requests, (&open, at), by_name).await?
         } else {
             Default::default()
         };
@@ -356,7 +352,14 @@ impl HandOver<'_> {
         let deployments = (&sides.source, &sides.target);
         let certificate = same.then(|| {
             let notes = (&*not_migrated, &*not_kept, late_writes);
-            Certificate::issue(engine, deployments, position, &collections, (&listed, &standing), notes)
+            Certificate::issue(
+                engine.settings.run_id.clone(),
+                deployments,
+                position,
+                &collections,
+                (&listed, &standing),
+                notes,
+            )
         });
         let way_back = sides
             .handed_over

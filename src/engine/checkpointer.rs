@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::checkpoint::{CheckpointStore, PendingCheckpoint};
+use crate::checkpoint::CheckpointStore;
+use crate::engine::messages::SaveRequest;
+use crate::engine::ownership::Ownership;
 use crate::error::Result;
 use crate::model::position::Position;
 use crate::report::event::Event;
 use crate::runtime::flush::Durability;
-use crate::runtime::ownership::Ownership;
 use crate::runtime::progress::Progress;
 
 /// Between two saves lies at least so many times the time that the last one took: a checkpoint of tens of thousands of collections is
@@ -20,15 +21,6 @@ const REST: u32 = 4;
 
 /// A crash costs what was applied since the last save, so that it is not put off for longer.
 const LONGEST_REST: Duration = Duration::from_secs(10);
-
-/// A checkpoint whose changes every lane has applied.
-pub(crate) struct SaveRequest {
-    pub checkpoint: PendingCheckpoint,
-    /// Whether it has to be saved, however shortly after the last one that is.
-    pub now: bool,
-    /// Answered once everything in the checkpoint is durable: whether it was saved too, or is left to a later one.
-    pub done: oneshot::Sender<bool>,
-}
 
 /// Makes checkpoints true and saves them, one after the other, until nobody can request any more.
 ///

@@ -1,16 +1,17 @@
 //! What the other tasks of a run say to the router, and what it answers.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bson::Uuid;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::States;
-use crate::engine::copy::verify_chunk::Check;
+use crate::checkpoint::{PendingCheckpoint, States};
 use crate::engine::track::ranges::ChunkId;
-use crate::engine::track::verification::{CollectionProof, Compared};
+use crate::engine::track::verification::{CollectionProof, Compared, Portion};
 use crate::error::Result;
+use crate::model::change::Write;
 use crate::model::mapping::CollectionMapping;
 use crate::model::namespace::Namespace;
 use crate::model::position::Position;
@@ -18,6 +19,7 @@ use crate::model::range::Range;
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::runtime::limits::memory::Taken;
+use crate::sink::RefusalReason;
 use crate::source::ReadMode;
 
 /// Entries that were read and not routed yet.
@@ -157,3 +159,117 @@ pub(crate) struct Finished {
     /// Documents that the sink refused while the chunk was written.
     pub refused: Vec<Key>,
 }
+
+/// A part of a collection to be compared.
+#[derive(Debug)]
+pub(crate) struct Check {
+    pub chunk: ChunkId,
+    pub target: Arc<CollectionMapping>,
+    pub what: Portion,
+    pub at: Position,
+    pub chunk_bytes: u64,
+    pub document_bytes: usize,
+    /// Told when the target stands at the position; closed when it is not to be compared after all.
+    pub applied: oneshot::Receiver<()>,
+    pub cancel: CancellationToken,
+    pub hurry: CancellationToken,
+}
+
+/// A checkpoint whose changes every lane has applied.
+pub(crate) struct SaveRequest {
+    pub checkpoint: PendingCheckpoint,
+    /// Whether it has to be saved, however shortly after the last one that is.
+    pub now: bool,
+    /// Answered once everything in the checkpoint is durable: whether it was saved too, or is left to a later one.
+    pub done: oneshot::Sender<bool>,
+}
+
+/// A change on its way to the sink.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    pub target: Arc<CollectionMapping>,
+    pub position: Position,
+    pub write: Write,
+}
+
+/// What the router sends to a lane. A lane handles its messages strictly in order.
+pub(crate) enum LaneMessage {
+    /// Changes to apply; the permit is their share of the byte budget.
+    Changes {
+        changes: Vec<Routed>,
+        bytes: usize,
+        permit: OwnedSemaphorePermit,
+    },
+    /// Re-read these documents from the source and write them as they are there; drop their changes up to that position. The permit is
+    /// the share of their `_id`s of the byte budget.
+    Settle {
+        target: Arc<CollectionMapping>,
+        keys: Vec<Key>,
+        permit: OwnedSemaphorePermit,
+    },
+    /// Settle again, under this name, what was settled by a read that may have come after the rename.
+    Renamed { target: Arc<CollectionMapping> },
+    /// The collection is gone: forget its documents.
+    Dropped { collection: Uuid },
+    /// Everything up to `routed` has been sent: acknowledge that it has been applied.
+    Marker {
+        id: u64,
+        routed: Position,
+        /// With more documents that are not settled than this none need be named.
+        unsettled_bytes: usize,
+    },
+    /// Do something about a document whose changes were refused; answers whether the document is no longer stuck.
+    Resolve {
+        stuck: Stuck,
+        step: ResolveStep,
+        reply: oneshot::Sender<bool>,
+    },
+}
+
+/// How a stuck document is treated, in the order in which the router tries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResolveStep {
+    /// Apply its changes again, in order.
+    Retry,
+    /// Write the source's present document.
+    Settle,
+    /// Put its changes together into one image, and delete it from the sink, so that it no longer blocks the unique keys of others; it
+    /// stays stuck until that image is written.
+    Clear,
+    /// Give it up and answer that it is no longer stuck.
+    Forget,
+}
+
+/// A document whose changes the sink refused.
+#[derive(Clone, Debug)]
+pub(crate) struct Stuck {
+    pub lane: usize,
+    pub target: Arc<CollectionMapping>,
+    pub key: Key,
+    pub position: Position,
+    pub reason: RefusalReason,
+}
+
+/// The acknowledgement of a marker, with everything that is stuck.
+#[derive(Debug)]
+pub(crate) struct MarkerReached {
+    pub id: u64,
+    /// Documents that are stuck, and whether there are others.
+    pub stuck: Vec<Stuck>,
+    pub more_stuck: bool,
+    pub unsettled: Unsettled,
+    /// A position at or after the newest state of a document on the sink, as far as this lane has read documents.
+    pub ahead: Position,
+}
+
+/// The documents that are stuck, and those that were read by name from a source that is further than what has been routed: an entry in
+/// between may say that the name was another collection's by then.
+#[derive(Debug, Default)]
+pub(crate) struct Unsettled {
+    pub documents: Vec<(Uuid, Key)>,
+    /// Collections of which there are too many to be named.
+    pub collections: HashSet<Uuid>,
+}
+
+/// The router's queue of requests; each walker has one under way at a time.
+pub(crate) type Requests = tokio::sync::watch::Sender<Option<mpsc::Sender<Request>>>;

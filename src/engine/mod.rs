@@ -1,8 +1,11 @@
 //! The only file that knows the order of the steps of a run. It owns the run's tasks.
 
+pub(crate) mod expiry;
+pub(crate) mod window;
+pub(crate) mod write_block;
+pub(crate) mod ownership;
 pub(crate) mod checkpointer;
 pub(crate) mod copy;
-pub(crate) mod index_builds;
 pub(crate) mod messages;
 pub(crate) mod start;
 pub(crate) mod supervise;
@@ -10,75 +13,47 @@ pub(crate) mod track;
 pub(crate) mod watch;
 pub(crate) mod follow;
 
-use crate::runtime::tasks::flatten;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::checkpoint::{Checkpoint, CheckpointStore};
-use crate::config::Settings;
+use crate::checkpoint::Checkpoint;
 use crate::config::Verification;
 use crate::engine::checkpointer::save_checkpoints;
 use crate::engine::copy::walker::Walker;
+use crate::engine::expiry::keep_expiry;
 use crate::engine::follow::applier::{Lane, LaneParts};
 use crate::engine::follow::reader::{READ_AHEAD, pump};
-use crate::engine::follow::router::{MARKERS_PER_LANE, Request, Router, RouterParts};
-use crate::engine::index_builds::IndexBuilds;
-use crate::engine::start::begin::{Beginning, mismatch};
+use crate::engine::follow::router::{MARKERS_PER_LANE, Router, RouterParts};
+use crate::engine::messages::Requests;
+use crate::engine::ownership::Ownership;
+use crate::engine::start::begin::Beginning;
 use crate::engine::watch::source::watch_source;
-use crate::engine::watch::target::{ForeignWatch, Seen, open_foreign_watch, watch_deployments, watch_foreign_writes};
+use crate::engine::watch::target::{ForeignWatch, open_foreign_watch, watch_deployments, watch_foreign_writes};
 use crate::engine::watch::write_latency::yield_to_writes;
 use crate::error::{ErrorKind, Result};
 use crate::model::amount::Amount;
 use crate::model::side::Side;
-use crate::report::event::{Event, Events};
-use crate::runtime::expiry;
-use crate::runtime::expiry::keep_expiry;
-use crate::runtime::fence::Fence;
+use crate::report::event::Event;
 use crate::runtime::flush::Durability;
-use crate::runtime::hooks::HostHooks;
+use crate::runtime::index_builds::IndexBuilds;
+use crate::runtime::job::{Job, mismatch};
 use crate::runtime::lease::Lease;
 use crate::runtime::limits::memory::{Budget, Shares};
-use crate::runtime::ownership::Ownership;
 use crate::runtime::progress::Progress;
-use crate::runtime::waiting::{Waiting, telling, telling_within};
-use crate::sink::Sink;
-use crate::source::Source;
+use crate::runtime::tasks::flatten;
+use crate::runtime::waiting::{telling, telling_within};
 
 /// How long the tasks of a run may take to finish what they are writing when the run ends.
 const ENDING: Duration = Duration::from_secs(15);
 
 /// So many messages wait for a lane. Their bytes are what counts; many small ones come from a source that writes little at a time.
 const LANE_MESSAGES: usize = 1024;
-
-/// The router's queue of requests; each walker has one under way at a time.
-pub(crate) type Requests = tokio::sync::watch::Sender<Option<mpsc::Sender<Request>>>;
-
-/// A migration's parts. Everything a run needs to know beyond them is in its checkpoint.
-pub(crate) struct Engine {
-    pub source: Arc<dyn Source>,
-    /// Writes only while a run has the lease.
-    pub sink: Arc<dyn Sink>,
-    /// Saves only while a run has the lease.
-    pub store: Arc<dyn CheckpointStore>,
-    /// For what comes before and after the lease.
-    pub unfenced: Unfenced,
-    pub fence: Fence,
-    pub builds: Arc<Mutex<IndexBuilds>>,
-    pub seen: Arc<Seen>,
-    pub hooks: HostHooks,
-    pub settings: Settings,
-}
-
-/// The sink as the host gave it.
-pub(crate) struct Unfenced {
-    pub sink: Arc<dyn Sink>,
-}
 
 /// What the tasks of a run begin with.
 struct Begun {
@@ -89,25 +64,7 @@ struct Begun {
     builds: OwnedMutexGuard<IndexBuilds>,
 }
 
-impl Engine {
-    /// The same migration, with whatever a run awaits of either side told to the host.
-    pub fn waiting(&self, events: &Events) -> Self {
-        let sink = |sink: &Arc<dyn Sink>| Arc::new(Waiting::new(Arc::clone(sink), Side::Target, events.clone()));
-        Self {
-            source: Arc::new(Waiting::new(Arc::clone(&self.source), Side::Source, events.clone())),
-            sink: sink(&self.sink),
-            store: Arc::new(Waiting::new(Arc::clone(&self.store), Side::Target, events.clone())),
-            unfenced: Unfenced {
-                sink: sink(&self.unfenced.sink),
-            },
-            fence: self.fence.clone(),
-            builds: Arc::clone(&self.builds),
-            seen: Arc::clone(&self.seen),
-            hooks: self.hooks.clone(),
-            settings: self.settings.clone(),
-        }
-    }
-
+impl Job {
     /// Runs from the checkpoint, or from nothing, until the run is cancelled or fails. `lost` says why the checkpoint's position is known to
     /// be lost, so that everything has to be compared with the source.
     ///
@@ -189,7 +146,8 @@ impl Engine {
             && checkpoint.expiry_final
             && !is_complete
         {
-            expiry::restore(&*self.sink, checkpoint, |name| self.settings.selection.target(name)).await?;
+            crate::runtime::expiry::restore(&*self.sink, checkpoint, |name| self.settings.selection.target(name))
+                .await?;
             checkpoint.expiry_final = false;
         }
         progress.expiry.restored();

@@ -9,19 +9,19 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::LostPosition;
+use crate::engine::messages::Requests;
 use crate::engine::watch::source::{POSITION_INTERVAL, watch_window};
-use crate::engine::{Engine, Requests};
+use crate::engine::window::keep_window;
+use crate::engine::write_block::keep_write_block;
 use crate::error::{ErrorKind, Result};
 use crate::model::position::Position;
 use crate::model::side::Side;
 use crate::mongo::retry::{RetryRule, retry};
 use crate::report::event::Event;
 use crate::report::phase::Phase;
+use crate::runtime::job::Job;
 use crate::runtime::progress::Progress;
 use crate::runtime::waiting::telling;
-use crate::runtime::window;
-use crate::runtime::window::keep_window;
-use crate::runtime::write_block::keep_write_block;
 use crate::source::Source;
 
 /// The longest pause before a run that failed goes on from its checkpoint.
@@ -45,7 +45,7 @@ pub(crate) enum State {
 
 /// Runs the engine again and again from its checkpoint, as the host wants and as long as errors may pass.
 pub(crate) async fn supervise(
-    engine: Arc<Engine>,
+    engine: Arc<Job>,
     progress: Arc<Progress>,
     requests: Arc<Requests>,
     mut wanted: watch::Receiver<Wanted>,
@@ -102,7 +102,7 @@ pub(crate) async fn supervise(
 }
 
 async fn run_as_wanted(
-    engine: &Engine,
+    engine: &Job,
     progress: &Arc<Progress>,
     requests: &Requests,
     wanted: &mut watch::Receiver<Wanted>,
@@ -213,7 +213,7 @@ async fn until_it_may_end(wanted: &mut watch::Receiver<Wanted>, progress: &Progr
             )
             .await;
             // Else the next run would know nothing of them.
-            window::save(requests).await;
+            crate::engine::window::save(requests).await;
         }
     };
     tokio::select! {

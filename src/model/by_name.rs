@@ -1,8 +1,9 @@
 //! A listing, by the names of its collections.
 
+use std::collections::HashMap;
+
 use crate::model::collection::Collection;
 use crate::model::namespace::Namespace;
-use std::collections::HashMap;
 
 /// A listing by the names of its collections.
 pub(crate) type ByName<'a> = HashMap<&'a Namespace, &'a Collection>;

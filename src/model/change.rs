@@ -1,11 +1,13 @@
 //! Changes of documents.
 
+use std::sync::Arc;
+
+use bson::Uuid;
+use bson::raw::RawDocumentBuf;
+
 use crate::model::namespace::Namespace;
 use crate::model::position::Position;
 use crate::order::Key;
-use bson::Uuid;
-use bson::raw::RawDocumentBuf;
-use std::sync::Arc;
 
 /// One logical operation on one document, at a position. Transactions are flattened into these at their commit position.
 #[derive(Clone, Debug)]

@@ -1,9 +1,10 @@
 //! A collection or view as a deployment lists it.
 
-use crate::model::namespace::Namespace;
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
+
+use crate::model::namespace::Namespace;
 
 /// A collection or view as it stood on one side when it was listed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,4 +50,10 @@ impl CollectionKind {
     pub fn has_ranges(self) -> bool {
         matches!(self, Self::Plain | Self::Clustered | Self::TimeSeriesBuckets)
     }
+}
+
+/// Whether a collection on the target holds its name against a migrated one. Stored functions cannot be dropped, so that those that were
+/// leave an empty collection.
+pub(crate) fn takes_name(standing: &Collection) -> bool {
+    standing.namespace.collection() != "system.js" || standing.documents > 0
 }

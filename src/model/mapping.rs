@@ -1,8 +1,9 @@
 //! A collection on both sides.
 
+use bson::Uuid;
+
 use crate::model::collection::CollectionKind;
 use crate::model::namespace::Namespace;
-use bson::Uuid;
 
 /// A collection as a lane and a walker need to know it. It is replaced as a whole when the collection is renamed.
 #[derive(Debug)]

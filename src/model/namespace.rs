@@ -1,5 +1,6 @@
 //! Namespaces, which of them are migrated, and under which name.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -111,6 +112,17 @@ impl fmt::Debug for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
     }
+}
+
+/// The name that clients know: a time-series collection's own, not that of its buckets.
+pub(crate) fn shown(namespace: &Namespace) -> Namespace {
+    namespace.time_series().unwrap_or_else(|| namespace.clone())
+}
+
+/// The names that a collection, be it an ordinary or a time-series collection, or a view, can be listed by where it takes this one.
+pub(crate) fn names_of(target: &Namespace) -> BTreeSet<Namespace> {
+    let name = shown(target);
+    BTreeSet::from([name.buckets(), name])
 }
 
 #[cfg(test)]

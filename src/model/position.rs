@@ -1,8 +1,9 @@
 //! A place in the history of a source.
 
+use std::fmt;
+
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// A point in the source's history: the `ts` and the term `t` of an oplog entry. Totally ordered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,8 +1,10 @@
 //! A range of documents in `_id` order.
 
-use crate::order::Key;
-use serde::{Deserialize, Serialize};
 use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::order::Key;
 
 /// The documents whose `_id` is greater than `lower` and at most `upper`, in the server's comparison order.
 ///

@@ -1,8 +1,9 @@
 //! Which collections a migration moves, and under which names.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::namespace::{Namespace, is_internal_database};
-use serde::{Deserialize, Serialize};
 
 /// Which namespaces are migrated, and what they are called on the target.
 ///

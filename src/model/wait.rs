@@ -1,12 +1,14 @@
 //! Waits for a server, as a host is told of them.
 
-use crate::model::side::Side;
 use std::borrow::Cow;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+
 use tokio::time::{Instant, timeout};
+
+use crate::model::side::Side;
 
 /// A server keeps the host waiting, before there is a run whose [events](crate::MigrationHandle::events) would tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]

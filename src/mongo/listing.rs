@@ -1,6 +1,5 @@
 //! Lists the collections of a replica set, for source and sink alike.
 
-use crate::catalog::kind::kind_of;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bson::raw::{RawDocument, RawDocumentBuf};
@@ -8,6 +7,7 @@ use bson::{Document, Uuid, doc};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use mongodb::Client;
 
+use crate::catalog::kind::kind_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::collection::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;

@@ -9,8 +9,7 @@ use mongodb::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::inspection::TransactionFacts;
 use crate::model::namespace::Namespace;
-use crate::mongo::client;
-use crate::mongo::client::number;
+use crate::mongo::client::{self, number};
 
 const OPERATION: &str = "look for open transactions";
 

@@ -15,5 +15,4 @@ pub(crate) mod assembler;
 pub use crate::mongo::oplog::cursor::{OplogCursor, OplogCursorBuilder};
 #[cfg(feature = "test-util")]
 pub(crate) use assembler::{Assembler, Taken};
-
 pub use entry::{Command, CommandOperation, Entry, Item};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::extended_json;
 use super::raw_value::{RawValue, id_of};
-use crate::model::raw::splice::element_type;
+use crate::order::element_type;
 
 /// An owned `_id` value.
 ///

@@ -19,6 +19,7 @@
 //! and all that follows it count as one element that is greater than every other, and such rests compare by their bytes. Documents
 //! nested more than 256 levels deep, which no server stores, compare by their bytes below that.
 
+pub(crate) mod element_type;
 mod canonical;
 mod extended_json;
 mod hash;
@@ -34,11 +35,11 @@ use std::cmp::Ordering;
 
 use bson::{RawBsonRef, RawDocument};
 
+use self::canonical::{Canonical, Names, compare_elements};
+
 pub use self::key::Key;
 pub(crate) use self::raw_value::{Element, Elements};
 pub use self::raw_value::{RawValue, id_of};
-
-use self::canonical::{Canonical, Names, compare_elements};
 
 /// Compares two values as the server's `_id` index does.
 ///

@@ -1,11 +1,10 @@
 //! What only imitates MongoDB, or is MongoDB with its oplog locked away.
 
-use crate::mongo::identify::{imitation, service_of};
-
 use super::{Context, SideFacts};
 use crate::error::code::Code;
 use crate::error::finding::Finding;
 use crate::model::inspection::Access;
+use crate::mongo::identify::{imitation, service_of};
 
 /// What both sides are, by what they answer.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {

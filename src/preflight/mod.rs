@@ -123,33 +123,27 @@ mod time_series;
 mod topology;
 mod write_block;
 
-use crate::catalog::not_migrated::not_migrated;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::catalog;
-use crate::catalog::not_migrated::is_view_of_buckets;
-use crate::catalog::{NotKept, Part};
-use crate::config::ExistingData;
-use crate::config::Settings;
-use crate::engine::Engine;
+use crate::catalog::not_migrated::{is_view_of_buckets, not_migrated};
+use crate::catalog::{self, NotKept, Part};
+use crate::config::{ExistingData, Settings};
 use crate::error::{ErrorKind, Result};
 use crate::model::amount::Amount;
-use crate::model::collection::{Collection, CollectionKind};
+use crate::model::collection::{Collection, CollectionKind, takes_name};
 use crate::model::deployment::Deployment;
-use crate::model::namespace::Namespace;
+use crate::model::namespace::{Namespace, shown};
 use crate::model::side::Side;
 use crate::mongo::retry::answered;
+use crate::runtime::job::Job;
 use crate::runtime::lease;
-use crate::runtime::ownership::{shown, takes_name};
 use crate::runtime::waiting::LONGEST_CALL;
 
 pub use self::plan::{Estimate, Plan, PlannedCollection};
 pub use crate::config::PathPolicy;
 pub use crate::error::finding::{Finding, Severity};
 pub use crate::model::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe, TransactionFacts};
-
-pub(crate) use crate::mongo::identify::imitation;
 
 /// How long a side may take to say what is asked of it, all in all. A single question that is not answered is a finding sooner.
 const ASKED: Duration = Duration::from_secs(120);
@@ -247,7 +241,7 @@ impl Context<'_> {
 }
 
 /// Checks both sides and changes nothing.
-pub(crate) async fn check(engine: &Engine, purpose: Purpose) -> Result<Plan> {
+pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
     let settings = &engine.settings;
     let ((source, listed), (target, standing)) = futures::try_join!(source_facts(engine), target_facts(engine))?;
     let (selected, left_out): (Vec<&Collection>, Vec<&Collection>) = listed
@@ -364,7 +358,7 @@ pub(crate) async fn check(engine: &Engine, purpose: Purpose) -> Result<Plan> {
 ///
 /// # Errors
 /// [`Refused`](ErrorKind::Refused) with every blocker, or a server error.
-pub(crate) async fn check_again(engine: &Engine) -> Result<()> {
+pub(crate) async fn check_again(engine: &Job) -> Result<()> {
     if !engine.settings.block_source_writes {
         return Ok(());
     }
@@ -376,7 +370,7 @@ pub(crate) async fn check_again(engine: &Engine) -> Result<()> {
     crate::error::finding::refuse(&findings)
 }
 
-async fn source_facts(engine: &Engine) -> Result<(SideFacts, Vec<Collection>)> {
+async fn source_facts(engine: &Job) -> Result<(SideFacts, Vec<Collection>)> {
     let (side, source) = (Side::Source, &engine.source);
     let deployment = asked(engine, side, DESCRIBE, Some(ASKED), source.describe()).await?;
     let inspection = asked(engine, side, INSPECT, Some(ASKED), source.inspect()).await?;
@@ -385,7 +379,7 @@ async fn source_facts(engine: &Engine) -> Result<(SideFacts, Vec<Collection>)> {
     Ok(side_facts(side, "source", deployment, inspection, listed))
 }
 
-async fn target_facts(engine: &Engine) -> Result<(SideFacts, Vec<Collection>)> {
+async fn target_facts(engine: &Job) -> Result<(SideFacts, Vec<Collection>)> {
     let (side, sink) = (Side::Target, &engine.sink);
     let deployment = asked(engine, side, DESCRIBE, Some(ASKED), sink.describe()).await?;
     let inspection = asked(engine, side, INSPECT, Some(ASKED), sink.inspect()).await?;
@@ -396,7 +390,7 @@ async fn target_facts(engine: &Engine) -> Result<(SideFacts, Vec<Collection>)> {
 
 /// Awaits an answer, for no longer than `limit`, and tells the host when that takes long.
 async fn asked<T>(
-    engine: &Engine,
+    engine: &Job,
     side: Side,
     operation: &'static str,
     limit: Option<Duration>,
@@ -441,7 +435,7 @@ fn unless_unauthorized<T>(answer: Result<T>) -> Result<Result<T, String>> {
     }
 }
 
-async fn checkpointed(engine: &Engine) -> Result<Checkpointed> {
+async fn checkpointed(engine: &Job) -> Result<Checkpointed> {
     let found = match engine.load().await {
         Ok(None) => engine.first_of_way_back().await,
         found => found,
@@ -458,7 +452,7 @@ async fn checkpointed(engine: &Engine) -> Result<Checkpointed> {
     }
 }
 
-async fn lease_holder(engine: &Engine, purpose: Purpose) -> Result<Option<String>> {
+async fn lease_holder(engine: &Job, purpose: Purpose) -> Result<Option<String>> {
     match purpose {
         // Without the privilege to read records this is told by the rule for privileges.
         Purpose::Plan => Ok(unless_unauthorized(lease::holder(&*engine.sink).await)?.ok().flatten()),

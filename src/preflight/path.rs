@@ -1,9 +1,9 @@
 //! From which version to which a migration may lead.
 
-use crate::config::PathPolicy;
 use bson::Document;
 
 use super::{Context, SideFacts};
+use crate::config::PathPolicy;
 use crate::error::code::Code;
 use crate::error::finding::{Finding, Severity};
 

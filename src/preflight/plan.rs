@@ -4,8 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::error::finding;
-use crate::error::finding::{Finding, Severity};
+use crate::error::finding::{self, Finding, Severity};
 use crate::model::amount::Amount;
 use crate::model::collection::CollectionKind;
 use crate::model::deployment::Deployment;

@@ -5,9 +5,7 @@ use std::time::SystemTime;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
-use crate::catalog;
-use crate::catalog::{NotKept, Series, compare_indexes, option_differences};
-use crate::engine::Engine;
+use crate::catalog::{self, NotKept, Series, compare_indexes, option_differences};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::by_name::ByName;
 use crate::model::collection::{Collection, CollectionKind};
@@ -187,7 +185,7 @@ impl Certificate {
 
     /// What is known at the end of a cutover that found everything to be the same.
     pub(crate) fn issue(
-        engine: &Engine,
+        run_id: Option<String>,
         (source, target): (&Deployment, &Deployment),
         position: Position,
         summaries: &[CollectionSummary],
@@ -213,7 +211,7 @@ impl Certificate {
         Self {
             format: FORMAT,
             mongoferry: env!("CARGO_PKG_VERSION").to_owned(),
-            run_id: engine.settings.run_id.clone(),
+            run_id,
             made: bson::DateTime::from_system_time(SystemTime::now()),
             source: CertifiedDeployment::of(source),
             target: CertifiedDeployment::of(target),

@@ -1,6 +1,5 @@
 //! What a run tells its host: events as they happen, a status at any time, and a summary at the end.
 
-use crate::model::side::Side;
 use std::time::{Duration, SystemTime};
 
 use futures::stream::{self, Stream, StreamExt};
@@ -10,6 +9,7 @@ use crate::compare::difference::Difference;
 use crate::model::inspection::TransactionFacts;
 use crate::model::namespace::Namespace;
 use crate::model::position::Position;
+use crate::model::side::Side;
 use crate::report::late_writes::LateWrites;
 use crate::report::phase::Phase;
 

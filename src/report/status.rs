@@ -1,11 +1,12 @@
 //! The state of a run at one moment.
 
+use std::time::{Duration, SystemTime};
+
 use crate::config::Throttle;
 use crate::model::amount::Amount;
 use crate::model::position::Position;
 use crate::report::lag_history::{IndexCounts, LagSample};
 use crate::report::phase::Phase;
-use std::time::{Duration, SystemTime};
 
 /// The state of a run at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]

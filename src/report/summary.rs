@@ -1,8 +1,8 @@
 //! The result of a run.
 
-use crate::api::reverse::WayBack;
 use crate::catalog::NotKept;
 use crate::catalog::compare::IndexSummary;
+use crate::checkpoint::way_back::WayBack;
 use crate::model::left_selection::LeftSelection;
 use crate::model::namespace::Namespace;
 use crate::model::position::Position;

@@ -7,7 +7,7 @@ use std::fmt;
 
 use tokio::sync::watch;
 
-use crate::api::reverse::WayBack;
+use crate::checkpoint::way_back::WayBack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::summary::Summary;
 

@@ -1,28 +1,24 @@
 //! When documents expire on the target: hardly ever as long as the source is followed, and as on the source at the cutover.
 //!
-//! A task of the run gives all the commands, so that none that was given up can be carried out after the one that follows it. A checkpoint
+//! One [task](crate::engine::expiry) of the run gives all the commands, so that none that was given up can be carried out after the one that follows it. A checkpoint
 //! notes the final form before any collection gets it: whoever goes on from there holds the expiry back again first.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bson::raw::{RawDocumentBuf, cstr};
 use bson::{RawBsonRef, rawdoc};
 use futures::FutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use crate::catalog::expiry::TTL_DISABLED_SECONDS;
-use crate::catalog::whole_seconds;
+use crate::catalog::{expiry_of, name_of, whole_seconds};
 use crate::checkpoint::{Checkpoint, CollectionState};
-use crate::engine::follow::router::Request;
-use crate::engine::track::index_work::{expiry, name_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::collection::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
-use crate::runtime::progress::Progress;
 use crate::sink::{CatalogCommand, Sink};
 
 /// How many commands are given at the same time. Each waits for a majority of the target, which thousands would add up.
@@ -70,7 +66,7 @@ fn changes(state: &CollectionState, form: Form) -> Vec<RawDocumentBuf> {
             changes.push(rawdoc! { "index": change });
         }
     }
-    if let Some(seconds) = expiry(&state.options) {
+    if let Some(seconds) = expiry_of(&state.options) {
         let mut change = RawDocumentBuf::new();
         match form {
             Form::HeldBack => change.append(cstr!("expireAfterSeconds"), "off"),
@@ -149,7 +145,7 @@ pub(crate) fn apply(commands: &[CatalogCommand], standing: &mut [Collection]) {
                 Err(_) => Some((&mut collection.options, arguments.as_ref())),
             };
             if let Some((document, change)) = changed
-                && let Some(seconds) = expiry(change)
+                && let Some(seconds) = expiry_of(change)
             {
                 *document = with_expiry(document, seconds);
             }
@@ -174,22 +170,22 @@ fn with_expiry(document: &RawDocumentBuf, seconds: RawBsonRef<'_>) -> RawDocumen
 /// What a cutover, the run's checkpoints and the task that gives the commands share.
 #[derive(Debug)]
 pub(crate) struct ExpiryForm {
-    state: watch::Sender<State>,
+    pub(crate) state: watch::Sender<State>,
     /// The commands that a cutover waits for.
-    asked: Mutex<Option<Asked>>,
+    pub(crate) asked: Mutex<Option<Asked>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct State {
-    wanted: Form,
+pub(crate) struct State {
+    pub wanted: Form,
     /// Whether some collection may have its final form.
-    noted: bool,
+    pub noted: bool,
 }
 
 #[derive(Debug)]
-struct Asked {
-    commands: Vec<CatalogCommand>,
-    reply: oneshot::Sender<Result<Vec<CatalogCommand>>>,
+pub(crate) struct Asked {
+    pub commands: Vec<CatalogCommand>,
+    pub reply: oneshot::Sender<Result<Vec<CatalogCommand>>>,
 }
 
 impl Default for ExpiryForm {
@@ -249,84 +245,9 @@ impl ExpiryForm {
         let _ = timeout(RESTORING, settled).await;
     }
 
-    fn wants(&self, form: Form) -> bool {
+    pub fn wants(&self, form: Form) -> bool {
         self.state.borrow().wanted == form
     }
-}
-
-/// Gives the commands as they are wanted, until the run is cancelled.
-///
-/// # Errors
-/// The expiry could not be held back. A run that goes on from its checkpoint does that first.
-pub(crate) async fn keep_expiry(
-    sink: Arc<dyn Sink>,
-    progress: Arc<Progress>,
-    requests: mpsc::Sender<Request>,
-    cancel: CancellationToken,
-) -> Result<()> {
-    let form = &progress.expiry;
-    let mut changes = form.state.subscribe();
-    loop {
-        let State { wanted, noted } = *changes.borrow_and_update();
-        let asked = form.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (wanted, asked) {
-            (Form::Final, Some(asked)) => {
-                let finalized = finalize(&*sink, &progress, &requests, &asked.commands).await;
-                // Whoever asked may have stopped waiting, and then wants it held back.
-                let _ = asked.reply.send(finalized);
-                continue;
-            }
-            (Form::HeldBack, _) if noted => {
-                hold_back(&*sink, &requests).await?;
-                form.restored();
-                save(&requests).await?;
-                continue;
-            }
-            _ => {}
-        }
-        tokio::select! {
-            () = cancel.cancelled() => return Ok(()),
-            // It cannot fail, since `progress` has the sender.
-            _ = changes.changed() => {}
-        }
-    }
-}
-
-async fn finalize(
-    sink: &dyn Sink,
-    progress: &Progress,
-    requests: &mpsc::Sender<Request>,
-    commands: &[CatalogCommand],
-) -> Result<Vec<CatalogCommand>> {
-    progress.expiry.state.send_modify(|state| state.noted = true);
-    save(requests).await?;
-    execute(sink, commands, || progress.expiry.wants(Form::Final)).await
-}
-
-/// Holds the expiry back of all collections, as the run knows them when it is done: some may get other names meanwhile.
-async fn hold_back(sink: &dyn Sink, requests: &mpsc::Sender<Request>) -> Result<()> {
-    let mut done = None;
-    loop {
-        let (reply, states) = oneshot::channel();
-        let states = ask(requests, Request::States { reply }, states).await?;
-        let commands = commands(states.iter(), Form::HeldBack);
-        if done.as_ref() == Some(&commands) {
-            return Ok(());
-        }
-        execute(sink, &commands, || true).await?;
-        done = Some(commands);
-    }
-}
-
-async fn save(requests: &mpsc::Sender<Request>) -> Result<()> {
-    let (reply, saved) = oneshot::channel();
-    ask(requests, Request::Save { reply }, saved).await
-}
-
-async fn ask<T>(requests: &mpsc::Sender<Request>, request: Request, answer: oneshot::Receiver<T>) -> Result<T> {
-    let stopped = || Error::stopped("let documents expire on the target");
-    requests.send(request).await.map_err(|_| stopped())?;
-    answer.await.map_err(|_| stopped())
 }
 
 #[cfg(test)]

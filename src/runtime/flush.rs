@@ -1,7 +1,8 @@
 //! Flushes the sink for all tasks of a run.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 
 use tokio::sync::Mutex;
 

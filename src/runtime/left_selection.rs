@@ -1,10 +1,11 @@
 //! Collections that have left the selection, as far as this migration knows.
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::model::left_selection::LeftSelection;
 use crate::model::namespace::Namespace;
 use crate::model::position::Position;
 use crate::report::event::{Event, Events};
-use std::sync::{Mutex, PoisonError};
 
 /// Those of a migration, as far as is known.
 #[derive(Debug, Default)]

@@ -1,5 +1,8 @@
 //! The equipment of one run: what its tasks share.
 
+pub(crate) mod index_builds;
+pub(crate) mod job;
+pub(crate) mod seen;
 pub(crate) mod tasks;
 pub(crate) mod left_selection;
 pub(crate) mod completion;
@@ -10,7 +13,6 @@ pub(crate) mod hooks;
 pub(crate) mod lag;
 pub(crate) mod lease;
 pub(crate) mod limits;
-pub(crate) mod ownership;
 pub(crate) mod progress;
 pub(crate) mod waiting;
 pub(crate) mod whole_copies;

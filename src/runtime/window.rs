@@ -1,54 +1,13 @@
 //! The cutover window: for how long a run follows its source after it was first ready.
 
-use crate::config::Clock;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bson::DateTime;
-use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
-use tokio::time::sleep;
 
-use crate::engine::Requests;
-use crate::engine::follow::router::Request;
-use crate::error::{Error, ErrorKind};
-use crate::report::event::Event;
-use crate::report::phase::Phase;
-use crate::runtime::progress::Progress;
-
-/// The host is warned when so much is left.
-const WARNINGS: [Duration; 4] = [
-    Duration::from_secs(24 * HOUR),
-    Duration::from_secs(4 * HOUR),
-    Duration::from_secs(HOUR),
-    Duration::from_secs(10 * 60),
-];
-
-const HOUR: u64 = 3600;
-
-/// How often the clock is looked at.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// What a checkpoint keeps of the cutover window, so that it goes on through restarts of the process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct CutoverWindow {
-    /// When the migration was ready for the first time, by the clock of the host.
-    pub first_ready: Option<DateTime>,
-    /// By how many milliseconds the window was extended.
-    pub extended_millis: u64,
-}
-
-impl CutoverWindow {
-    /// When a window of this length ends; `None` before it has begun, and for one that never ends.
-    fn deadline(&self, length: Duration) -> Option<SystemTime> {
-        let first = self.first_ready?.to_system_time();
-        first
-            .checked_add(length)?
-            .checked_add(Duration::from_millis(self.extended_millis))
-    }
-}
+use crate::checkpoint::window::CutoverWindow;
 
 /// The window of a run.
 #[derive(Debug, Default)]
@@ -78,7 +37,7 @@ impl Window {
     }
 
     /// Begins the window if the run is ready for the first time. Answers whether it did.
-    fn begin_if_ready(&self, now: SystemTime) -> bool {
+    pub fn begin_if_ready(&self, now: SystemTime) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let begins = state.kept.first_ready.is_none() && self.ready.load(Relaxed);
         if begins {
@@ -112,58 +71,11 @@ impl Window {
     }
 }
 
-/// Begins the window when the run is ready, and warns as it runs out. Answers when it has, but not in the midst of a cutover, with the error
-/// that ends the run.
-pub(crate) async fn keep_window(progress: &Progress, requests: &Requests, clock: &Clock) -> Error {
-    // The warning that is due is told again to a process that goes on from a checkpoint.
-    let mut before = Duration::MAX;
-    loop {
-        if progress.window.begin_if_ready(clock.now()) {
-            before = left(progress, clock).unwrap_or(Duration::MAX);
-            save(requests).await;
-        }
-        if let (Some(left), Some(deadline)) = (left(progress, clock), progress.window.deadline()) {
-            if left.is_zero() && progress.phase() != Phase::Cutover {
-                return Error::new(
-                    ErrorKind::WindowClosed,
-                    "follow the source",
-                    "the cutover window has run out; the checkpoint is kept: start the migration again, which gives it a new window",
-                );
-            }
-            if is_warning_due(before, left) {
-                progress.events.send(Event::CutoverWindowShort { deadline, left });
-            }
-            before = left;
-        }
-        sleep(LOOK).await;
-    }
-}
-
-/// Brings what is known of the window into the checkpoint, if there is a run that can save one; else the next one does.
-pub(crate) async fn save(requests: &Requests) {
-    let sender = requests.borrow().clone();
-    let (reply, saved) = oneshot::channel();
-    if let Some(sender) = sender
-        && sender.send(Request::Save { reply }).await.is_ok()
-    {
-        // It fails when the run has ended meanwhile.
-        let _ = saved.await;
-    }
-}
-
-fn left(progress: &Progress, clock: &Clock) -> Option<Duration> {
-    let deadline = progress.window.deadline()?;
-    Some(deadline.duration_since(clock.now()).unwrap_or_default())
-}
-
-/// Whether one of the warnings has come due since so much was left as `before`.
-fn is_warning_due(before: Duration, left: Duration) -> bool {
-    WARNINGS.iter().any(|warning| before > *warning && left <= *warning)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HOUR: u64 = 3600;
     use crate::config::DEFAULT_CUTOVER_WINDOW;
 
     fn hours(hours: u64) -> Duration {

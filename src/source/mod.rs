@@ -3,7 +3,6 @@
 #[cfg(feature = "test-util")]
 mod memory;
 
-pub use crate::model::deployment::Deployment;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use crate::model::range::Range;
 use crate::oplog::Entry;
 use crate::order::Key;
 
+pub use crate::model::deployment::Deployment;
 pub use crate::mongo::source::MongoSource;
 #[cfg(feature = "test-util")]
 pub use memory::{MemorySource, NameResolution, OpenTransaction, SourceCall, Transaction};

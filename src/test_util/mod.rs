@@ -6,13 +6,12 @@ mod catalog;
 mod digest;
 mod faults;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 pub(crate) use catalog::{merge_fields, modified_options, modify_index};
 pub(crate) use digest::digest;
-pub(crate) use faults::{Faults, Moment};
-
 pub use faults::Gate;
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
+pub(crate) use faults::{Faults, Moment};
 
 /// The first position of a second.
 #[cfg(test)]

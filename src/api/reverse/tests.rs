@@ -1,12 +1,19 @@
 use std::time::Duration;
 
-use bson::rawdoc;
+use bson::raw::RawDocumentBuf;
+use bson::{Uuid, rawdoc};
 
 use super::*;
 use crate::api::handle::MigrationHandle;
 use crate::catalog::expiry::TTL_DISABLED_SECONDS;
-use crate::checkpoint::{CheckpointStore, MemoryStore};
+use crate::catalog::name_of;
+use crate::checkpoint::{Checkpoint, CheckpointStore, CollectionState, MemoryStore};
+use crate::cutover::way_back::opposite;
+use crate::engine::start::way_back::expires_otherwise;
+use crate::engine::track::collection::Tracked;
 use crate::model::change::{Operation, Write};
+use crate::model::collection::{Collection, CollectionKind};
+use crate::model::position::Position;
 use crate::model::selection::Selection;
 use crate::order::Key;
 use crate::sink::{JournalEntry, MemorySink};

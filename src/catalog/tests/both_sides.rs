@@ -1,9 +1,9 @@
+use CollectionKind::{Capped, Plain, Unordered, View};
 use bson::raw::RawDocumentBuf;
 use bson::rawdoc;
 
 use super::*;
 use crate::model::collection::{Collection, CollectionKind};
-use CollectionKind::{Capped, Plain, Unordered, View};
 
 fn collection(kind: CollectionKind, options: RawDocumentBuf, indexes: Vec<RawDocumentBuf>) -> Collection {
     Collection {

@@ -1,9 +1,9 @@
+use CollectionKind::{Capped, Clustered, Plain, TimeSeriesBuckets, Unordered, View};
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::rawdoc;
 
 use super::*;
 use crate::model::collection::CollectionKind;
-use CollectionKind::{Capped, Clustered, Plain, TimeSeriesBuckets, Unordered, View};
 
 fn option_difference(kind: CollectionKind, source: &RawDocument, target: &RawDocument) -> Option<String> {
     let found = option_differences(kind, source, target, V6);

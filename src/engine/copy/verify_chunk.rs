@@ -4,25 +4,20 @@
 //! with it, and the source is read at a snapshot of that very position.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bson::raw::RawDocument;
-use tokio::sync::oneshot::{self, error::RecvError};
+use tokio::sync::oneshot::error::RecvError;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::compare::by_id;
-use crate::compare::by_id::Portions;
+use crate::compare::by_id::{self, Portions};
 use crate::compare::difference::Difference;
 use crate::compare::merge::Differences;
 use crate::engine::copy::walker::Walker;
-use crate::engine::follow::router::Request;
-use crate::engine::track::ranges::ChunkId;
+use crate::engine::messages::{Check, Request};
 use crate::engine::track::verification::{Compared, Portion};
 use crate::error::{Error, Result};
 use crate::model::change::Operation;
-use crate::model::mapping::CollectionMapping;
 use crate::model::position::Position;
 use crate::model::range::Range;
 use crate::order::Key;
@@ -34,21 +29,6 @@ const CHECK_TIME: Duration = Duration::from_millis(400);
 
 /// So many differences of one comparison are named.
 const NAMED: usize = 200;
-
-/// A part of a collection to be compared.
-#[derive(Debug)]
-pub(crate) struct Check {
-    pub chunk: ChunkId,
-    pub target: Arc<CollectionMapping>,
-    pub what: Portion,
-    pub at: Position,
-    pub chunk_bytes: u64,
-    pub document_bytes: usize,
-    /// Told when the target stands at the position; closed when it is not to be compared after all.
-    pub applied: oneshot::Receiver<()>,
-    pub cancel: CancellationToken,
-    pub hurry: CancellationToken,
-}
 
 impl Walker {
     /// Compares what is asked for, or a first part of it, and tells the router. It never ends the run: whatever fails is tried again later.

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::follow::router::ReadAhead;
+use crate::engine::messages::ReadAhead;
 use crate::error::{Error, Result};
 use crate::oplog::Entry;
 use crate::runtime::limits::memory::Budget;

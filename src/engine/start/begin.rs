@@ -1,6 +1,5 @@
 //! Where a run begins: at its checkpoint, or at the source as it is now.
 
-use crate::source::EntryStream;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -10,19 +9,19 @@ use tokio::time::{Instant, sleep};
 
 use crate::checkpoint::{Checkpoint, CollectionState};
 use crate::config::ExistingData;
-use crate::engine::Engine;
-use crate::engine::start::listing;
-use crate::engine::start::listing::Listing;
+use crate::engine::ownership::{Ownership, refusal};
+use crate::engine::start::listing::{self, Listing};
 use crate::engine::start::prepare_target::arrange;
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::Namespace;
+use crate::model::collection::{Collection, CollectionKind, takes_name};
+use crate::model::namespace::{Namespace, shown};
 use crate::model::position::Position;
 use crate::preflight;
-use crate::runtime::ownership::{Ownership, refusal, shown, takes_name};
+use crate::runtime::job::Job;
 use crate::runtime::progress::Progress;
 use crate::sink::CatalogCommand;
+use crate::source::EntryStream;
 
 /// How long the source may know of nothing as new as the checkpoint before its history counts as another one. A primary that has lost its
 /// majority, which may be behind, notices within 10 seconds.
@@ -42,47 +41,7 @@ pub(crate) struct Beginning {
     pub resumed: bool,
 }
 
-impl Engine {
-    /// The checkpoint to go on from, if there is one.
-    ///
-    /// # Errors
-    /// It belongs to another migration, or cannot be read.
-    pub(crate) async fn load(&self) -> Result<Option<Checkpoint>> {
-        let Some(bytes) = self.store.load().await? else {
-            return Ok(None);
-        };
-        let checkpoint = Checkpoint::decode(&bytes)?;
-        if self.takes_the_place_of(&checkpoint) {
-            return Ok(None);
-        }
-        self.check(&checkpoint).await?;
-        Ok(Some(checkpoint))
-    }
-
-    /// Whether `checkpoint` is of this very migration.
-    ///
-    /// # Errors
-    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) that says what differs.
-    pub(crate) async fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
-        for (what, theirs, ours) in [
-            ("source", &checkpoint.source, &source.identity),
-            ("target", &checkpoint.sink, &sink.identity),
-        ] {
-            if theirs != ours {
-                return Err(mismatch(format!(
-                    "it belongs to the {what} `{theirs}`, this {what} is `{ours}`"
-                )));
-            }
-        }
-        if checkpoint.selection != self.settings.selection {
-            return Err(mismatch(
-                "it was made with other includes, excludes or renames".to_owned(),
-            ));
-        }
-        self.check_way_back(checkpoint)
-    }
-
+impl Job {
     /// Goes on from a checkpoint whose position the source still has.
     ///
     /// # Errors
@@ -360,8 +319,4 @@ fn must_hold(seen: Position, after: Position, tail: EntryStream) -> EntryStream 
         Ok(entries)
     })
     .boxed()
-}
-
-pub(crate) fn mismatch(message: String) -> Error {
-    Error::new(ErrorKind::CheckpointMismatch, "go on from the checkpoint", message)
 }

@@ -1,20 +1,19 @@
 //! Lists the collections as they all stood at one position.
 
-use crate::catalog::not_migrated::{ensure_migratable, is_view_of_buckets};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::time::Instant;
 
+use crate::catalog::not_migrated::{ensure_migratable, is_view_of_buckets};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::collection::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
 use crate::model::position::Position;
 use crate::model::selection::Selection;
 use crate::oplog::{CommandOperation, Item};
-use crate::source::EntryStream;
-use crate::source::Source;
+use crate::source::{EntryStream, Source};
 
 /// How long what has changed meanwhile is listed again.
 const PATIENCE: Duration = Duration::from_secs(300);

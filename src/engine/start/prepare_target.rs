@@ -7,19 +7,18 @@ use bson::{RawBson, rawdoc};
 use futures::FutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use crate::catalog;
-use crate::catalog::expiry::held_back;
-use crate::catalog::{Series, index_difference, is_same_kind, option_differences, to_create};
+use crate::catalog::expiry::{expiry_held_back, held_back};
+use crate::catalog::{
+    self, Series, index_difference, is_id_index, is_same_kind, name_of, option_differences, to_create,
+};
 use crate::checkpoint::LeftOver;
-use crate::engine::follow::ddl::expiry_held_back;
+use crate::engine::ownership::Ownership;
 use crate::engine::track::collection::Tracked;
-use crate::engine::track::index_work::{is_id_index, name_of};
 use crate::error::{ErrorKind, Result};
 use crate::model::by_name::find;
 use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::Namespace;
+use crate::model::namespace::{Namespace, names_of, shown};
 use crate::model::position::Position;
-use crate::runtime::ownership::{Ownership, names_of, shown};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
 

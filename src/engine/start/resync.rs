@@ -8,19 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::checkpoint::{Checkpoint, LeftOver};
-use crate::engine::Engine;
+use crate::engine::ownership::Ownership;
 use crate::engine::start::begin::Beginning;
-use crate::engine::start::listing;
-use crate::engine::start::listing::Listing;
+use crate::engine::start::listing::{self, Listing};
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::collection::{Collection, CollectionKind};
 use crate::model::namespace::Namespace;
 use crate::report::event::Event;
-use crate::runtime::ownership::Ownership;
+use crate::runtime::job::Job;
 use crate::runtime::progress::Progress;
 
-impl Engine {
+impl Job {
     /// Begins anew on top of what the target has. `reason` says why.
     ///
     /// # Errors

@@ -1,37 +1,16 @@
 //! Indexes on the target: when each is built, and in which form until cutover.
 
-use crate::catalog::expiry::held_back;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
 
-pub(crate) use crate::catalog::{expiry, is_id_index, name_of, seconds};
+use crate::catalog::expiry::held_back;
+use crate::catalog::{is_id_index, name_of};
 use crate::engine::track::collection::{IndexWork, Tracked};
 use crate::engine::track::ranges::RangeStatus;
-use crate::model::mapping::CollectionMapping;
 use crate::model::position::Position;
-
-/// An index that is to be built.
-#[derive(Clone, Debug)]
-pub(crate) struct IndexJob {
-    pub target: Arc<CollectionMapping>,
-    /// As [`CollectionState::made`](crate::checkpoint::CollectionState::made).
-    pub made: Option<Uuid>,
-    pub name: String,
-    pub specification: RawDocumentBuf,
-    /// Whether one of the same name, which an earlier run can have left there, is dropped first.
-    pub anew: bool,
-}
-
-impl IndexJob {
-    /// Whether both ask for the same index of the same collection on the target.
-    pub fn is_same(&self, other: &Self) -> bool {
-        let names = |job: &Self| (job.target.id, job.target.target.clone(), job.made, job.name.clone());
-        names(self) == names(other) && self.specification == other.specification
-    }
-}
+use crate::runtime::index_builds::IndexJob;
 
 impl Tracked {
     /// The next index to be built, once every document is there and every change up to the copy's positions has been routed. Unique

@@ -1,7 +1,7 @@
 //! What goes on around a migration: other writers on the target, members that come and go, versions that change.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -16,24 +16,12 @@ use crate::model::selection::Selection;
 use crate::model::side::Side;
 use crate::report::event::Event;
 use crate::runtime::progress::Progress;
+use crate::runtime::seen::{Known, Seen};
 use crate::sink::{Sink, WritesSeen};
 use crate::source::Source;
 
 /// How often members and versions are asked for, and how often writes to one collection are told at most.
 const INTERVAL: Duration = Duration::from_secs(10);
-
-/// What was seen of both sides when a run of this process first looked. It outlives a run, so that a change is not missed that takes the run
-/// back to its checkpoint.
-#[derive(Debug, Default)]
-pub(crate) struct Seen {
-    sides: Mutex<BTreeMap<Side, Known>>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Known {
-    feature_compatibility: [u32; 2],
-    members: Vec<String>,
-}
 
 /// Tells of members that came or went, and ends the run when the feature compatibility version of a side has changed.
 ///
@@ -71,13 +59,6 @@ pub(crate) async fn watch_deployments(
             };
             compare(side, seen.replace(side, now.clone()), now, &progress)?;
         }
-    }
-}
-
-impl Seen {
-    fn replace(&self, side: Side, now: Known) -> Option<Known> {
-        let mut sides = self.sides.lock().unwrap_or_else(PoisonError::into_inner);
-        sides.insert(side, now)
     }
 }
 

@@ -3,13 +3,11 @@
 use std::ops::Range;
 
 use bson::raw::RawDocument;
-use mongodb::raw_batch_cursor::RawBatch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::Batch;
-use crate::mongo::client;
 
-const OPERATION: &str = "read a batch of documents";
+pub(crate) const OPERATION: &str = "read a batch of documents";
 
 /// The documents of a batch that were not looked at yet. The batch itself, which may have 16 MB, stays in memory until it is dropped.
 #[derive(Debug)]
@@ -29,17 +27,6 @@ pub(crate) trait Bytes {
 
     /// Those of the array.
     fn array(&self) -> Result<&[u8]>;
-}
-
-impl Bytes for RawBatch {
-    fn whole(&self) -> &[u8] {
-        self.as_raw_document().as_bytes()
-    }
-
-    fn array(&self) -> Result<&[u8]> {
-        let array = self.doc_slices().map_err(|error| client::convert(OPERATION, error))?;
-        Ok(array.as_bytes())
-    }
 }
 
 impl Bytes for Batch {

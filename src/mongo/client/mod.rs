@@ -12,8 +12,7 @@ use futures::{FutureExt, StreamExt};
 use mongodb::Client;
 use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind};
 use mongodb::options::RunCursorCommandOptions;
-
-pub(crate) use self::answer::{Answer, of_system, plain};
+use mongodb::raw_batch_cursor::RawBatch;
 
 use crate::error::code::Code;
 use crate::error::finding::Finding;
@@ -21,9 +20,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::batch::Batch;
 use crate::model::deployment::Deployment;
 use crate::model::position::Position;
-use crate::mongo::error_codes;
-use crate::mongo::error_codes::Meaning;
+use crate::model::raw::batch_cursor;
+use crate::mongo::error_codes::{self, Meaning};
 use crate::mongo::retry::{ANSWER, RetryRule, answered, panicked, retry};
+
+pub(crate) use self::answer::{Answer, of_system, plain};
 
 /// Runs a command on a database, through elections.
 ///
@@ -233,7 +234,7 @@ fn if_allowed<T>(answer: Result<T>) -> Result<Option<T>> {
 
 /// What a server is that belongs to no replica set, and what to do about it.
 pub(crate) fn not_a_replica_set(hello: &Document, build: &Document) -> Finding {
-    let (code, what, fix) = if let Some(kind) = crate::preflight::imitation(hello, build) {
+    let (code, what, fix) = if let Some(kind) = crate::mongo::identify::imitation(hello, build) {
         (
             Code::NotMongodb,
             format!("it is {kind}, which has no oplog to follow"),
@@ -363,3 +364,16 @@ fn classify(error: &DriverError) -> (ErrorKind, bool) {
 
 #[cfg(test)]
 mod tests;
+
+impl batch_cursor::Bytes for RawBatch {
+    fn whole(&self) -> &[u8] {
+        self.as_raw_document().as_bytes()
+    }
+
+    fn array(&self) -> Result<&[u8]> {
+        let array = self
+            .doc_slices()
+            .map_err(|error| convert(batch_cursor::OPERATION, error))?;
+        Ok(array.as_bytes())
+    }
+}

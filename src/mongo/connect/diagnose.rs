@@ -15,8 +15,7 @@ use super::{OPERATION, greet, other_primary};
 use crate::error::code::Code;
 use crate::error::finding::Finding;
 use crate::error::{Error, ErrorKind};
-use crate::mongo::client;
-use crate::mongo::client::Answer;
+use crate::mongo::client::{self, Answer};
 
 /// How long a server may take to answer when it is only asked what it is.
 const GLANCE: Duration = Duration::from_secs(3);

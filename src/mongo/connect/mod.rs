@@ -23,8 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::inspection::Connection;
 use crate::model::side::Side;
 use crate::model::wait::{OnWait, Wait};
-use crate::mongo::client;
-use crate::mongo::client::Answer;
+use crate::mongo::client::{self, Answer};
 
 const OPERATION: &str = "connect";
 

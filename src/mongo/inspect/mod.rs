@@ -12,8 +12,7 @@ use tokio::time::{Instant, timeout};
 use crate::error::{ErrorKind, Result};
 use crate::model::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe};
 use crate::model::side::Side;
-use crate::mongo::client;
-use crate::mongo::client::number;
+use crate::mongo::client::{self, number};
 
 const OPERATION: &str = "inspect the deployment";
 

@@ -1,12 +1,11 @@
 //! A stream of typed oplog entries that goes on through elections and restarts.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
-use std::vec;
+use std::{fmt, vec};
 
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use mongodb::Client;

@@ -14,8 +14,8 @@ use crate::model::batch::Batch;
 use crate::model::collection::CollectionKind;
 use crate::model::namespace::Namespace;
 use crate::model::range::Range;
-use crate::model::raw::splice::{Splice, element_type};
-use crate::order::Key;
+use crate::model::raw::splice::Splice;
+use crate::order::{Key, element_type};
 
 /// How many documents a reply should hold to have about `batch_bytes`, when a document has about `document_bytes` (0: not known).
 pub(crate) fn batch_size(batch_bytes: usize, document_bytes: usize) -> u32 {

@@ -4,8 +4,8 @@
 //! without an upper end is therefore asked for by what is not in it: the values up to `lower` of its own type, and all types below.
 //! Each is an interval that the server leaves out of the scan, or a type of which there is at most a handful of documents.
 
-use crate::model::raw::splice::{Splice, element_type as kind};
-use crate::order::Key;
+use crate::model::raw::splice::Splice;
+use crate::order::{Key, element_type};
 
 /// Appends a filter for all documents above `lower`.
 pub(super) fn write(command: &mut Splice, lower: &Key) {
@@ -65,16 +65,16 @@ fn leave_out(command: &mut Splice, lower: &Key, rank: usize) {
                 // A symbol is compared as the string it holds, but the server has no interval for it.
                 let value = lower.as_raw();
                 let element_type = match value.element_type() {
-                    kind::SYMBOL => kind::STRING,
+                    element_type::SYMBOL => element_type::STRING,
                     other => other,
                 };
                 command.value_bytes("$lte", element_type, value.bytes());
             }),
         }
         // To comparisons in queries NaN is neither more nor less than a number; to the index it is the least.
-        if matches!(bracket, Bracket::From([kind::DOUBLE, ..], _)) {
+        if matches!(bracket, Bracket::From([element_type::DOUBLE, ..], _)) {
             condition(command, "$ne", &|command| {
-                command.value_bytes("$ne", kind::DOUBLE, &f64::NAN.to_le_bytes());
+                command.value_bytes("$ne", element_type::DOUBLE, &f64::NAN.to_le_bytes());
             });
         }
     }
@@ -94,31 +94,42 @@ const BRACKETS: &[Bracket] = &[
     Bracket::Types(&[6]),
     Bracket::Types(&[10]),
     Bracket::From(
-        &[kind::DOUBLE, kind::INT32, kind::INT64, kind::DECIMAL],
-        (kind::DOUBLE, &f64::NEG_INFINITY.to_le_bytes()),
+        &[
+            element_type::DOUBLE,
+            element_type::INT32,
+            element_type::INT64,
+            element_type::DECIMAL128,
+        ],
+        (element_type::DOUBLE, &f64::NEG_INFINITY.to_le_bytes()),
     ),
-    Bracket::From(&[kind::STRING, kind::SYMBOL], (kind::STRING, &[1, 0, 0, 0, 0])),
-    Bracket::From(&[kind::DOCUMENT], (kind::DOCUMENT, &[5, 0, 0, 0, 0])),
+    Bracket::From(
+        &[element_type::STRING, element_type::SYMBOL],
+        (element_type::STRING, &[1, 0, 0, 0, 0]),
+    ),
+    Bracket::From(&[element_type::DOCUMENT], (element_type::DOCUMENT, &[5, 0, 0, 0, 0])),
     Bracket::Types(&[4]),
-    Bracket::From(&[kind::BINARY], (kind::BINARY, &[0; 5])),
-    Bracket::From(&[kind::OBJECT_ID], (kind::OBJECT_ID, &[0; 12])),
-    Bracket::From(&[kind::BOOLEAN], (kind::BOOLEAN, &[0])),
-    Bracket::From(&[kind::DATE], (kind::DATE, &i64::MIN.to_le_bytes())),
-    Bracket::From(&[kind::TIMESTAMP], (kind::TIMESTAMP, &[0; 8])),
+    Bracket::From(&[element_type::BINARY], (element_type::BINARY, &[0; 5])),
+    Bracket::From(&[element_type::OBJECT_ID], (element_type::OBJECT_ID, &[0; 12])),
+    Bracket::From(&[element_type::BOOLEAN], (element_type::BOOLEAN, &[0])),
+    Bracket::From(&[element_type::DATE], (element_type::DATE, &i64::MIN.to_le_bytes())),
+    Bracket::From(&[element_type::TIMESTAMP], (element_type::TIMESTAMP, &[0; 8])),
     Bracket::Types(&[11]),
     Bracket::Types(&[12]),
-    Bracket::From(&[kind::CODE], (kind::CODE, &[1, 0, 0, 0, 0])),
+    Bracket::From(&[element_type::CODE], (element_type::CODE, &[1, 0, 0, 0, 0])),
     Bracket::From(
-        &[kind::CODE_WITH_SCOPE],
-        (kind::CODE_WITH_SCOPE, &[14, 0, 0, 0, 1, 0, 0, 0, 0, 5, 0, 0, 0, 0]),
+        &[element_type::CODE_WITH_SCOPE],
+        (
+            element_type::CODE_WITH_SCOPE,
+            &[14, 0, 0, 0, 1, 0, 0, 0, 0, 5, 0, 0, 0, 0],
+        ),
     ),
 ];
 
 /// Where among the brackets a type stands, unless the server has no interval for its values.
 fn rank(element_type: u8) -> Option<usize> {
     let number = match element_type {
-        kind::MIN_KEY => -1,
-        kind::ARRAY | kind::REGEX | kind::DB_POINTER => return None,
+        element_type::MIN_KEY => -1,
+        element_type::ARRAY | element_type::REGEX | element_type::DB_POINTER => return None,
         other => i32::from(other),
     };
     BRACKETS.iter().position(|bracket| match bracket {

@@ -2,8 +2,7 @@
 
 use bson::oid::ObjectId;
 
-use crate::model::raw::splice::element_type as kind;
-use crate::order::{Key, RawValue};
+use crate::order::{Key, RawValue, element_type};
 
 /// The least `_id` that is greater than `key`, or one so little greater that no value which can be stored lies between; `None` for
 /// MaxKey.
@@ -11,54 +10,57 @@ pub(super) fn successor(key: &Key) -> Option<Key> {
     let value = key.as_raw();
     let bytes = value.bytes();
     match value.element_type() {
-        kind::MIN_KEY => of(kind::UNDEFINED, &[]),
-        kind::UNDEFINED => of(kind::NULL, &[]),
-        kind::NULL => of(kind::DOUBLE, &f64::NAN.to_le_bytes()),
-        kind::DOUBLE => number(key, |bytes| Number::of_double(f64::from_le_bytes(bytes))),
-        kind::INT32 => number(key, |bytes| Number::of_integer(i32::from_le_bytes(bytes).into())),
-        kind::INT64 => number(key, |bytes| Number::of_integer(i64::from_le_bytes(bytes))),
-        kind::DECIMAL => number(key, |bytes| Number::of_decimal(u128::from_le_bytes(bytes))),
-        kind::STRING | kind::SYMBOL => lengthened(kind::STRING, bytes),
+        element_type::MIN_KEY => of(element_type::UNDEFINED, &[]),
+        element_type::UNDEFINED => of(element_type::NULL, &[]),
+        element_type::NULL => of(element_type::DOUBLE, &f64::NAN.to_le_bytes()),
+        element_type::DOUBLE => number(key, |bytes| Number::of_double(f64::from_le_bytes(bytes))),
+        element_type::INT32 => number(key, |bytes| Number::of_integer(i32::from_le_bytes(bytes).into())),
+        element_type::INT64 => number(key, |bytes| Number::of_integer(i64::from_le_bytes(bytes))),
+        element_type::DECIMAL128 => number(key, |bytes| Number::of_decimal(u128::from_le_bytes(bytes))),
+        element_type::STRING | element_type::SYMBOL => lengthened(element_type::STRING, bytes),
         // A document or array that has one field more is greater, and least when that field is.
-        kind::DOCUMENT | kind::ARRAY => of(value.element_type(), &extended(bytes)),
-        kind::BINARY => binary(bytes),
-        kind::OBJECT_ID => match incremented(bytes) {
-            Some(next) => of(kind::OBJECT_ID, &next),
-            None => of(kind::BOOLEAN, &[0]),
+        element_type::DOCUMENT | element_type::ARRAY => of(value.element_type(), &extended(bytes)),
+        element_type::BINARY => binary(bytes),
+        element_type::OBJECT_ID => match incremented(bytes) {
+            Some(next) => of(element_type::OBJECT_ID, &next),
+            None => of(element_type::BOOLEAN, &[0]),
         },
-        kind::BOOLEAN => match bytes.first() {
-            Some(0) => of(kind::BOOLEAN, &[1]),
-            _ => of(kind::DATE, &i64::MIN.to_le_bytes()),
+        element_type::BOOLEAN => match bytes.first() {
+            Some(0) => of(element_type::BOOLEAN, &[1]),
+            _ => of(element_type::DATE, &i64::MIN.to_le_bytes()),
         },
-        kind::DATE => match i64::from_le_bytes(bytes.try_into().ok()?).checked_add(1) {
-            Some(next) => of(kind::DATE, &next.to_le_bytes()),
-            None => of(kind::TIMESTAMP, &[0; 8]),
+        element_type::DATE => match i64::from_le_bytes(bytes.try_into().ok()?).checked_add(1) {
+            Some(next) => of(element_type::DATE, &next.to_le_bytes()),
+            None => of(element_type::TIMESTAMP, &[0; 8]),
         },
-        kind::TIMESTAMP => match u64::from_le_bytes(bytes.try_into().ok()?).checked_add(1) {
-            Some(next) => of(kind::TIMESTAMP, &next.to_le_bytes()),
-            None => of(kind::REGEX, &[0, 0]),
+        element_type::TIMESTAMP => match u64::from_le_bytes(bytes.try_into().ok()?).checked_add(1) {
+            Some(next) => of(element_type::TIMESTAMP, &next.to_le_bytes()),
+            None => of(element_type::REGEX, &[0, 0]),
         },
         // Pattern and options end with a NUL and hold none, so that the next are the options with a 1 at their end.
-        kind::REGEX => of(
-            kind::REGEX,
+        element_type::REGEX => of(
+            element_type::REGEX,
             &[bytes.get(..bytes.len().saturating_sub(1))?, &[1, 0]].concat(),
         ),
-        kind::DB_POINTER => {
+        element_type::DB_POINTER => {
             let (namespace, id) =
                 bytes.split_at_checked(bytes.len().checked_sub(ObjectId::default().bytes().len())?)?;
             match incremented(id) {
-                Some(next) => of(kind::DB_POINTER, &[namespace, &next].concat()),
+                Some(next) => of(element_type::DB_POINTER, &[namespace, &next].concat()),
                 // No driver makes the last of all ids, and the namespaces that follow are those of the same length.
-                None => of(kind::CODE, &[1, 0, 0, 0, 0]),
+                None => of(element_type::CODE, &[1, 0, 0, 0, 0]),
             }
         }
-        kind::CODE => lengthened(kind::CODE, bytes),
-        kind::CODE_WITH_SCOPE => {
+        element_type::CODE => lengthened(element_type::CODE, bytes),
+        element_type::CODE_WITH_SCOPE => {
             let code_length = u32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?) as usize;
             let (code, scope) = bytes.get(4..)?.split_at_checked(4 + code_length)?;
             let scope = extended(scope);
             let length = (4 + code.len() + scope.len()) as u32;
-            of(kind::CODE_WITH_SCOPE, &[&length.to_le_bytes(), code, &scope].concat())
+            of(
+                element_type::CODE_WITH_SCOPE,
+                &[&length.to_le_bytes(), code, &scope].concat(),
+            )
         }
         _ => None,
     }
@@ -78,7 +80,7 @@ fn lengthened(element_type: u8, bytes: &[u8]) -> Option<Key> {
 fn extended(bytes: &[u8]) -> Vec<u8> {
     let fields = bytes.get(4..bytes.len().saturating_sub(1)).unwrap_or_default();
     let length = (bytes.len() + 2) as u32;
-    [&length.to_le_bytes(), fields, &[kind::MIN_KEY, 0, 0]].concat()
+    [&length.to_le_bytes(), fields, &[element_type::MIN_KEY, 0, 0]].concat()
 }
 
 /// The next bytes of the same length; `None` after the last.
@@ -95,14 +97,14 @@ fn incremented(bytes: &[u8]) -> Option<Vec<u8>> {
 fn binary(bytes: &[u8]) -> Option<Key> {
     let (head, data) = bytes.split_at_checked(5)?;
     if let Some(next) = incremented(data) {
-        return of(kind::BINARY, &[head, &next].concat());
+        return of(element_type::BINARY, &[head, &next].concat());
     }
     let (subtype, length) = match head.last()?.checked_add(1) {
         Some(subtype) => (subtype, data.len()),
         None => (0, data.len() + 1),
     };
     of(
-        kind::BINARY,
+        element_type::BINARY,
         &[(length as u32).to_le_bytes().as_slice(), &[subtype], &vec![0; length]].concat(),
     )
 }
@@ -111,12 +113,12 @@ fn number<const N: usize>(key: &Key, read: impl Fn([u8; N]) -> Number) -> Option
     let number = read(key.as_raw().bytes().try_into().ok()?);
     let Some(next) = number.successor() else {
         // Strings follow the numbers.
-        return of(kind::STRING, &[1, 0, 0, 0, 0]);
+        return of(element_type::STRING, &[1, 0, 0, 0, 0]);
     };
-    let next = of(kind::DECIMAL, &next.to_bits().to_le_bytes())?;
+    let next = of(element_type::DECIMAL128, &next.to_bits().to_le_bytes())?;
     // Most doubles are no Decimal128 but lie between two of them; those between the number and the next is the double that is nearest
     // to the number, if any.
-    let nearest = of(kind::DOUBLE, &number.nearest_double().to_le_bytes())?;
+    let nearest = of(element_type::DOUBLE, &number.nearest_double().to_le_bytes())?;
     Some(if *key < nearest && nearest < next {
         nearest
     } else {

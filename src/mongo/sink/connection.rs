@@ -10,8 +10,7 @@ use super::flush::{Terms, term_of};
 use super::names::UniqueNames;
 use crate::catalog::Series;
 use crate::error::{Error, ErrorKind, Result};
-use crate::mongo::client;
-use crate::mongo::client::Answer;
+use crate::mongo::client::{self, Answer};
 use crate::mongo::error_codes;
 use crate::mongo::retry::{ANSWER, RetryRule, WRITE, answered, retry};
 

@@ -6,8 +6,7 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::{StreamExt, TryStreamExt};
 
 use super::apply::OPERATION;
-use super::by_id;
-use super::by_id::{CONCURRENCY, Part, find};
+use super::by_id::{self, CONCURRENCY, Part, find};
 use super::connection::{Target, WriteError};
 use super::names::has_repeated_names;
 use super::replace::{Stored, command_filter, store_all};

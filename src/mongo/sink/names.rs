@@ -10,8 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bson::raw::RawDocument;
 
 use crate::model::namespace::Namespace;
-use crate::model::raw::splice::element_type;
-use crate::order::{Element, Elements};
+use crate::order::{Element, Elements, element_type};
 
 /// With fewer fields than this, each name is compared with each.
 const MOST_COMPARED: usize = 24;

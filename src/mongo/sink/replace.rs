@@ -2,16 +2,15 @@
 
 use bson::raw::RawDocument;
 
-use super::by_id;
-use super::by_id::Part;
+use super::by_id::{self, Part};
 use super::connection::{Target, WriteError};
 use super::names::has_repeated_names;
 use super::write_commands::{Items, Verb, send};
 use crate::error::{ErrorKind, Result};
 use crate::model::collection::CollectionKind;
 use crate::model::namespace::Namespace;
-use crate::model::raw::splice::{Splice, element_type};
-use crate::order::{Element, Elements, Key};
+use crate::model::raw::splice::Splice;
+use crate::order::{Element, Elements, Key, element_type};
 use crate::sink::RefusalReason;
 
 /// A document that is to replace the one with its `_id`, or to be inserted.

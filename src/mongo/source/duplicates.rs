@@ -6,8 +6,7 @@ use mongodb::Client;
 
 use crate::error::{Error, Result};
 use crate::model::collection::Collection;
-use crate::mongo::client;
-use crate::mongo::client::is_gone;
+use crate::mongo::client::{self, is_gone};
 use crate::mongo::retry::WHOLE_COLLECTION;
 use crate::order::Key;
 

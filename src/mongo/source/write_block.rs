@@ -4,8 +4,7 @@ use bson::doc;
 use mongodb::Client;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::mongo::client;
-use crate::mongo::client::number;
+use crate::mongo::client::{self, number};
 use crate::mongo::retry::WRITE;
 
 /// The first version that can do it.

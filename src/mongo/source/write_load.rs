@@ -5,8 +5,7 @@ use std::time::Duration;
 use mongodb::Client;
 
 use crate::error::Result;
-use crate::mongo::client;
-use crate::mongo::client::number;
+use crate::mongo::client::{self, number};
 use crate::source::WriteLoad;
 
 /// The writes of all clients since the server was started; `None` from a server that does not tell.

@@ -1,7 +1,8 @@
 //! Tells whether an update leaves a document's `_id` alone.
 
-use super::scan::{Element, elements, find, kind};
+use super::scan::{Element, elements, find};
 use super::{DeltaError, MAX_DEPTH};
+use crate::order::element_type;
 
 /// True when the `_id` after an update is another value than before.
 ///
@@ -25,7 +26,7 @@ fn is_same_value(before: &Element<'_>, after: &Element<'_>, depth: usize) -> Res
         return Err(DeltaError::TooDeep);
     }
     match (before.kind, after.kind) {
-        (kind::DOCUMENT, kind::DOCUMENT) | (kind::ARRAY, kind::ARRAY) => {
+        (element_type::DOCUMENT, element_type::DOCUMENT) | (element_type::ARRAY, element_type::ARRAY) => {
             let (mut before, mut after) = (elements(before.value), elements(after.value));
             loop {
                 match (before.next().transpose()?, after.next().transpose()?) {

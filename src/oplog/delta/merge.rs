@@ -2,9 +2,10 @@
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::scan::{Element, elements, find, kind};
+use super::scan::{Element, elements, find};
 use super::write::Writer;
 use super::{DeltaError, DeltaFormat, format_of, into_document};
+use crate::order::element_type;
 
 /// Deltas of more fields, multiplied, are left as they are: each name is looked for among the others.
 const MOST_COMPARISONS: usize = 10_000;
@@ -32,8 +33,8 @@ pub fn merge(earlier: &RawDocument, later: &RawDocument) -> Result<Option<RawDoc
     }
     let mut output = Writer::with_capacity(64);
     let delta = output.open();
-    output.value(kind::INT32, b"$v", &2_i32.to_le_bytes())?;
-    output.head(kind::DOCUMENT, b"diff");
+    output.value(element_type::INT32, b"$v", &2_i32.to_le_bytes())?;
+    output.head(element_type::DOCUMENT, b"diff");
     let diff = output.open();
     let stays = |field: &&Element<'_>| !names(&later.removed, field.name) && !names(&later.updated, field.name);
     let removed = earlier.removed.iter().filter(stays).chain(&later.removed);
@@ -55,7 +56,7 @@ pub(super) fn write_section<'a>(
     if fields.peek().is_none() {
         return Ok(());
     }
-    output.head(kind::DOCUMENT, name);
+    output.head(element_type::DOCUMENT, name);
     let section = output.open();
     for field in fields {
         output.element(field)?;

@@ -4,10 +4,11 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use super::merge::{Fields, write_section};
 use super::paths::Numbering;
-use super::scan::{elements, kind};
+use super::scan::elements;
 use super::v1::Sections;
 use super::write::Writer;
 use super::{DeltaError, DeltaFormat, format_of, into_document};
+use crate::order::element_type;
 
 /// A server takes time by the square of the fields that operators name: 50 ms for 2,000, where the logged form takes 8 (6.0).
 const MOST_OPERATORS: usize = 100;
@@ -119,7 +120,7 @@ fn operator(
 ) -> Result<RawDocumentBuf, DeltaError> {
     let mut output = Writer::default();
     let update = output.open();
-    output.head(kind::DOCUMENT, name);
+    output.head(element_type::DOCUMENT, name);
     let paths = output.open();
     write_paths(&mut output)?;
     output.close(paths)?;

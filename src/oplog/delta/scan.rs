@@ -4,31 +4,7 @@
 //! keeps all of them as they are; decoding and encoding again would not.
 
 use super::DeltaError;
-
-/// The type bytes that this module has to tell apart.
-pub(super) mod kind {
-    pub(in crate::oplog::delta) const DOUBLE: u8 = 0x01;
-    pub(in crate::oplog::delta) const STRING: u8 = 0x02;
-    pub(in crate::oplog::delta) const DOCUMENT: u8 = 0x03;
-    pub(in crate::oplog::delta) const ARRAY: u8 = 0x04;
-    pub(in crate::oplog::delta) const BINARY: u8 = 0x05;
-    pub(in crate::oplog::delta) const UNDEFINED: u8 = 0x06;
-    pub(in crate::oplog::delta) const OBJECT_ID: u8 = 0x07;
-    pub(in crate::oplog::delta) const BOOLEAN: u8 = 0x08;
-    pub(in crate::oplog::delta) const DATE: u8 = 0x09;
-    pub(in crate::oplog::delta) const NULL: u8 = 0x0A;
-    pub(in crate::oplog::delta) const REGEX: u8 = 0x0B;
-    pub(in crate::oplog::delta) const DB_POINTER: u8 = 0x0C;
-    pub(in crate::oplog::delta) const CODE: u8 = 0x0D;
-    pub(in crate::oplog::delta) const SYMBOL: u8 = 0x0E;
-    pub(in crate::oplog::delta) const CODE_WITH_SCOPE: u8 = 0x0F;
-    pub(in crate::oplog::delta) const INT32: u8 = 0x10;
-    pub(in crate::oplog::delta) const TIMESTAMP: u8 = 0x11;
-    pub(in crate::oplog::delta) const INT64: u8 = 0x12;
-    pub(in crate::oplog::delta) const DECIMAL128: u8 = 0x13;
-    pub(in crate::oplog::delta) const MIN_KEY: u8 = 0xFF;
-    pub(in crate::oplog::delta) const MAX_KEY: u8 = 0x7F;
-}
+use crate::order::element_type;
 
 /// The bytes of an empty document: its own length and the terminator.
 pub(super) const EMPTY_DOCUMENT: [u8; 5] = [5, 0, 0, 0, 0];
@@ -44,15 +20,15 @@ pub(super) struct Element<'a> {
 impl<'a> Element<'a> {
     /// The value's bytes, when it is a document.
     pub(super) fn document(&self) -> Option<&'a [u8]> {
-        (self.kind == kind::DOCUMENT).then_some(self.value)
+        (self.kind == element_type::DOCUMENT).then_some(self.value)
     }
 
     /// The value as an integer, when it is a number that is one.
     pub(super) fn integer(&self) -> Option<i64> {
         match self.kind {
-            kind::INT32 => Some(i64::from(i32::from_le_bytes(self.value.try_into().ok()?))),
-            kind::INT64 => Some(i64::from_le_bytes(self.value.try_into().ok()?)),
-            kind::DOUBLE => {
+            element_type::INT32 => Some(i64::from(i32::from_le_bytes(self.value.try_into().ok()?))),
+            element_type::INT64 => Some(i64::from_le_bytes(self.value.try_into().ok()?)),
+            element_type::DOUBLE => {
                 let number = f64::from_le_bytes(self.value.try_into().ok()?);
                 let whole = number.trunc() as i64;
                 (whole as f64 == number).then_some(whole)
@@ -140,18 +116,20 @@ fn split_name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn value_length(kind: u8, bytes: &[u8]) -> Option<usize> {
     match kind {
-        kind::NULL | kind::UNDEFINED | kind::MIN_KEY | kind::MAX_KEY => Some(0),
-        kind::BOOLEAN => Some(1),
-        kind::INT32 => Some(4),
-        kind::DOUBLE | kind::DATE | kind::TIMESTAMP | kind::INT64 => Some(8),
-        kind::OBJECT_ID => Some(12),
-        kind::DECIMAL128 => Some(16),
-        kind::STRING | kind::CODE | kind::SYMBOL => length_at(bytes)?.checked_add(4),
-        kind::DB_POINTER => length_at(bytes)?.checked_add(4 + 12),
-        kind::BINARY => length_at(bytes)?.checked_add(4 + 1),
-        kind::DOCUMENT | kind::ARRAY => length_at(bytes).filter(|&length| length >= EMPTY_DOCUMENT.len()),
-        kind::CODE_WITH_SCOPE => length_at(bytes).filter(|&length| length >= 4),
-        kind::REGEX => {
+        element_type::NULL | element_type::UNDEFINED | element_type::MIN_KEY | element_type::MAX_KEY => Some(0),
+        element_type::BOOLEAN => Some(1),
+        element_type::INT32 => Some(4),
+        element_type::DOUBLE | element_type::DATE | element_type::TIMESTAMP | element_type::INT64 => Some(8),
+        element_type::OBJECT_ID => Some(12),
+        element_type::DECIMAL128 => Some(16),
+        element_type::STRING | element_type::CODE | element_type::SYMBOL => length_at(bytes)?.checked_add(4),
+        element_type::DB_POINTER => length_at(bytes)?.checked_add(4 + 12),
+        element_type::BINARY => length_at(bytes)?.checked_add(4 + 1),
+        element_type::DOCUMENT | element_type::ARRAY => {
+            length_at(bytes).filter(|&length| length >= EMPTY_DOCUMENT.len())
+        }
+        element_type::CODE_WITH_SCOPE => length_at(bytes).filter(|&length| length >= 4),
+        element_type::REGEX => {
             let (pattern, rest) = split_name(bytes)?;
             let (options, _) = split_name(rest)?;
             Some(pattern.len() + options.len() + 2)

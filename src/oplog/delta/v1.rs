@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use super::fields::Fields;
 use super::paths::{Numbering, path_parts};
-use super::scan::{Element, elements, kind};
+use super::scan::{Element, elements};
 use super::write::{IndexName, Writer};
 use super::{DeltaError, MAX_BACKFILL, MAX_DOCUMENT_BYTES, parse_index};
+use crate::order::element_type;
 
 /// The two sections of a `$v: 1` update. The server writes them in either order, which makes no difference: it never logs
 /// a path that overlaps another one.
@@ -51,7 +52,7 @@ pub(super) fn apply_to_document(document: &[u8], delta: &[u8], output: &mut Writ
         backfilled: 0,
     };
     let mut root = Node::Raw {
-        kind: kind::DOCUMENT,
+        kind: element_type::DOCUMENT,
         value: document,
     };
     for element in sections.set.into_iter().flat_map(elements) {
@@ -71,7 +72,7 @@ enum Node<'a> {
 }
 
 const NULL: Node<'static> = Node::Raw {
-    kind: kind::NULL,
+    kind: element_type::NULL,
     value: &[],
 };
 
@@ -87,7 +88,7 @@ impl<'a> Node<'a> {
     fn expand(&mut self) -> Result<(), DeltaError> {
         if let Self::Raw { kind, value } = *self {
             match kind {
-                kind::DOCUMENT => {
+                element_type::DOCUMENT => {
                     let mut fields = Fields::default();
                     for field in elements(value) {
                         let field = field?;
@@ -95,7 +96,7 @@ impl<'a> Node<'a> {
                     }
                     *self = Self::Document(fields);
                 }
-                kind::ARRAY => {
+                element_type::ARRAY => {
                     let items = elements(value).map(|item| item.map(|item| Self::of(&item)));
                     *self = Self::Array(items.collect::<Result<_, _>>()?);
                 }
@@ -108,8 +109,8 @@ impl<'a> Node<'a> {
     fn kind(&self) -> u8 {
         match self {
             Self::Raw { kind, .. } => *kind,
-            Self::Document(_) => kind::DOCUMENT,
-            Self::Array(_) => kind::ARRAY,
+            Self::Document(_) => element_type::DOCUMENT,
+            Self::Array(_) => element_type::ARRAY,
         }
     }
 

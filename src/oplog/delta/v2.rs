@@ -12,9 +12,10 @@
 
 use std::collections::HashMap;
 
-use super::scan::{EMPTY_DOCUMENT, Element, Elements, elements, find, kind};
+use super::scan::{EMPTY_DOCUMENT, Element, Elements, elements, find};
 use super::write::{IndexName, Writer};
 use super::{DeltaError, MAX_DEPTH};
+use crate::order::element_type;
 
 /// What comes before the bytes of a binary value: its length and its subtype.
 const BINARY_HEAD: usize = 5;
@@ -73,12 +74,12 @@ fn apply_to_value(
     depth: usize,
 ) -> Result<(), DeltaError> {
     match (before.kind, diff.is_array) {
-        (kind::DOCUMENT, false) => {
-            output.head(kind::DOCUMENT, name);
+        (element_type::DOCUMENT, false) => {
+            output.head(element_type::DOCUMENT, name);
             apply_to_document(before.value, diff.bytes, output, depth + 1)
         }
-        (kind::ARRAY, true) => {
-            output.head(kind::ARRAY, name);
+        (element_type::ARRAY, true) => {
+            output.head(element_type::ARRAY, name);
             apply_to_array(before.value, diff.bytes, output, depth + 1)
         }
         _ => output.null(name),
@@ -152,7 +153,7 @@ impl<'a> Splice<'a> {
         };
         let splice = element.document().ok_or(MALFORMED)?;
         let offset = find(splice, b"o")?.and_then(|offset| offset.integer());
-        let data = find(splice, b"d")?.filter(|data| data.kind == kind::BINARY);
+        let data = find(splice, b"d")?.filter(|data| data.kind == element_type::BINARY);
         Ok(Self {
             offset: offset
                 .and_then(|offset| usize::try_from(offset).ok())
@@ -165,7 +166,7 @@ impl<'a> Splice<'a> {
     /// nested diff.
     fn apply(&self, before: &Element<'_>, output: &mut Writer) -> Result<(), DeltaError> {
         let kept = match before.kind {
-            kind::BINARY => before
+            element_type::BINARY => before
                 .value
                 .get(BINARY_HEAD..)
                 .and_then(|bytes| bytes.get(..self.offset)),
@@ -180,7 +181,7 @@ impl<'a> Splice<'a> {
         value.push(before.value[BINARY_HEAD - 1]);
         value.extend_from_slice(kept);
         value.extend_from_slice(self.data);
-        output.value(kind::BINARY, before.name, &value)
+        output.value(element_type::BINARY, before.name, &value)
     }
 }
 
@@ -200,7 +201,7 @@ impl<'a> Nested<'a> {
             reason: "a nested diff is empty",
         })?;
         let is_array = first.name == b"a";
-        if is_array && (first.kind != kind::BOOLEAN || first.value != [1]) {
+        if is_array && (first.kind != element_type::BOOLEAN || first.value != [1]) {
             return Err(DeltaError::Malformed {
                 reason: "the array marker of a diff is not true",
             });
@@ -297,7 +298,7 @@ impl<'a> ArrayChanges<'a> {
         if let Some(Ok(element)) = rest.peek()
             && element.name == b"l"
         {
-            let length = if element.kind == kind::INT32 {
+            let length = if element.kind == element_type::INT32 {
                 element.integer()
             } else {
                 None

@@ -1,6 +1,8 @@
 //! Writes documents and arrays element by element into one buffer that cannot outgrow a server document.
 
-use super::{DeltaError, MAX_DOCUMENT_BYTES, scan::Element, scan::kind};
+use super::scan::Element;
+use super::{DeltaError, MAX_DOCUMENT_BYTES};
+use crate::order::element_type;
 
 /// The buffer that a delta's result is written to.
 ///
@@ -59,7 +61,7 @@ impl Writer {
     }
 
     pub(super) fn null(&mut self, name: &[u8]) -> Result<(), DeltaError> {
-        self.value(kind::NULL, name, &[])
+        self.value(element_type::NULL, name, &[])
     }
 
     fn check(&self) -> Result<(), DeltaError> {

@@ -1,12 +1,14 @@
 //! Limits how fast a run goes: a token bucket whose rate can be changed while it is used.
 
-use crate::config::Throttle;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+
+use crate::config::Throttle;
 
 /// The limits of a run, shared by everything that keeps to them.
 #[derive(Debug, Default)]

@@ -4,7 +4,6 @@ mod sink;
 mod source;
 mod store;
 
-use crate::model::wait::report_slow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::error::Result;
 use crate::model::side::Side;
+use crate::model::wait::report_slow;
 use crate::mongo::retry::{ANSWER, FIRST_BATCH, RetryRule};
 use crate::report::event::{Event, Events};
 

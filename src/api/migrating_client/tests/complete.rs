@@ -151,7 +151,7 @@ impl Bench {
         let index = listed[0]
             .indexes
             .iter()
-            .find(|index| crate::engine::track::index_work::name_of(index) == "at");
+            .find(|index| crate::catalog::name_of(index) == "at");
         index.unwrap().get_i32("expireAfterSeconds").unwrap()
     }
 

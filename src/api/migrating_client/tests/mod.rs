@@ -1,6 +1,7 @@
 mod complete;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

@@ -7,23 +7,24 @@ mod refetched;
 #[cfg(test)]
 mod tests;
 
-use crate::model::mapping::CollectionMapping;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bson::Uuid;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::refetched::{Known, SettledDocuments};
 use self::refused::RefusedDocuments;
 use crate::engine::follow::applier::coalesce::fold;
+use crate::engine::messages::{LaneMessage, MarkerReached, Routed, Stuck, Unsettled};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::change::{Operation, Write};
 use crate::model::collection::CollectionKind;
+use crate::model::mapping::CollectionMapping;
 use crate::model::position::Position;
 use crate::oplog::delta::{self, DeltaFormat, format_of};
 use crate::order::Key;
@@ -42,14 +43,6 @@ const WORTHWHILE: usize = 256 << 10;
 /// longer stuck.
 const STUCK_BYTES: usize = 256 << 10;
 
-/// A change on its way to the sink.
-#[derive(Debug)]
-pub(crate) struct Routed {
-    pub target: Arc<CollectionMapping>,
-    pub position: Position,
-    pub write: Write,
-}
-
 /// What a lane remembers after so many documents were read from the source, with so much room.
 #[cfg(feature = "test-util")]
 pub(crate) async fn settled_for_bench(documents: u32, bytes: usize) -> Result<impl std::fmt::Debug> {
@@ -64,85 +57,6 @@ pub(crate) async fn settled_for_bench(documents: u32, bytes: usize) -> Result<im
         settled.insert((Uuid::from_bytes([1; 16]), key), settled_now).await?;
     }
     Ok(settled)
-}
-
-/// What the router sends to a lane. A lane handles its messages strictly in order.
-pub(crate) enum LaneMessage {
-    /// Changes to apply; the permit is their share of the byte budget.
-    Changes {
-        changes: Vec<Routed>,
-        bytes: usize,
-        permit: OwnedSemaphorePermit,
-    },
-    /// Re-read these documents from the source and write them as they are there; drop their changes up to that position. The permit is
-    /// the share of their `_id`s of the byte budget.
-    Settle {
-        target: Arc<CollectionMapping>,
-        keys: Vec<Key>,
-        permit: OwnedSemaphorePermit,
-    },
-    /// Settle again, under this name, what was settled by a read that may have come after the rename.
-    Renamed { target: Arc<CollectionMapping> },
-    /// The collection is gone: forget its documents.
-    Dropped { collection: Uuid },
-    /// Everything up to `routed` has been sent: acknowledge that it has been applied.
-    Marker {
-        id: u64,
-        routed: Position,
-        /// With more documents that are not settled than this none need be named.
-        unsettled_bytes: usize,
-    },
-    /// Do something about a document whose changes were refused; answers whether the document is no longer stuck.
-    Resolve {
-        stuck: Stuck,
-        step: ResolveStep,
-        reply: oneshot::Sender<bool>,
-    },
-}
-
-/// How a stuck document is treated, in the order in which the router tries it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ResolveStep {
-    /// Apply its changes again, in order.
-    Retry,
-    /// Write the source's present document.
-    Settle,
-    /// Put its changes together into one image, and delete it from the sink, so that it no longer blocks the unique keys of others; it
-    /// stays stuck until that image is written.
-    Clear,
-    /// Give it up and answer that it is no longer stuck.
-    Forget,
-}
-
-/// A document whose changes the sink refused.
-#[derive(Clone, Debug)]
-pub(crate) struct Stuck {
-    pub lane: usize,
-    pub target: Arc<CollectionMapping>,
-    pub key: Key,
-    pub position: Position,
-    pub reason: RefusalReason,
-}
-
-/// The acknowledgement of a marker, with everything that is stuck.
-#[derive(Debug)]
-pub(crate) struct MarkerReached {
-    pub id: u64,
-    /// Documents that are stuck, and whether there are others.
-    pub stuck: Vec<Stuck>,
-    pub more_stuck: bool,
-    pub unsettled: Unsettled,
-    /// A position at or after the newest state of a document on the sink, as far as this lane has read documents.
-    pub ahead: Position,
-}
-
-/// The documents that are stuck, and those that were read by name from a source that is further than what has been routed: an entry in
-/// between may say that the name was another collection's by then.
-#[derive(Debug, Default)]
-pub(crate) struct Unsettled {
-    pub documents: Vec<(Uuid, Key)>,
-    /// Collections of which there are too many to be named.
-    pub collections: HashSet<Uuid>,
 }
 
 /// What a lane begins with.

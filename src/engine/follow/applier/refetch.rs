@@ -1,10 +1,11 @@
 //! Documents that are read from the source itself, and those whose changes were refused.
 
-use super::*;
-use crate::compare::by_id;
-use crate::compare::by_id::Portions;
-use crate::source::{PointRequest, ReadMode};
 use bson::raw::RawDocumentBuf;
+
+use super::*;
+use crate::compare::by_id::{self, Portions};
+use crate::engine::messages::{ResolveStep, Stuck};
+use crate::source::{PointRequest, ReadMode};
 
 /// Documents that are re-read from the source at once: at most so many, and about so many bytes.
 const SETTLE_DOCUMENTS: usize = 200;

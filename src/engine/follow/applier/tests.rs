@@ -2,11 +2,12 @@ use std::sync::Arc;
 
 use bson::raw::RawDocumentBuf;
 use bson::{RawBsonRef, rawdoc};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{advance, sleep};
 
 use super::*;
+use crate::engine::messages::ResolveStep;
 use crate::model::mapping::CollectionMapping;
 use crate::model::namespace::Namespace;
 use crate::report::event::Events;

@@ -8,14 +8,13 @@ mod views;
 use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
 
-pub(crate) use crate::catalog::expiry::expiry_held_back;
 use crate::catalog::kind::kind_of;
 use crate::catalog::not_migrated::ensure_migratable;
-use crate::catalog::to_create;
+use crate::catalog::{name_of, to_create};
 use crate::engine::follow::router::Router;
+use crate::engine::ownership::Room;
 use crate::engine::start::prepare_target::arrange_kept;
 use crate::engine::track::collection::{IndexWork, Tracked};
-use crate::engine::track::index_work::name_of;
 use crate::engine::track::ranges::Ranges;
 use crate::engine::track::verification::Proof;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,8 +23,9 @@ use crate::model::namespace::Namespace;
 use crate::model::position::Position;
 use crate::oplog::{Command, CommandOperation};
 use crate::report::event::Event;
-use crate::runtime::ownership::Room;
 use crate::sink::CatalogCommand;
+
+pub(crate) use crate::catalog::expiry::expiry_held_back;
 
 /// So many fields of an entry are named in an error.
 const FIELDS_NAMED: usize = 20;

@@ -3,10 +3,9 @@
 use bson::raw::{RawDocument, RawDocumentBuf};
 
 use super::malformed;
-use crate::catalog::are_same_keys;
 use crate::catalog::expiry::TTL_DISABLED_SECONDS;
+use crate::catalog::{are_same_keys, expiry_of, name_of};
 use crate::engine::track::collection::Tracked;
-use crate::engine::track::index_work::{expiry, name_of};
 use crate::error::{Error, Result};
 
 impl Tracked {
@@ -34,7 +33,7 @@ impl Tracked {
                 "name" | "keyPattern" => carried.append(field, value),
                 "expireAfterSeconds" => {
                     // An index that did not expire anything yet must become one that does, with the expiry held back.
-                    if expiry(index).is_none() {
+                    if expiry_of(index).is_none() {
                         carried.append(field, TTL_DISABLED_SECONDS);
                         changes = true;
                     }

@@ -1,12 +1,11 @@
 //! What a run does when the catalogue of the source is changed while it goes on.
 
-use crate::config::DdlPolicy;
 use bson::Uuid;
 
-use crate::catalog::is_same_index;
+use crate::catalog::{is_same_index, name_of};
+use crate::config::DdlPolicy;
 use crate::engine::follow::router::Router;
 use crate::engine::track::collection::Tracked;
-use crate::engine::track::index_work::name_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::namespace::Namespace;
 use crate::model::position::Position;

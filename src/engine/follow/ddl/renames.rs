@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use bson::Uuid;
 
-use super::{expiry_held_back, required};
+use super::required;
+use crate::catalog::expiry::expiry_held_back;
 use crate::catalog::not_migrated::ensure_migratable;
 use crate::catalog::to_create;
 use crate::checkpoint::Renaming;
 use crate::engine::follow::router::Router;
+use crate::engine::ownership::Room;
 use crate::engine::track::collection::Tracked;
 use crate::error::Result;
 use crate::model::mapping::CollectionMapping;
 use crate::model::namespace::Namespace;
 use crate::model::position::Position;
-use crate::runtime::ownership::Room;
 
 impl Router {
     /// Renames a collection of the selection, or one that comes into it or leaves it. Answers whether a checkpoint must follow before anything

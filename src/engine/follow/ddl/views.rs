@@ -5,13 +5,13 @@ use bson::rawdoc;
 
 use super::{malformed, unexpected};
 use crate::engine::follow::router::Router;
+use crate::engine::ownership::Room;
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::collection::CollectionKind;
 use crate::model::namespace::Namespace;
 use crate::model::position::Position;
 use crate::oplog::delta;
-use crate::runtime::ownership::Room;
 
 impl Router {
     /// Drops all views of a database, which the server does by dropping the collection that defines them.

@@ -1,8 +1,7 @@
 //! Has indexes built, and ends their builds where the catalogue changes.
 
 use super::*;
-use crate::engine::index_builds::EndedBuild;
-use crate::engine::track::index_work::IndexJob;
+use crate::runtime::index_builds::{EndedBuild, IndexJob};
 
 /// What is held back of a collection that stands still while an index is built that was refused before.
 ///

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::*;
-use crate::engine::track::index_work::expiry;
+use crate::catalog::expiry_of;
 use crate::oplog::CommandOperation;
 
 impl Router {
@@ -134,6 +134,6 @@ impl Router {
 impl Tracked {
     /// Whether the source deletes documents of the collection by their age.
     fn expires(&self) -> bool {
-        expiry(&self.options).is_some() || self.indexes.iter().any(|index| expiry(index).is_some())
+        expiry_of(&self.options).is_some() || self.indexes.iter().any(|index| expiry_of(index).is_some())
     }
 }

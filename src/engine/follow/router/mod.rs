@@ -20,15 +20,12 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, onesho
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::barriers::MARKERS_PER_LANE;
 use self::barriers::{GivenUp, Marker};
 use self::builds::HeldBack;
 use crate::checkpoint::{Checkpoint, ComparedUntil, PendingCheckpoint, Renaming, States, UnsettledDocuments};
 use crate::config::DdlPolicy;
-use crate::engine::checkpointer::SaveRequest;
-use crate::engine::follow::applier::{LaneMessage, MarkerReached, ResolveStep, Routed, Stuck, Unsettled};
-use crate::engine::index_builds::IndexBuilds;
-pub(crate) use crate::engine::messages::{Assignment, Finished, ProofRequest, ReadAhead, Report, Request, Work};
+use crate::engine::messages::{LaneMessage, MarkerReached, ResolveStep, Routed, SaveRequest, Stuck, Unsettled};
+use crate::engine::ownership::Ownership;
 use crate::engine::track::collection::{Chunk, Route, Tracked};
 use crate::engine::track::collections::{Collections, Noticed};
 use crate::engine::track::held_changes::Held;
@@ -45,10 +42,13 @@ use crate::oplog::{Entry, Item};
 use crate::order::Key;
 use crate::report::event::{Event, Events};
 use crate::report::phase::Phase;
-use crate::runtime::ownership::Ownership;
+use crate::runtime::index_builds::IndexBuilds;
 use crate::runtime::progress::Progress;
 use crate::sink::Sink;
 use crate::source::{ReadMode, Source};
+
+pub(crate) use self::barriers::MARKERS_PER_LANE;
+pub(crate) use crate::engine::messages::{Assignment, Finished, ProofRequest, ReadAhead, Report, Request, Work};
 
 /// How often the watermark is moved.
 const MARKER_INTERVAL: Duration = Duration::from_millis(250);

@@ -5,17 +5,17 @@ use bson::{RawBsonRef, Uuid, rawdoc};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::LaneMessage;
 use super::barriers::GivenUp;
 use super::fixture::Fixture;
-use super::{Finished, LaneMessage, Request};
-use crate::engine::index_builds::EndedBuild;
-use crate::engine::track::index_work::IndexJob;
+use crate::engine::messages::{Finished, Request};
 use crate::engine::track::ranges::ChunkId;
 use crate::error::{Error, ErrorKind};
 use crate::model::namespace::Namespace;
 use crate::model::position::Position;
 use crate::oplog::{Command, CommandOperation, Entry};
 use crate::order::Key;
+use crate::runtime::index_builds::{EndedBuild, IndexJob};
 
 /// Collections that the router looks at in a few turns, of so many.
 async fn looks(collections: usize, held: bool) -> u64 {

@@ -3,7 +3,7 @@
 
 use super::barriers::MOST_MARKERS_OF_CHECKS;
 use super::*;
-use crate::engine::copy::verify_chunk::Check;
+use crate::engine::messages::Check;
 use crate::engine::track::verification::{Compared, Portion, Proof, Running};
 use crate::model::change::Write;
 

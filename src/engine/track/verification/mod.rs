@@ -12,13 +12,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::changed::Changed;
-pub(crate) use self::in_flight::{Portion, Running};
 use crate::checkpoint::{self, ComparedState};
 use crate::compare::difference::Difference;
 use crate::model::change::Write;
 use crate::model::namespace::Namespace;
 use crate::model::position::Position;
 use crate::order::Key;
+
+pub(crate) use self::in_flight::{Portion, Running};
 
 /// How long a collection rests that has changed by so much, or whose comparison has failed for good.
 const REST: Duration = Duration::from_secs(600);

@@ -1,10 +1,13 @@
 use bson::oid::ObjectId;
 use bson::{Bson, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 
-use super::scan::{elements, kind};
+use super::scan::elements;
 use super::write::Writer;
-use super::{DeltaError, DeltaFormat, MAX_BACKFILL, MAX_DEPTH, apply, format_of};
-use super::{merge, v1_as_operators, v1_as_ordered_operators, v1_needs_ordered_sets, v2_as_operators};
+use super::{
+    DeltaError, DeltaFormat, MAX_BACKFILL, MAX_DEPTH, apply, format_of, merge, v1_as_operators,
+    v1_as_ordered_operators, v1_needs_ordered_sets, v2_as_operators,
+};
+use crate::order::element_type;
 
 mod v1;
 mod v2;
@@ -99,34 +102,34 @@ fn values_and_names_of_every_kind_go_through_untouched() {
     let mut writer = Writer::default();
     let opened = writer.open();
     let values: [(u8, &[u8]); 22] = [
-        (kind::DOUBLE, &[1, 0, 0, 0, 0, 0, 0xF8, 0x7F]),
-        (kind::STRING, &[4, 0, 0, 0, 0xFF, 0x00, 0xC3, 0]),
-        (kind::DOCUMENT, &[8, 0, 0, 0, 0x0A, 0xFE, 0, 0]),
-        (kind::ARRAY, &[8, 0, 0, 0, 0x0A, b'7', 0, 0]),
-        (kind::BINARY, &[2, 0, 0, 0, 2, 9, 9]),
-        (kind::UNDEFINED, &[]),
-        (kind::OBJECT_ID, &[7; 12]),
-        (kind::BOOLEAN, &[1]),
-        (kind::DATE, &[0xFF; 8]),
-        (kind::NULL, &[]),
-        (kind::REGEX, &[0xFF, 0, b'i', 0]),
+        (element_type::DOUBLE, &[1, 0, 0, 0, 0, 0, 0xF8, 0x7F]),
+        (element_type::STRING, &[4, 0, 0, 0, 0xFF, 0x00, 0xC3, 0]),
+        (element_type::DOCUMENT, &[8, 0, 0, 0, 0x0A, 0xFE, 0, 0]),
+        (element_type::ARRAY, &[8, 0, 0, 0, 0x0A, b'7', 0, 0]),
+        (element_type::BINARY, &[2, 0, 0, 0, 2, 9, 9]),
+        (element_type::UNDEFINED, &[]),
+        (element_type::OBJECT_ID, &[7; 12]),
+        (element_type::BOOLEAN, &[1]),
+        (element_type::DATE, &[0xFF; 8]),
+        (element_type::NULL, &[]),
+        (element_type::REGEX, &[0xFF, 0, b'i', 0]),
         (
-            kind::DB_POINTER,
+            element_type::DB_POINTER,
             &[2, 0, 0, 0, 0xFF, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
         ),
-        (kind::CODE, &[2, 0, 0, 0, 0xFF, 0]),
-        (kind::SYMBOL, &[2, 0, 0, 0, 0xFF, 0]),
+        (element_type::CODE, &[2, 0, 0, 0, 0xFF, 0]),
+        (element_type::SYMBOL, &[2, 0, 0, 0, 0xFF, 0]),
         (
-            kind::CODE_WITH_SCOPE,
+            element_type::CODE_WITH_SCOPE,
             &[15, 0, 0, 0, 2, 0, 0, 0, 0xFF, 0, 5, 0, 0, 0, 0],
         ),
-        (kind::INT32, &[0xFF; 4]),
-        (kind::TIMESTAMP, &[0; 8]),
-        (kind::INT64, &[0xFF; 8]),
-        (kind::DECIMAL128, &[0x7C; 16]),
-        (kind::MIN_KEY, &[]),
-        (kind::MAX_KEY, &[]),
-        (kind::STRING, &[1, 0, 0, 0, 0]),
+        (element_type::INT32, &[0xFF; 4]),
+        (element_type::TIMESTAMP, &[0; 8]),
+        (element_type::INT64, &[0xFF; 8]),
+        (element_type::DECIMAL128, &[0x7C; 16]),
+        (element_type::MIN_KEY, &[]),
+        (element_type::MAX_KEY, &[]),
+        (element_type::STRING, &[1, 0, 0, 0, 0]),
     ];
     for (index, (kind, value)) in values.iter().enumerate() {
         // Names that are not UTF-8 either.
@@ -323,7 +326,7 @@ fn raw(fields: &[(&[u8], i32)]) -> RawDocumentBuf {
     let mut writer = Writer::default();
     let opened = writer.open();
     for (name, value) in fields {
-        writer.value(kind::INT32, name, &value.to_le_bytes()).unwrap();
+        writer.value(element_type::INT32, name, &value.to_le_bytes()).unwrap();
     }
     writer.close(opened).unwrap();
     RawDocumentBuf::from_bytes(writer.into_bytes()).unwrap()

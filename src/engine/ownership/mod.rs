@@ -31,8 +31,8 @@ use crate::checkpoint::CollectionState;
 use crate::config::ExistingData;
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::Namespace;
+use crate::model::collection::CollectionKind;
+use crate::model::namespace::{Namespace, names_of, shown};
 use crate::model::position::Position;
 use crate::model::range::Range;
 use crate::runtime::flush::Durability;
@@ -427,23 +427,6 @@ impl Ownership {
             false => Ok(()),
         }
     }
-}
-
-/// The name that clients know: a time-series collection's own, not that of its buckets.
-pub(crate) fn shown(namespace: &Namespace) -> Namespace {
-    namespace.time_series().unwrap_or_else(|| namespace.clone())
-}
-
-/// The names that a collection, be it an ordinary or a time-series collection, or a view, can be listed by where it takes this one.
-pub(crate) fn names_of(target: &Namespace) -> BTreeSet<Namespace> {
-    let name = shown(target);
-    BTreeSet::from([name.buckets(), name])
-}
-
-/// Whether a collection on the target holds its name against a migrated one. Stored functions cannot be dropped, so that those that were
-/// leave an empty collection.
-pub(crate) fn takes_name(standing: &Collection) -> bool {
-    standing.namespace.collection() != "system.js" || standing.documents > 0
 }
 
 /// What the run ends with where others have something under a name that the migration needs.

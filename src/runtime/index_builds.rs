@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::Uuid;
+use bson::raw::RawDocumentBuf;
 use futures::future::try_join_all;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use crate::engine::track::index_work::IndexJob;
 use crate::error::Result;
+use crate::model::mapping::CollectionMapping;
 use crate::runtime::tasks::flatten;
 use crate::sink::{CatalogCommand, Sink};
 
@@ -180,6 +181,26 @@ async fn drop_index(sink: &dyn Sink, job: &IndexJob) -> Result<()> {
         name: job.name.clone(),
     };
     sink.execute(&command).await
+}
+
+/// An index that is to be built.
+#[derive(Clone, Debug)]
+pub(crate) struct IndexJob {
+    pub target: Arc<CollectionMapping>,
+    /// As [`CollectionState::made`](crate::checkpoint::CollectionState::made).
+    pub made: Option<Uuid>,
+    pub name: String,
+    pub specification: RawDocumentBuf,
+    /// Whether one of the same name, which an earlier run can have left there, is dropped first.
+    pub anew: bool,
+}
+
+impl IndexJob {
+    /// Whether both ask for the same index of the same collection on the target.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let names = |job: &Self| (job.target.id, job.target.target.clone(), job.made, job.name.clone());
+        names(self) == names(other) && self.specification == other.specification
+    }
 }
 
 #[cfg(test)]

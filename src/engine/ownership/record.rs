@@ -110,10 +110,10 @@ mod tests {
 
     use super::*;
     use crate::config::ExistingData;
+    use crate::engine::ownership::Ownership;
     use crate::engine::track::collection::Tracked;
     use crate::model::collection::CollectionKind;
     use crate::runtime::flush::Durability;
-    use crate::runtime::ownership::Ownership;
     use crate::sink::{MemorySink, SinkCall};
 
     async fn load(sink: &MemorySink) -> Ownership {

@@ -1,0 +1,87 @@
+//! The task that gives the commands by which documents expire on the target, or no longer do.
+
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::messages::Request;
+use crate::error::{Error, Result};
+use crate::runtime::expiry::{Form, State, commands, execute};
+use crate::runtime::progress::Progress;
+use crate::sink::{CatalogCommand, Sink};
+
+/// Gives the commands as they are wanted, until the run is cancelled.
+///
+/// # Errors
+/// The expiry could not be held back. A run that goes on from its checkpoint does that first.
+pub(crate) async fn keep_expiry(
+    sink: Arc<dyn Sink>,
+    progress: Arc<Progress>,
+    requests: mpsc::Sender<Request>,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let form = &progress.expiry;
+    let mut changes = form.state.subscribe();
+    loop {
+        let State { wanted, noted } = *changes.borrow_and_update();
+        let asked = form.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (wanted, asked) {
+            (Form::Final, Some(asked)) => {
+                let finalized = finalize(&*sink, &progress, &requests, &asked.commands).await;
+                // Whoever asked may have stopped waiting, and then wants it held back.
+                let _ = asked.reply.send(finalized);
+                continue;
+            }
+            (Form::HeldBack, _) if noted => {
+                hold_back(&*sink, &requests).await?;
+                form.restored();
+                save(&requests).await?;
+                continue;
+            }
+            _ => {}
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            // It cannot fail, since `progress` has the sender.
+            _ = changes.changed() => {}
+        }
+    }
+}
+
+async fn finalize(
+    sink: &dyn Sink,
+    progress: &Progress,
+    requests: &mpsc::Sender<Request>,
+    commands: &[CatalogCommand],
+) -> Result<Vec<CatalogCommand>> {
+    progress.expiry.state.send_modify(|state| state.noted = true);
+    save(requests).await?;
+    execute(sink, commands, || progress.expiry.wants(Form::Final)).await
+}
+
+/// Holds the expiry back of all collections, as the run knows them when it is done: some may get other names meanwhile.
+async fn hold_back(sink: &dyn Sink, requests: &mpsc::Sender<Request>) -> Result<()> {
+    let mut done = None;
+    loop {
+        let (reply, states) = oneshot::channel();
+        let states = ask(requests, Request::States { reply }, states).await?;
+        let commands = commands(states.iter(), Form::HeldBack);
+        if done.as_ref() == Some(&commands) {
+            return Ok(());
+        }
+        execute(sink, &commands, || true).await?;
+        done = Some(commands);
+    }
+}
+
+async fn save(requests: &mpsc::Sender<Request>) -> Result<()> {
+    let (reply, saved) = oneshot::channel();
+    ask(requests, Request::Save { reply }, saved).await
+}
+
+async fn ask<T>(requests: &mpsc::Sender<Request>, request: Request, answer: oneshot::Receiver<T>) -> Result<T> {
+    let stopped = || Error::stopped("let documents expire on the target");
+    requests.send(request).await.map_err(|_| stopped())?;
+    answer.await.map_err(|_| stopped())
+}

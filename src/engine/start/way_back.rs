@@ -1,0 +1,83 @@
+//! The beginning of a migration that takes a hand-over back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bson::raw::RawDocumentBuf;
+
+use crate::catalog::{are_same_keys, name_of, seconds};
+use crate::checkpoint::CollectionState;
+use crate::engine::ownership::Ownership;
+use crate::error::Result;
+use crate::model::collection::Collection;
+use crate::runtime::expiry::{self, Form};
+use crate::runtime::flush::Durability;
+use crate::runtime::job::Job;
+
+impl Job {
+    /// Saves the first checkpoint of a migration that takes a hand-over back, unless it has begun before.
+    ///
+    /// The old source has gone on expiring documents until now. What the target changed of these since is put right by following it, as
+    /// long as both expire by the same rule; where the target's has changed meanwhile, the collection is compared.
+    ///
+    /// # Errors
+    /// A server error, or the checkpoint is of another migration.
+    pub(crate) async fn prepare_way_back(&self) -> Result<()> {
+        if self.settings.way_back.is_none() || self.load().await?.is_some() {
+            return Ok(());
+        }
+        let Some(mut first) = self.first_of_way_back().await? else {
+            return Ok(());
+        };
+        let commands = expiry::commands(&first.collections, Form::HeldBack);
+        expiry::execute(&*self.sink, &commands, || true).await?;
+        // Only now, since until here the old source may have expired what the new rule keeps.
+        let listed = self.source.collections().await?;
+        for state in first
+            .collections
+            .iter_mut()
+            .filter(|state| expires_otherwise(state, &listed))
+        {
+            state.ranges.clear();
+            first.copied = false;
+        }
+        let durability = Durability::new(Arc::clone(&self.sink));
+        Ownership::load(Arc::clone(&self.sink), durability, self.settings.existing_data)
+            .await?
+            .begin()
+            .await?;
+        self.store.save(&first.encode()?).await
+    }
+}
+
+/// Whether documents of a collection that expired at the hand-over do so by another rule now, or no longer.
+pub(crate) fn expires_otherwise(state: &CollectionState, listed: &[Collection]) -> bool {
+    let before = rules(&state.options, &state.indexes);
+    if before.is_empty() {
+        return false;
+    }
+    // What is gone by now is met as dropped.
+    let now = listed.iter().find(|collection| collection.id == state.id);
+    now.is_some_and(|now| !are_same_rules(&before, &rules(&now.options, &now.indexes)))
+}
+
+/// By what and after how many seconds documents expire: by the names and keys of indexes, or by the collection's own option.
+fn rules(options: &RawDocumentBuf, indexes: &[RawDocumentBuf]) -> BTreeMap<String, (i64, RawDocumentBuf)> {
+    let by_index = indexes.iter().filter_map(|index| {
+        let key = index.get_document("key").map(ToOwned::to_owned).unwrap_or_default();
+        Some((name_of(index).to_owned(), (seconds(index)?, key)))
+    });
+    let by_option = seconds(options).map(|seconds| (String::new(), (seconds, RawDocumentBuf::new())));
+    by_index.chain(by_option).collect()
+}
+
+fn are_same_rules(
+    before: &BTreeMap<String, (i64, RawDocumentBuf)>,
+    now: &BTreeMap<String, (i64, RawDocumentBuf)>,
+) -> bool {
+    before.len() == now.len()
+        && before.iter().all(|(name, (seconds, key))| {
+            now.get(name)
+                .is_some_and(|(seconds_now, key_now)| seconds == seconds_now && are_same_keys(key, key_now))
+        })
+}

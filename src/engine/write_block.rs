@@ -1,0 +1,126 @@
+//! The task that blocks writes on the source, and lifts the block.
+
+use std::convert::Infallible;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use crate::engine::messages::{Request, Requests};
+use crate::error::{Error, ErrorKind, Result};
+use crate::mongo::retry::{RetryRule, retry};
+use crate::report::event::Event;
+use crate::runtime::job::Job;
+use crate::runtime::progress::Progress;
+use crate::runtime::write_block::{State, Wanted};
+
+/// How long the block waits for a run that goes on from its checkpoint, in which it has to be noted first.
+const NOTING: Duration = Duration::from_secs(300);
+
+/// The pause before a lift that failed is tried again.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Blocks and lifts as is wanted. Never ends.
+pub(crate) async fn keep_write_block(engine: &Job, progress: &Progress, requests: &Requests) -> Infallible {
+    let block = &progress.write_block;
+    let mut changes = block.state.subscribe();
+    loop {
+        let State { wanted, noted } = *changes.borrow_and_update();
+        let asked = block.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (wanted, asked) {
+            (Wanted::Blocked, Some(asked)) => {
+                let result = block_writes(engine, progress, requests).await;
+                // Whoever asked may have stopped waiting, and then wants it lifted.
+                let _ = asked.send(result);
+                continue;
+            }
+            (Wanted::Open, _) if noted => {
+                if lift(engine, progress).await.is_err() {
+                    sleep(PAUSE).await;
+                    continue;
+                }
+                crate::engine::window::save(requests).await;
+            }
+            _ => {}
+        }
+        // It cannot fail, since `block` has the sender.
+        let _ = changes.changed().await;
+    }
+}
+
+/// Lifts the block now, when there is no longer a task that does it.
+///
+/// # Errors
+/// The source refuses, or does not answer.
+pub(crate) async fn lift(engine: &Job, progress: &Progress) -> Result<()> {
+    let lifted = async {
+        engine.source.set_write_block(false).await?;
+        match engine.source.writes_blocked().await? {
+            false => Ok(()),
+            true => Err(Error::new(
+                ErrorKind::Server,
+                "lift the block of writes on the source",
+                "its writes are still blocked",
+            )),
+        }
+    }
+    .await;
+    progress.events.send(match &lifted {
+        Ok(()) => Event::SourceWritesUnblocked,
+        Err(error) => Event::SourceWriteBlockStays {
+            reason: error.to_string(),
+        },
+    });
+    if lifted.is_ok() {
+        progress.write_block.state.send_modify(|state| state.noted = false);
+    }
+    lifted
+}
+
+async fn block_writes(engine: &Job, progress: &Progress, requests: &Requests) -> Result<()> {
+    let block = &progress.write_block;
+    // Somebody else's block is not this migration's to lift.
+    if !block.is_noted() && retry(RetryRule::SERVER, || engine.source.writes_blocked()).await? {
+        return Ok(());
+    }
+    block.state.send_modify(|state| state.noted = true);
+    let mut state = block.state.subscribe();
+    tokio::select! {
+        noted = note(requests) => noted?,
+        _ = state.wait_for(|state| state.wanted != Wanted::Blocked) => return Err(Error::stopped("block writes on the source")),
+    }
+    let set = engine.source.set_write_block(true).await;
+    if set.as_ref().is_err_and(|error| error.kind() == ErrorKind::Refused) {
+        // A source that cannot block writes cannot lift a block either, and there is none.
+        block.state.send_modify(|state| state.noted = false);
+        crate::engine::window::save(requests).await;
+    }
+    set?;
+    progress.events.send(Event::SourceWritesBlocked);
+    Ok(())
+}
+
+/// Saves a checkpoint, which says that writes are blocked from before they are.
+async fn note(requests: &Requests) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let sender = requests.borrow().clone();
+        let (reply, saved) = oneshot::channel();
+        // Both fail when the run has ended; it goes on from its checkpoint, and this waits for that.
+        if let Some(sender) = sender
+            && sender.send(Request::Save { reply }).await.is_ok()
+            && saved.await.is_ok()
+        {
+            return Ok(());
+        }
+        if started.elapsed() > NOTING {
+            return Err(Error::new(
+                ErrorKind::Connection,
+                "block writes on the source",
+                "the run did not go on in time, so that the block could not be noted in a checkpoint",
+            ));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}

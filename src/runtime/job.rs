@@ -1,0 +1,134 @@
+//! The parts of a migration.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use crate::checkpoint::{Checkpoint, CheckpointStore};
+use crate::config::Settings;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::side::Side;
+use crate::report::event::Events;
+use crate::runtime::fence::Fence;
+use crate::runtime::hooks::HostHooks;
+use crate::runtime::index_builds::IndexBuilds;
+use crate::runtime::seen::Seen;
+use crate::runtime::waiting::Waiting;
+use crate::sink::Sink;
+use crate::source::Source;
+
+/// A migration's parts. Everything a run needs to know beyond them is in its checkpoint.
+pub(crate) struct Job {
+    pub source: Arc<dyn Source>,
+    /// Writes only while a run has the lease.
+    pub sink: Arc<dyn Sink>,
+    /// Saves only while a run has the lease.
+    pub store: Arc<dyn CheckpointStore>,
+    /// For what comes before and after the lease.
+    pub unfenced: Unfenced,
+    pub fence: Fence,
+    pub builds: Arc<Mutex<IndexBuilds>>,
+    pub seen: Arc<Seen>,
+    pub hooks: HostHooks,
+    pub settings: Settings,
+}
+
+impl Job {
+    /// The same migration, with whatever a run awaits of either side told to the host.
+    pub fn waiting(&self, events: &Events) -> Self {
+        let sink = |sink: &Arc<dyn Sink>| Arc::new(Waiting::new(Arc::clone(sink), Side::Target, events.clone()));
+        Self {
+            source: Arc::new(Waiting::new(Arc::clone(&self.source), Side::Source, events.clone())),
+            sink: sink(&self.sink),
+            store: Arc::new(Waiting::new(Arc::clone(&self.store), Side::Target, events.clone())),
+            unfenced: Unfenced {
+                sink: sink(&self.unfenced.sink),
+            },
+            fence: self.fence.clone(),
+            builds: Arc::clone(&self.builds),
+            seen: Arc::clone(&self.seen),
+            hooks: self.hooks.clone(),
+            settings: self.settings.clone(),
+        }
+    }
+
+    /// The checkpoint to go on from, if there is one.
+    ///
+    /// # Errors
+    /// It belongs to another migration, or cannot be read.
+    pub(crate) async fn load(&self) -> Result<Option<Checkpoint>> {
+        let Some(bytes) = self.store.load().await? else {
+            return Ok(None);
+        };
+        let checkpoint = Checkpoint::decode(&bytes)?;
+        if self.takes_the_place_of(&checkpoint) {
+            return Ok(None);
+        }
+        self.check(&checkpoint).await?;
+        Ok(Some(checkpoint))
+    }
+
+    /// Whether `checkpoint` is of this very migration.
+    ///
+    /// # Errors
+    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) that says what differs.
+    pub(crate) async fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
+        for (what, theirs, ours) in [
+            ("source", &checkpoint.source, &source.identity),
+            ("target", &checkpoint.sink, &sink.identity),
+        ] {
+            if theirs != ours {
+                return Err(mismatch(format!(
+                    "it belongs to the {what} `{theirs}`, this {what} is `{ours}`"
+                )));
+            }
+        }
+        if checkpoint.selection != self.settings.selection {
+            return Err(mismatch(
+                "it was made with other includes, excludes or renames".to_owned(),
+            ));
+        }
+        self.check_way_back(checkpoint)
+    }
+
+    /// Whether a checkpoint is that of a migration that is over, whose place is free for the one that takes a hand-over back.
+    pub(crate) fn takes_the_place_of(&self, checkpoint: &Checkpoint) -> bool {
+        let way_back = self.settings.way_back.as_ref();
+        checkpoint.complete && way_back.is_some_and(|way_back| way_back.first.takes_back != checkpoint.takes_back)
+    }
+
+    /// Whether a checkpoint is of the migration that takes this very hand-over back.
+    ///
+    /// # Errors
+    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch).
+    pub(crate) fn check_way_back(&self, checkpoint: &Checkpoint) -> Result<()> {
+        match &self.settings.way_back {
+            Some(way_back) if way_back.first.takes_back != checkpoint.takes_back => Err(mismatch(
+                "it does not take back the hand-over that this migration does".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The checkpoint that a migration which takes a hand-over back begins with; `None` for any other.
+    ///
+    /// # Errors
+    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) when source and sink are not those of the hand-over, or a server error.
+    pub(crate) async fn first_of_way_back(&self) -> Result<Option<Checkpoint>> {
+        let Some(way_back) = &self.settings.way_back else {
+            return Ok(None);
+        };
+        self.check(&way_back.first).await?;
+        Ok(Some((*way_back.first).clone()))
+    }
+}
+
+/// The sink as the host gave it.
+pub(crate) struct Unfenced {
+    pub sink: Arc<dyn Sink>,
+}
+
+pub(crate) fn mismatch(message: String) -> Error {
+    Error::new(ErrorKind::CheckpointMismatch, "go on from the checkpoint", message)
+}

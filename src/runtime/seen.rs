@@ -1,0 +1,26 @@
+//! What was seen of both sides when a run of this process first looked.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::model::side::Side;
+
+/// What was seen of both sides when a run of this process first looked. It outlives a run, so that a change is not missed that takes the run
+/// back to its checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    sides: Mutex<BTreeMap<Side, Known>>,
+}
+
+impl Seen {
+    pub fn replace(&self, side: Side, now: Known) -> Option<Known> {
+        let mut sides = self.sides.lock().unwrap_or_else(PoisonError::into_inner);
+        sides.insert(side, now)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Known {
+    pub feature_compatibility: [u32; 2],
+    pub members: Vec<String>,
+}
