@@ -4,9 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::checkpoint::way_back::WayBack;
-use crate::model::selection::Selection;
-use crate::model::wait::OnWait;
+use crate::checkpoint::WayBack;
+use crate::model::{OnWait, Selection};
 
 /// What the host decided.
 #[derive(Clone, Debug)]

@@ -63,40 +63,35 @@
 //! one's own.
 
 // The guides.
-mod api;
-mod cutover;
-mod runtime;
-mod report;
-mod mongo;
-mod compare;
-mod model;
 pub mod docs;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-// What a host sees: it describes a migration, has it checked, starts it, and holds a handle to the run.
-mod config;
-pub mod preflight;
-
-// The words that everything else is said in.
+// The rooms, from the ground up: a room uses what is above it in this list, and nothing below it. A test holds this order.
+mod error;
 pub mod order;
+mod spill;
+mod model;
+mod catalog;
+mod compare;
+pub mod oplog;
 
 // The plug points: where documents and history come from, where they go, where the checkpoint is kept.
-pub mod source;
-pub mod oplog;
 pub mod sink;
+pub mod source;
 pub mod checkpoint;
 
-// A run, in the order in which data flows through it: the engine starts the tasks, walkers copy chunks, the router decides about
-// changes, lanes apply them.
+// What talks to servers, and what a run is made of.
+mod config;
+mod mongo;
+mod report;
+mod runtime;
+pub mod preflight;
 mod engine;
-mod catalog;
-
-// What several of them use.
-mod spill;
-mod error;
+mod cutover;
+mod api;
 
 // For tests of hosts and of implementations of the traits.
 #[cfg(feature = "test-util")]
@@ -104,52 +99,46 @@ pub mod conformance;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
-pub use crate::config::{ExistingData, LostPosition, Verification};
-pub use crate::error::finding::{Finding, Severity};
 pub use api::handle::MigrationHandle;
 pub use api::migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};
 pub use api::migration::{Migration, MigrationBuilder};
 pub use api::rehearsal::{Rehearsal, Rehearsed};
-pub use preflight::{Estimate, PathPolicy, Plan, PlannedCollection};
+pub use api::verify::{BothSides, ComparedCollection, VerifyReport};
+pub use config::{DdlPolicy, ExistingData, LostPosition, PathPolicy, Throttle, Verification};
 pub use runtime::hooks::{HookResult, Hooks};
 
-pub use crate::catalog::compare::IndexSummary;
-pub use crate::checkpoint::way_back::WayBack;
-pub use crate::checkpoint::window::CutoverWindow;
-pub use crate::config::DdlPolicy;
-pub use crate::config::Throttle;
-pub use crate::model::amount::Amount;
-pub use crate::model::side::Side;
-pub use crate::model::wait::Wait;
-pub use crate::report::status::{ChangeCounts, Status};
-pub use crate::report::summary::{CollectionSummary, ForeignWrites, Outcome, Summary};
-pub use api::verify::{BothSides, ComparedCollection, VerifyReport};
+pub use crate::model::Amount;
+pub use crate::model::LeftSelection;
+pub use crate::model::Side;
+pub use crate::model::Wait;
+pub use crate::report::Event;
+pub use crate::report::Phase;
+pub use crate::report::{Certificate, CertifiedCollection, CertifiedDeployment};
+pub use crate::report::{ChangeCounts, Status};
+pub use crate::report::{CollectionSummary, ForeignWrites, Outcome, Summary};
+pub use crate::report::{IndexCounts, LagSample};
+pub use crate::report::{LateWrite, LateWrites};
 pub use catalog::NotKept;
+pub use catalog::compare::IndexSummary;
 pub use compare::difference::{Difference, DifferenceKind};
-pub use model::left_selection::LeftSelection;
-pub use mongo::connect::ConnectOptions;
-pub use report::certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
-pub use report::event::Event;
-pub use report::lag_history::{IndexCounts, LagSample};
-pub use report::late_writes::{LateWrite, LateWrites};
-pub use report::phase::Phase;
+pub use error::{Error, ErrorKind, Finding, Result, Severity};
+pub use preflight::{Estimate, Plan, PlannedCollection};
 
-pub use crate::model::batch::Batch;
-pub use crate::model::change::{Change, Operation, Write};
-pub use crate::model::collection::{Collection, CollectionKind};
-pub use crate::model::position::Position;
-pub use crate::model::range::Range;
-pub use crate::model::selection::Selection;
-pub use model::namespace::Namespace;
-
-pub use sink::{MongoSink, Sink};
-pub use source::{MongoSource, Source};
+pub use crate::model::Batch;
+pub use crate::model::Namespace;
+pub use crate::model::Position;
+pub use crate::model::Range;
+pub use crate::model::Selection;
+pub use crate::model::{Change, Operation, Write};
+pub use crate::model::{Collection, CollectionKind};
 
 pub use checkpoint::{
-    Checkpoint, CheckpointStore, CollectionState, ComparedState, LeftOver, RangeState, Renaming, UnsettledDocuments,
+    Checkpoint, CheckpointStore, CollectionState, ComparedState, CutoverWindow, LeftOver, RangeState, Renaming,
+    UnsettledDocuments, WayBack,
 };
-
-pub use error::{Error, ErrorKind, Result};
+pub use mongo::connect::ConnectOptions;
+pub use sink::{MongoSink, Sink};
+pub use source::{MongoSource, Source};
 
 /// The database on the target that holds a migration's own records.
 pub(crate) const METADATA_DATABASE: &str = "__mdb_internal_mongoferry";

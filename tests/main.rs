@@ -22,6 +22,7 @@ mod scenarios {
     mod interrupted;
     mod invariants;
     mod large_ids;
+    mod layout;
     mod lost_position;
     mod migration;
     mod mongo_sink;

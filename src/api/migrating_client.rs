@@ -19,8 +19,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::api::handle::MigrationHandle;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::side::Side;
-use crate::report::summary::Summary;
+use crate::model::Side;
+use crate::report::Summary;
 use crate::runtime::completion::Switch;
 
 /// Gives out the client of the replica set that the data is on: the source's before a cutover, the target's after it. Clones are one.

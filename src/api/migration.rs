@@ -5,12 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::api::handle::MigrationHandle;
 use crate::api::reverse;
-use crate::checkpoint::way_back::WayBack;
-use crate::checkpoint::{CheckpointStore, SinkStore};
+use crate::checkpoint::{CheckpointStore, SinkStore, WayBack};
 use crate::config::{DdlPolicy, ExistingData, LostPosition, Settings, Throttle, Verification};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::selection::Selection;
-use crate::model::wait::{OnWait, Wait};
+use crate::model::{OnWait, Selection, Wait};
 use crate::preflight::{self, PathPolicy, Plan};
 use crate::runtime::fence::{Fence, FencedSink, FencedStore};
 use crate::runtime::hooks::{Hooks, HostHooks};

@@ -10,7 +10,7 @@ use crate::api::handle::MigrationHandle;
 use crate::api::migration::Migration;
 use crate::engine::ownership::Ownership;
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::status::Status;
+use crate::report::Status;
 use crate::runtime::flush::Durability;
 use crate::runtime::job::Job;
 use crate::runtime::lease::Lease;

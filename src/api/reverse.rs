@@ -8,9 +8,9 @@
 mod tests;
 
 use crate::api::migration::{Migration, MigrationBuilder};
-use crate::checkpoint::way_back::WayBack;
+use crate::checkpoint::WayBack;
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::summary::{Outcome, Summary};
+use crate::report::{Outcome, Summary};
 use crate::runtime::job::Job;
 use crate::sink::Sink;
 use crate::source::Source;

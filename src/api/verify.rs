@@ -10,8 +10,7 @@ use crate::compare::difference::Difference;
 use crate::engine::messages::{ProofRequest, Request, Requests};
 use crate::engine::track::verification::{CollectionProof, ProofState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Namespace, Position};
 use crate::order::Key;
 use crate::runtime::job::Job;
 use crate::source::{PointRequest, ReadMode};
@@ -240,7 +239,7 @@ fn report(proof: CollectionProof) -> ComparedCollection {
 mod tests {
     use super::*;
     use crate::cutover::verified::watched_until;
-    use crate::report::event::Events;
+    use crate::report::Events;
     use crate::runtime::progress::Progress;
 
     /// A watch that has lost its connection knows nothing of what was written since.

@@ -10,8 +10,7 @@ use super::normal::Fields;
 use super::not_kept::{is_lost, lacks_id_index};
 use super::options::{is_known, normal as normal_options};
 use super::{Series, is_id_index};
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::Namespace;
+use crate::model::{Collection, CollectionKind, Namespace};
 use crate::order::compare_documents;
 
 /// What differs between the options of a collection on both sides, in words. Options that not all of `servers` know are left out, as in

@@ -2,8 +2,7 @@
 
 use bson::raw::RawDocument;
 
-use crate::model::collection::CollectionKind;
-use crate::model::namespace::Namespace;
+use crate::model::{CollectionKind, Namespace};
 
 /// How a collection with these options keeps its documents.
 pub(crate) fn kind_of(namespace: &Namespace, options: &RawDocument) -> CollectionKind {

@@ -51,13 +51,13 @@
 //! | `v: 1` of the index on `_id` | kept; *not kept* where the collection stood on the target with another, or is made later: entries do not say it |
 //! | `partialFilterExpression` and any other | as it stands |
 
-pub(crate) mod not_migrated;
-pub(crate) mod expiry;
-pub(crate) mod kind;
 pub(crate) mod compare;
+pub(crate) mod expiry;
 mod index_spec;
+pub(crate) mod kind;
 mod normal;
 mod not_kept;
+pub(crate) mod not_migrated;
 mod options;
 mod storage_engine;
 #[cfg(test)]
@@ -75,6 +75,6 @@ pub(crate) use self::options::{modification_for, options_for, to_create};
 pub(crate) type Series = [u32; 2];
 
 /// The series of a deployment.
-pub(crate) fn series(deployment: &crate::model::deployment::Deployment) -> Series {
+pub(crate) fn series(deployment: &crate::model::Deployment) -> Series {
     [deployment.version[0], deployment.version[1]]
 }

@@ -10,8 +10,7 @@ use super::index_spec::{is_id_index, is_without_effect, name_of, says_how_to_bui
 use super::normal::{fields, is_true};
 use super::options::{RECORD_IDS_REPLICATED, is_known};
 use super::storage_engine::other_engines;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::Namespace;
+use crate::model::{Collection, CollectionKind, Namespace};
 
 /// From this series on an index of a capped collection cannot expire documents. Before, it has no effect.
 const WITHOUT_EXPIRY_OF_CAPPED: Series = [6, 0];

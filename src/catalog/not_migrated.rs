@@ -3,8 +3,7 @@
 use bson::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::Namespace;
+use crate::model::{Collection, CollectionKind, Namespace};
 
 /// Refuses a kind of collection that cannot be migrated, wherever it is met.
 ///

@@ -6,7 +6,7 @@ use bson::rawdoc;
 use super::index_spec::{is_id_index, version};
 use super::normal::{Fields, Normal, collation, fields, is_true, whole, whole_or_as_it_stands};
 use super::{Series, storage_engine};
-use crate::model::collection::CollectionKind;
+use crate::model::CollectionKind;
 
 /// Up to here and from here on no server records images of documents in its oplog.
 pub(super) const PRE_IMAGES: std::ops::Range<Series> = [4, 4]..[6, 1];

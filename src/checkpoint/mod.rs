@@ -1,27 +1,21 @@
 //! What a migration remembers of itself, so that it never starts again from the beginning.
 
-pub(crate) mod window;
-pub(crate) mod way_back;
 mod file;
 #[cfg(feature = "test-util")]
 mod memory;
-mod parts;
 mod on_target;
+mod parts;
 mod states;
+mod way_back;
+mod window;
 
 use async_trait::async_trait;
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::way_back::WayBack;
-use crate::checkpoint::window::CutoverWindow;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::collection::CollectionKind;
-use crate::model::left_selection::LeftSelection;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::model::selection::Selection;
+use crate::model::{CollectionKind, LeftSelection, Namespace, Position, Selection};
 use crate::order::Key;
 
 pub use file::FileStore;
@@ -29,6 +23,8 @@ pub use file::FileStore;
 pub use memory::MemoryStore;
 pub use on_target::SinkStore;
 pub(crate) use states::{Compared, ComparedUntil, PendingCheckpoint, State, States};
+pub use way_back::WayBack;
+pub use window::CutoverWindow;
 
 /// The version of the format that this crate writes. It reads this one and all before it.
 pub const FORMAT: i32 = 1;

@@ -11,9 +11,8 @@ use bson::raw::{RawDocumentBuf, cstr};
 
 use super::{Checkpoint, CollectionState, ComparedState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
 use crate::model::raw::splice::{IndexNames, Splice};
+use crate::model::{Namespace, Position};
 
 /// States that are copied together when one of them changes while a checkpoint shares them.
 const BLOCK: usize = 64;
@@ -200,8 +199,8 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::RangeState;
-    use crate::model::collection::CollectionKind;
-    use crate::model::selection::Selection;
+    use crate::model::CollectionKind;
+    use crate::model::Selection;
     use crate::test_util::at;
 
     fn state(number: u8) -> CollectionState {

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
-use crate::model::position::Position;
+use crate::model::Position;
 
 /// How a finished hand-over can be taken back: the first checkpoint of the migration that does it.
 ///

@@ -7,9 +7,8 @@ use futures::StreamExt;
 use futures::stream::{BoxStream, Fuse};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::batch::Batch;
-use crate::model::change::{Operation, Write};
 use crate::model::raw::batch_cursor::Documents;
+use crate::model::{Batch, Operation, Write};
 use crate::order::Key;
 
 /// The writes that make the sink's range equal to the source's, in ascending order of `_id`.

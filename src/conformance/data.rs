@@ -8,9 +8,7 @@ use futures::stream::BoxStream;
 
 use super::{DATABASE, Found, Outcome, ensure};
 use crate::error::Result;
-use crate::model::batch::Batch;
-use crate::model::collection::Collection;
-use crate::model::namespace::Namespace;
+use crate::model::{Batch, Collection, Namespace};
 use crate::order::Key;
 
 /// A collection of the suite's database.

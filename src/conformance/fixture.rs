@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bson::raw::{RawBson, RawDocumentBuf};
 
 use crate::error::Result;
-use crate::model::namespace::Namespace;
+use crate::model::Namespace;
 use crate::source::Source;
 
 /// A source, and a way to write on its side, such as a client of the same replica set.

@@ -8,9 +8,7 @@ use bson::{Uuid, rawdoc};
 use super::data::{batch_of, drain, ensure_index, ensure_same, filled, find, namespace};
 use super::{ConformanceFailure, Outcome, check, ensure};
 use crate::error::{ErrorKind, Result};
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::Namespace;
-use crate::model::range::Range;
+use crate::model::{Collection, CollectionKind, Namespace, Range};
 use crate::sink::{CatalogCommand, Sink, SinkRead};
 
 pub(super) async fn run(sink: &dyn Sink) -> std::result::Result<(), ConformanceFailure> {

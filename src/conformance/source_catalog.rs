@@ -4,8 +4,7 @@ use bson::{Uuid, rawdoc};
 
 use super::data::{drain, ensure_index, filled, find, key, namespace};
 use super::{ConformanceFailure, FixtureWrite, Outcome, SourceFixture, check, ensure};
-use crate::model::collection::CollectionKind;
-use crate::model::range::Range;
+use crate::model::{CollectionKind, Range};
 use crate::source::{ReadMode, ReadRequest};
 
 pub(super) async fn run(fixture: &dyn SourceFixture) -> Result<(), ConformanceFailure> {

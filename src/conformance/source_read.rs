@@ -8,10 +8,7 @@ use super::data::{awkward_documents, drain, ensure_same, filled, key, mixed_ids,
 use super::source_catalog::split;
 use super::{ConformanceFailure, FixtureWrite, Found, Outcome, SourceFixture, check, ensure};
 use crate::error::{ErrorKind, Result};
-use crate::model::collection::CollectionKind;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::model::range::Range;
+use crate::model::{CollectionKind, Namespace, Position, Range};
 use crate::order::Key;
 use crate::source::{PointRequest, ReadMode, ReadRequest, Source};
 

@@ -14,23 +14,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::catalog;
 use crate::catalog::not_migrated::{is_view_of_buckets, not_migrated};
-use crate::checkpoint::way_back::WayBack;
-use crate::checkpoint::{CollectionState, States};
+use crate::checkpoint::{CollectionState, States, WayBack};
 use crate::config::Verification;
 use crate::cutover::compare::{self, Comparison};
 use crate::cutover::open_transactions::wait_for_transactions;
 use crate::engine::messages::{Report, Request, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::by_name::ByName;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::deployment::Deployment;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::model::side::Side;
-use crate::report::certificate::Certificate;
-use crate::report::event::Event;
-use crate::report::late_writes::LateWrites;
-use crate::report::summary::{CollectionSummary, Outcome, Summary};
+use crate::model::{ByName, Collection, CollectionKind, Deployment, Namespace, Position, Side};
+use crate::report::{Certificate, CollectionSummary, Event, LateWrites, Outcome, Summary};
 use crate::runtime::completion::{Offer, Switch};
 use crate::runtime::expiry::{self, Form};
 use crate::runtime::job::Job;
@@ -172,10 +163,7 @@ impl HandOver<'_> {
             sink.describe()
         )?;
         if self.engine.settings.verification != Verification::None {
-            let by_name = (
-                &crate::model::by_name::by_name(&listed),
-                &crate::model::by_name::by_name(&standing),
-            );
+            let by_name = (&crate::model::by_name(&listed), &crate::model::by_name(&standing));
             self.compare(run, report, watched, by_name, compared).await?;
         }
         let commands = expiry::commands(report.collections.iter(), Form::Final);
@@ -309,8 +297,8 @@ impl HandOver<'_> {
     ) -> Summary {
         let (engine, progress) = (self.engine, self.progress);
         let (listed, standing) = (
-            crate::model::by_name::by_name(&sides.listed),
-            crate::model::by_name::by_name(&sides.standing),
+            crate::model::by_name(&sides.listed),
+            crate::model::by_name(&sides.standing),
         );
         let servers = [catalog::series(&sides.source), catalog::series(&sides.target)];
         let (mut indexes, mut not_kept) = (Vec::new(), Vec::new());

@@ -1,7 +1,7 @@
 //! The hand-over: the source stands still, the target catches up, both sides are compared.
 
-pub(crate) mod way_back;
-pub(crate) mod verified;
 pub(crate) mod compare;
 pub(crate) mod hand_over;
 pub(crate) mod open_transactions;
+pub(crate) mod verified;
+pub(crate) mod way_back;

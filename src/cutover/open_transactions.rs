@@ -6,9 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::inspection::TransactionFacts;
-use crate::model::selection::Selection;
-use crate::report::event::{Event, Events};
+use crate::model::{Selection, TransactionFacts};
+use crate::report::{Event, Events};
 use crate::source::Source;
 
 /// How long a cutover waits, in which the applications stand still.
@@ -81,7 +80,7 @@ mod tests {
     use futures::{FutureExt, StreamExt};
 
     use super::*;
-    use crate::model::namespace::Namespace;
+    use crate::model::Namespace;
     use crate::source::MemorySource;
 
     #[tokio::test(start_paused = true)]

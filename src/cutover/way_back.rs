@@ -2,13 +2,9 @@
 
 use bson::Uuid;
 
-use crate::checkpoint::way_back::WayBack;
-use crate::checkpoint::{Checkpoint, CollectionState, RangeState, States};
+use crate::checkpoint::{Checkpoint, CollectionState, RangeState, States, WayBack};
 use crate::engine::track::collection::Tracked;
-use crate::model::by_name::ByName;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::deployment::Deployment;
-use crate::model::position::Position;
+use crate::model::{ByName, Collection, CollectionKind, Deployment, Position};
 use crate::runtime::job::Job;
 
 impl WayBack {

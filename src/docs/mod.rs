@@ -49,7 +49,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    use crate::error::code::Code;
+    use crate::error::Code;
 
     const OPERATIONS: &str = include_str!("operations.md");
 

@@ -10,8 +10,8 @@ use crate::checkpoint::CheckpointStore;
 use crate::engine::messages::SaveRequest;
 use crate::engine::ownership::Ownership;
 use crate::error::Result;
-use crate::model::position::Position;
-use crate::report::event::Event;
+use crate::model::Position;
+use crate::report::Event;
 use crate::runtime::flush::Durability;
 use crate::runtime::progress::Progress;
 

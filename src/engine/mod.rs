@@ -1,17 +1,17 @@
 //! The only file that knows the order of the steps of a run. It owns the run's tasks.
 
-pub(crate) mod expiry;
-pub(crate) mod window;
-pub(crate) mod write_block;
-pub(crate) mod ownership;
 pub(crate) mod checkpointer;
 pub(crate) mod copy;
+pub(crate) mod expiry;
+pub(crate) mod follow;
 pub(crate) mod messages;
+pub(crate) mod ownership;
 pub(crate) mod start;
 pub(crate) mod supervise;
 pub(crate) mod track;
 pub(crate) mod watch;
-pub(crate) mod follow;
+pub(crate) mod window;
+pub(crate) mod write_block;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,9 +37,8 @@ use crate::engine::watch::source::watch_source;
 use crate::engine::watch::target::{ForeignWatch, open_foreign_watch, watch_deployments, watch_foreign_writes};
 use crate::engine::watch::write_latency::yield_to_writes;
 use crate::error::{ErrorKind, Result};
-use crate::model::amount::Amount;
-use crate::model::side::Side;
-use crate::report::event::Event;
+use crate::model::{Amount, Side};
+use crate::report::Event;
 use crate::runtime::flush::Durability;
 use crate::runtime::index_builds::IndexBuilds;
 use crate::runtime::job::{Job, mismatch};

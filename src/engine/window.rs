@@ -8,8 +8,7 @@ use tokio::time::sleep;
 use crate::config::Clock;
 use crate::engine::messages::{Request, Requests};
 use crate::error::{Error, ErrorKind};
-use crate::report::event::Event;
-use crate::report::phase::Phase;
+use crate::report::{Event, Phase};
 use crate::runtime::progress::Progress;
 
 /// The host is warned when so much is left.

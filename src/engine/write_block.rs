@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::engine::messages::{Request, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mongo::retry::{RetryRule, retry};
-use crate::report::event::Event;
+use crate::report::Event;
 use crate::runtime::job::Job;
 use crate::runtime::progress::Progress;
 use crate::runtime::write_block::{State, Wanted};

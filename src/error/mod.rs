@@ -1,13 +1,15 @@
 //! The one error type of the crate.
 
-pub(crate) mod code;
-pub(crate) mod finding;
+mod code;
+mod finding;
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
-use crate::error::finding::{Finding, Severity};
+pub(crate) use self::code::Code;
+pub(crate) use self::finding::refuse;
+pub use self::finding::{Finding, Severity};
 
 /// What every fallible call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -94,7 +94,7 @@ impl Batch {
     }
 }
 
-pub(crate) fn count(documents: &RawArray) -> Result<usize, bson::error::Error> {
+fn count(documents: &RawArray) -> Result<usize, bson::error::Error> {
     documents
         .into_iter()
         .try_fold(0, |count, value| value.map(|_| count + 1))

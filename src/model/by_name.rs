@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::model::collection::Collection;
-use crate::model::namespace::Namespace;
+use crate::model::{Collection, Namespace};
 
 /// A listing by the names of its collections.
 pub(crate) type ByName<'a> = HashMap<&'a Namespace, &'a Collection>;

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Namespace, Position};
 use crate::order::Key;
 
 /// One logical operation on one document, at a position. Transactions are flattened into these at their commit position.

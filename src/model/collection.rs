@@ -4,7 +4,7 @@ use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
-use crate::model::namespace::Namespace;
+use crate::model::Namespace;
 
 /// A collection or view as it stood on one side when it was listed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::Document;
 
-use crate::model::namespace::Namespace;
+use crate::model::Namespace;
 
 /// What a source or sink finds out about its deployment without changing anything.
 ///

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Namespace, Position};
 
 /// A collection that was migrated, and was renamed on the source to a name that is not selected. It was dropped on the target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

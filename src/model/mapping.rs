@@ -2,8 +2,7 @@
 
 use bson::Uuid;
 
-use crate::model::collection::CollectionKind;
-use crate::model::namespace::Namespace;
+use crate::model::{CollectionKind, Namespace};
 
 /// A collection as a lane and a walker need to know it. It is replaced as a whole when the collection is renamed.
 #[derive(Debug)]

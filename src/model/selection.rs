@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::namespace::{Namespace, is_internal_database};
+use crate::model::Namespace;
+use crate::model::namespace::is_internal_database;
 
 /// Which namespaces are migrated, and what they are called on the target.
 ///
@@ -172,7 +173,7 @@ impl Selection {
     }
 }
 
-pub(crate) fn checked(pattern: &str) -> Result<String> {
+fn checked(pattern: &str) -> Result<String> {
     let dot = pattern.find('.');
     if dot.is_none_or(|dot| dot == 0 || dot + 1 == pattern.len()) {
         return Err(Error::new(
@@ -185,7 +186,7 @@ pub(crate) fn checked(pattern: &str) -> Result<String> {
 }
 
 /// Whether `name` fits `pattern`, in which each `*` stands for any characters, none included.
-pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = name.strip_prefix(first) else {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::model::side::Side;
+use crate::model::Side;
 
 /// A server keeps the host waiting, before there is a run whose [events](crate::MigrationHandle::events) would tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]

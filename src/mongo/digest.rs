@@ -10,9 +10,7 @@ use md5::{Digest, Md5};
 use tokio::time::sleep;
 
 use crate::error::Result;
-use crate::model::batch::Batch;
-use crate::model::collection::CollectionKind;
-use crate::model::range::Range;
+use crate::model::{Batch, CollectionKind, Range};
 use crate::mongo::client::code;
 use crate::mongo::retry::RetryRule;
 use crate::order::Key;

@@ -12,8 +12,7 @@ use mongodb::raw_batch_cursor::RawBatchCursor;
 use tokio::time::{sleep, timeout};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Namespace, Position};
 use crate::mongo::client;
 use crate::mongo::oplog::position;
 use crate::mongo::retry::{RetryRule, retry};

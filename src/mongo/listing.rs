@@ -9,8 +9,7 @@ use mongodb::Client;
 
 use crate::catalog::kind::kind_of;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::Namespace;
+use crate::model::{Collection, CollectionKind, Namespace};
 use crate::mongo::client::{is_gone, number, open_cursor, run};
 use crate::mongo::retry::{RetryRule, retry};
 

@@ -1,11 +1,11 @@
 //! Everything that talks to a MongoDB server.
 
-pub(crate) mod identify;
 pub(crate) mod client;
 pub(crate) mod connect;
 pub(crate) mod digest;
 pub(crate) mod error_codes;
 pub(crate) mod foreign_writes;
+pub(crate) mod identify;
 pub(crate) mod inspect;
 pub(crate) mod listing;
 pub(crate) mod oplog;

@@ -7,8 +7,7 @@ use bson::{Bson, Document, doc};
 use mongodb::Client;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::inspection::TransactionFacts;
-use crate::model::namespace::Namespace;
+use crate::model::{Namespace, TransactionFacts};
 use crate::mongo::client::{self, number};
 
 const OPERATION: &str = "look for open transactions";

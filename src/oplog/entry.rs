@@ -5,9 +5,7 @@ use std::sync::Arc;
 use bson::raw::RawDocumentBuf;
 use bson::{DateTime, Uuid};
 
-use crate::model::change::Change;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Change, Namespace, Position};
 
 /// One committed step of the source's history: an oplog entry, or a transaction at its commit position. A transaction that is too large for
 /// memory comes as several of these, one after the other and at the same position.

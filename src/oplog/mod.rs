@@ -1,6 +1,7 @@
 //! The source's oplog: typed entries, delta updates, and a cursor that resumes.
 #![doc = include_str!("entries.md")]
 
+pub(crate) mod assembler;
 mod command;
 pub mod delta;
 pub(crate) mod entry;
@@ -10,7 +11,6 @@ mod raw_entry;
 mod samples;
 #[cfg(test)]
 mod table;
-pub(crate) mod assembler;
 
 pub use crate::mongo::oplog::cursor::{OplogCursor, OplogCursorBuilder};
 #[cfg(feature = "test-util")]

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use bson::raw::{RawBsonRef, RawDocument};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::change::{Change, Operation, Write};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Change, Namespace, Operation, Position, Write};
 use crate::oplog::command;
 use crate::oplog::entry::{Command, CommandOperation, Item};
 use crate::oplog::raw_entry::{OPERATION, RawEntry, malformed, without};

@@ -5,7 +5,7 @@ use bson::spec::BinarySubtype;
 use bson::{DateTime, Uuid};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::position::Position;
+use crate::model::Position;
 use crate::oplog::parse::is_of_storage;
 
 /// What is being done where an entry cannot be read.

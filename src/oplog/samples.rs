@@ -7,8 +7,7 @@ use std::fs;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Bson, Document, doc};
 
-use crate::model::change::Operation;
-use crate::model::position::Position;
+use crate::model::{Operation, Position};
 use crate::oplog::assembler::{Assembler, Taken};
 use crate::oplog::entry::{CommandOperation, Entry, Item};
 use crate::oplog::parse::Parser;

@@ -8,9 +8,7 @@ use bson::raw::RawDocumentBuf;
 
 use super::samples::{FROM_SOURCE, VERSIONS, is_skipped, items, raw, samples};
 use crate::catalog::kind::kind_of;
-use crate::model::change::Operation;
-use crate::model::collection::CollectionKind;
-use crate::model::position::Position;
+use crate::model::{CollectionKind, Operation, Position};
 use crate::oplog::assembler::{Assembler, Taken};
 use crate::oplog::entry::{CommandOperation, Item};
 

@@ -19,8 +19,8 @@
 //! and all that follows it count as one element that is greater than every other, and such rests compare by their bytes. Documents
 //! nested more than 256 levels deep, which no server stores, compare by their bytes below that.
 
-pub(crate) mod element_type;
 mod canonical;
+pub(crate) mod element_type;
 mod extended_json;
 mod hash;
 mod key;

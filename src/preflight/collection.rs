@@ -6,10 +6,8 @@ use bson::raw::{RawBsonRef, RawDocument};
 
 use super::{Context, PlannedCollection};
 use crate::catalog::Part;
-use crate::error::code::Code;
-use crate::error::finding::Finding;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::Namespace;
+use crate::error::{Code, Finding};
+use crate::model::{Collection, CollectionKind, Namespace};
 
 /// The most bytes of a name `database.collection`, by the target's feature compatibility version.
 const NAME_LIMITS: &[([u32; 2], usize)] = &[([4, 4], 255), ([0, 0], 120)];

@@ -3,8 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Context, SideFacts};
-use crate::error::code::Code;
-use crate::error::finding::Finding;
+use crate::error::{Code, Finding};
 
 /// Traffic that leaves this host without encryption has to be accepted by the host program.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {

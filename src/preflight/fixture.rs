@@ -5,12 +5,8 @@ use bson::rawdoc;
 
 use super::{Checkpointed, Context, PlannedCollection, SideFacts};
 use crate::config::Settings;
-use crate::error::finding::Finding;
-use crate::model::amount::Amount;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::deployment::Deployment;
-use crate::model::inspection::Inspection;
-use crate::model::side::Side;
+use crate::error::Finding;
+use crate::model::{Amount, Collection, CollectionKind, Deployment, Inspection, Side};
 
 /// Two healthy sets of 6.0, of which nothing more is known, and an empty plan.
 pub(super) struct Facts {

@@ -1,7 +1,6 @@
 //! The least that a migration's users have to be allowed, and the commands that give it to them.
 
-use crate::model::inspection::Access;
-use crate::model::side::Side;
+use crate::model::{Access, Side};
 
 /// The built-in roles that suffice from a server version on.
 struct Roles {

@@ -4,9 +4,8 @@ use bson::raw::{RawBsonRef, RawDocument};
 
 use super::Context;
 use crate::catalog::Part;
-use crate::error::code::Code;
-use crate::error::finding::Finding;
-use crate::model::collection::{Collection, CollectionKind};
+use crate::error::{Code, Finding};
+use crate::model::{Collection, CollectionKind};
 
 /// From this series on no server has geoHaystack indexes.
 const WITHOUT_HAYSTACK: [u32; 2] = [5, 0];

@@ -1,9 +1,8 @@
 //! What only imitates MongoDB, or is MongoDB with its oplog locked away.
 
 use super::{Context, SideFacts};
-use crate::error::code::Code;
-use crate::error::finding::Finding;
-use crate::model::inspection::Access;
+use crate::error::{Code, Finding};
+use crate::model::Access;
 use crate::mongo::identify::{imitation, service_of};
 
 /// What both sides are, by what they answer.
@@ -51,7 +50,7 @@ mod tests {
     use bson::doc;
 
     use super::*;
-    use crate::model::inspection::Probe;
+    use crate::model::Probe;
     use crate::preflight::fixture::{Facts, codes, findings};
 
     #[test]

@@ -130,11 +130,7 @@ use crate::catalog::not_migrated::{is_view_of_buckets, not_migrated};
 use crate::catalog::{self, NotKept, Part};
 use crate::config::{ExistingData, Settings};
 use crate::error::{ErrorKind, Result};
-use crate::model::amount::Amount;
-use crate::model::collection::{Collection, CollectionKind, takes_name};
-use crate::model::deployment::Deployment;
-use crate::model::namespace::{Namespace, shown};
-use crate::model::side::Side;
+use crate::model::{Amount, Collection, CollectionKind, Deployment, Namespace, Side, shown, takes_name};
 use crate::mongo::retry::answered;
 use crate::runtime::job::Job;
 use crate::runtime::lease;
@@ -142,8 +138,8 @@ use crate::runtime::waiting::LONGEST_CALL;
 
 pub use self::plan::{Estimate, Plan, PlannedCollection};
 pub use crate::config::PathPolicy;
-pub use crate::error::finding::{Finding, Severity};
-pub use crate::model::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe, TransactionFacts};
+pub use crate::error::{Finding, Severity};
+pub use crate::model::{Access, Connection, Inspection, Member, OplogFacts, Probe, TransactionFacts};
 
 /// How long a side may take to say what is asked of it, all in all. A single question that is not answered is a finding sooner.
 const ASKED: Duration = Duration::from_secs(120);
@@ -367,7 +363,7 @@ pub(crate) async fn check_again(engine: &Job) -> Result<()> {
     let (source, _) = side_facts(Side::Source, "source", deployment, inspection, Ok(Vec::new()));
     let mut findings = Vec::new();
     write_block::check_source(&engine.settings, &source, &mut findings);
-    crate::error::finding::refuse(&findings)
+    crate::error::refuse(&findings)
 }
 
 async fn source_facts(engine: &Job) -> Result<(SideFacts, Vec<Collection>)> {

@@ -4,8 +4,7 @@ use bson::Document;
 
 use super::{Context, SideFacts};
 use crate::config::PathPolicy;
-use crate::error::code::Code;
-use crate::error::finding::{Finding, Severity};
+use crate::error::{Code, Finding, Severity};
 
 /// A release series, such as `[4, 2]`.
 type Series = [u32; 2];

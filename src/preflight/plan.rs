@@ -3,12 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::error::Result;
-use crate::error::finding::{self, Finding, Severity};
-use crate::model::amount::Amount;
-use crate::model::collection::CollectionKind;
-use crate::model::deployment::Deployment;
-use crate::model::namespace::Namespace;
+use crate::error::{Finding, Result, Severity};
+use crate::model::{Amount, CollectionKind, Deployment, Namespace};
 
 /// What a run would do, and everything that stands in its way.
 #[derive(Clone, Debug)]
@@ -76,7 +72,7 @@ impl Plan {
 
     /// An error that names every blocker, if there is one.
     pub(crate) fn refuse(&self) -> Result<()> {
-        finding::refuse(&self.findings)
+        crate::error::refuse(&self.findings)
     }
 }
 
@@ -167,7 +163,7 @@ pub(super) fn duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::code::Code;
+    use crate::error::Code;
 
     #[test]
     fn durations_are_for_people() {

@@ -6,10 +6,8 @@ use bson::{Bson, Document};
 
 use super::grant::{self, Grant, SOURCE_ACTIONS, TARGET_ACTIONS};
 use super::{Context, SideFacts, kind};
-use crate::error::code::Code;
-use crate::error::finding::{Finding, Severity};
-use crate::model::inspection::Access;
-use crate::model::side::Side;
+use crate::error::{Code, Finding, Severity};
+use crate::model::{Access, Side};
 
 /// What was refused when it was tried, and what the server's own list of privileges lacks.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
@@ -264,8 +262,8 @@ mod tests {
     use bson::doc;
 
     use super::*;
-    use crate::error::finding::Severity;
-    use crate::model::inspection::Probe;
+    use crate::error::Severity;
+    use crate::model::Probe;
     use crate::preflight::fixture::{Facts, codes, findings};
 
     #[test]

@@ -7,10 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::plan::Estimate;
 use crate::error::Result;
-use crate::model::amount::Amount;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::inspection::Inspection;
-use crate::model::range::Range;
+use crate::model::{Amount, Collection, CollectionKind, Inspection, Range};
 use crate::source::{ReadMode, ReadRequest, Source};
 
 /// How much is read at most, and for how long.

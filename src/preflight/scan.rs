@@ -3,11 +3,8 @@
 use bson::raw::{RawArray, RawBsonRef, RawDocument};
 use futures::StreamExt;
 
-use crate::error::code::Code;
-use crate::error::finding::Finding;
-use crate::error::{ErrorKind, Result};
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::range::Range;
+use crate::error::{Code, ErrorKind, Finding, Result};
+use crate::model::{Collection, CollectionKind, Range};
 use crate::order::Key;
 use crate::source::{ReadMode, ReadRequest, Source};
 

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::Context;
 use super::plan::duration;
-use crate::error::code::Code;
-use crate::error::finding::Finding;
+use crate::error::{Code, Finding};
 
 /// How long a transaction may be open. What it began with must still be in the oplog when the migration starts.
 const LONG_TRANSACTION: Duration = Duration::from_secs(30);
@@ -90,7 +89,7 @@ mod tests {
     use bson::doc;
 
     use super::*;
-    use crate::model::inspection::{OplogFacts, TransactionFacts};
+    use crate::model::{OplogFacts, TransactionFacts};
     use crate::preflight::fixture::{Facts, codes, findings};
 
     #[test]

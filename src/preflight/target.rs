@@ -3,8 +3,7 @@
 use super::privilege::passes_write_block;
 use super::{Checkpointed, Context};
 use crate::config::ExistingData;
-use crate::error::code::Code;
-use crate::error::finding::Finding;
+use crate::error::{Code, Finding};
 
 /// Databases on the target that other migration tools keep their state in.
 const OTHER_TOOLS: &[(&str, &str)] = &[
@@ -177,8 +176,8 @@ mod tests {
     use bson::{doc, rawdoc};
 
     use super::*;
-    use crate::model::collection::CollectionKind;
-    use crate::model::inspection::OplogFacts;
+    use crate::model::CollectionKind;
+    use crate::model::OplogFacts;
     use crate::preflight::fixture::{Facts, codes, findings};
 
     #[test]

@@ -2,9 +2,8 @@
 
 use super::Context;
 use crate::catalog::not_migrated::{TIME_SERIES, time_series_fix};
-use crate::error::code::Code;
-use crate::error::finding::Finding;
-use crate::model::collection::CollectionKind;
+use crate::error::{Code, Finding};
+use crate::model::CollectionKind;
 
 /// The first series whose servers make time-series collections without buckets.
 const WITHOUT_BUCKETS: [u32; 2] = [9, 0];

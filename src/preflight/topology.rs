@@ -1,9 +1,8 @@
 //! Which members there are, and whether they can do what a migration asks of them.
 
 use super::{Context, SideFacts};
-use crate::error::code::Code;
-use crate::error::finding::{Finding, Severity};
-use crate::model::inspection::Member;
+use crate::error::{Code, Finding, Severity};
+use crate::model::Member;
 use crate::mongo::client::number;
 
 /// How both sides are built.

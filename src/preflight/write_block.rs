@@ -5,8 +5,7 @@ use bson::{Bson, Document};
 use super::grant::{self, Grant};
 use super::{Context, SideFacts};
 use crate::config::Settings;
-use crate::error::code::Code;
-use crate::error::finding::Finding;
+use crate::error::{Code, Finding};
 
 /// What the source's user has to be allowed on the cluster.
 const ACTION: &str = "setUserWriteBlockMode";

@@ -7,13 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{self, NotKept, Series, compare_indexes, option_differences};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::by_name::ByName;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::deployment::Deployment;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::report::late_writes::LateWrites;
-use crate::report::summary::CollectionSummary;
+use crate::model::{ByName, Collection, CollectionKind, Deployment, Namespace, Position};
+use crate::report::{CollectionSummary, LateWrites};
 use crate::sink::Sink;
 use crate::source::Source;
 
@@ -139,10 +134,7 @@ impl Certificate {
             }
         }
         let (listed, standing) = futures::try_join!(source.collections(), sink.collections())?;
-        let (listed, standing) = (
-            crate::model::by_name::by_name(&listed),
-            crate::model::by_name::by_name(&standing),
-        );
+        let (listed, standing) = (crate::model::by_name(&listed), crate::model::by_name(&standing));
         for collection in &self.collections {
             let sides = [
                 (

@@ -6,12 +6,8 @@ use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::broadcast;
 
 use crate::compare::difference::Difference;
-use crate::model::inspection::TransactionFacts;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::model::side::Side;
-use crate::report::late_writes::LateWrites;
-use crate::report::phase::Phase;
+use crate::model::{Namespace, Position, Side, TransactionFacts};
+use crate::report::{LateWrites, Phase};
 
 /// Events kept for a reader that is behind; older ones are lost to it.
 const KEPT: usize = 1024;

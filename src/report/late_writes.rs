@@ -7,8 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Namespace, Position};
 
 /// So many writes are named; all are counted.
 const MOST_NAMED: usize = 20;

@@ -1,9 +1,21 @@
 //! What a host is told about a run: events, status, summary, certificate.
 
-pub(crate) mod summary;
-pub(crate) mod status;
-pub(crate) mod certificate;
-pub(crate) mod event;
-pub(crate) mod lag_history;
-pub(crate) mod late_writes;
-pub(crate) mod phase;
+mod certificate;
+mod event;
+mod lag_history;
+mod late_writes;
+mod phase;
+mod status;
+mod summary;
+
+pub use self::certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
+pub use self::event::Event;
+pub(crate) use self::event::Events;
+pub(crate) use self::lag_history::Recent;
+pub use self::lag_history::{IndexCounts, LagSample};
+pub(crate) use self::late_writes::LateWatch;
+pub use self::late_writes::{LateWrite, LateWrites};
+pub(crate) use self::phase::Call;
+pub use self::phase::Phase;
+pub use self::status::{ChangeCounts, Status};
+pub use self::summary::{CollectionSummary, ForeignWrites, Outcome, Summary};

@@ -3,10 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use crate::config::Throttle;
-use crate::model::amount::Amount;
-use crate::model::position::Position;
-use crate::report::lag_history::{IndexCounts, LagSample};
-use crate::report::phase::Phase;
+use crate::model::{Amount, Position};
+use crate::report::{IndexCounts, LagSample, Phase};
 
 /// The state of a run at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]

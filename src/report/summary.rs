@@ -2,12 +2,9 @@
 
 use crate::catalog::NotKept;
 use crate::catalog::compare::IndexSummary;
-use crate::checkpoint::way_back::WayBack;
-use crate::model::left_selection::LeftSelection;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::report::certificate::Certificate;
-use crate::report::late_writes::LateWrites;
+use crate::checkpoint::WayBack;
+use crate::model::{LeftSelection, Namespace, Position};
+use crate::report::{Certificate, LateWrites};
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq)]

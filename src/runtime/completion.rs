@@ -7,9 +7,9 @@ use std::fmt;
 
 use tokio::sync::watch;
 
-use crate::checkpoint::way_back::WayBack;
+use crate::checkpoint::WayBack;
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::summary::Summary;
+use crate::report::Summary;
 
 /// What goes over to the target with the migration. When it is dropped before [`begin`](Self::begin) or after [`revert`](Self::revert) it
 /// stays where it was, else it has gone over.

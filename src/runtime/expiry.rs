@@ -17,8 +17,7 @@ use crate::catalog::expiry::TTL_DISABLED_SECONDS;
 use crate::catalog::{expiry_of, name_of, whole_seconds};
 use crate::checkpoint::{Checkpoint, CollectionState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::Namespace;
+use crate::model::{Collection, CollectionKind, Namespace};
 use crate::sink::{CatalogCommand, Sink};
 
 /// How many commands are given at the same time. Each waits for a majority of the target, which thousands would add up.
@@ -255,7 +254,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::Renaming;
     use crate::engine::track::collection::Tracked;
-    use crate::model::selection::Selection;
+    use crate::model::Selection;
     use crate::sink::MemorySink;
     use crate::test_util::at;
 

@@ -38,13 +38,7 @@ use tokio::time::Instant;
 
 use crate::checkpoint::CheckpointStore;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::batch::Batch;
-use crate::model::change::Write;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::deployment::Deployment;
-use crate::model::inspection::Inspection;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Batch, Collection, CollectionKind, Deployment, Inspection, Namespace, Position, Write};
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 

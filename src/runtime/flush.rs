@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use tokio::sync::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::position::Position;
+use crate::model::Position;
 use crate::sink::Sink;
 
 /// The sink's flush, shared by all tasks of a run.

@@ -12,9 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::event::{Event, Events};
-use crate::report::phase::Phase;
-use crate::report::summary::Summary;
+use crate::report::{Event, Events, Phase, Summary};
 use crate::runtime::progress::Progress;
 
 /// How long a call may take.

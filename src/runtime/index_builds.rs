@@ -15,7 +15,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::Result;
-use crate::model::mapping::CollectionMapping;
+use crate::model::CollectionMapping;
 use crate::runtime::tasks::flatten;
 use crate::sink::{CatalogCommand, Sink};
 
@@ -209,9 +209,9 @@ mod tests {
 
     use super::*;
     use crate::error::{Error, ErrorKind};
-    use crate::model::collection::CollectionKind;
-    use crate::model::mapping::CollectionMapping;
-    use crate::model::namespace::Namespace;
+    use crate::model::CollectionKind;
+    use crate::model::CollectionMapping;
+    use crate::model::Namespace;
     use crate::sink::{MemorySink, SinkCall};
 
     fn orders() -> Namespace {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::position::Position;
+use crate::model::Position;
 
 /// For how long the lag has to grow until the run counts as falling behind.
 const WINDOW: Duration = Duration::from_secs(30);

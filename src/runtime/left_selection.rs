@@ -2,10 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::model::left_selection::LeftSelection;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::report::event::{Event, Events};
+use crate::model::{LeftSelection, Namespace, Position};
+use crate::report::{Event, Events};
 
 /// Those of a migration, as far as is known.
 #[derive(Debug, Default)]

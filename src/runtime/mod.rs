@@ -1,19 +1,19 @@
 //! The equipment of one run: what its tasks share.
 
-pub(crate) mod index_builds;
-pub(crate) mod job;
-pub(crate) mod seen;
-pub(crate) mod tasks;
-pub(crate) mod left_selection;
 pub(crate) mod completion;
 pub(crate) mod expiry;
 pub(crate) mod fence;
 pub(crate) mod flush;
 pub(crate) mod hooks;
+pub(crate) mod index_builds;
+pub(crate) mod job;
 pub(crate) mod lag;
 pub(crate) mod lease;
+pub(crate) mod left_selection;
 pub(crate) mod limits;
 pub(crate) mod progress;
+pub(crate) mod seen;
+pub(crate) mod tasks;
 pub(crate) mod waiting;
 pub(crate) mod whole_copies;
 pub(crate) mod window;

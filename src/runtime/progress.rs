@@ -9,15 +9,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::model::amount::Amount;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::report::event::{Event, Events};
-use crate::report::lag_history::{IndexCounts, Recent};
-use crate::report::late_writes::LateWatch;
-use crate::report::phase::Phase;
-use crate::report::status::{ChangeCounts, Status};
-use crate::report::summary::ForeignWrites;
+use crate::model::{Amount, Namespace, Position};
+use crate::report::{ChangeCounts, Event, Events, ForeignWrites, IndexCounts, LateWatch, Phase, Recent, Status};
 use crate::runtime::completion::Completion;
 use crate::runtime::expiry::ExpiryForm;
 use crate::runtime::lag::Window;

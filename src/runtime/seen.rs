@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::model::side::Side;
+use crate::model::Side;
 
 /// What was seen of both sides when a run of this process first looked. It outlives a run, so that a change is not missed that takes the run
 /// back to its checkpoint.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use bson::DateTime;
 
-use crate::checkpoint::window::CutoverWindow;
+use crate::checkpoint::CutoverWindow;
 
 /// The window of a run.
 #[derive(Debug, Default)]

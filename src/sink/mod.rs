@@ -11,14 +11,7 @@ use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 
 use crate::error::Result;
-use crate::model::batch::Batch;
-use crate::model::change::Write;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::deployment::Deployment;
-use crate::model::inspection::Inspection;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::model::range::Range;
+use crate::model::{Batch, Collection, CollectionKind, Deployment, Inspection, Namespace, Position, Range, Write};
 use crate::oplog::delta::DeltaError;
 use crate::order::Key;
 

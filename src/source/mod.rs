@@ -11,16 +11,11 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::batch::Batch;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::inspection::{Inspection, TransactionFacts};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::model::range::Range;
+use crate::model::{Batch, Collection, CollectionKind, Inspection, Namespace, Position, Range, TransactionFacts};
 use crate::oplog::Entry;
 use crate::order::Key;
 
-pub use crate::model::deployment::Deployment;
+pub use crate::model::Deployment;
 pub use crate::mongo::source::MongoSource;
 #[cfg(feature = "test-util")]
 pub use memory::{MemorySource, NameResolution, OpenTransaction, SourceCall, Transaction};

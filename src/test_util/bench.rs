@@ -4,8 +4,7 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 
 use crate::engine::track::ranges::{ChunkId, RangeStatus, Ranges};
 use crate::error::Result;
-use crate::model::change::Write;
-use crate::model::position::Position;
+use crate::model::{Position, Write};
 use crate::oplog::Entry;
 use crate::order::Key;
 

@@ -15,8 +15,8 @@ pub(crate) use faults::{Faults, Moment};
 
 /// The first position of a second.
 #[cfg(test)]
-pub(crate) fn at(time: u32) -> crate::model::position::Position {
-    crate::model::position::Position {
+pub(crate) fn at(time: u32) -> crate::model::Position {
+    crate::model::Position {
         time,
         increment: 1,
         term: 1,

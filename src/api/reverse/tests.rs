@@ -11,10 +11,7 @@ use crate::checkpoint::{Checkpoint, CheckpointStore, CollectionState, MemoryStor
 use crate::cutover::way_back::opposite;
 use crate::engine::start::way_back::expires_otherwise;
 use crate::engine::track::collection::Tracked;
-use crate::model::change::{Operation, Write};
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::position::Position;
-use crate::model::selection::Selection;
+use crate::model::{Collection, CollectionKind, Operation, Position, Selection, Write};
 use crate::order::Key;
 use crate::sink::{JournalEntry, MemorySink};
 use crate::source::MemorySource;

@@ -3,7 +3,7 @@ use bson::raw::RawDocumentBuf;
 use bson::rawdoc;
 
 use super::*;
-use crate::model::collection::{Collection, CollectionKind};
+use crate::model::{Collection, CollectionKind};
 
 fn collection(kind: CollectionKind, options: RawDocumentBuf, indexes: Vec<RawDocumentBuf>) -> Collection {
     Collection {

@@ -2,7 +2,7 @@ use bson::raw::RawDocumentBuf;
 use bson::rawdoc;
 
 use super::*;
-use crate::model::collection::CollectionKind::Plain;
+use crate::model::CollectionKind::Plain;
 
 #[test]
 fn indexes_that_say_the_same_are_the_same() {

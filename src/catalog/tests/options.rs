@@ -3,7 +3,7 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::rawdoc;
 
 use super::*;
-use crate::model::collection::CollectionKind;
+use crate::model::CollectionKind;
 
 fn option_difference(kind: CollectionKind, source: &RawDocument, target: &RawDocument) -> Option<String> {
     let found = option_differences(kind, source, target, V6);

@@ -1,7 +1,7 @@
 use bson::rawdoc;
 
 use super::*;
-use crate::model::collection::CollectionKind::{Capped, Plain, TimeSeriesBuckets};
+use crate::model::CollectionKind::{Capped, Plain, TimeSeriesBuckets};
 
 #[test]
 fn what_is_sent_is_what_servers_take() {

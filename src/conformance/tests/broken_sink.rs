@@ -8,12 +8,7 @@ use futures::stream::{self, BoxStream};
 use super::sort_fields;
 use crate::conformance::check_sink;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::batch::Batch;
-use crate::model::change::{Operation, Write};
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::deployment::Deployment;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Batch, Collection, CollectionKind, Deployment, Namespace, Operation, Position, Write};
 use crate::order::Key;
 use crate::sink::{CatalogCommand, MemorySink, Refusal, RefusalReason, Sink, SinkRead, WritesSeen};
 

@@ -9,7 +9,7 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use super::*;
 use crate::checkpoint::{FileStore, MemoryStore, SinkStore};
 use crate::error::Result;
-use crate::model::namespace::Namespace;
+use crate::model::Namespace;
 use crate::sink::MemorySink;
 use crate::source::{MemorySource, NameResolution, Source, Transaction};
 

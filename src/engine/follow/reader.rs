@@ -90,7 +90,7 @@ mod tests {
     use super::*;
     use crate::config::Throttle;
     use crate::oplog::{Command, CommandOperation, Item};
-    use crate::report::event::Events;
+    use crate::report::Events;
     use crate::test_util::at;
 
     /// An entry of so many operations and bytes.

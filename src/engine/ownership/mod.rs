@@ -31,10 +31,7 @@ use crate::checkpoint::CollectionState;
 use crate::config::ExistingData;
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::collection::CollectionKind;
-use crate::model::namespace::{Namespace, names_of, shown};
-use crate::model::position::Position;
-use crate::model::range::Range;
+use crate::model::{CollectionKind, Namespace, Position, Range, names_of, shown};
 use crate::runtime::flush::Durability;
 use crate::sink::{CatalogCommand, Sink, SinkRead};
 

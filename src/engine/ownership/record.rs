@@ -6,8 +6,7 @@ use bson::{Uuid, rawdoc};
 
 use super::OPERATION;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Namespace, Position};
 use crate::sink::Sink;
 
 /// The name of the record on the sink.
@@ -112,7 +111,7 @@ mod tests {
     use crate::config::ExistingData;
     use crate::engine::ownership::Ownership;
     use crate::engine::track::collection::Tracked;
-    use crate::model::collection::CollectionKind;
+    use crate::model::CollectionKind;
     use crate::runtime::flush::Durability;
     use crate::sink::{MemorySink, SinkCall};
 

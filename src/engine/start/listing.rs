@@ -8,10 +8,7 @@ use tokio::time::Instant;
 
 use crate::catalog::not_migrated::{ensure_migratable, is_view_of_buckets};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::model::selection::Selection;
+use crate::model::{Collection, CollectionKind, Namespace, Position, Selection};
 use crate::oplog::{CommandOperation, Item};
 use crate::source::{EntryStream, Source};
 

@@ -1,7 +1,7 @@
 //! The beginning of a run: from the checkpoint, or from a listing of the source.
 
-pub(crate) mod way_back;
 pub(crate) mod begin;
 pub(crate) mod listing;
 pub(crate) mod prepare_target;
 pub(crate) mod resync;
+pub(crate) mod way_back;

@@ -15,10 +15,7 @@ use crate::checkpoint::LeftOver;
 use crate::engine::ownership::Ownership;
 use crate::engine::track::collection::Tracked;
 use crate::error::{ErrorKind, Result};
-use crate::model::by_name::find;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::{Namespace, names_of, shown};
-use crate::model::position::Position;
+use crate::model::{Collection, CollectionKind, Namespace, Position, find, names_of, shown};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
 

@@ -13,9 +13,8 @@ use crate::engine::start::begin::Beginning;
 use crate::engine::start::listing::{self, Listing};
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::Namespace;
-use crate::report::event::Event;
+use crate::model::{Collection, CollectionKind, Namespace};
+use crate::report::Event;
 use crate::runtime::job::Job;
 use crate::runtime::progress::Progress;
 
@@ -145,8 +144,8 @@ mod tests {
     use bson::{Uuid, rawdoc};
 
     use super::*;
-    use crate::model::position::Position;
-    use crate::model::selection::Selection;
+    use crate::model::Position;
+    use crate::model::Selection;
 
     fn collection(id: u8, name: &str) -> Collection {
         Collection {

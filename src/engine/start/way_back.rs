@@ -9,7 +9,7 @@ use crate::catalog::{are_same_keys, name_of, seconds};
 use crate::checkpoint::CollectionState;
 use crate::engine::ownership::Ownership;
 use crate::error::Result;
-use crate::model::collection::Collection;
+use crate::model::Collection;
 use crate::runtime::expiry::{self, Form};
 use crate::runtime::flush::Durability;
 use crate::runtime::job::Job;

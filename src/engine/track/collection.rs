@@ -11,11 +11,7 @@ use crate::checkpoint::CollectionState;
 use crate::engine::track::held_changes::Held;
 use crate::engine::track::ranges::{ChunkId, RangeStatus, Ranges};
 use crate::engine::track::verification::Proof;
-use crate::model::change::Change;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::mapping::CollectionMapping;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Change, Collection, CollectionKind, CollectionMapping, Namespace, Position};
 use crate::order::Key;
 
 /// A collection that is migrated.

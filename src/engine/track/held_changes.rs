@@ -7,8 +7,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, BufReader};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::change::{Operation, Write};
-use crate::model::position::Position;
+use crate::model::{Operation, Position, Write};
 use crate::order::Key;
 use crate::spill::{Spill, failed};
 

@@ -9,7 +9,7 @@ use crate::catalog::expiry::held_back;
 use crate::catalog::{is_id_index, name_of};
 use crate::engine::track::collection::{IndexWork, Tracked};
 use crate::engine::track::ranges::RangeStatus;
-use crate::model::position::Position;
+use crate::model::Position;
 use crate::runtime::index_builds::IndexJob;
 
 impl Tracked {
@@ -164,11 +164,11 @@ mod tests {
     use super::*;
     use crate::catalog::expiry::TTL_DISABLED_SECONDS;
     use crate::engine::track::ranges::ChunkId;
-    use crate::model::collection::{Collection, CollectionKind};
+    use crate::model::{Collection, CollectionKind};
     use crate::test_util::at;
 
     fn tracked() -> Tracked {
-        let namespace: crate::model::namespace::Namespace = "shop.orders".parse().unwrap();
+        let namespace: crate::model::Namespace = "shop.orders".parse().unwrap();
         let collection = Collection {
             id: Uuid::new(),
             namespace: namespace.clone(),

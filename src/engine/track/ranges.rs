@@ -1,8 +1,7 @@
 //! Which `_id` ranges of a collection have been read, are being read, and have still to be read. Pure.
 
 use crate::checkpoint::RangeState;
-use crate::model::position::Position;
-use crate::model::range::Range;
+use crate::model::{Position, Range};
 use crate::order::Key;
 
 /// Names one read of one range within a run.

@@ -9,8 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
-use crate::report::event::Event;
-use crate::report::phase::Phase;
+use crate::report::{Event, Phase};
 use crate::runtime::lag::{Behind, Pace, RollOff, Sample};
 use crate::runtime::progress::Progress;
 use crate::source::Source;

@@ -10,11 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::model::selection::Selection;
-use crate::model::side::Side;
-use crate::report::event::Event;
+use crate::model::{Namespace, Position, Selection, Side};
+use crate::report::Event;
 use crate::runtime::progress::Progress;
 use crate::runtime::seen::{Known, Seen};
 use crate::sink::{Sink, WritesSeen};

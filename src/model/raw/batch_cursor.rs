@@ -5,7 +5,7 @@ use std::ops::Range;
 use bson::raw::RawDocument;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::batch::Batch;
+use crate::model::Batch;
 
 pub(crate) const OPERATION: &str = "read a batch of documents";
 

@@ -14,13 +14,9 @@ use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind};
 use mongodb::options::RunCursorCommandOptions;
 use mongodb::raw_batch_cursor::RawBatch;
 
-use crate::error::code::Code;
-use crate::error::finding::Finding;
-use crate::error::{Error, ErrorKind, Result};
-use crate::model::batch::Batch;
-use crate::model::deployment::Deployment;
-use crate::model::position::Position;
+use crate::error::{Code, Error, ErrorKind, Finding, Result};
 use crate::model::raw::batch_cursor;
+use crate::model::{Batch, Deployment, Position};
 use crate::mongo::error_codes::{self, Meaning};
 use crate::mongo::retry::{ANSWER, RetryRule, answered, panicked, retry};
 

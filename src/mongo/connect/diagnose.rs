@@ -12,9 +12,7 @@ use tokio::time::timeout;
 
 use super::tls::{diagnose_plain, diagnose_tls};
 use super::{OPERATION, greet, other_primary};
-use crate::error::code::Code;
-use crate::error::finding::Finding;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Code, Error, ErrorKind, Finding};
 use crate::mongo::client::{self, Answer};
 
 /// How long a server may take to answer when it is only asked what it is.

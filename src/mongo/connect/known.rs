@@ -9,7 +9,7 @@ use mongodb::Client;
 use mongodb::options::{AuthMechanism, ClientOptions, ReadPreference, SelectionCriteria, Tls};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::model::inspection::Connection;
+use crate::model::Connection;
 
 /// How long the other members of a set have to be found by a client that the host has made.
 const FOUND: Duration = Duration::from_millis(500);

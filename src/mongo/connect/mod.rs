@@ -17,12 +17,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::diagnose::{Seen, look};
 use self::known::{connection_of, connection_of_client, names_of};
-use crate::error::code::Code;
-use crate::error::finding::Finding;
-use crate::error::{Error, ErrorKind, Result};
-use crate::model::inspection::Connection;
-use crate::model::side::Side;
-use crate::model::wait::{OnWait, Wait};
+use crate::error::{Code, Error, ErrorKind, Finding, Result};
+use crate::model::{Connection, OnWait, Side, Wait};
 use crate::mongo::client::{self, Answer};
 
 const OPERATION: &str = "connect";

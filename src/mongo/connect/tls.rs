@@ -4,8 +4,7 @@ use mongodb::error::Error as DriverError;
 use mongodb::options::{ClientOptions, ServerAddress, Tls, TlsOptions};
 
 use super::diagnose::glance;
-use crate::error::code::Code;
-use crate::error::finding::Finding;
+use crate::error::{Code, Finding};
 
 /// What is wrong with a server that is asked for TLS.
 pub(super) async fn diagnose_tls(

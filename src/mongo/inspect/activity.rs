@@ -6,7 +6,7 @@ use bson::{Document, doc};
 
 use super::{Inspector, documents};
 use crate::error::Result;
-use crate::model::inspection::{Access, TransactionFacts};
+use crate::model::{Access, TransactionFacts};
 use crate::mongo::client::number;
 
 /// How many operations are looked at. Transactions and index builds beyond these change nothing about what is found.

@@ -10,8 +10,7 @@ use mongodb::Client;
 use tokio::time::{Instant, timeout};
 
 use crate::error::{ErrorKind, Result};
-use crate::model::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe};
-use crate::model::side::Side;
+use crate::model::{Access, Connection, Inspection, Member, OplogFacts, Probe, Side};
 use crate::mongo::client::{self, number};
 
 const OPERATION: &str = "inspect the deployment";

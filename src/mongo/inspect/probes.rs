@@ -4,8 +4,7 @@ use bson::{Document, doc};
 
 use super::{Inspector, OPERATION, documents};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::inspection::Access;
-use crate::model::side::Side;
+use crate::model::{Access, Side};
 use crate::mongo::client;
 
 /// How many databases are tried. Privileges are rarely given database by database, and then the server's own list of them tells.

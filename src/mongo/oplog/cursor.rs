@@ -12,7 +12,7 @@ use mongodb::Client;
 use mongodb::options::SelectionCriteria;
 
 use crate::error::Result;
-use crate::model::position::Position;
+use crate::model::Position;
 use crate::mongo::oplog::tail::{Settings, Tail};
 use crate::oplog::entry::Entry;
 

@@ -13,7 +13,7 @@ use mongodb::Client;
 use tokio::time::sleep;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::position::Position;
+use crate::model::Position;
 use crate::mongo::client;
 use crate::mongo::retry::{ANSWER, RetryRule, answered, retry};
 

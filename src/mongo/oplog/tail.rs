@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::position::Position;
+use crate::model::Position;
 use crate::model::raw::batch_cursor::Documents;
 use crate::mongo::client;
 use crate::mongo::oplog::position::{entry_at, find_from, is_at, oldest_position, standing, start_position};

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use crate::error::Result;
-use crate::model::batch::Batch;
+use crate::model::Batch;
 use crate::order::Key;
 
 /// Ends a stream of documents in `_id` order in front of the first one above `upper`.

@@ -10,11 +10,8 @@ use futures::stream::BoxStream;
 use self::cut_off::cut_off;
 use self::successor::successor;
 use crate::error::Result;
-use crate::model::batch::Batch;
-use crate::model::collection::CollectionKind;
-use crate::model::namespace::Namespace;
-use crate::model::range::Range;
 use crate::model::raw::splice::Splice;
+use crate::model::{Batch, CollectionKind, Namespace, Range};
 use crate::order::{Key, element_type};
 
 /// How many documents a reply should hold to have about `batch_bytes`, when a document has about `document_bytes` (0: not known).

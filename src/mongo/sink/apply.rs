@@ -11,10 +11,8 @@ use super::insert::insert_all;
 use super::replace::{Stored, command_filter, needs_comparison, reason_of, store_all};
 use super::write_commands::{Items, Verb, send};
 use crate::error::Result;
-use crate::model::change::{Operation, Write};
-use crate::model::collection::CollectionKind;
-use crate::model::namespace::Namespace;
 use crate::model::raw::splice::{IndexNames, Splice};
+use crate::model::{CollectionKind, Namespace, Operation, Write};
 use crate::order::Key;
 use crate::sink::{Refusal, RefusalReason};
 

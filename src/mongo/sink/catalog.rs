@@ -7,8 +7,7 @@ use super::connection::Target;
 use super::index::{self, is_expiry_of_capped};
 use crate::catalog::{modification_for, options_for};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::collection::CollectionKind;
-use crate::model::namespace::Namespace;
+use crate::model::{CollectionKind, Namespace};
 use crate::mongo::client;
 use crate::sink::CatalogCommand;
 

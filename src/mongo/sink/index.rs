@@ -12,7 +12,7 @@ use super::connection::Target;
 use crate::catalog::expiry::TTL_DISABLED_SECONDS;
 use crate::catalog::{are_same_keys, index_difference, index_for, is_id_index, name_of, seconds};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::namespace::Namespace;
+use crate::model::Namespace;
 use crate::model::raw::splice::Splice;
 use crate::mongo::retry::{ANSWER, RetryRule};
 use crate::mongo::{client, listing};

@@ -6,9 +6,8 @@ use super::connection::Target;
 use super::replace::{Shape, Stored, shape_of, store_all, store_one, store_refused};
 use super::write_commands::{Items, Verb, send};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::batch::Batch;
-use crate::model::namespace::Namespace;
 use crate::model::raw::splice::Splice;
+use crate::model::{Batch, Namespace};
 use crate::order::Key;
 use crate::sink::{Refusal, RefusalReason};
 

@@ -1,9 +1,10 @@
 //! A MongoDB replica set as the target.
 
 mod apply;
-mod catalog;
-mod delta;
 mod by_id;
+mod catalog;
+mod connection;
+mod delta;
 mod flush;
 mod index;
 mod insert;
@@ -11,9 +12,8 @@ mod names;
 mod quiesce;
 mod read;
 mod records;
-mod write_commands;
 mod replace;
-mod connection;
+mod write_commands;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,14 +24,9 @@ use futures::stream::BoxStream;
 use mongodb::Client;
 
 use crate::error::Result;
-use crate::model::batch::Batch;
-use crate::model::change::Write;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::deployment::Deployment;
-use crate::model::inspection::{Connection, Inspection};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::model::side::Side;
+use crate::model::{
+    Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Side, Write,
+};
 use crate::mongo::connect::{self, ConnectOptions, Connected};
 use crate::mongo::{client, digest, foreign_writes, inspect, listing};
 use crate::order::Key;

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bson::raw::RawDocument;
 
-use crate::model::namespace::Namespace;
+use crate::model::Namespace;
 use crate::order::{Element, Elements, element_type};
 
 /// With fewer fields than this, each name is compared with each.

@@ -7,7 +7,7 @@ use mongodb::Client;
 
 use super::connection::Target;
 use crate::error::Result;
-use crate::model::batch::Batch;
+use crate::model::Batch;
 use crate::mongo::client;
 use crate::mongo::range_query::{batch_size, range_find};
 use crate::mongo::retry::{RetryRule, retry};

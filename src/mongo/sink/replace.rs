@@ -7,9 +7,8 @@ use super::connection::{Target, WriteError};
 use super::names::has_repeated_names;
 use super::write_commands::{Items, Verb, send};
 use crate::error::{ErrorKind, Result};
-use crate::model::collection::CollectionKind;
-use crate::model::namespace::Namespace;
 use crate::model::raw::splice::Splice;
+use crate::model::{CollectionKind, Namespace};
 use crate::order::{Element, Elements, Key, element_type};
 use crate::sink::RefusalReason;
 

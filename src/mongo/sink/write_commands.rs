@@ -6,7 +6,7 @@ use bson::raw::RawDocumentBuf;
 
 use super::connection::{Target, WriteError};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::namespace::Namespace;
+use crate::model::Namespace;
 use crate::model::raw::splice::{IndexNames, Splice};
 use crate::mongo::client;
 

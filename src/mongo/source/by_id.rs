@@ -9,7 +9,7 @@ use mongodb::Client;
 
 use super::read::{Reader, Way};
 use crate::error::Result;
-use crate::model::namespace::Namespace;
+use crate::model::Namespace;
 use crate::model::raw::splice::Splice;
 use crate::order::Key;
 use crate::source::PointRequest;

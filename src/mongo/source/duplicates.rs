@@ -5,7 +5,7 @@ use bson::{Bson, Document, RawBson, doc};
 use mongodb::Client;
 
 use crate::error::{Error, Result};
-use crate::model::collection::Collection;
+use crate::model::Collection;
 use crate::mongo::client::{self, is_gone};
 use crate::mongo::retry::WHOLE_COLLECTION;
 use crate::order::Key;

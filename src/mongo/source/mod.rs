@@ -1,7 +1,7 @@
 //! Reads from a MongoDB replica set.
 
-mod duplicates;
 mod by_id;
+mod duplicates;
 mod read;
 mod split;
 mod write_block;
@@ -17,13 +17,9 @@ use futures::stream::BoxStream;
 use mongodb::Client;
 
 use crate::error::Result;
-use crate::model::batch::Batch;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::deployment::Deployment;
-use crate::model::inspection::{Connection, Inspection, TransactionFacts};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::model::side::Side;
+use crate::model::{
+    Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Side, TransactionFacts,
+};
 use crate::mongo::connect::{self, ConnectOptions, Connected};
 use crate::mongo::{client, digest, foreign_writes, inspect, listing, transactions};
 use crate::oplog::{Entry, OplogCursor};

@@ -9,8 +9,7 @@ use mongodb::raw_batch_cursor::SessionRawBatchCursor;
 use mongodb::{Client, ClientSession};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::batch::Batch;
-use crate::model::position::Position;
+use crate::model::{Batch, Position};
 use crate::mongo::client::{code, convert, open_cursor_within, to_its_end};
 use crate::mongo::range_query::{batch_size, range_find};
 use crate::mongo::retry::{ANSWER, FIRST_BATCH, RetryRule, answered, retry};

@@ -6,7 +6,7 @@ use futures::TryStreamExt;
 use mongodb::Client;
 
 use crate::error::{Error, Result};
-use crate::model::collection::{Collection, CollectionKind};
+use crate::model::{Collection, CollectionKind};
 use crate::mongo::client::{code, is_gone, open_cursor_within};
 use crate::mongo::retry::{RetryRule, WHOLE_COLLECTION, retry};
 use crate::order::Key;

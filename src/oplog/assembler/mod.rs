@@ -14,7 +14,7 @@ use bson::raw::RawDocument;
 
 use self::parts::Parts;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::position::Position;
+use crate::model::Position;
 use crate::oplog::entry::Entry;
 use crate::oplog::parse::Parser;
 use crate::oplog::raw_entry::{OPERATION, RawEntry};

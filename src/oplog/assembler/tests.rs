@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use super::{Assembler, Taken};
 use crate::error::ErrorKind;
-use crate::model::position::Position;
+use crate::model::Position;
 use crate::oplog::entry::{Entry, Item};
 use crate::order::Key;
 

@@ -10,10 +10,9 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::error::Result;
-use crate::model::side::Side;
-use crate::model::wait::report_slow;
+use crate::model::{Side, report_slow};
 use crate::mongo::retry::{ANSWER, FIRST_BATCH, RetryRule};
-use crate::report::event::{Event, Events};
+use crate::report::{Event, Events};
 
 /// How long one call to a server takes at most: an answer that never comes, patience, and one more attempt.
 pub(crate) const LONGEST_CALL: Duration = ANSWER.saturating_mul(2).saturating_add(RetryRule::SERVER.patience);

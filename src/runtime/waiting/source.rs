@@ -8,12 +8,7 @@ use futures::stream::BoxStream;
 
 use super::Waiting;
 use crate::error::Result;
-use crate::model::batch::Batch;
-use crate::model::collection::Collection;
-use crate::model::deployment::Deployment;
-use crate::model::inspection::{Inspection, TransactionFacts};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Batch, Collection, Deployment, Inspection, Namespace, Position, TransactionFacts};
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::source::{PointRequest, ReadRequest, Source, WriteLoad};

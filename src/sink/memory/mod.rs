@@ -20,12 +20,7 @@ use tokio::time::sleep;
 use self::state::State;
 use super::{CatalogCommand, Refusal, RefusalReason, Sink, SinkRead, WritesSeen};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::batch::Batch;
-use crate::model::change::{Operation, Write};
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::deployment::Deployment;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Batch, Collection, CollectionKind, Deployment, Namespace, Operation, Position, Write};
 use crate::order::Key;
 use crate::test_util::{Faults, Gate, Moment, digest, lock};
 

@@ -8,9 +8,7 @@ use bson::{Uuid, rawdoc};
 use super::state::{State, refused};
 use crate::catalog::kind::kind_of;
 use crate::error::Result;
-use crate::model::collection::CollectionKind;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{CollectionKind, Namespace, Position};
 use crate::oplog::{Command, CommandOperation, Item};
 use crate::test_util::{merge_fields, modified_options, modify_index};
 

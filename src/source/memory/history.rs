@@ -6,7 +6,7 @@ use super::MemorySource;
 use super::state::State;
 use super::transaction::{OpenTransaction, Transaction};
 use crate::error::Result;
-use crate::model::position::Position;
+use crate::model::Position;
 use crate::oplog::CommandOperation;
 use crate::test_util::lock;
 

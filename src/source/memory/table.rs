@@ -6,11 +6,7 @@ use std::ops::Bound;
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 
-use crate::model::batch::Batch;
-use crate::model::collection::CollectionKind;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::model::range::Range;
+use crate::model::{Batch, CollectionKind, Namespace, Position, Range};
 use crate::order::Key;
 use crate::source::ReadMode;
 use crate::test_util::Random;

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::{MemorySource, SourceCall};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::position::Position;
+use crate::model::Position;
 use crate::oplog::Entry;
 use crate::test_util::lock;
 

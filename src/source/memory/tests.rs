@@ -5,14 +5,14 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::model::range::Range;
+use crate::model::Range;
 use crate::oplog::{CommandOperation, Item};
 use crate::source::ReadMode;
 
 fn request(at: Position, mode: ReadMode) -> ReadRequest {
     ReadRequest {
         namespace: "shop.orders".parse().unwrap(),
-        kind: crate::model::collection::CollectionKind::Plain,
+        kind: crate::model::CollectionKind::Plain,
         range: Range::FULL,
         at,
         mode,
@@ -226,7 +226,7 @@ async fn changes_to_the_catalogue_are_listed_and_logged() {
         listed.iter().map(|each| each.namespace.as_str()).collect::<Vec<_>>(),
         ["shop.b", "shop.v"]
     );
-    assert_eq!(listed[0].kind, crate::model::collection::CollectionKind::Capped);
+    assert_eq!(listed[0].kind, crate::model::CollectionKind::Capped);
     assert_eq!(listed[0].indexes[1].get_i32("expireAfterSeconds").unwrap(), 9);
     source.drop_database("shop").unwrap();
     assert!(source.collections().await.unwrap().is_empty());

@@ -4,9 +4,7 @@ use bson::raw::{RawBson, RawDocumentBuf};
 
 use super::MemorySource;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::change::{Operation, Write};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Namespace, Operation, Position, Write};
 use crate::order::Key;
 
 /// Collects the writes of a transaction. Whether they can be made is seen at its commit.

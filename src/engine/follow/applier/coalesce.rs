@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::model::change::{Operation, Write};
-use crate::model::position::Position;
+use crate::model::{Operation, Position, Write};
 use crate::oplog::delta;
 use crate::order::Key;
 

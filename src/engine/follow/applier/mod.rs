@@ -1,9 +1,9 @@
 //! Applies changes to the sink. Changes of one document always come through the same lane, in source order.
 
 pub(crate) mod coalesce;
-mod refused;
 mod refetch;
 mod refetched;
+mod refused;
 #[cfg(test)]
 mod tests;
 
@@ -22,10 +22,7 @@ use self::refused::RefusedDocuments;
 use crate::engine::follow::applier::coalesce::fold;
 use crate::engine::messages::{LaneMessage, MarkerReached, Routed, Stuck, Unsettled};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::change::{Operation, Write};
-use crate::model::collection::CollectionKind;
-use crate::model::mapping::CollectionMapping;
-use crate::model::position::Position;
+use crate::model::{CollectionKind, CollectionMapping, Operation, Position, Write};
 use crate::oplog::delta::{self, DeltaFormat, format_of};
 use crate::order::Key;
 use crate::runtime::progress::Progress;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, BufReader};
 
 use super::Settled;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::position::Position;
+use crate::model::Position;
 use crate::order::Key;
 use crate::spill::{Spill, failed};
 

@@ -9,9 +9,7 @@ use std::sync::Arc;
 use bson::Uuid;
 
 use super::refetched::bytes_of;
-use crate::model::change::Write;
-use crate::model::mapping::CollectionMapping;
-use crate::model::position::Position;
+use crate::model::{CollectionMapping, Position, Write};
 use crate::order::Key;
 use crate::sink::RefusalReason;
 

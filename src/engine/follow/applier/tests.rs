@@ -8,9 +8,8 @@ use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::engine::messages::ResolveStep;
-use crate::model::mapping::CollectionMapping;
-use crate::model::namespace::Namespace;
-use crate::report::event::Events;
+use crate::model::{CollectionMapping, Namespace};
+use crate::report::Events;
 use crate::sink::{CatalogCommand, MemorySink, SinkCall};
 use crate::source::MemorySource;
 use crate::test_util::at;

@@ -1,7 +1,7 @@
 //! Carries changes of the source's catalogue over. Each is a barrier: everything before it is applied first.
 
-pub(crate) mod policy;
 mod options;
+pub(crate) mod policy;
 mod renames;
 mod views;
 
@@ -18,11 +18,9 @@ use crate::engine::track::collection::{IndexWork, Tracked};
 use crate::engine::track::ranges::Ranges;
 use crate::engine::track::verification::Proof;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::collection::Collection;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Collection, Namespace, Position};
 use crate::oplog::{Command, CommandOperation};
-use crate::report::event::Event;
+use crate::report::Event;
 use crate::sink::CatalogCommand;
 
 pub(crate) use crate::catalog::expiry::expiry_held_back;

@@ -93,7 +93,7 @@ mod tests {
     use bson::rawdoc;
 
     use super::*;
-    use crate::model::collection::{Collection, CollectionKind};
+    use crate::model::{Collection, CollectionKind};
 
     #[test]
     fn a_change_of_the_validation_notes_what_it_leaves_to_the_default() {

@@ -7,10 +7,9 @@ use crate::config::DdlPolicy;
 use crate::engine::follow::router::Router;
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Namespace, Position};
 use crate::oplog::CommandOperation;
-use crate::report::event::Event;
+use crate::report::Event;
 
 impl Router {
     /// Goes by the policy, before a change of the catalogue is carried over.

@@ -14,9 +14,7 @@ use crate::engine::follow::router::Router;
 use crate::engine::ownership::Room;
 use crate::engine::track::collection::Tracked;
 use crate::error::Result;
-use crate::model::mapping::CollectionMapping;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{CollectionMapping, Namespace, Position};
 
 impl Router {
     /// Renames a collection of the selection, or one that comes into it or leaves it. Answers whether a checkpoint must follow before anything

@@ -8,9 +8,7 @@ use crate::engine::follow::router::Router;
 use crate::engine::ownership::Room;
 use crate::engine::track::collection::Tracked;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::collection::CollectionKind;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{CollectionKind, Namespace, Position};
 use crate::oplog::delta;
 
 impl Router {

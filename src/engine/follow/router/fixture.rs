@@ -5,8 +5,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::engine::track::ranges::Ranges;
-use crate::model::change::Write;
-use crate::model::collection::Collection;
+use crate::model::{Collection, Write};
 use crate::runtime::limits::memory::Budget;
 use crate::sink::MemorySink;
 use crate::source::MemorySource;

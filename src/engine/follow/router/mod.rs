@@ -1,14 +1,14 @@
 //! The one task that sees every change in order and drops it, holds it or sends it to its lane.
 
+mod barriers;
 mod builds;
 mod chunks;
 #[cfg(feature = "test-util")]
 pub(crate) mod fixture;
 mod late_writes;
-mod barriers;
-mod verification;
 #[cfg(test)]
 mod tests;
+mod verification;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -32,16 +32,10 @@ use crate::engine::track::held_changes::Held;
 use crate::engine::track::ranges::{ChunkId, RangeStatus};
 use crate::engine::track::verification::{CollectionProof, Compared, Proof, ProofState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::change::{Change, Operation};
-use crate::model::collection::CollectionKind;
-use crate::model::mapping::CollectionMapping;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
-use crate::model::selection::Selection;
+use crate::model::{Change, CollectionKind, CollectionMapping, Namespace, Operation, Position, Selection};
 use crate::oplog::{Entry, Item};
 use crate::order::Key;
-use crate::report::event::{Event, Events};
-use crate::report::phase::Phase;
+use crate::report::{Event, Events, Phase};
 use crate::runtime::index_builds::IndexBuilds;
 use crate::runtime::progress::Progress;
 use crate::sink::Sink;

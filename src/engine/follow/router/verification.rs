@@ -5,7 +5,7 @@ use super::barriers::MOST_MARKERS_OF_CHECKS;
 use super::*;
 use crate::engine::messages::Check;
 use crate::engine::track::verification::{Compared, Portion, Proof, Running};
-use crate::model::change::Write;
+use crate::model::Write;
 
 /// Nothing is compared while so many seconds of the source's history have still to be routed: the position that has been may be too old
 /// for a snapshot, and the tail has better things to do. A range that keeps the watermark back by more than that is given up.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::engine::track::collection::{IndexWork, Tracked};
 use crate::engine::track::ranges::RangeStatus;
-use crate::report::lag_history::IndexCounts;
+use crate::report::IndexCounts;
 
 /// What is known of one collection.
 #[derive(Debug, Default, PartialEq)]

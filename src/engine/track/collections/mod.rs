@@ -17,8 +17,8 @@ use self::facts::{Facts, Totals};
 use crate::checkpoint::{CollectionState, Compared, ComparedState, State, States};
 use crate::engine::track::collection::Tracked;
 use crate::engine::track::ranges::{RangeStatus, Ranges};
-use crate::model::position::Position;
-use crate::report::lag_history::IndexCounts;
+use crate::model::Position;
+use crate::report::IndexCounts;
 use crate::runtime::index_builds::IndexJob;
 
 /// Of the collections with most changed documents so many are looked at for one that can be compared again now.

@@ -6,8 +6,7 @@ use crate::engine::track::collection::{Chunk, IndexWork};
 use crate::engine::track::held_changes::Held;
 use crate::engine::track::ranges::{ChunkId, Ranges};
 use crate::engine::track::verification::Proof;
-use crate::model::collection::{Collection, CollectionKind};
-use crate::model::namespace::Namespace;
+use crate::model::{Collection, CollectionKind, Namespace};
 use crate::order::Key;
 use crate::test_util::{Random, at};
 

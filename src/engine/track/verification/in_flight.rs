@@ -8,8 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::changed::bytes_of;
 use crate::engine::track::ranges::ChunkId;
-use crate::model::change::{Change, Write};
-use crate::model::position::Position;
+use crate::model::{Change, Position, Write};
 use crate::order::Key;
 
 /// Documents that are being compared.

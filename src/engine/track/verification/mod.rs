@@ -14,9 +14,7 @@ use tokio::time::Instant;
 use self::changed::Changed;
 use crate::checkpoint::{self, ComparedState};
 use crate::compare::difference::Difference;
-use crate::model::change::Write;
-use crate::model::namespace::Namespace;
-use crate::model::position::Position;
+use crate::model::{Namespace, Position, Write};
 use crate::order::Key;
 
 pub(crate) use self::in_flight::{Portion, Running};
