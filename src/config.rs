@@ -83,7 +83,7 @@ impl Default for Settings {
 /// `renameCollection` or a view. What others put there meanwhile counts, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExistingData {
-    /// Refuse to start, or end the run with [`Refused`](ErrorKind::Refused) before any of it is touched. The run goes on once it is out of the
+    /// Refuse to start, or end the run with [`Refused`](crate::ErrorKind::Refused) before any of it is touched. The run goes on once it is out of the
     /// way, or with another choice.
     #[default]
     Refuse,
@@ -101,7 +101,7 @@ pub enum LostPosition {
     /// Follow the history from now on, compare everything with the source, and write what differs.
     #[default]
     Resync,
-    /// End the run with [`PositionLost`](ErrorKind::PositionLost). The checkpoint stays, and a run with
+    /// End the run with [`PositionLost`](crate::ErrorKind::PositionLost). The checkpoint stays, and a run with
     /// [`Resync`](LostPosition::Resync) can go on from it.
     Fail,
 }
@@ -116,19 +116,19 @@ pub enum Verification {
     Digest,
     /// Every document is compared while the run follows the source, range by range, so that a cutover takes seconds whatever the size. For
     /// this both sides are read once more after everything is copied and indexed, within the bounds of the
-    /// [throttle](MigrationBuilder::throttle). What changes afterwards is compared again now and then, for a tenth of the time of one walker,
+    /// [throttle](crate::MigrationBuilder::throttle). What changes afterwards is compared again now and then, for a tenth of the time of one walker,
     /// and what has changed since then at cutover.
     ///
     /// What was compared is in the checkpoint, so that a run that goes on from there need not compare it anew. It does so where it cannot
     /// know what others wrote to the target in between, since the target's oplog no longer holds the position up to which it was watched;
-    /// where another program was seen to write, as far as that [can be](MigrationBuilder::watch_foreign_writes); where the source has had an election since the checkpoint, or either side may have been restored
+    /// where another program was seen to write, as far as that [can be](crate::MigrationBuilder::watch_foreign_writes); where the source has had an election since the checkpoint, or either side may have been restored
     /// from a backup; where differences were found; and where so much had changed (about 8,000 documents in all) that a checkpoint would be
     /// too large.
     ///
     /// Collections that cannot be compared in this way, or not yet, are compared by digest: capped ones, those with a collation, and those
     /// that another program was seen to write to on the target; all of them where such writes are not
-    /// [watched for](MigrationBuilder::watch_foreign_writes). Small ones are compared by digest, too
-    /// ([`cross_check_bytes`](MigrationBuilder::cross_check_bytes)).
+    /// [watched for](crate::MigrationBuilder::watch_foreign_writes). Small ones are compared by digest, too
+    /// ([`cross_check_bytes`](crate::MigrationBuilder::cross_check_bytes)).
     #[default]
     Continuous,
 }
@@ -142,9 +142,9 @@ pub enum DdlPolicy {
     /// Carry it over.
     #[default]
     Apply,
-    /// Say so by [`Event::CatalogChangeMet`], and carry it over.
+    /// Say so by [`Event::CatalogChangeMet`](crate::Event::CatalogChangeMet), and carry it over.
     Warn,
-    /// End the run with [`CatalogChanged`](ErrorKind::CatalogChanged), before anything of the change is carried over. The checkpoint is of
+    /// End the run with [`CatalogChanged`](crate::ErrorKind::CatalogChanged), before anything of the change is carried over. The checkpoint is of
     /// just before it, and a start with another policy goes on from there.
     Fail,
 }

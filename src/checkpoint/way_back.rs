@@ -9,7 +9,7 @@ use crate::model::Position;
 
 /// How a finished hand-over can be taken back: the first checkpoint of the migration that does it.
 ///
-/// It is in the [`Summary`] and in the checkpoint of the finished migration, so that it is there after a restart of the process.
+/// It is in the [`Summary`](crate::Summary) and in the checkpoint of the finished migration, so that it is there after a restart of the process.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WayBack {

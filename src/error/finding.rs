@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 pub struct Finding {
     /// How grave it is.
     pub severity: Severity,
-    /// A stable name of the rule, such as `downgrade`; the [module](super) lists them all.
+    /// A stable name of the rule, such as `downgrade`; the [`preflight`](crate::preflight) module lists them all.
     pub code: &'static str,
     /// What was seen, and where.
     pub message: String,
