@@ -25,7 +25,7 @@ use crate::report::{Call, Event, Events, Outcome, Phase, Status, Summary};
 use crate::runtime::completion::Switch;
 use crate::runtime::job::Job;
 use crate::runtime::limits::allocator::keep_freed_memory;
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 use crate::runtime::waiting::LONGEST_CALL;
 
 /// How long the lag must have stayed small before a run counts as ready.
@@ -36,7 +36,7 @@ const STEADY: Duration = Duration::from_secs(2);
 /// All its tasks belong to the handle: dropping it stops them, and the checkpoint stays. Starting the same migration again goes on from it.
 pub struct MigrationHandle {
     engine: Arc<Job>,
-    progress: Arc<Progress>,
+    progress: Arc<RunState>,
     requests: Arc<Requests>,
     wanted: watch::Sender<Wanted>,
     state: watch::Receiver<State>,
@@ -84,7 +84,7 @@ impl MigrationHandle {
         keep_freed_memory();
         let events = Events::new();
         let engine = Arc::new(engine.waiting(&events));
-        let progress = Arc::new(Progress::new(events));
+        let progress = Arc::new(RunState::new(events));
         progress.limits.set(engine.settings.throttle);
         progress.places.set(engine.settings.walkers_at_first());
         let (length, now) = (engine.settings.cutover_window, engine.settings.clock.now());
@@ -419,7 +419,7 @@ impl MigrationHandle {
 }
 
 /// A cutover that fails or is dropped leaves the run catching up, so that it may be called again, unless it is about to be complete.
-struct BackToCatchUp<'a>(&'a Progress);
+struct BackToCatchUp<'a>(&'a RunState);
 
 impl Drop for BackToCatchUp<'_> {
     fn drop(&mut self) {

@@ -227,8 +227,8 @@ impl MigrationBuilder {
 
     /// How many connections apply changes at the same time. Default: 4.
     #[must_use]
-    pub fn lanes(mut self, lanes: usize) -> Self {
-        self.settings.lanes = lanes;
+    pub fn lanes(mut self, appliers: usize) -> Self {
+        self.settings.appliers = appliers;
         self
     }
 
@@ -334,7 +334,7 @@ impl MigrationBuilder {
         settings.selection = self.selection?;
         for (name, value, least, most) in [
             ("walkers", settings.walkers as u64, 1, 256),
-            ("lanes", settings.lanes as u64, 1, 256),
+            ("appliers", settings.appliers as u64, 1, 256),
             ("chunk_bytes", settings.chunk_bytes, 1 << 10, u64::MAX),
             ("memory_bytes", settings.memory_bytes as u64, 16 << 20, u64::MAX),
         ] {

@@ -11,7 +11,7 @@ use crate::api::migration::Migration;
 use crate::engine::ownership::Ownership;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::Status;
-use crate::runtime::flush::Durability;
+use crate::runtime::flush::SharedFlush;
 use crate::runtime::job::Job;
 use crate::runtime::lease::Lease;
 use crate::sink::CatalogCommand;
@@ -111,7 +111,7 @@ async fn tidy_up(engine: &Job, clear_target: bool) -> Result<()> {
         // A checkpoint of before it was abandoned would be refused otherwise.
         engine.store.claim().await?;
         if clear_target && let Some(checkpoint) = engine.load().await? {
-            let durability = Durability::new(Arc::clone(&engine.sink));
+            let durability = SharedFlush::new(Arc::clone(&engine.sink));
             let ownership =
                 Ownership::load(Arc::clone(&engine.sink), durability, engine.settings.existing_data).await?;
             // What was made after the last checkpoint.

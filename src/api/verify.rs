@@ -7,8 +7,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use crate::compare::difference::Difference;
-use crate::engine::messages::{ProofRequest, Request, Requests};
-use crate::engine::track::verification::{CollectionProof, ProofState};
+use crate::engine::messages::{Request, Requests, VerificationRequest};
+use crate::engine::track::verification::{CollectionVerification, VerificationState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, Position};
 use crate::order::Key;
@@ -16,7 +16,7 @@ use crate::runtime::job::Job;
 use crate::source::{PointRequest, ReadMode};
 
 /// How often it is looked how far a comparison is.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a comparison of both sides has found; see [`MigrationHandle::verify`](crate::MigrationHandle::verify).
 #[derive(Clone, Debug, PartialEq)]
@@ -82,7 +82,7 @@ pub(crate) async fn verify(
     keep: bool,
     check: impl Fn() -> Result<()>,
 ) -> Result<VerifyReport> {
-    let begin = |reply| ProofRequest::Begin {
+    let begin = |reply| VerificationRequest::Begin {
         collections: collections.to_vec(),
         reply,
     };
@@ -90,7 +90,7 @@ pub(crate) async fn verify(
     let states = loop {
         let states = ask(
             requests,
-            |reply| ProofRequest::State {
+            |reply| VerificationRequest::State {
                 collections: collections.to_vec(),
                 reply,
             },
@@ -104,15 +104,21 @@ pub(crate) async fn verify(
             return Err(not_migrated(unknown));
         }
         // The run has begun again from its checkpoint.
-        if states.iter().any(|state| matches!(state.state, ProofState::NotWanted)) {
+        if states
+            .iter()
+            .any(|state| matches!(state.state, VerificationState::NotWanted))
+        {
             ask(requests, begin, &check).await?;
-        } else if !states.iter().any(|state| matches!(state.state, ProofState::Pending)) {
+        } else if !states
+            .iter()
+            .any(|state| matches!(state.state, VerificationState::Pending))
+        {
             break states;
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     };
     if !keep {
-        let end = |reply| ProofRequest::End {
+        let end = |reply| VerificationRequest::End {
             collections: collections.to_vec(),
             reply,
         };
@@ -133,7 +139,7 @@ pub(crate) async fn repair(requests: &Requests, report: &VerifyReport, check: im
         if collection.differences.is_empty() {
             continue;
         }
-        let write = |reply| ProofRequest::Repair {
+        let write = |reply| VerificationRequest::Repair {
             namespace: collection.namespace.clone(),
             keys: collection
                 .differences
@@ -159,7 +165,7 @@ pub(crate) async fn both_sides(
     id: &Key,
     check: impl Fn() -> Result<()>,
 ) -> Result<BothSides> {
-    let state = |reply| ProofRequest::State {
+    let state = |reply| VerificationRequest::State {
         collections: vec![namespace.clone()],
         reply,
     };
@@ -192,7 +198,7 @@ fn not_migrated(namespace: &Namespace) -> Error {
 /// Asks the run, again where it has gone back to its checkpoint meanwhile.
 async fn ask<T>(
     requests: &Requests,
-    request: impl Fn(oneshot::Sender<T>) -> ProofRequest,
+    request: impl Fn(oneshot::Sender<T>) -> VerificationRequest,
     check: &impl Fn() -> Result<()>,
 ) -> Result<T> {
     loop {
@@ -200,32 +206,34 @@ async fn ask<T>(
         let sender: Option<mpsc::Sender<Request>> = requests.borrow().clone();
         if let Some(sender) = sender {
             let (reply, answer) = oneshot::channel();
-            if sender.send(Request::Prove(request(reply))).await.is_ok()
+            if sender.send(Request::Verify(request(reply))).await.is_ok()
                 && let Ok(answer) = answer.await
             {
                 return Ok(answer);
             }
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-fn report(proof: CollectionProof) -> ComparedCollection {
-    let (tally, not_compared) = match proof.state {
-        ProofState::Done(tally) => (tally, None),
-        ProofState::Failing(reason) => (Default::default(), Some(reason)),
-        ProofState::NoRanges => (
+fn report(verification: CollectionVerification) -> ComparedCollection {
+    let (tally, not_compared) = match verification.state {
+        VerificationState::Done(tally) => (tally, None),
+        VerificationState::Failing(reason) => (Default::default(), Some(reason)),
+        VerificationState::NoRanges => (
             Default::default(),
             Some(
                 "it has no order in which it could be compared while it is written to; the cutover compares it"
                     .to_owned(),
             ),
         ),
-        ProofState::NotWanted | ProofState::Pending => (Default::default(), Some("it was not compared".to_owned())),
+        VerificationState::NotWanted | VerificationState::Pending => {
+            (Default::default(), Some("it was not compared".to_owned()))
+        }
     };
     ComparedCollection {
-        namespace: proof.namespace,
-        target: proof.target,
+        namespace: verification.namespace,
+        target: verification.target,
         position: tally.position,
         documents: tally.documents,
         bytes: tally.bytes,
@@ -240,7 +248,7 @@ mod tests {
     use super::*;
     use crate::cutover::verified::watched_until;
     use crate::report::Events;
-    use crate::runtime::progress::Progress;
+    use crate::runtime::progress::RunState;
 
     /// A watch that has lost its connection knows nothing of what was written since.
     #[tokio::test(start_paused = true)]
@@ -250,7 +258,7 @@ mod tests {
             increment,
             term: 1,
         };
-        let progress = Progress::new(Events::new());
+        let progress = RunState::new(Events::new());
         assert!(!watched_until(&progress, Position::ZERO).await, "there is none");
         progress.set_foreign_writes_until(Some(at(3)));
         assert!(watched_until(&progress, at(3)).await);

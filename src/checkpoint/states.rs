@@ -11,7 +11,7 @@ use bson::raw::{RawDocumentBuf, cstr};
 
 use super::{Checkpoint, CollectionState, ComparedState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::raw::splice::{IndexNames, Splice};
+use crate::model::raw::writer::{IndexNames, RawWriter};
 use crate::model::{Namespace, Position};
 
 /// States that are copied together when one of them changes while a checkpoint shares them.
@@ -165,7 +165,7 @@ impl PendingCheckpoint {
                 rest.append(name, value);
             }
         }
-        let mut whole = Splice::with_capacity(bytes);
+        let mut whole = RawWriter::with_capacity(bytes);
         whole.elements(&rest).open_array("collections");
         let mut names = IndexNames::default();
         for state in self.states.all() {

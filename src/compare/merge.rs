@@ -12,7 +12,7 @@ use crate::model::{Batch, Operation, Write};
 use crate::order::Key;
 
 /// The writes that make the sink's range equal to the source's, in ascending order of `_id`.
-pub(crate) struct Differences {
+pub(crate) struct MergeDiff {
     source: Side,
     sink: Side,
     /// Documents and bytes of the source seen so far.
@@ -24,7 +24,7 @@ pub(crate) struct Differences {
     pub theirs: Option<RawDocumentBuf>,
 }
 
-impl Differences {
+impl MergeDiff {
     /// Both streams must be in ascending order of `_id`.
     pub fn between(source: BoxStream<'static, Result<Batch>>, sink: BoxStream<'static, Result<Batch>>) -> Self {
         Self {
@@ -167,7 +167,7 @@ mod tests {
     async fn only_what_differs_is_written() {
         let source = batches(&[(1, 1), (2, 2), (4, 4), (5, 5)]);
         let sink = batches(&[(0, 0), (1, 1), (2, 9), (3, 3), (5, 5), (6, 6), (7, 7)]);
-        let mut differences = Differences::between(source, sink);
+        let mut differences = MergeDiff::between(source, sink);
         let (mut seen, mut lasts) = (Vec::new(), Vec::new());
         while let Some(step) = differences.next().await.unwrap() {
             lasts.push(differences.last().unwrap());
@@ -200,7 +200,7 @@ mod tests {
             batch.push(&rawdoc! { "v": 1 });
             stream::iter([Ok(batch)]).boxed()
         };
-        let mut differences = Differences::between(side(), side());
+        let mut differences = MergeDiff::between(side(), side());
         assert!(differences.last().is_err());
         assert!(differences.next().await.unwrap().is_some());
         assert!(differences.last().is_err());

@@ -5,7 +5,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::checkpoint::CollectionState;
 use crate::compare::by_id::{self, Portions};
-use crate::compare::merge::Differences;
+use crate::compare::merge::MergeDiff;
 use crate::error::Result;
 use crate::model::{Batch, CollectionKind, Operation, Position, Range};
 use crate::order::Key;
@@ -112,7 +112,7 @@ fn reads(state: &CollectionState, at: Position) -> (ReadRequest, SinkRead) {
 
 async fn compare_by_id(engine: &Job, state: &CollectionState) -> Result<Vec<String>> {
     let (source, sink) = reads(state, engine.source.position().await?);
-    let mut steps = Differences::between(engine.source.read(source).await?, engine.sink.read(sink).await?);
+    let mut steps = MergeDiff::between(engine.source.read(source).await?, engine.sink.read(sink).await?);
     let mut found = Differing::default();
     while let Some(step) = steps.next().await? {
         let Some(write) = step else { continue };

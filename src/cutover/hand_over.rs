@@ -25,7 +25,7 @@ use crate::report::{Certificate, CollectionSummary, Event, LateWrites, Outcome, 
 use crate::runtime::completion::{Offer, Switch};
 use crate::runtime::expiry::{self, Form};
 use crate::runtime::job::Job;
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 use crate::runtime::waiting::{telling, telling_within};
 
 /// What the source is asked for when nothing may write to it any more.
@@ -49,7 +49,7 @@ type Run = mpsc::Sender<Request>;
 /// What a hand-over works with.
 struct HandOver<'a> {
     engine: &'a Job,
-    progress: &'a Arc<Progress>,
+    progress: &'a Arc<RunState>,
     requests: &'a Requests,
 }
 
@@ -82,7 +82,7 @@ struct Sides {
 /// Whoever drops the future gives the cutover up, unless the checkpoint is being saved that says that the migration is complete.
 pub(crate) async fn hand_over(
     engine: &Job,
-    progress: &Arc<Progress>,
+    progress: &Arc<RunState>,
     requests: &Requests,
     switch: &mut Option<Box<dyn Switch>>,
 ) -> Result<Summary> {
@@ -216,13 +216,13 @@ impl HandOver<'_> {
         let states = report.collections.iter();
         let mut open: Vec<&CollectionState> = states.filter(|state| !found.contains_key(&state.namespace)).collect();
         let mut at = report.position;
-        let proven = if watched {
-            crate::cutover::verified::proven(self.engine, self.progress, self.requests, (&open, at), by_name).await?
+        let verified = if watched {
+            crate::cutover::verified::verified(self.engine, self.progress, self.requests, (&open, at), by_name).await?
         } else {
             Default::default()
         };
         open.retain(|state| {
-            let is_proven = proven.contains(&state.id);
+            let is_proven = verified.contains(&state.id);
             if is_proven {
                 found.insert(state.namespace.clone(), Comparison::default());
             }

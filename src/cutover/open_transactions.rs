@@ -14,7 +14,7 @@ use crate::source::Source;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often it looks.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How many are named.
 const NAMED: usize = 5;
@@ -49,7 +49,7 @@ pub(crate) async fn wait_for_transactions(source: &dyn Source, selection: &Selec
             events.send(Event::OpenTransactions { transactions: open });
             told = true;
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -97,7 +97,7 @@ mod tests {
             panic!("it is not told");
         };
         assert_eq!(transactions.len(), 1);
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
         let later = source.open_transaction();
         assert!(waiting.as_mut().now_or_never().is_none());
         before.abort();

@@ -10,12 +10,12 @@ use tokio::time::{sleep, timeout};
 use crate::checkpoint::CollectionState;
 use crate::config::Verification;
 use crate::cutover::compare;
-use crate::engine::messages::{ProofRequest, Request, Requests};
+use crate::engine::messages::{Request, Requests, VerificationRequest};
 use crate::error::Result;
 use crate::model::{ByName, Namespace, Position};
 use crate::order::Key;
 use crate::runtime::job::Job;
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 
 /// The collections that were compared while the run went on, and whose documents that have changed since are the same on both sides now
 /// that these stand still. Both sides as they are listed now, and the position that the collections are at, come with the call.
@@ -25,14 +25,14 @@ use crate::runtime::progress::Progress;
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn proven(
+pub(crate) async fn verified(
     engine: &Job,
-    progress: &Progress,
+    progress: &RunState,
     requests: &Requests,
     (states, at): (&[&CollectionState], Position),
     (ours, theirs): (&ByName<'_>, &ByName<'_>),
 ) -> Result<HashSet<Uuid>> {
-    let mut proven = HashSet::new();
+    let mut verified = HashSet::new();
     let foreign = progress.foreign_writes();
     let size = |listed: &ByName<'_>, namespace: &Namespace| {
         listed
@@ -57,18 +57,18 @@ pub(crate) async fn proven(
             && here == size(theirs, &state.target)
             && compare::are_same(engine, state, &keys, at).await?
         {
-            proven.insert(state.id);
+            verified.insert(state.id);
         }
     }
-    Ok(proven)
+    Ok(verified)
 }
 
 /// Waits until everything is known that others had written to the target before the call. Answers whether it is, and collections can
-/// be [proven](proven) to be the same at all.
+/// be [verified](verified) to be the same at all.
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn watched_until_now(engine: &Job, progress: &Progress) -> Result<bool> {
+pub(crate) async fn watched_until_now(engine: &Job, progress: &RunState) -> Result<bool> {
     if engine.settings.verification != Verification::Continuous {
         return Ok(false);
     }
@@ -76,11 +76,11 @@ pub(crate) async fn watched_until_now(engine: &Job, progress: &Progress) -> Resu
     Ok(watched_until(progress, newest.unwrap_or(Position::ZERO)).await)
 }
 
-pub(crate) async fn watched_until(progress: &Progress, newest: Position) -> bool {
+pub(crate) async fn watched_until(progress: &RunState, newest: Position) -> bool {
     let watched = async {
         loop {
             match progress.foreign_writes_until() {
-                Some(until) if until < newest => sleep(LOOK).await,
+                Some(until) if until < newest => sleep(POLL_INTERVAL).await,
                 until => return until.is_some(),
             }
         }
@@ -92,13 +92,13 @@ pub(crate) async fn watched_until(progress: &Progress, newest: Position) -> bool
 pub(crate) async fn open_documents(requests: &Requests, collection: Uuid) -> Option<Vec<Key>> {
     let sender = requests.borrow().clone()?;
     let (reply, answer) = oneshot::channel();
-    let request = Request::Prove(ProofRequest::Open { collection, reply });
+    let request = Request::Verify(VerificationRequest::Open { collection, reply });
     sender.send(request).await.ok()?;
     answer.await.ok()?
 }
 
 /// How often it is looked how far the watch is.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long a cutover waits for the watch for writes of others, which is as far as a moment ago as a rule.
 pub(crate) const WATCHED: Duration = Duration::from_secs(5);

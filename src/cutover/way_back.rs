@@ -3,7 +3,7 @@
 use bson::Uuid;
 
 use crate::checkpoint::{Checkpoint, CollectionState, RangeState, States, WayBack};
-use crate::engine::track::collection::Tracked;
+use crate::engine::track::collection::CollectionProgress;
 use crate::model::{ByName, Collection, CollectionKind, Deployment, Position};
 use crate::runtime::job::Job;
 
@@ -42,7 +42,7 @@ impl WayBack {
 pub(crate) fn opposite(state: &CollectionState, there: &Collection, position: Position) -> CollectionState {
     let (namespace, target) = (state.target.clone(), state.namespace.clone());
     if state.kind == CollectionKind::View {
-        return Tracked::view(namespace, target, there.options.clone()).to_checkpoint();
+        return CollectionProgress::view(namespace, target, there.options.clone()).to_checkpoint();
     }
     CollectionState {
         id: there.id,

@@ -12,8 +12,8 @@ use crate::engine::ownership::Ownership;
 use crate::error::Result;
 use crate::model::Position;
 use crate::report::Event;
-use crate::runtime::flush::Durability;
-use crate::runtime::progress::Progress;
+use crate::runtime::flush::SharedFlush;
+use crate::runtime::progress::RunState;
 
 /// Between two saves lies at least so many times the time that the last one took: a checkpoint of tens of thousands of collections is
 /// many megabytes.
@@ -27,11 +27,11 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 /// # Errors
 /// [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged) when what was applied may have been lost, or what sink and store answer.
 pub(crate) async fn save_checkpoints(
-    durability: Durability,
+    durability: SharedFlush,
     store: Arc<dyn CheckpointStore>,
     ownership: Arc<Ownership>,
     replay_until: Position,
-    progress: Arc<Progress>,
+    progress: Arc<RunState>,
     mut requests: mpsc::Receiver<SaveRequest>,
 ) -> Result<()> {
     let mut rests_until = Instant::now();

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::messages::Request;
 use crate::error::{Error, Result};
 use crate::runtime::expiry::{Form, State, commands, execute};
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 use crate::sink::{CatalogCommand, Sink};
 
 /// Gives the commands as they are wanted, until the run is cancelled.
@@ -17,7 +17,7 @@ use crate::sink::{CatalogCommand, Sink};
 /// The expiry could not be held back. A run that goes on from its checkpoint does that first.
 pub(crate) async fn keep_expiry(
     sink: Arc<dyn Sink>,
-    progress: Arc<Progress>,
+    progress: Arc<RunState>,
     requests: mpsc::Sender<Request>,
     cancel: CancellationToken,
 ) -> Result<()> {
@@ -33,7 +33,7 @@ pub(crate) async fn keep_expiry(
                 let _ = asked.reply.send(finalized);
                 continue;
             }
-            (Form::HeldBack, _) if noted => {
+            (Form::BlockedByIndex, _) if noted => {
                 hold_back(&*sink, &requests).await?;
                 form.restored();
                 save(&requests).await?;
@@ -51,7 +51,7 @@ pub(crate) async fn keep_expiry(
 
 async fn finalize(
     sink: &dyn Sink,
-    progress: &Progress,
+    progress: &RunState,
     requests: &mpsc::Sender<Request>,
     commands: &[CatalogCommand],
 ) -> Result<Vec<CatalogCommand>> {
@@ -66,7 +66,7 @@ async fn hold_back(sink: &dyn Sink, requests: &mpsc::Sender<Request>) -> Result<
     loop {
         let (reply, states) = oneshot::channel();
         let states = ask(requests, Request::States { reply }, states).await?;
-        let commands = commands(states.iter(), Form::HeldBack);
+        let commands = commands(states.iter(), Form::BlockedByIndex);
         if done.as_ref() == Some(&commands) {
             return Ok(());
         }

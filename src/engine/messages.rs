@@ -9,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{PendingCheckpoint, States};
 use crate::engine::track::ranges::ChunkId;
-use crate::engine::track::verification::{CollectionProof, Compared, Portion};
+use crate::engine::track::verification::{CollectionVerification, Compared, Portion};
 use crate::error::Result;
 use crate::model::{CollectionMapping, Namespace, Position, Range, Write};
 use crate::oplog::Entry;
 use crate::order::Key;
-use crate::runtime::limits::memory::Taken;
+use crate::runtime::limits::memory::MemoryPermit;
 use crate::sink::RefusalReason;
 use crate::source::ReadMode;
 
@@ -22,7 +22,7 @@ use crate::source::ReadMode;
 pub(crate) struct ReadAhead {
     pub entries: Vec<Entry>,
     /// The memory they take.
-    pub taken: Taken,
+    pub taken: MemoryPermit,
 }
 
 /// What walkers and the engine ask of the router.
@@ -56,8 +56,8 @@ pub(crate) enum Request {
         chunk: ChunkId,
         result: Result<Compared>,
     },
-    /// What is asked of a proof.
-    Prove(ProofRequest),
+    /// What is asked of a verification.
+    Verify(VerificationRequest),
     /// Answer once everything is copied and indexed, and every change up to a position at or after this one is applied and durable.
     Report {
         at: Position,
@@ -76,7 +76,7 @@ pub(crate) enum Request {
 }
 
 /// What is asked of the comparison of collections. Where collections are named these are meant, else all.
-pub(crate) enum ProofRequest {
+pub(crate) enum VerificationRequest {
     /// Begin to compare them anew.
     Begin {
         collections: Vec<Namespace>,
@@ -90,7 +90,7 @@ pub(crate) enum ProofRequest {
     /// How far is it?
     State {
         collections: Vec<Namespace>,
-        reply: oneshot::Sender<Vec<CollectionProof>>,
+        reply: oneshot::Sender<Vec<CollectionVerification>>,
     },
     /// The documents that alone may differ in this collection; `None` when others may, too.
     Open {
@@ -171,7 +171,7 @@ pub(crate) struct Check {
     pub hurry: CancellationToken,
 }
 
-/// A checkpoint whose changes every lane has applied.
+/// A checkpoint whose changes every applier has applied.
 pub(crate) struct SaveRequest {
     pub checkpoint: PendingCheckpoint,
     /// Whether it has to be saved, however shortly after the last one that is.
@@ -188,8 +188,8 @@ pub(crate) struct Routed {
     pub write: Write,
 }
 
-/// What the router sends to a lane. A lane handles its messages strictly in order.
-pub(crate) enum LaneMessage {
+/// What the router sends to an applier. An applier handles its messages strictly in order.
+pub(crate) enum ApplierMessage {
     /// Changes to apply; the permit is their share of the byte budget.
     Changes {
         changes: Vec<Routed>,
@@ -198,20 +198,20 @@ pub(crate) enum LaneMessage {
     },
     /// Re-read these documents from the source and write them as they are there; drop their changes up to that position. The permit is
     /// the share of their `_id`s of the byte budget.
-    Settle {
+    Refetch {
         target: Arc<CollectionMapping>,
         keys: Vec<Key>,
         permit: OwnedSemaphorePermit,
     },
-    /// Settle again, under this name, what was settled by a read that may have come after the rename.
+    /// Refetch again, under this name, what was refetched by a read that may have come after the rename.
     Renamed { target: Arc<CollectionMapping> },
     /// The collection is gone: forget its documents.
     Dropped { collection: Uuid },
     /// Everything up to `routed` has been sent: acknowledge that it has been applied.
-    Marker {
+    Barrier {
         id: u64,
         routed: Position,
-        /// With more documents that are not settled than this none need be named.
+        /// With more documents that are not refetched than this none need be named.
         unsettled_bytes: usize,
     },
     /// Do something about a document whose changes were refused; answers whether the document is no longer stuck.
@@ -228,7 +228,7 @@ pub(crate) enum ResolveStep {
     /// Apply its changes again, in order.
     Retry,
     /// Write the source's present document.
-    Settle,
+    Refetch,
     /// Put its changes together into one image, and delete it from the sink, so that it no longer blocks the unique keys of others; it
     /// stays stuck until that image is written.
     Clear,
@@ -239,22 +239,22 @@ pub(crate) enum ResolveStep {
 /// A document whose changes the sink refused.
 #[derive(Clone, Debug)]
 pub(crate) struct Stuck {
-    pub lane: usize,
+    pub applier: usize,
     pub target: Arc<CollectionMapping>,
     pub key: Key,
     pub position: Position,
     pub reason: RefusalReason,
 }
 
-/// The acknowledgement of a marker, with everything that is stuck.
+/// The acknowledgement of a barrier, with everything that is stuck.
 #[derive(Debug)]
-pub(crate) struct MarkerReached {
+pub(crate) struct BarrierReached {
     pub id: u64,
     /// Documents that are stuck, and whether there are others.
     pub stuck: Vec<Stuck>,
     pub more_stuck: bool,
     pub unsettled: Unsettled,
-    /// A position at or after the newest state of a document on the sink, as far as this lane has read documents.
+    /// A position at or after the newest state of a document on the sink, as far as this applier has read documents.
     pub ahead: Position,
 }
 

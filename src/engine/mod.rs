@@ -27,38 +27,38 @@ use crate::config::Verification;
 use crate::engine::checkpointer::save_checkpoints;
 use crate::engine::copy::walker::Walker;
 use crate::engine::expiry::keep_expiry;
-use crate::engine::follow::applier::{Lane, LaneParts};
-use crate::engine::follow::reader::{READ_AHEAD, pump};
-use crate::engine::follow::router::{MARKERS_PER_LANE, Router, RouterParts};
+use crate::engine::follow::applier::{Applier, ApplierParts};
+use crate::engine::follow::reader::{READ_AHEAD, read_oplog};
+use crate::engine::follow::router::{BARRIERS_PER_APPLIER, Router, RouterParts};
 use crate::engine::messages::Requests;
 use crate::engine::ownership::Ownership;
-use crate::engine::start::begin::Beginning;
+use crate::engine::start::begin::StartPoint;
 use crate::engine::watch::source::watch_source;
 use crate::engine::watch::target::{ForeignWatch, open_foreign_watch, watch_deployments, watch_foreign_writes};
 use crate::engine::watch::write_latency::yield_to_writes;
 use crate::error::{ErrorKind, Result};
 use crate::model::{Amount, Side};
 use crate::report::Event;
-use crate::runtime::flush::Durability;
+use crate::runtime::flush::SharedFlush;
 use crate::runtime::index_builds::IndexBuilds;
 use crate::runtime::job::{Job, mismatch};
 use crate::runtime::lease::Lease;
-use crate::runtime::limits::memory::{Budget, Shares};
-use crate::runtime::progress::Progress;
+use crate::runtime::limits::memory::{MemoryBudget, Shares};
+use crate::runtime::progress::RunState;
 use crate::runtime::tasks::flatten;
 use crate::runtime::waiting::{telling, telling_within};
 
 /// How long the tasks of a run may take to finish what they are writing when the run ends.
 const ENDING: Duration = Duration::from_secs(15);
 
-/// So many messages wait for a lane. Their bytes are what counts; many small ones come from a source that writes little at a time.
-const LANE_MESSAGES: usize = 1024;
+/// So many messages wait for an applier. Their bytes are what counts; many small ones come from a source that writes little at a time.
+const APPLIER_MESSAGES: usize = 1024;
 
 /// What the tasks of a run begin with.
 struct Begun {
-    beginning: Beginning,
+    beginning: StartPoint,
     foreign_writes: Option<ForeignWatch>,
-    durability: Durability,
+    durability: SharedFlush,
     ownership: Arc<Ownership>,
     builds: OwnedMutexGuard<IndexBuilds>,
 }
@@ -71,7 +71,7 @@ impl Job {
     /// What ended the run; never the mere fact that it was cancelled.
     pub async fn run(
         &self,
-        progress: &Arc<Progress>,
+        progress: &Arc<RunState>,
         requests: &Requests,
         cancel: &CancellationToken,
         lost: Option<&str>,
@@ -126,7 +126,7 @@ impl Job {
         kept.and(result)
     }
 
-    async fn begin(&self, progress: &Arc<Progress>, lost: Option<&str>) -> Result<Begun> {
+    async fn begin(&self, progress: &Arc<RunState>, lost: Option<&str>) -> Result<Begun> {
         // Whoever had the lease before may have been cut off in the middle of something.
         let events = &progress.events;
         self.sink.quiesce().await?;
@@ -151,7 +151,7 @@ impl Job {
         }
         progress.expiry.restored();
         let watch = self.watch_on(loaded.as_mut(), progress).await;
-        let durability = Durability::new(Arc::clone(&self.sink));
+        let durability = SharedFlush::new(Arc::clone(&self.sink));
         let ownership =
             Ownership::load(Arc::clone(&self.sink), durability.clone(), self.settings.existing_data).await?;
         let mut builds = Arc::clone(&self.builds).lock_owned().await;
@@ -217,7 +217,7 @@ impl Job {
 
     /// Begins to watch for writes of others on the target, where a checkpoint says that they were watched until. If that cannot be gone on
     /// with, or the target was restored from a backup, nothing is known any more of what was compared.
-    async fn watch_on(&self, checkpoint: Option<&mut Checkpoint>, progress: &Progress) -> Option<ForeignWatch> {
+    async fn watch_on(&self, checkpoint: Option<&mut Checkpoint>, progress: &RunState) -> Option<ForeignWatch> {
         if !self.settings.watch_foreign_writes {
             checkpoint.map(Checkpoint::forget_compared);
             return None;
@@ -238,7 +238,7 @@ impl Job {
         &self,
         tasks: &mut JoinSet<Result<()>>,
         begun: Begun,
-        progress: &Arc<Progress>,
+        progress: &Arc<RunState>,
         requests: &Requests,
         cancel: &CancellationToken,
     ) {
@@ -252,27 +252,27 @@ impl Job {
         let settings = &self.settings;
         let (send_entries, entries) = mpsc::channel(READ_AHEAD);
         let (send_requests, received) = mpsc::channel(settings.walkers * 2);
-        // A lane never waits for room in it.
-        let (reached, markers) = mpsc::channel(settings.lanes * MARKERS_PER_LANE);
+        // An applier never waits for room in it.
+        let (reached, barriers) = mpsc::channel(settings.appliers * BARRIERS_PER_APPLIER);
         let (saves, save_requests) = mpsc::channel(1);
         let shares = Shares::of(settings);
-        let batches = Budget::new(shares.batches);
-        let mut lanes = Vec::with_capacity(settings.lanes);
-        for index in 0..settings.lanes {
-            let (sender, messages) = mpsc::channel(LANE_MESSAGES);
-            lanes.push(sender);
-            let lane = Lane::new(LaneParts {
+        let batches = MemoryBudget::new(shares.batches);
+        let mut appliers = Vec::with_capacity(settings.appliers);
+        for index in 0..settings.appliers {
+            let (sender, messages) = mpsc::channel(APPLIER_MESSAGES);
+            appliers.push(sender);
+            let applier = Applier::new(ApplierParts {
                 index,
                 source: Arc::clone(&self.source),
                 sink: Arc::clone(&self.sink),
                 progress: Arc::clone(progress),
                 messages,
                 reached: reached.clone(),
-                settled_bytes: shares.settled / settings.lanes,
-                batch_bytes: shares.lane_batch,
+                refetched_bytes: shares.settled / settings.appliers,
+                batch_bytes: shares.applier_batch,
                 replay_until: beginning.replay_until,
             });
-            tasks.spawn(lane.run(cancel.clone()));
+            tasks.spawn(applier.run(cancel.clone()));
         }
         let router = Router::new(RouterParts {
             source: Arc::clone(&self.source),
@@ -285,13 +285,13 @@ impl Job {
             progress: Arc::clone(progress),
             entries,
             requests: received,
-            lanes,
-            lane_bytes: shares.lanes,
+            appliers,
+            applier_bytes: shares.appliers,
             held_limit: shares.held,
             chunk_bytes: settings.chunk_bytes,
-            prove: settings.verification == Verification::Continuous,
+            verify: settings.verification == Verification::Continuous,
             changed_limit: shares.changed,
-            reached: markers,
+            reached: barriers,
             saves,
             cancel: cancel.clone(),
             checkpoint: beginning.checkpoint,
@@ -307,10 +307,10 @@ impl Job {
             Arc::clone(progress),
             save_requests,
         ));
-        tasks.spawn(pump(
+        tasks.spawn(read_oplog(
             beginning.tail,
             send_entries,
-            Budget::new(shares.read_ahead),
+            MemoryBudget::new(shares.read_ahead),
             Arc::clone(progress),
             cancel.clone(),
         ));

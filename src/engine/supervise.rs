@@ -15,10 +15,10 @@ use crate::engine::window::keep_window;
 use crate::engine::write_block::keep_write_block;
 use crate::error::{ErrorKind, Result};
 use crate::model::{Position, Side};
-use crate::mongo::retry::{RetryRule, retry};
+use crate::mongo::retry::{RetryPolicy, retry};
 use crate::report::{Event, Phase};
 use crate::runtime::job::Job;
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 use crate::runtime::waiting::telling;
 use crate::source::Source;
 
@@ -44,7 +44,7 @@ pub(crate) enum State {
 /// Runs the engine again and again from its checkpoint, as the host wants and as long as errors may pass.
 pub(crate) async fn supervise(
     engine: Arc<Job>,
-    progress: Arc<Progress>,
+    progress: Arc<RunState>,
     requests: Arc<Requests>,
     mut wanted: watch::Receiver<Wanted>,
     state: watch::Sender<State>,
@@ -70,7 +70,7 @@ pub(crate) async fn supervise(
     };
     if progress.completion.is_in_doubt() {
         // The run has ended in the midst of the save.
-        match retry(RetryRule::SERVER, || engine.load()).await {
+        match retry(RetryPolicy::SERVER, || engine.load()).await {
             Ok(loaded) => progress.resolve_completion(loaded.is_some_and(|checkpoint| checkpoint.complete)),
             Err(_) => progress.leave_in_doubt(),
         }
@@ -101,7 +101,7 @@ pub(crate) async fn supervise(
 
 async fn run_as_wanted(
     engine: &Job,
-    progress: &Arc<Progress>,
+    progress: &Arc<RunState>,
     requests: &Requests,
     wanted: &mut watch::Receiver<Wanted>,
     state: &watch::Sender<State>,
@@ -194,7 +194,7 @@ async fn run_as_wanted(
 }
 
 /// Waits until the host wants something else than that the run goes on. A pause waits in addition for copies that would else begin anew.
-async fn until_it_may_end(wanted: &mut watch::Receiver<Wanted>, progress: &Progress, requests: &Requests) {
+async fn until_it_may_end(wanted: &mut watch::Receiver<Wanted>, progress: &RunState, requests: &Requests) {
     let _ = wanted.changed().await;
     if *wanted.borrow() != Wanted::Pause {
         return;
@@ -221,7 +221,7 @@ async fn until_it_may_end(wanted: &mut watch::Receiver<Wanted>, progress: &Progr
 }
 
 /// Keeps the source's newest position while nothing is migrated, so that the lag does not seem to stand still. Never ends.
-async fn follow_lag<T>(source: &dyn Source, progress: &Progress) -> T {
+async fn follow_lag<T>(source: &dyn Source, progress: &RunState) -> T {
     loop {
         // The source may be what the run waits for. When it is back the run will say so.
         if let Ok(position) = source.position().await {

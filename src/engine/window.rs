@@ -9,7 +9,7 @@ use crate::config::Clock;
 use crate::engine::messages::{Request, Requests};
 use crate::error::{Error, ErrorKind};
 use crate::report::{Event, Phase};
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 
 /// The host is warned when so much is left.
 const WARNINGS: [Duration; 4] = [
@@ -22,11 +22,11 @@ const WARNINGS: [Duration; 4] = [
 const HOUR: u64 = 3600;
 
 /// How often the clock is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Begins the window when the run is ready, and warns as it runs out. Answers when it has, but not in the midst of a cutover, with the error
 /// that ends the run.
-pub(crate) async fn keep_window(progress: &Progress, requests: &Requests, clock: &Clock) -> Error {
+pub(crate) async fn keep_window(progress: &RunState, requests: &Requests, clock: &Clock) -> Error {
     // The warning that is due is told again to a process that goes on from a checkpoint.
     let mut before = Duration::MAX;
     loop {
@@ -47,7 +47,7 @@ pub(crate) async fn keep_window(progress: &Progress, requests: &Requests, clock:
             }
             before = left;
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -63,7 +63,7 @@ pub(crate) async fn save(requests: &Requests) {
     }
 }
 
-fn left(progress: &Progress, clock: &Clock) -> Option<Duration> {
+fn left(progress: &RunState, clock: &Clock) -> Option<Duration> {
     let deadline = progress.window.deadline()?;
     Some(deadline.duration_since(clock.now()).unwrap_or_default())
 }

@@ -9,10 +9,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::engine::messages::{Request, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mongo::retry::{RetryRule, retry};
+use crate::mongo::retry::{RetryPolicy, retry};
 use crate::report::Event;
 use crate::runtime::job::Job;
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 use crate::runtime::write_block::{State, Wanted};
 
 /// How long the block waits for a run that goes on from its checkpoint, in which it has to be noted first.
@@ -22,7 +22,7 @@ const NOTING: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Blocks and lifts as is wanted. Never ends.
-pub(crate) async fn keep_write_block(engine: &Job, progress: &Progress, requests: &Requests) -> Infallible {
+pub(crate) async fn keep_write_block(engine: &Job, progress: &RunState, requests: &Requests) -> Infallible {
     let block = &progress.write_block;
     let mut changes = block.state.subscribe();
     loop {
@@ -53,7 +53,7 @@ pub(crate) async fn keep_write_block(engine: &Job, progress: &Progress, requests
 ///
 /// # Errors
 /// The source refuses, or does not answer.
-pub(crate) async fn lift(engine: &Job, progress: &Progress) -> Result<()> {
+pub(crate) async fn lift(engine: &Job, progress: &RunState) -> Result<()> {
     let lifted = async {
         engine.source.set_write_block(false).await?;
         match engine.source.writes_blocked().await? {
@@ -78,10 +78,10 @@ pub(crate) async fn lift(engine: &Job, progress: &Progress) -> Result<()> {
     lifted
 }
 
-async fn block_writes(engine: &Job, progress: &Progress, requests: &Requests) -> Result<()> {
+async fn block_writes(engine: &Job, progress: &RunState, requests: &Requests) -> Result<()> {
     let block = &progress.write_block;
     // Somebody else's block is not this migration's to lift.
-    if !block.is_noted() && retry(RetryRule::SERVER, || engine.source.writes_blocked()).await? {
+    if !block.is_noted() && retry(RetryPolicy::SERVER, || engine.source.writes_blocked()).await? {
         return Ok(());
     }
     block.state.send_modify(|state| state.noted = true);

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use crate::error::Result;
 use crate::model::{Batch, CollectionKind, Range};
 use crate::mongo::client::code;
-use crate::mongo::retry::RetryRule;
+use crate::mongo::retry::RetryPolicy;
 use crate::order::Key;
 
 /// About how many bytes a batch should have, for documents whose size is not known.
@@ -37,7 +37,7 @@ where
     };
     let mut hash = Md5::new();
     let mut range = Range::FULL;
-    let mut attempts = RetryRule::SERVER.begin();
+    let mut attempts = RetryPolicy::SERVER.begin();
     loop {
         let before = range.clone();
         let error = match add(read(read_as, range.clone()), &mut hash, &mut range).await {
@@ -50,7 +50,7 @@ where
             hash.reset();
             range = Range::FULL;
         } else if range != before {
-            attempts = RetryRule::SERVER.begin();
+            attempts = RetryPolicy::SERVER.begin();
         }
         match attempts.next_pause(&error) {
             Some(pause) => sleep(pause).await,

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, Position};
 use crate::mongo::client;
 use crate::mongo::oplog::position;
-use crate::mongo::retry::{RetryRule, retry};
+use crate::mongo::retry::{RetryPolicy, retry};
 use crate::sink::WritesSeen;
 
 const OPERATION: &str = "watch for other writers";
@@ -60,7 +60,7 @@ pub(crate) async fn foreign_writes(
         None => position::newest_position(client).await?,
     };
     // Whether the oplog may be read is known at once, too.
-    if !retry(RetryRule::SERVER, || position::is_held(client, OPERATION, until)).await? {
+    if !retry(RetryPolicy::SERVER, || position::is_held(client, OPERATION, until)).await? {
         return Err(lost(until));
     }
     let watch = Watch {
@@ -101,7 +101,7 @@ struct Open {
 impl Watch {
     /// The next writes; none in most answers. Elections and broken connections are sat out.
     async fn next(&mut self) -> Result<WritesSeen> {
-        let mut attempts = RetryRule::SERVER.begin();
+        let mut attempts = RetryPolicy::SERVER.begin();
         loop {
             let error = match self.step().await {
                 Ok(collections) => {

@@ -11,7 +11,7 @@ use crate::catalog::kind::kind_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Collection, CollectionKind, Namespace};
 use crate::mongo::client::{is_gone, number, open_cursor, run};
-use crate::mongo::retry::{RetryRule, retry};
+use crate::mongo::retry::{RetryPolicy, retry};
 
 const OPERATION: &str = "list the collections";
 
@@ -166,7 +166,7 @@ fn no_uuid() -> Error {
 /// What the server lists of a database that fits the filter.
 async fn listed_in(client: &Client, database: &str, filter: Document) -> Result<Vec<RawDocumentBuf>> {
     let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
-    retry(RetryRule::SERVER, || async {
+    retry(RetryPolicy::SERVER, || async {
         match read_all(client, OPERATION, database, command.clone()).await {
             // 4.2 shows a collection for an instant without, while it is made.
             Ok(listed) if listed.iter().any(|listed| lacks_uuid(listed)) => Err(no_uuid().with_retryable(true)),
@@ -210,7 +210,7 @@ async fn read_all(
     command: Document,
 ) -> Result<Vec<RawDocumentBuf>> {
     let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
-    retry(RetryRule::SERVER, || async {
+    retry(RetryPolicy::SERVER, || async {
         let mut cursor = open_cursor(client, operation, database, command.clone(), None).await?;
         let mut documents = Vec::new();
         while let Some(batch) = cursor.next().await {

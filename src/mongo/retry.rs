@@ -11,15 +11,15 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How long a server may take to answer a command. One that takes longer has lost the command or its answer, or hangs; on a connection
 /// that stays open nothing else would tell.
-pub(crate) const ANSWER: Duration = Duration::from_secs(60);
+pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a server may work on a write. It must have given it up before it is sent again: a write that came late could undo a newer one
 /// of the same document.
-pub(crate) const WRITE: Duration = Duration::from_secs(45);
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// How long a server may take to send the first batch of a read. It first waits until it has the position, which never comes on a member
 /// that has lost its majority.
-pub(crate) const FIRST_BATCH: Duration = Duration::from_secs(120);
+pub(crate) const FIRST_BATCH_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long a server may take to read a whole collection for its digest.
 pub(crate) const WHOLE_COLLECTION: Duration = Duration::from_secs(3600);
@@ -60,7 +60,7 @@ pub(crate) fn panicked(operation: &'static str) -> Error {
 
 /// How often, how fast and how long something is tried again.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RetryRule {
+pub(crate) struct RetryPolicy {
     /// The pause after the first failure; each further one is twice as long. What is waited for is between half of it and the whole, at
     /// random, so that those who failed together do not come back together.
     pub first_pause: Duration,
@@ -70,9 +70,9 @@ pub(crate) struct RetryRule {
     pub patience: Duration,
 }
 
-impl RetryRule {
+impl RetryPolicy {
     /// For calls to a server: long enough to sit out an election or a restart.
-    pub const SERVER: RetryRule = RetryRule {
+    pub const SERVER: RetryPolicy = RetryPolicy {
         first_pause: Duration::from_millis(50),
         longest_pause: Duration::from_secs(2),
         patience: Duration::from_secs(45),
@@ -91,7 +91,7 @@ impl RetryRule {
 /// The state of one call that is being retried.
 #[derive(Debug)]
 pub(crate) struct Attempts {
-    rule: RetryRule,
+    rule: RetryPolicy,
     since: Option<Instant>,
     pause: Duration,
 }
@@ -121,7 +121,7 @@ fn random() -> f64 {
 ///
 /// # Cancellation
 /// Dropping the future drops the attempt under way.
-pub(crate) async fn retry<T, F>(rule: RetryRule, mut operation: impl FnMut() -> F) -> Result<T>
+pub(crate) async fn retry<T, F>(rule: RetryPolicy, mut operation: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
@@ -145,21 +145,21 @@ mod tests {
     async fn retryable_errors_are_retried_until_patience_runs_out() {
         let mut calls = 0;
         let started = Instant::now();
-        let result: Result<()> = retry(RetryRule::SERVER, || {
+        let result: Result<()> = retry(RetryPolicy::SERVER, || {
             calls += 1;
             async { Err(Error::new(ErrorKind::Connection, "test", "gone")) }
         })
         .await;
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Connection);
-        assert!(started.elapsed() >= RetryRule::SERVER.patience);
+        assert!(started.elapsed() >= RetryPolicy::SERVER.patience);
         assert!(calls > 20, "{calls}");
     }
 
     #[test]
     fn callers_that_failed_together_do_not_come_back_together() {
         let error = Error::new(ErrorKind::Connection, "test", "gone");
-        let mut callers: Vec<Attempts> = (0..8).map(|_| RetryRule::SERVER.begin()).collect();
-        let mut whole = RetryRule::SERVER.first_pause;
+        let mut callers: Vec<Attempts> = (0..8).map(|_| RetryPolicy::SERVER.begin()).collect();
+        let mut whole = RetryPolicy::SERVER.first_pause;
         for _ in 0..10 {
             let pauses: Vec<Duration> = callers
                 .iter_mut()
@@ -170,14 +170,14 @@ mod tests {
                 "{pauses:?}"
             );
             assert!(pauses.iter().any(|pause| *pause != pauses[0]), "{pauses:?}");
-            whole = (whole * 2).min(RetryRule::SERVER.longest_pause);
+            whole = (whole * 2).min(RetryPolicy::SERVER.longest_pause);
         }
     }
 
     #[tokio::test]
     async fn a_panic_of_the_driver_is_an_error() {
         let answer = async { panic!("JoinError::Cancelled") };
-        let error = answered::<()>("test", ANSWER, answer).await.unwrap_err();
+        let error = answered::<()>("test", COMMAND_TIMEOUT, answer).await.unwrap_err();
         assert_eq!(
             (error.kind(), error.is_retryable()),
             (ErrorKind::Panic, false),
@@ -188,7 +188,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn other_errors_are_final() {
         let mut calls = 0;
-        let result: Result<()> = retry(RetryRule::SERVER, || {
+        let result: Result<()> = retry(RetryPolicy::SERVER, || {
             calls += 1;
             async { Err(Error::new(ErrorKind::Unauthorized, "test", "no")) }
         })

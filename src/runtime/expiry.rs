@@ -30,7 +30,7 @@ const RESTORING: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// Hardly ever, as long as the source is followed.
-    HeldBack,
+    BlockedByIndex,
     /// As on the source.
     Final,
 }
@@ -59,7 +59,7 @@ fn changes(state: &CollectionState, form: Form) -> Vec<RawDocumentBuf> {
         if let Some(seconds) = whole_seconds(index) {
             let mut change = rawdoc! { "name": name_of(index) };
             match form {
-                Form::HeldBack => change.append(cstr!("expireAfterSeconds"), TTL_DISABLED_SECONDS),
+                Form::BlockedByIndex => change.append(cstr!("expireAfterSeconds"), TTL_DISABLED_SECONDS),
                 Form::Final => change.append(cstr!("expireAfterSeconds"), seconds),
             }
             changes.push(rawdoc! { "index": change });
@@ -68,7 +68,7 @@ fn changes(state: &CollectionState, form: Form) -> Vec<RawDocumentBuf> {
     if let Some(seconds) = expiry_of(&state.options) {
         let mut change = RawDocumentBuf::new();
         match form {
-            Form::HeldBack => change.append(cstr!("expireAfterSeconds"), "off"),
+            Form::BlockedByIndex => change.append(cstr!("expireAfterSeconds"), "off"),
             Form::Final => change.append(cstr!("expireAfterSeconds"), seconds),
         }
         changes.push(change);
@@ -120,7 +120,7 @@ pub(crate) async fn restore(
         };
         states.push(renamed);
     }
-    execute(sink, &commands(&states, Form::HeldBack), || true).await?;
+    execute(sink, &commands(&states, Form::BlockedByIndex), || true).await?;
     // Else it could come back after the checkpoint no longer says so.
     sink.flush().await
 }
@@ -190,7 +190,7 @@ pub(crate) struct Asked {
 impl Default for ExpiryForm {
     fn default() -> Self {
         let state = State {
-            wanted: Form::HeldBack,
+            wanted: Form::BlockedByIndex,
             noted: false,
         };
         Self {
@@ -232,14 +232,14 @@ impl ExpiryForm {
 
     /// The cutover did not come to its end: the expiry is to be held back.
     pub fn give_up(&self) {
-        self.state.send_modify(|state| state.wanted = Form::HeldBack);
+        self.state.send_modify(|state| state.wanted = Form::BlockedByIndex);
     }
 
     /// Gives up, and waits for a while until the expiry is held back.
     pub async fn held_back(&self) {
         self.give_up();
         let mut state = self.state.subscribe();
-        let settled = state.wait_for(|state| !state.noted || state.wanted != Form::HeldBack);
+        let settled = state.wait_for(|state| !state.noted || state.wanted != Form::BlockedByIndex);
         // The run has ended, or goes on from its checkpoint, and then does it before anything else.
         let _ = timeout(RESTORING, settled).await;
     }
@@ -253,7 +253,7 @@ impl ExpiryForm {
 mod tests {
     use super::*;
     use crate::checkpoint::Renaming;
-    use crate::engine::track::collection::Tracked;
+    use crate::engine::track::collection::CollectionProgress;
     use crate::model::Selection;
     use crate::sink::MemorySink;
     use crate::test_util::at;
@@ -311,7 +311,7 @@ mod tests {
             documents: 0,
             bytes: 0,
         };
-        Tracked::unread(&collection, namespace.clone(), Vec::new()).to_checkpoint()
+        CollectionProgress::unread(&collection, namespace.clone(), Vec::new()).to_checkpoint()
     }
 
     async fn standing(sink: &MemorySink) -> i32 {

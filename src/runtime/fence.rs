@@ -17,7 +17,7 @@
 //!   record is kept in the same way.
 //!
 //! # What is not
-//! MongoDB cannot make a write depend on a lease without a transaction around it. One batch of each lane and walker can still arrive late
+//! MongoDB cannot make a write depend on a lease without a transaction around it. One batch of each applier and walker can still arrive late
 //! when the process is stopped between the look at the fence and the system call that sends the batch, or when the network held the
 //! batch back for longer than the lease lasts. On Linux the clock stands still while the whole machine is suspended; then the next renewal
 //! is what tells, at most a second later. The comparison at cutover finds what such a batch has done.
@@ -59,7 +59,7 @@ enum State {
     /// No run has the lease: what wants to write waits until one has.
     Free,
     /// The lease is held until then, or longer when it is renewed meanwhile.
-    Held { until: Instant },
+    HeldChanges { until: Instant },
     /// The lease is another's: what wants to write fails.
     Lost,
 }
@@ -75,7 +75,7 @@ impl Default for Fence {
 impl Fence {
     /// A renewal that was begun at that moment has been acknowledged.
     pub fn renewed(&self, begun: Instant) {
-        self.state.send_replace(State::Held { until: begun + HOLD });
+        self.state.send_replace(State::HeldChanges { until: begun + HOLD });
     }
 
     /// The lease is lost: everything that wants to write fails from now on.
@@ -135,7 +135,7 @@ impl Fence {
 
 impl State {
     fn is_open(&self) -> bool {
-        matches!(self, Self::Held { until } if Instant::now() < *until)
+        matches!(self, Self::HeldChanges { until } if Instant::now() < *until)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::sink::Sink;
 /// A sink says once that what was acknowledged may have been lost, to whichever task happens to flush. Flushes are made one at a time and
 /// remember that answer, so that no other task can take its own flush for good and save a checkpoint of what is lost.
 #[derive(Clone)]
-pub(crate) struct Durability {
+pub(crate) struct SharedFlush {
     sink: Arc<dyn Sink>,
     /// How many flushes have begun.
     begun: Arc<AtomicU64>,
@@ -30,7 +30,7 @@ struct State {
     lost: bool,
 }
 
-impl Durability {
+impl SharedFlush {
     pub fn new(sink: Arc<dyn Sink>) -> Self {
         Self {
             sink,
@@ -96,7 +96,7 @@ mod tests {
     #[tokio::test]
     async fn a_loss_is_told_to_every_task() {
         let sink = MemorySink::new();
-        let durability = Durability::new(Arc::new(sink.clone()));
+        let durability = SharedFlush::new(Arc::new(sink.clone()));
         durability.flush().await.unwrap();
         sink.crash();
         for _ in 0..3 {
@@ -107,7 +107,7 @@ mod tests {
     #[tokio::test]
     async fn flushes_that_wait_for_one_another_become_one() {
         let sink = MemorySink::new();
-        let durability = Durability::new(Arc::new(sink.clone()));
+        let durability = SharedFlush::new(Arc::new(sink.clone()));
         let gate = sink.hold(SinkCall::Flush);
         let flush = || {
             let durability = durability.clone();

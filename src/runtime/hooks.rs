@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Event, Events, Phase, Summary};
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 
 /// How long a call may take.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -126,7 +126,7 @@ impl HostHooks {
     }
 
     /// Tells the host each phase, until the last. `told` is the one that it was told last.
-    pub async fn follow_phases(self, progress: Arc<Progress>, told: watch::Sender<Phase>) {
+    pub async fn follow_phases(self, progress: Arc<RunState>, told: watch::Sender<Phase>) {
         let mut phases = progress.phases();
         loop {
             let phase = *phases.borrow_and_update();

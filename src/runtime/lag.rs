@@ -41,7 +41,7 @@ pub(crate) struct Behind {
 
 /// The samples of the last [`WINDOW`].
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct LagTrend {
     max_lag: Duration,
     samples: VecDeque<(Instant, Sample)>,
     /// The source's rate when it was last known: when nothing is read for a while, nothing is learned of it.
@@ -49,7 +49,7 @@ pub(crate) struct Pace {
     said: Option<Instant>,
 }
 
-impl Pace {
+impl LagTrend {
     /// A lag up to `max_lag` is no reason for concern.
     pub fn new(max_lag: Duration) -> Self {
         Self {
@@ -105,14 +105,14 @@ const ENOUGH: f64 = 0.5;
 
 /// How the source's history rolls off, as it was seen in the last [`LOOK_BACK`].
 #[derive(Debug, Default)]
-pub(crate) struct RollOff {
+pub(crate) struct OplogWindow {
     samples: VecDeque<(Instant, Position)>,
     warned: bool,
 }
 
 /// What is known of it at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Window {
+pub(crate) struct OplogSpan {
     /// The time that the history spans.
     pub span: Duration,
     /// When the position will be gone at the present speed; `None` when nothing has rolled off meanwhile.
@@ -121,9 +121,9 @@ pub(crate) struct Window {
     pub warn: bool,
 }
 
-impl RollOff {
+impl OplogWindow {
     /// Takes the oldest and the newest position of the history in, and the one that must not be lost.
-    pub fn note(&mut self, now: Instant, oldest: Position, newest: Position, needed: Position) -> Window {
+    pub fn note(&mut self, now: Instant, oldest: Position, newest: Position, needed: Position) -> OplogSpan {
         if self.samples.back().is_some_and(|(_, before)| *before > oldest) {
             // Another history: the source was restored.
             self.samples.clear();
@@ -147,7 +147,7 @@ impl RollOff {
         let short = ahead < span * SHORT;
         let warn = short && !self.warned;
         self.warned = short || (self.warned && ahead < span * ENOUGH);
-        Window {
+        OplogSpan {
             span: Duration::from_secs_f64(span),
             left,
             warn,
@@ -161,7 +161,7 @@ mod tests {
     use crate::test_util::at;
 
     /// Samples each half second for so many seconds: the source writes `source` operations each second, and so many are applied of them.
-    fn behind(pace: &mut Pace, from: Instant, seconds: u32, source: f64, applied: f64) -> Vec<Behind> {
+    fn behind(pace: &mut LagTrend, from: Instant, seconds: u32, source: f64, applied: f64) -> Vec<Behind> {
         let mut said = Vec::new();
         for step in 0..=seconds * 2 {
             let elapsed = f64::from(step) / 2.0;
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_run_that_falls_behind_says_so_with_both_rates() {
-        let mut pace = Pace::new(Duration::from_secs(2));
+        let mut pace = LagTrend::new(Duration::from_secs(2));
         let said = behind(&mut pace, Instant::now(), 200, 1000.0, 250.0);
         // After half a minute, and each minute since.
         assert_eq!(said.len(), 3, "{said:?}");
@@ -194,10 +194,10 @@ mod tests {
 
     #[test]
     fn a_run_that_keeps_up_says_nothing() {
-        let mut pace = Pace::new(Duration::from_secs(2));
+        let mut pace = LagTrend::new(Duration::from_secs(2));
         assert_eq!(behind(&mut pace, Instant::now(), 300, 1000.0, 1000.0), []);
         // A lag that is large and does not grow: it is being caught up with.
-        let (mut pace, now) = (Pace::new(Duration::from_secs(2)), Instant::now());
+        let (mut pace, now) = (LagTrend::new(Duration::from_secs(2)), Instant::now());
         for second in 0..300 {
             let sample = Sample {
                 lag: Duration::from_secs(600 - second),
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_run_that_stands_still_says_the_rate_that_was_known() {
-        let mut pace = Pace::new(Duration::from_secs(2));
+        let mut pace = LagTrend::new(Duration::from_secs(2));
         let now = Instant::now();
         assert_eq!(behind(&mut pace, now, 60, 500.0, 500.0), []);
         let stopped = |second: u64| Sample {
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn it_is_warned_once_while_there_is_time() {
-        let mut roll_off = RollOff::default();
+        let mut roll_off = OplogWindow::default();
         let now = Instant::now();
         let mut warned = Vec::new();
         // An hour of history that rolls off as fast as time goes, and a run that stands still, catches up and stands still again.
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn the_time_left_goes_by_the_speed_of_the_roll_off() {
-        let mut roll_off = RollOff::default();
+        let mut roll_off = OplogWindow::default();
         let now = Instant::now();
         let (newest, needed) = (at(10_000), at(9000));
         assert_eq!(roll_off.note(now, at(1000), newest, needed).left, None);

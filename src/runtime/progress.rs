@@ -13,10 +13,10 @@ use crate::model::{Amount, Namespace, Position};
 use crate::report::{ChangeCounts, Event, Events, ForeignWrites, IndexCounts, LateWatch, Phase, Recent, Status};
 use crate::runtime::completion::Completion;
 use crate::runtime::expiry::ExpiryForm;
-use crate::runtime::lag::Window;
+use crate::runtime::lag::OplogSpan;
 use crate::runtime::left_selection::AllLeft;
-use crate::runtime::limits::throttle::Limits;
-use crate::runtime::limits::walker_slots::Places;
+use crate::runtime::limits::throttle::RateLimiters;
+use crate::runtime::limits::walker_slots::WalkerSlots;
 use crate::runtime::whole_copies::WholeCopies;
 use crate::runtime::window;
 use crate::runtime::write_block::WriteBlock;
@@ -39,7 +39,7 @@ enum Work {
 
 /// Shared by all tasks of a run, and by its handle.
 #[derive(Debug)]
-pub(crate) struct Progress {
+pub(crate) struct RunState {
     pub events: Events,
     pub copied_documents: AtomicU64,
     pub copied_bytes: AtomicU64,
@@ -64,9 +64,9 @@ pub(crate) struct Progress {
     pub read_operations: AtomicU64,
     /// Where the source's history would have to be read from if the run went on from its last checkpoint.
     resume: Mutex<Option<Position>>,
-    oplog_window: Mutex<Option<Window>>,
-    pub limits: Limits,
-    pub places: Places,
+    oplog_window: Mutex<Option<OplogSpan>>,
+    pub limits: RateLimiters,
+    pub places: WalkerSlots,
     pub whole_copies: WholeCopies,
     pub late_writes: LateWatch,
     pub window: window::Window,
@@ -87,7 +87,7 @@ pub(crate) struct Progress {
     foreign_writes_counted: Mutex<Option<Position>>,
 }
 
-impl Progress {
+impl RunState {
     pub fn new(events: Events) -> Self {
         Self {
             events,
@@ -112,8 +112,8 @@ impl Progress {
             read_operations: AtomicU64::new(0),
             resume: Mutex::new(None),
             oplog_window: Mutex::new(None),
-            limits: Limits::default(),
-            places: Places::default(),
+            limits: RateLimiters::default(),
+            places: WalkerSlots::default(),
             whole_copies: WholeCopies::default(),
             late_writes: LateWatch::default(),
             window: window::Window::default(),
@@ -312,7 +312,7 @@ impl Progress {
     }
 
     /// Counts what was compared while the run goes on, and what differs of it.
-    pub fn proved(&self, documents: u64, bytes: u64, differences: u64) {
+    pub fn note_verified(&self, documents: u64, bytes: u64, differences: u64) {
         self.compared_documents.fetch_add(documents, Relaxed);
         self.compared_bytes.fetch_add(bytes, Relaxed);
         self.differences.fetch_add(differences, Relaxed);
@@ -348,7 +348,7 @@ impl Progress {
     }
 
     /// Notes what is known of the time that the source's history spans.
-    pub fn set_oplog_window(&self, window: Option<Window>) {
+    pub fn set_oplog_window(&self, window: Option<OplogSpan>) {
         *self.oplog_window.lock().unwrap_or_else(PoisonError::into_inner) = window;
     }
 
@@ -446,7 +446,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn small_work_that_comes_later_does_not_put_the_cutover_off() {
-        let progress = Progress::new(Events::new());
+        let progress = RunState::new(Events::new());
         progress.begin_copy(Amount::default(), Amount::default());
         progress.set_watermark(Position::ZERO);
         progress.set_source_position(Position::ZERO);

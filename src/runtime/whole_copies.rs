@@ -9,7 +9,7 @@ pub(crate) struct WholeCopies {
     is_closed: watch::Sender<bool>,
 }
 
-/// Held while such a copy is under way.
+/// HeldChanges while such a copy is under way.
 #[derive(Debug)]
 pub(crate) struct WholeCopy<'a>(&'a WholeCopies);
 

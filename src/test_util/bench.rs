@@ -31,9 +31,9 @@ impl Decoder {
     }
 }
 
-/// Folds writes of one collection as a lane does.
+/// Folds writes of one collection as an applier does.
 pub fn fold(writes: Vec<(Position, Write)>) -> Vec<Write> {
-    crate::engine::follow::applier::coalesce::fold(writes.into_iter(), true).1
+    crate::engine::follow::applier::coalesce::coalesce(writes.into_iter(), true).1
 }
 
 /// The ranges of a collection of which every second one is copied.
@@ -97,5 +97,5 @@ impl std::fmt::Debug for Routing {
 /// # Errors
 /// The temporary folder cannot be written.
 pub async fn settle(documents: u32, bytes: usize) -> Result<impl std::fmt::Debug> {
-    crate::engine::follow::applier::settled_for_bench(documents, bytes).await
+    crate::engine::follow::applier::refetched_for_bench(documents, bytes).await
 }

@@ -10,7 +10,7 @@ use crate::catalog::name_of;
 use crate::checkpoint::{Checkpoint, CheckpointStore, CollectionState, MemoryStore};
 use crate::cutover::way_back::opposite;
 use crate::engine::start::way_back::expires_otherwise;
-use crate::engine::track::collection::Tracked;
+use crate::engine::track::collection::CollectionProgress;
 use crate::model::{Collection, CollectionKind, Operation, Position, Selection, Write};
 use crate::order::Key;
 use crate::sink::{JournalEntry, MemorySink};
@@ -86,7 +86,7 @@ impl Bench {
 }
 
 fn state(there: &Collection) -> CollectionState {
-    Tracked::unread(there, there.namespace.clone(), Vec::new()).to_checkpoint()
+    CollectionProgress::unread(there, there.namespace.clone(), Vec::new()).to_checkpoint()
 }
 
 async fn complete(run: MigrationHandle) -> Summary {

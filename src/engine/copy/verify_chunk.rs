@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::compare::by_id::{self, Portions};
 use crate::compare::difference::Difference;
-use crate::compare::merge::Differences;
+use crate::compare::merge::MergeDiff;
 use crate::engine::copy::walker::Walker;
 use crate::engine::messages::{Check, Request};
 use crate::engine::track::verification::{Compared, Portion};
@@ -85,7 +85,7 @@ impl Walker {
             batch_bytes,
             document_bytes: check.document_bytes,
         });
-        let mut differences = Differences::between(source, sink.await?);
+        let mut differences = MergeDiff::between(source, sink.await?);
         let mut compared = nothing_yet(check.at);
         let mut spent = 0;
         let mut next = differences.next().await?;

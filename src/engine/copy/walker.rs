@@ -13,18 +13,18 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::expiry::expiry_held_back;
-use crate::compare::merge::Differences;
+use crate::compare::merge::MergeDiff;
 use crate::engine::messages::{Assignment, Finished, Request, Work};
 use crate::engine::ownership::Ownership;
 use crate::engine::track::ranges::ChunkId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Batch, Position, Write};
-use crate::mongo::retry::{Attempts, RetryRule};
+use crate::mongo::retry::{Attempts, RetryPolicy};
 use crate::order::Key;
-use crate::runtime::flush::Durability;
-use crate::runtime::limits::memory::{Budget, Taken};
-use crate::runtime::limits::walker_slots::Place;
-use crate::runtime::progress::Progress;
+use crate::runtime::flush::SharedFlush;
+use crate::runtime::limits::memory::{MemoryBudget, MemoryPermit};
+use crate::runtime::limits::walker_slots::WalkerSlot;
+use crate::runtime::progress::RunState;
 use crate::runtime::tasks::flatten;
 use crate::sink::{Refusal, Sink, SinkRead};
 use crate::source::{ReadMode, ReadRequest, Source};
@@ -48,13 +48,13 @@ pub(crate) struct Walker {
     pub source: Arc<dyn Source>,
     pub sink: Arc<dyn Sink>,
     pub ownership: Arc<Ownership>,
-    pub durability: Durability,
-    pub progress: Arc<Progress>,
+    pub durability: SharedFlush,
+    pub progress: Arc<RunState>,
     pub requests: mpsc::Sender<Request>,
     /// About how many bytes a batch has; a walker holds up to three.
     pub batch_bytes: usize,
     /// What the batches of all walkers may take: one with large documents is larger.
-    pub batches: Budget,
+    pub batches: MemoryBudget,
     pub cancel: CancellationToken,
 }
 
@@ -82,7 +82,7 @@ impl Walker {
     /// # Errors
     /// What source or sink answered for good, or for longer than patience lasts.
     pub async fn run(self) -> Result<()> {
-        let mut attempts = RetryRule::SERVER.begin();
+        let mut attempts = RetryPolicy::SERVER.begin();
         // The tasks that make small collections durable while the next ones are read.
         let mut endings = JoinSet::new();
         while !self.cancel.is_cancelled() {
@@ -119,7 +119,7 @@ impl Walker {
     }
 
     /// Waits for a place and for work; `None` when the run ends.
-    async fn next_work(&self) -> Result<Option<(Place<'_>, Work)>> {
+    async fn next_work(&self) -> Result<Option<(WalkerSlot<'_>, Work)>> {
         // Before a range is taken: changes would have to be held for it, and its snapshot would age.
         let place = tokio::select! {
             () = self.cancel.cancelled() => return Ok(None),
@@ -153,7 +153,7 @@ impl Walker {
     /// What follows from how a chunk ended.
     async fn ended(result: Result<()>, attempts: &mut Attempts) -> Result<()> {
         let Err(error) = result else {
-            *attempts = RetryRule::SERVER.begin();
+            *attempts = RetryPolicy::SERVER.begin();
             return Ok(());
         };
         if error.kind() == ErrorKind::PrimaryChanged {
@@ -181,7 +181,7 @@ impl Walker {
     }
 
     /// Waits until another walker may be at work, and for the throttle.
-    async fn place(&self) -> Place<'_> {
+    async fn place(&self) -> WalkerSlot<'_> {
         self.progress.whole_copies.opened().await;
         let place = self.progress.places.take().await;
         self.progress.limits.copy.ready().await;
@@ -193,7 +193,7 @@ impl Walker {
     async fn copy(
         &self,
         assignment: Assignment,
-        place: &mut Place<'_>,
+        place: &mut WalkerSlot<'_>,
         attempts: &mut Attempts,
     ) -> Result<Option<Read>> {
         place.note_use();
@@ -226,7 +226,7 @@ impl Walker {
         let Some(error) = error else { return Ok(None) };
         if snapshot_refused && assignment.mode == ReadMode::Snapshot {
             // After a few of these, however long each took and whether or not another snapshot may be given, the router asks for none.
-            sleep(RetryRule::SERVER.first_pause).await;
+            sleep(RetryPolicy::SERVER.first_pause).await;
             return Ok(None);
         }
         Self::ended(Err(error), attempts)
@@ -236,7 +236,7 @@ impl Walker {
     }
 
     /// Copies the assigned range, or a first part of it.
-    async fn copy_range(&self, assignment: &Assignment, place: &mut Place<'_>) -> Result<Read> {
+    async fn copy_range(&self, assignment: &Assignment, place: &mut WalkerSlot<'_>) -> Result<Read> {
         let ranged = assignment.target.kind.has_ranges();
         let compare = assignment.repair && ranged;
         let mut made = None;
@@ -307,7 +307,7 @@ impl Walker {
     }
 
     /// Waits until another batch of so many bytes may be read, unless the chunk is given up.
-    async fn room(assignment: &Assignment, batches: &Budget, bytes: usize) -> Result<Taken> {
+    async fn room(assignment: &Assignment, batches: &MemoryBudget, bytes: usize) -> Result<MemoryPermit> {
         tokio::select! {
             biased;
             () = assignment.cancel.cancelled() => Err(Error::stopped("copy a range")),
@@ -316,7 +316,7 @@ impl Walker {
     }
 
     /// Whether a chunk is to end with what was read so far.
-    fn is_enough(assignment: &Assignment, bytes: u64, started: Instant, place: &mut Place<'_>) -> bool {
+    fn is_enough(assignment: &Assignment, bytes: u64, started: Instant, place: &mut WalkerSlot<'_>) -> bool {
         place.note_use();
         assignment.target.kind.has_ranges()
             && (bytes >= assignment.chunk_bytes
@@ -341,7 +341,7 @@ impl Walker {
         false
     }
 
-    async fn insert(&self, assignment: &Assignment, place: &mut Place<'_>) -> Result<Copied> {
+    async fn insert(&self, assignment: &Assignment, place: &mut WalkerSlot<'_>) -> Result<Copied> {
         let bytes = self.batch_bytes.max(assignment.document_bytes);
         let taken = Self::room(assignment, &self.batches, bytes).await?;
         let started = Instant::now();
@@ -385,7 +385,7 @@ impl Walker {
         Ok(copied)
     }
 
-    async fn repair(&self, assignment: &Assignment, place: &mut Place<'_>) -> Result<Copied> {
+    async fn repair(&self, assignment: &Assignment, place: &mut WalkerSlot<'_>) -> Result<Copied> {
         let bytes = self.batch_bytes.max(assignment.document_bytes);
         // A batch of each side.
         let _taken = Self::room(assignment, &self.batches, bytes * 2).await?;
@@ -401,7 +401,7 @@ impl Walker {
                 document_bytes: assignment.document_bytes,
             })
             .await?;
-        let mut differences = Differences::between(source, sink);
+        let mut differences = MergeDiff::between(source, sink);
         let (mut refused, mut writes, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut opened = None;
         let mut last = None;

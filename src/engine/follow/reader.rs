@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::messages::ReadAhead;
 use crate::error::{Error, Result};
 use crate::oplog::Entry;
-use crate::runtime::limits::memory::Budget;
-use crate::runtime::progress::Progress;
+use crate::runtime::limits::memory::MemoryBudget;
+use crate::runtime::progress::RunState;
 use crate::source::EntryStream;
 
 /// So many vectors of entries are read ahead at most; fewer when they are large.
@@ -21,11 +21,11 @@ pub(crate) const READ_AHEAD: usize = 4;
 ///
 /// # Errors
 /// The tail's own.
-pub(crate) async fn pump(
+pub(crate) async fn read_oplog(
     mut tail: EntryStream,
     router: mpsc::Sender<ReadAhead>,
-    budget: Budget,
-    progress: Arc<Progress>,
+    budget: MemoryBudget,
+    progress: Arc<RunState>,
     cancel: CancellationToken,
 ) -> Result<()> {
     loop {
@@ -114,12 +114,12 @@ mod tests {
         }
     }
 
-    /// A pump with a budget of so many bytes for vectors of `count` such entries, with its count of vectors read, and the router's end.
+    /// A read_oplog with a budget of so many bytes for vectors of `count` such entries, with its count of vectors read, and the router's end.
     fn pumping(
         budget: usize,
         count: usize,
         bytes: usize,
-        progress: &Arc<Progress>,
+        progress: &Arc<RunState>,
     ) -> (
         Arc<AtomicUsize>,
         mpsc::Receiver<ReadAhead>,
@@ -136,16 +136,16 @@ mod tests {
         .boxed();
         let (sender, receiver) = mpsc::channel(READ_AHEAD);
         let (progress, cancel) = (Arc::clone(progress), CancellationToken::new());
-        let pump = tokio::spawn(pump(tail, sender, Budget::new(budget), progress, cancel));
-        (read, receiver, pump)
+        let read_oplog = tokio::spawn(read_oplog(tail, sender, MemoryBudget::new(budget), progress, cancel));
+        (read, receiver, read_oplog)
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_read_ahead_is_bounded_by_bytes() {
-        let progress = Arc::new(Progress::new(Events::new()));
+        let progress = Arc::new(RunState::new(Events::new()));
         // However large the vectors are, one more is read than there is room for, and one is on its way.
         for (count, bytes, most) in [(1, 10, READ_AHEAD + 1), (10, 10_000, 2), (10, 1 << 20, 2)] {
-            let (read, mut router, pump) = pumping(150_000, count, bytes, &progress);
+            let (read, mut router, read_oplog) = pumping(150_000, count, bytes, &progress);
             sleep(Duration::from_secs(1)).await;
             assert_eq!(read.load(Relaxed), most, "{count} entries of {bytes} bytes");
             let entries = router.recv().await.unwrap();
@@ -157,13 +157,13 @@ mod tests {
             sleep(Duration::from_secs(1)).await;
             assert_eq!(read.load(Relaxed), most + 1);
             drop(router);
-            pump.await.unwrap().unwrap();
+            read_oplog.await.unwrap().unwrap();
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_tail_keeps_to_its_limit() {
-        let progress = Arc::new(Progress::new(Events::new()));
+        let progress = Arc::new(RunState::new(Events::new()));
         progress.limits.set(Throttle {
             tail_operations_per_second: Some(100),
             ..Throttle::default()

@@ -29,10 +29,10 @@ use tokio::sync::Mutex;
 use self::record::Record;
 use crate::checkpoint::CollectionState;
 use crate::config::ExistingData;
-use crate::engine::track::collection::Tracked;
+use crate::engine::track::collection::CollectionProgress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{CollectionKind, Namespace, Position, Range, names_of, shown};
-use crate::runtime::flush::Durability;
+use crate::runtime::flush::SharedFlush;
 use crate::sink::{CatalogCommand, Sink, SinkRead};
 
 const OPERATION: &str = "make a collection on the target";
@@ -40,7 +40,7 @@ const OPERATION: &str = "make a collection on the target";
 /// What on the target is this migration's own.
 pub(crate) struct Ownership {
     sink: Arc<dyn Sink>,
-    durability: Durability,
+    durability: SharedFlush,
     existing_data: ExistingData,
     state: Mutex<Record>,
 }
@@ -59,7 +59,7 @@ impl Ownership {
     ///
     /// # Errors
     /// A server error.
-    pub async fn load(sink: Arc<dyn Sink>, durability: Durability, existing_data: ExistingData) -> Result<Self> {
+    pub async fn load(sink: Arc<dyn Sink>, durability: SharedFlush, existing_data: ExistingData) -> Result<Self> {
         let state = Record::load(&*sink).await?;
         Ok(Self {
             sink,
@@ -73,7 +73,7 @@ impl Ownership {
     #[cfg(any(test, feature = "test-util"))]
     pub fn empty(sink: Arc<dyn Sink>) -> Self {
         Self {
-            durability: Durability::new(Arc::clone(&sink)),
+            durability: SharedFlush::new(Arc::clone(&sink)),
             sink,
             existing_data: ExistingData::default(),
             state: Mutex::default(),
@@ -282,8 +282,8 @@ impl Ownership {
     ///
     /// # Errors
     /// A server error.
-    pub async fn identify_all(&self, collections: &mut [Tracked]) -> Result<()> {
-        let unknown = |collection: &&Tracked| collection.made.is_none();
+    pub async fn identify_all(&self, collections: &mut [CollectionProgress]) -> Result<()> {
+        let unknown = |collection: &&CollectionProgress| collection.made.is_none();
         let names: BTreeSet<Namespace> = collections
             .iter()
             .filter(unknown)
@@ -305,7 +305,7 @@ impl Ownership {
     ///
     /// # Errors
     /// A server error.
-    pub async fn expect_again(&self, collections: &mut [Tracked]) -> Result<()> {
+    pub async fn expect_again(&self, collections: &mut [CollectionProgress]) -> Result<()> {
         let known = collections.iter().filter(|collection| collection.made.is_some());
         let mut names: BTreeSet<Namespace> = known.map(|collection| collection.target.target.clone()).collect();
         let standing = self.sink.identities(&names).await?;

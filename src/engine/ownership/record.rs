@@ -110,14 +110,14 @@ mod tests {
     use super::*;
     use crate::config::ExistingData;
     use crate::engine::ownership::Ownership;
-    use crate::engine::track::collection::Tracked;
+    use crate::engine::track::collection::CollectionProgress;
     use crate::model::CollectionKind;
-    use crate::runtime::flush::Durability;
+    use crate::runtime::flush::SharedFlush;
     use crate::sink::{MemorySink, SinkCall};
 
     async fn load(sink: &MemorySink) -> Ownership {
         let sink: Arc<dyn Sink> = Arc::new(sink.clone());
-        let durability = Durability::new(Arc::clone(&sink));
+        let durability = SharedFlush::new(Arc::clone(&sink));
         Ownership::load(sink, durability, ExistingData::Refuse).await.unwrap()
     }
 
@@ -152,9 +152,9 @@ mod tests {
         let first = ownership.create(&orders, CollectionKind::Plain, rawdoc! {}).await;
         let first = first.unwrap().unwrap();
         let listed = sink.collections().await.unwrap().remove(0);
-        let mut collections = [Tracked {
+        let mut collections = [CollectionProgress {
             made: Some(first),
-            ..Tracked::unread(&listed, orders.clone(), Vec::new())
+            ..CollectionProgress::unread(&listed, orders.clone(), Vec::new())
         }];
         let replaced = ownership.replace(&orders, Some(first), CollectionKind::Plain, rawdoc! {});
         let second = replaced.await.unwrap().unwrap();

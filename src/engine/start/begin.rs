@@ -12,12 +12,12 @@ use crate::config::ExistingData;
 use crate::engine::ownership::{Ownership, refusal};
 use crate::engine::start::listing::{self, Listing};
 use crate::engine::start::prepare_target::arrange;
-use crate::engine::track::collection::Tracked;
+use crate::engine::track::collection::CollectionProgress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Collection, CollectionKind, Namespace, Position, shown, takes_name};
 use crate::preflight;
 use crate::runtime::job::Job;
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 use crate::sink::CatalogCommand;
 use crate::source::EntryStream;
 
@@ -29,9 +29,9 @@ const BEHIND: Duration = Duration::from_secs(12);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where a run begins.
-pub(crate) struct Beginning {
+pub(crate) struct StartPoint {
     pub checkpoint: Checkpoint,
-    pub collections: Vec<Tracked>,
+    pub collections: Vec<CollectionProgress>,
     pub tail: EntryStream,
     /// Changes up to here may have been applied before.
     pub replay_until: Position,
@@ -48,8 +48,8 @@ impl Job {
         &self,
         mut checkpoint: Checkpoint,
         ownership: &Ownership,
-        progress: &Progress,
-    ) -> Result<Beginning> {
+        progress: &RunState,
+    ) -> Result<StartPoint> {
         self.end_rename(&mut checkpoint).await?;
         // A run of this process may have read further than the last checkpoint says.
         let seen = checkpoint.seen.max(checkpoint.watermark).max(progress.read());
@@ -60,7 +60,11 @@ impl Job {
             checkpoint.forget_compared();
         }
         let tail = must_hold(seen, checkpoint.resume, self.source.tail(checkpoint.resume).await?);
-        let mut collections: Vec<Tracked> = checkpoint.collections.iter().map(Tracked::from_checkpoint).collect();
+        let mut collections: Vec<CollectionProgress> = checkpoint
+            .collections
+            .iter()
+            .map(CollectionProgress::from_checkpoint)
+            .collect();
         // The process may have ended between its first checkpoint and the last of these.
         if !checkpoint.created {
             arrange(
@@ -74,7 +78,7 @@ impl Job {
         }
         ownership.expect_again(&mut collections).await?;
         ownership.identify_all(&mut collections).await?;
-        Ok(Beginning {
+        Ok(StartPoint {
             checkpoint,
             collections,
             tail,
@@ -87,7 +91,7 @@ impl Job {
     ///
     /// # Errors
     /// What preflight found, or a server error.
-    pub(crate) async fn begin_anew(&self, ownership: &Ownership) -> Result<Beginning> {
+    pub(crate) async fn begin_anew(&self, ownership: &Ownership) -> Result<StartPoint> {
         let plan = preflight::check(self, preflight::Purpose::Start).await?;
         plan.refuse()?;
         let Listing {
@@ -111,7 +115,7 @@ impl Job {
         });
         let selection = self.settings.selection.clone();
         let checkpoint = Checkpoint {
-            collections: collections.iter().map(Tracked::to_checkpoint).collect(),
+            collections: collections.iter().map(CollectionProgress::to_checkpoint).collect(),
             ..Checkpoint::begin(source.identity, sink.identity, selection, position, resume)
         };
         self.store.save(&checkpoint.encode()?).await?;
@@ -168,11 +172,11 @@ impl Job {
         &self,
         mut checkpoint: Checkpoint,
         ownership: &Ownership,
-        mut collections: Vec<Tracked>,
+        mut collections: Vec<CollectionProgress>,
         listed: &[Collection],
         tail: EntryStream,
         resumed: bool,
-    ) -> Result<Beginning> {
+    ) -> Result<StartPoint> {
         arrange(
             &*self.source,
             &*self.sink,
@@ -184,7 +188,7 @@ impl Job {
         checkpoint.left_over.clear();
         ownership.identify_all(&mut collections).await?;
         self.cut(&mut collections, listed).await?;
-        Ok(Beginning {
+        Ok(StartPoint {
             checkpoint,
             collections,
             tail,
@@ -262,16 +266,20 @@ impl Job {
     }
 
     /// What is listed, none of it read. What may have documents on the target is repaired.
-    pub(crate) fn track(&self, listed: &[Collection], has_documents: impl Fn(&Namespace) -> bool) -> Vec<Tracked> {
+    pub(crate) fn track(
+        &self,
+        listed: &[Collection],
+        has_documents: impl Fn(&Namespace) -> bool,
+    ) -> Vec<CollectionProgress> {
         let track = |collection: &Collection| {
             let target = self.settings.selection.target(&collection.namespace);
             if collection.kind == CollectionKind::View {
-                return Tracked::view(collection.namespace.clone(), target, collection.options.clone());
+                return CollectionProgress::view(collection.namespace.clone(), target, collection.options.clone());
             }
             let has_documents = has_documents(&target);
-            let tracked = Tracked::unread(collection, target, Vec::new());
+            let tracked = CollectionProgress::unread(collection, target, Vec::new());
             if has_documents {
-                Tracked::from_checkpoint(&tracked.to_checkpoint())
+                CollectionProgress::from_checkpoint(&tracked.to_checkpoint())
             } else {
                 tracked
             }
@@ -280,7 +288,7 @@ impl Job {
     }
 
     /// Cuts large collections into ranges, so that several walkers can copy one.
-    async fn cut(&self, collections: &mut [Tracked], listed: &[Collection]) -> Result<()> {
+    async fn cut(&self, collections: &mut [CollectionProgress], listed: &[Collection]) -> Result<()> {
         for (tracked, collection) in collections.iter_mut().zip(listed) {
             if collection.kind.has_ranges() && collection.bytes > self.settings.chunk_bytes {
                 let cuts = self.source.split(collection, self.settings.chunk_bytes).await?;

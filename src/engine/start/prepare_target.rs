@@ -13,7 +13,7 @@ use crate::catalog::{
 };
 use crate::checkpoint::LeftOver;
 use crate::engine::ownership::Ownership;
-use crate::engine::track::collection::Tracked;
+use crate::engine::track::collection::CollectionProgress;
 use crate::error::{ErrorKind, Result};
 use crate::model::{Collection, CollectionKind, Namespace, Position, find, names_of, shown};
 use crate::sink::{CatalogCommand, Sink};
@@ -33,7 +33,7 @@ pub(crate) async fn arrange(
     source: &dyn Source,
     sink: &dyn Sink,
     ownership: &Ownership,
-    collections: &[Tracked],
+    collections: &[CollectionProgress],
     left_over: &[LeftOver],
 ) -> Result<()> {
     let servers = series_of(source, sink).await?;
@@ -71,7 +71,7 @@ pub(crate) async fn arrange_kept(
     source: &dyn Source,
     sink: &dyn Sink,
     ownership: &Ownership,
-    collection: &Tracked,
+    collection: &CollectionProgress,
 ) -> Result<()> {
     let servers = series_of(source, sink).await?;
     let names = names_of(&collection.target.target);
@@ -92,7 +92,7 @@ async fn series_of(source: &dyn Source, sink: &dyn Sink) -> Result<[Series; 2]> 
 /// What could be modified to be the same is the same now. The rest has to be made anew.
 async fn look_again(
     ownership: &Ownership,
-    collections: &[Tracked],
+    collections: &[CollectionProgress],
     standing: &[Collection],
     servers: &[Series],
 ) -> Result<()> {
@@ -110,7 +110,7 @@ async fn look_again(
 async fn arrange_one(
     sink: &dyn Sink,
     ownership: &Ownership,
-    collection: &Tracked,
+    collection: &CollectionProgress,
     there: Option<&Collection>,
     servers: &[Series],
 ) -> Result<bool> {
@@ -138,7 +138,7 @@ async fn put_away(sink: &dyn Sink, ownership: &Ownership, left: &LeftOver, stand
     }
 }
 
-async fn create(sink: &dyn Sink, collection: &Tracked) -> Result<()> {
+async fn create(sink: &dyn Sink, collection: &CollectionProgress) -> Result<()> {
     let command = CatalogCommand::Create {
         namespace: collection.target.target.clone(),
         kind: collection.target.kind,
@@ -147,7 +147,7 @@ async fn create(sink: &dyn Sink, collection: &Tracked) -> Result<()> {
     sink.execute(&command).await
 }
 
-async fn make_anew(ownership: &Ownership, collection: &Tracked) -> Result<()> {
+async fn make_anew(ownership: &Ownership, collection: &CollectionProgress) -> Result<()> {
     let target = &collection.target;
     let options = to_create(&expiry_held_back(&collection.options), &collection.indexes);
     ownership
@@ -157,7 +157,12 @@ async fn make_anew(ownership: &Ownership, collection: &Tracked) -> Result<()> {
 }
 
 /// Drops the indexes that the source does not have, or has otherwise.
-async fn drop_indexes(sink: &dyn Sink, collection: &Tracked, there: &Collection, servers: &[Series]) -> Result<()> {
+async fn drop_indexes(
+    sink: &dyn Sink,
+    collection: &CollectionProgress,
+    there: &Collection,
+    servers: &[Series],
+) -> Result<()> {
     for index in there.indexes.iter().filter(|index| !is_id_index(index)) {
         let same = collection
             .indexes
@@ -179,7 +184,7 @@ async fn drop_indexes(sink: &dyn Sink, collection: &Tracked, there: &Collection,
 async fn put_options_right(
     sink: &dyn Sink,
     ownership: &Ownership,
-    collection: &Tracked,
+    collection: &CollectionProgress,
     there: &Collection,
     servers: &[Series],
 ) -> Result<bool> {
@@ -209,7 +214,7 @@ async fn put_options_right(
 }
 
 /// The options that the target must have otherwise before cutover.
-fn differing_options(collection: &Tracked, there: &Collection, servers: &[Series]) -> Vec<String> {
+fn differing_options(collection: &CollectionProgress, there: &Collection, servers: &[Series]) -> Vec<String> {
     let wanted = expiry_held_back(&collection.options);
     option_differences(collection.target.kind, &wanted, &there.options, servers)
         .into_iter()

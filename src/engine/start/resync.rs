@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use crate::checkpoint::{Checkpoint, LeftOver};
 use crate::engine::ownership::Ownership;
-use crate::engine::start::begin::Beginning;
+use crate::engine::start::begin::StartPoint;
 use crate::engine::start::listing::{self, Listing};
-use crate::engine::track::collection::Tracked;
+use crate::engine::track::collection::CollectionProgress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Collection, CollectionKind, Namespace};
 use crate::report::Event;
 use crate::runtime::job::Job;
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 
 impl Job {
     /// Begins anew on top of what the target has. `reason` says why.
@@ -27,9 +27,9 @@ impl Job {
         &self,
         mut before: Checkpoint,
         ownership: &Ownership,
-        progress: &Arc<Progress>,
+        progress: &Arc<RunState>,
         reason: &str,
-    ) -> Result<Beginning> {
+    ) -> Result<StartPoint> {
         self.end_rename(&mut before).await?;
         let Listing {
             position,
@@ -61,7 +61,7 @@ impl Job {
         check_names(&collections)?;
         let lost = before.watermark;
         let checkpoint = Checkpoint {
-            collections: collections.iter().map(Tracked::to_checkpoint).collect(),
+            collections: collections.iter().map(CollectionProgress::to_checkpoint).collect(),
             left_over,
             ..before.begin_again(position, resume)
         };
@@ -81,7 +81,7 @@ impl Job {
 
 /// Whether each collection has a name of its own on the target. Preflight has looked at those of the beginning, and the catalogue at what came
 /// later, but nothing at what came while no process followed.
-fn check_names(collections: &[Tracked]) -> Result<()> {
+fn check_names(collections: &[CollectionProgress]) -> Result<()> {
     let mut names: BTreeMap<&Namespace, &Namespace> = BTreeMap::new();
     for collection in collections {
         let (namespace, target) = (&collection.target.namespace, &collection.target.target);
@@ -163,7 +163,9 @@ mod tests {
         let owned = |collections: &[&Collection]| collections.iter().copied().cloned().collect::<Vec<_>>();
         let collections = before
             .iter()
-            .map(|collection| Tracked::unread(collection, collection.namespace.clone(), Vec::new()).to_checkpoint())
+            .map(|collection| {
+                CollectionProgress::unread(collection, collection.namespace.clone(), Vec::new()).to_checkpoint()
+            })
             .collect();
         let before = Checkpoint {
             collections,

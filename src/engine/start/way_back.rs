@@ -11,7 +11,7 @@ use crate::engine::ownership::Ownership;
 use crate::error::Result;
 use crate::model::Collection;
 use crate::runtime::expiry::{self, Form};
-use crate::runtime::flush::Durability;
+use crate::runtime::flush::SharedFlush;
 use crate::runtime::job::Job;
 
 impl Job {
@@ -29,7 +29,7 @@ impl Job {
         let Some(mut first) = self.first_of_way_back().await? else {
             return Ok(());
         };
-        let commands = expiry::commands(&first.collections, Form::HeldBack);
+        let commands = expiry::commands(&first.collections, Form::BlockedByIndex);
         expiry::execute(&*self.sink, &commands, || true).await?;
         // Only now, since until here the old source may have expired what the new rule keeps.
         let listed = self.source.collections().await?;
@@ -41,7 +41,7 @@ impl Job {
             state.ranges.clear();
             first.copied = false;
         }
-        let durability = Durability::new(Arc::clone(&self.sink));
+        let durability = SharedFlush::new(Arc::clone(&self.sink));
         Ownership::load(Arc::clone(&self.sink), durability, self.settings.existing_data)
             .await?
             .begin()

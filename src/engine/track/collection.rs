@@ -8,15 +8,15 @@ use bson::raw::RawDocumentBuf;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::CollectionState;
-use crate::engine::track::held_changes::Held;
+use crate::engine::track::held_changes::HeldChanges;
 use crate::engine::track::ranges::{ChunkId, RangeStatus, Ranges};
-use crate::engine::track::verification::Proof;
+use crate::engine::track::verification::RangeVerification;
 use crate::model::{Change, Collection, CollectionKind, CollectionMapping, Namespace, Position};
 use crate::order::Key;
 
 /// A collection that is migrated.
 #[derive(Debug)]
-pub(crate) struct Tracked {
+pub(crate) struct CollectionProgress {
     pub target: Arc<CollectionMapping>,
     /// As [`CollectionState::made`].
     pub made: Option<Uuid>,
@@ -36,7 +36,7 @@ pub(crate) struct Tracked {
     /// Chunks become this much smaller after they were given up.
     pub chunk_divisor: u64,
     /// How far the comparison with the source is.
-    pub proof: Proof,
+    pub verification: RangeVerification,
 }
 
 /// How far the indexes of a collection are.
@@ -61,7 +61,7 @@ pub(crate) struct Chunk {
     /// The position of its snapshot, or the one before which an interval read began.
     pub low: Position,
     /// Changes after `low`, in order.
-    pub held: Held,
+    pub held: HeldChanges,
     /// Stops the walker; the range will be read again.
     pub cancel: CancellationToken,
     /// Asks the walker to finish with what it has read so far.
@@ -77,11 +77,11 @@ pub(crate) enum Route {
     Hold(ChunkId),
     /// It waits until its range has been compared.
     HoldCheck,
-    /// It goes to its lane.
+    /// It goes to its applier.
     Send,
 }
 
-impl Tracked {
+impl CollectionProgress {
     /// A collection of which nothing has been copied.
     pub fn unread(collection: &Collection, target: Namespace, cuts: Vec<Key>) -> Self {
         Self {
@@ -103,7 +103,7 @@ impl Tracked {
             failed_indexes: BTreeSet::new(),
             snapshots_refused: 0,
             chunk_divisor: 1,
-            proof: Proof::default(),
+            verification: RangeVerification::default(),
         }
     }
 
@@ -126,7 +126,11 @@ impl Tracked {
             } else {
                 IndexWork::NotBegun
             },
-            proof: state.compared.clone().map(Proof::from_checkpoint).unwrap_or_default(),
+            verification: state
+                .compared
+                .clone()
+                .map(RangeVerification::from_checkpoint)
+                .unwrap_or_default(),
             ..Self::unread(&collection, state.target.clone(), Vec::new())
         }
     }
@@ -136,7 +140,7 @@ impl Tracked {
         self.changes as f64 / self.bytes.max(1) as f64
     }
 
-    /// What a checkpoint keeps, but for what is known of its being the same as on the source: see [`Proof::to_checkpoint`].
+    /// What a checkpoint keeps, but for what is known of its being the same as on the source: see [`RangeVerification::to_checkpoint`].
     pub fn to_checkpoint(&self) -> CollectionState {
         CollectionState {
             id: self.target.id,
@@ -174,10 +178,10 @@ impl Tracked {
         }
     }
 
-    /// Forgets that anything has been copied; `prove` says whether it is to be compared afterwards.
-    pub fn copy_again(&mut self, prove: bool) {
-        if prove {
-            self.proof.begin();
+    /// Forgets that anything has been copied; `verify` says whether it is to be compared afterwards.
+    pub fn copy_again(&mut self, verify: bool) {
+        if verify {
+            self.verification.begin();
         }
         self.ranges = Ranges::unread_again();
         self.index_work = IndexWork::NotBegun;
@@ -193,7 +197,7 @@ impl Tracked {
         match self.ranges.status(key) {
             RangeStatus::Unread { .. } => Route::Drop,
             RangeStatus::Done(at) if position <= at => Route::Drop,
-            RangeStatus::Done(_) if self.proof.must_hold(key, position) => Route::HoldCheck,
+            RangeStatus::Done(_) if self.verification.must_hold(key, position) => Route::HoldCheck,
             RangeStatus::Done(_) => Route::Send,
             RangeStatus::InFlight(id) => match self.chunks.get(&id) {
                 // A chunk that was given up is read again at a position that is not before this change.

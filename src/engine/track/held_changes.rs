@@ -13,7 +13,7 @@ use crate::spill::{Spill, failed};
 
 /// The changes held for one chunk.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct HeldChanges {
     memory: Vec<(Position, Write)>,
     bytes: usize,
     file: Option<Spill>,
@@ -26,7 +26,7 @@ pub(crate) struct HeldReader {
     memory: vec::IntoIter<(Position, Write)>,
 }
 
-impl Held {
+impl HeldChanges {
     /// Keeps a change; answers the bytes of memory it takes.
     pub fn push(&mut self, position: Position, write: Write) -> usize {
         let bytes = size_of::<Position>() + write.size_in_bytes();
@@ -186,7 +186,7 @@ mod tests {
                 },
             )
         };
-        let mut held = Held::default();
+        let mut held = HeldChanges::default();
         let mut bytes = 0;
         for number in 0..1000 {
             let (position, change) = write(number);

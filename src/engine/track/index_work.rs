@@ -7,16 +7,16 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 
 use crate::catalog::expiry::held_back;
 use crate::catalog::{is_id_index, name_of};
-use crate::engine::track::collection::{IndexWork, Tracked};
+use crate::engine::track::collection::{CollectionProgress, IndexWork};
 use crate::engine::track::ranges::RangeStatus;
 use crate::model::Position;
 use crate::runtime::index_builds::IndexJob;
 
-impl Tracked {
+impl CollectionProgress {
     /// The next index to be built, once every document is there and every change up to the copy's positions has been routed. Unique
     /// indexes come last: by then most changes that were under way have arrived.
     pub fn next_index(&mut self, routed: Position) -> Option<IndexJob> {
-        self.settle_index_work(routed);
+        self.advance_index_work(routed);
         let IndexWork::Building {
             waiting,
             running,
@@ -43,7 +43,7 @@ impl Tracked {
     }
 
     /// Goes on to the next state where everything for it is there.
-    pub fn settle_index_work(&mut self, routed: Position) {
+    pub fn advance_index_work(&mut self, routed: Position) {
         if matches!(self.index_work, IndexWork::NotBegun) {
             self.ranges.join(routed);
             if !matches!(self.ranges.only(), Some(RangeStatus::Done(at)) if at <= routed) {
@@ -167,7 +167,7 @@ mod tests {
     use crate::model::{Collection, CollectionKind};
     use crate::test_util::at;
 
-    fn tracked() -> Tracked {
+    fn tracked() -> CollectionProgress {
         let namespace: crate::model::Namespace = "shop.orders".parse().unwrap();
         let collection = Collection {
             id: Uuid::new(),
@@ -182,7 +182,7 @@ mod tests {
             documents: 1,
             bytes: 100,
         };
-        Tracked::unread(&collection, namespace, Vec::new())
+        CollectionProgress::unread(&collection, namespace, Vec::new())
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
         assert!(tracked.next_index(at(6)).is_none(), "a document may still be newer");
         assert_eq!(tracked.next_index(at(7)).unwrap().name, "u_1");
         tracked.end_build("u_1", None);
-        tracked.settle_index_work(at(7));
+        tracked.advance_index_work(at(7));
         assert!(tracked.is_indexed() && tracked.is_built("u_1"));
         tracked.add_indexes(&[rawdoc! { "v": 2, "key": { "w": 1 }, "name": "w_1" }]);
         assert!(!tracked.is_indexed());

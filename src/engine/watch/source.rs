@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
 use crate::report::{Event, Phase};
-use crate::runtime::lag::{Behind, Pace, RollOff, Sample};
-use crate::runtime::progress::Progress;
+use crate::runtime::lag::{Behind, LagTrend, OplogWindow, Sample};
+use crate::runtime::progress::RunState;
 use crate::source::Source;
 
 /// How often the source is asked for its newest position.
@@ -27,13 +27,13 @@ const WINDOW_INTERVAL: Duration = Duration::from_secs(10);
 /// What the source answered for good.
 pub(crate) async fn watch_source(
     source: Arc<dyn Source>,
-    progress: Arc<Progress>,
+    progress: Arc<RunState>,
     max_lag: Duration,
     cancel: CancellationToken,
 ) -> Result<()> {
     let mut tick = interval(POSITION_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut pace = Pace::new(max_lag);
+    let mut pace = LagTrend::new(max_lag);
     loop {
         let position = async {
             tick.tick().await;
@@ -76,8 +76,8 @@ pub(crate) async fn watch_source(
 }
 
 /// Measures the source's oplog window, also while the run is paused or cannot go on, which is when it matters.
-pub(crate) async fn watch_window(source: &dyn Source, progress: &Progress) -> Infallible {
-    let mut roll_off = RollOff::default();
+pub(crate) async fn watch_window(source: &dyn Source, progress: &RunState) -> Infallible {
+    let mut roll_off = OplogWindow::default();
     loop {
         if let Some(position) = progress.resume() {
             let window = match futures::try_join!(source.oldest_position(), source.position()) {

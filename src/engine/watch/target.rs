@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, Position, Selection, Side};
 use crate::report::Event;
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 use crate::runtime::seen::{Known, Seen};
 use crate::sink::{Sink, WritesSeen};
 use crate::source::Source;
@@ -29,7 +29,7 @@ pub(crate) async fn watch_deployments(
     source: Arc<dyn Source>,
     sink: Arc<dyn Sink>,
     seen: Arc<Seen>,
-    progress: Arc<Progress>,
+    progress: Arc<RunState>,
     cancel: CancellationToken,
 ) -> Result<()> {
     let mut tick = interval(INTERVAL);
@@ -59,7 +59,7 @@ pub(crate) async fn watch_deployments(
     }
 }
 
-fn compare(side: Side, before: Option<Known>, now: Known, progress: &Progress) -> Result<()> {
+fn compare(side: Side, before: Option<Known>, now: Known, progress: &RunState) -> Result<()> {
     let Some(before) = before else { return Ok(()) };
     if before.members != now.members {
         let gone =
@@ -96,7 +96,7 @@ pub(crate) type ForeignWatch = BoxStream<'static, Result<WritesSeen>>;
 pub(crate) async fn open_foreign_watch(
     sink: &dyn Sink,
     after: Option<Position>,
-    progress: &Progress,
+    progress: &RunState,
 ) -> (Option<ForeignWatch>, bool) {
     // What an earlier run of this process has counted is known, and not counted once more.
     let after = after.max(progress.foreign_writes_counted());
@@ -134,7 +134,7 @@ async fn begin_to_watch(sink: &dyn Sink, after: Option<Position>) -> Result<Opti
 pub(crate) async fn watch_foreign_writes(
     mut writes: ForeignWatch,
     selection: Selection,
-    progress: Arc<Progress>,
+    progress: Arc<RunState>,
     cancel: CancellationToken,
 ) -> Result<()> {
     let watch = async {
@@ -188,7 +188,7 @@ pub(crate) async fn watch_foreign_writes(
     Ok(())
 }
 
-fn tell_unwatched(progress: &Progress, error: &Error) {
+fn tell_unwatched(progress: &RunState, error: &Error) {
     progress.events.send(Event::ForeignWritesNotWatched {
         reason: error.to_string(),
     });
@@ -203,7 +203,7 @@ struct Told {
 
 impl Told {
     /// Tells the host, unless it was told just now or knows already.
-    fn tell(&mut self, namespace: &Namespace, progress: &Progress) {
+    fn tell(&mut self, namespace: &Namespace, progress: &RunState) {
         let due = self
             .last
             .is_none_or(|(since, writes)| since.elapsed() >= INTERVAL && writes != self.writes);

@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{ErrorKind, Result};
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 use crate::source::{Source, WriteLoad};
 
 /// How often the source is asked.
@@ -47,12 +47,12 @@ const UNUSED: u32 = 60;
 /// None.
 pub(crate) async fn yield_to_writes(
     source: Arc<dyn Source>,
-    progress: Arc<Progress>,
+    progress: Arc<RunState>,
     walkers: usize,
     cancel: CancellationToken,
 ) -> Result<()> {
     let watch = async {
-        let mut yielding = Yielding::new(walkers);
+        let mut yielding = ConcurrencyController::new(walkers);
         let mut tick = interval(WINDOW);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut unused = 0;
@@ -85,7 +85,7 @@ pub(crate) async fn yield_to_writes(
 
 /// Finds how many walkers may be at work. Pure.
 #[derive(Debug)]
-struct Yielding {
+struct ConcurrencyController {
     most: usize,
     level: usize,
     /// What was told last, and when.
@@ -104,7 +104,7 @@ struct Yielding {
     hold_until: Option<Instant>,
 }
 
-impl Yielding {
+impl ConcurrencyController {
     /// Until it is known whether applications write, one walker is enough.
     fn new(most: usize) -> Self {
         Self {
@@ -217,7 +217,7 @@ mod tests {
 
     /// A source that is written to without end; how long a write takes depends on how many walkers are at work.
     struct Applications {
-        yielding: Yielding,
+        yielding: ConcurrencyController,
         now: Instant,
         load: WriteLoad,
     }
@@ -225,7 +225,7 @@ mod tests {
     impl Applications {
         fn new(walkers: usize) -> Self {
             Self {
-                yielding: Yielding::new(walkers),
+                yielding: ConcurrencyController::new(walkers),
                 now: Instant::now(),
                 load: WriteLoad::default(),
             }

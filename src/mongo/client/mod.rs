@@ -18,7 +18,7 @@ use crate::error::{Code, Error, ErrorKind, Finding, Result};
 use crate::model::raw::batch_cursor;
 use crate::model::{Batch, Deployment, Position};
 use crate::mongo::error_codes::{self, Meaning};
-use crate::mongo::retry::{ANSWER, RetryRule, answered, panicked, retry};
+use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, answered, panicked, retry};
 
 pub(crate) use self::answer::{Answer, of_system, plain};
 
@@ -32,7 +32,7 @@ pub(crate) async fn run(
     database: &str,
     command: Document,
 ) -> Result<Document> {
-    run_within(ANSWER, client, operation, database, command).await
+    run_within(COMMAND_TIMEOUT, client, operation, database, command).await
 }
 
 /// As [`run`], for a command that may take longer than others.
@@ -47,7 +47,7 @@ pub(crate) async fn run_within(
     command: Document,
 ) -> Result<Document> {
     let database = client.database(database);
-    retry(RetryRule::SERVER, || {
+    retry(RetryPolicy::SERVER, || {
         answered(operation, limit, async {
             let answer = database.run_command(command.clone()).await;
             answer.map_err(|error| convert(operation, error))
@@ -104,7 +104,7 @@ pub(crate) async fn open_cursor(
     command: RawDocumentBuf,
     batch_size: Option<u32>,
 ) -> Result<BoxStream<'static, Result<Batch>>> {
-    open_cursor_within(ANSWER, client, operation, database, command, batch_size).await
+    open_cursor_within(COMMAND_TIMEOUT, client, operation, database, command, batch_size).await
 }
 
 /// As [`open_cursor`], for a cursor whose batches may take longer than other answers.

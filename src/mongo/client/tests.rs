@@ -191,10 +191,12 @@ impl SilentServer {
     async fn is_given_up(&mut self, began: Instant) {
         // Nothing is on its way now, so that the clock goes on to whatever is waited for.
         tokio::time::pause();
-        timeout(ANSWER * 10, self.closed.recv()).await.expect("it gives up");
+        timeout(COMMAND_TIMEOUT * 10, self.closed.recv())
+            .await
+            .expect("it gives up");
         let took = began.elapsed();
         tokio::time::resume();
-        assert!(took >= ANSWER && took < ANSWER + SOON, "{took:?}");
+        assert!(took >= COMMAND_TIMEOUT && took < COMMAND_TIMEOUT + SOON, "{took:?}");
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::mongo::client;
-use crate::mongo::retry::{ANSWER, RetryRule, answered, retry};
+use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, answered, retry};
 
 /// The first wire version whose servers seek in the oplog on their own (4.4). Older ones must be told to with `oplogReplay`.
 const SEEKS: i32 = 9;
@@ -42,7 +42,7 @@ pub(crate) async fn standing(client: &Client) -> Result<Standing> {
     const OPERATION: &str = "ask for the newest position";
     let database = client.database("admin");
     // The name that every version knows; `hello` came with 4.4.2.
-    let hello = answered(OPERATION, ANSWER, async {
+    let hello = answered(OPERATION, COMMAND_TIMEOUT, async {
         let hello = database.run_command(doc! { "isMaster": 1 }).await;
         hello.map_err(|error| client::convert(OPERATION, error))
     })
@@ -87,7 +87,7 @@ pub(crate) async fn standing(client: &Client) -> Result<Standing> {
 /// # Errors
 /// As [`standing`], after elections were waited for.
 pub(crate) async fn newest_position(client: &Client) -> Result<Position> {
-    Ok(retry(RetryRule::SERVER, || standing(client)).await?.majority)
+    Ok(retry(RetryPolicy::SERVER, || standing(client)).await?.majority)
 }
 
 /// The position of the oldest entry that the oplog still holds.
@@ -159,15 +159,15 @@ async fn followed<F>(mut standing: impl FnMut() -> F) -> Result<Position>
 where
     F: Future<Output = Result<Standing>>,
 {
-    let written = retry(RetryRule::SERVER, &mut standing).await?.newest;
-    let (mut attempts, mut reached) = (RetryRule::SERVER.begin(), Position::ZERO);
+    let written = retry(RetryPolicy::SERVER, &mut standing).await?.newest;
+    let (mut attempts, mut reached) = (RetryPolicy::SERVER.begin(), Position::ZERO);
     loop {
         let error = match standing().await {
             Ok(standing) if standing.majority >= written => return Ok(standing.majority),
             Ok(standing) => {
                 if standing.majority > reached {
                     reached = standing.majority;
-                    attempts = RetryRule::SERVER.begin();
+                    attempts = RetryPolicy::SERVER.begin();
                 }
                 Error::new(
                     ErrorKind::Connection,
@@ -197,7 +197,7 @@ pub(crate) async fn confirmed(client: &Client) -> Result<Position> {
     const OPERATION: &str = "have a majority confirm the newest position";
     // Members that are far behind would only make the read below fail, again and again.
     newest_written(client).await?;
-    retry(RetryRule::SERVER, || async {
+    retry(RetryPolicy::SERVER, || async {
         let noted = note_linearizable_read(client, OPERATION).await?;
         // Whichever member answers: what it knows to be committed, and is as new, comes after the note.
         let majority = standing(client).await?.majority;
@@ -224,7 +224,7 @@ async fn note_linearizable_read(client: &Client, operation: &'static str) -> Res
         "maxTimeMS": milliseconds,
     };
     let database = client.database("local");
-    let reply = answered(operation, ANSWER, async {
+    let reply = answered(operation, COMMAND_TIMEOUT, async {
         let reply = database.run_command(command).await;
         reply.map_err(|error| client::convert(operation, error))
     })
@@ -385,7 +385,7 @@ mod tests {
         let (found, took) = follow(|seconds| seconds.min(60)).await;
         let error = found.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
-        let patience = RetryRule::SERVER.patience;
+        let patience = RetryPolicy::SERVER.patience;
         let last = Duration::from_secs(60);
         assert!(took >= last + patience && took < last + patience * 2, "{took:?}");
     }

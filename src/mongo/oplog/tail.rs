@@ -19,7 +19,7 @@ use crate::model::Position;
 use crate::model::raw::batch_cursor::Documents;
 use crate::mongo::client;
 use crate::mongo::oplog::position::{entry_at, find_from, is_at, oldest_position, standing, start_position};
-use crate::mongo::retry::{Attempts, RetryRule, answered};
+use crate::mongo::retry::{Attempts, RetryPolicy, answered};
 use crate::oplog::assembler::{Assembler, Taken};
 use crate::oplog::entry::Entry;
 
@@ -112,7 +112,7 @@ impl Tail {
                 Err(error) => error,
             };
             self.link = Link::Closed;
-            let attempts = self.attempts.get_or_insert_with(|| RetryRule::SERVER.begin());
+            let attempts = self.attempts.get_or_insert_with(|| RetryPolicy::SERVER.begin());
             match attempts.next_pause(&error) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(error),

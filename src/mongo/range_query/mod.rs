@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use self::cut_off::cut_off;
 use self::successor::successor;
 use crate::error::Result;
-use crate::model::raw::splice::Splice;
+use crate::model::raw::writer::RawWriter;
 use crate::model::{Batch, CollectionKind, Namespace, Range};
 use crate::order::{Key, element_type};
 
@@ -55,7 +55,7 @@ pub(crate) fn range_find(
     read_concern: Option<&RawDocument>,
 ) -> RangeFind {
     let mut upper = None;
-    let mut command = Splice::with_capacity(256);
+    let mut command = RawWriter::with_capacity(256);
     command.string("find", namespace.collection());
     match bounds(range) {
         _ if !kind.has_ranges() => natural(&mut command),
@@ -108,13 +108,13 @@ fn bounds(range: &Range) -> Option<(Option<Key>, Option<Key>)> {
     }
 }
 
-fn natural(command: &mut Splice) {
+fn natural(command: &mut RawWriter) {
     command.open_document("hint").int32("$natural", 1).close();
 }
 
 /// Buckets have no index on `_id` but are stored by it, and every `_id` is an ObjectId. 5.0 takes neither `min` nor `max` for them, but
 /// scans only the part of the collection that a filter on `_id` allows.
-fn buckets(command: &mut Splice, range: &Range, (min, max): &(Option<Key>, Option<Key>)) {
+fn buckets(command: &mut RawWriter, range: &Range, (min, max): &(Option<Key>, Option<Key>)) {
     let is_object_id = |key: &Key| key.as_raw().element_type() == element_type::OBJECT_ID;
     let first = Key::from(bson::RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0; 12])));
     let last = Key::from(bson::RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0xff; 12])));

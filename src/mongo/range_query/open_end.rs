@@ -4,11 +4,11 @@
 //! without an upper end is therefore asked for by what is not in it: the values up to `lower` of its own type, and all types below.
 //! Each is an interval that the server leaves out of the scan, or a type of which there is at most a handful of documents.
 
-use crate::model::raw::splice::Splice;
+use crate::model::raw::writer::RawWriter;
 use crate::order::{Key, element_type};
 
 /// Appends a filter for all documents above `lower`.
-pub(super) fn write(command: &mut Splice, lower: &Key) {
+pub(super) fn write(command: &mut RawWriter, lower: &Key) {
     match rank(lower.as_raw().element_type()) {
         Some(rank) => leave_out(command, lower, rank),
         None => compare_each(command, lower),
@@ -17,7 +17,7 @@ pub(super) fn write(command: &mut Splice, lower: &Key) {
 
 /// For the three types that the server has no interval for, of which it takes only the last from a client as an `_id`: arrays, regular
 /// expressions, DBPointers. There can only be few documents above such a one, so that each may be looked at.
-fn compare_each(command: &mut Splice, lower: &Key) {
+fn compare_each(command: &mut RawWriter, lower: &Key) {
     /// The numbers of these types and all above, in the order of the index.
     const ABOVE: [i32; 11] = [4, 5, 7, 8, 9, 17, 11, 12, 13, 15, 127];
     let own = i32::from(lower.as_raw().element_type());
@@ -32,10 +32,10 @@ fn compare_each(command: &mut Splice, lower: &Key) {
     command.close().close().close().close();
 }
 
-fn leave_out(command: &mut Splice, lower: &Key, rank: usize) {
+fn leave_out(command: &mut RawWriter, lower: &Key, rank: usize) {
     command.open_document("filter").open_array("$and");
     let mut index = 0;
-    let mut condition = |command: &mut Splice, operator: &str, write: &dyn Fn(&mut Splice)| {
+    let mut condition = |command: &mut RawWriter, operator: &str, write: &dyn Fn(&mut RawWriter)| {
         command.open_document(&index.to_string()).open_document("_id");
         match operator {
             "$ne" => write(command),
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_is_below_is_left_out() {
-        let mut command = Splice::with_capacity(0);
+        let mut command = RawWriter::with_capacity(0);
         write(&mut command, &Key::from(RawBsonRef::String("x")));
         let nan = f64::NAN;
         assert_eq!(

@@ -5,13 +5,13 @@ use std::collections::{HashMap, HashSet};
 use bson::raw::RawDocument;
 
 use super::by_id::{Part, find, takes_in};
-use super::connection::Target;
+use super::connection::TargetConnection;
 use super::delta;
 use super::insert::insert_all;
 use super::replace::{Stored, command_filter, needs_comparison, reason_of, store_all};
 use super::write_commands::{Items, Verb, send};
 use crate::error::Result;
-use crate::model::raw::splice::{IndexNames, Splice};
+use crate::model::raw::writer::{IndexNames, RawWriter};
 use crate::model::{CollectionKind, Namespace, Operation, Write};
 use crate::order::Key;
 use crate::sink::{Refusal, RefusalReason};
@@ -23,7 +23,7 @@ pub(super) const OPERATION: &str = "apply writes";
 /// # Errors
 /// What concerns more than single writes.
 pub(super) async fn apply(
-    target: &Target,
+    target: &TargetConnection,
     namespace: &Namespace,
     kind: CollectionKind,
     writes: &[Write],
@@ -122,7 +122,11 @@ fn runs(writes: &[Write]) -> Vec<Step<'_>> {
     steps
 }
 
-async fn insert(target: &Target, namespace: &Namespace, inserts: &[Stored<'_>]) -> Result<Vec<(usize, RefusalReason)>> {
+async fn insert(
+    target: &TargetConnection,
+    namespace: &Namespace,
+    inserts: &[Stored<'_>],
+) -> Result<Vec<(usize, RefusalReason)>> {
     let documents: Vec<&RawDocument> = inserts.iter().map(|insert| insert.document).collect();
     let refused = insert_all(target, OPERATION, namespace, &documents, None).await?;
     Ok(refused
@@ -152,7 +156,7 @@ impl Items for Deletes<'_> {
             .sum()
     }
 
-    fn write(&self, item: usize, name: &str, command: &mut Splice) {
+    fn write(&self, item: usize, name: &str, command: &mut RawWriter) {
         command.open_document(name);
         match self.0.get(item) {
             Some([(_, key)]) => command_filter(command, key),
@@ -191,7 +195,7 @@ fn groups<'a, 'k>(deletes: &'a [(usize, &'k Key)], most: usize) -> Vec<&'a [(usi
 /// Keeps the deletes of documents that are there with this very `_id`. A collation finds one with another `_id` too; and with the simple
 /// collation named, a delete would look through the whole collection.
 async fn retain_exact(
-    target: &Target,
+    target: &TargetConnection,
     namespace: &Namespace,
     kind: CollectionKind,
     deletes: &mut Vec<(usize, &Key)>,
@@ -211,7 +215,7 @@ async fn retain_exact(
 }
 
 async fn delete(
-    target: &Target,
+    target: &TargetConnection,
     namespace: &Namespace,
     kind: CollectionKind,
     deletes: &[(usize, &Key)],

@@ -5,13 +5,13 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 
-use super::connection::Target;
+use super::connection::TargetConnection;
 use super::replace::needs_comparison;
 use crate::error::Result;
-use crate::model::raw::splice::{IndexNames, Splice};
+use crate::model::raw::writer::{IndexNames, RawWriter};
 use crate::model::{Batch, CollectionKind, Namespace};
 use crate::mongo::client;
-use crate::mongo::retry::{RetryRule, retry};
+use crate::mongo::retry::{RetryPolicy, retry};
 use crate::order::Key;
 
 const OPERATION: &str = "read documents";
@@ -35,7 +35,7 @@ pub(super) enum Part {
 /// # Errors
 /// A server error.
 pub(super) async fn find(
-    target: &Target,
+    target: &TargetConnection,
     namespace: &Namespace,
     kind: CollectionKind,
     keys: &[&Key],
@@ -44,7 +44,7 @@ pub(super) async fn find(
     let groups: Vec<_> = groups(kind, keys)
         .into_iter()
         .map(|group| {
-            retry(RetryRule::SERVER, move || {
+            retry(RetryPolicy::SERVER, move || {
                 let group = group.clone();
                 async move {
                     let mut cursor = open(target, namespace, &group, part).await?;
@@ -99,7 +99,7 @@ pub(super) fn takes_in(kind: CollectionKind) -> bool {
 ///
 /// # Errors
 /// A server error.
-pub(super) async fn kind_of(target: &Target, namespace: &Namespace) -> Result<CollectionKind> {
+pub(super) async fn kind_of(target: &TargetConnection, namespace: &Namespace) -> Result<CollectionKind> {
     if namespace.time_series().is_some() {
         return Ok(CollectionKind::TimeSeriesBuckets);
     }
@@ -134,7 +134,7 @@ pub(super) async fn kind_of(target: &Target, namespace: &Namespace) -> Result<Co
 /// # Errors
 /// A server error, from the call or from the stream.
 pub(super) async fn open(
-    target: &Target,
+    target: &TargetConnection,
     namespace: &Namespace,
     group: &[&Key],
     part: Part,
@@ -144,7 +144,7 @@ pub(super) async fn open(
 }
 
 fn command(namespace: &Namespace, keys: &[&Key], part: Part) -> RawDocumentBuf {
-    let mut command = Splice::with_capacity(keys.len() * 32 + 128);
+    let mut command = RawWriter::with_capacity(keys.len() * 32 + 128);
     command.string("find", namespace.collection());
     command.open_document("filter").open_document("_id");
     match keys {

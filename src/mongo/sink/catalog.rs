@@ -3,7 +3,7 @@
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Document, doc, rawdoc};
 
-use super::connection::Target;
+use super::connection::TargetConnection;
 use super::index::{self, is_expiry_of_capped};
 use crate::catalog::{modification_for, options_for};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,7 +23,7 @@ mod code {
 ///
 /// # Errors
 /// [`TargetRefused`](ErrorKind::TargetRefused) with the server's reason; a connection error once patience has run out.
-pub(super) async fn execute(target: &Target, command: &CatalogCommand) -> Result<()> {
+pub(super) async fn execute(target: &TargetConnection, command: &CatalogCommand) -> Result<()> {
     match command {
         CatalogCommand::Create {
             namespace,
@@ -94,7 +94,12 @@ pub(super) async fn execute(target: &Target, command: &CatalogCommand) -> Result
     }
 }
 
-async fn create(target: &Target, namespace: &Namespace, kind: CollectionKind, options: &RawDocument) -> Result<()> {
+async fn create(
+    target: &TargetConnection,
+    namespace: &Namespace,
+    kind: CollectionKind,
+    options: &RawDocument,
+) -> Result<()> {
     const OPERATION: &str = "create a collection";
     let shown = shown(namespace);
     if kind == CollectionKind::TimeSeriesBuckets && target.is_at_least(9, 0) {
@@ -127,7 +132,7 @@ async fn create(target: &Target, namespace: &Namespace, kind: CollectionKind, op
     Ok(())
 }
 
-async fn modify(target: &Target, namespace: &Namespace, arguments: &RawDocument) -> Result<()> {
+async fn modify(target: &TargetConnection, namespace: &Namespace, arguments: &RawDocument) -> Result<()> {
     let shown = shown(namespace);
     let arguments = modification_for(arguments, target.series());
     if arguments.is_empty() {
@@ -152,7 +157,7 @@ fn shown(namespace: &Namespace) -> Namespace {
 }
 
 async fn run(
-    target: &Target,
+    target: &TargetConnection,
     operation: &'static str,
     subject: &impl std::fmt::Display,
     database: &str,
@@ -175,7 +180,7 @@ enum Sent {
 
 /// Sends a command until a majority has it. Of the server's errors, those of the codes `fine` say that it is already as asked.
 async fn send(
-    target: &Target,
+    target: &TargetConnection,
     operation: &'static str,
     subject: &impl std::fmt::Display,
     database: &str,

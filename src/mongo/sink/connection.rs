@@ -12,14 +12,14 @@ use crate::catalog::Series;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mongo::client::{self, Answer};
 use crate::mongo::error_codes;
-use crate::mongo::retry::{ANSWER, RetryRule, WRITE, answered, retry};
+use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, WRITE_TIMEOUT, answered, retry};
 
 /// How long a majority may take to confirm a write before it is asked for again.
 const MAJORITY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection to the target.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct TargetConnection {
     client: Client,
     version: [u32; 3],
     applies_deltas: bool,
@@ -27,7 +27,7 @@ pub(super) struct Target {
     unique_names: UniqueNames,
 }
 
-impl Target {
+impl TargetConnection {
     /// Asks the server what it can do.
     pub async fn probe(client: Client) -> Result<Self> {
         let version = client::describe(&client).await?.version;
@@ -86,11 +86,14 @@ impl Target {
         database: &str,
         body: impl Fn() -> RawDocumentBuf,
     ) -> Result<Reply> {
-        let reply = retry(RetryRule::SERVER, || async {
+        let reply = retry(RetryPolicy::SERVER, || async {
             let mut body = body();
-            body.append(cstr!("maxTimeMS"), i64::try_from(WRITE.as_millis()).unwrap_or(i64::MAX));
+            body.append(
+                cstr!("maxTimeMS"),
+                i64::try_from(WRITE_TIMEOUT.as_millis()).unwrap_or(i64::MAX),
+            );
             let reply = client::run_raw(&self.client, operation, database, body);
-            Reply::read(operation, &answered(operation, ANSWER, reply).await?)
+            Reply::read(operation, &answered(operation, COMMAND_TIMEOUT, reply).await?)
         })
         .await?;
         if let Some(term) = reply.term {
@@ -106,9 +109,9 @@ impl Target {
     pub async fn write_durably(&self, operation: &'static str, database: &str, command: &RawDocument) -> Result<Reply> {
         let mut body = command.to_owned();
         body.append(cstr!("writeConcern"), durable());
-        retry(RetryRule::SERVER, || async {
+        retry(RetryPolicy::SERVER, || async {
             let reply = client::run_raw(&self.client, operation, database, body.clone());
-            Reply::read(operation, &answered(operation, ANSWER, reply).await?)
+            Reply::read(operation, &answered(operation, COMMAND_TIMEOUT, reply).await?)
         })
         .await
     }

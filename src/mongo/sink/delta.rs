@@ -7,14 +7,14 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::apply::OPERATION;
 use super::by_id::{self, CONCURRENCY, Part, find};
-use super::connection::{Target, WriteError};
+use super::connection::{TargetConnection, WriteError};
 use super::names::has_repeated_names;
 use super::replace::{Stored, command_filter, store_all};
 use super::write_commands::{Items, Verb, send};
 use crate::error::{Error, Result};
-use crate::model::raw::splice::Splice;
+use crate::model::raw::writer::RawWriter;
 use crate::model::{CollectionKind, Namespace};
-use crate::mongo::retry::{RetryRule, retry};
+use crate::mongo::retry::{RetryPolicy, retry};
 use crate::oplog::delta::{self, DeltaFormat};
 use crate::order::Key;
 use crate::sink::RefusalReason;
@@ -59,7 +59,7 @@ impl Items for Statements<'_> {
         })
     }
 
-    fn write(&self, item: usize, name: &str, command: &mut Splice) {
+    fn write(&self, item: usize, name: &str, command: &mut RawWriter) {
         let Some(statement) = self.0.get(item) else { return };
         command.open_document(name);
         command_filter(command, statement.delta.key);
@@ -86,7 +86,7 @@ impl Items for Statements<'_> {
 /// # Errors
 /// What concerns more than single writes.
 pub(super) async fn apply(
-    target: &Target,
+    target: &TargetConnection,
     namespace: &Namespace,
     kind: CollectionKind,
     deltas: &[Stored<'_>],
@@ -155,19 +155,19 @@ pub(super) async fn apply(
 
 /// Whether a statement does to a document with repeated names what the source did, on every member. Before 5.0 the log has the very
 /// operators.
-fn suits_repeated_names(target: &Target, statement: &Statement<'_>) -> bool {
+fn suits_repeated_names(target: &TargetConnection, statement: &Statement<'_>) -> bool {
     !target.is_at_least(5, 0) && matches!(delta::format_of(statement.delta.document), Ok(Some(DeltaFormat::V1)))
 }
 
 /// Of these documents those in which a name stands twice. Nothing of the others is kept.
 async fn find_repeated_names(
-    target: &Target,
+    target: &TargetConnection,
     namespace: &Namespace,
     kind: CollectionKind,
     keys: &[&Key],
 ) -> Result<HashSet<Key>> {
     let searches = by_id::groups(kind, keys).into_iter().map(|group| {
-        retry(RetryRule::SERVER, move || {
+        retry(RetryPolicy::SERVER, move || {
             let group = group.clone();
             async move {
                 let mut found = Vec::new();
@@ -191,7 +191,10 @@ async fn find_repeated_names(
 }
 
 /// The statements that apply a delta; `None` where it has to be applied in memory.
-fn updates<'a>(target: &Target, delta: &'a RawDocument) -> Result<Option<Vec<Update<'a>>>, delta::DeltaError> {
+fn updates<'a>(
+    target: &TargetConnection,
+    delta: &'a RawDocument,
+) -> Result<Option<Vec<Update<'a>>>, delta::DeltaError> {
     match delta::format_of(delta)? {
         Some(DeltaFormat::V2) => Ok(match delta::v2_as_operators(delta)? {
             Some(update) => Some(vec![Update::Operators(update)]),
@@ -220,7 +223,7 @@ fn updates<'a>(target: &Target, delta: &'a RawDocument) -> Result<Option<Vec<Upd
 
 /// Of the deltas those whose document does not exist.
 async fn missing(
-    target: &Target,
+    target: &TargetConnection,
     namespace: &Namespace,
     kind: CollectionKind,
     deltas: &[Stored<'_>],
@@ -243,7 +246,7 @@ async fn missing(
 
 /// Reads the documents, applies the deltas to them here, and stores the whole.
 async fn apply_in_memory(
-    target: &Target,
+    target: &TargetConnection,
     namespace: &Namespace,
     kind: CollectionKind,
     deltas: &[Stored<'_>],
@@ -252,7 +255,7 @@ async fn apply_in_memory(
     let keys: Vec<&Key> = deltas.keys().copied().collect();
     let mut refused = Vec::new();
     for group in by_id::groups(kind, &keys) {
-        let mut attempts = RetryRule::SERVER.begin();
+        let mut attempts = RetryPolicy::SERVER.begin();
         // What was stored before an attempt failed is read as it is now; a delta that is applied twice leaves the same document.
         let refusals = loop {
             match apply_to_group(target, namespace, &deltas, &group).await {
@@ -270,7 +273,7 @@ async fn apply_in_memory(
 
 /// One reply of documents, up to 16 MB, is held at a time.
 async fn apply_to_group(
-    target: &Target,
+    target: &TargetConnection,
     namespace: &Namespace,
     deltas: &HashMap<&Key, Stored<'_>>,
     group: &[&Key],

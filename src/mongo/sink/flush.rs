@@ -1,10 +1,10 @@
-//! Durability: which primaries acknowledged writes since the last flush, and the flush itself.
+//! SharedFlush: which primaries acknowledged writes since the last flush, and the flush itself.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bson::{Document, rawdoc};
 
-use super::connection::Target;
+use super::connection::TargetConnection;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The election terms in which writes were acknowledged since the last flush.
@@ -95,7 +95,7 @@ pub(super) fn term_of(reply: &Document) -> Option<i64> {
 }
 
 /// Makes everything acknowledged so far durable, by one write that a majority has to journal.
-pub(super) async fn flush(target: &Target) -> Result<()> {
+pub(super) async fn flush(target: &TargetConnection) -> Result<()> {
     const OPERATION: &str = "flush the target";
     let taken = target.terms().take();
     // Counting makes sure that there is something to write, so that the reply is that of a write in the primary's own term.

@@ -8,13 +8,13 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout};
 
-use super::connection::Target;
+use super::connection::TargetConnection;
 use crate::catalog::expiry::TTL_DISABLED_SECONDS;
 use crate::catalog::{are_same_keys, index_difference, index_for, is_id_index, name_of, seconds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Namespace;
-use crate::model::raw::splice::Splice;
-use crate::mongo::retry::{ANSWER, RetryRule};
+use crate::model::raw::writer::RawWriter;
+use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy};
 use crate::mongo::{client, listing};
 
 const OPERATION: &str = "create an index";
@@ -26,7 +26,11 @@ const MOST_ASKED: usize = 3;
 ///
 /// # Errors
 /// [`TargetRefused`](ErrorKind::TargetRefused) with the server's reason; a connection error once patience has run out.
-pub(super) async fn create(target: &Target, namespace: &Namespace, specification: &RawDocument) -> Result<()> {
+pub(super) async fn create(
+    target: &TargetConnection,
+    namespace: &Namespace,
+    specification: &RawDocument,
+) -> Result<()> {
     if comes_with_collection(specification) {
         return Ok(());
     }
@@ -40,8 +44,12 @@ pub(super) async fn create(target: &Target, namespace: &Namespace, specification
 }
 
 /// Servers that refuse a long expiry of a new index take it of one that is there.
-async fn build_with_long_expiry(target: &Target, namespace: &Namespace, specification: &RawDocument) -> Result<()> {
-    match build(target, namespace, specification, Expiry::HeldBack).await {
+async fn build_with_long_expiry(
+    target: &TargetConnection,
+    namespace: &Namespace,
+    specification: &RawDocument,
+) -> Result<()> {
+    match build(target, namespace, specification, Expiry::BlockedByIndex).await {
         Err(error) if is_conflict(&error) && exists(target, namespace, specification).await? => return Ok(()),
         built => built?,
     }
@@ -59,7 +67,7 @@ async fn build_with_long_expiry(target: &Target, namespace: &Namespace, specific
 enum Expiry {
     AsGiven,
     Left,
-    HeldBack,
+    BlockedByIndex,
 }
 
 /// Whether the target refuses an expiry that reaches back beyond 1970 from now.
@@ -77,8 +85,13 @@ pub(super) fn is_expiry_of_capped(error: &Error) -> bool {
     }
 }
 
-async fn build(target: &Target, namespace: &Namespace, specification: &RawDocument, expiry: Expiry) -> Result<()> {
-    let mut command = Splice::with_capacity(specification.as_bytes().len() + 256);
+async fn build(
+    target: &TargetConnection,
+    namespace: &Namespace,
+    specification: &RawDocument,
+    expiry: Expiry,
+) -> Result<()> {
+    let mut command = RawWriter::with_capacity(specification.as_bytes().len() + 256);
     command.string("createIndexes", namespace.collection());
     command.open_array("indexes");
     command.document("0", &to_send(target, specification, expiry));
@@ -89,7 +102,7 @@ async fn build(target: &Target, namespace: &Namespace, specification: &RawDocume
     }
     command.open_document("writeConcern").string("w", "majority").close();
     let command = command.finish();
-    let mut attempts = RetryRule::SERVER.begin();
+    let mut attempts = RetryPolicy::SERVER.begin();
     let collection = identity(target, namespace).await?.ok_or_else(gone)?;
     loop {
         let began = Instant::now();
@@ -105,9 +118,9 @@ async fn build(target: &Target, namespace: &Namespace, specification: &RawDocume
             },
             Err(error) => error,
         };
-        if began.elapsed() > RetryRule::SERVER.patience {
+        if began.elapsed() > RetryPolicy::SERVER.patience {
             // The build went on for longer than elections take, so that this is a new incident.
-            attempts = RetryRule::SERVER.begin();
+            attempts = RetryPolicy::SERVER.begin();
         }
         // Asking again joins a build that survived the election.
         match attempts.next_pause(&error) {
@@ -117,7 +130,7 @@ async fn build(target: &Target, namespace: &Namespace, specification: &RawDocume
     }
 }
 
-async fn identity(target: &Target, namespace: &Namespace) -> Result<Option<Uuid>> {
+async fn identity(target: &TargetConnection, namespace: &Namespace) -> Result<Option<Uuid>> {
     let names = BTreeSet::from([namespace.clone()]);
     let found = listing::identities(target.client(), &names).await?;
     Ok(found.get(namespace).copied())
@@ -136,7 +149,12 @@ fn gone() -> Error {
 /// dropped meanwhile.
 ///
 /// The server would make a collection that is missing. A new primary can lack one that the last one had, or have another one under its name.
-async fn ask(target: &Target, namespace: &Namespace, collection: Uuid, command: &RawDocumentBuf) -> Result<Document> {
+async fn ask(
+    target: &TargetConnection,
+    namespace: &Namespace,
+    collection: Uuid,
+    command: &RawDocumentBuf,
+) -> Result<Document> {
     let ask_once = async || {
         if identity(target, namespace).await? != Some(collection) {
             return Err(gone());
@@ -158,7 +176,7 @@ async fn ask(target: &Target, namespace: &Namespace, collection: Uuid, command: 
             }
             None
         };
-        match timeout(ANSWER, answers).await {
+        match timeout(COMMAND_TIMEOUT, answers).await {
             Ok(Some(answer)) => return answer,
             Ok(None) => {
                 if let Some(error) = refused {
@@ -174,7 +192,7 @@ async fn ask(target: &Target, namespace: &Namespace, collection: Uuid, command: 
 ///
 /// # Errors
 /// A server error.
-pub(super) async fn end_builds(target: &Target, namespace: &Namespace, name: &str) -> Result<()> {
+pub(super) async fn end_builds(target: &TargetConnection, namespace: &Namespace, name: &str) -> Result<()> {
     const OPERATION: &str = "end the build of an index";
     let builds = doc! {
         "currentOp": 1, "$ownOps": true, "command.createIndexes": namespace.collection(), "command.$db": namespace.database(),
@@ -201,7 +219,7 @@ fn comes_with_collection(specification: &RawDocument) -> bool {
 }
 
 /// The specification as the target takes it.
-fn to_send(target: &Target, specification: &RawDocument, expiry: Expiry) -> RawDocumentBuf {
+fn to_send(target: &TargetConnection, specification: &RawDocument, expiry: Expiry) -> RawDocumentBuf {
     let mut sent = RawDocumentBuf::new();
     for (name, value) in index_for(specification, target.series())
         .iter()
@@ -209,7 +227,7 @@ fn to_send(target: &Target, specification: &RawDocument, expiry: Expiry) -> RawD
     {
         match expiry {
             Expiry::Left if name == "expireAfterSeconds" => {}
-            Expiry::HeldBack if name == "expireAfterSeconds" => sent.append(name, TTL_DISABLED_SECONDS),
+            Expiry::BlockedByIndex if name == "expireAfterSeconds" => sent.append(name, TTL_DISABLED_SECONDS),
             _ => sent.append(name, value),
         }
     }
@@ -217,7 +235,7 @@ fn to_send(target: &Target, specification: &RawDocument, expiry: Expiry) -> RawD
 }
 
 /// Whether the target has the index already, under its name and with its specification, written in another way than it was asked for now.
-async fn exists(target: &Target, namespace: &Namespace, specification: &RawDocument) -> Result<bool> {
+async fn exists(target: &TargetConnection, namespace: &Namespace, specification: &RawDocument) -> Result<bool> {
     let names = BTreeSet::from([namespace.clone()]);
     let listed = listing::collections_named(target.client(), &names).await?;
     let servers = [target.series()];

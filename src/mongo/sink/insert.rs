@@ -2,11 +2,11 @@
 
 use bson::raw::RawDocument;
 
-use super::connection::Target;
+use super::connection::TargetConnection;
 use super::replace::{Shape, Stored, shape_of, store_all, store_one, store_refused};
 use super::write_commands::{Items, Verb, send};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::raw::splice::Splice;
+use crate::model::raw::writer::RawWriter;
 use crate::model::{Batch, Namespace};
 use crate::order::Key;
 use crate::sink::{Refusal, RefusalReason};
@@ -35,7 +35,7 @@ impl Items for Inserts<'_> {
         self.documents.get(item).map_or(0, |document| document.as_bytes().len())
     }
 
-    fn write(&self, item: usize, name: &str, command: &mut Splice) {
+    fn write(&self, item: usize, name: &str, command: &mut RawWriter) {
         if let Some(document) = self.documents.get(item) {
             command.document(name, document);
         }
@@ -50,7 +50,11 @@ impl Items for Inserts<'_> {
 ///
 /// # Errors
 /// What concerns more than the documents.
-pub(super) async fn insert_batch(target: &Target, namespace: &Namespace, batch: &Batch) -> Result<Vec<Refusal>> {
+pub(super) async fn insert_batch(
+    target: &TargetConnection,
+    namespace: &Namespace,
+    batch: &Batch,
+) -> Result<Vec<Refusal>> {
     let documents: Vec<&RawDocument> = batch.iter().collect();
     let refused = insert_all(
         target,
@@ -75,7 +79,7 @@ pub(super) async fn insert_batch(target: &Target, namespace: &Namespace, batch: 
 /// # Errors
 /// What concerns more than the documents.
 pub(super) async fn insert_all(
-    target: &Target,
+    target: &TargetConnection,
     operation: &'static str,
     namespace: &Namespace,
     documents: &[&RawDocument],

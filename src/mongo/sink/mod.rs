@@ -31,7 +31,7 @@ use crate::mongo::connect::{self, ConnectOptions, Connected};
 use crate::mongo::{client, digest, foreign_writes, inspect, listing};
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
-use connection::Target;
+use connection::TargetConnection;
 
 /// Writes to a MongoDB replica set of version 4.2 to 6.0.
 ///
@@ -41,7 +41,7 @@ use connection::Target;
 ///
 /// The migration's own records are in the database `__mdb_internal_mongoferry`.
 pub struct MongoSink {
-    target: Target,
+    target: TargetConnection,
     connection: Connection,
 }
 
@@ -63,7 +63,7 @@ impl MongoSink {
     /// Dropping the future gives the connection up.
     pub async fn connect_with(options: ConnectOptions) -> Result<Self> {
         let connected = connect::connect(options, Side::Target).await?;
-        let probed = Target::probe(connected.client.clone());
+        let probed = TargetConnection::probe(connected.client.clone());
         let target = connected.ask("probe the target", probed).await?;
         let Connected { connection, .. } = connected;
         Ok(Self { target, connection })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::{Bson, Document, doc};
 use tokio::time::{Instant, sleep};
 
-use super::connection::Target;
+use super::connection::TargetConnection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mongo::client;
 
@@ -37,7 +37,7 @@ const WRITING: [&str; 10] = [
 ///
 /// # Errors
 /// A retryable error when one has not ended after a minute, or a server error.
-pub(super) async fn quiesce(target: &Target) -> Result<()> {
+pub(super) async fn quiesce(target: &TargetConnection) -> Result<()> {
     let mut waited_for: Option<Vec<Bson>> = None;
     let began = Instant::now();
     loop {
@@ -66,7 +66,7 @@ pub(super) async fn quiesce(target: &Target) -> Result<()> {
 }
 
 /// The server's numbers of the writes that it is carrying out.
-async fn running_writes(target: &Target) -> Result<Vec<Bson>> {
+async fn running_writes(target: &TargetConnection) -> Result<Vec<Bson>> {
     let reply = client::run(
         target.client(),
         OPERATION,

@@ -5,19 +5,19 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use mongodb::Client;
 
-use super::connection::Target;
+use super::connection::TargetConnection;
 use crate::error::Result;
 use crate::model::Batch;
 use crate::mongo::client;
 use crate::mongo::range_query::{batch_size, range_find};
-use crate::mongo::retry::{RetryRule, retry};
+use crate::mongo::retry::{RetryPolicy, retry};
 use crate::sink::SinkRead;
 
 /// The documents of a range as the primary has them. A stream that breaks is not resumed.
 ///
 /// # Errors
 /// A server error, from the call or from the stream.
-pub(super) async fn read(target: &Target, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {
+pub(super) async fn read(target: &TargetConnection, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {
     let size = batch_size(request.batch_bytes, request.document_bytes);
     let SinkRead {
         namespace, kind, range, ..
@@ -40,7 +40,7 @@ async fn open(
     find: &RawDocumentBuf,
     size: u32,
 ) -> Result<BoxStream<'static, Result<Batch>>> {
-    retry(RetryRule::SERVER, || {
+    retry(RetryPolicy::SERVER, || {
         client::open_cursor(client, "read a range", database, find.clone(), Some(size))
     })
     .await

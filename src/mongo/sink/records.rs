@@ -4,7 +4,7 @@ use bson::raw::RawDocumentBuf;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, doc, rawdoc};
 
-use super::connection::Target;
+use super::connection::TargetConnection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mongo::client;
 
@@ -19,7 +19,7 @@ struct Record {
 ///
 /// # Errors
 /// A server error.
-pub(super) async fn load(target: &Target, name: &str) -> Result<Option<RawDocumentBuf>> {
+pub(super) async fn load(target: &TargetConnection, name: &str) -> Result<Option<RawDocumentBuf>> {
     const OPERATION: &str = "load a record";
     match read(target, OPERATION, name).await? {
         Some(record) => RawDocumentBuf::from_bytes(record.bytes)
@@ -33,7 +33,12 @@ pub(super) async fn load(target: &Target, name: &str) -> Result<Option<RawDocume
 ///
 /// # Errors
 /// A server error.
-pub(super) async fn save(target: &Target, name: &str, record: &RawDocumentBuf, expected: i64) -> Result<bool> {
+pub(super) async fn save(
+    target: &TargetConnection,
+    name: &str,
+    record: &RawDocumentBuf,
+    expected: i64,
+) -> Result<bool> {
     const OPERATION: &str = "save a record";
     let fence = record.get_i64("fence").unwrap_or(0);
     let bytes = Binary {
@@ -68,7 +73,7 @@ pub(super) async fn save(target: &Target, name: &str, record: &RawDocumentBuf, e
 ///
 /// # Errors
 /// A server error.
-pub(super) async fn delete(target: &Target, name: &str) -> Result<()> {
+pub(super) async fn delete(target: &TargetConnection, name: &str) -> Result<()> {
     let delete = rawdoc! { "delete": COLLECTION, "deletes": [{ "q": { "_id": name }, "limit": 1 }] };
     target
         .write_durably("delete a record", crate::METADATA_DATABASE, &delete)
@@ -76,7 +81,7 @@ pub(super) async fn delete(target: &Target, name: &str) -> Result<()> {
     Ok(())
 }
 
-async fn read(target: &Target, operation: &'static str, name: &str) -> Result<Option<Record>> {
+async fn read(target: &TargetConnection, operation: &'static str, name: &str) -> Result<Option<Record>> {
     let find = doc! {
         "find": COLLECTION,
         "filter": { "_id": name },

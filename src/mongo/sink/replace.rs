@@ -3,11 +3,11 @@
 use bson::raw::RawDocument;
 
 use super::by_id::{self, Part};
-use super::connection::{Target, WriteError};
+use super::connection::{TargetConnection, WriteError};
 use super::names::has_repeated_names;
 use super::write_commands::{Items, Verb, send};
 use crate::error::{ErrorKind, Result};
-use crate::model::raw::splice::Splice;
+use crate::model::raw::writer::RawWriter;
 use crate::model::{CollectionKind, Namespace};
 use crate::order::{Element, Elements, Key, element_type};
 use crate::sink::RefusalReason;
@@ -76,7 +76,7 @@ impl Items for Replacements<'_> {
         })
     }
 
-    fn write(&self, item: usize, name: &str, command: &mut Splice) {
+    fn write(&self, item: usize, name: &str, command: &mut RawWriter) {
         let Some(item) = self.items.get(item) else { return };
         command.open_document(name);
         command_filter(command, item.key);
@@ -92,7 +92,7 @@ impl Items for Replacements<'_> {
 }
 
 /// The filter `q` for one `_id`. A regular expression or array would be matched against, unless it is compared.
-pub(super) fn command_filter(command: &mut Splice, key: &Key) {
+pub(super) fn command_filter(command: &mut RawWriter, key: &Key) {
     if needs_comparison(key) {
         command.open_document("q").open_document("_id");
         command.value("$eq", key.as_raw());
@@ -121,7 +121,7 @@ pub(super) fn needs_comparison(key: &Key) -> bool {
 /// # Errors
 /// What concerns more than the documents.
 pub(super) async fn store_all(
-    target: &Target,
+    target: &TargetConnection,
     operation: &'static str,
     namespace: &Namespace,
     items: &[Stored<'_>],
@@ -164,7 +164,7 @@ pub(super) async fn store_all(
 /// # Errors
 /// What concerns more than the document.
 pub(super) async fn store_one(
-    target: &Target,
+    target: &TargetConnection,
     operation: &'static str,
     namespace: &Namespace,
     item: Stored<'_>,
@@ -209,7 +209,7 @@ pub(super) async fn store_one(
 /// # Errors
 /// What concerns more than the document.
 pub(super) async fn store_refused(
-    target: &Target,
+    target: &TargetConnection,
     operation: &'static str,
     namespace: &Namespace,
     item: Stored<'_>,
@@ -240,7 +240,7 @@ pub(super) async fn store_refused(
 }
 
 /// Whether the document that the target has under this `_id` holds a name twice, as far as that is of concern.
-async fn replaces_repeated_names(target: &Target, namespace: &Namespace, key: &Key) -> Result<bool> {
+async fn replaces_repeated_names(target: &TargetConnection, namespace: &Namespace, key: &Key) -> Result<bool> {
     if !target.is_at_least(5, 0) || target.unique_names().hold_for(namespace) {
         return Ok(false);
     }
@@ -249,7 +249,7 @@ async fn replaces_repeated_names(target: &Target, namespace: &Namespace, key: &K
 }
 
 async fn replace(
-    target: &Target,
+    target: &TargetConnection,
     operation: &'static str,
     namespace: &Namespace,
     item: Stored<'_>,
@@ -264,8 +264,8 @@ async fn replace(
     Ok(outcome.errors.into_iter().next())
 }
 
-async fn delete(target: &Target, operation: &'static str, namespace: &Namespace, key: &Key) -> Result<()> {
-    let mut command = Splice::with_capacity(256);
+async fn delete(target: &TargetConnection, operation: &'static str, namespace: &Namespace, key: &Key) -> Result<()> {
+    let mut command = RawWriter::with_capacity(256);
     command.string("delete", namespace.collection());
     command.open_document("writeConcern").int32("w", 1).close();
     command.open_array("deletes").open_document("0");
@@ -280,12 +280,12 @@ async fn delete(target: &Target, operation: &'static str, namespace: &Namespace,
 
 /// Writes the document as a secondary would that reads its insert in the oplog: one with its `_id` is replaced. The answer is the error.
 async fn apply_as_logged(
-    target: &Target,
+    target: &TargetConnection,
     operation: &'static str,
     namespace: &Namespace,
     document: &RawDocument,
 ) -> Result<Option<String>> {
-    let mut command = Splice::with_capacity(document.as_bytes().len() + 256);
+    let mut command = RawWriter::with_capacity(document.as_bytes().len() + 256);
     command.open_array("applyOps").open_document("0");
     command
         .string("op", "i")

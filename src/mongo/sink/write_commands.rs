@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use bson::raw::RawDocumentBuf;
 
-use super::connection::{Target, WriteError};
+use super::connection::{TargetConnection, WriteError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Namespace;
-use crate::model::raw::splice::{IndexNames, Splice};
+use crate::model::raw::writer::{IndexNames, RawWriter};
 use crate::mongo::client;
 
 /// The server takes no more in one command.
@@ -63,7 +63,7 @@ pub(super) trait Items {
     fn size(&self, item: usize) -> usize;
 
     /// Appends the item to the command's array, under `name`.
-    fn write(&self, item: usize, name: &str, command: &mut Splice);
+    fn write(&self, item: usize, name: &str, command: &mut RawWriter);
 
     /// All items as the bytes of an array, where they are at hand.
     fn whole(&self) -> Option<&[u8]> {
@@ -88,7 +88,7 @@ pub(super) struct Outcome {
 /// # Errors
 /// What concerns more than the items: connection, privileges.
 pub(super) async fn send(
-    target: &Target,
+    target: &TargetConnection,
     operation: &'static str,
     namespace: &Namespace,
     items: &impl Items,
@@ -179,7 +179,7 @@ fn body(namespace: &Namespace, items: &impl Items, range: Range<usize>) -> RawDo
         Some(whole) => whole.len(),
         None => range.clone().map(|item| items.size(item) + ITEM_BYTES).sum(),
     };
-    let mut command = Splice::with_capacity(bytes + 256);
+    let mut command = RawWriter::with_capacity(bytes + 256);
     command.string(verb.command(), namespace.collection());
     command.boolean("ordered", items.is_ordered());
     if verb != Verb::Delete {
@@ -221,7 +221,7 @@ mod tests {
             self.0[item]
         }
 
-        fn write(&self, item: usize, name: &str, command: &mut Splice) {
+        fn write(&self, item: usize, name: &str, command: &mut RawWriter) {
             command.int64(name, item as i64);
         }
     }

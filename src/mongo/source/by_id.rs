@@ -10,7 +10,7 @@ use mongodb::Client;
 use super::read::{Reader, Way};
 use crate::error::Result;
 use crate::model::Namespace;
-use crate::model::raw::splice::Splice;
+use crate::model::raw::writer::RawWriter;
 use crate::order::Key;
 use crate::source::PointRequest;
 
@@ -71,7 +71,8 @@ fn groups(keys: &[Key], is_clustered: bool) -> Vec<Range<usize>> {
 }
 
 fn find(namespace: &Namespace, keys: &[Key], read_concern: &RawDocument) -> RawDocumentBuf {
-    let mut command = Splice::with_capacity(256 + keys.iter().map(|key| key.document_bytes().len() + 8).sum::<usize>());
+    let mut command =
+        RawWriter::with_capacity(256 + keys.iter().map(|key| key.document_bytes().len() + 8).sum::<usize>());
     command.string("find", namespace.collection());
     command.open_document("filter").open_document("_id");
     match keys {

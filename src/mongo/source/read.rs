@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Batch, Position};
 use crate::mongo::client::{code, convert, open_cursor_within, to_its_end};
 use crate::mongo::range_query::{batch_size, range_find};
-use crate::mongo::retry::{ANSWER, FIRST_BATCH, RetryRule, answered, retry};
+use crate::mongo::retry::{COMMAND_TIMEOUT, FIRST_BATCH_TIMEOUT, RetryPolicy, answered, retry};
 use crate::source::{ReadMode, ReadRequest};
 
 const OPERATION: &str = "read documents";
@@ -87,8 +87,8 @@ impl Reader {
     ///
     /// The stream has no empty batches. Once it is open nothing is tried again: what breaks it is a retryable error.
     pub async fn open(&self, find: &RawDocumentBuf, batch_size: u32) -> Result<BoxStream<'static, Result<Batch>>> {
-        let batches = retry(RetryRule::SERVER, || async {
-            let opened = tokio::time::timeout(FIRST_BATCH, self.open_once(find, batch_size)).await;
+        let batches = retry(RetryPolicy::SERVER, || async {
+            let opened = tokio::time::timeout(FIRST_BATCH_TIMEOUT, self.open_once(find, batch_size)).await;
             match opened.unwrap_or_else(|_| Err(no_answer())) {
                 // This snapshot will not come back: it is for the caller to take a newer one.
                 Err(error) if error.kind() == ErrorKind::SnapshotUnavailable => Ok(Err(error)),
@@ -107,7 +107,7 @@ impl Reader {
         let opened = match self.way {
             Way::Snapshot | Way::Interval => {
                 // Longer than the limit on the first batch, whose error says more.
-                let limit = FIRST_BATCH + ANSWER;
+                let limit = FIRST_BATCH_TIMEOUT + COMMAND_TIMEOUT;
                 open_cursor_within(
                     limit,
                     &self.client,
@@ -121,7 +121,7 @@ impl Reader {
             Way::Transaction => {
                 let (client, database, find) = (self.client.clone(), self.database.clone(), find.clone());
                 let open = async move { Transaction::open(&client, &database, find, batch_size).await };
-                to_its_end(OPERATION, FIRST_BATCH + ANSWER, open)
+                to_its_end(OPERATION, FIRST_BATCH_TIMEOUT + COMMAND_TIMEOUT, open)
                     .await
                     .map(Transaction::into_batches)
             }
@@ -167,7 +167,7 @@ fn no_answer() -> Error {
         OPERATION,
         format!(
             "the server did not answer within {} seconds; see whether the replica set has lost its majority",
-            FIRST_BATCH.as_secs()
+            FIRST_BATCH_TIMEOUT.as_secs()
         ),
     )
 }
@@ -232,7 +232,7 @@ impl Transaction {
             let command = doc! { "endSessions": [session.id().clone()] };
             client.database("admin").run_command(command).await
         };
-        let _ = answered(OPERATION, ANSWER, async {
+        let _ = answered(OPERATION, COMMAND_TIMEOUT, async {
             ended.await.map_err(|error| convert(OPERATION, error))
         })
         .await;
@@ -241,7 +241,7 @@ impl Transaction {
     fn into_batches(self) -> BoxStream<'static, Result<Batch>> {
         stream::unfold(Some(self), |transaction| async {
             let mut transaction = transaction?;
-            let next = answered(OPERATION, ANSWER, async {
+            let next = answered(OPERATION, COMMAND_TIMEOUT, async {
                 let batch = transaction
                     .cursor
                     .stream(&mut transaction.session)

@@ -8,7 +8,7 @@ use mongodb::Client;
 use crate::error::{Error, Result};
 use crate::model::{Collection, CollectionKind};
 use crate::mongo::client::{code, is_gone, open_cursor_within};
-use crate::mongo::retry::{RetryRule, WHOLE_COLLECTION, retry};
+use crate::mongo::retry::{RetryPolicy, WHOLE_COLLECTION, retry};
 use crate::order::Key;
 
 const OPERATION: &str = "split a collection";
@@ -45,7 +45,7 @@ pub(super) async fn split(client: &Client, collection: &Collection, bytes: u64) 
         // Here the documents themselves would have to be read.
         _ => samples < 2 * ranges,
     };
-    let keys = retry(RetryRule::SERVER, || async {
+    let keys = retry(RetryPolicy::SERVER, || async {
         if is_small {
             return walk(client, collection, ranges).await;
         }

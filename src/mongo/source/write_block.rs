@@ -5,7 +5,7 @@ use mongodb::Client;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mongo::client::{self, number};
-use crate::mongo::retry::WRITE;
+use crate::mongo::retry::WRITE_TIMEOUT;
 
 /// The first version that can do it.
 const SINCE: [u32; 3] = [6, 0, 0];
@@ -32,7 +32,7 @@ pub(super) async fn set(client: &Client, version: [u32; 3], blocked: bool) -> Re
         ));
     }
     // The server gives it up before it is sent again, so that it is never carried out after a later command.
-    let limit = i64::try_from(WRITE.as_millis()).unwrap_or(i64::MAX);
+    let limit = i64::try_from(WRITE_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
     let command = doc! { "setUserWriteBlockMode": 1, "global": blocked, "maxTimeMS": limit };
     client::run(client, operation, "admin", command).await.map(|_| ())
 }

@@ -203,7 +203,7 @@ impl<'a> Nested<'a> {
         let is_array = first.name == b"a";
         if is_array && (first.kind != element_type::BOOLEAN || first.value != [1]) {
             return Err(DeltaError::Malformed {
-                reason: "the array marker of a diff is not true",
+                reason: "the array barrier of a diff is not true",
             });
         }
         Ok(Self { bytes, is_array })
@@ -292,7 +292,7 @@ struct ArrayChanges<'a> {
 impl<'a> ArrayChanges<'a> {
     fn parse(diff: &'a [u8]) -> Result<Self, DeltaError> {
         let mut rest = elements(diff).peekable();
-        // The marker was looked at when the diff was taken for an array's.
+        // The barrier was looked at when the diff was taken for an array's.
         rest.next().transpose()?;
         let mut new_length = None;
         if let Some(Ok(element)) = rest.peek()

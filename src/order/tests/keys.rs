@@ -68,13 +68,13 @@ fn the_stable_hash_never_changes() {
 }
 
 #[test]
-fn the_stable_hash_spreads_over_few_lanes() {
-    let mut lanes = [0_u32; 8];
+fn the_stable_hash_spreads_over_few_appliers() {
+    let mut appliers = [0_u32; 8];
     for number in 0..8000 {
         let id = ObjectId::parse_str(format!("65f0c0de0000000000{number:06x}")).unwrap();
-        lanes[(hash_key(RawBsonRef::ObjectId(id)) % 8) as usize] += 1;
+        appliers[(hash_key(RawBsonRef::ObjectId(id)) % 8) as usize] += 1;
     }
-    assert!(lanes.iter().all(|count| (800..1200).contains(count)), "{lanes:?}");
+    assert!(appliers.iter().all(|count| (800..1200).contains(count)), "{appliers:?}");
 }
 
 #[test]

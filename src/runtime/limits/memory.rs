@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 /// Batches that a walker has under way: one that is written, one that was read, one that is being read.
 const BATCHES_OF_A_WALKER: usize = 3;
 
-/// One lane may be given most of the changes, hence no less; with more the target would be busy with one batch for too long.
-const LANE_BATCHES: RangeInclusive<usize> = 16 << 20..=64 << 20;
+/// One applier may be given most of the changes, hence no less; with more the target would be busy with one batch for too long.
+const APPLIER_BATCHES: RangeInclusive<usize> = 16 << 20..=64 << 20;
 
 /// How a run shares out the memory that it may use, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -21,17 +21,17 @@ pub(crate) struct Shares {
     pub batch: usize,
     /// The batches of all walkers.
     pub batches: usize,
-    /// Changes on their way through all lanes.
-    pub lanes: usize,
-    /// Changes that one lane applies at once.
-    pub lane_batch: usize,
+    /// Changes on their way through all appliers.
+    pub appliers: usize,
+    /// Changes that one applier applies at once.
+    pub applier_batch: usize,
     /// Changes held for chunks.
     pub held: usize,
     /// Entries of the oplog read ahead.
     pub read_ahead: usize,
     /// `_id`s of what has changed since it was compared.
     pub changed: usize,
-    /// What all lanes remember of documents that they have read from the source, and as much of documents that the target refused.
+    /// What all appliers remember of documents that they have read from the source, and as much of documents that the target refused.
     pub settled: usize,
 }
 
@@ -42,12 +42,12 @@ impl Shares {
         let batch = (percent * 30 / most).clamp(64 << 10, 2 << 20);
         let batches = (batch * most).min(percent * 30);
         // What walkers have no use for: the more changes wait the fewer writes are made of them.
-        let lanes = percent * 25 + (percent * 30 - batches);
+        let appliers = percent * 25 + (percent * 30 - batches);
         Self {
             batch,
             batches,
-            lanes,
-            lane_batch: (lanes / settings.lanes).clamp(*LANE_BATCHES.start(), *LANE_BATCHES.end()),
+            appliers,
+            applier_batch: (appliers / settings.appliers).clamp(*APPLIER_BATCHES.start(), *APPLIER_BATCHES.end()),
             held: percent * 21,
             read_ahead: percent * 15,
             changed: percent * 5,
@@ -58,18 +58,18 @@ impl Shares {
 
 /// So many bytes that several tasks use in turn.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget {
+pub(crate) struct MemoryBudget {
     free: Arc<Semaphore>,
     bytes: u32,
 }
 
 /// Bytes in use. They are free again when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Taken {
+pub(crate) struct MemoryPermit {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Budget {
+impl MemoryBudget {
     pub fn new(bytes: usize) -> Self {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         Self {
@@ -85,10 +85,10 @@ impl Budget {
     ///
     /// # Cancellation
     /// Dropping the future takes nothing.
-    pub async fn take(&self, bytes: usize) -> Result<Taken> {
+    pub async fn take(&self, bytes: usize) -> Result<MemoryPermit> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes);
         match Arc::clone(&self.free).acquire_many_owned(bytes).await {
-            Ok(permit) => Ok(Taken { _permit: permit }),
+            Ok(permit) => Ok(MemoryPermit { _permit: permit }),
             Err(error) => Err(Error::stopped("wait for memory").with_source(error)),
         }
     }
@@ -111,20 +111,20 @@ mod tests {
                 };
                 let shares = Shares::of(&settings);
                 let all = shares.batches
-                    + shares.lanes
+                    + shares.appliers
                     + shares.held
                     + shares.read_ahead
                     + shares.changed
                     + 2 * shares.settled;
                 assert!((memory / 2..=memory).contains(&all), "{memory} {walkers}: {shares:?}");
-                assert!(shares.lanes >= memory / 5);
+                assert!(shares.appliers >= memory / 5);
             }
         }
     }
 
     #[tokio::test]
     async fn what_is_larger_than_the_share_passes_alone() {
-        let budget = Budget::new(100);
+        let budget = MemoryBudget::new(100);
         let small = budget.take(1).await.unwrap();
         let mut large = Box::pin(budget.take(1000));
         assert!((&mut large).now_or_never().is_none(), "there is no room beside it");

@@ -1,4 +1,4 @@
-//! Limits how fast a run goes: a token bucket whose rate can be changed while it is used.
+//! RateLimiters how fast a run goes: a token bucket whose rate can be changed while it is used.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,12 +12,12 @@ use crate::config::Throttle;
 
 /// The limits of a run, shared by everything that keeps to them.
 #[derive(Debug, Default)]
-pub(crate) struct Limits {
-    pub copy: Limit,
-    pub tail: Limit,
+pub(crate) struct RateLimiters {
+    pub copy: RateLimiter,
+    pub tail: RateLimiter,
 }
 
-impl Limits {
+impl RateLimiters {
     pub fn set(&self, throttle: Throttle) {
         self.copy.set(throttle.copy_bytes_per_second);
         self.tail.set(throttle.tail_operations_per_second);
@@ -36,7 +36,7 @@ const BURST: f64 = 0.25;
 
 /// A token bucket. What is done may be more than what is left of it: then the next has to wait for longer.
 #[derive(Debug, Default)]
-pub(crate) struct Limit {
+pub(crate) struct RateLimiter {
     /// How much each second; 0 for no limit. Apart from the bucket, so that no limit costs next to nothing.
     per_second: AtomicU64,
     bucket: Mutex<Bucket>,
@@ -50,7 +50,7 @@ struct Bucket {
     filled: Option<Instant>,
 }
 
-impl Limit {
+impl RateLimiter {
     /// Sets the limit. `Some(0)` would never end, so it is the least that there is.
     pub fn set(&self, per_second: Option<u64>) {
         let per_second = per_second.map_or(0, |per_second| per_second.max(1));
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     /// Does `count` times `amount`, and answers how long that takes in seconds.
-    async fn do_it(limit: &Limit, count: u64, amount: u64) -> f64 {
+    async fn do_it(limit: &RateLimiter, count: u64, amount: u64) -> f64 {
         let started = Instant::now();
         for _ in 0..count {
             limit.ready().await;
@@ -148,7 +148,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_limit_nothing_waits() {
-        let limit = Limit::default();
+        let limit = RateLimiter::default();
         assert_eq!(do_it(&limit, 1000, u64::MAX / 2).await, 0.0);
         assert_eq!(limit.portion(77), 77);
     }
@@ -156,7 +156,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_limit_is_kept_by_small_and_large_portions() {
         for (count, amount) in [(1000, 10), (10, 1000), (1, 10_000)] {
-            let limit = Limit::default();
+            let limit = RateLimiter::default();
             limit.set(Some(1000));
             let took = do_it(&limit, count, amount).await;
             assert!((9.5..=11.0).contains(&took), "{count} times {amount} took {took} s");
@@ -165,7 +165,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_saved_up_while_nothing_is_done_is_bounded() {
-        let limit = Limit::default();
+        let limit = RateLimiter::default();
         limit.set(Some(1000));
         limit.spend(0);
         sleep(Duration::from_secs(3600)).await;
@@ -175,7 +175,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_change_takes_effect_within_a_second() {
-        let limit = Arc::new(Limit::default());
+        let limit = Arc::new(RateLimiter::default());
         limit.set(Some(1));
         limit.spend(1_000_000);
         for change in [Some(1_000_000), None] {

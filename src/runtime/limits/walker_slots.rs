@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 /// The places of a run, as many as it has walkers unless fewer are to be used.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct WalkerSlots {
     most: AtomicUsize,
     taken: AtomicUsize,
     /// Whether anybody was at work since that was last asked.
@@ -16,15 +16,15 @@ pub(crate) struct Places {
     room: Notify,
 }
 
-/// Held by a walker that is at work.
+/// HeldChanges by a walker that is at work.
 #[derive(Debug)]
-pub(crate) struct Place<'a> {
-    places: &'a Places,
+pub(crate) struct WalkerSlot<'a> {
+    places: &'a WalkerSlots,
     held: bool,
 }
 
-impl Places {
-    /// Sets how many may be at work. Those that are too many give their places back when they are [asked](Place::is_wanted_back) next.
+impl WalkerSlots {
+    /// Sets how many may be at work. Those that are too many give their places back when they are [asked](WalkerSlot::is_wanted_back) next.
     pub fn set(&self, most: usize) {
         self.most.store(most.max(1), Relaxed);
         self.room.notify_waiters();
@@ -39,13 +39,13 @@ impl Places {
     ///
     /// # Cancellation
     /// None is taken when the future is dropped.
-    pub async fn take(&self) -> Place<'_> {
+    pub async fn take(&self) -> WalkerSlot<'_> {
         loop {
             // Made before the number is looked at, so that no place that is given back in between is slept through.
             let room = self.room.notified();
             let take = |taken| (taken < self.most()).then_some(taken + 1);
             if self.taken.fetch_update(Relaxed, Relaxed, take).is_ok() {
-                return Place {
+                return WalkerSlot {
                     places: self,
                     held: true,
                 };
@@ -60,7 +60,7 @@ impl Places {
     }
 }
 
-impl Default for Places {
+impl Default for WalkerSlots {
     fn default() -> Self {
         Self {
             most: AtomicUsize::new(usize::MAX),
@@ -71,7 +71,7 @@ impl Default for Places {
     }
 }
 
-impl Place<'_> {
+impl WalkerSlot<'_> {
     /// Says that the walker is at work, and not waiting for some.
     pub fn note_use(&self) {
         self.places.used.store(true, Relaxed);
@@ -87,7 +87,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for WalkerSlot<'_> {
     fn drop(&mut self) {
         if self.held {
             self.places.taken.fetch_sub(1, Relaxed);
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_number_are_taken() {
-        let places = Places::default();
+        let places = WalkerSlots::default();
         places.set(2);
         let (first, _second) = (places.take().now_or_never().unwrap(), places.take().now_or_never());
         let mut third = Box::pin(places.take());
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_higher_number_wakes_who_waits() {
-        let places = Places::default();
+        let places = WalkerSlots::default();
         places.set(1);
         let _first = places.take().now_or_never().unwrap();
         let mut second = Box::pin(places.take());
@@ -126,9 +126,9 @@ mod tests {
 
     #[test]
     fn only_as_many_as_are_too_many_give_their_places_back() {
-        let places = Places::default();
-        let mut taken: Vec<Place<'_>> = (0..4).map(|_| places.take().now_or_never().unwrap()).collect();
-        assert!(!taken.iter_mut().any(Place::is_wanted_back));
+        let places = WalkerSlots::default();
+        let mut taken: Vec<WalkerSlot<'_>> = (0..4).map(|_| places.take().now_or_never().unwrap()).collect();
+        assert!(!taken.iter_mut().any(WalkerSlot::is_wanted_back));
         places.set(1);
         let back = taken
             .iter_mut()
@@ -143,14 +143,14 @@ mod tests {
 
     #[test]
     fn no_number_is_so_low_that_nothing_goes_on() {
-        let places = Places::default();
+        let places = WalkerSlots::default();
         places.set(0);
         assert!(places.take().now_or_never().is_some());
     }
 
     #[test]
     fn use_is_told_once() {
-        let places = Places::default();
+        let places = WalkerSlots::default();
         let place = places.take().now_or_never().unwrap();
         assert!(!places.were_used(), "it may be waiting for work");
         place.note_use();

@@ -11,14 +11,18 @@ use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::error::Result;
 use crate::model::{Side, report_slow};
-use crate::mongo::retry::{ANSWER, FIRST_BATCH, RetryRule};
+use crate::mongo::retry::{COMMAND_TIMEOUT, FIRST_BATCH_TIMEOUT, RetryPolicy};
 use crate::report::{Event, Events};
 
 /// How long one call to a server takes at most: an answer that never comes, patience, and one more attempt.
-pub(crate) const LONGEST_CALL: Duration = ANSWER.saturating_mul(2).saturating_add(RetryRule::SERVER.patience);
+pub(crate) const LONGEST_CALL: Duration = COMMAND_TIMEOUT
+    .saturating_mul(2)
+    .saturating_add(RetryPolicy::SERVER.patience);
 
 /// The same of a read of documents.
-const LONGEST_READ: Duration = FIRST_BATCH.saturating_mul(2).saturating_add(RetryRule::SERVER.patience);
+const LONGEST_READ: Duration = FIRST_BATCH_TIMEOUT
+    .saturating_mul(2)
+    .saturating_add(RetryPolicy::SERVER.patience);
 
 /// Awaits what a server answers. Elections, restarts and lost connections are sat out by whoever asks, which the host would else see only
 /// as a run that stands still.

@@ -12,7 +12,7 @@ use crate::order::Key;
 /// batch is applied in memory; deltas on a document that is not are merged where that is exact, and else kept one by one. The writes of one
 /// document stay in order; each keeps the position of the last change that is in it. With `by_id` those of different documents are put
 /// into the order of their `_id`s.
-pub(crate) fn fold(changes: impl Iterator<Item = (Position, Write)>, by_id: bool) -> (Vec<Position>, Vec<Write>) {
+pub(crate) fn coalesce(changes: impl Iterator<Item = (Position, Write)>, by_id: bool) -> (Vec<Position>, Vec<Write>) {
     let mut slots: Vec<Slot> = Vec::with_capacity(changes.size_hint().0);
     let mut last_of: HashMap<Key, usize> = HashMap::with_capacity(changes.size_hint().0);
     for (position, mut write) in changes {
@@ -45,11 +45,11 @@ pub(crate) fn fold(changes: impl Iterator<Item = (Position, Write)>, by_id: bool
         });
     }
     drop(last_of);
-    let mut folded: Vec<(Position, Write)> = slots.into_iter().filter_map(|slot| slot.write).collect();
+    let mut coalesced: Vec<(Position, Write)> = slots.into_iter().filter_map(|slot| slot.write).collect();
     if by_id {
-        folded.sort_by(|(_, one), (_, other)| one.key.cmp(&other.key));
+        coalesced.sort_by(|(_, one), (_, other)| one.key.cmp(&other.key));
     }
-    folded.into_iter().unzip()
+    coalesced.into_iter().unzip()
 }
 
 /// A write, unless a later one has taken its place, and the slot of the write before it on the same document.
@@ -95,13 +95,13 @@ mod tests {
         }
     }
 
-    fn folded(writes: Vec<Write>) -> Vec<String> {
+    fn coalesced(writes: Vec<Write>) -> Vec<String> {
         fold_all(writes, false)
     }
 
     fn fold_all(writes: Vec<Write>, by_id: bool) -> Vec<String> {
         let changes = writes.into_iter().enumerate();
-        let (positions, writes) = fold(changes.map(|(index, write)| (at(index as u32), write)), by_id);
+        let (positions, writes) = coalesce(changes.map(|(index, write)| (at(index as u32), write)), by_id);
         positions
             .iter()
             .zip(writes)
@@ -118,7 +118,7 @@ mod tests {
         let last = write(1, Operation::Delete);
         let other = write(2, Operation::Insert(rawdoc! { "_id": 2 }));
         assert_eq!(
-            folded(vec![
+            coalesced(vec![
                 write(1, Operation::Insert(rawdoc! { "_id": 1, "a": 1 })),
                 other.clone(),
                 write(1, Operation::Delta(rawdoc! { "$v": 1, "$set": { "a": 2 } })),
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn a_delete_and_a_new_insert_become_a_replacement() {
         assert_eq!(
-            folded(vec![
+            coalesced(vec![
                 write(1, Operation::Delete),
                 write(1, Operation::Insert(rawdoc! { "_id": 1 }))
             ]),
@@ -143,14 +143,14 @@ mod tests {
     fn a_delta_is_applied_to_a_document_of_the_batch_and_else_kept() {
         let delta = write(1, Operation::Delta(rawdoc! { "$v": 1, "$set": { "a": 2 } }));
         assert_eq!(
-            folded(vec![
+            coalesced(vec![
                 write(1, Operation::Insert(rawdoc! { "_id": 1, "a": 1 })),
                 delta.clone()
             ]),
             [plain(1, &write(1, Operation::Insert(rawdoc! { "_id": 1, "a": 2 })))]
         );
         assert_eq!(
-            folded(vec![delta.clone(), delta.clone()]),
+            coalesced(vec![delta.clone(), delta.clone()]),
             [plain(0, &delta), plain(1, &delta)]
         );
     }
@@ -160,7 +160,7 @@ mod tests {
         let image = write(1, Operation::Insert(rawdoc! { "_id": 1, "a": 1, "a": 2 }));
         let delta = write(1, Operation::Delta(rawdoc! { "$v": 2, "diff": { "u": { "a": 3 } } }));
         assert_eq!(
-            folded(vec![image.clone(), delta.clone()]),
+            coalesced(vec![image.clone(), delta.clone()]),
             [plain(0, &image), plain(1, &delta)]
         );
     }
@@ -170,10 +170,10 @@ mod tests {
         let delta = |diff| write(1, Operation::Delta(rawdoc! { "$v": 2, "diff": diff }));
         let (update, again) = (delta(rawdoc! { "u": { "a": 1 } }), delta(rawdoc! { "u": { "a": 2 } }));
         let insert = delta(rawdoc! { "i": { "b": 1 } });
-        assert_eq!(folded(vec![update.clone(), again.clone()]), [plain(1, &again)]);
+        assert_eq!(coalesced(vec![update.clone(), again.clone()]), [plain(1, &again)]);
         let one_by_one = vec![update, insert, again.clone(), again.clone()];
         assert_eq!(
-            folded(one_by_one.clone()),
+            coalesced(one_by_one.clone()),
             [
                 plain(0, &one_by_one[0]),
                 plain(1, &one_by_one[1]),
@@ -181,7 +181,10 @@ mod tests {
             ]
         );
         let whole = write(1, Operation::Replace(rawdoc! { "_id": 1 }));
-        assert_eq!(folded([one_by_one, vec![whole.clone()]].concat()), [plain(4, &whole)]);
+        assert_eq!(
+            coalesced([one_by_one, vec![whole.clone()]].concat()),
+            [plain(4, &whole)]
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Applies changes to the sink. Changes of one document always come through the same lane, in source order.
+//! Applies changes to the sink. Changes of one document always come through the same applier, in source order.
 
 pub(crate) mod coalesce;
 mod refetch;
@@ -17,72 +17,74 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use self::refetched::{Known, SettledDocuments};
+use self::refetched::{Known, RefetchedDocuments};
 use self::refused::RefusedDocuments;
-use crate::engine::follow::applier::coalesce::fold;
-use crate::engine::messages::{LaneMessage, MarkerReached, Routed, Stuck, Unsettled};
+use crate::engine::follow::applier::coalesce::coalesce;
+use crate::engine::messages::{ApplierMessage, BarrierReached, Routed, Stuck, Unsettled};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{CollectionKind, CollectionMapping, Operation, Position, Write};
 use crate::oplog::delta::{self, DeltaFormat, format_of};
 use crate::order::Key;
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 use crate::sink::{RefusalReason, Sink};
 use crate::source::Source;
 
-/// After a batch a lane waits for as long as that took, at most this long, so that more comes together: a command of a few changes costs
+/// After a batch an applier waits for as long as that took, at most this long, so that more comes together: a command of a few changes costs
 /// the target many times what they cost in a command of many.
 const MOST_REST: Duration = Duration::from_millis(50);
 
 /// So many bytes of changes are worth a command; there is no waiting for more.
 const WORTHWHILE: usize = 256 << 10;
 
-/// A marker names stuck documents up to so many bytes of `_id`s, those that were refused first. The others have their turn when these are no
+/// A barrier names stuck documents up to so many bytes of `_id`s, those that were refused first. The others have their turn when these are no
 /// longer stuck.
 const STUCK_BYTES: usize = 256 << 10;
 
-/// What a lane remembers after so many documents were read from the source, with so much room.
+/// What an applier remembers after so many documents were read from the source, with so much room.
 #[cfg(feature = "test-util")]
-pub(crate) async fn settled_for_bench(documents: u32, bytes: usize) -> Result<impl std::fmt::Debug> {
-    let mut settled = SettledDocuments::new(bytes);
+pub(crate) async fn refetched_for_bench(documents: u32, bytes: usize) -> Result<impl std::fmt::Debug> {
+    let mut refetched = RefetchedDocuments::new(bytes);
     for id in 0..documents {
-        let settled_now = Settled {
+        let refetched_now = Refetched {
             at: Position::ZERO,
             read_until: Position::ZERO,
             exact: true,
         };
         let key = Key::from(bson::RawBsonRef::Int64(id.into()));
-        settled.insert((Uuid::from_bytes([1; 16]), key), settled_now).await?;
+        refetched
+            .insert((Uuid::from_bytes([1; 16]), key), refetched_now)
+            .await?;
     }
-    Ok(settled)
+    Ok(refetched)
 }
 
-/// What a lane begins with.
-pub(crate) struct LaneParts {
+/// What an applier begins with.
+pub(crate) struct ApplierParts {
     pub index: usize,
     pub source: Arc<dyn Source>,
     pub sink: Arc<dyn Sink>,
-    pub progress: Arc<Progress>,
-    pub messages: mpsc::Receiver<LaneMessage>,
-    pub reached: mpsc::Sender<MarkerReached>,
-    /// What the lane may remember of documents that it has read from the source, in bytes, and as much of those that the sink refused.
-    pub settled_bytes: usize,
-    /// Bytes of changes to apply at once. The more wait the more are folded, and the target writes a page once that many of them are on.
+    pub progress: Arc<RunState>,
+    pub messages: mpsc::Receiver<ApplierMessage>,
+    pub reached: mpsc::Sender<BarrierReached>,
+    /// What the applier may remember of documents that it has read from the source, in bytes, and as much of those that the sink refused.
+    pub refetched_bytes: usize,
+    /// Bytes of changes to apply at once. The more wait the more are coalesced, and the target writes a page once that many of them are on.
     pub batch_bytes: usize,
     /// Changes up to here may have been applied by an earlier run already.
     pub replay_until: Position,
 }
 
-/// The state of one lane.
-pub(crate) struct Lane {
+/// The state of one applier.
+pub(crate) struct Applier {
     index: usize,
     source: Arc<dyn Source>,
     sink: Arc<dyn Sink>,
-    progress: Arc<Progress>,
-    messages: mpsc::Receiver<LaneMessage>,
-    reached: mpsc::Sender<MarkerReached>,
+    progress: Arc<RunState>,
+    messages: mpsc::Receiver<ApplierMessage>,
+    reached: mpsc::Sender<BarrierReached>,
     batch_bytes: usize,
     replay_until: Position,
-    settled: SettledDocuments,
+    refetched: RefetchedDocuments,
     refused: RefusedDocuments,
     /// Collections with a unique index that a write was refused for: in another order than the source's more would be.
     in_source_order: HashSet<Uuid>,
@@ -93,7 +95,7 @@ type Group = (Arc<CollectionMapping>, Vec<(Position, Write)>);
 
 /// A document that was read from the source itself.
 #[derive(Debug)]
-struct Settled {
+struct Refetched {
     /// The position the document was read at: its changes up to here are in it.
     at: Position,
     /// A position at or after the end of the read. A rename up to here may have misled the read.
@@ -102,8 +104,8 @@ struct Settled {
     exact: bool,
 }
 
-impl Lane {
-    pub fn new(parts: LaneParts) -> Self {
+impl Applier {
+    pub fn new(parts: ApplierParts) -> Self {
         Self {
             index: parts.index,
             source: parts.source,
@@ -113,8 +115,8 @@ impl Lane {
             reached: parts.reached,
             batch_bytes: parts.batch_bytes,
             replay_until: parts.replay_until,
-            settled: SettledDocuments::new(parts.settled_bytes),
-            refused: RefusedDocuments::new(parts.settled_bytes),
+            refetched: RefetchedDocuments::new(parts.refetched_bytes),
+            refused: RefusedDocuments::new(parts.refetched_bytes),
             in_source_order: HashSet::new(),
         }
     }
@@ -138,7 +140,7 @@ impl Lane {
                 return Ok(());
             }
             match message {
-                LaneMessage::Changes {
+                ApplierMessage::Changes {
                     mut changes,
                     mut bytes,
                     permit,
@@ -154,7 +156,7 @@ impl Lane {
                             },
                         };
                         match more {
-                            LaneMessage::Changes {
+                            ApplierMessage::Changes {
                                 changes: more,
                                 bytes: more_bytes,
                                 permit,
@@ -170,37 +172,37 @@ impl Lane {
                     self.apply(changes, &cancel).await?;
                     rested = Instant::now() + started.elapsed().min(MOST_REST);
                 }
-                LaneMessage::Settle { target, keys, permit } => {
-                    self.settle(&target, keys).await?;
+                ApplierMessage::Refetch { target, keys, permit } => {
+                    self.refetch(&target, keys).await?;
                     drop(permit);
                 }
-                LaneMessage::Dropped { collection } => {
-                    self.settled.forget(collection);
+                ApplierMessage::Dropped { collection } => {
+                    self.refetched.forget(collection);
                     self.refused.forget(collection);
                     self.in_source_order.remove(&collection);
                 }
-                LaneMessage::Renamed { target } => {
+                ApplierMessage::Renamed { target } => {
                     self.refused.rename(&target);
-                    self.settle_all(&target).await?;
+                    self.refetch_all(&target).await?;
                 }
-                LaneMessage::Marker {
+                ApplierMessage::Barrier {
                     id,
                     routed,
                     unsettled_bytes,
                 } => {
-                    self.settled.pass(routed);
+                    self.refetched.pass(routed);
                     let (stuck, more_stuck) = self.stuck();
-                    let reached = MarkerReached {
+                    let reached = BarrierReached {
                         id,
                         stuck,
                         more_stuck,
                         unsettled: self.unsettled(unsettled_bytes),
-                        ahead: self.settled.ahead(),
+                        ahead: self.refetched.ahead(),
                     };
                     // The router may be gone when the run ends; then nobody needs the answer.
                     let _ = self.reached.send(reached).await;
                 }
-                LaneMessage::Resolve { stuck, step, reply } => {
+                ApplierMessage::Resolve { stuck, step, reply } => {
                     let resolved = self.resolve(&stuck, step).await?;
                     let _ = reply.send(resolved);
                 }
@@ -220,7 +222,7 @@ impl Lane {
         });
         let stuck: Vec<Stuck> = fit
             .map(|((_, key), refused)| Stuck {
-                lane: self.index,
+                applier: self.index,
                 target: Arc::clone(&refused.target),
                 key: key.clone(),
                 position: refused.position,
@@ -231,11 +233,11 @@ impl Lane {
         (stuck, more)
     }
 
-    /// What is not settled, named up to so many bytes of `_id`s.
+    /// What is not refetched, named up to so many bytes of `_id`s.
     fn unsettled(&self, most: usize) -> Unsettled {
         let refused = || self.refused.iter().map(|(document, _)| document);
-        if let Some(settled) = self.settled.names() {
-            let documents: Vec<&(Uuid, Key)> = settled.chain(refused()).collect();
+        if let Some(refetched) = self.refetched.names() {
+            let documents: Vec<&(Uuid, Key)> = refetched.chain(refused()).collect();
             let bytes: usize = documents
                 .iter()
                 .map(|(_, key)| size_of::<Uuid>() + key.size_in_bytes())
@@ -249,13 +251,17 @@ impl Lane {
         }
         Unsettled {
             documents: Vec::new(),
-            collections: self.settled.collections().chain(refused().map(|(id, _)| *id)).collect(),
+            collections: self
+                .refetched
+                .collections()
+                .chain(refused().map(|(id, _)| *id))
+                .collect(),
         }
     }
 
     async fn apply(&mut self, changes: Vec<Routed>, cancel: &CancellationToken) -> Result<()> {
         let mut groups: Vec<Group> = Vec::new();
-        let mut to_settle: Vec<(Arc<CollectionMapping>, Vec<Key>)> = Vec::new();
+        let mut to_refetch: Vec<(Arc<CollectionMapping>, Vec<Key>)> = Vec::new();
         let mut group_of: HashMap<Uuid, usize> = HashMap::new();
         let mut read_until: HashMap<Uuid, Position> = HashMap::new();
         let mut applied = 0;
@@ -267,24 +273,24 @@ impl Lane {
         {
             let group = *group_of.entry(target.id).or_insert_with(|| {
                 groups.push((Arc::clone(&target), Vec::new()));
-                to_settle.push((Arc::clone(&target), Vec::new()));
+                to_refetch.push((Arc::clone(&target), Vec::new()));
                 groups.len() - 1
             });
             applied += 1;
-            if !(self.settled.is_empty() && self.refused.is_empty()) {
+            if !(self.refetched.is_empty() && self.refused.is_empty()) {
                 let document = (target.id, write.key.clone());
-                match self.settled.know(&document, position) {
+                match self.refetched.know(&document, position) {
                     Known::Contained => continue,
                     Known::Unclear => {
-                        to_settle[group].1.push(write.key);
+                        to_refetch[group].1.push(write.key);
                         continue;
                     }
                     Known::Nothing => {}
                 }
                 if target.kind == CollectionKind::Unordered && write.key.is_collated() {
                     let until = read_until.entry(target.id);
-                    if position <= *until.or_insert_with(|| self.settled.collated_until(target.id)) {
-                        to_settle[group].1.push(write.key);
+                    if position <= *until.or_insert_with(|| self.refetched.collated_until(target.id)) {
+                        to_refetch[group].1.push(write.key);
                         continue;
                     }
                 }
@@ -298,7 +304,7 @@ impl Lane {
                 && let Operation::Delta(delta) = &write.operation
                 && matches!(format_of(delta), Ok(Some(DeltaFormat::V1)))
             {
-                to_settle[group].1.push(write.key);
+                to_refetch[group].1.push(write.key);
                 continue;
             }
             groups[group].1.push((position, write));
@@ -310,10 +316,10 @@ impl Lane {
             }
             self.apply_group(&target, writes).await?;
         }
-        for (target, mut keys) in to_settle {
+        for (target, mut keys) in to_refetch {
             keys.sort_unstable();
             keys.dedup();
-            self.settle(&target, keys).await?;
+            self.refetch(&target, keys).await?;
         }
         self.progress.applied.fetch_add(applied, Relaxed);
         Ok(())
@@ -330,14 +336,14 @@ impl Lane {
         } else {
             // The target's pages hold documents about in the order of their `_id`s.
             let by_id = target.kind.has_ranges() && !self.in_source_order.contains(&target.id);
-            fold(writes.into_iter(), by_id)
+            coalesce(writes.into_iter(), by_id)
         };
         let refusals = self.sink.apply(&target.target, target.kind, &writes).await?;
         if refusals.is_empty() {
             return Ok(());
         }
         let mut reasons: HashMap<usize, RefusalReason> = HashMap::new();
-        let mut to_settle = Vec::new();
+        let mut to_refetch = Vec::new();
         for refusal in refusals {
             let replayed = positions
                 .get(refusal.index)
@@ -352,7 +358,7 @@ impl Lane {
             // A delta that is replayed can meet a document newer than itself, or none.
             let met_newer = replayed && matches!(refusal.reason, RefusalReason::CannotApply(_));
             if met_newer || matches!(refusal.reason, RefusalReason::Ambiguous(_)) {
-                to_settle.push(write.key.clone());
+                to_refetch.push(write.key.clone());
                 continue;
             }
             if matches!(refusal.reason, RefusalReason::DuplicateKey(_)) {
@@ -376,9 +382,9 @@ impl Lane {
             }
             self.refused.queue(&document, (position, write), false);
         }
-        to_settle.sort_unstable();
-        to_settle.dedup();
-        Box::pin(self.settle(target, to_settle)).await
+        to_refetch.sort_unstable();
+        to_refetch.dedup();
+        Box::pin(self.refetch(target, to_refetch)).await
     }
 
     /// Notes that the sink refused a document. When there is no room for it, it is given up at once.

@@ -8,18 +8,18 @@ use crate::engine::messages::{ResolveStep, Stuck};
 use crate::source::{PointRequest, ReadMode};
 
 /// Documents that are re-read from the source at once: at most so many, and about so many bytes.
-const SETTLE_DOCUMENTS: usize = 200;
-const SETTLE_BYTES: usize = 1 << 20;
+const REFETCH_DOCUMENTS: usize = 200;
+const REFETCH_BYTES: usize = 1 << 20;
 
-/// So often a settling read asks for a snapshot before it does without.
+/// So often a refetching read asks for a snapshot before it does without.
 const SNAPSHOT_ATTEMPTS: u32 = 3;
 
-impl Lane {
+impl Applier {
     /// Writes documents as the source has them now, and remembers at which position that was.
-    pub(super) async fn settle(&mut self, target: &Arc<CollectionMapping>, keys: Vec<Key>) -> Result<()> {
-        let mut portions = Portions::of(&keys, SETTLE_BYTES, 0).at_most(SETTLE_DOCUMENTS);
+    pub(super) async fn refetch(&mut self, target: &Arc<CollectionMapping>, keys: Vec<Key>) -> Result<()> {
+        let mut portions = Portions::of(&keys, REFETCH_BYTES, 0).at_most(REFETCH_DOCUMENTS);
         while let Some(keys) = portions.next() {
-            let (at, documents, exact) = self.read_settled(target, keys).await?;
+            let (at, documents, exact) = self.read_refetched(target, keys).await?;
             let read_until = self.source.read_position().await?;
             portions.took(keys.len(), by_id::bytes_of(&documents));
             let mut found: HashMap<Key, Operation> = HashMap::new();
@@ -39,8 +39,8 @@ impl Lane {
             writes.sort_by_key(|write| !matches!(write.operation, Operation::Delete));
             let refusals = self.sink.apply(&target.target, target.kind, &writes).await?;
             for key in keys {
-                let settled = Settled { at, read_until, exact };
-                self.settled.insert((target.id, key.clone()), settled).await?;
+                let refetched = Refetched { at, read_until, exact };
+                self.refetched.insert((target.id, key.clone()), refetched).await?;
                 if let Some(refused) = self.refused.remove(&(target.id, key.clone())) {
                     let later: Vec<_> = refused
                         .writes
@@ -62,27 +62,27 @@ impl Lane {
         Ok(())
     }
 
-    /// Settles again every document of a collection that was settled and may not be routed yet.
-    pub(super) async fn settle_all(&mut self, target: &Arc<CollectionMapping>) -> Result<()> {
-        let keys = self.settled.of_collection(target.id);
-        let more = self.settled.take_more().await?;
-        self.settle(target, keys).await?;
+    /// Refetchs again every document of a collection that was refetched and may not be routed yet.
+    pub(super) async fn refetch_all(&mut self, target: &Arc<CollectionMapping>) -> Result<()> {
+        let keys = self.refetched.of_collection(target.id);
+        let more = self.refetched.take_more().await?;
+        self.refetch(target, keys).await?;
         let Some(mut more) = more else { return Ok(()) };
         let mut keys = Vec::new();
         while let Some((collection, key, until)) = more.next().await? {
             if collection != target.id {
-                self.settled.put_back((collection, key), until).await?;
+                self.refetched.put_back((collection, key), until).await?;
                 continue;
             }
             keys.push(key);
-            if keys.len() >= SETTLE_DOCUMENTS {
-                self.settle(target, std::mem::take(&mut keys)).await?;
+            if keys.len() >= REFETCH_DOCUMENTS {
+                self.refetch(target, std::mem::take(&mut keys)).await?;
             }
         }
-        self.settle(target, keys).await
+        self.refetch(target, keys).await
     }
 
-    /// Applies changes of a settled document that are newer than the document read.
+    /// Applies changes of a refetched document that are newer than the document read.
     async fn apply_later(&mut self, target: &Arc<CollectionMapping>, writes: Vec<(Position, Write)>) -> Result<()> {
         for write in writes {
             self.apply_group(target, vec![write]).await?;
@@ -91,8 +91,8 @@ impl Lane {
     }
 
     /// The documents as they stood at a position, or, where the answer is false, at some point between it and the end of the read. Nothing
-    /// that this lane has been sent is newer than the position.
-    async fn read_settled(
+    /// that this applier has been sent is newer than the position.
+    async fn read_refetched(
         &self,
         target: &CollectionMapping,
         keys: &[Key],
@@ -126,7 +126,7 @@ impl Lane {
         match step {
             // The changes of another document may have been applied since, which the collation takes for the same.
             ResolveStep::Retry if stuck.target.kind == CollectionKind::Unordered && stuck.key.is_collated() => {
-                self.settle(&stuck.target, vec![stuck.key.clone()]).await?;
+                self.refetch(&stuck.target, vec![stuck.key.clone()]).await?;
             }
             ResolveStep::Retry => {
                 // Settling is what is left for a document of which some writes were made.
@@ -134,21 +134,21 @@ impl Lane {
                     return Ok(false);
                 }
                 if let Some(refused) = self.refused.remove(&document) {
-                    let before = self.settled.read_at(&document);
+                    let before = self.refetched.read_at(&document);
                     for (position, write) in refused.writes {
                         if self.refused.contains(&document) {
                             self.refused.queue(&document, (position, write), false);
                         } else {
                             self.apply_group(&stuck.target, vec![(position, write)]).await?;
                         }
-                        if self.settled.read_at(&document) != before {
+                        if self.refetched.read_at(&document) != before {
                             // It was read from the source meanwhile, with all of the writes in it.
                             break;
                         }
                     }
                 }
             }
-            ResolveStep::Settle => self.settle(&stuck.target, vec![stuck.key.clone()]).await?,
+            ResolveStep::Refetch => self.refetch(&stuck.target, vec![stuck.key.clone()]).await?,
             ResolveStep::Clear => self.clear(&document).await?,
             ResolveStep::Forget => {
                 self.refused.remove(&document);

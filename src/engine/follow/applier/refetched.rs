@@ -1,4 +1,4 @@
-//! The documents that a lane has read from the source itself, at positions that are not routed yet.
+//! The documents that an applier has read from the source itself, at positions that are not routed yet.
 //!
 //! With more of them than there is room for, their names go to a file, and it is only remembered up to which position changes of their
 //! collections may be in a document already: a document that changes up to there is read once more.
@@ -10,7 +10,7 @@ use bson::raw::RawDocumentBuf;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, BufReader};
 
-use super::Settled;
+use super::Refetched;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::order::Key;
@@ -18,8 +18,8 @@ use crate::spill::{Spill, failed};
 
 /// Documents that were read from the source.
 #[derive(Debug)]
-pub(super) struct SettledDocuments {
-    documents: HashMap<(Uuid, Key), Settled>,
+pub(super) struct RefetchedDocuments {
+    documents: HashMap<(Uuid, Key), Refetched>,
     /// What they take in memory, and may take.
     bytes: usize,
     limit: usize,
@@ -45,7 +45,7 @@ pub(super) enum Known {
     Unclear,
 }
 
-impl SettledDocuments {
+impl RefetchedDocuments {
     pub fn new(limit: usize) -> Self {
         Self {
             documents: HashMap::new(),
@@ -67,14 +67,14 @@ impl SettledDocuments {
 
     /// When the document was read last, where it is known.
     pub fn read_at(&self, document: &(Uuid, Key)) -> Option<Position> {
-        self.documents.get(document).map(|settled| settled.at)
+        self.documents.get(document).map(|refetched| refetched.at)
     }
 
     /// Whether a change at this position is in the document that was read.
     pub fn know(&self, document: &(Uuid, Key), position: Position) -> Known {
         match self.documents.get(document) {
-            Some(settled) if position <= settled.at => Known::Contained,
-            Some(settled) if !settled.exact && position <= settled.read_until => Known::Unclear,
+            Some(refetched) if position <= refetched.at => Known::Contained,
+            Some(refetched) if !refetched.exact && position <= refetched.read_until => Known::Unclear,
             Some(_) => Known::Nothing,
             None => {
                 let until = self.more.as_ref().and_then(|more| more.until.get(&document.0));
@@ -90,9 +90,9 @@ impl SettledDocuments {
     ///
     /// # Errors
     /// [`Io`](ErrorKind::Io) when there is no room for it and the temporary file cannot be written.
-    pub async fn insert(&mut self, document: (Uuid, Key), settled: Settled) -> Result<()> {
+    pub async fn insert(&mut self, document: (Uuid, Key), refetched: Refetched) -> Result<()> {
         let bytes = bytes_of(&document.1);
-        if self.documents.insert(document, settled).is_none() {
+        if self.documents.insert(document, refetched).is_none() {
             self.bytes += bytes;
         }
         if self.bytes > self.limit {
@@ -103,8 +103,8 @@ impl SettledDocuments {
 
     /// Forgets what is routed by now.
     pub fn pass(&mut self, routed: Position) {
-        let is_ahead = |settled: &Settled| settled.at.max(settled.read_until) > routed;
-        self.retain(|_, settled| is_ahead(settled));
+        let is_ahead = |refetched: &Refetched| refetched.at.max(refetched.read_until) > routed;
+        self.retain(|_, refetched| is_ahead(refetched));
         if let Some(more) = &mut self.more {
             more.until.retain(|_, until| *until > routed);
             if more.until.is_empty() {
@@ -137,7 +137,7 @@ impl SettledDocuments {
 
     /// A position at or after the newest state of one of them.
     pub fn ahead(&self) -> Position {
-        let read = self.documents.values().map(|settled| settled.read_until);
+        let read = self.documents.values().map(|refetched| refetched.read_until);
         let more = self.more.iter().flat_map(|more| more.until.values().copied());
         read.chain(more).max().unwrap_or(Position::ZERO)
     }
@@ -147,7 +147,13 @@ impl SettledDocuments {
     pub fn collated_until(&self, collection: Uuid) -> Position {
         let of_it = self.documents.iter();
         let of_it = of_it.filter(|((id, key), _)| *id == collection && key.is_collated());
-        let read = of_it.map(|(_, settled)| if settled.exact { settled.at } else { settled.read_until });
+        let read = of_it.map(|(_, refetched)| {
+            if refetched.exact {
+                refetched.at
+            } else {
+                refetched.read_until
+            }
+        });
         let more = self.more.iter().filter_map(|more| more.until.get(&collection).copied());
         read.chain(more).max().unwrap_or(Position::ZERO)
     }
@@ -179,18 +185,18 @@ impl SettledDocuments {
             return Ok(());
         }
         // A change up to there may be in it or not.
-        let settled = Settled {
+        let refetched = Refetched {
             at: Position::ZERO,
             read_until: until,
             exact: false,
         };
-        self.insert(document, settled).await
+        self.insert(document, refetched).await
     }
 
-    fn retain(&mut self, is_kept: impl Fn(&(Uuid, Key), &Settled) -> bool) {
+    fn retain(&mut self, is_kept: impl Fn(&(Uuid, Key), &Refetched) -> bool) {
         let bytes = &mut self.bytes;
-        self.documents.retain(|document, settled| {
-            let is_kept = is_kept(document, settled);
+        self.documents.retain(|document, refetched| {
+            let is_kept = is_kept(document, refetched);
             if !is_kept {
                 *bytes -= bytes_of(&document.1);
             }
@@ -208,9 +214,9 @@ impl SettledDocuments {
         };
         let more = self.more.insert(more);
         let mut encoded = Vec::with_capacity(self.bytes);
-        for ((collection, key), settled) in self.documents.drain() {
+        for ((collection, key), refetched) in self.documents.drain() {
             let until = more.until.entry(collection).or_insert(Position::ZERO);
-            *until = settled.at.max(settled.read_until).max(*until);
+            *until = refetched.at.max(refetched.read_until).max(*until);
             encoded.extend_from_slice(&collection.bytes());
             encoded.extend_from_slice(key.document_bytes());
         }
@@ -265,5 +271,5 @@ fn damaged() -> Error {
 
 /// The memory that the name of a document takes, in bytes. A map has about as much room again.
 pub(super) fn bytes_of(key: &Key) -> usize {
-    (size_of::<Uuid>() + size_of::<Settled>() + key.size_in_bytes()) * 2
+    (size_of::<Uuid>() + size_of::<Refetched>() + key.size_in_bytes()) * 2
 }

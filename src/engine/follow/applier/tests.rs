@@ -20,20 +20,20 @@ struct Bench {
     source: MemorySource,
     sink: MemorySink,
     target: Arc<CollectionMapping>,
-    messages: mpsc::Sender<LaneMessage>,
-    reached: mpsc::Receiver<MarkerReached>,
-    progress: Arc<Progress>,
-    lane: JoinHandle<Result<()>>,
+    messages: mpsc::Sender<ApplierMessage>,
+    reached: mpsc::Receiver<BarrierReached>,
+    progress: Arc<RunState>,
+    applier: JoinHandle<Result<()>>,
 }
 
 impl Bench {
-    /// A lane whose collection has a unique index on `u`, and the same documents on both sides.
+    /// An applier whose collection has a unique index on `u`, and the same documents on both sides.
     async fn new(replay_until: Position, documents: &[RawDocumentBuf]) -> Self {
         Self::with_room(1 << 20, replay_until, documents).await
     }
 
     /// The same with so many bytes for what it remembers.
-    async fn with_room(settled_bytes: usize, replay_until: Position, documents: &[RawDocumentBuf]) -> Self {
+    async fn with_room(refetched_bytes: usize, replay_until: Position, documents: &[RawDocumentBuf]) -> Self {
         let (source, sink) = (MemorySource::new(), MemorySink::new());
         for document in documents {
             source.insert(NAME, document.clone()).unwrap();
@@ -56,15 +56,15 @@ impl Bench {
         });
         let (messages, received) = mpsc::channel(16);
         let (send_reached, reached) = mpsc::channel(16);
-        let progress = Arc::new(Progress::new(Events::new()));
-        let lane = Lane::new(LaneParts {
+        let progress = Arc::new(RunState::new(Events::new()));
+        let applier = Applier::new(ApplierParts {
             index: 0,
             source: Arc::new(source.clone()),
             sink: Arc::new(sink.clone()),
             progress: Arc::clone(&progress),
             messages: received,
             reached: send_reached,
-            settled_bytes,
+            refetched_bytes,
             batch_bytes: 1 << 20,
             replay_until,
         });
@@ -75,7 +75,7 @@ impl Bench {
             messages,
             reached,
             progress,
-            lane: tokio::spawn(lane.run(CancellationToken::new())),
+            applier: tokio::spawn(applier.run(CancellationToken::new())),
         };
         for document in documents {
             bench.write(Operation::Insert(document.clone()), key_of(document)).await;
@@ -83,7 +83,7 @@ impl Bench {
         bench
     }
 
-    /// Writes to the sink as another lane does.
+    /// Writes to the sink as another applier does.
     async fn write(&self, operation: Operation, key: Key) {
         let refused = self
             .sink
@@ -106,7 +106,7 @@ impl Bench {
                 },
             })
             .collect();
-        self.message(LaneMessage::Changes {
+        self.message(ApplierMessage::Changes {
             changes,
             bytes: 1,
             permit,
@@ -114,23 +114,23 @@ impl Bench {
         .await;
     }
 
-    async fn settle(&self, keys: Vec<Key>) {
+    async fn refetch(&self, keys: Vec<Key>) {
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let target = Arc::clone(&self.target);
-        self.message(LaneMessage::Settle { target, keys, permit }).await;
+        self.message(ApplierMessage::Refetch { target, keys, permit }).await;
     }
 
-    async fn message(&self, message: LaneMessage) {
+    async fn message(&self, message: ApplierMessage) {
         self.messages.send(message).await.ok().unwrap();
     }
 
-    async fn marker(&mut self, routed: Position) -> MarkerReached {
-        self.marker_naming(1 << 20, routed).await
+    async fn barrier(&mut self, routed: Position) -> BarrierReached {
+        self.barrier_naming(1 << 20, routed).await
     }
 
-    /// A marker that is answered with so many bytes of names.
-    async fn marker_naming(&mut self, unsettled_bytes: usize, routed: Position) -> MarkerReached {
-        self.message(LaneMessage::Marker {
+    /// A barrier that is answered with so many bytes of names.
+    async fn barrier_naming(&mut self, unsettled_bytes: usize, routed: Position) -> BarrierReached {
+        self.message(ApplierMessage::Barrier {
             id: 0,
             routed,
             unsettled_bytes,
@@ -142,13 +142,13 @@ impl Bench {
     async fn resolve(&self, stuck: &Stuck, step: ResolveStep) -> bool {
         let (reply, answer) = oneshot::channel();
         let stuck = stuck.clone();
-        self.message(LaneMessage::Resolve { stuck, step, reply }).await;
+        self.message(ApplierMessage::Resolve { stuck, step, reply }).await;
         answer.await.unwrap()
     }
 
     async fn end(self) {
         drop(self.messages);
-        self.lane.await.unwrap().unwrap();
+        self.applier.await.unwrap().unwrap();
     }
 }
 
@@ -167,7 +167,7 @@ async fn what_follows_a_refused_write_does_not_change_the_order_of_fields() {
         &[rawdoc! { "_id": 1 }, rawdoc! { "_id": 2, "u": 5 }, rawdoc! { "_id": 3 }],
     )
     .await;
-    // The value moves from the second document to the first, which its lane hears before the other lane has written that.
+    // The value moves from the second document to the first, which its applier hears before the other applier has written that.
     bench.source.replace(NAME, rawdoc! { "_id": 2 }).unwrap();
     let update = |id: i32, set: RawDocumentBuf| {
         let position = bench
@@ -183,13 +183,13 @@ async fn what_follows_a_refused_write_does_not_change_the_order_of_fields() {
     ];
     let routed = changes[2].0;
     bench.send(changes).await;
-    let reached = bench.marker(routed).await;
+    let reached = bench.barrier(routed).await;
     assert_eq!(reached.stuck.len(), 1);
     assert_eq!(reached.unsettled.documents.len(), 1);
     let key = Key::from(RawBsonRef::Int32(2));
     bench.write(Operation::Replace(rawdoc! { "_id": 2 }), key).await;
     assert!(!bench.resolve(&reached.stuck[0], ResolveStep::Retry).await);
-    assert!(bench.resolve(&reached.stuck[0], ResolveStep::Settle).await);
+    assert!(bench.resolve(&reached.stuck[0], ResolveStep::Refetch).await);
     let (ours, theirs) = (bench.source.documents(NAME), bench.sink.documents(NAME));
     assert_eq!(ours.unwrap(), theirs.unwrap());
     bench.end().await;
@@ -212,7 +212,7 @@ async fn a_replayed_delta_without_its_document_reads_it_again() {
     assert_eq!(source.documents(NAME).unwrap(), sink.documents(NAME).unwrap());
 }
 
-/// No other lane has to wait for it.
+/// No other applier has to wait for it.
 #[tokio::test]
 async fn an_ambiguous_change_reads_the_document_from_the_source() {
     let before = rawdoc! { "_id": 1, "x": 1, "x": 2 };
@@ -222,7 +222,7 @@ async fn an_ambiguous_change_reads_the_document_from_the_source() {
     let position = bench.source.replace(NAME, after.clone()).unwrap();
     let delta = rawdoc! { "$v": 2, "diff": { "u": { "x": 3 } } };
     bench.send(vec![(position, 1, Operation::Delta(delta))]).await;
-    assert_eq!(bench.marker(position).await.stuck.len(), 0);
+    assert_eq!(bench.barrier(position).await.stuck.len(), 0);
     assert_eq!(bench.sink.documents(NAME).unwrap(), [after]);
     bench.end().await;
 }
@@ -244,7 +244,7 @@ async fn changes_before_a_read_of_a_collated_collection_are_read_as_well() {
         target: namespace,
         kind: CollectionKind::Unordered,
     });
-    bench.settle(vec![key_of(&upper)]).await;
+    bench.refetch(vec![key_of(&upper)]).await;
     for (position, operation) in [
         (inserted, Operation::Insert(lower.clone())),
         (deleted, Operation::Delete),
@@ -256,7 +256,7 @@ async fn changes_before_a_read_of_a_collated_collection_are_read_as_well() {
         };
         let target = Arc::clone(&bench.target);
         bench
-            .message(LaneMessage::Changes {
+            .message(ApplierMessage::Changes {
                 changes: vec![Routed {
                     target,
                     position,
@@ -266,7 +266,7 @@ async fn changes_before_a_read_of_a_collated_collection_are_read_as_well() {
                 permit,
             })
             .await;
-        bench.marker(position).await;
+        bench.barrier(position).await;
         assert_eq!(bench.sink.documents(NAME).unwrap(), [other.clone(), upper.clone()]);
     }
     bench.end().await;
@@ -278,11 +278,11 @@ async fn documents_read_ahead_of_the_tail_are_named_until_it_has_passed() {
     let routed = bench.source.position().await.unwrap();
     bench.source.replace(NAME, rawdoc! { "_id": 1, "n": 1 }).unwrap();
     let ahead = bench.source.replace(NAME, rawdoc! { "_id": 2, "n": 1 }).unwrap();
-    bench.settle(vec![Key::from(RawBsonRef::Int32(1))]).await;
-    let reached = bench.marker(routed).await;
+    bench.refetch(vec![Key::from(RawBsonRef::Int32(1))]).await;
+    let reached = bench.barrier(routed).await;
     let one = (bench.target.id, Key::from(RawBsonRef::Int32(1)));
     assert_eq!((reached.unsettled.documents, reached.ahead), (vec![one], ahead));
-    let reached = bench.marker(ahead).await;
+    let reached = bench.barrier(ahead).await;
     assert_eq!((reached.unsettled.documents, reached.ahead), (vec![], Position::ZERO));
     bench.end().await;
 }
@@ -304,7 +304,7 @@ async fn a_collection_whose_unique_values_move_is_written_in_the_order_of_the_so
         let changes = vec![update(2, value + 1), update(1, value)];
         let routed = changes[1].0;
         bench.send(changes).await;
-        let reached = bench.marker(routed).await;
+        let reached = bench.barrier(routed).await;
         assert_eq!(reached.stuck.len(), stuck, "{value}");
         for stuck in &reached.stuck {
             assert!(bench.resolve(stuck, ResolveStep::Retry).await);
@@ -316,9 +316,9 @@ async fn a_collection_whose_unique_values_move_is_written_in_the_order_of_the_so
     bench.end().await;
 }
 
-/// A change is applied once the lane has rested, and at once where a marker is behind it.
+/// A change is applied once the applier has rested, and at once where a barrier is behind it.
 #[tokio::test(start_paused = true)]
-async fn a_lane_rests_after_work_unless_somebody_waits_for_it() {
+async fn a_applier_rests_after_work_unless_somebody_waits_for_it() {
     let mut bench = Bench::new(Position::ZERO, &[rawdoc! { "_id": 0 }]).await;
     let insert = |id| vec![(at(id as u32), id, Operation::Insert(rawdoc! { "_id": id }))];
     for first in [1, 3] {
@@ -330,7 +330,7 @@ async fn a_lane_rests_after_work_unless_somebody_waits_for_it() {
         let rested = Instant::now();
         bench.send(insert(first + 1)).await;
         if first == 3 {
-            bench.marker(at(4)).await;
+            bench.barrier(at(4)).await;
             assert!(rested.elapsed() < Duration::from_millis(5));
             continue;
         }
@@ -352,7 +352,7 @@ fn documents(count: i32) -> Vec<RawDocumentBuf> {
 }
 
 #[tokio::test]
-async fn settled_documents_beyond_the_limit_are_read_again() {
+async fn refetched_documents_beyond_the_limit_are_read_again() {
     let documents = documents(300);
     let mut bench = Bench::with_room(4096, Position::ZERO, &documents).await;
     let routed = bench.source.position().await.unwrap();
@@ -366,8 +366,8 @@ async fn settled_documents_beyond_the_limit_are_read_again() {
     };
     let first = replace(1);
     let second = replace(2);
-    bench.settle(documents.iter().map(key_of).collect()).await;
-    let reached = bench.marker(routed).await;
+    bench.refetch(documents.iter().map(key_of).collect()).await;
+    let reached = bench.barrier(routed).await;
     let unsettled = reached.unsettled;
     assert_eq!(
         (unsettled.documents, unsettled.collections),
@@ -377,7 +377,7 @@ async fn settled_documents_beyond_the_limit_are_read_again() {
     assert!(is_same(&bench));
     // Changes that are in the documents already leave them as they are.
     bench.send(first).await;
-    let reached = bench.marker(routed).await;
+    let reached = bench.barrier(routed).await;
     assert!(is_same(&bench));
     assert_eq!(reached.unsettled.collections, HashSet::from([bench.target.id]));
     // The same documents under another name.
@@ -387,14 +387,14 @@ async fn settled_documents_beyond_the_limit_are_read_again() {
         target: "shop.renamed".parse().unwrap(),
         kind: CollectionKind::Plain,
     });
-    bench.message(LaneMessage::Renamed { target }).await;
-    bench.marker(routed).await;
+    bench.message(ApplierMessage::Renamed { target }).await;
+    bench.barrier(routed).await;
     let (ours, theirs) = (bench.source.documents(NAME), bench.sink.documents("shop.renamed"));
     assert_eq!(ours.unwrap(), theirs.unwrap());
     // When everything is routed nothing of it is left.
     let ahead = bench.source.position().await.unwrap();
     bench.send(second).await;
-    let reached = bench.marker(ahead).await;
+    let reached = bench.barrier(ahead).await;
     let unsettled = reached.unsettled;
     assert_eq!((unsettled.documents, unsettled.collections), (vec![], HashSet::new()));
     assert_eq!(reached.ahead, Position::ZERO);
@@ -403,23 +403,23 @@ async fn settled_documents_beyond_the_limit_are_read_again() {
 }
 
 #[tokio::test]
-async fn names_of_settled_documents_take_no_more_than_allowed() {
-    let mut settled = SettledDocuments::new(1 << 20);
+async fn names_of_refetched_documents_take_no_more_than_allowed() {
+    let mut refetched = RefetchedDocuments::new(1 << 20);
     let collection = Uuid::from_bytes([1; 16]);
     for id in 0..200_000 {
         let document = (collection, Key::from(RawBsonRef::Int32(id)));
-        let read = Settled {
+        let read = Refetched {
             at: at(1),
             read_until: at(2 + id as u32),
             exact: true,
         };
-        settled.insert(document, read).await.unwrap();
-        assert!(settled.bytes() <= 1 << 20);
+        refetched.insert(document, read).await.unwrap();
+        assert!(refetched.bytes() <= 1 << 20);
     }
     let change = |id| (collection, Key::from(RawBsonRef::Int32(id)));
-    assert_eq!(settled.know(&change(0), at(100_000)), Known::Unclear);
-    let mut names = settled.take_more().await.unwrap().unwrap();
-    let mut seen = settled.of_collection(collection).len();
+    assert_eq!(refetched.know(&change(0), at(100_000)), Known::Unclear);
+    let mut names = refetched.take_more().await.unwrap().unwrap();
+    let mut seen = refetched.of_collection(collection).len();
     while let Some((_, _, until)) = names.next().await.unwrap() {
         assert!(until > at(1));
         seen += 1;
@@ -440,11 +440,11 @@ async fn writes_of_a_refused_document_take_no_more_than_allowed() {
     let changes: Vec<_> = changes.collect();
     let routed = changes[199].0;
     for change in changes {
-        // Else they would be folded.
+        // Else they would be coalesced.
         bench.send(vec![change]).await;
-        bench.marker(Position::ZERO).await;
+        bench.barrier(Position::ZERO).await;
     }
-    let reached = bench.marker(routed).await;
+    let reached = bench.barrier(routed).await;
     assert_eq!(reached.stuck.len(), 1);
     assert!(!bench.resolve(&reached.stuck[0], ResolveStep::Retry).await);
     let key = Key::from(RawBsonRef::Int32(1));
@@ -453,7 +453,7 @@ async fn writes_of_a_refused_document_take_no_more_than_allowed() {
         !bench.resolve(&reached.stuck[0], ResolveStep::Retry).await,
         "its writes are forgotten"
     );
-    assert!(bench.resolve(&reached.stuck[0], ResolveStep::Settle).await);
+    assert!(bench.resolve(&reached.stuck[0], ResolveStep::Refetch).await);
     let (ours, theirs) = (bench.source.documents(NAME), bench.sink.documents(NAME));
     assert_eq!(ours.unwrap(), theirs.unwrap());
     bench.end().await;
@@ -470,17 +470,17 @@ async fn large_documents_that_exchange_unique_values_are_resolved() {
         changes.push((position, id, Operation::Replace(large(id, u))));
     }
     let routed = changes[2].0;
-    // The first is folded away, as it is where another lane is behind.
+    // The first is coalesced away, as it is where another applier is behind.
     changes.remove(0);
     bench.send(changes).await;
-    let reached = bench.marker(routed).await;
+    let reached = bench.barrier(routed).await;
     assert_eq!(reached.stuck.len(), 2);
     let mut left = reached.stuck;
     for step in [
         ResolveStep::Retry,
         ResolveStep::Clear,
         ResolveStep::Retry,
-        ResolveStep::Settle,
+        ResolveStep::Refetch,
     ] {
         let mut still = Vec::new();
         for stuck in left {
@@ -502,7 +502,7 @@ async fn refused_documents_without_room_are_reported() {
     let mut bench = Bench::with_room(2000, Position::ZERO, std::slice::from_ref(&taken)).await;
     let insert = |id: i32| (at(id as u32), id, Operation::Insert(rawdoc! { "_id": id, "u": 5 }));
     bench.send((1..100).map(insert).collect()).await;
-    let reached = bench.marker(at(100)).await;
+    let reached = bench.barrier(at(100)).await;
     let reported = bench.progress.refused_of(&bench.target.namespace).len();
     assert!(reached.stuck.len() > 1 && reported > 1);
     assert_eq!(reached.stuck.len() + reported, 99);
@@ -515,9 +515,9 @@ async fn more_unsettled_documents_than_fit_are_named_by_collection() {
     let mut bench = Bench::new(Position::ZERO, &documents).await;
     let routed = bench.source.position().await.unwrap();
     bench.source.replace(NAME, rawdoc! { "_id": 1, "n": 1 }).unwrap();
-    bench.settle(documents.iter().map(key_of).collect()).await;
+    bench.refetch(documents.iter().map(key_of).collect()).await;
     for (bytes, named) in [(1 << 20, 50), (100, 0)] {
-        let unsettled = bench.marker_naming(bytes, routed).await.unsettled;
+        let unsettled = bench.barrier_naming(bytes, routed).await.unsettled;
         assert_eq!(unsettled.documents.len(), named, "{bytes}");
         assert_eq!(unsettled.collections.is_empty(), named > 0, "{bytes}");
     }
@@ -525,13 +525,13 @@ async fn more_unsettled_documents_than_fit_are_named_by_collection() {
 }
 
 #[tokio::test]
-async fn a_marker_names_no_more_stuck_documents_than_fit() {
+async fn a_barrier_names_no_more_stuck_documents_than_fit() {
     const COUNT: i32 = 10_000;
     let taken = rawdoc! { "_id": 0, "u": 5 };
     let mut bench = Bench::with_room(64 << 20, Position::ZERO, std::slice::from_ref(&taken)).await;
     let insert = |id: i32| (at(id as u32), id, Operation::Insert(rawdoc! { "_id": id, "u": 5 }));
     bench.send((1..=COUNT).map(insert).collect()).await;
-    let reached = bench.marker(at(COUNT as u32)).await;
+    let reached = bench.barrier(at(COUNT as u32)).await;
     let bytes: usize = reached.stuck.iter().map(|stuck| stuck.key.size_in_bytes()).sum();
     assert!(reached.stuck.len() > 100 && bytes < 300 << 10, "{bytes}");
     assert!(reached.more_stuck && reached.stuck.len() < COUNT as usize / 2);

@@ -14,9 +14,9 @@ use crate::catalog::{name_of, to_create};
 use crate::engine::follow::router::Router;
 use crate::engine::ownership::Room;
 use crate::engine::start::prepare_target::arrange_kept;
-use crate::engine::track::collection::{IndexWork, Tracked};
+use crate::engine::track::collection::{CollectionProgress, IndexWork};
 use crate::engine::track::ranges::Ranges;
-use crate::engine::track::verification::Proof;
+use crate::engine::track::verification::RangeVerification;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Collection, Namespace, Position};
 use crate::oplog::{Command, CommandOperation};
@@ -113,14 +113,14 @@ impl Router {
         };
         let made_with = to_create(&expiry_held_back(&collection.options), &collection.indexes);
         let tracked = match room {
-            Room::Free => Tracked {
+            Room::Free => CollectionProgress {
                 made: self.ownership.create(&target, kind, made_with).await?,
                 // Just before, since a transaction makes a collection and writes to it at one position.
                 ranges: Ranges::done(position.predecessor()),
                 index_work: IndexWork::Done,
                 // Of the others a comparison of documents by their `_id`s says too little: in a capped collection their order is data.
-                proof: Proof::of_empty(self.prove && kind.has_ranges()),
-                ..Tracked::unread(&collection, target, Vec::new())
+                verification: RangeVerification::of_empty(self.verify && kind.has_ranges()),
+                ..CollectionProgress::unread(&collection, target, Vec::new())
             },
             Room::Kept => self.take_over(&collection, target).await?,
         };
@@ -152,13 +152,15 @@ impl Router {
     }
 
     /// A collection that others have made on the target, and that is to be made equal to the source's: nothing of it counts as copied.
-    async fn take_over(&self, collection: &Collection, target: Namespace) -> Result<Tracked> {
+    async fn take_over(&self, collection: &Collection, target: Namespace) -> Result<CollectionProgress> {
         // As of a checkpoint: the target may have documents in every range.
-        let mut tracked = Tracked::from_checkpoint(&Tracked::unread(collection, target, Vec::new()).to_checkpoint());
+        let mut tracked = CollectionProgress::from_checkpoint(
+            &CollectionProgress::unread(collection, target, Vec::new()).to_checkpoint(),
+        );
         arrange_kept(&*self.source, &*self.sink, &self.ownership, &tracked).await?;
         tracked.made = self.ownership.identify(&tracked.target.target).await?;
-        if self.prove {
-            tracked.proof.begin();
+        if self.verify {
+            tracked.verification.begin();
         }
         Ok(tracked)
     }
@@ -334,7 +336,7 @@ impl Router {
     }
 
     /// A collection that is migrated, with every change before this applied and none of its indexes being built.
-    async fn at_rest(&mut self, id: Option<Uuid>, namespace: &Namespace) -> Result<Option<&mut Tracked>> {
+    async fn at_rest(&mut self, id: Option<Uuid>, namespace: &Namespace) -> Result<Option<&mut CollectionProgress>> {
         let Some(id) = self.known(id, namespace)? else {
             return Ok(None);
         };

@@ -5,10 +5,10 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use super::malformed;
 use crate::catalog::expiry::TTL_DISABLED_SECONDS;
 use crate::catalog::{are_same_keys, expiry_of, name_of};
-use crate::engine::track::collection::Tracked;
+use crate::engine::track::collection::CollectionProgress;
 use crate::error::{Error, Result};
 
-impl Tracked {
+impl CollectionProgress {
     /// Changes an index in the collection's list as collMod does. Answers its name and the change that the target has to make now: one of
     /// the expiry waits for cutover.
     pub(super) fn modify_index(&mut self, change: &RawDocument) -> Result<Option<(String, RawDocumentBuf)>> {
@@ -124,7 +124,7 @@ mod tests {
                 documents: 0,
                 bytes: 0,
             };
-            let mut tracked = Tracked::unread(&collection, collection.namespace.clone(), Vec::new());
+            let mut tracked = CollectionProgress::unread(&collection, collection.namespace.clone(), Vec::new());
             for (field, value) in arguments.into_iter().map(std::result::Result::unwrap) {
                 tracked.set_option(field.as_str(), value).unwrap();
             }

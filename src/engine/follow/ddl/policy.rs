@@ -5,7 +5,7 @@ use bson::Uuid;
 use crate::catalog::{is_same_index, name_of};
 use crate::config::DdlPolicy;
 use crate::engine::follow::router::Router;
-use crate::engine::track::collection::Tracked;
+use crate::engine::track::collection::CollectionProgress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, Position};
 use crate::oplog::CommandOperation;
@@ -55,8 +55,9 @@ impl Router {
         let is_new = match operation {
             Op::Create { .. } => tracked.is_none(),
             Op::CreateIndexes { indexes, .. } => {
-                let is_known =
-                    |tracked: &Tracked, index| tracked.indexes.iter().any(|known| is_same_index(known, index));
+                let is_known = |tracked: &CollectionProgress, index| {
+                    tracked.indexes.iter().any(|known| is_same_index(known, index))
+                };
                 tracked.is_some_and(|tracked| indexes.iter().any(|index| !is_known(tracked, index)))
             }
             Op::DropIndex { name, .. } => {

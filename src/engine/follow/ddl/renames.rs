@@ -12,7 +12,7 @@ use crate::catalog::to_create;
 use crate::checkpoint::Renaming;
 use crate::engine::follow::router::Router;
 use crate::engine::ownership::Room;
-use crate::engine::track::collection::Tracked;
+use crate::engine::track::collection::CollectionProgress;
 use crate::error::Result;
 use crate::model::{CollectionMapping, Namespace, Position};
 
@@ -108,9 +108,9 @@ impl Router {
         if let Some(tracked) = self.tracked.get_mut(&id) {
             tracked.target = Arc::clone(&renamed);
             tracked.made = made;
-            if self.prove {
+            if self.verify {
                 // Who else wrote to it on the target is known by its name at the time.
-                tracked.proof.begin();
+                tracked.verification.begin();
             }
         }
         self.announce_rename(&renamed).await?;
@@ -141,12 +141,12 @@ impl Router {
             Room::Free => {
                 let options = to_create(&expiry_held_back(&collection.options), &collection.indexes);
                 let made = self.ownership.create(&target, collection.kind, options).await?;
-                let mut tracked = Tracked {
+                let mut tracked = CollectionProgress {
                     made,
-                    ..Tracked::unread(&collection, target, Vec::new())
+                    ..CollectionProgress::unread(&collection, target, Vec::new())
                 };
-                if self.prove {
-                    tracked.proof.begin();
+                if self.verify {
+                    tracked.verification.begin();
                 }
                 tracked
             }

@@ -6,7 +6,7 @@ use bson::rawdoc;
 use super::{malformed, unexpected};
 use crate::engine::follow::router::Router;
 use crate::engine::ownership::Room;
-use crate::engine::track::collection::Tracked;
+use crate::engine::track::collection::CollectionProgress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{CollectionKind, Namespace, Position};
 use crate::oplog::delta;
@@ -60,9 +60,9 @@ impl Router {
                 }
             }
         };
-        let view = Tracked {
+        let view = CollectionProgress {
             made,
-            ..Tracked::view(namespace.clone(), target, options)
+            ..CollectionProgress::view(namespace.clone(), target, options)
         };
         self.views.insert(namespace.clone(), view);
         self.report(position, format!("defined the view {namespace}"));

@@ -1,32 +1,32 @@
-//! Markers through the lanes: what has been applied for certain, what is stuck, and the checkpoints that follow from it.
+//! Barriers through the appliers: what has been applied for certain, what is stuck, and the checkpoints that follow from it.
 
 use super::*;
 
-/// A marker ends what a lane applies at once, and the more that is the better; while lanes have not reached the last one the next comes
-/// only after so long. Lanes that are slow still let the watermark move in small steps. During the copy each marker is one more checkpoint
+/// A barrier ends what an applier applies at once, and the more that is the better; while appliers have not reached the last one the next comes
+/// only after so long. Appliers that are slow still let the watermark move in small steps. During the copy each barrier is one more checkpoint
 /// that knows what is copied.
-const BUSY_MARKER_INTERVAL: Duration = Duration::from_secs(2);
+const BUSY_BARRIER_INTERVAL: Duration = Duration::from_secs(2);
 
-/// So many markers may be under way when one is sent that moves the watermark.
-const MOST_MARKERS: usize = 8;
+/// So many barriers may be under way when one is sent that moves the watermark.
+const MOST_BARRIERS: usize = 8;
 
 /// So many may be when one is sent for a comparison.
-pub(super) const MOST_MARKERS_OF_CHECKS: usize = 16;
+pub(super) const MAX_VERIFICATION_BARRIERS: usize = 16;
 
 /// So many may be at all: one more is sent to wait for it at once.
-pub(crate) const MARKERS_PER_LANE: usize = MOST_MARKERS_OF_CHECKS + 1;
+pub(crate) const BARRIERS_PER_APPLIER: usize = MAX_VERIFICATION_BARRIERS + 1;
 
 /// A document that stays refused for so long, through many attempts, is reported and given up.
 const STUCK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A checkpoint names documents that have to be read again, up to so many bytes of `_id`s; a document holds 16 MiB.
-const UNSETTLED_BYTES: usize = 4 << 20;
+const UNREFETCHED_BYTES: usize = 4 << 20;
 
 /// As many bytes of `_id`s are kept of documents that were given up. The comparison at cutover names all of them.
 const GIVEN_UP_BYTES: usize = 1 << 20;
 
-/// A marker that not every lane has reached yet.
-pub(super) struct Marker {
+/// A barrier that not every applier has reached yet.
+pub(super) struct Barrier {
     pub(super) waiting: usize,
     pub(super) stuck: Vec<Stuck>,
     pub(super) more_stuck: bool,
@@ -94,7 +94,7 @@ impl Router {
         }
     }
 
-    pub(super) async fn send_marker_if_due(&mut self) -> Result<()> {
+    pub(super) async fn send_barrier_if_due(&mut self) -> Result<()> {
         match self.saving.as_mut().map(oneshot::Receiver::try_recv) {
             None | Some(Err(oneshot::error::TryRecvError::Empty)) => {}
             Some(saved) => {
@@ -111,10 +111,10 @@ impl Router {
         {
             self.saving = Some(self.request_save(checkpoint, false).await?);
         }
-        let is_busy = self.markers.len() >= MOST_MARKERS
+        let is_busy = self.barriers.len() >= MOST_BARRIERS
             || (self.progress.is_indexed()
-                && !self.markers.is_empty()
-                && self.marked_at.elapsed() < BUSY_MARKER_INTERVAL);
+                && !self.barriers.is_empty()
+                && self.marked_at.elapsed() < BUSY_BARRIER_INTERVAL);
         if is_busy || (self.routed == self.marked && !self.dirty) {
             return Ok(());
         }
@@ -122,24 +122,24 @@ impl Router {
         self.tracked.join_ranges(self.routed);
         let checkpoint = self.checkpoint_now();
         self.dirty = false;
-        self.send_marker(Some(checkpoint), UNSETTLED_BYTES / self.lanes.len())
+        self.send_barrier(Some(checkpoint), UNREFETCHED_BYTES / self.appliers.len())
             .await?;
         Ok(())
     }
 
-    /// Each lane answers with the documents that are not settled, up to so many bytes of their `_id`s; with more it names none.
-    pub(super) async fn send_marker(
+    /// Each applier answers with the documents that are not refetched, up to so many bytes of their `_id`s; with more it names none.
+    pub(super) async fn send_barrier(
         &mut self,
         checkpoint: Option<PendingCheckpoint>,
         unsettled_bytes: usize,
     ) -> Result<u64> {
         self.flush_buffers().await?;
-        let id = self.next_marker;
-        self.next_marker += 1;
-        self.markers.insert(
+        let id = self.next_barrier;
+        self.next_barrier += 1;
+        self.barriers.insert(
             id,
-            Marker {
-                waiting: self.lanes.len(),
+            Barrier {
+                waiting: self.appliers.len(),
                 stuck: Vec::new(),
                 more_stuck: false,
                 unsettled: Unsettled::default(),
@@ -147,10 +147,10 @@ impl Router {
                 checkpoint,
             },
         );
-        for lane in 0..self.lanes.len() {
+        for applier in 0..self.appliers.len() {
             self.message(
-                lane,
-                LaneMessage::Marker {
+                applier,
+                ApplierMessage::Barrier {
                     id,
                     routed: self.routed,
                     unsettled_bytes,
@@ -161,44 +161,44 @@ impl Router {
         Ok(id)
     }
 
-    /// One lane has applied everything before a marker. Answers the marker when all have.
-    pub(super) fn note(&mut self, reached: MarkerReached) -> Option<Marker> {
-        let marker = self.markers.get_mut(&reached.id)?;
-        marker.waiting -= 1;
-        marker.stuck.extend(reached.stuck);
-        marker.ahead = marker.ahead.max(reached.ahead);
-        marker.more_stuck |= reached.more_stuck;
-        marker.unsettled.documents.extend(reached.unsettled.documents);
-        marker.unsettled.collections.extend(reached.unsettled.collections);
-        if marker.waiting > 0 {
+    /// One applier has applied everything before a barrier. Answers the barrier when all have.
+    pub(super) fn note(&mut self, reached: BarrierReached) -> Option<Barrier> {
+        let barrier = self.barriers.get_mut(&reached.id)?;
+        barrier.waiting -= 1;
+        barrier.stuck.extend(reached.stuck);
+        barrier.ahead = barrier.ahead.max(reached.ahead);
+        barrier.more_stuck |= reached.more_stuck;
+        barrier.unsettled.documents.extend(reached.unsettled.documents);
+        barrier.unsettled.collections.extend(reached.unsettled.collections);
+        if barrier.waiting > 0 {
             return None;
         }
-        self.markers.remove(&reached.id)
+        self.barriers.remove(&reached.id)
     }
 
-    /// When all lanes have reached a marker its checkpoint is saved. It names the documents that are stuck, or that were read when a rename
+    /// When all appliers have reached a barrier its checkpoint is saved. It names the documents that are stuck, or that were read when a rename
     /// may have come in between, since of them it cannot be said that they are on the sink as of the watermark.
-    pub(super) async fn marker_reached(&mut self, reached: MarkerReached) -> Result<()> {
+    pub(super) async fn barrier_reached(&mut self, reached: BarrierReached) -> Result<()> {
         let id = reached.id;
-        let Some(marker) = self.note(reached) else {
+        let Some(barrier) = self.note(reached) else {
             return Ok(());
         };
-        self.let_compare(id, &marker).await?;
-        if marker.stuck.is_empty() {
+        self.let_compare(id, &barrier).await?;
+        if barrier.stuck.is_empty() {
             self.stuck_since.clear();
         } else {
             self.dirty = true;
-            self.resolve(marker.stuck).await?;
+            self.resolve(barrier.stuck).await?;
         }
-        let Some(mut checkpoint) = marker.checkpoint else {
+        let Some(mut checkpoint) = barrier.checkpoint else {
             return Ok(());
         };
-        if !marker.unsettled.collections.is_empty() {
+        if !barrier.unsettled.collections.is_empty() {
             // They become fewer as the watermark passes the positions they were read at.
             self.dirty = true;
             return Ok(());
         }
-        checkpoint.head.unsettled = by_collection(self.with_given_up(marker.unsettled.documents));
+        checkpoint.head.unsettled = by_collection(self.with_given_up(barrier.unsettled.documents));
         // While one is being saved only the newest that follows it counts.
         if self.saving.is_some() {
             self.next_save = Some(checkpoint);
@@ -222,37 +222,37 @@ impl Router {
         Ok(saved)
     }
 
-    /// Waits until every lane has applied everything sent so far, as far as no document is stuck.
+    /// Waits until every applier has applied everything sent so far, as far as no document is stuck.
     ///
     /// # Errors
     /// As [`Router::run`].
     pub(crate) async fn drain(&mut self) -> Result<Drained> {
         self.stop_checks().await?;
         loop {
-            let id = self.send_marker(None, UNSETTLED_BYTES / self.lanes.len()).await?;
-            let marker = loop {
+            let id = self.send_barrier(None, UNREFETCHED_BYTES / self.appliers.len()).await?;
+            let barrier = loop {
                 let reached = tokio::select! {
                     () = self.cancel.cancelled() => return Err(Error::stopped("apply changes")),
                     reached = self.reached.recv() => reached.ok_or_else(|| Error::stopped("apply changes"))?,
                 };
                 let reached_id = reached.id;
                 match self.note(reached) {
-                    Some(marker) if reached_id == id => break marker,
+                    Some(barrier) if reached_id == id => break barrier,
                     // An older one: what is stuck there is still stuck at this one, and its checkpoint will be made anew.
                     Some(_) => self.dirty = true,
                     None => {}
                 }
             };
             let mut drained = Drained {
-                unsettled: marker.unsettled,
-                ahead: marker.ahead,
+                unsettled: barrier.unsettled,
+                ahead: barrier.ahead,
             };
-            if marker.stuck.is_empty() {
+            if barrier.stuck.is_empty() {
                 self.stuck_since.clear();
                 return Ok(drained);
             }
-            let is_resolved = self.resolve(marker.stuck).await?;
-            if is_resolved && marker.more_stuck {
+            let is_resolved = self.resolve(barrier.stuck).await?;
+            if is_resolved && barrier.more_stuck {
                 continue;
             }
             // A unique key may be held by a document whose own change is not routed yet; nothing more can be done at this position then.
@@ -263,14 +263,14 @@ impl Router {
         }
     }
 
-    /// Every lane has applied all it was sent, except for these documents. Answers whether none is stuck any more.
+    /// Every applier has applied all it was sent, except for these documents. Answers whether none is stuck any more.
     pub(super) async fn resolve(&mut self, mut stuck: Vec<Stuck>) -> Result<bool> {
         stuck.sort_by_key(|stuck| stuck.position);
         for step in [
             ResolveStep::Retry,
             ResolveStep::Clear,
             ResolveStep::Retry,
-            ResolveStep::Settle,
+            ResolveStep::Refetch,
         ] {
             let mut still = Vec::new();
             for document in stuck {
@@ -326,8 +326,8 @@ impl Router {
     pub(super) async fn ask(&self, stuck: &Stuck, step: ResolveStep) -> Result<bool> {
         let (reply, answer) = oneshot::channel();
         self.message(
-            stuck.lane,
-            LaneMessage::Resolve {
+            stuck.applier,
+            ApplierMessage::Resolve {
                 stuck: stuck.clone(),
                 step,
                 reply,

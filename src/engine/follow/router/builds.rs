@@ -5,19 +5,19 @@ use crate::runtime::index_builds::{EndedBuild, IndexJob};
 
 /// What is held back of a collection that stands still while an index is built that was refused before.
 ///
-/// Lanes run apart, so that two documents can hold one unique key for a moment. While nothing of the collection is applied its documents are
+/// Appliers run apart, so that two documents can hold one unique key for a moment. While nothing of the collection is applied its documents are
 /// those of one position, and an index is refused for what is wrong with them alone. Other collections go on.
 #[derive(Debug)]
-pub(super) struct HeldBack {
+pub(super) struct BlockedByIndex {
     /// Everything up to here is applied, and where a tail would have to start again.
     low: Position,
     resume: Position,
-    held: Held,
+    held: HeldChanges,
     /// The indexes that it has stood still for since their builds began.
     builds: BTreeSet<String>,
 }
 
-impl HeldBack {
+impl BlockedByIndex {
     /// Keeps a change; answers the bytes of memory it takes.
     pub fn push(&mut self, change: Change) -> usize {
         self.held.push(change.position, change.write)
@@ -46,7 +46,7 @@ impl Router {
     pub(super) async fn build_ended(&mut self, ended: EndedBuild) -> Result<()> {
         let EndedBuild { job, result } = ended;
         let id = job.target.id;
-        let is_awaited = |tracked: &Tracked| tracked.is_being_built(&job.name);
+        let is_awaited = |tracked: &CollectionProgress| tracked.is_being_built(&job.name);
         if !self.tracked.get(&id).is_some_and(is_awaited) {
             // An earlier run has begun it. This one asks for it once it has come so far.
             return Ok(());
@@ -79,10 +79,10 @@ impl Router {
             tracked.end_build(&job.name, Some(drained.ahead));
             return Ok(());
         }
-        let held_back = self.held_back.entry(id).or_insert_with(|| HeldBack {
+        let held_back = self.held_back.entry(id).or_insert_with(|| BlockedByIndex {
             low: self.routed,
             resume: self.resume,
-            held: Held::default(),
+            held: HeldChanges::default(),
             builds: BTreeSet::new(),
         });
         held_back.builds.insert(job.name.clone());
@@ -94,7 +94,7 @@ impl Router {
         let (namespace, name) = (job.target.namespace.clone(), job.name.clone());
         if let Some(tracked) = self.tracked.get_mut(&job.target.id) {
             tracked.end_build(&name, None);
-            tracked.settle_index_work(self.routed);
+            tracked.advance_index_work(self.routed);
         }
         self.events.send(match refusal {
             None => Event::IndexBuilt { namespace, name },

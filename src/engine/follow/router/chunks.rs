@@ -6,8 +6,8 @@ use crate::catalog::to_create;
 /// After so many refused snapshots in a row a chunk is read as an interval.
 const SNAPSHOT_ATTEMPTS: u32 = 3;
 
-/// So many bytes of `_id`s are given to the lanes at once to be settled.
-const SETTLE_BYTES: usize = 256 << 10;
+/// So many bytes of `_id`s are given to the appliers at once to be refetched.
+const REFETCH_BYTES: usize = 256 << 10;
 
 impl Router {
     /// When held changes use up their share of memory, chunks are hurried first. At last the chunk that holds most is given up, to be read
@@ -141,7 +141,7 @@ impl Router {
             chunk,
             Chunk {
                 low: at,
-                held: Held::default(),
+                held: HeldChanges::default(),
                 cancel: cancel.clone(),
                 hurry: hurry.clone(),
             },
@@ -230,31 +230,31 @@ impl Router {
         let copied = tracked.ranges.all_done();
         // Documents that changed during an interval read may or may not have been read with the change in them, so they are read again. In
         // a capped collection, where only inserts matter, sending all changes again in order gives the same.
-        let settle_until = finished
+        let refetch_until = finished
             .high
             .filter(|_| target.kind != CollectionKind::Capped)
             .unwrap_or(Position::ZERO);
-        let mut settle: BTreeSet<Key> = finished.refused.into_iter().collect();
-        let mut settle_bytes = 0;
+        let mut refetch: BTreeSet<Key> = finished.refused.into_iter().collect();
+        let mut refetch_bytes = 0;
         let mut held = chunk.held.read().await?;
         while let Some((position, write)) = held.next().await? {
             // What lies above the last document that was read is in a later chunk's snapshot.
             if finished.last.as_ref().is_some_and(|last| write.key > *last) {
                 continue;
             }
-            if position <= settle_until {
-                settle_bytes += write.key.size_in_bytes();
-                settle.insert(write.key);
-                if settle_bytes < SETTLE_BYTES {
+            if position <= refetch_until {
+                refetch_bytes += write.key.size_in_bytes();
+                refetch.insert(write.key);
+                if refetch_bytes < REFETCH_BYTES {
                     continue;
                 }
-                settle_bytes = 0;
-                // Those that come again are settled once more.
-                self.settle(&target, std::mem::take(&mut settle)).await?;
+                refetch_bytes = 0;
+                // Those that come again are refetched once more.
+                self.refetch(&target, std::mem::take(&mut refetch)).await?;
                 continue;
             }
-            if !settle.is_empty() {
-                self.settle(&target, std::mem::take(&mut settle)).await?;
+            if !refetch.is_empty() {
+                self.refetch(&target, std::mem::take(&mut refetch)).await?;
             }
             self.send(Routed {
                 target: Arc::clone(&target),
@@ -263,7 +263,7 @@ impl Router {
             })
             .await?;
         }
-        self.settle(&target, settle).await?;
+        self.refetch(&target, refetch).await?;
         if copied {
             self.events.send(Event::CollectionCopied {
                 namespace: target.namespace.clone(),
@@ -274,7 +274,7 @@ impl Router {
     }
 
     /// Reads again what the checkpoint could not vouch for. What is in a range that is not done will be read with it.
-    pub(super) async fn settle_again(&mut self) -> Result<()> {
+    pub(super) async fn refetch_again(&mut self) -> Result<()> {
         for UnsettledDocuments { collection, ids } in std::mem::take(&mut self.checkpoint.unsettled) {
             let Some(tracked) = self.tracked.get(&collection) else {
                 continue;
@@ -282,21 +282,22 @@ impl Router {
             let done = |key: &Key| matches!(tracked.ranges.status(key), RangeStatus::Done(_));
             let keys = ids.into_iter().filter(done).collect();
             let target = Arc::clone(&tracked.target);
-            self.settle(&target, keys).await?;
+            self.refetch(&target, keys).await?;
         }
         Ok(())
     }
 
-    pub(super) async fn settle(&mut self, target: &Arc<CollectionMapping>, keys: BTreeSet<Key>) -> Result<()> {
-        let mut of_lane: HashMap<usize, Vec<Key>> = HashMap::new();
+    pub(super) async fn refetch(&mut self, target: &Arc<CollectionMapping>, keys: BTreeSet<Key>) -> Result<()> {
+        let mut of_applier: HashMap<usize, Vec<Key>> = HashMap::new();
         for key in keys {
-            of_lane.entry(self.lane_of(target, &key)).or_default().push(key);
+            of_applier.entry(self.applier_of(target, &key)).or_default().push(key);
         }
-        for (lane, keys) in of_lane {
-            self.flush_buffer(lane).await?;
-            let permit = self.lane_permit(keys.iter().map(Key::size_in_bytes).sum()).await?;
+        for (applier, keys) in of_applier {
+            self.flush_buffer(applier).await?;
+            let permit = self.applier_permit(keys.iter().map(Key::size_in_bytes).sum()).await?;
             let target = Arc::clone(target);
-            self.message(lane, LaneMessage::Settle { target, keys, permit }).await?;
+            self.message(applier, ApplierMessage::Refetch { target, keys, permit })
+                .await?;
         }
         Ok(())
     }

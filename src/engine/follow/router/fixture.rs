@@ -1,4 +1,4 @@
-//! A router with collections that are copied, and with lanes and a store that do nothing.
+//! A router with collections that are copied, and with appliers and a store that do nothing.
 
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::engine::track::ranges::Ranges;
 use crate::model::{Collection, Write};
-use crate::runtime::limits::memory::Budget;
+use crate::runtime::limits::memory::MemoryBudget;
 use crate::sink::MemorySink;
 use crate::source::MemorySource;
 
@@ -21,8 +21,8 @@ pub(crate) struct Fixture {
     pub router: Router,
     entries: mpsc::Sender<ReadAhead>,
     requests: mpsc::Sender<Request>,
-    pub lanes: Vec<mpsc::Receiver<LaneMessage>>,
-    reached: mpsc::Sender<MarkerReached>,
+    pub appliers: Vec<mpsc::Receiver<ApplierMessage>>,
+    reached: mpsc::Sender<BarrierReached>,
     saves: mpsc::Receiver<SaveRequest>,
     written: Vec<(Uuid, Arc<Namespace>)>,
 }
@@ -31,7 +31,7 @@ pub(crate) struct Fixture {
 pub(crate) struct Started {
     entries: mpsc::Sender<ReadAhead>,
     pub requests: mpsc::Sender<Request>,
-    budget: Budget,
+    budget: MemoryBudget,
     tasks: JoinSet<()>,
 }
 
@@ -49,9 +49,9 @@ impl Fixture {
     pub fn new(collections: usize, held: bool) -> Self {
         let (entries, read) = mpsc::channel(4);
         let (requests, asked) = mpsc::channel(4);
-        let (reached, markers) = mpsc::channel(64);
+        let (reached, barriers) = mpsc::channel(64);
         let (saves, saved) = mpsc::channel(1);
-        let (senders, lanes) = (0..2).map(|_| mpsc::channel(1024)).unzip();
+        let (senders, appliers) = (0..2).map(|_| mpsc::channel(1024)).unzip();
         let mut written = Vec::new();
         let tracked = (0..collections).map(|number| {
             let id = Uuid::from_bytes((number as u128).to_be_bytes());
@@ -65,10 +65,10 @@ impl Fixture {
                 documents: 100,
                 bytes: 10_000,
             };
-            let mut tracked = Tracked::unread(&collection, namespace.clone(), Vec::new());
+            let mut tracked = CollectionProgress::unread(&collection, namespace.clone(), Vec::new());
             if !(held && number < WRITTEN) {
                 tracked.ranges = Ranges::done(Position::ZERO);
-                tracked.settle_index_work(Position::ZERO);
+                tracked.advance_index_work(Position::ZERO);
             }
             if number < WRITTEN {
                 written.push((id, Arc::new(namespace)));
@@ -86,16 +86,16 @@ impl Fixture {
             most_builds: 1,
             selection: Selection::all(),
             ddl: DdlPolicy::default(),
-            progress: Arc::new(Progress::new(Events::new())),
+            progress: Arc::new(RunState::new(Events::new())),
             entries: read,
             requests: asked,
-            lanes: senders,
-            lane_bytes: 64 << 20,
+            appliers: senders,
+            applier_bytes: 64 << 20,
             held_limit: 64 << 20,
             chunk_bytes: 1 << 20,
-            prove: false,
+            verify: false,
             changed_limit: 1 << 20,
-            reached: markers,
+            reached: barriers,
             saves,
             cancel: CancellationToken::new(),
             checkpoint: Checkpoint::begin("source", "sink", Selection::all(), Position::ZERO, Position::ZERO),
@@ -113,7 +113,7 @@ impl Fixture {
             router,
             entries,
             requests,
-            lanes,
+            appliers,
             reached,
             saves: saved,
             written,
@@ -167,9 +167,9 @@ impl Fixture {
         while started.tasks.join_next().await.is_some() {}
     }
 
-    /// Runs the router, with lanes and a store that answer at once.
+    /// Runs the router, with appliers and a store that answer at once.
     pub fn start(mut self) -> Started {
-        let mut tasks = self.run_lanes();
+        let mut tasks = self.run_appliers();
         let mut saves = self.saves;
         tasks.spawn(async move {
             while let Some(save) = saves.recv().await {
@@ -183,18 +183,18 @@ impl Fixture {
         Started {
             entries: self.entries,
             requests: self.requests,
-            budget: Budget::new(1 << 30),
+            budget: MemoryBudget::new(1 << 30),
             tasks,
         }
     }
 
-    /// Lets the lanes answer by themselves.
-    pub fn run_lanes(&mut self) -> JoinSet<()> {
+    /// Lets the appliers answer by themselves.
+    pub fn run_appliers(&mut self) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        for mut lane in self.lanes.drain(..) {
+        for mut applier in self.appliers.drain(..) {
             let reached = self.reached.clone();
             tasks.spawn(async move {
-                while let Some(message) = lane.recv().await {
+                while let Some(message) = applier.recv().await {
                     answer(message, &reached);
                 }
             });
@@ -224,14 +224,14 @@ impl Fixture {
         self.router.finish_checks().await.unwrap();
         self.router.flush_buffers().await.unwrap();
         self.router.serve_idle().await.unwrap();
-        self.router.send_marker_if_due().await.unwrap();
-        for lane in &mut self.lanes {
-            while let Ok(message) = lane.try_recv() {
+        self.router.send_barrier_if_due().await.unwrap();
+        for applier in &mut self.appliers {
+            while let Ok(message) = applier.try_recv() {
                 answer(message, &self.reached);
             }
         }
         while let Ok(reached) = self.router.reached.try_recv() {
-            self.router.marker_reached(reached).await.unwrap();
+            self.router.barrier_reached(reached).await.unwrap();
         }
         if let Ok(save) = self.saves.try_recv() {
             let _ = save.done.send(true);
@@ -247,9 +247,9 @@ impl Fixture {
     }
 }
 
-fn answer(message: LaneMessage, reached: &mpsc::Sender<MarkerReached>) {
-    if let LaneMessage::Marker { id, .. } = message {
-        let _ = reached.try_send(MarkerReached {
+fn answer(message: ApplierMessage, reached: &mpsc::Sender<BarrierReached>) {
+    if let ApplierMessage::Barrier { id, .. } = message {
+        let _ = reached.try_send(BarrierReached {
             id,
             stuck: Vec::new(),
             more_stuck: false,

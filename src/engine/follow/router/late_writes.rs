@@ -40,15 +40,15 @@ impl Router {
             return Ok(());
         }
         self.reports.retain(|(_, reply)| !reply.is_closed());
-        if !self.reports.iter().any(|(at, _)| *at <= self.routed) || !self.is_settled() {
+        if !self.reports.iter().any(|(at, _)| *at <= self.routed) || !self.is_refetched() {
             return Ok(());
         }
         self.update_progress();
-        if self.is_settled() {
+        if self.is_refetched() {
             self.save(|_| {}, false).await?;
         }
-        if !self.is_settled() {
-            // The next marker finds out whether it is by then.
+        if !self.is_refetched() {
+            // The next barrier finds out whether it is by then.
             self.dirty = true;
             return Ok(());
         }
@@ -66,7 +66,7 @@ impl Router {
     }
 
     /// Whether everything is copied and indexed, and no document is stuck.
-    fn is_settled(&self) -> bool {
+    fn is_refetched(&self) -> bool {
         self.progress.is_indexed() && self.stuck_since.is_empty()
     }
 
@@ -131,7 +131,7 @@ impl Router {
     }
 }
 
-impl Tracked {
+impl CollectionProgress {
     /// Whether the source deletes documents of the collection by their age.
     fn expires(&self) -> bool {
         expiry_of(&self.options).is_some() || self.indexes.iter().any(|index| expiry_of(index).is_some())

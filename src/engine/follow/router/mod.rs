@@ -1,4 +1,4 @@
-//! The one task that sees every change in order and drops it, holds it or sends it to its lane.
+//! The one task that sees every change in order and drops it, holds it or sends it to its applier.
 
 mod barriers;
 mod builds;
@@ -20,35 +20,35 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, onesho
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use self::barriers::{GivenUp, Marker};
-use self::builds::HeldBack;
+use self::barriers::{Barrier, GivenUp};
+use self::builds::BlockedByIndex;
 use crate::checkpoint::{Checkpoint, ComparedUntil, PendingCheckpoint, Renaming, States, UnsettledDocuments};
 use crate::config::DdlPolicy;
-use crate::engine::messages::{LaneMessage, MarkerReached, ResolveStep, Routed, SaveRequest, Stuck, Unsettled};
+use crate::engine::messages::{ApplierMessage, BarrierReached, ResolveStep, Routed, SaveRequest, Stuck, Unsettled};
 use crate::engine::ownership::Ownership;
-use crate::engine::track::collection::{Chunk, Route, Tracked};
+use crate::engine::track::collection::{Chunk, CollectionProgress, Route};
 use crate::engine::track::collections::{Collections, Noticed};
-use crate::engine::track::held_changes::Held;
+use crate::engine::track::held_changes::HeldChanges;
 use crate::engine::track::ranges::{ChunkId, RangeStatus};
-use crate::engine::track::verification::{CollectionProof, Compared, Proof, ProofState};
+use crate::engine::track::verification::{CollectionVerification, Compared, RangeVerification, VerificationState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Change, CollectionKind, CollectionMapping, Namespace, Operation, Position, Selection};
 use crate::oplog::{Entry, Item};
 use crate::order::Key;
 use crate::report::{Event, Events, Phase};
 use crate::runtime::index_builds::IndexBuilds;
-use crate::runtime::progress::Progress;
+use crate::runtime::progress::RunState;
 use crate::sink::Sink;
 use crate::source::{ReadMode, Source};
 
-pub(crate) use self::barriers::MARKERS_PER_LANE;
-pub(crate) use crate::engine::messages::{Assignment, Finished, ProofRequest, ReadAhead, Report, Request, Work};
+pub(crate) use self::barriers::BARRIERS_PER_APPLIER;
+pub(crate) use crate::engine::messages::{Assignment, Finished, ReadAhead, Report, Request, VerificationRequest, Work};
 
 /// How often the watermark is moved.
-const MARKER_INTERVAL: Duration = Duration::from_millis(250);
+const BARRIER_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Changes are sent to a lane when so many bytes have come together, or when the router has nothing else to do.
-const LANE_BUFFER_BYTES: usize = 256 << 10;
+/// Changes are sent to an applier when so many bytes have come together, or when the router has nothing else to do.
+const APPLIER_BUFFER_BYTES: usize = 256 << 10;
 
 /// What the router is made from.
 pub(crate) struct RouterParts {
@@ -60,23 +60,23 @@ pub(crate) struct RouterParts {
     pub most_builds: usize,
     pub selection: Selection,
     pub ddl: DdlPolicy,
-    pub progress: Arc<Progress>,
+    pub progress: Arc<RunState>,
     pub entries: mpsc::Receiver<ReadAhead>,
     pub requests: mpsc::Receiver<Request>,
-    pub lanes: Vec<mpsc::Sender<LaneMessage>>,
-    pub lane_bytes: usize,
+    pub appliers: Vec<mpsc::Sender<ApplierMessage>>,
+    pub applier_bytes: usize,
     pub held_limit: usize,
     pub chunk_bytes: u64,
     /// Whether collections are compared all the time.
-    pub prove: bool,
+    pub verify: bool,
     /// So many bytes of `_id`s are kept of documents that have changed since they were compared.
     pub changed_limit: usize,
-    pub reached: mpsc::Receiver<MarkerReached>,
+    pub reached: mpsc::Receiver<BarrierReached>,
     pub saves: mpsc::Sender<SaveRequest>,
     pub cancel: CancellationToken,
     /// The checkpoint to go on from.
     pub checkpoint: Checkpoint,
-    pub collections: Vec<Tracked>,
+    pub collections: Vec<CollectionProgress>,
     /// Changes up to here may have been applied by an earlier run already.
     pub replay_until: Position,
 }
@@ -91,7 +91,7 @@ pub(crate) struct Router {
     pub(crate) ddl: DdlPolicy,
     pub(crate) events: Events,
     pub(crate) tracked: Collections,
-    pub(crate) views: Noticed<BTreeMap<Namespace, Tracked>>,
+    pub(crate) views: Noticed<BTreeMap<Namespace, CollectionProgress>>,
     /// Collections that were renamed into the selection but are gone from the source by now: a later entry says how.
     pub(crate) ghosts: HashSet<Uuid>,
     /// Changes up to here may have been applied by an earlier run already.
@@ -99,7 +99,7 @@ pub(crate) struct Router {
     /// The position up to which everything has been routed, and where a tail would have to start again.
     pub(crate) routed: Position,
     resume: Position,
-    pub(crate) progress: Arc<Progress>,
+    pub(crate) progress: Arc<RunState>,
     entries: mpsc::Receiver<ReadAhead>,
     requests: mpsc::Receiver<Request>,
     /// Requests that came while the router was waiting for something else.
@@ -112,17 +112,17 @@ pub(crate) struct Router {
     completing: Option<(u64, oneshot::Sender<()>)>,
     /// What was found by comparing ranges, and does not count yet.
     compared: Vec<(Uuid, ChunkId, Compared)>,
-    lanes: Vec<LaneOut>,
-    lane_permits: Arc<Semaphore>,
-    lane_bytes: usize,
+    appliers: Vec<ApplierOut>,
+    applier_permits: Arc<Semaphore>,
+    applier_bytes: usize,
     /// The changes of collections that stand still for the sake of an index.
-    held_back: HashMap<Uuid, HeldBack>,
+    held_back: HashMap<Uuid, BlockedByIndex>,
     held: usize,
     held_limit: usize,
     /// Whether everything that changes are held for was asked to come to its end.
     hurried: bool,
     chunk_bytes: u64,
-    pub(crate) prove: bool,
+    pub(crate) verify: bool,
     changed_limit: usize,
     /// So many bytes more can be noted.
     changed_room: usize,
@@ -131,16 +131,16 @@ pub(crate) struct Router {
     /// Whether a walker was last given something to compare that somebody waits for.
     asked_last: bool,
     next_chunk: u64,
-    next_marker: u64,
-    reached: mpsc::Receiver<MarkerReached>,
-    markers: HashMap<u64, Marker>,
+    next_barrier: u64,
+    reached: mpsc::Receiver<BarrierReached>,
+    barriers: HashMap<u64, Barrier>,
     stuck_since: HashMap<(Uuid, Key), StuckSince>,
     /// Documents that the target refused for good.
     given_up: GivenUp,
     saves: mpsc::Sender<SaveRequest>,
     saving: Option<oneshot::Receiver<bool>>,
     next_save: Option<PendingCheckpoint>,
-    /// How far the last marker was, and when it was sent.
+    /// How far the last barrier was, and when it was sent.
     marked: Position,
     marked_at: Instant,
     dirty: bool,
@@ -149,13 +149,13 @@ pub(crate) struct Router {
     cancel: CancellationToken,
 }
 
-struct LaneOut {
-    sender: mpsc::Sender<LaneMessage>,
+struct ApplierOut {
+    sender: mpsc::Sender<ApplierMessage>,
     buffer: Vec<Routed>,
     bytes: usize,
 }
 
-/// The state of the lanes when all have applied everything they were sent.
+/// The state of the appliers when all have applied everything they were sent.
 pub(crate) struct Drained {
     /// What a run that goes on from here has to read again.
     unsettled: Unsettled,
@@ -176,10 +176,10 @@ impl Router {
     pub fn new(parts: RouterParts) -> Self {
         let (mut tracked, mut views) = (Collections::default(), BTreeMap::new());
         for mut collection in parts.collections {
-            if parts.prove && !collection.proof.is_wanted() {
-                collection.proof.begin();
-            } else if !parts.prove {
-                collection.proof = Proof::default();
+            if parts.verify && !collection.verification.is_wanted() {
+                collection.verification.begin();
+            } else if !parts.verify {
+                collection.verification = RangeVerification::default();
             }
             if collection.target.kind == CollectionKind::View {
                 views.insert(collection.target.namespace.clone(), collection);
@@ -211,31 +211,31 @@ impl Router {
             reports: Vec::new(),
             completing: None,
             compared: Vec::new(),
-            lanes: parts
-                .lanes
+            appliers: parts
+                .appliers
                 .into_iter()
-                .map(|sender| LaneOut {
+                .map(|sender| ApplierOut {
                     sender,
                     buffer: Vec::new(),
                     bytes: 0,
                 })
                 .collect(),
-            lane_permits: Arc::new(Semaphore::new(parts.lane_bytes)),
-            lane_bytes: parts.lane_bytes,
+            applier_permits: Arc::new(Semaphore::new(parts.applier_bytes)),
+            applier_bytes: parts.applier_bytes,
             held_back: HashMap::new(),
             held: 0,
             held_limit: parts.held_limit,
             hurried: false,
             chunk_bytes: parts.chunk_bytes,
-            prove: parts.prove,
+            verify: parts.verify,
             changed_limit: parts.changed_limit,
             changed_room: 0,
             compare_again_at: Instant::now(),
             asked_last: false,
             next_chunk: 0,
-            next_marker: 0,
+            next_barrier: 0,
             reached: parts.reached,
-            markers: HashMap::new(),
+            barriers: HashMap::new(),
             stuck_since: HashMap::new(),
             given_up: GivenUp::default(),
             saves: parts.saves,
@@ -257,10 +257,10 @@ impl Router {
     /// # Errors
     /// An entry that cannot be applied, or what source or sink answered for good.
     pub async fn run(mut self) -> Result<()> {
-        let mut tick = interval(MARKER_INTERVAL);
+        let mut tick = interval(BARRIER_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.update_progress();
-        self.settle_again().await?;
+        self.refetch_again().await?;
         loop {
             while let Some(request) = self.deferred.pop_front() {
                 self.handle(request).await?;
@@ -269,18 +269,18 @@ impl Router {
                 biased;
                 () = self.cancel.cancelled() => return Ok(()),
                 Some(request) = self.requests.recv() => self.handle(request).await?,
-                Some(reached) = self.reached.recv() => self.marker_reached(reached).await?,
+                Some(reached) = self.reached.recv() => self.barrier_reached(reached).await?,
                 Some(ended) = self.builds.ended() => self.build_ended(ended).await?,
-                _ = tick.tick() => self.send_marker_if_due().await?,
+                _ = tick.tick() => self.send_barrier_if_due().await?,
                 entries = self.entries.recv() => {
                     let Some(read) = entries else { return Err(Error::stopped("follow the oplog")) };
                     self.route_all(read).await?;
                     self.finish_chunks().await?;
                     self.finish_checks().await?;
                     // With nothing more to route the watermark need not wait for the next tick.
-                    if self.entries.is_empty() && self.marked_at.elapsed() >= MARKER_INTERVAL {
+                    if self.entries.is_empty() && self.marked_at.elapsed() >= BARRIER_INTERVAL {
                         tick.reset();
-                        self.send_marker_if_due().await?;
+                        self.send_barrier_if_due().await?;
                     }
                 }
             }
@@ -369,7 +369,7 @@ impl Router {
                 self.relieve().await
             }
             Route::HoldCheck => {
-                let running = tracked.proof.running_mut();
+                let running = tracked.verification.running_mut();
                 self.held += running.map_or(0, |running| running.hold(change));
                 self.progress.held_bytes.store(self.held as u64, Relaxed);
                 self.relieve().await
@@ -381,7 +381,7 @@ impl Router {
                     return self.relieve().await;
                 }
                 let target = Arc::clone(&tracked.target);
-                let noted = tracked.proof.note(&change.write.key);
+                let noted = tracked.verification.note(&change.write.key);
                 self.noted(noted);
                 let routed = Routed {
                     target,
@@ -393,67 +393,67 @@ impl Router {
         }
     }
 
-    /// Puts a change into the buffer of its document's lane.
+    /// Puts a change into the buffer of its document's applier.
     pub(crate) async fn send(&mut self, routed: Routed) -> Result<()> {
-        let lane = self.lane_of(&routed.target, &routed.write.key);
-        let out = &mut self.lanes[lane];
+        let applier = self.applier_of(&routed.target, &routed.write.key);
+        let out = &mut self.appliers[applier];
         let bytes = size_of::<Routed>() + routed.write.size_in_bytes();
         out.bytes += bytes;
         out.buffer.push(routed);
-        if out.bytes >= LANE_BUFFER_BYTES {
-            self.flush_buffer(lane).await
+        if out.bytes >= APPLIER_BUFFER_BYTES {
+            self.flush_buffer(applier).await
         } else {
             Ok(())
         }
     }
 
-    fn lane_of(&self, target: &CollectionMapping, key: &Key) -> usize {
+    fn applier_of(&self, target: &CollectionMapping, key: &Key) -> usize {
         let bytes = target.id.bytes();
         let collection = bytes
             .iter()
             .fold(0u64, |hash, byte| hash.rotate_left(5) ^ u64::from(*byte));
         // The order of all inserts of a capped collection is data, and `_id`s that differ here may be one to a collation, so they share a
-        // lane.
+        // applier.
         let document = match target.kind {
             CollectionKind::Capped => 0,
             CollectionKind::Unordered if key.is_collated() => 0,
             _ => key.stable_hash(),
         };
-        ((collection ^ document) % self.lanes.len() as u64) as usize
+        ((collection ^ document) % self.appliers.len() as u64) as usize
     }
 
-    async fn flush_buffer(&mut self, lane: usize) -> Result<()> {
-        let out = &mut self.lanes[lane];
+    async fn flush_buffer(&mut self, applier: usize) -> Result<()> {
+        let out = &mut self.appliers[applier];
         if out.buffer.is_empty() {
             return Ok(());
         }
         let (changes, bytes) = (std::mem::take(&mut out.buffer), std::mem::take(&mut out.bytes));
-        let permit = self.lane_permit(bytes).await?;
-        self.message(lane, LaneMessage::Changes { changes, bytes, permit })
+        let permit = self.applier_permit(bytes).await?;
+        self.message(applier, ApplierMessage::Changes { changes, bytes, permit })
             .await
     }
 
-    /// Waits until the lanes have room for so many bytes. A single change can be larger than the whole share; it then waits for all of it.
-    async fn lane_permit(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
-        let permits = u32::try_from(bytes.min(self.lane_bytes)).unwrap_or(u32::MAX);
+    /// Waits until the appliers have room for so many bytes. A single change can be larger than the whole share; it then waits for all of it.
+    async fn applier_permit(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let permits = u32::try_from(bytes.min(self.applier_bytes)).unwrap_or(u32::MAX);
         tokio::select! {
             () = self.cancel.cancelled() => Err(Error::stopped("apply changes")),
-            permit = Arc::clone(&self.lane_permits).acquire_many_owned(permits) => {
+            permit = Arc::clone(&self.applier_permits).acquire_many_owned(permits) => {
                 permit.map_err(|_| Error::stopped("apply changes"))
             }
         }
     }
 
     pub(crate) async fn flush_buffers(&mut self) -> Result<()> {
-        for lane in 0..self.lanes.len() {
-            self.flush_buffer(lane).await?;
+        for applier in 0..self.appliers.len() {
+            self.flush_buffer(applier).await?;
         }
         Ok(())
     }
 
-    async fn message(&self, lane: usize, message: LaneMessage) -> Result<()> {
-        // A lane that is gone has failed; its own error is the one that counts.
-        self.lanes[lane]
+    async fn message(&self, applier: usize, message: ApplierMessage) -> Result<()> {
+        // An applier that is gone has failed; its own error is the one that counts.
+        self.appliers[applier]
             .sender
             .send(message)
             .await
@@ -476,7 +476,7 @@ impl Router {
                 self.stop_builds(collection).await?;
                 self.drain().await?;
                 if let Some(tracked) = self.tracked.get_mut(&collection) {
-                    tracked.copy_again(self.prove);
+                    tracked.copy_again(self.verify);
                 }
                 self.given_up.forget(collection);
                 self.update_progress();
@@ -489,7 +489,7 @@ impl Router {
                 chunk,
                 result,
             } => self.checked(collection, chunk, result).await?,
-            Request::Prove(request) => self.prove(request).await?,
+            Request::Verify(request) => self.verify(request).await?,
             Request::WatchForLateWrites { reply } => {
                 let _ = reply.send(self.watch_for_late_writes().await);
             }
@@ -511,10 +511,10 @@ impl Router {
         self.count_changed();
         let copied = self.tracked.are_copied();
         if copied {
-            self.tracked.settle_index_work(self.routed);
+            self.tracked.advance_index_work(self.routed);
         }
         let indexed = self.tracked.are_indexed();
-        let all_compared = self.prove && indexed && self.tracked.are_settled();
+        let all_compared = self.verify && indexed && self.tracked.are_settled();
         self.progress.set_all_compared(all_compared);
         self.progress.set_copied(copied, indexed);
         // A run that is catching up or ready goes back to these phases when the work has turned out not to be done within a moment.
@@ -527,22 +527,22 @@ impl Router {
         self.progress.set_phase(next);
     }
 
-    /// Tells every lane that a collection is gone.
+    /// Tells every applier that a collection is gone.
     pub(crate) async fn announce_drop(&mut self, collection: Uuid) -> Result<()> {
-        for lane in 0..self.lanes.len() {
-            self.message(lane, LaneMessage::Dropped { collection }).await?;
+        for applier in 0..self.appliers.len() {
+            self.message(applier, ApplierMessage::Dropped { collection }).await?;
         }
         self.stuck_since.retain(|(id, _), _| *id != collection);
         self.given_up.forget(collection);
         Ok(())
     }
 
-    /// Tells every lane that a collection has another name now.
+    /// Tells every applier that a collection has another name now.
     pub(crate) async fn announce_rename(&mut self, target: &Arc<CollectionMapping>) -> Result<()> {
-        for lane in 0..self.lanes.len() {
+        for applier in 0..self.appliers.len() {
             self.message(
-                lane,
-                LaneMessage::Renamed {
+                applier,
+                ApplierMessage::Renamed {
                     target: Arc::clone(target),
                 },
             )

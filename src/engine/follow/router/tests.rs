@@ -5,7 +5,7 @@ use bson::{RawBsonRef, Uuid, rawdoc};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::LaneMessage;
+use super::ApplierMessage;
 use super::barriers::GivenUp;
 use super::fixture::Fixture;
 use crate::engine::messages::{Finished, Request};
@@ -87,7 +87,7 @@ async fn nothing_is_done_between_parts_of_a_transaction() {
 #[tokio::test(start_paused = true)]
 async fn an_index_fails_only_if_its_collection_stood_still_all_the_time() {
     let mut fixture = Fixture::new(1, false);
-    let _lanes = fixture.run_lanes();
+    let _appliers = fixture.run_appliers();
     let (router, id) = (&mut fixture.router, Uuid::from_bytes([0; 16]));
     let tracked = router.tracked.get_mut(&id).unwrap();
     tracked.add_indexes(&[
@@ -112,7 +112,7 @@ async fn an_index_fails_only_if_its_collection_stood_still_all_the_time() {
 
 /// What has changed while a chunk was read without a snapshot can be millions of documents.
 #[tokio::test(start_paused = true)]
-async fn documents_to_settle_go_to_lanes_in_small_portions() {
+async fn documents_to_refetch_go_to_appliers_in_small_portions() {
     const MOST: usize = 300 << 10;
     let mut fixture = Fixture::new(1, true);
     let mut high = Position::ZERO;
@@ -134,9 +134,9 @@ async fn documents_to_settle_go_to_lanes_in_small_portions() {
     };
     fixture.router.finish_chunk(finished).await.unwrap();
     let (mut count, mut bytes) = (0, 0);
-    for lane in &mut fixture.lanes {
-        while let Ok(message) = lane.try_recv() {
-            let LaneMessage::Settle { keys, permit, .. } = message else {
+    for applier in &mut fixture.appliers {
+        while let Ok(message) = applier.try_recv() {
+            let ApplierMessage::Refetch { keys, permit, .. } = message else {
                 panic!("nothing else is to be done");
             };
             let size: usize = keys.iter().map(Key::size_in_bytes).sum();
@@ -151,14 +151,14 @@ async fn documents_to_settle_go_to_lanes_in_small_portions() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn markers_that_no_lane_has_reached_are_few() {
+async fn barriers_that_no_applier_has_reached_are_few() {
     // Something is left to be copied, so that every turn has a reason for one.
     let mut fixture = Fixture::new(1, true);
     for entry in fixture.turn(0).into_iter().take(100) {
         fixture.router.route(entry).await.unwrap();
-        fixture.router.send_marker_if_due().await.unwrap();
+        fixture.router.send_barrier_if_due().await.unwrap();
     }
-    let count = fixture.router.markers.len();
+    let count = fixture.router.barriers.len();
     assert!((2..10).contains(&count), "{count}");
 }
 
@@ -197,7 +197,7 @@ async fn a_command_without_uuid_counts_only_in_the_selection() {
     };
     let mut fixture = Fixture::new(1, false);
     fixture.router.selection.include("shop.*").unwrap();
-    let _lanes = fixture.run_lanes();
+    let _appliers = fixture.run_appliers();
     for (namespace, is_taken) in [("other.things", true), ("shop.c0", false)] {
         for operation in operations(namespace) {
             let shown = format!("{operation:?}");

@@ -1,10 +1,10 @@
 //! Compares collections part by part while they are written to: the router sees to it that the target stands at the very position at
 //! which the source is read.
 
-use super::barriers::MOST_MARKERS_OF_CHECKS;
+use super::barriers::MAX_VERIFICATION_BARRIERS;
 use super::*;
 use crate::engine::messages::Check;
-use crate::engine::track::verification::{Compared, Portion, Proof, Running};
+use crate::engine::track::verification::{Compared, Portion, RangeVerification, VerificationInFlight};
 use crate::model::Write;
 
 /// Nothing is compared while so many seconds of the source's history have still to be routed: the position that has been may be too old
@@ -37,7 +37,7 @@ impl Router {
             // The digests read the same documents, and the applications wait for these.
             || self.progress.late_writes.is_on()
             || self.held >= self.held_limit / 4
-            || self.markers.len() >= MOST_MARKERS_OF_CHECKS
+            || self.barriers.len() >= MAX_VERIFICATION_BARRIERS
         {
             return Ok(None);
         }
@@ -45,8 +45,8 @@ impl Router {
             return Ok(None);
         };
         let (low, resume) = (self.routed, self.resume);
-        // It goes through the lanes behind everything up to here, and nothing of the range follows.
-        let marker = self.send_marker(None, 0).await?;
+        // It goes through the appliers behind everything up to here, and nothing of the range follows.
+        let barrier = self.send_barrier(None, 0).await?;
         let Some(tracked) = self.tracked.get_mut(&id) else {
             return Ok(None);
         };
@@ -57,16 +57,16 @@ impl Router {
         let what = if is_again {
             // One at a time; its end says when the next may begin.
             self.compare_again_at = Instant::now() + LONGEST;
-            tracked.proof.next_changed(CHANGED_AT_ONCE)
+            tracked.verification.next_changed(CHANGED_AT_ONCE)
         } else {
-            tracked.proof.next_range()
+            tracked.verification.next_range()
         };
-        tracked.proof.run(Running::new(
+        tracked.verification.run(VerificationInFlight::new(
             chunk,
             what.clone(),
             (low, resume),
             (cancel.clone(), hurry.clone()),
-            (marker, applied),
+            (barrier, applied),
         ));
         Ok(Some(Check {
             chunk,
@@ -115,7 +115,7 @@ impl Router {
         }
         if self.changed_room == 0 {
             if let Some(largest) = self.tracked.most_changed() {
-                largest.proof.begin_later();
+                largest.verification.begin_later();
             }
             self.count_changed();
         }
@@ -126,26 +126,31 @@ impl Router {
         self.changed_room = self.changed_limit.saturating_sub(self.tracked.changed_bytes());
     }
 
-    /// All lanes have applied what came before a marker: if a range is compared there, the target can be read now.
-    pub(super) async fn let_compare(&mut self, id: u64, marker: &Marker) -> Result<()> {
-        let is_of_marker = |tracked: &Tracked| tracked.proof.running().is_some_and(|running| running.marker == id);
-        let Some(collection) = self.compared_where(is_of_marker).pop() else {
+    /// All appliers have applied what came before a barrier: if a range is compared there, the target can be read now.
+    pub(super) async fn let_compare(&mut self, id: u64, barrier: &Barrier) -> Result<()> {
+        let is_of_barrier = |tracked: &CollectionProgress| {
+            tracked
+                .verification
+                .running()
+                .is_some_and(|running| running.barrier == id)
+        };
+        let Some(collection) = self.compared_where(is_of_barrier).pop() else {
             return Ok(());
         };
         let Some(tracked) = self.tracked.get_mut(&collection) else {
             return Ok(());
         };
-        let Some(running) = tracked.proof.running_mut() else {
+        let Some(running) = tracked.verification.running_mut() else {
             return Ok(());
         };
         // Documents that were read from the source by themselves may be newer than the position.
-        if marker.stuck.is_empty() && marker.ahead <= running.low {
+        if barrier.stuck.is_empty() && barrier.ahead <= running.low {
             if let Some(applied) = running.applied.take() {
                 let _ = applied.send(());
             }
             return Ok(());
         }
-        tracked.proof.fail(None);
+        tracked.verification.fail(None);
         self.stop_check(collection).await
     }
 
@@ -158,7 +163,7 @@ impl Router {
             }
             Err(error) => {
                 if let Some(tracked) = self.checked_by(collection, chunk) {
-                    tracked.proof.fail(Some(error.to_string()));
+                    tracked.verification.fail(Some(error.to_string()));
                     self.stop_check(collection).await?;
                 }
                 Ok(())
@@ -180,34 +185,34 @@ impl Router {
                 continue;
             };
             let (documents, bytes) = (compared.documents, compared.bytes);
-            let (differences, count) = tracked.proof.add(compared);
+            let (differences, count) = tracked.verification.add(compared);
             for difference in differences {
                 events.send(Event::DocumentDiffers {
                     namespace: tracked.target.namespace.clone(),
                     difference,
                 });
             }
-            self.progress.proved(documents, bytes, count);
+            self.progress.note_verified(documents, bytes, count);
             self.stop_check(collection).await?;
         }
         Ok(())
     }
 
     /// The collection of a range that is still being compared; what was stopped meanwhile may have been misled.
-    fn checked_by(&mut self, collection: Uuid, chunk: ChunkId) -> Option<&mut Tracked> {
+    fn checked_by(&mut self, collection: Uuid, chunk: ChunkId) -> Option<&mut CollectionProgress> {
         let tracked = self.tracked.get_mut(&collection)?;
         tracked
-            .proof
+            .verification
             .running()
             .is_some_and(|running| running.id == chunk)
             .then_some(tracked)
     }
 
-    /// Ends what is being compared, so that everything routed goes to the lanes again.
+    /// Ends what is being compared, so that everything routed goes to the appliers again.
     pub(crate) async fn stop_checks(&mut self) -> Result<()> {
         for id in self.tracked.compared() {
             if let Some(tracked) = self.tracked.get_mut(&id) {
-                tracked.proof.fail(None);
+                tracked.verification.fail(None);
             }
             self.stop_check(id).await?;
         }
@@ -217,13 +222,13 @@ impl Router {
     /// Ends what takes so long, on servers that are slow to answer, that the run would not be ready to cut over for its sake.
     pub(super) async fn stop_slow_checks(&mut self) -> Result<()> {
         let routed = self.routed.time;
-        let is_slow = |running: &Running| {
+        let is_slow = |running: &VerificationInFlight| {
             routed > running.low.time.saturating_add(MOST_BEHIND) || running.since.elapsed() > LONGEST
         };
-        for id in self.compared_where(|tracked| tracked.proof.running().is_some_and(is_slow)) {
+        for id in self.compared_where(|tracked| tracked.verification.running().is_some_and(is_slow)) {
             if let Some(tracked) = self.tracked.get_mut(&id) {
                 tracked
-                    .proof
+                    .verification
                     .fail(Some("the servers take too long to read a range".to_owned()));
             }
             self.stop_check(id).await?;
@@ -236,15 +241,15 @@ impl Router {
         let Some(tracked) = self.tracked.get_mut(&collection) else {
             return Ok(());
         };
-        if let Some(Running {
+        if let Some(VerificationInFlight {
             what: Portion::Documents(_),
             since,
             ..
-        }) = tracked.proof.running()
+        }) = tracked.verification.running()
         {
             self.compare_again_at = Instant::now() + since.elapsed() * (TIME_SHARE - 1);
         }
-        let Some((held, bytes)) = tracked.proof.take() else {
+        let Some((held, bytes)) = tracked.verification.take() else {
             return Ok(());
         };
         self.held -= bytes;
@@ -263,7 +268,7 @@ impl Router {
             return Ok(());
         };
         let target = Arc::clone(&tracked.target);
-        let noted = tracked.proof.note(&write.key);
+        let noted = tracked.verification.note(&write.key);
         self.noted(noted);
         self.send(Routed {
             target,
@@ -274,7 +279,7 @@ impl Router {
     }
 
     /// The collections that are being compared of which this is true.
-    fn compared_where(&mut self, is_meant: impl Fn(&Tracked) -> bool) -> Vec<Uuid> {
+    fn compared_where(&mut self, is_meant: impl Fn(&CollectionProgress) -> bool) -> Vec<Uuid> {
         let mut ids = self.tracked.compared();
         ids.retain(|id| self.tracked.get(id).is_some_and(&is_meant));
         ids
@@ -283,10 +288,12 @@ impl Router {
     /// How far a checkpoint may say that everything is applied, and where the history has to be read from to go on there.
     pub(super) fn applied_until(&mut self) -> (Position, Position) {
         let compared = self.tracked.compared();
-        let running = compared.iter().filter_map(|id| self.tracked.get(id)?.proof.running());
+        let running = compared
+            .iter()
+            .filter_map(|id| self.tracked.get(id)?.verification.running());
         running
             .map(|running| (running.low, running.resume))
-            .chain(self.held_back.values().map(HeldBack::since))
+            .chain(self.held_back.values().map(BlockedByIndex::since))
             .min()
             .unwrap_or((self.routed, self.resume))
     }
@@ -306,31 +313,37 @@ impl Router {
     /// Asks everything that is being compared to come to its end.
     pub(super) fn hurry_checks(&mut self) {
         for id in self.tracked.compared() {
-            if let Some(running) = self.tracked.get(&id).and_then(|tracked| tracked.proof.running()) {
+            if let Some(running) = self.tracked.get(&id).and_then(|tracked| tracked.verification.running()) {
                 running.hurry.cancel();
             }
         }
     }
 
-    pub(super) async fn prove(&mut self, request: ProofRequest) -> Result<()> {
+    pub(super) async fn verify(&mut self, request: VerificationRequest) -> Result<()> {
         // Whoever asked may have stopped waiting.
         match request {
-            ProofRequest::Begin { collections, reply } => {
-                self.each_proof(&collections, Proof::ask).await?;
+            VerificationRequest::Begin { collections, reply } => {
+                self.each_proof(&collections, RangeVerification::ask).await?;
                 let _ = reply.send(());
             }
-            ProofRequest::End { collections, reply } => {
-                self.each_proof(&collections, |proof| *proof = Proof::default()).await?;
+            VerificationRequest::End { collections, reply } => {
+                self.each_proof(&collections, |verification| {
+                    *verification = RangeVerification::default()
+                })
+                .await?;
                 let _ = reply.send(());
             }
-            ProofRequest::State { collections, reply } => {
+            VerificationRequest::State { collections, reply } => {
                 let _ = reply.send(self.proof_states(&collections));
             }
-            ProofRequest::Open { collection, reply } => {
-                let open = self.tracked.get(&collection).and_then(|tracked| tracked.proof.open());
+            VerificationRequest::Open { collection, reply } => {
+                let open = self
+                    .tracked
+                    .get(&collection)
+                    .and_then(|tracked| tracked.verification.open());
                 let _ = reply.send(open);
             }
-            ProofRequest::Repair { namespace, keys, reply } => {
+            VerificationRequest::Repair { namespace, keys, reply } => {
                 self.repair_documents(&namespace, keys).await?;
                 let _ = reply.send(());
             }
@@ -338,30 +351,31 @@ impl Router {
         Ok(())
     }
 
-    /// Does something to the proofs of these collections, of all when there are none.
-    async fn each_proof(&mut self, collections: &[Namespace], change: impl Fn(&mut Proof)) -> Result<()> {
+    /// Does something to the verifications of these collections, of all when there are none.
+    async fn each_proof(&mut self, collections: &[Namespace], change: impl Fn(&mut RangeVerification)) -> Result<()> {
         self.stop_checks().await?;
-        let is_meant = |tracked: &&Tracked| collections.is_empty() || collections.contains(&tracked.target.namespace);
+        let is_meant =
+            |tracked: &&CollectionProgress| collections.is_empty() || collections.contains(&tracked.target.namespace);
         let meant = self.tracked.values().filter(is_meant);
         for id in meant.map(|tracked| tracked.target.id).collect::<Vec<_>>() {
             if let Some(tracked) = self.tracked.get_mut(&id) {
-                change(&mut tracked.proof);
+                change(&mut tracked.verification);
             }
         }
         Ok(())
     }
 
-    fn proof_states(&self, collections: &[Namespace]) -> Vec<CollectionProof> {
+    fn proof_states(&self, collections: &[Namespace]) -> Vec<CollectionVerification> {
         self.tracked
             .values()
             .filter(|tracked| collections.is_empty() || collections.contains(&tracked.target.namespace))
-            .map(|tracked| CollectionProof {
+            .map(|tracked| CollectionVerification {
                 namespace: tracked.target.namespace.clone(),
                 target: tracked.target.target.clone(),
                 state: if tracked.target.kind.has_ranges() {
-                    tracked.proof.state()
+                    tracked.verification.state()
                 } else {
-                    ProofState::NoRanges
+                    VerificationState::NoRanges
                 },
             })
             .collect()
@@ -376,6 +390,6 @@ impl Router {
             .find(|tracked| tracked.target.namespace == *namespace);
         let Some(tracked) = found else { return Ok(()) };
         let target = Arc::clone(&tracked.target);
-        self.settle(&target, keys.into_iter().collect()).await
+        self.refetch(&target, keys.into_iter().collect()).await
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use tokio::time::Instant;
 
-use crate::engine::track::collection::{IndexWork, Tracked};
+use crate::engine::track::collection::{CollectionProgress, IndexWork};
 use crate::engine::track::ranges::RangeStatus;
 use crate::report::IndexCounts;
 
@@ -43,11 +43,11 @@ pub(super) struct Turn {
 }
 
 impl Facts {
-    pub fn of(tracked: &Tracked) -> Self {
-        let (proof, ranges) = (&tracked.proof, &tracked.ranges);
+    pub fn of(tracked: &CollectionProgress) -> Self {
+        let (verification, ranges) = (&tracked.verification, &tracked.ranges);
         let is_copied = ranges.all_done();
         let turn = |time| Turn {
-            is_asked: proof.is_asked(),
+            is_asked: verification.is_asked(),
             time,
         };
         let is_whole = tracked.target.kind.has_ranges() && matches!(ranges.only(), Some(RangeStatus::Done(_)));
@@ -55,8 +55,8 @@ impl Facts {
         Self {
             is_copied,
             is_indexed: tracked.is_indexed(),
-            is_settled: !tracked.target.kind.has_ranges() || proof.is_settled(),
-            is_asked: proof.is_asked(),
+            is_settled: !tracked.target.kind.has_ranges() || verification.is_settled(),
+            is_asked: verification.is_asked(),
             // Never negative, so that its bits are in the same order.
             unread: ranges
                 .has_unread()
@@ -69,11 +69,11 @@ impl Facts {
             },
             has_waiting_indexes: matches!(&tracked.index_work, IndexWork::Building { waiting, .. } if !waiting.is_empty()),
             is_in_flight: !tracked.chunks.is_empty(),
-            is_compared: proof.running().is_some(),
-            due: proof.due_at().filter(|_| is_whole).map(turn),
-            again: proof.due_again_at().filter(|_| is_whole).map(turn),
-            changed_bytes: proof.changed_bytes(),
-            waiting_bytes: proof.waiting_bytes(),
+            is_compared: verification.running().is_some(),
+            due: verification.due_at().filter(|_| is_whole).map(turn),
+            again: verification.due_again_at().filter(|_| is_whole).map(turn),
+            changed_bytes: verification.changed_bytes(),
+            waiting_bytes: verification.waiting_bytes(),
             indexes: IndexCounts { built, total },
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use self::facts::{Facts, Totals};
 use crate::checkpoint::{CollectionState, Compared, ComparedState, State, States};
-use crate::engine::track::collection::Tracked;
+use crate::engine::track::collection::CollectionProgress;
 use crate::engine::track::ranges::{RangeStatus, Ranges};
 use crate::model::Position;
 use crate::report::IndexCounts;
@@ -50,7 +50,7 @@ pub(crate) struct Noticed<T> {
 
 #[derive(Debug)]
 struct Slot {
-    tracked: Tracked,
+    tracked: CollectionProgress,
     facts: Facts,
     is_touched: bool,
     is_unsaved: bool,
@@ -61,23 +61,23 @@ impl Collections {
         self.slots_by_id.contains_key(id)
     }
 
-    pub fn get(&self, id: &Uuid) -> Option<&Tracked> {
+    pub fn get(&self, id: &Uuid) -> Option<&CollectionProgress> {
         self.at(*self.slots_by_id.get(id)?)
     }
 
     /// A collection that may be changed in any way.
-    pub fn get_mut(&mut self, id: &Uuid) -> Option<&mut Tracked> {
+    pub fn get_mut(&mut self, id: &Uuid) -> Option<&mut CollectionProgress> {
         let slot = *self.slots_by_id.get(id)?;
         self.touch(slot, true)
     }
 
     /// A collection in which nothing is changed that a checkpoint keeps, but for which documents have changed since they were compared.
-    pub fn get_routed(&mut self, id: &Uuid) -> Option<&mut Tracked> {
+    pub fn get_routed(&mut self, id: &Uuid) -> Option<&mut CollectionProgress> {
         let slot = *self.slots_by_id.get(id)?;
         self.touch(slot, false)
     }
 
-    pub fn insert(&mut self, id: Uuid, tracked: Tracked) {
+    pub fn insert(&mut self, id: Uuid, tracked: CollectionProgress) {
         self.remove(&id);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -95,7 +95,7 @@ impl Collections {
         self.unsaved.push(slot);
     }
 
-    pub fn remove(&mut self, id: &Uuid) -> Option<Tracked> {
+    pub fn remove(&mut self, id: &Uuid) -> Option<CollectionProgress> {
         let slot = self.slots_by_id.remove(id)?;
         let removed = self.slots[slot].take()?;
         self.totals.take(slot, &removed.facts);
@@ -104,14 +104,14 @@ impl Collections {
         Some(removed.tracked)
     }
 
-    pub fn values(&self) -> impl Iterator<Item = &Tracked> {
+    pub fn values(&self) -> impl Iterator<Item = &CollectionProgress> {
         self.slots.iter().flatten().map(|slot| {
             self.note_look();
             &slot.tracked
         })
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&Uuid, &Tracked)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Uuid, &CollectionProgress)> {
         self.values().map(|tracked| (&tracked.target.id, tracked))
     }
 
@@ -157,13 +157,13 @@ impl Collections {
     }
 
     /// Goes on with the indexes of collections for which there is nothing more to wait for.
-    pub fn settle_index_work(&mut self, routed: Position) {
+    pub fn advance_index_work(&mut self, routed: Position) {
         self.refresh();
         let mut next = 0;
         while let Some(slot) = first_from(&self.totals.can_begin_indexes, next) {
             next = slot + 1;
             if let Some(tracked) = self.touch(slot, true) {
-                tracked.settle_index_work(routed);
+                tracked.advance_index_work(routed);
             }
         }
     }
@@ -229,8 +229,10 @@ impl Collections {
     /// A collection whose changed documents can be compared again now: with hurry the one with most, else the one whose turn came first.
     pub fn next_due_again(&mut self, now: Instant, routed: Position, others: bool, hurry: bool) -> Option<Uuid> {
         self.refresh();
-        let is_due = |tracked: &&Tracked| {
-            is_done(tracked, routed) && (others || tracked.proof.is_asked()) && tracked.proof.is_due_again(now, hurry)
+        let is_due = |tracked: &&CollectionProgress| {
+            is_done(tracked, routed)
+                && (others || tracked.verification.is_asked())
+                && tracked.verification.is_due_again(now, hurry)
         };
         let found = if hurry {
             let largest = self.totals.changed.iter().rev().take(LARGEST_LOOKED_AT);
@@ -243,7 +245,7 @@ impl Collections {
     }
 
     /// The collection with most changed documents.
-    pub fn most_changed(&mut self) -> Option<&mut Tracked> {
+    pub fn most_changed(&mut self) -> Option<&mut CollectionProgress> {
         self.refresh();
         let (_, slot) = *self.totals.changed.last()?;
         self.touch(slot, true)
@@ -258,12 +260,12 @@ impl Collections {
         let (compared, changed) = (self.totals.compared.iter(), self.totals.changed.iter());
         for slot in compared.chain(changed.map(|(_, slot)| slot)) {
             let Some(tracked) = self.at(*slot) else { continue };
-            let bytes = tracked.proof.changed_bytes();
+            let bytes = tracked.verification.changed_bytes();
             if bytes == 0 || states.contains_key(&tracked.target.id) {
                 continue;
             }
             let Some(rest) = room.checked_sub(bytes) else { break };
-            if let Some(state) = tracked.proof.to_checkpoint() {
+            if let Some(state) = tracked.verification.to_checkpoint() {
                 room = rest;
                 states.insert(tracked.target.id, state);
             }
@@ -281,7 +283,7 @@ impl Collections {
             if !std::mem::take(&mut entry.is_unsaved) {
                 continue;
             }
-            let (state, compared) = (entry.tracked.to_checkpoint(), entry.tracked.proof.compared());
+            let (state, compared) = (entry.tracked.to_checkpoint(), entry.tracked.verification.compared());
             if !self.states.get(slot).is_some_and(|before| before.is(&state, &compared)) {
                 self.states.set(slot, Some(State::new(state, compared)));
             }
@@ -305,8 +307,8 @@ impl Collections {
     }
 
     /// Replaces the states of all views.
-    pub fn set_views<'a>(&mut self, views: impl Iterator<Item = &'a Tracked>) {
-        self.states.set_views(views.map(Tracked::to_checkpoint));
+    pub fn set_views<'a>(&mut self, views: impl Iterator<Item = &'a CollectionProgress>) {
+        self.states.set_views(views.map(CollectionProgress::to_checkpoint));
     }
 
     /// How many collections were looked at so far.
@@ -339,7 +341,7 @@ impl Collections {
         }
     }
 
-    fn at(&self, slot: usize) -> Option<&Tracked> {
+    fn at(&self, slot: usize) -> Option<&CollectionProgress> {
         self.note_look();
         self.slots.get(slot)?.as_ref().map(|slot| &slot.tracked)
     }
@@ -353,12 +355,12 @@ impl Collections {
     }
 
     /// A collection whose facts need not be found anew unless it is [touched](Self::touch) afterwards.
-    fn look_at(&mut self, slot: usize) -> Option<&mut Tracked> {
+    fn look_at(&mut self, slot: usize) -> Option<&mut CollectionProgress> {
         self.note_look();
         self.slots.get_mut(slot)?.as_mut().map(|slot| &mut slot.tracked)
     }
 
-    fn touch(&mut self, slot: usize, is_saved: bool) -> Option<&mut Tracked> {
+    fn touch(&mut self, slot: usize, is_saved: bool) -> Option<&mut CollectionProgress> {
         self.note_look();
         let entry = self.slots.get_mut(slot)?.as_mut()?;
         if !std::mem::replace(&mut entry.is_touched, true) {
@@ -377,7 +379,7 @@ impl Collections {
 }
 
 /// Whether everything of the collection is on the sink as of a position that is routed.
-fn is_done(tracked: &Tracked, routed: Position) -> bool {
+fn is_done(tracked: &CollectionProgress, routed: Position) -> bool {
     matches!(tracked.ranges.only(), Some(RangeStatus::Done(at)) if at <= routed)
 }
 

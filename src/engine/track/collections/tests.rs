@@ -3,14 +3,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::engine::track::collection::{Chunk, IndexWork};
-use crate::engine::track::held_changes::Held;
+use crate::engine::track::held_changes::HeldChanges;
 use crate::engine::track::ranges::{ChunkId, Ranges};
-use crate::engine::track::verification::Proof;
+use crate::engine::track::verification::RangeVerification;
 use crate::model::{Collection, CollectionKind, Namespace};
 use crate::order::Key;
 use crate::test_util::{Random, at};
 
-fn tracked(random: &mut Random) -> Tracked {
+fn tracked(random: &mut Random) -> CollectionProgress {
     let id = random.uuid();
     let namespace = Namespace::new("shop", &format!("c{}", random.next()));
     let collection = Collection {
@@ -23,8 +23,8 @@ fn tracked(random: &mut Random) -> Tracked {
         bytes: random.next() % 1000,
     };
     let cuts = (0..random.below(3)).map(|cut| key(cut * 10)).collect();
-    let mut tracked = Tracked::unread(&collection, namespace, cuts);
-    tracked.proof.begin();
+    let mut tracked = CollectionProgress::unread(&collection, namespace, cuts);
+    tracked.verification.begin();
     tracked
 }
 
@@ -33,7 +33,7 @@ fn key(number: usize) -> Key {
 }
 
 /// Does something to a collection.
-fn change(tracked: &mut Tracked, random: &mut Random, step: u32) {
+fn change(tracked: &mut CollectionProgress, random: &mut Random, step: u32) {
     let chunk = ChunkId(step.into());
     match random.below(8) {
         0 => tracked.changes += 1,
@@ -41,7 +41,7 @@ fn change(tracked: &mut Tracked, random: &mut Random, step: u32) {
             if tracked.ranges.take(chunk).is_some() {
                 let chunk_state = Chunk {
                     low: at(step),
-                    held: Held::default(),
+                    held: HeldChanges::default(),
                     cancel: CancellationToken::new(),
                     hurry: CancellationToken::new(),
                 };
@@ -56,11 +56,11 @@ fn change(tracked: &mut Tracked, random: &mut Random, step: u32) {
             }
         }
         3 => tracked.ranges = Ranges::done(at(step)),
-        4 => tracked.proof = Proof::of_empty(true),
+        4 => tracked.verification = RangeVerification::of_empty(true),
         5 => {
-            tracked.proof.note(&key(random.below(50)));
+            tracked.verification.note(&key(random.below(50)));
         }
-        6 => tracked.proof.ask(),
+        6 => tracked.verification.ask(),
         _ => tracked.index_work = IndexWork::Done,
     }
 }
@@ -85,16 +85,16 @@ async fn counts_and_sets_equal_a_look_at_all() {
             if random.below(10) == 0 {
                 all.join_ranges(at(step));
             }
-            let values: Vec<&Tracked> = all.values().collect();
+            let values: Vec<&CollectionProgress> = all.values().collect();
             assert_eq!(values.len(), ids.len());
             let expected = (
                 values.iter().all(|tracked| tracked.ranges.all_done()),
                 values.iter().all(|tracked| tracked.is_indexed()),
-                values.iter().all(|tracked| tracked.proof.is_settled()),
-                values.iter().any(|tracked| tracked.proof.is_asked()),
+                values.iter().all(|tracked| tracked.verification.is_settled()),
+                values.iter().any(|tracked| tracked.verification.is_asked()),
                 values
                     .iter()
-                    .map(|tracked| tracked.proof.changed_bytes())
+                    .map(|tracked| tracked.verification.changed_bytes())
                     .sum::<usize>(),
                 values.iter().map(|tracked| tracked.index_counts().0).sum::<u64>(),
                 values.iter().filter(|tracked| !tracked.chunks.is_empty()).count(),
@@ -102,9 +102,12 @@ async fn counts_and_sets_equal_a_look_at_all() {
             let coldest = values.iter().filter(|tracked| tracked.ranges.has_unread());
             let coldest = coldest.map(|tracked| (tracked.heat().to_bits(), std::cmp::Reverse(tracked.bytes)));
             let coldest = coldest.min();
-            let is_due = |tracked: &&&Tracked| is_done(tracked, at(step)) && tracked.proof.is_due(now);
+            let is_due =
+                |tracked: &&&CollectionProgress| is_done(tracked, at(step)) && tracked.verification.is_due(now);
             let any_due = values.iter().any(|tracked| is_due(&tracked));
-            let is_again = |tracked: &&&Tracked| is_done(tracked, at(step)) && tracked.proof.is_due_again(now, false);
+            let is_again = |tracked: &&&CollectionProgress| {
+                is_done(tracked, at(step)) && tracked.verification.is_due_again(now, false)
+            };
             let any_again = values.iter().any(|tracked| is_again(&tracked));
             let states: HashMap<Uuid, _> = values.iter().map(|t| (t.target.id, t.to_checkpoint())).collect();
             let found = (

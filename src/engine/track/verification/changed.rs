@@ -9,14 +9,14 @@ use crate::order::Key;
 /// They are compared again a few at a time. Those that come meanwhile wait until all before them have had their turn, so that what
 /// changes all the time keeps nothing else from it.
 #[derive(Debug, Default)]
-pub(crate) struct Changed {
+pub(crate) struct ChangedDocuments {
     /// Whose turn it is.
     turn: HashSet<Key>,
     waiting: HashSet<Key>,
     bytes: usize,
 }
 
-impl Changed {
+impl ChangedDocuments {
     /// Adds a document; answers how many bytes more are kept.
     pub fn insert(&mut self, key: &Key) -> usize {
         if self.turn.contains(key) || self.waiting.contains(key) {
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn what_changes_all_the_time_keeps_nothing_else_from_its_turn() {
-        let mut changed = Changed::default();
+        let mut changed = ChangedDocuments::default();
         let all: Vec<Key> = (0..100).map(key).collect();
         for key in &all {
             changed.insert(key);
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn its_bytes_are_those_of_what_it_has() {
-        let mut changed = Changed::default();
+        let mut changed = ChangedDocuments::default();
         let each = changed.insert(&key(0));
         assert!(each > 0);
         assert_eq!(changed.insert(&key(0)), 0);

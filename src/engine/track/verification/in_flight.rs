@@ -13,7 +13,7 @@ use crate::order::Key;
 
 /// Documents that are being compared.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct VerificationInFlight {
     pub id: ChunkId,
     pub what: Portion,
     /// The position at which both sides are compared, and where the history would have to be read from to go on there.
@@ -27,8 +27,8 @@ pub(crate) struct Running {
     pub cancel: CancellationToken,
     /// Asks the walker to finish with what it has compared so far.
     pub hurry: CancellationToken,
-    /// The marker behind everything up to `low`, and whom to tell when all lanes have applied it.
-    pub marker: u64,
+    /// The barrier behind everything up to `low`, and whom to tell when all appliers have applied it.
+    pub barrier: u64,
     pub applied: Option<oneshot::Sender<()>>,
 }
 
@@ -41,13 +41,13 @@ pub(crate) enum Portion {
     Documents(HashSet<Key>),
 }
 
-impl Running {
+impl VerificationInFlight {
     pub fn new(
         id: ChunkId,
         what: Portion,
         (low, resume): (Position, Position),
         (cancel, hurry): (CancellationToken, CancellationToken),
-        (marker, applied): (u64, oneshot::Sender<()>),
+        (barrier, applied): (u64, oneshot::Sender<()>),
     ) -> Self {
         Self {
             id,
@@ -59,7 +59,7 @@ impl Running {
             held_bytes: 0,
             cancel,
             hurry,
-            marker,
+            barrier,
             applied: Some(applied),
         }
     }

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::changed::Changed;
+use self::changed::ChangedDocuments;
 use crate::checkpoint::{self, ComparedState};
 use crate::compare::difference::Difference;
 use crate::model::{Namespace, Position, Write};
 use crate::order::Key;
 
-pub(crate) use self::in_flight::{Portion, Running};
+pub(crate) use self::in_flight::{Portion, VerificationInFlight};
 
 /// How long a collection rests that has changed by so much, or whose comparison has failed for good.
 const REST: Duration = Duration::from_secs(600);
@@ -39,14 +39,14 @@ const NAMED: usize = 1000;
 
 /// How far the comparison of a collection's documents is.
 #[derive(Debug, Default)]
-pub(crate) struct Proof {
+pub(crate) struct RangeVerification {
     wanted: bool,
     /// Whether somebody waits for it, so that it does not wait for other collections to be copied.
     asked: bool,
-    through: Through,
-    running: Option<Running>,
+    through: VerifiedUpTo,
+    running: Option<VerificationInFlight>,
     /// Documents of what was compared that have changed since.
-    changed: Changed,
+    changed: ChangedDocuments,
     /// They are not compared again before.
     rest_until: Option<Instant>,
     /// Whether that was done last, so that it is a range's turn.
@@ -55,19 +55,19 @@ pub(crate) struct Proof {
     /// Why the last comparison failed.
     failure: Option<String>,
     not_before: Option<Instant>,
-    tally: Tally,
+    tally: VerifiedTotals,
 }
 
 /// Up to which `_id` everything was compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Through {
+enum VerifiedUpTo {
     #[default]
     Nothing,
     Key(Key),
     All,
 }
 
-impl Through {
+impl VerifiedUpTo {
     fn key(&self) -> Option<&Key> {
         match self {
             Self::Key(key) => Some(key),
@@ -78,7 +78,7 @@ impl Through {
 
 /// What was compared, and what differs.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Tally {
+pub(crate) struct VerifiedTotals {
     pub documents: u64,
     pub bytes: u64,
     /// The position of the range that was compared last.
@@ -105,33 +105,37 @@ pub(crate) struct Compared {
     pub count: u64,
 }
 
-/// How far a proof is, for whoever waits for it.
+/// How far a verification is, for whoever waits for it.
 #[derive(Clone, Debug)]
-pub(crate) enum ProofState {
+pub(crate) enum VerificationState {
     /// Nobody has asked for one, or the run has begun again since.
     NotWanted,
     Pending,
     /// It fails again and again for this reason.
     Failing(String),
-    Done(Tally),
+    Done(VerifiedTotals),
     /// Its documents have no order in which ranges could be compared while it is written to.
     NoRanges,
 }
 
-/// How far the proof of a collection is.
+/// How far the verification of a collection is.
 #[derive(Clone, Debug)]
-pub(crate) struct CollectionProof {
+pub(crate) struct CollectionVerification {
     pub namespace: Namespace,
     pub target: Namespace,
-    pub state: ProofState,
+    pub state: VerificationState,
 }
 
-impl Proof {
+impl RangeVerification {
     /// Of a collection that was made just now on both sides, and is empty.
     pub fn of_empty(wanted: bool) -> Self {
         Self {
             wanted,
-            through: if wanted { Through::All } else { Through::Nothing },
+            through: if wanted {
+                VerifiedUpTo::All
+            } else {
+                VerifiedUpTo::Nothing
+            },
             ..Self::default()
         }
     }
@@ -152,19 +156,19 @@ impl Proof {
 
     /// What a checkpoint has kept of it.
     pub fn from_checkpoint(state: ComparedState) -> Self {
-        let mut changed = Changed::default();
+        let mut changed = ChangedDocuments::default();
         for key in &state.changed {
             changed.insert(key);
         }
         Self {
             wanted: true,
-            through: state.upper.map_or(Through::All, Through::Key),
+            through: state.upper.map_or(VerifiedUpTo::All, VerifiedUpTo::Key),
             changed,
-            tally: Tally {
+            tally: VerifiedTotals {
                 documents: state.documents,
                 bytes: state.bytes,
                 position: state.position,
-                ..Tally::default()
+                ..VerifiedTotals::default()
             },
             ..Self::default()
         }
@@ -172,7 +176,7 @@ impl Proof {
 
     /// What a checkpoint keeps of it. What was found to differ is looked for anew.
     pub fn to_checkpoint(&self) -> Option<ComparedState> {
-        (self.wanted && self.through != Through::Nothing && self.tally.count == 0).then(|| ComparedState {
+        (self.wanted && self.through != VerifiedUpTo::Nothing && self.tally.count == 0).then(|| ComparedState {
             upper: self.through.key().cloned(),
             changed: self.all_changed().cloned().collect(),
             position: self.tally.position,
@@ -183,7 +187,7 @@ impl Proof {
 
     /// The same without the documents that have changed.
     pub fn compared(&self) -> checkpoint::Compared {
-        if !self.wanted || self.through == Through::Nothing || self.tally.count > 0 {
+        if !self.wanted || self.through == VerifiedUpTo::Nothing || self.tally.count > 0 {
             checkpoint::Compared::No
         } else if self.changed_bytes() > 0 {
             checkpoint::Compared::Changed
@@ -199,21 +203,21 @@ impl Proof {
 
     /// Whether somebody waits for more of it.
     pub fn is_asked(&self) -> bool {
-        self.asked && self.through != Through::All
+        self.asked && self.through != VerifiedUpTo::All
     }
 
-    pub fn state(&self) -> ProofState {
+    pub fn state(&self) -> VerificationState {
         match (&self.failure, &self.through) {
-            _ if !self.wanted => ProofState::NotWanted,
-            (_, Through::All) => ProofState::Done(self.tally.clone()),
-            (Some(failure), _) if self.is_failing() => ProofState::Failing(failure.clone()),
-            _ => ProofState::Pending,
+            _ if !self.wanted => VerificationState::NotWanted,
+            (_, VerifiedUpTo::All) => VerificationState::Done(self.tally.clone()),
+            (Some(failure), _) if self.is_failing() => VerificationState::Failing(failure.clone()),
+            _ => VerificationState::Pending,
         }
     }
 
     /// Whether nothing more will come of it for now: everything was compared, or it fails again and again.
     pub fn is_settled(&self) -> bool {
-        self.wanted && (self.through == Through::All || self.is_failing())
+        self.wanted && (self.through == VerifiedUpTo::All || self.is_failing())
     }
 
     fn is_failing(&self) -> bool {
@@ -222,7 +226,7 @@ impl Proof {
 
     /// The documents that may differ although everything else is known to be the same; `None` when that is not known.
     pub fn open(&self) -> Option<Vec<Key>> {
-        (self.wanted && self.through == Through::All && self.tally.count == 0)
+        (self.wanted && self.through == VerifiedUpTo::All && self.tally.count == 0)
             .then(|| self.all_changed().cloned().collect())
     }
 
@@ -246,22 +250,22 @@ impl Proof {
         self.changed.bytes()
     }
 
-    pub fn running(&self) -> Option<&Running> {
+    pub fn running(&self) -> Option<&VerificationInFlight> {
         self.running.as_ref()
     }
 
-    pub fn running_mut(&mut self) -> Option<&mut Running> {
+    pub fn running_mut(&mut self) -> Option<&mut VerificationInFlight> {
         self.running.as_mut()
     }
 
     /// When a range should be compared, at once where there is no time; `None` when none should.
     pub fn due_at(&self) -> Option<Option<Instant>> {
-        (self.wanted && self.running.is_none() && self.through != Through::All).then_some(self.not_before)
+        (self.wanted && self.running.is_none() && self.through != VerifiedUpTo::All).then_some(self.not_before)
     }
 
     /// When what has changed should be compared again, at once where there is no time; `None` when it should not, or a range comes first.
     pub fn due_again_at(&self) -> Option<Option<Instant>> {
-        let is_turn_of_range = self.was_again && self.through != Through::All;
+        let is_turn_of_range = self.was_again && self.through != VerifiedUpTo::All;
         (self.wanted && self.running.is_none() && self.changed.bytes() > 0 && !is_turn_of_range)
             .then(|| self.not_before.max(self.rest_until))
     }
@@ -292,7 +296,7 @@ impl Proof {
         Portion::Documents(self.changed.take(most).into_iter().collect())
     }
 
-    pub fn run(&mut self, running: Running) {
+    pub fn run(&mut self, running: VerificationInFlight) {
         self.was_again = matches!(running.what, Portion::Documents(_));
         self.running = Some(running);
     }
@@ -328,9 +332,9 @@ impl Proof {
 
     fn covers(&self, key: &Key) -> bool {
         match &self.through {
-            Through::Nothing => false,
-            Through::Key(through) => key <= through,
-            Through::All => true,
+            VerifiedUpTo::Nothing => false,
+            VerifiedUpTo::Key(through) => key <= through,
+            VerifiedUpTo::All => true,
         }
     }
 
@@ -359,7 +363,7 @@ impl Proof {
         let mut known = HashSet::new();
         match &mut running.what {
             // So much has changed meanwhile that everything is compared again.
-            Portion::Documents(_) if self.through == Through::Nothing => return nothing,
+            Portion::Documents(_) if self.through == VerifiedUpTo::Nothing => return nothing,
             Portion::Documents(documents) => {
                 documents.retain(|key| !compared.left.contains(key));
                 // What differed before does so still, or was put right.
@@ -378,7 +382,7 @@ impl Proof {
                     return nothing;
                 }
                 self.tally.position = Some(running.low);
-                self.through = compared.last.map_or(Through::All, Through::Key);
+                self.through = compared.last.map_or(VerifiedUpTo::All, VerifiedUpTo::Key);
             }
         }
         let named = compared.differences.len();
@@ -423,43 +427,43 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_cannot_be_compared_is_tried_ever_more_seldom() {
-        let mut proof = Proof::default();
-        proof.begin();
+        let mut verification = RangeVerification::default();
+        verification.begin();
         let begun = Instant::now();
         let mut failures = 0;
         while begun.elapsed() < 3 * REST {
-            if proof.is_due(Instant::now()) {
-                proof.fail(Some("there is no snapshot".to_owned()));
+            if verification.is_due(Instant::now()) {
+                verification.fail(Some("there is no snapshot".to_owned()));
                 failures += 1;
             }
             tokio::time::advance(PAUSE).await;
         }
         assert!((PATIENCE..PATIENCE + 4).contains(&failures), "{failures}");
-        assert!(matches!(proof.state(), ProofState::Failing(_)));
+        assert!(matches!(verification.state(), VerificationState::Failing(_)));
         // Whoever asks for a comparison does not wait for that.
-        proof.begin();
-        assert!(proof.is_due(Instant::now()));
+        verification.begin();
+        assert!(verification.is_due(Instant::now()));
     }
 
     /// However much changes, there is time for what was not compared yet.
     #[tokio::test(start_paused = true)]
     async fn ranges_and_what_has_changed_take_turns() {
         let key = |id: i32| Key::from(bson::RawBsonRef::Int32(id));
-        let mut proof = Proof::default();
-        proof.begin();
+        let mut verification = RangeVerification::default();
+        verification.begin();
         let mut turns = String::new();
         for turn in 0..8 {
-            let again = proof.is_due_again(Instant::now(), true);
-            assert!(again || proof.is_due(Instant::now()));
+            let again = verification.is_due_again(Instant::now(), true);
+            assert!(again || verification.is_due(Instant::now()));
             let what = if again {
-                proof.next_changed(1)
+                verification.next_changed(1)
             } else {
-                proof.next_range()
+                verification.next_range()
             };
             turns.push(if again { 'c' } else { 'r' });
             let (applied, _) = tokio::sync::oneshot::channel();
             let tokens = (CancellationToken::new(), CancellationToken::new());
-            proof.run(Running::new(
+            verification.run(VerificationInFlight::new(
                 ChunkId(turn),
                 what,
                 (Position::ZERO, Position::ZERO),
@@ -475,10 +479,10 @@ mod tests {
                 differences: Vec::new(),
                 count: 0,
             };
-            proof.add(compared);
-            proof.take();
+            verification.add(compared);
+            verification.take();
             for id in 0..turn as i32 + 1 {
-                proof.note(&key(id));
+                verification.note(&key(id));
             }
         }
         assert_eq!(turns, "rcrcrcrc");

@@ -6,13 +6,13 @@ use crate::order::{RawValue, element_type};
 
 /// A document that is being written. Nested documents and arrays are opened and closed in order.
 #[derive(Debug)]
-pub(crate) struct Splice {
+pub(crate) struct RawWriter {
     bytes: Vec<u8>,
     /// Where the lengths of the open documents stand; the outermost is at 0.
     open: Vec<usize>,
 }
 
-impl Splice {
+impl RawWriter {
     /// An empty document with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
         let mut bytes = Vec::with_capacity(capacity.max(64));
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn it_writes_what_the_bson_crate_writes() {
-        let mut splice = Splice::with_capacity(0);
+        let mut splice = RawWriter::with_capacity(0);
         splice.string("a", "x").boolean("b", true).int32("c", -1).int64("d", 5);
         splice.open_array("e");
         splice.open_document("0").document("f", &rawdoc! { "g": 1 });
