@@ -1,4 +1,4 @@
-//! The peak of memory where there is much of something: `cargo bench --bench memory`. Linux only.
+//! The peak of memory where there is much of something: `cargo bench -p mongoferry-benches --bench memory`. Linux only.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What a run spends its CPU on, step by step: `cargo bench --bench micro`.
+//! What a run spends its CPU on, step by step: `cargo bench -p mongoferry-benches --bench micro`.
 
 use std::hint::black_box;
 

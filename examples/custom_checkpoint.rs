@@ -1,7 +1,7 @@
-//! Keeps a migration's checkpoint in a place of the host's own, here a collection with one document for each migration, and
-//! resumes from it.
+//! Keeps a migration's checkpoint in a store of the host's own, and resumes from it.
 //!
-//! `cargo run --example custom_checkpoint` starts two replica sets, stops a migration half way, and starts it again.
+//! The store is a collection with one document per migration. `cargo run --example custom_checkpoint` starts two
+//! replica sets, stops a migration halfway, and starts it again.
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use mongoferry::checkpoint::CheckpointStore;
 use mongoferry::{Error, ErrorKind, Event, Migration, MigrationHandle, MongoSink, MongoSource, Outcome, Result};
 use mongoferry_testbed::{ReplicaSet, Version, workload};
 
-/// Checkpoints of many migrations side by side, each under its name.
+/// Stores the checkpoints of many migrations side by side, each under its name.
 #[derive(Clone)]
 struct MigrationsCollection {
     migrations: Collection<RawDocumentBuf>,
@@ -40,7 +40,7 @@ impl CheckpointStore for MigrationsCollection {
     }
 
     async fn save(&self, checkpoint: &RawDocumentBuf) -> Result<()> {
-        // One document is replaced as a whole, and `Ok` has to mean durable.
+        // One document is replaced as a whole. `Ok` must mean that the checkpoint is durable.
         self.migrations
             .replace_one(
                 doc! { "_id": self.name },
@@ -63,7 +63,7 @@ impl CheckpointStore for MigrationsCollection {
     }
 }
 
-/// A retryable error lets the run go on from its last checkpoint; any other ends it.
+/// After a retryable error the run continues from its last checkpoint. Any other error ends the run.
 fn failure(operation: &'static str, error: impl StdError + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Server, operation, "the collection of migrations failed")
         .with_retryable(true)
@@ -77,7 +77,7 @@ async fn main() -> std::result::Result<(), Box<dyn StdError>> {
         ReplicaSet::builder(Version::V6_0).name("new").start()
     )?;
     workload::load(&source.client().await?, 5000, 1).await?;
-    // Any deployment will do; this one is at hand.
+    // Any deployment will do. The target is at hand here.
     let migrations = target.client().await?.database("operations").collection("migrations");
     let store = MigrationsCollection {
         migrations,
@@ -103,7 +103,8 @@ async fn main() -> std::result::Result<(), Box<dyn StdError>> {
     // Nothing writes here, so there is nothing to stop.
     let summary = run.cutover(async {}).await?;
     println!("{:?}: {} collections", summary.outcome, summary.collections.len());
-    // What is complete cannot be started again by mistake, until the host has done with the checkpoint.
+    // The checkpoint of a complete migration prevents an accidental second start. The host removes it when it is no
+    // longer needed.
     store.clear().await?;
     if summary.outcome == Outcome::Complete {
         Ok(())

@@ -1,5 +1,6 @@
-//! Wraps the sink for MongoDB in one that counts what passes and refuses nothing: the way to audit, to throttle, or to feed
-//! a second system on the side.
+//! Wraps the MongoDB sink in a sink that counts what passes through.
+//!
+//! Such a wrapper can audit or throttle a migration, or feed a second system. This one refuses nothing.
 //!
 //! `cargo run --example custom_sink` migrates a small shop between two replica sets of its own, and prints the counts.
 
@@ -22,7 +23,7 @@ use mongoferry::{
 use mongoferry_testbed::workload::Writer;
 use mongoferry_testbed::{ReplicaSet, Version, workload};
 
-/// What passed through the sink, by the collection's name on the target.
+/// Counts of what passed through the sink, by the collection's name on the target.
 #[derive(Clone, Default)]
 struct Counts(Arc<Mutex<BTreeMap<Namespace, Count>>>);
 
@@ -42,8 +43,8 @@ impl Counts {
     }
 }
 
-/// Hands everything on to the sink for MongoDB, whose promises it keeps by not touching them. That goes for the methods with a default, too:
-/// one that is not handed on does nothing, and the sink for MongoDB needs each of them.
+/// Forwards every call to the MongoDB sink, and thereby keeps its guarantees. Methods with a default implementation are
+/// forwarded, too: the defaults do nothing, and the MongoDB sink needs each of these methods.
 struct CountingSink {
     inner: MongoSink,
     counts: Counts,
@@ -53,7 +54,7 @@ struct CountingSink {
 impl Sink for CountingSink {
     async fn insert(&self, namespace: &Namespace, batch: &Batch) -> Result<Vec<Refusal>> {
         let refusals = self.inner.insert(namespace, batch).await?;
-        // Counted once it is acknowledged; a batch whose answer is lost may come again.
+        // Count only acknowledged batches. A batch whose answer is lost may be sent again.
         self.counts.add(namespace, |count| {
             count.copied += batch.len() - refusals.len();
             count.copied_bytes += batch.size_in_bytes();

@@ -1,8 +1,11 @@
-//! Applications that go over by themselves: they take their client from a `MigratingClient`, which holds their calls during
-//! the cutover and lets them go on with the new replica set.
+//! Applications that switch to the new replica set by themselves, with a `MigratingClient`.
 //!
-//! `cargo run --example migrating_client` starts two replica sets of its own, migrates from one to the other while several
-//! tasks write, and prints how many calls were held and for how long. Then it takes the hand-over back in the same way.
+//! The applications get their client from a `MigratingClient`. It holds their calls during the cutover, and then lets
+//! them continue with the new replica set.
+//!
+//! `cargo run --example migrating_client` starts two replica sets of its own, and migrates from one to the other while
+//! several tasks write. It prints how many calls were held and for how long. Then it reverses the hand-over in the same
+//! way.
 
 use std::error::Error;
 use std::time::Duration;
@@ -15,15 +18,15 @@ use tokio::task::JoinSet;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// How long the operations of the applications may take to end.
+/// Maximum time for the applications' operations to end.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// An application, which knows nothing of a migration. Answers how much it has written.
+/// An application that is unaware of the migration. Returns the number of orders that it has written.
 async fn application(clients: MigratingClient, stop: watch::Receiver<bool>) -> Result<u64> {
     let mut orders = 0;
     while !*stop.borrow() {
         let order = ObjectId::new();
-        // One operation: what belongs together uses one client.
+        // One operation: statements that belong together use one client.
         let client = clients.enter().await;
         let collection = client.database("shop").collection::<Document>("applications");
         collection.insert_one(doc! { "_id": order, "paid": false }).await?;
@@ -35,11 +38,11 @@ async fn application(clients: MigratingClient, stop: watch::Receiver<bool>) -> R
     Ok(orders)
 }
 
-/// Hands over as soon as the run is ready, and says what the applications noticed of it.
+/// Hands over as soon as the run is ready, and prints what the applications noticed.
 async fn hand_over(clients: &MigratingClient, run: &MigrationHandle) -> Result<Summary> {
     let cutover = clients.cutover(run, DRAIN).await?;
     if cutover.summary.outcome != Outcome::Complete {
-        // The applications go on where they were.
+        // The applications stay on the side they were on.
         return Err(format!("{:#?}", cutover.summary).into());
     }
     println!(
@@ -72,7 +75,7 @@ async fn main() -> Result<()> {
     let run = Migration::builder(source, sink).build()?.start().await?;
     let summary = hand_over(&clients, &run).await?;
 
-    // The opposite direction, which copies nothing; the applications may stay on the new set for as long as they like.
+    // The opposite direction copies nothing. The applications may stay on the new set for any length of time first.
     let source = MongoSource::connect(&new.uri()).await?;
     let sink = MongoSink::connect(&old.uri()).await?;
     let back = summary.reverse(source, sink)?.build()?.start().await?;

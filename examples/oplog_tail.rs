@@ -1,7 +1,8 @@
-//! Follows a replica set's oplog and prints what happens, through elections and restarts.
+//! Follows a replica set's oplog and prints its changes, through elections and restarts.
 //!
-//! `cargo run --example oplog_tail -- mongodb://localhost/?replicaSet=rs0` goes on until it is interrupted. Without a
-//! connection string it starts a server of its own, writes a little to it, and ends when it has seen that.
+//! `cargo run --example oplog_tail -- mongodb://localhost/?replicaSet=rs0` runs until it is interrupted. Without a
+//! connection string, the example starts its own server, writes some data to it, and ends when it has seen those
+//! writes.
 
 use std::error::Error;
 
@@ -21,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         None => {
             let set = ReplicaSet::builder(Version::V6_0).start().await?;
             let client = set.client().await?;
-            // All that is written after this position will be seen, whenever the cursor is opened.
+            // The cursor returns every write after this position, no matter when the cursor is opened.
             let before = newest(&client).await?;
             write(&client).await?;
             follow(&client, Some(before), "zoo.animals was dropped").await?;
@@ -30,7 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints entries until a line is `last`.
+/// Prints entries until a line equals `last`.
 async fn follow(client: &Client, after: Option<Position>, last: &str) -> mongoferry::Result<()> {
     let mut cursor = OplogCursor::builder(client);
     if let Some(after) = after {
@@ -43,9 +44,10 @@ async fn follow(client: &Client, after: Option<Position>, last: &str) -> mongofe
             let line = describe(item);
             println!("{} {line}", entry.position);
             if line == last {
-                // Not the entry's position: while a transaction is open, a cursor that goes on has to begin before it.
+                // Use `resume` rather than the entry's position: while a transaction is open, a resumed cursor has to
+                // begin before it.
                 println!(
-                    "to go on from here: OplogCursor::builder(&client).after({}).build()",
+                    "to resume from here: OplogCursor::builder(&client).after({}).build()",
                     entry.resume
                 );
                 return Ok(());
@@ -67,7 +69,7 @@ fn describe(item: &Item) -> String {
             }
         }
         Item::Command(command) => match &command.operation {
-            CommandOperation::Create { namespace, .. } => format!("{namespace} was made"),
+            CommandOperation::Create { namespace, .. } => format!("{namespace} was created"),
             CommandOperation::Drop { namespace } => format!("{namespace} was dropped"),
             other => format!("{other:?}"),
         },
@@ -84,7 +86,7 @@ async fn newest(client: &Client) -> Result<Position, Box<dyn Error>> {
     Ok(Position::new(written.get_timestamp("ts")?, written.get_i64("t")?))
 }
 
-/// What an application might do, a transaction included.
+/// Writes what an application might write, including a transaction.
 async fn write(client: &Client) -> mongodb::error::Result<()> {
     let animals = client.database("zoo").collection::<Document>("animals");
     animals

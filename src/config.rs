@@ -1,4 +1,4 @@
-//! What the host decided about a migration.
+//! Settings of a migration.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 use crate::checkpoint::WayBack;
 use crate::model::{OnWait, Selection};
 
-/// What the host decided.
+/// All settings of a migration.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub selection: Selection,
-    /// The hand-over that the migration takes back.
+    /// The hand-over that this migration reverses.
     pub way_back: Option<WayBack>,
     pub existing_data: ExistingData,
     pub lost_position: LostPosition,
@@ -39,7 +39,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// How many walkers are at work until it is known whether applications write to the source.
+    /// Number of walkers to run until the write load on the source is known.
     pub fn walkers_at_first(&self) -> usize {
         if self.yield_to_source_writes { 1 } else { self.walkers }
     }
@@ -77,103 +77,112 @@ impl Default for Settings {
     }
 }
 
-/// What to do with what stands on the target where migrated collections and views will be, and was not made by the migration.
+/// What to do with existing data on the target that the migration did not create and whose name a migrated collection or view needs.
 ///
-/// It holds at any time: for the names that the source has at the start, and for those that it comes by during the run, be it by `create`,
-/// `renameCollection` or a view. What others put there meanwhile counts, too.
+/// The policy applies during the whole run. It covers the names that the source has at the start, and names that appear later through
+/// `create`, `renameCollection` or a view. It also covers data that other programs create on the target in the meantime.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExistingData {
-    /// Refuse to start, or end the run with [`Refused`](crate::ErrorKind::Refused) before any of it is touched. The run goes on once it is out of the
-    /// way, or with another choice.
+    /// Refuse to start, or end the run with [`Refused`](crate::ErrorKind::Refused) before any of the existing data is touched. The run can
+    /// continue once that data is removed, or with another policy.
     #[default]
     Refuse,
-    /// Drop it: what has a migrated collection's name, and nothing else.
+    /// Drop what has the name of a migrated collection, and nothing else.
     Clear,
-    /// Keep what is equal, and make equal what is not: documents that the source does not have are deleted. What a collection is renamed
-    /// onto is replaced by it.
+    /// Keep what is equal, and make equal what is not. Documents that the source does not have are deleted. A collection that is renamed
+    /// onto existing data replaces it.
     Keep,
 }
 
-/// What to do when the source's history no longer holds the position to go on from: the process was down for longer than the oplog reaches
-/// back, the oplog was made smaller, or the source was restored from a backup.
+/// What to do when the source's oplog no longer contains the position to resume from.
+///
+/// This happens when the process was down for longer than the oplog covers, when the oplog was made smaller, or when the source was
+/// restored from a backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LostPosition {
-    /// Follow the history from now on, compare everything with the source, and write what differs.
+    /// Follow the oplog from its current position, compare everything with the source, and write what differs.
     #[default]
     Resync,
     /// End the run with [`PositionLost`](crate::ErrorKind::PositionLost). The checkpoint stays, and a run with
-    /// [`Resync`](LostPosition::Resync) can go on from it.
+    /// [`Resync`](LostPosition::Resync) can continue from it.
     Fail,
 }
 
 /// How both sides are compared at cutover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verification {
-    /// Documents are not compared; options and indexes are.
+    /// Compare options and indexes, but not documents.
     None,
-    /// Every document is compared: by digests, for which both sides are read, and where these differ or cannot be had, one by one. This takes about as
-    /// long as reading everything once, in which the applications stand still. Nothing is read before.
+    /// Compare every document at cutover, and nothing earlier.
+    ///
+    /// Both sides compute digests. Where these differ or are not available, documents are compared one by one. The comparison takes about
+    /// as long as reading everything once, and the applications are stopped meanwhile.
     Digest,
-    /// Every document is compared while the run follows the source, range by range, so that a cutover takes seconds whatever the size. For
-    /// this both sides are read once more after everything is copied and indexed, within the bounds of the
-    /// [throttle](crate::MigrationBuilder::throttle). What changes afterwards is compared again now and then, for a tenth of the time of one walker,
-    /// and what has changed since then at cutover.
+    /// Compare every document while the run follows the source, range by range. A cutover then takes seconds, whatever the amount of data.
     ///
-    /// What was compared is in the checkpoint, so that a run that goes on from there need not compare it anew. It does so where it cannot
-    /// know what others wrote to the target in between, since the target's oplog no longer holds the position up to which it was watched;
-    /// where another program was seen to write, as far as that [can be](crate::MigrationBuilder::watch_foreign_writes); where the source has had an election since the checkpoint, or either side may have been restored
-    /// from a backup; where differences were found; and where so much had changed (about 8,000 documents in all) that a checkpoint would be
-    /// too large.
+    /// Both sides are read once more after everything is copied and indexed, within the limits of the
+    /// [throttle](crate::MigrationBuilder::throttle). Documents that change later are compared again from time to time, which takes a tenth
+    /// of one walker's time. The cutover compares what has changed since then.
     ///
-    /// Collections that cannot be compared in this way, or not yet, are compared by digest: capped ones, those with a collation, and those
-    /// that another program was seen to write to on the target; all of them where such writes are not
-    /// [watched for](crate::MigrationBuilder::watch_foreign_writes). Small ones are compared by digest, too
-    /// ([`cross_check_bytes`](crate::MigrationBuilder::cross_check_bytes)).
+    /// The checkpoint records what was compared, so a resumed run does not have to compare it again. It compares again where
+    ///
+    /// - it cannot know what other programs wrote to the target in between, because the target's oplog no longer contains the position up
+    ///   to which it was watched,
+    /// - another program was seen to write, as far as that [can be detected](crate::MigrationBuilder::watch_foreign_writes),
+    /// - the source has had an election since the checkpoint,
+    /// - either side may have been restored from a backup,
+    /// - differences were found, or
+    /// - so much had changed (about 8,000 documents in all) that the checkpoint would be too large.
+    ///
+    /// Some collections are compared by digest instead, because they cannot be compared in this way, or not yet: capped collections,
+    /// collections with a collation, and collections on the target that another program was seen to write to. If such writes are not
+    /// [watched for](crate::MigrationBuilder::watch_foreign_writes), all collections are compared by digest. Small collections are compared
+    /// by digest as well ([`cross_check_bytes`](crate::MigrationBuilder::cross_check_bytes)).
     #[default]
     Continuous,
 }
 
-/// What to do when a collection, view or index of the selection is made, dropped, renamed or modified on the source during a run.
+/// What to do when a selected collection, view or index is created, dropped, renamed or modified on the source during a run.
 ///
-/// An application that inserts into a collection that does not exist makes one. What the run has already, since it was listed after the
-/// change, is no change to it.
+/// An application that inserts into a collection that does not exist creates it. A change that the run already has, because it listed the
+/// source after the change, does not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DdlPolicy {
-    /// Carry it over.
+    /// Apply the change to the target.
     #[default]
     Apply,
-    /// Say so by [`Event::CatalogChangeMet`](crate::Event::CatalogChangeMet), and carry it over.
+    /// Emit [`Event::CatalogChangeMet`](crate::Event::CatalogChangeMet), and apply the change to the target.
     Warn,
-    /// End the run with [`CatalogChanged`](crate::ErrorKind::CatalogChanged), before anything of the change is carried over. The checkpoint is of
-    /// just before it, and a start with another policy goes on from there.
+    /// End the run with [`CatalogChanged`](crate::ErrorKind::CatalogChanged) before any part of the change is applied. The checkpoint is
+    /// from just before the change, and a start with another policy continues from there.
     Fail,
 }
 
-/// Which migration paths are allowed, see [`MigrationBuilder::path_policy`](crate::MigrationBuilder::path_policy).
+/// Allowed migration paths; see [`MigrationBuilder::path_policy`](crate::MigrationBuilder::path_policy).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PathPolicy {
-    /// Every path to the same or a newer version. Those from one of 4.2, 4.4, 5.0 and 6.0 to one of these are tested; others are warned
-    /// about, and the warning tells what is known of them.
+    /// Every path to the same or a newer version. Paths between 4.2, 4.4, 5.0 and 6.0 are tested. Other paths cause a warning that says
+    /// what is known about them.
     #[default]
     Upward,
-    /// Only the paths that hosted migration services offer: 2.6, 3.0, 3.2, 3.4, 3.6, 4.0 and 4.2 to 4.2, 4.4 to 4.4, 5.0 to 5.0. Sources
-    /// before 4.2 are refused for a reason of their own: their history cannot be followed.
+    /// Only the paths that hosted migration services offer: from 2.6, 3.0, 3.2, 3.4, 3.6, 4.0 and 4.2 to 4.2, from 4.4 to 4.4, and from 5.0
+    /// to 5.0. Sources older than 4.2 are refused for another reason: their oplog cannot be followed.
     Hosted,
 }
 
-/// How fast a run may go. `None` is as fast as it can, which is the default.
+/// Rate limits of a run. `None` means no limit, which is the default.
 ///
-/// It takes effect within a second, also on what is under way, and stays through pauses and restarts of the run by itself.
+/// A change takes effect within a second, also on work in progress. It stays in effect through pauses and automatic restarts of the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Throttle {
-    /// Bytes of documents that are read from the source each second to be copied or compared.
+    /// Maximum number of bytes of documents read from the source per second, for copying and comparing.
     pub copy_bytes_per_second: Option<u64>,
-    /// Operations that are taken out of the source's history each second. While the source writes more of them the run falls behind.
+    /// Maximum number of operations read from the source's oplog per second. While the source writes more than that, the run falls behind.
     pub tail_operations_per_second: Option<u64>,
 }
 
-/// The time of day, which tests of hosts replace.
+/// Source of the current time. Tests of hosts replace it.
 #[derive(Clone)]
 pub(crate) struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
 
@@ -199,5 +208,5 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// How long the window is unless the host says otherwise.
+/// Default length of the cutover window.
 pub(crate) const DEFAULT_CUTOVER_WINDOW: Duration = Duration::from_secs(120 * 3600);

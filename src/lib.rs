@@ -1,4 +1,4 @@
-//! Moves a live MongoDB replica set into another one while its applications keep writing. The cutover takes seconds.
+//! Migrates a live MongoDB replica set to another one while its applications keep writing. The cutover takes seconds.
 //!
 //! A host program describes a [`Migration`] from a [`Source`] to a [`Sink`], starts it, watches its [`Event`]s, and calls
 //! [`cutover`](MigrationHandle::cutover). The result says whether both sides are identical, byte for byte.
@@ -18,10 +18,10 @@
 //!         .rename("shop.orders", "store.orders")
 //!         .build()?;
 //!
-//!     // What would be done, and what stands in the way. Nothing is changed yet.
+//!     // Lists what the run would do, and what prevents it. Changes nothing.
 //!     println!("{}", migration.preflight().await?);
 //!
-//!     // Starts, or continues from the checkpoint of an earlier run.
+//!     // Starts, or resumes from the checkpoint of an earlier run.
 //!     let run = migration.start().await?;
 //!     let mut events = run.events();
 //!     tokio::spawn(async move {
@@ -38,12 +38,12 @@
 //!     Ok(())
 //! }
 //!
-//! /// By the time this returns nothing may write to the source any more.
+//! /// Returns once nothing writes to the source any more.
 //! async fn stop_writes() {}
 //! ```
 //!
 //! # Guides
-//! [`docs`] has a page for each of these: [concepts](docs::concepts), [cutover and way back](docs::cutover),
+//! [`docs`] has a page on each topic: [concepts](docs::concepts), [cutover and way back](docs::cutover),
 //! [verification](docs::verification), [operations](docs::operations) (the runbook), [sizing](docs::sizing), [security](docs::security),
 //! [versions](docs::versions), [benchmarks](docs::benchmarks), [the hosted procedure](docs::hosted) and [contributing](docs::contributing).
 //!
@@ -59,17 +59,16 @@
 //! | keep the checkpoint elsewhere, or wrap a side | [`CheckpointStore`], [`Source`], [`Sink`] |
 //! | follow an oplog | [`OplogCursor`](oplog::OplogCursor) |
 //!
-//! With the feature `test-util` there are implementations of the three traits in memory, and a conformance suite to run against
-//! one's own.
+//! The feature `test-util` adds in-memory implementations of the three traits, and a conformance suite for your own implementations.
 
-// The guides.
+// Guides.
 pub mod docs;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-// The rooms, from the ground up: a room uses what is above it in this list, and nothing below it. A test holds this order.
+// The modules in layers, lowest first: a module uses only modules above it in this list. A test enforces this order.
 mod error;
 pub mod order;
 mod spill;
@@ -78,12 +77,12 @@ mod catalog;
 mod compare;
 pub mod oplog;
 
-// The plug points: where documents and history come from, where they go, where the checkpoint is kept.
+// Extension points: where documents and history come from, where they go, and where the checkpoint is kept.
 pub mod sink;
 pub mod source;
 pub mod checkpoint;
 
-// What talks to servers, and what a run is made of.
+// Server access, and the parts of a run.
 mod config;
 mod mongo;
 mod report;
@@ -93,7 +92,7 @@ mod engine;
 mod cutover;
 mod api;
 
-// For tests of hosts and of implementations of the traits.
+// For tests of hosts and of trait implementations.
 #[cfg(feature = "test-util")]
 pub mod conformance;
 #[cfg(feature = "test-util")]
@@ -140,5 +139,5 @@ pub use mongo::connect::ConnectOptions;
 pub use sink::{MongoSink, Sink};
 pub use source::{MongoSource, Source};
 
-/// The database on the target that holds a migration's own records.
+/// Database on the target that holds the migration's own records.
 pub(crate) const METADATA_DATABASE: &str = "__mdb_internal_mongoferry";

@@ -1,4 +1,4 @@
-//! A temporary file for what memory has no room for.
+//! Temporary files for data that does not fit into memory.
 
 use std::fs::OpenOptions;
 use std::io::SeekFrom;
@@ -10,14 +10,14 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A file that nobody else can open, and that is gone with its handle.
+/// A temporary file without a name: no other process can open it, and it disappears when its handle is closed.
 #[derive(Debug)]
 pub(crate) struct Spill {
     file: File,
     end: u64,
 }
 
-/// Where something stands in a file.
+/// The location of a block of bytes in a [`Spill`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     start: u64,
@@ -25,17 +25,17 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Its bytes.
+    /// Length in bytes.
     pub fn length(self) -> usize {
         self.length
     }
 }
 
 impl Spill {
-    /// An empty file in the temporary folder.
+    /// Creates an empty file in the temporary directory.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) when the folder cannot be written.
+    /// [`Io`](ErrorKind::Io) if the directory is not writable.
     pub async fn create() -> Result<Self> {
         Ok(Self {
             file: create(std::env::temp_dir()).await?,
@@ -43,10 +43,10 @@ impl Spill {
         })
     }
 
-    /// Writes at the end of the file.
+    /// Appends `bytes` to the file.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) when the file cannot be written.
+    /// [`Io`](ErrorKind::Io) if the file cannot be written.
     pub async fn append(&mut self, bytes: &[u8]) -> Result<Place> {
         self.file.write_all(bytes).await.map_err(failed)?;
         let place = Place {
@@ -57,10 +57,10 @@ impl Spill {
         Ok(place)
     }
 
-    /// Reads what was written at a place. Nothing may be [appended](Self::append) afterwards.
+    /// Reads the bytes at `place`. Do not [`append`](Self::append) afterwards: the file position has moved.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) when the file cannot be read.
+    /// [`Io`](ErrorKind::Io) if the file cannot be read.
     pub async fn read(&mut self, place: Place) -> Result<Vec<u8>> {
         self.file.flush().await.map_err(failed)?;
         self.file.seek(SeekFrom::Start(place.start)).await.map_err(failed)?;
@@ -69,10 +69,10 @@ impl Spill {
         Ok(bytes)
     }
 
-    /// Reads everything from the beginning.
+    /// Returns a reader of the whole file, from its beginning.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) when the file cannot be read.
+    /// [`Io`](ErrorKind::Io) if the file cannot be read.
     pub async fn into_reader(mut self) -> Result<BufReader<File>> {
         self.file.flush().await.map_err(failed)?;
         self.file.seek(SeekFrom::Start(0)).await.map_err(failed)?;
@@ -81,7 +81,7 @@ impl Spill {
 }
 
 async fn create(folder: PathBuf) -> Result<File> {
-    // One blocking step, so that dropping the future cannot stop between making the file and taking its name away.
+    // Create and unlink the file in one blocking step, so that dropping the future cannot leave a named file behind.
     let create = move || {
         let path = folder.join(format!("mongoferry-{}", Uuid::new()));
         let mut options = OpenOptions::new();
@@ -100,7 +100,7 @@ async fn create(folder: PathBuf) -> Result<File> {
         .map_err(failed)
 }
 
-/// The error of a temporary file that cannot be used.
+/// The error for a temporary file that cannot be used.
 pub(crate) fn failed(error: std::io::Error) -> Error {
     Error::new(
         ErrorKind::Io,
@@ -137,7 +137,7 @@ mod tests {
                 if futures::poll!(&mut making).is_ready() {
                     break;
                 }
-                // What was begun on another thread is done by then.
+                // Let the blocking task that was spawned before finish.
                 tokio::task::spawn_blocking(|| ()).await.unwrap();
             }
             drop(making);

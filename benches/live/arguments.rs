@@ -7,7 +7,7 @@ use mongoferry_testbed::Version;
 use crate::Result;
 
 pub(crate) const USAGE: &str = "\
-Usage: cargo bench --bench live -- [OPTIONS]
+Usage: cargo bench -p mongoferry-benches --bench live -- [OPTIONS]
 
   --rounds N      how often each thing is measured (5)
   --scale F       the size of the data, 1 being 2.6 GB (1)
@@ -152,7 +152,8 @@ fn version(name: &str) -> Result<Version> {
         .ok_or_else(|| format!("there is no server {name} to start").into())
 }
 
-/// Cargo runs benches in the package's folder.
+/// The folder of the workspace, unless the environment names another one.
 fn target_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
+    let own = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target");
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(own, PathBuf::from)
 }

@@ -1,6 +1,6 @@
 //! Whole migrations between real replica sets, against what the servers do by themselves.
 //!
-//! `cargo bench --bench live` runs everything; `-- --help` lists the options. What is compared is measured in turns within one run, so
+//! `cargo bench -p mongoferry-benches --bench live` runs everything; `-- --help` lists the options. What is compared is measured in turns within one run, so
 //! that a machine that grows slower does so for all; the migration runs in a process of its own, so that its CPU time and memory are its
 //! own.
 

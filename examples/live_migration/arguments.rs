@@ -1,4 +1,4 @@
-//! The command line, parsed by hand: an example should not need a parser crate.
+//! Command-line arguments, parsed by hand to keep the example free of a parser crate.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,64 +8,78 @@ use std::time::Duration;
 use mongoferry::{DdlPolicy, ExistingData, Namespace, PathPolicy, Throttle, Verification};
 
 pub const USAGE: &str = "\
-Migrates a live MongoDB replica set into another one.
+Migrates a live MongoDB replica set to another one.
 
 Usage: live_migration [--source URI --target URI] [OPTIONS]
 
-Without --source and --target it starts two replica sets of its own, loads a sample shop into one of them, keeps
-writing to it, and migrates that.
+Without --source and --target, the program starts two replica sets of its own, loads a sample shop into one of them,
+keeps writing to it, and migrates it.
 
 Options:
       --source URI                   connection string of the replica set to migrate from
       --target URI                   connection string of the replica set to migrate to
-      --include NAMESPACE            migrate only what fits, such as shop.* or *.orders; may be repeated
-      --exclude NAMESPACE            leave out what fits, whatever is included; may be repeated
-      --rename FROM=TO               give a collection another name on the target; may be repeated
+      --include NAMESPACE            migrate only namespaces that match, such as shop.* or *.orders; repeatable
+      --exclude NAMESPACE            exclude namespaces that match, even if included; repeatable
+      --rename FROM=TO               rename a collection on the target; repeatable
       --existing-data refuse|clear|keep
-                                     what to do with collections that stand in the way on the target: refuse to start,
-                                     drop them, or make them equal to the source [default: refuse]
+                                     what to do with existing collections on the target that are in the way: refuse to
+                                     start, drop them, or make them equal to the source [default: refuse]
       --checkpoint target|PATH       where the checkpoint is kept: on the target or in a file [default: target]
-      --cutover auto|manual          cut over as soon as the lag has stayed small for two seconds, or when `cutover` is
-                                     read from standard input [default: auto]
-      --block-writes                 block writes on the source at the cutover (setUserWriteBlockMode, 6.0 and newer); the
-                                     block stays once the migration is complete
-      --reverse                      go on in the opposite direction once the migration is complete, so that the source
-                                     stays a way back, until `cutover` is read, which hands back, or `abandon`;
-                                     with --block-writes the user on the source has to be one who may pass the block
-      --ddl apply|warn|fail          what to do when the catalogue of the source is changed meanwhile: carry it over, say
-                                     so too, or stop [default: apply]
-      --max-lag SECONDS              the lag that counts as small [default: 2]
-      --window-hours N               hours that the source is followed after the run was first ready [default: 120]
-      --stop-after preflight|ready   stop there, with the checkpoint kept
+      --cutover auto|manual          cut over once the lag has stayed small for two seconds, or when `cutover` is read
+                                     from standard input [default: auto]
+      --block-writes                 block writes on the source at the cutover (setUserWriteBlockMode, 6.0 and newer);
+                                     the block stays after the migration is complete
+      --reverse                      after the migration is complete, migrate in the opposite direction, so that the
+                                     source remains a way back; `cutover` hands back to the source, `abandon` stops;
+                                     with --block-writes, the user on the source must be able to bypass the block
+      --ddl apply|warn|fail          what to do when the source's catalogue changes during the run: apply the change,
+                                     apply it with a warning, or stop [default: apply]
+      --max-lag SECONDS              maximum lag that counts as small [default: 2]
+      --window-hours N               hours to follow the source after the run is first ready [default: 120]
+      --stop-after preflight|ready   stop at this point, and keep the checkpoint
       --verify none|digest|continuous
-                                     how documents are compared: not at all, all of them at cutover, or all of them while
-                                     the source is followed and what changes afterwards at cutover [default: continuous]
-      --certificate PATH             write what was handed over into this file, as BSON, once it is complete
-      --walkers N                    ranges copied at the same time [default: 4]
-      --all-walkers                  copy so many also while that slows the source's own writers down
-      --lanes N                      connections that apply changes [default: 4]
-      --chunk-bytes N                bytes of documents in a chunk [default: 67108864]
-      --memory-bytes N               bytes of documents and changes held in memory [default: 268435456]
-      --copy-bytes-per-second N      bytes of documents read from the source each second at most [default: no limit]
-      --tail-operations-per-second N operations taken out of the oplog each second at most [default: no limit]
-      --accept-unencrypted           let documents and passwords go to other hosts without TLS
-      --path-policy upward|hosted    any path to the same or a newer version, or those of hosted services [default: upward]
-      --scan                         let preflight read every document, to find those that the target would refuse
-      --json                         one JSON object a line on standard output, text on standard error
+                                     how documents are compared: not at all, all of them at cutover, or all of them
+                                     during the run and later changes at cutover [default: continuous]
+      --certificate PATH             write the certificate of a complete hand-over to this file, as BSON
+      --walkers N                    maximum number of ranges copied concurrently [default: 4]
+      --all-walkers                  use all walkers even if that slows down the source's own writers
+      --lanes N                      number of connections that apply changes [default: 4]
+      --chunk-bytes N                size of a chunk in bytes of documents [default: 67108864]
+      --memory-bytes N               limit for documents and changes in memory [default: 268435456]
+      --copy-bytes-per-second N      maximum bytes of documents read from the source per second [default: no limit]
+      --tail-operations-per-second N maximum operations read from the oplog per second [default: no limit]
+      --accept-unencrypted           allow documents and passwords to be sent to other hosts without TLS
+      --path-policy upward|hosted    any path to the same or a newer version, or only those of hosted services
+                                     [default: upward]
+      --scan                         read every document in preflight, to find those that the target would refuse
+      --json                         one JSON object per line on standard output, text on standard error
       --help                         print this and exit
 
-Commands on standard input, one a line: cutover, pause, resume, status, abandon, verify, which compares both sides while
-both are written to, repair, which writes what it found to differ, extend HOURS, which makes the cutover window longer,
-and throttle BYTES OPERATIONS, which changes the two limits (0 for none).
+Commands on standard input, one per line:
+      cutover                        cut over as soon as everything is copied and the lag is small
+      pause, resume                  pause the run, continue it
+      status                         print the status
+      verify                         compare both sides while both are being written to
+      repair                         write the documents that verify found to differ
+      extend HOURS                   extend the cutover window
+      throttle BYTES OPERATIONS      change the two limits per second (0 for no limit)
+      abandon                        stop, and keep the checkpoint
 
-With --reverse there are two summaries, one for each direction, of which the last says how it ended; lines about the way
-back have the field `direction` with the value `reverse`. The same command goes on with the direction it was in.
+With --reverse there are two summaries, one for each direction. The last one is the final result. Lines about the way
+back have the field `direction` with the value `reverse`. After a stop, the same command continues in the direction
+that was active.
 
-Exit codes: 0 complete and verified; 2 refused by preflight or when connecting; 3 differences found; 4 stopped by --stop-after or abandon;
-130 and 143 stopped by SIGINT and SIGTERM; 1 any other failure. The same command again resumes what was stopped.
+Exit codes:
+      0                              complete and verified
+      1                              any other failure
+      2                              refused by preflight or when connecting
+      3                              differences found
+      4                              stopped by --stop-after or abandon
+      130, 143                       stopped by SIGINT, SIGTERM
+Run the same command again to resume a migration that was stopped.
 ";
 
-/// What was asked for. It has no `Debug`, since connection strings hold passwords.
+/// Parsed arguments. There is no `Debug`, because connection strings contain passwords.
 #[derive(Default)]
 pub struct Arguments {
     /// Source and target; `None` for the demonstration.
@@ -74,7 +88,7 @@ pub struct Arguments {
     pub exclude: Vec<String>,
     pub rename: Vec<(String, String)>,
     pub existing_data: ExistingData,
-    /// `None` for the target.
+    /// `None` means on the target.
     pub checkpoint: Option<PathBuf>,
     pub manual_cutover: bool,
     pub block_writes: bool,
@@ -84,7 +98,7 @@ pub struct Arguments {
     pub window: Option<Duration>,
     pub stop_after: Option<StopAfter>,
     pub verification: Verification,
-    /// Where the certificate is written.
+    /// Path of the certificate file.
     pub certificate: Option<PathBuf>,
     pub walkers: Option<usize>,
     pub all_walkers: bool,
@@ -97,7 +111,7 @@ pub struct Arguments {
     pub scan: bool,
     pub json: bool,
     pub help: bool,
-    /// How many documents the demonstration loads; not in the usage, as it is for tests.
+    /// Number of documents that the demonstration loads. It is for tests, and therefore not in the usage.
     pub documents: Option<u64>,
 }
 
@@ -108,7 +122,8 @@ pub enum StopAfter {
 }
 
 impl Arguments {
-    /// Parses the arguments, without the program's name. Messages never hold values: a misplaced one may be a password.
+    /// Parses the arguments without the program's name. Error messages never contain values: a misplaced one may be a
+    /// password.
     pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Self, String> {
         let mut arguments = Self::default();
         let (mut source, mut target) = (None, None);
@@ -139,7 +154,7 @@ impl Arguments {
                 continue;
             }
             if !option.starts_with("--") {
-                return Err("there is an argument that belongs to no option".to_owned());
+                return Err("an argument belongs to no option".to_owned());
             }
             let mut value = || match attached.take() {
                 Some(value) => Ok(value),
@@ -222,19 +237,19 @@ impl Arguments {
                     arguments.throttle.tail_operations_per_second = limit(number(&option, &value()?)?);
                 }
                 "--documents" => arguments.documents = Some(number(&option, &value()?)?),
-                _ => return Err(format!("there is no option {option}")),
+                _ => return Err(format!("unknown option {option}")),
             }
         }
         arguments.deployments = match (source, target) {
             (Some(source), Some(target)) => Some((source, target)),
             (None, None) => None,
-            _ => return Err("--source and --target are given both or neither".to_owned()),
+            _ => return Err("--source and --target must be given together".to_owned()),
         };
         Ok(arguments)
     }
 }
 
-/// The library checks this too, but not before it is connected.
+/// Checks a namespace before connecting. The library checks it too, but only after it has connected.
 fn pattern(option: &str, value: String) -> Result<String, String> {
     match value.parse::<Namespace>() {
         Ok(_) => Ok(value),
@@ -252,14 +267,14 @@ fn choice<T: Copy>(option: &str, value: &str, choices: &[(&str, T)]) -> Result<T
     })
 }
 
-/// A time in hours, of which there may be a fraction.
+/// Parses a time in hours, which may have a fraction.
 pub fn hours(value: &str) -> Option<Duration> {
     let hours: f64 = value.parse().ok()?;
     let time = Duration::try_from_secs_f64(hours * 3600.0).ok()?;
     (!time.is_zero()).then_some(time)
 }
 
-/// 0 is for no limit.
+/// Converts a rate to a limit. 0 means no limit.
 pub fn limit(per_second: u64) -> Option<u64> {
     (per_second > 0).then_some(per_second)
 }

@@ -1,4 +1,4 @@
-//! The migration that the arguments ask for.
+//! Builds the migration from the command-line arguments.
 
 use mongoferry::checkpoint::FileStore;
 use mongoferry::{
@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 
 use crate::arguments::Arguments;
 
-/// Where what has to be waited for is told.
+/// Channel that receives reports of waiting.
 pub type Waits = mpsc::Sender<Wait>;
 
-/// Connects to both sides and describes the migration that the arguments ask for.
+/// Connects to both sides and builds the migration that the arguments describe.
 pub async fn assemble(arguments: &Arguments, source: &str, target: &str, waits: &Waits) -> Result<Migration> {
     let (source, sink) = connect(source, target, waits).await?;
     let mut builder = Migration::builder(source, sink).existing_data(arguments.existing_data);
@@ -30,7 +30,7 @@ pub async fn assemble(arguments: &Arguments, source: &str, target: &str, waits: 
     with_settings(builder, arguments, waits).build()
 }
 
-/// Describes the migration that takes a hand-over back, whose source is the target.
+/// Builds the migration that reverses a hand-over. Its source is the original target.
 pub async fn assemble_back(
     arguments: &Arguments,
     way_back: &WayBack,
@@ -42,7 +42,8 @@ pub async fn assemble_back(
     back(arguments, way_back.reverse(source, sink)?, waits)
 }
 
-/// The same of a migration that an earlier process has completed; `None` when it is not complete.
+/// Same as `assemble_back`, for a migration that an earlier process has completed. Returns `None` if it is not
+/// complete.
 pub async fn assemble_back_of(
     arguments: &Arguments,
     migration: &Migration,
@@ -60,7 +61,7 @@ pub async fn assemble_back_of(
 
 fn back(arguments: &Arguments, mut builder: MigrationBuilder, waits: &Waits) -> Result<Migration> {
     if let Some(path) = &arguments.checkpoint {
-        // The first direction's is still wanted.
+        // The checkpoint of the first direction is still needed.
         let mut path = path.clone().into_os_string();
         path.push(".reverse");
         builder = builder.checkpoint(FileStore::new(path));
@@ -76,7 +77,7 @@ async fn connect(source: &str, target: &str, waits: &Waits) -> Result<(MongoSour
     )
 }
 
-/// What is called when something has to be waited for. It must not block, and what is not shown in time matters no more.
+/// Returns the callback for waits. It must not block, so waits that do not fit into the channel are dropped.
 fn tell(waits: &Waits) -> impl Fn(Wait) + Send + Sync + 'static {
     let waits = waits.clone();
     move |wait| {
@@ -84,7 +85,7 @@ fn tell(waits: &Waits) -> impl Fn(Wait) + Send + Sync + 'static {
     }
 }
 
-/// What is the same in both directions.
+/// Applies the settings that both directions share.
 fn with_settings(mut builder: MigrationBuilder, arguments: &Arguments, waits: &Waits) -> MigrationBuilder {
     builder = builder
         .on_wait(tell(waits))

@@ -1,4 +1,4 @@
-//! What the user sees: JSON lines, a progress display on a terminal, or a line a second.
+//! Output to the user: JSON lines, a progress display on a terminal, or plain lines.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -10,19 +10,19 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::ending::{Ending, shown};
 use crate::json;
 
-/// How wide a progress bar is.
+/// Width of the progress bar in characters.
 const BAR: usize = 30;
 
-/// Where and how things are shown.
+/// Output to the user, in one of several modes.
 pub struct Console {
     mode: Mode,
-    /// Lines of the progress display that stand on the terminal now.
+    /// Number of lines of the progress display that are on the terminal now.
     drawn: usize,
-    /// A further line of the progress display.
+    /// An additional line of the progress display.
     further: Option<Box<dyn Fn() -> String>>,
-    /// Whether a hand-over is being taken back.
+    /// Whether the output is about the way back.
     reversed: bool,
-    /// Whether the findings of preflight have been shown.
+    /// Whether preflight findings were shown.
     plan_shown: bool,
 }
 
@@ -30,9 +30,9 @@ pub struct Console {
 enum Mode {
     /// JSON on standard output, text on standard error.
     Json,
-    /// A progress display that is drawn again and again.
+    /// Progress display that is redrawn in place.
     Terminal,
-    /// A line now and then.
+    /// A line every second.
     Lines,
 }
 
@@ -52,17 +52,17 @@ impl Console {
         }
     }
 
-    /// Shows one more line below the progress from now on, or no longer.
+    /// Sets or removes an additional line below the progress.
     pub fn set_further(&mut self, further: Option<Box<dyn Fn() -> String>>) {
         self.further = further;
     }
 
-    /// Says from now on that what is shown is about the way back.
+    /// Marks all further output as being about the way back.
     pub fn set_reversed(&mut self) {
         self.reversed = true;
     }
 
-    /// How often a status is shown.
+    /// Interval between two status reports.
     pub fn interval(&self) -> Interval {
         let mut interval = interval(match self.mode {
             // Twice as often as promised, so that a busy machine does not break the promise.
@@ -74,7 +74,7 @@ impl Console {
         interval
     }
 
-    /// Shows a status, as is done at each tick.
+    /// Shows the status at each tick.
     pub fn status(&mut self, status: &Status) {
         match self.mode {
             Mode::Json => self.line(json::status(status)),
@@ -90,22 +90,23 @@ impl Console {
         }
     }
 
-    /// Shows a status because it has changed or was asked for. People see changes anyway.
+    /// Shows the status because it has changed or was requested. Only JSON output needs this: the other modes show
+    /// changes at the next tick.
     pub fn status_now(&mut self, status: &Status) {
         if self.mode == Mode::Json {
             self.line(json::status(status));
         }
     }
 
-    /// Shows an event. On standard error only what needs attention.
+    /// Shows an event. As text, only events that need attention are shown.
     pub fn event(&mut self, event: &Event) {
         if self.mode == Mode::Json {
             self.line(json::event(event));
         }
         let text = match event {
-            Event::Started { resumed: true, .. } => "going on from the checkpoint".to_owned(),
+            Event::Started { resumed: true, .. } => "resuming from the checkpoint".to_owned(),
             Event::Resync { gap, reason, .. } => format!(
-                "the position is lost, {} s of history lie between: comparing everything with the source ({reason})",
+                "the position is lost, with a gap of {} s: comparing everything with the source ({reason})",
                 gap.as_secs()
             ),
             Event::FallingBehind {
@@ -113,21 +114,21 @@ impl Console {
                 applied_rate,
                 lag,
             } => format!(
-                "falling behind: the source writes {source_rate:.0} operations a second, {applied_rate:.0} are applied; the lag is {} s",
+                "falling behind: the source writes {source_rate:.0} operations per second, {applied_rate:.0} are applied; the lag is {} s",
                 lag.as_secs()
             ),
             Event::OplogWindowShort { window, time_left, .. } => {
                 let left = time_left.map_or_else(|| "soon".to_owned(), |left| format!("in {} s", left.as_secs()));
                 format!(
-                    "the oplog, which spans {} s, no longer holds the position {left}",
+                    "the oplog spans {} s, and will no longer contain the position {left}",
                     window.as_secs()
                 )
             }
             Event::WritesAfterStop { writes, accepted: true } => {
-                format!("the source was written to after the writers had been stopped, which was accepted: {writes}")
+                format!("the source was written to after its writers were stopped; these writes are accepted: {writes}")
             }
             Event::CutoverWindowShort { left, .. } => format!(
-                "the cutover window ends in {} minutes; `extend HOURS` makes it longer",
+                "the cutover window ends in {} minutes; `extend HOURS` extends it",
                 left.as_secs() / 60
             ),
             Event::SourceWritesBlocked => "writes on the source are blocked".to_owned(),
@@ -137,7 +138,7 @@ impl Console {
             }
             Event::HookFailed { hook, reason } => format!("the hook {hook} failed: {reason}"),
             Event::CatalogChangeMet { namespace, change, .. } => format!("the source changed {namespace} by {change}"),
-            Event::CatalogChanged { description, .. } => format!("carried over: {description}"),
+            Event::CatalogChanged { description, .. } => format!("applied to the target: {description}"),
             Event::DocumentDiffers { namespace, difference } => format!("{}: {difference}", shown(namespace)),
             Event::IndexFailed {
                 namespace,
@@ -159,16 +160,16 @@ impl Console {
             Event::ForeignWrite { namespace, writes } => {
                 format!("another program writes to {namespace} on the target: {writes} writes so far")
             }
-            Event::ForeignWritesNotWatched { reason } => format!("others' writes to the target are not seen: {reason}"),
+            Event::ForeignWritesNotWatched { reason } => format!("foreign writes to the target are not seen: {reason}"),
             Event::MembersChanged { side, added, removed } => {
-                format!("the members of the {side} have changed: {added:?} were added, {removed:?} are gone")
+                format!("the members of the {side} have changed: added {added:?}, removed {removed:?}")
             }
             _ => return,
         };
         self.text(&text);
     }
 
-    /// Shows what preflight found.
+    /// Shows the plan and the findings of preflight.
     pub fn plan(&mut self, plan: &Plan) {
         if self.mode == Mode::Json {
             self.line(json::plan(plan));
@@ -186,7 +187,7 @@ impl Console {
         }
     }
 
-    /// Shows what has to be waited for before there is a run.
+    /// Shows a wait that occurs before the run exists.
     pub fn wait(&mut self, wait: &Wait) {
         if self.mode == Mode::Json {
             self.line(json::wait(wait));
@@ -194,7 +195,7 @@ impl Console {
         self.text(&wait.to_string());
     }
 
-    /// Answers a command.
+    /// Shows the reply to a command.
     pub fn reply(&mut self, command: &str, accepted: bool, message: &str) {
         if self.mode == Mode::Json {
             self.line(json::command(command, accepted, message));
@@ -205,7 +206,7 @@ impl Console {
         ));
     }
 
-    /// Shows what a comparison has found.
+    /// Shows the result of a comparison.
     pub fn report(&mut self, report: &VerifyReport) {
         if self.mode == Mode::Json {
             self.line(json::report(report));
@@ -227,10 +228,10 @@ impl Console {
         self.text(text);
     }
 
-    /// Shows how it ended: the last line.
+    /// Shows the result, as the last line.
     pub fn summary(&mut self, ending: &Ending) {
         if !self.plan_shown {
-            // What stood in the way of connecting, in the form of what preflight finds.
+            // If connecting failed, its findings have not been shown yet.
             self.finding_lines(&ending.findings);
         }
         for line in ending.to_string().lines() {
@@ -241,7 +242,7 @@ impl Console {
         }
     }
 
-    // Who closes the output before the end does not want to see more; the migration goes on all the same.
+    // Write errors are ignored: whoever closes the output early wants to see no more, and the migration continues.
 
     fn line(&self, mut line: Value) {
         if self.reversed {
@@ -258,13 +259,13 @@ impl Console {
         };
     }
 
-    /// Draws the progress in place of what was drawn before.
+    /// Redraws the progress in place.
     fn draw(&mut self, status: &Status) {
         let mut lines = vec![bar(status) + &copy_text(status), changes_text(status)];
         lines.extend(self.further.as_ref().map(|further| further()));
         let erasure = self.erasure();
         self.drawn = lines.len();
-        // A line that wraps could not be erased; terminals are at least so wide.
+        // A line that wraps could not be erased. Terminals have at least this many columns.
         let lines: Vec<String> = lines
             .iter()
             .map(|line| line.chars().take(columns()).collect())
@@ -274,7 +275,7 @@ impl Console {
         let _ = out.flush();
     }
 
-    /// The escape codes that take away what is drawn.
+    /// Returns the escape codes that erase the progress display.
     fn erasure(&mut self) -> String {
         match std::mem::take(&mut self.drawn) {
             0 => String::new(),
@@ -298,7 +299,7 @@ fn bar(status: &Status) -> String {
     format!("[{}{}] ", "#".repeat(full), "-".repeat(BAR - full))
 }
 
-/// How much is copied, from 0 to 1.
+/// Share of the data that is copied, from 0 to 1.
 fn share(status: &Status) -> f64 {
     match (status.copy_complete, status.total.bytes) {
         (true, _) => 1.0,
@@ -337,7 +338,7 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-/// A number with a comma between each three digits.
+/// Formats a number with commas between groups of three digits.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! The demonstration: a shop on a replica set of its own, whose application goes on writing while it is migrated.
+//! Demonstration: a shop on its own replica set whose application keeps writing during the migration.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,16 +12,16 @@ use crate::console::grouped;
 use crate::ending::Ending;
 use crate::session::Session;
 
-/// How many documents are loaded.
+/// Default number of documents to load.
 const DOCUMENTS: u64 = 300_000;
 
-/// How many operations the application begins in a second.
+/// Number of operations that the application starts per second.
 const OPERATIONS: u32 = 400;
 
-/// Of the data and of the application's choices, so that each run is the same as far as it can be.
+/// Seed for the data and for the application's choices, so that runs differ as little as possible.
 const SEED: u64 = 42;
 
-/// Starts both replica sets, loads the shop, migrates it while it is written to, and compares both sides.
+/// Starts both replica sets, loads the shop, migrates it while it is being written to, and compares both sides.
 pub async fn run(session: &mut Session<'_>) -> Ending {
     match try_run(session).await {
         Ok(ending) => ending,
@@ -33,7 +33,7 @@ async fn try_run(session: &mut Session<'_>) -> Result<Ending, Box<Ending>> {
     let documents = session.arguments.documents.unwrap_or(DOCUMENTS);
     session
         .console
-        .note("starting two replica sets; the first time this fetches MongoDB 6.0.5");
+        .note("starting two replica sets; the first time, this downloads MongoDB 6.0.5");
     let (source, target) = session.while_informing(start()).await?;
     session
         .console
@@ -121,7 +121,7 @@ async fn compare(
     compare.await.map_err(|error| failure("compare both sides", error))
 }
 
-/// Notes differences that the library did not find.
+/// Records differences that the library did not find.
 fn take_over(ending: &mut Ending, found: &[Difference]) {
     if found.is_empty() {
         return;

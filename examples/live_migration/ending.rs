@@ -1,4 +1,4 @@
-//! How a run of the example ends.
+//! Result of a run of the example.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::console::grouped;
 /// Exit code: stopped by `--stop-after` or `abandon`.
 pub const STOPPED: u8 = 4;
 
-/// What the last line tells, and the exit code.
+/// Content of the last line, and the exit code.
 pub struct Ending {
     pub exit: u8,
     /// `complete`, `refused`, `differences`, `stopped` or `failed`.
@@ -28,11 +28,11 @@ pub struct Ending {
     pub not_migrated: Vec<String>,
     pub not_kept: Vec<NotKept>,
     pub error: Option<String>,
-    /// What stood in the way, where that is why.
+    /// The findings that caused a refusal, if any.
     pub findings: Vec<Finding>,
-    /// From the beginning to the end.
+    /// Total time of the migration.
     pub took: Option<Duration>,
-    /// How long nothing could be written.
+    /// Time during which nothing could be written.
     pub downtime: Option<Duration>,
     pub way_back: Option<WayBack>,
 }
@@ -59,7 +59,7 @@ impl Ending {
         }
     }
 
-    /// Handed over, with or without differences.
+    /// The result of a hand-over, with or without differences.
     pub fn handed_over(summary: Summary) -> Self {
         let ending = match summary.outcome {
             Outcome::Complete => Self::new(0, "complete"),
@@ -80,12 +80,12 @@ impl Ending {
         }
     }
 
-    /// Stopped because the user wanted it, with the exit code that says how.
+    /// The result of a run that the user stopped, with the exit code that says how.
     pub fn stopped(exit: u8) -> Self {
         Self::new(exit, "stopped")
     }
 
-    /// Refused by preflight or when connecting, or failed.
+    /// The result of an error: refused by preflight or when connecting, or failed.
     pub fn of_error(error: &Error) -> Self {
         if error.kind() == ErrorKind::Refused || !error.findings().is_empty() {
             return Self {
@@ -97,7 +97,7 @@ impl Ending {
         Self::failed(error.to_string())
     }
 
-    /// Failed for any other reason.
+    /// The result of any other failure.
     pub fn failed(error: String) -> Self {
         Self {
             error: Some(error),
@@ -105,18 +105,18 @@ impl Ending {
         }
     }
 
-    /// Found to differ after it was complete.
+    /// Records that differences were found after the migration was complete.
     pub fn set_differences(&mut self, error: String) {
         (self.exit, self.outcome, self.error) = (3, "differences", Some(error));
     }
 }
 
-/// The name that users know: that of a time series rather than that of its buckets.
+/// The name that users know. For a time series this is the name of the series rather than of its buckets.
 pub fn shown(namespace: &Namespace) -> Namespace {
     namespace.time_series().unwrap_or_else(|| namespace.clone())
 }
 
-/// A table for people.
+/// Human-readable table.
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.collections.is_empty() {
@@ -168,7 +168,7 @@ impl fmt::Display for Ending {
             write!(f, " after {:.1} s", took.as_secs_f64())?;
         }
         if let Some(downtime) = self.downtime {
-            write!(f, ", {:.1} s of them without writes", downtime.as_secs_f64())?;
+            write!(f, ", of which {:.1} s without writes", downtime.as_secs_f64())?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What the user wants: lines on standard input, and signals.
+//! User input: lines on standard input, and signals.
 
 use std::io;
 use std::time::Duration;
@@ -9,40 +9,40 @@ use tokio::sync::mpsc;
 
 use crate::arguments::{hours, limit};
 
-/// Where the user is heard.
+/// Receives the user's input.
 pub struct Input {
     lines: mpsc::Receiver<String>,
     interrupt: Signal,
     terminate: Signal,
 }
 
-/// Something that the user wants.
+/// A request from the user.
 #[derive(Debug)]
 pub enum Wish {
     /// Hand over to the target.
     Cutover,
-    /// Stop reading and writing for a while.
+    /// Stop reading and writing until `resume`.
     Pause,
-    /// Go on after a pause.
+    /// Continue after a pause.
     Resume,
-    /// Say how far it is.
+    /// Show the status.
     Status,
     /// Compare both sides now.
     Verify,
-    /// Write what the last comparison has found to differ.
+    /// Repair the documents that the last comparison found to differ.
     Repair,
-    /// Make the cutover window longer by this.
+    /// Extend the cutover window by this duration.
     Extend(Duration),
-    /// Go no faster than this.
+    /// Set the rate limits.
     Throttle(Throttle),
-    /// End, with the checkpoint kept, and with this exit code.
+    /// End with this exit code, and keep the checkpoint.
     Stop(u8),
-    /// A line that is no command.
+    /// A line that is not a command.
     Unknown(String),
 }
 
 impl Wish {
-    /// The command that expresses it.
+    /// The command for this request.
     pub fn name(&self) -> &str {
         match self {
             Self::Cutover => "cutover",
@@ -60,7 +60,7 @@ impl Wish {
 }
 
 impl Input {
-    /// Begins to listen. From now on the signals no longer end the process by themselves.
+    /// Starts listening. From now on signals no longer end the process by themselves.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             lines: lines(),
@@ -69,13 +69,13 @@ impl Input {
         })
     }
 
-    /// The next wish. Dropping the future loses none.
+    /// Returns the next request. This method is cancel safe.
     pub async fn next(&mut self) -> Wish {
         loop {
             let line = tokio::select! {
                 _ = self.interrupt.recv() => return Wish::Stop(130),
                 _ = self.terminate.recv() => return Wish::Stop(143),
-                // Without standard input the signals are still heard.
+                // Signals are still received when standard input is closed.
                 Some(line) = self.lines.recv() => line,
             };
             return match line.trim() {
@@ -96,12 +96,12 @@ impl Input {
     }
 }
 
-/// The time that a line `extend HOURS` asks for.
+/// Parses a line `extend HOURS`.
 fn extension(line: &str) -> Option<Duration> {
     hours(line.strip_prefix("extend")?.trim())
 }
 
-/// The limits that a line `throttle BYTES OPERATIONS` sets.
+/// Parses a line `throttle BYTES OPERATIONS`.
 fn throttle(line: &str) -> Option<Throttle> {
     let mut words = line.split_whitespace();
     let (command, bytes, operations) = (words.next()?, words.next()?, words.next()?);
@@ -112,7 +112,8 @@ fn throttle(line: &str) -> Option<Throttle> {
     })
 }
 
-/// The lines of standard input. A thread of its own waits for them, as nothing can end such a wait but the process's end.
+/// Returns the lines of standard input. They are read on a separate thread, because only the end of the process can
+/// interrupt such a read.
 fn lines() -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel(1);
     std::thread::spawn(move || {

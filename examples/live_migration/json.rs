@@ -1,4 +1,4 @@
-//! The lines of `--json`: one object each, with `type` and `at`.
+//! Lines of `--json`: one object each, with `type` and `at`.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::ending::{Ending, shown};
 
-/// Adds the time to a line.
+/// Adds the current time to a line.
 pub fn stamped(mut line: Value) -> Value {
     line["at"] = rfc3339(SystemTime::now()).into();
     line
@@ -217,7 +217,7 @@ fn estimate(estimate: Estimate) -> Value {
     })
 }
 
-/// What has to be waited for before there is a run, as an event of the run tells it.
+/// A wait before the run exists, in the same form as the run's event for it.
 pub fn wait(wait: &Wait) -> Value {
     waiting(wait.side, &wait.operation, wait.elapsed, wait.limit)
 }
@@ -232,7 +232,7 @@ fn waiting(side: Side, operation: &str, elapsed: Duration, limit: Option<Duratio
     })
 }
 
-/// A finding on a line of its own, for scripts that look for its code.
+/// A finding on a separate line, for scripts that look for its code.
 pub fn finding_line(found: &Finding) -> Value {
     let mut line = finding(found);
     line["type"] = "finding".into();
@@ -269,13 +269,13 @@ pub fn report(report: &VerifyReport) -> Value {
     })
 }
 
-/// Which document, and in what; hashes stand for what is in it.
+/// Which document differs, and how. Hashes replace the contents.
 fn difference(difference: &Difference) -> Value {
     let (kind, paths) = match &difference.kind {
         DifferenceKind::Missing => ("missing", Vec::new()),
         DifferenceKind::Extra => ("extra", Vec::new()),
         DifferenceKind::Different { paths } => ("different", paths.clone()),
-        // A newer version of the library may tell more of them apart.
+        // A newer version of the library may distinguish more kinds.
         _ => ("unknown", Vec::new()),
     };
     json!({
@@ -346,7 +346,7 @@ fn not_kept(lost: &NotKept) -> Value {
     })
 }
 
-/// Their number, and some of them by name.
+/// The number of writes, and some of them individually.
 fn late_writes(writes: &LateWrites) -> Value {
     let named: Vec<Value> = writes
         .named

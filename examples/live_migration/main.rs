@@ -1,10 +1,10 @@
-//! Migrates a live MongoDB replica set into another one, on the command line.
+//! Command-line program that migrates a live MongoDB replica set to another one.
 //!
 //! `cargo run --release --example live_migration` shows a whole migration on two replica sets of its own;
-//! `cargo run --release --example live_migration -- --help` says how to migrate others.
+//! `cargo run --release --example live_migration -- --help` explains how to migrate others.
 //!
-//! What a host program needs to know is in `assembly.rs`, which describes a migration, and in `session.rs`, which starts it,
-//! follows its events, and hands over. The other files are the command line around them.
+//! The two files that matter to a host program are `assembly.rs` and `session.rs`. `assembly.rs` describes a migration.
+//! `session.rs` starts it, follows its events, and hands over. The other files are the command line around them.
 
 mod arguments;
 mod assembly;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         }
         Ok(mut arguments) => {
             if arguments.deployments.is_none() {
-                // Small chunks, since the demonstration's data is small too: so its progress can be seen.
+                // The demonstration has little data, so small chunks make its progress visible.
                 arguments.chunk_bytes.get_or_insert(4 << 20);
             }
             run(&arguments, &mut console)
@@ -61,8 +61,8 @@ fn run(arguments: &Arguments, console: &mut Console) -> Ending {
         let mut session = Session::new(arguments, console, input);
         match &arguments.deployments {
             Some((source, target)) => {
-                // The applications that write to the source are the user's own affair: with `--cutover manual` they are
-                // stopped before `cutover` is entered.
+                // The user is responsible for the applications that write to the source. With `--cutover manual` they
+                // are stopped before `cutover` is entered.
                 session.migrate(source, target, Box::pin(std::future::ready(()))).await
             }
             None => demo::run(&mut session).await,

@@ -1,4 +1,4 @@
-//! One migration from beginning to end, as a host program runs it: connect, check, start, follow, hand over.
+//! One migration in the way a host program runs it: connect, preflight, start, follow, hand over.
 
 use std::future::Future;
 use std::pin::pin;
@@ -17,32 +17,32 @@ use crate::console::Console;
 use crate::ending::{Ending, STOPPED};
 use crate::input::{Input, Wish};
 
-/// How often a hand-over is tried again that an election or a lost connection has interrupted.
+/// Maximum number of attempts of a hand-over that an election or a lost connection interrupts.
 const ATTEMPTS: usize = 5;
 
-/// What a migration on the command line has around it.
+/// Everything that a migration on the command line works with.
 pub struct Session<'a> {
     pub arguments: &'a Arguments,
     pub console: &'a mut Console,
     pub input: Input,
-    /// What has to be waited for while there is no run that tells it.
+    /// Waits that occur while there is no run to report them.
     waits: (Waits, mpsc::Receiver<Wait>),
-    /// The last status of the run, which is shown while there is no run to ask.
+    /// Last status of the run. It is shown while there is no run.
     last: Status,
-    /// Whether `cutover` was entered before there was a run.
+    /// Whether `cutover` was entered before the run existed.
     cutover_wanted: bool,
-    /// Whether the run is cut over when the user says so.
+    /// Whether the cutover waits for the user's command.
     manual: bool,
 }
 
-/// Why following a run ended.
+/// Why following a run has ended.
 enum End {
     HandedOver(Box<Summary>, Duration),
-    /// It is ready and was to stop there, or the user has had enough.
+    /// The run is ready and was to stop there, or the user stopped it.
     Stop(u8),
     /// The hand-over failed.
     Failed(Error),
-    /// The run ended by itself; it knows why.
+    /// The run ended by itself and knows why.
     Over,
 }
 
@@ -59,8 +59,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Migrates, and back where that is wanted. `stop_writes` is awaited at the cutover; when it is done nothing writes to the source any
-    /// more.
+    /// Runs the migration, and the way back if requested. `stop_writes` is awaited at the cutover. Once it has
+    /// returned, nothing writes to the source any more.
     pub async fn migrate(&mut self, source: &str, target: &str, stop_writes: LocalBoxFuture<'_, ()>) -> Ending {
         let began = Instant::now();
         let mut ending = match self.there_and_back(source, target, stop_writes).await {
@@ -83,7 +83,7 @@ impl<'a> Session<'a> {
             .await?;
         let mut back = None;
         if arguments.reverse {
-            // An earlier process may have come so far.
+            // An earlier process may already have completed the first direction.
             let earlier = assemble_back_of(arguments, &migration, source, target, &waits);
             back = self.while_informing(earlier).await?;
         }
@@ -103,10 +103,10 @@ impl<'a> Session<'a> {
         };
         self.console.set_reversed();
         self.console
-            .note("following the target now; `cutover` hands back to the source, `abandon` leaves it at that");
+            .note("following the target now; `cutover` hands back to the source, `abandon` stops here");
         (self.manual, self.cutover_wanted) = (true, false);
         self.last = Status::default();
-        // As with any manual cutover, the applications have been stopped by whoever enters the command.
+        // As with any manual cutover, whoever enters the command has already stopped the applications.
         self.migrate_one_way(back, Box::pin(std::future::ready(()))).await
     }
 
@@ -124,7 +124,7 @@ impl<'a> Session<'a> {
                 ..Ending::stopped(STOPPED)
             });
         }
-        // Refuses by itself when there are blockers.
+        // `start` refuses by itself if there are blockers.
         let started = self.while_informing(migration.start()).await;
         let run = started.map_err(|ending| {
             Box::new(Ending {
@@ -138,7 +138,7 @@ impl<'a> Session<'a> {
         let mut ending = match end {
             End::HandedOver(summary, downtime) => {
                 if summary.outcome != Outcome::Complete {
-                    // The run would go on. What differs is for people to understand, who can start it again.
+                    // The run would continue. People have to understand the differences first, and can start it again.
                     let _ = self.while_informing(run.abandon().map(Ok)).await;
                 }
                 self.keep(&summary);
@@ -149,7 +149,7 @@ impl<'a> Session<'a> {
             }
             End::Stop(exit) => {
                 self.console.note("stopping; the checkpoint is kept");
-                // Whoever wishes to stop a second time does not want to wait for what is under way.
+                // A user who stops a second time does not want to wait for work in progress.
                 let _ = self.while_informing(run.abandon().map(Ok)).await;
                 Ending::stopped(exit)
             }
@@ -171,7 +171,7 @@ impl<'a> Session<'a> {
         Ok(ending)
     }
 
-    /// Follows a run until it is handed over, is to be stopped, or has failed.
+    /// Follows a run until it is handed over, stopped by the user, or failed.
     async fn follow(
         &mut self,
         run: &MigrationHandle,
@@ -232,7 +232,7 @@ impl<'a> Session<'a> {
                     Ok(end) => return end,
                     Err(_) if run.status().phase == Phase::Failed => return End::Over,
                     Err(error) if error.kind() == ErrorKind::WritesAfterStop && self.manual => {
-                        // The user can stop what still writes, and enter the command again.
+                        // The user can stop the remaining writers, and enter the command again.
                         (awaited, stop_writes) = (None, Some(std::future::ready(()).boxed_local()));
                         self.console.reply("cutover", false, &error.to_string());
                         continue;
@@ -270,28 +270,28 @@ impl<'a> Session<'a> {
                         self.console.reply(
                             "cutover",
                             true,
-                            "begins as soon as everything is copied and the lag is small",
+                            "starts as soon as everything is copied and the lag is small",
                         );
                     } else {
                         self.console.reply(
                             "cutover",
                             false,
-                            "it is under way already, or the run is to stop before it",
+                            "it is already in progress, or the run stops before it",
                         );
                     }
                 }
                 Wish::Pause if cutting_over || pausing.is_some() => {
                     self.console
-                        .reply("pause", false, "not while the run hands over or is pausing already");
+                        .reply("pause", false, "the run is handing over, or is already pausing");
                 }
                 Wish::Pause => pausing = Some(run.pause().boxed_local()),
                 Wish::Resume => {
-                    // A pause that is wished for and taken back at once is over as well.
+                    // A resume cancels a pause that has not completed.
                     pausing = None;
-                    self.console.reply("resume", run.resume().is_ok(), "going on");
+                    self.console.reply("resume", run.resume().is_ok(), "the run is running");
                 }
                 Wish::Extend(by) => match run.extend(by).await {
-                    Ok(()) => self.console.reply("extend", true, "the cutover window is longer"),
+                    Ok(()) => self.console.reply("extend", true, "the cutover window is extended"),
                     Err(error) => self.console.reply("extend", false, &error.to_string()),
                 },
                 Wish::Verify => {
@@ -302,12 +302,12 @@ impl<'a> Session<'a> {
                     Some(found) => match run.repair(found).await {
                         Ok(count) => self
                             .console
-                            .reply("repair", true, &format!("{count} documents are written anew")),
+                            .reply("repair", true, &format!("{count} documents are rewritten")),
                         Err(error) => self.console.reply("repair", false, &error.to_string()),
                     },
                     None => self
                         .console
-                        .reply("repair", false, "enter verify first, and wait for its report"),
+                        .reply("repair", false, "enter `verify` first, and wait for its report"),
                 },
                 Wish::Throttle(throttle) => {
                     run.throttle(throttle);
@@ -324,7 +324,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Awaits a step for which no run is asked how far it is, goes on reporting, and lets the user stop it.
+    /// Awaits a step during which there is no run to report progress. Keeps reporting meanwhile, and lets the user stop
+    /// the step.
     pub async fn while_informing<T>(&mut self, step: impl Future<Output = Result<T>>) -> Result<T, Box<Ending>> {
         let mut step = pin!(step);
         let mut tick = self.console.interval();
@@ -338,15 +339,15 @@ impl<'a> Session<'a> {
                     Wish::Status => self.console.status_now(&self.last),
                     Wish::Cutover => {
                         self.cutover_wanted = true;
-                        self.console.reply("cutover", true, "begins as soon as everything is copied and the lag is small");
+                        self.console.reply("cutover", true, "starts as soon as everything is copied and the lag is small");
                     }
-                    wish => self.console.reply(wish.name(), false, "there is no run now"),
+                    wish => self.console.reply(wish.name(), false, "no run is active"),
                 },
             }
         }
     }
 
-    /// Writes the certificate where that was asked for. It is no reason to call what was handed over a failure.
+    /// Writes the certificate if requested. A failure to write it does not make the hand-over a failure.
     fn keep(&mut self, summary: &Summary) {
         let (Some(path), Some(certificate)) = (&self.arguments.certificate, &summary.certificate) else {
             return;
@@ -361,18 +362,18 @@ impl<'a> Session<'a> {
         });
     }
 
-    /// Reports an event, and a change of phase as a status too.
+    /// Reports an event. A change of phase is also reported as a status.
     fn say(&mut self, event: &Event) {
         self.console.event(event);
         if let Event::PhaseChanged { phase } = event {
-            // The run may be further than its events; the reader is to see every phase.
+            // The run may be ahead of its events, but the reader should see every phase.
             self.last.phase = *phase;
             self.console.status_now(&self.last);
         }
     }
 }
 
-/// Hands over as soon as the lag is small, again where an election or a lost connection interrupts it.
+/// Hands over as soon as the lag is small. Retries if an election or a lost connection interrupts the hand-over.
 async fn hand_over(run: &MigrationHandle, stop_writes: LocalBoxFuture<'_, ()>) -> Result<End> {
     let mut stop_writes = Some(stop_writes);
     let mut stopped = None;

@@ -1,4 +1,4 @@
-//! A running migration in the hands of its host.
+//! [`MigrationHandle`]: controls a running migration.
 
 use std::future::Future;
 use std::pin::pin;
@@ -28,12 +28,13 @@ use crate::runtime::limits::allocator::keep_freed_memory;
 use crate::runtime::progress::RunState;
 use crate::runtime::waiting::LONGEST_CALL;
 
-/// How long the lag must have stayed small before a run counts as ready.
+/// How long the lag must stay small before a run counts as ready.
 const STEADY: Duration = Duration::from_secs(2);
 
 /// A running migration.
 ///
-/// All its tasks belong to the handle: dropping it stops them, and the checkpoint stays. Starting the same migration again goes on from it.
+/// All tasks of the run belong to the handle. Dropping the handle stops them and keeps the checkpoint. Starting the same migration again
+/// resumes from that checkpoint.
 pub struct MigrationHandle {
     engine: Arc<Job>,
     progress: Arc<RunState>,
@@ -42,7 +43,7 @@ pub struct MigrationHandle {
     state: watch::Receiver<State>,
     cancel: CancellationToken,
     supervisor: AbortOnDropHandle<Result<()>>,
-    /// The phase that the host's hook was told last, and the task that tells it.
+    /// The last phase that was reported to the host's hook, and the task that reports it.
     told: watch::Receiver<Phase>,
     _phases: AbortOnDropHandle<()>,
 }
@@ -53,14 +54,14 @@ impl MigrationHandle {
         let hooks = engine.hooks.clone();
         let started = Self::start_allowed(engine).await;
         if let Err(error) = &started {
-            // There is no run yet whose events could tell what goes wrong here.
+            // No run exists yet that could emit an event about this error.
             hooks.on_failure(&Events::new(), error).await;
         }
         started
     }
 
     async fn start_allowed(engine: Arc<Job>) -> Result<Self> {
-        // What is wrong from the beginning is an error of the start, not of the run.
+        // An error that exists from the beginning fails the start, not the run.
         let loaded = engine.load();
         let waits = &engine.settings.on_wait;
         let loaded = waits.telling(Side::Target, "load the checkpoint", Some(LONGEST_CALL), loaded);
@@ -69,7 +70,7 @@ impl MigrationHandle {
                 return Err(Error::new(
                     ErrorKind::CheckpointMismatch,
                     "start the migration",
-                    "it is complete; to run it again remove its checkpoint first",
+                    "it is already complete; to run it again, remove its checkpoint first",
                 ));
             }
             Some(checkpoint) => {
@@ -86,7 +87,7 @@ impl MigrationHandle {
         let engine = Arc::new(engine.waiting(&events));
         let progress = Arc::new(RunState::new(events));
         progress.limits.set(engine.settings.throttle);
-        progress.places.set(engine.settings.walkers_at_first());
+        progress.walker_slots.set(engine.settings.walkers_at_first());
         let (length, now) = (engine.settings.cutover_window, engine.settings.clock.now());
         progress.window.go_on(length, kept, now);
         let requests: Arc<Requests> = Arc::new(watch::Sender::new(None));
@@ -117,12 +118,14 @@ impl MigrationHandle {
         })
     }
 
-    /// The events from now on. A reader that is slow misses some, and is told so; it never slows the run. The stream ends with the run.
+    /// Returns the events from now on. The stream ends with the run.
+    ///
+    /// A slow reader misses events, and is notified by [`Event::Missed`]. It never slows down the run.
     pub fn events(&self) -> impl Stream<Item = Event> + Send + Unpin + use<> {
         self.progress.events.subscribe(self.progress.phase().is_last())
     }
 
-    /// The state of the run now.
+    /// Returns the current state of the run.
     pub fn status(&self) -> Status {
         self.progress.status(self.engine.settings.max_lag)
     }
@@ -130,10 +133,10 @@ impl MigrationHandle {
     /// Waits until everything is copied and indexed, and the lag has stayed at or below `max_lag` for two seconds.
     ///
     /// # Errors
-    /// The error that ended the run meanwhile.
+    /// The error that ended the run in the meantime.
     ///
     /// # Cancellation
-    /// Dropping the future changes nothing.
+    /// Dropping the future has no effect on the run.
     pub async fn ready_to_cut_over(&self, max_lag: Duration) -> Result<()> {
         let mut since: Option<Instant> = None;
         loop {
@@ -149,30 +152,37 @@ impl MigrationHandle {
         }
     }
 
-    /// Hands over: waits until the copy is complete and the lag small, then awaits `stop_writes`, by the end of which nothing may write to
-    /// the source any more; applies what is left, compares both sides, gives indexes their final form and ends the run.
+    /// Performs the cutover and ends the run.
     ///
-    /// The answer says for each collection and index whether both sides are identical. Only when its outcome is
-    /// [`Complete`](crate::Outcome::Complete) may the applications go to the target. With any other the run goes on following, as it does
-    /// after an error that did not end it, and `cutover` may be called again.
+    /// The call waits until the copy is complete and the lag is small, then awaits `stop_writes`. Once `stop_writes` has returned, nothing
+    /// may write to the source any more. The call then applies the remaining changes, compares both sides, gives indexes their final form
+    /// and ends the run.
+    ///
+    /// The summary says for each collection and index whether both sides are identical. Applications may use the target only if the outcome
+    /// is [`Complete`](crate::Outcome::Complete). With any other outcome, and after an error that did not end the run, the run keeps
+    /// following the source, and `cutover` may be called again.
     ///
     /// # Errors
-    /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or another cutover is under way, [`Hook`](ErrorKind::Hook) when a hook of
-    /// the host fails that comes before `stop_writes`,
-    /// [`OperationsUnderWay`](ErrorKind::OperationsUnderWay) when transactions that were open on the source when `stop_writes` returned have
-    /// not ended within 10 seconds, [`WritesAfterStop`](ErrorKind::WritesAfterStop) when the source was written to after that, a server error, or
-    /// the error that ended the run. The checkpoint stays: the migration can be started again and cut over later.
+    /// - [`WrongPhase`](ErrorKind::WrongPhase): the run is paused, or another cutover is in progress.
+    /// - [`Hook`](ErrorKind::Hook): a hook of the host that runs before `stop_writes` failed.
+    /// - [`OperationsUnderWay`](ErrorKind::OperationsUnderWay): transactions that were open on the source when `stop_writes` returned did
+    ///   not end within 10 seconds.
+    /// - [`WritesAfterStop`](ErrorKind::WritesAfterStop): the source was written to after `stop_writes` returned.
+    /// - A server error, or the error that ended the run.
+    ///
+    /// The checkpoint stays: the migration can be started again and cut over later.
     ///
     /// # Cancellation
-    /// Dropping the future leaves the run going on; `cutover` may be called again. From the moment in which the checkpoint is saved that says
-    /// that the migration is complete this changes nothing any more: the run's own tasks bring it to its end, which
-    /// [`status`](Self::status) and [`wait`](Self::wait) tell, or go on following where the checkpoint could not be saved.
+    /// Dropping the future leaves the run running, and `cutover` may be called again. Once the run saves the checkpoint that marks the
+    /// migration as complete, dropping the future has no effect. The run's own tasks then finish the migration, and
+    /// [`status`](Self::status) and [`wait`](Self::wait) report the result. If the checkpoint cannot be saved, the run keeps following the
+    /// source.
     pub async fn cutover(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
         self.cutover_with(stop_writes, || None).await
     }
 
-    /// As [`cutover`](Self::cutover). What `switch` answers, once the writers are stopped, goes over in the moment in which the checkpoint is
-    /// durable that says that the migration is complete.
+    /// Like [`cutover`](Self::cutover), but also switches clients. `switch` is called once the writers are stopped. The [`Switch`] that it
+    /// returns takes effect when the checkpoint that marks the migration as complete is durable.
     pub(crate) async fn cutover_with(
         &self,
         stop_writes: impl Future<Output = ()>,
@@ -183,13 +193,14 @@ impl MigrationHandle {
         self.hand_over(stop_writes, switch).await
     }
 
-    /// As [`cutover`](Self::cutover), but does not wait for the run to be ready.
+    /// Like [`cutover`](Self::cutover), but does not wait for the run to be ready.
     ///
     /// # Errors
-    /// [`WrongPhase`](ErrorKind::WrongPhase) when a cutover is not possible now, before `stop_writes` is awaited; else as `cutover`.
+    /// [`WrongPhase`](ErrorKind::WrongPhase) if a cutover is not possible now; `stop_writes` is not awaited in this case. Otherwise the
+    /// same as `cutover`.
     ///
     /// # Cancellation
-    /// As `cutover`.
+    /// Same as `cutover`.
     pub async fn cutover_now(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
         self.check(Call::CutOver)?;
         let status = self.status();
@@ -197,7 +208,7 @@ impl MigrationHandle {
             let (lag, most) = (status.lag, self.engine.settings.max_lag);
             let message = match lag.filter(|lag| status.copy_complete && *lag > most) {
                 Some(lag) => {
-                    format!("the lag is {lag:?}, and has to be {most:?} at most: wait until the run has caught up")
+                    format!("the lag is {lag:?}, and must not exceed {most:?}: wait until the run has caught up")
                 }
                 None => "not everything is copied and indexed yet: wait until the run is ready".to_owned(),
             };
@@ -206,7 +217,7 @@ impl MigrationHandle {
         self.hand_over(stop_writes, || None).await
     }
 
-    /// Tells the host's hooks how it ends.
+    /// Runs the hand-over, and reports its result to the host's hooks.
     async fn hand_over(
         &self,
         stop_writes: impl Future<Output = ()>,
@@ -214,7 +225,7 @@ impl MigrationHandle {
     ) -> Result<Summary> {
         let handed_over = self.try_hand_over(stop_writes, switch).await;
         match &handed_over {
-            // The host is told of the end of the run by the run.
+            // The run itself reports its end to the host.
             Ok(summary) if summary.outcome == Outcome::Complete => self.ended().await,
             Ok(summary) => self.engine.hooks.after_cutover(&self.progress.events, summary).await,
             Err(_)
@@ -236,9 +247,9 @@ impl MigrationHandle {
     ) -> Result<Summary> {
         self.engine.hooks.before_cutover().await?;
         pin!(stop_writes).await;
-        // What is held goes on only when the source can be written to again.
+        // Kept until the end: held operations continue only when the source accepts writes again.
         let mut switch = switch();
-        // A run that was paused and resumed meanwhile begins within a moment.
+        // A run that was paused and resumed in the meantime starts within a moment.
         while !self.progress.set_phase(Phase::Cutover) {
             self.check(Call::CutOver)?;
             sleep(Duration::from_millis(20)).await;
@@ -262,12 +273,14 @@ impl MigrationHandle {
         handed_over
     }
 
-    /// Stops reading and writing, and keeps the checkpoint. [`resume`](Self::resume) goes on from it. Returns when everything has stopped.
+    /// Stops reading and writing, and keeps the checkpoint. Returns when everything has stopped. [`resume`](Self::resume) continues from
+    /// the checkpoint.
     ///
-    /// The copy of a capped collection, or of one with a collation, cannot be gone on with: one that is under way is finished first.
+    /// The copy of a capped collection, or of a collection with a collation, cannot be resumed. If such a copy is in progress, it is
+    /// finished first.
     ///
     /// # Errors
-    /// [`WrongPhase`](ErrorKind::WrongPhase) during a cutover, or the error that ended the run before.
+    /// [`WrongPhase`](ErrorKind::WrongPhase) during a cutover, or the error that ended the run earlier.
     pub async fn pause(&self) -> Result<()> {
         self.check(Call::Pause)?;
         self.wanted.send_replace(Wanted::Pause);
@@ -276,66 +289,73 @@ impl MigrationHandle {
         self.check_running()
     }
 
-    /// Goes on after a [`pause`](Self::pause).
+    /// Continues after a [`pause`](Self::pause).
     ///
     /// # Errors
-    /// [`WrongPhase`](ErrorKind::WrongPhase) when the run is not paused, or the error that ended the run before.
+    /// [`WrongPhase`](ErrorKind::WrongPhase) if the run is not paused, or the error that ended the run earlier.
     pub fn resume(&self) -> Result<()> {
         self.check(Call::Resume)?;
         self.wanted.send_replace(Wanted::Run);
         Ok(())
     }
 
-    /// Makes the cutover window longer, any number of times. Returns once that is in the checkpoint; while the run is paused it comes there
-    /// only after [`resume`](Self::resume).
+    /// Extends the cutover window by `by`. The window can be extended any number of times.
+    ///
+    /// Returns once the extension is in the checkpoint. While the run is paused, that happens only after [`resume`](Self::resume).
     ///
     /// # Errors
-    /// [`WrongPhase`](ErrorKind::WrongPhase) before the run was ready for the first time, or the error that ended the run.
+    /// [`WrongPhase`](ErrorKind::WrongPhase) if the run has not been ready yet, or the error that ended the run.
     pub async fn extend(&self, by: Duration) -> Result<()> {
         self.check(Call::Extend)?;
         if !self.progress.window.extend(by) {
             return Err(Error::new(
                 ErrorKind::WrongPhase,
                 "extend the cutover window",
-                "it begins when the run is ready for the first time; until then there is nothing to extend",
+                "the window begins when the run is first ready; there is nothing to extend before that",
             ));
         }
         crate::engine::window::save(&self.requests).await;
         Ok(())
     }
 
-    /// Compares the documents of these collections on both sides, of all when none are named, while both are written to: each range at one
-    /// exact position, so that nothing is a false alarm. It waits until these collections have been copied, while others still may be, keeps
-    /// to the [throttle](Self::throttle), and counts each difference as an [event](Event::DocumentDiffers), too.
+    /// Compares the documents of these collections on both sides while both are being written to. An empty slice means all collections.
     ///
-    /// Collections whose documents have no order in which ranges could be compared, capped ones and those with a collation, are left to the
-    /// cutover, and named so in the report. Only documents are compared, not options and indexes.
+    /// Each range is compared at one exact position, so there are no false positives. The comparison waits until these collections are
+    /// copied, while the copy of others may still be running. It respects the [throttle](Self::throttle), and emits an
+    /// [event](Event::DocumentDiffers) for each difference.
+    ///
+    /// Capped collections and collections with a collation have no order in which ranges could be compared. They are left to the cutover,
+    /// and the report lists them as not compared. Only documents are compared, not options and indexes.
     ///
     /// # Errors
-    /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a collection
-    /// that is not migrated, or the error that ended the run.
+    /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, [`InvalidConfiguration`](ErrorKind::InvalidConfiguration)
+    /// for a collection that is not migrated, or the error that ended the run.
     ///
     /// # Cancellation
-    /// Dropping the future leaves the comparison going on in the background; the next one begins anew.
+    /// If the future is dropped, the comparison continues in the background. The next call starts a new one.
     pub async fn verify(&self, collections: &[Namespace]) -> Result<VerifyReport> {
         self.check(Call::Verify)?;
         let keep = self.engine.settings.verification == Verification::Continuous;
         verify::verify(&self.requests, collections, keep, || self.check_running()).await
     }
 
-    /// A document as both sides have it now, to look at what differs: reports and events have the hashes alone, since what is in a document is
-    /// nobody's business but yours. While it is written to, the target's is that of a moment ago.
+    /// Reads the current version of a document from both sides, to inspect a difference.
+    ///
+    /// Reports and events contain only hashes, to keep the contents of documents private. While the document is being written to, the
+    /// version from the target may be a moment old.
     ///
     /// # Errors
-    /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a collection
-    /// that is not migrated, a server error, or the error that ended the run.
+    /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, [`InvalidConfiguration`](ErrorKind::InvalidConfiguration)
+    /// for a collection that is not migrated, a server error, or the error that ended the run.
     pub async fn both_sides(&self, namespace: &Namespace, id: &Key) -> Result<BothSides> {
         self.check(Call::Verify)?;
         verify::both_sides(&self.engine, &self.requests, namespace, id, || self.check_running()).await
     }
 
-    /// Writes the documents that a [`verify`](Self::verify) found to differ as the source has them by now. Answers how many these are; a
-    /// report names at most 1000 of a collection. Returns when they are on their way: another `verify` says what came of it.
+    /// Repairs the documents that a [`verify`](Self::verify) found to differ: writes them to the target as they are on the source now.
+    ///
+    /// Returns the number of these documents; a report lists at most 1000 per collection. The call returns when the writes are queued. Call
+    /// `verify` again to see the result.
     ///
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, or the error that ended the run.
@@ -344,12 +364,12 @@ impl MigrationHandle {
         verify::repair(&self.requests, report, || self.check_running()).await
     }
 
-    /// Changes how fast the run may go, at any time. It stays through pauses and through restarts after errors.
+    /// Changes the rate limits of the run, at any time. They stay in effect through pauses and restarts after errors.
     pub fn throttle(&self, throttle: Throttle) {
         self.progress.limits.set(throttle);
     }
 
-    /// Ends the run. The checkpoint and what has been copied stay, so that the migration can be started again.
+    /// Ends the run. The checkpoint and the copied data stay, so that the migration can be started again.
     pub async fn abandon(self) {
         self.end().await;
         self.progress.set_phase(Phase::Failed);
@@ -359,7 +379,7 @@ impl MigrationHandle {
     /// Waits until the run ends.
     ///
     /// # Errors
-    /// The error that ended it. It ends without one only after `cutover`.
+    /// The error that ended the run. A run ends without an error only after `cutover`.
     pub async fn wait(mut self) -> Result<()> {
         let ended = (&mut self.supervisor).await;
         if self.progress.phase().is_last() {
@@ -375,9 +395,9 @@ impl MigrationHandle {
         })
     }
 
-    /// Waits until the host's hook knows that the run is over. The call has its own limit.
+    /// Waits until the last phase has been reported to the host's hook. The call of the hook has its own timeout.
     async fn last_phase_told(&self) {
-        // It fails when the task that tells it has panicked or ended.
+        // This fails only if the reporting task has panicked or ended.
         let _ = self.told.clone().wait_for(|phase| phase.is_last()).await;
     }
 
@@ -403,12 +423,12 @@ impl MigrationHandle {
         }
     }
 
-    /// Whether a call fits what the run does now. Of a run that has ended by an error that one is told.
+    /// Checks that the run currently accepts `call`. If the run was ended by an error, returns that error.
     fn check(&self, call: Call) -> Result<()> {
         if self.progress.phase() != Phase::Complete {
             self.check_running()?;
         }
-        // What the host has asked for last counts already, though the run may need a moment for it.
+        // The host's latest request counts already, although the run may need a moment to act on it.
         let phase = match (self.progress.phase(), *self.wanted.borrow()) {
             (Phase::Paused, Wanted::Run) => Phase::Preflight,
             (phase, Wanted::Pause) if phase.leads_to(Phase::Paused) => Phase::Paused,
@@ -418,7 +438,8 @@ impl MigrationHandle {
     }
 }
 
-/// A cutover that fails or is dropped leaves the run catching up, so that it may be called again, unless it is about to be complete.
+/// Returns the run to catch-up when a cutover fails or is dropped, so that `cutover` may be called again. Does nothing if the run is about
+/// to be complete.
 struct BackToCatchUp<'a>(&'a RunState);
 
 impl Drop for BackToCatchUp<'_> {

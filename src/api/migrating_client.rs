@@ -1,4 +1,4 @@
-//! A client that the applications of a host program use instead of one of their own: it goes over to the target at the cutover.
+//! [`MigratingClient`]: a client for applications that switches to the target at the cutover.
 
 #[cfg(test)]
 mod tests;
@@ -23,11 +23,12 @@ use crate::model::Side;
 use crate::report::Summary;
 use crate::runtime::completion::Switch;
 
-/// Gives out the client of the replica set that the data is on: the source's before a cutover, the target's after it. Clones are one.
+/// Hands out a client for the replica set that holds the data: the source before a cutover, the target after it. All clones share one
+/// state.
 ///
-/// Each operation goes through [`enter`](Self::enter) or [`with`](Self::with). [`cutover`](Self::cutover) holds new ones back, waits for
-/// those under way, hands over, and lets all go on, with the target if the hand-over is complete and else with the source. So the
-/// applications notice no more than a pause, and need no change but this one.
+/// Each operation goes through [`enter`](Self::enter) or [`with`](Self::with). [`cutover`](Self::cutover) holds new operations, waits for
+/// the running ones, hands over, and releases the held ones. They continue on the target if the hand-over is complete, and on the source
+/// otherwise. The applications notice no more than a pause, and need no other change.
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -41,7 +42,7 @@ use crate::runtime::completion::Switch;
 /// orders.database("shop").collection("orders").insert_one(doc! { "n": 1 }).await?;
 /// drop(orders);
 ///
-/// // Wherever it decides to go over:
+/// // Wherever the application decides to cut over:
 /// let cutover = clients.cutover(&run, Duration::from_secs(5)).await?;
 /// if cutover.summary.outcome == Outcome::Complete {
 ///     println!("{} calls were held, for {:?} at most", cutover.held.calls, cutover.held.longest);
@@ -50,27 +51,28 @@ use crate::runtime::completion::Switch;
 /// # }
 /// ```
 ///
-/// An operation is everything between entering and the drop of the guard: a cursor that is read on, a transaction with all its statements,
-/// a change stream. Whatever outlives its guard (a `Database` that was made from it and is kept, for instance) still leads to where it came
-/// from. An operation must not enter again before it ends: while a cutover waits for it, it would wait for the cutover, until that gives up.
+/// An operation is everything between entering and the drop of the guard: a cursor with all its batches, a transaction with all its
+/// statements, or a change stream. Whatever outlives its guard still leads to the side it came from, such as a `Database` that was made
+/// from the guard and is kept. An operation must not enter again before it ends. If it does so during a cutover, the cutover and the
+/// operation wait for each other until the cutover times out.
 #[derive(Clone)]
 pub struct MigratingClient {
     gate: Gate<Client>,
 }
 
-/// A client that is given out for one operation. It dereferences to the driver's client.
+/// A client for one operation. It dereferences to the driver's client.
 #[must_use = "the operation ends when this is dropped"]
 pub struct ClientGuard {
     pass: Pass<Client>,
 }
 
-/// What a cutover through a [`MigratingClient`] came to.
+/// Result of a cutover through a [`MigratingClient`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ClientCutover {
-    /// What the run came to.
+    /// The run's summary.
     pub summary: Summary,
-    /// What the applications noticed of it.
+    /// What the applications noticed of the cutover.
     pub held: HeldCalls,
 }
 
@@ -78,34 +80,35 @@ pub struct ClientCutover {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeldCalls {
-    /// How many there were.
+    /// Number of operations.
     pub calls: u64,
-    /// For how long the one waited that waited longest.
+    /// The longest wait of any operation.
     pub longest: Duration,
 }
 
 impl MigratingClient {
-    /// Gives `source` out until a cutover is complete, and `target` from then on.
+    /// Hands out `source` until a cutover is complete, and `target` from then on.
     pub fn new(source: Client, target: Client) -> Self {
         Self {
             gate: Gate::new(source, target),
         }
     }
 
-    /// The client for one operation, which ends when the guard is dropped. While a cutover holds new operations back this waits.
+    /// Returns the client for one operation. The operation ends when the guard is dropped. While a cutover holds new operations, this call
+    /// waits.
     ///
     /// # Cancellation
-    /// Dropping the future changes nothing.
+    /// Dropping the future has no effect.
     pub async fn enter(&self) -> ClientGuard {
         ClientGuard {
             pass: self.gate.enter().await,
         }
     }
 
-    /// As [`enter`](Self::enter), for an operation that is a function of the client.
+    /// Like [`enter`](Self::enter), for an operation that is a function of the client.
     ///
     /// # Cancellation
-    /// Dropping the future drops the operation's.
+    /// Dropping the future drops the future of the operation.
     pub async fn with<T, F>(&self, operation: impl FnOnce(Client) -> F) -> T
     where
         F: Future<Output = T>,
@@ -116,37 +119,43 @@ impl MigratingClient {
         done
     }
 
-    /// Which client is given out now, or will be when the operations that are held go on.
+    /// The side whose client is handed out now, or will be once held operations continue.
     pub fn side(&self) -> Side {
         self.gate.shared.state.borrow().side
     }
 
-    /// The operations that the last cutover has held back so far, whatever became of it.
+    /// The operations that the last cutover has held so far, whatever its result.
     pub fn held_calls(&self) -> HeldCalls {
         self.gate.shared.state.borrow().calls
     }
 
-    /// Hands over, as [`MigrationHandle::cutover`] does. Once the run is ready, new operations are held back, and those under way are
-    /// awaited, for `drain` at most. When the hand-over is complete, all that are held go on with the other client; with any other outcome
-    /// or an error they go on with the one they had.
+    /// Hands over, like [`MigrationHandle::cutover`].
     ///
-    /// With `source` and `target` as [`new`](Self::new) got them the run must lead from the client that is given out now to the other one.
-    /// After a hand-over that is the run which [takes it back](Summary::reverse).
+    /// Once the run is ready, new operations are held, and running ones get up to `drain` to end. When the hand-over is complete, the held
+    /// operations continue with the other client. With any other outcome, or an error, they continue with the client they had.
     ///
-    /// How long the comparison takes during which calls are held depends on the data; a host that wants to bound it drops the future. The
-    /// operations go on in the moment in which the checkpoint is durable that says that the migration is complete, whatever the host's hooks
-    /// do afterwards.
+    /// With `source` and `target` as passed to [`new`](Self::new), the run must lead from the client that is handed out now to the other
+    /// one. After a hand-over, that is the run which [reverses it](Summary::reverse).
+    ///
+    /// Calls are held during the comparison, and its duration depends on the data. A host that wants to limit it drops the future. The
+    /// operations continue as soon as the checkpoint that marks the migration as complete is durable, whatever the host's hooks do
+    /// afterwards.
     ///
     /// # Errors
-    /// [`OperationsUnderWay`](ErrorKind::OperationsUnderWay) when operations did not end in time, [`WrongPhase`](ErrorKind::WrongPhase) while
-    /// another cutover holds them, else as `MigrationHandle::cutover`. In each case the run goes on if it can, and `cutover` may be called
-    /// again.
+    /// - [`OperationsUnderWay`](ErrorKind::OperationsUnderWay): operations did not end in time.
+    /// - [`WrongPhase`](ErrorKind::WrongPhase): another cutover holds the operations.
+    /// - Otherwise the same as `MigrationHandle::cutover`.
+    ///
+    /// In each case the run continues if it can, and `cutover` may be called again.
     ///
     /// # Cancellation
-    /// Dropping the future lets the operations go on with the client they had, and is for the run as dropping that of
-    /// `MigrationHandle::cutover`. Only while the checkpoint is being saved that says that the migration is complete are they held until that
-    /// is decided: [`side`](Self::side) is the other one from just before the checkpoint can say so, and back where it could not be saved.
-    /// When the handle is dropped in this very moment they go on with the other client, to which the checkpoint may lead.
+    /// Dropping the future lets the operations continue with the client they had. For the run, it has the same effect as dropping the
+    /// future of `MigrationHandle::cutover`.
+    ///
+    /// There is one exception: while the checkpoint that marks the migration as complete is being saved, the operations stay held until the
+    /// result is known. [`side`](Self::side) switches to the other side just before the checkpoint can say so, and switches back if the
+    /// checkpoint could not be saved. If the handle is dropped at exactly this time, the operations continue with the other client, because
+    /// the checkpoint may already mark the migration as complete.
     pub async fn cutover(&self, run: &MigrationHandle, drain: Duration) -> Result<ClientCutover> {
         let cut_over = |stop_writes, switch: TakeSwitch| run.cutover_with(stop_writes, switch);
         let (summary, held) = self.gate.hand_over(drain, cut_over).await?;
@@ -154,7 +163,7 @@ impl MigratingClient {
     }
 }
 
-/// Without the clients, whose options hold credentials.
+/// Omits the clients, because their options contain credentials.
 impl fmt::Debug for MigratingClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MigratingClient")
@@ -177,7 +186,7 @@ impl fmt::Debug for ClientGuard {
     }
 }
 
-/// Two of something, of which one is given out at a time. Clones are one gate.
+/// Two values, of which one is handed out at a time. All clones share one state.
 struct Gate<C> {
     shared: Arc<Shared<C>>,
 }
@@ -185,42 +194,42 @@ struct Gate<C> {
 struct Shared<C> {
     source: C,
     target: C,
-    /// Whoever waits is told only of what ends a wait.
+    /// Waiters are notified only of changes that end a wait.
     state: watch::Sender<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Which is given out, or will be when nothing is held any more.
+    /// The side that is handed out now, or will be once nothing is held any more.
     side: Side,
     /// Whether new operations wait.
     is_held: bool,
-    /// How many operations are under way.
+    /// Number of running operations.
     under_way: usize,
-    /// Operations that wait, in the order they came, and since when.
+    /// Waiting operations in order of arrival, each with the time at which it began to wait.
     waiting: BTreeMap<u64, Instant>,
     next_ticket: u64,
     calls: HeldCalls,
 }
 
-/// The right to work with one side.
+/// Permission to work with one side.
 struct Pass<C> {
     gate: Gate<C>,
     side: Side,
 }
 
-/// A place among those that wait.
+/// A place in the queue of waiting operations.
 struct Ticket<'a, C> {
     gate: &'a Gate<C>,
     number: u64,
 }
 
-/// New operations are held back as long as this lives.
+/// Holds new operations until it is dropped.
 struct Hold<C> {
     gate: Gate<C>,
 }
 
-/// What takes the hold over from whoever stops the writes: it decides which side the operations go on with.
+/// Takes over the hold from the future that stops the writes. The [`Switch`] decides which side the operations continue with.
 type TakeSwitch = Box<dyn FnOnce() -> Option<Box<dyn Switch>> + Send>;
 
 impl<C> Gate<C> {
@@ -249,9 +258,9 @@ impl<C> Gate<C> {
         let mut state = self.shared.state.subscribe();
         let _ticket = self.queue();
         loop {
-            // It fails only without a sender, which this gate is.
+            // This fails only without a sender, and this gate owns one.
             let _ = state.wait_for(|state| !state.is_held).await;
-            // The next cutover may have been faster.
+            // The next cutover may have closed the gate again already.
             if let Some(pass) = self.try_enter() {
                 return pass;
             }
@@ -283,7 +292,7 @@ impl<C> Gate<C> {
         Ticket { gate: self, number }
     }
 
-    /// Holds new operations back, and waits for those under way.
+    /// Holds new operations, and waits for the running ones to end.
     ///
     /// # Errors
     /// [`OperationsUnderWay`](ErrorKind::OperationsUnderWay), [`WrongPhase`](ErrorKind::WrongPhase).
@@ -299,8 +308,8 @@ impl<C> Gate<C> {
             ErrorKind::OperationsUnderWay,
             "cut over",
             format!(
-                "{under_way} operations of the applications have not ended within {limit:?}; all go on as before: give them more time, or \
-                 find out what takes so long, and cut over again"
+                "{under_way} operations of the applications did not end within {limit:?}; all of them continue as before: give them more \
+                 time, or find out what takes so long, and cut over again"
             ),
         )
         .with_retryable(true))
@@ -312,7 +321,7 @@ impl<C> Gate<C> {
             if !state.is_held {
                 state.is_held = true;
                 held = true;
-                // Those that a cutover before this one has let go on, and that have not done so yet, wait on.
+                // Operations that an earlier cutover has released, and that have not continued yet, keep waiting.
                 state.calls = HeldCalls {
                     calls: u64::try_from(state.waiting.len()).unwrap_or(u64::MAX),
                     longest: Duration::ZERO,
@@ -325,12 +334,13 @@ impl<C> Gate<C> {
             Error::new(
                 ErrorKind::WrongPhase,
                 "cut over",
-                "another cutover through this client is under way already: wait for it to end, or drop its future first",
+                "another cutover through this client is in progress: wait for it to end, or drop its future first",
             )
         })
     }
 
-    /// Awaits `cut_over`, which is given what stops the writes, and what takes over the operations that are held from then on.
+    /// Runs `cut_over`. Its arguments are the future that stops the writes, and the function that takes over the operations held from then
+    /// on.
     async fn hand_over<T, F>(
         &self,
         limit: Duration,
@@ -341,7 +351,7 @@ impl<C> Gate<C> {
         C: Send + Sync + 'static,
     {
         let (refuse, mut refused) = oneshot::channel();
-        // What nobody takes is dropped with both, which lets the operations go on.
+        // If nobody takes the hold, it is dropped with both futures, and the operations continue.
         let held: Arc<Mutex<Option<Hold<C>>>> = Arc::default();
         let (gate, hold) = (self.clone(), Arc::clone(&held));
         let stop_writes = async move {
@@ -349,7 +359,7 @@ impl<C> Gate<C> {
                 Ok(stopped) => *hold.lock().unwrap_or_else(PoisonError::into_inner) = Some(stopped),
                 Err(error) => {
                     let _ = refuse.send(error);
-                    // The cutover must not go on; it is dropped.
+                    // The cutover must not continue; the `select!` below drops it.
                     pending::<()>().await;
                 }
             }
@@ -378,7 +388,7 @@ impl<C> Shared<C> {
 }
 
 impl<C> Hold<C> {
-    /// The operations will go on with the other side.
+    /// Switches the operations to the other side.
     fn turn(&self) {
         self.gate.shared.state.send_if_modified(|state| {
             state.side = match state.side {
@@ -426,7 +436,7 @@ impl<C> Drop for Ticket<'_, C> {
             if let Some(since) = state.waiting.remove(&self.number)
                 && state.is_held
             {
-                // Whoever gives up has been held until now.
+                // An operation that stops waiting was held until now.
                 state.calls.longest = state.calls.longest.max(since.elapsed());
             }
             false

@@ -1,4 +1,4 @@
-//! How a host describes a migration and starts it.
+//! [`Migration`] and its builder: how a host describes and starts a migration.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,12 +16,12 @@ use crate::runtime::job::{Job, Unfenced};
 use crate::sink::Sink;
 use crate::source::Source;
 
-/// A migration that has been described and not yet started.
+/// A migration that is described but not started.
 pub struct Migration {
     engine: Arc<Job>,
 }
 
-/// Describes a migration: see [`Migration::builder`].
+/// Builder for a [`Migration`]; see [`Migration::builder`].
 pub struct MigrationBuilder {
     source: Arc<dyn Source>,
     sink: Arc<dyn Sink>,
@@ -32,7 +32,7 @@ pub struct MigrationBuilder {
 }
 
 impl Migration {
-    /// Describes a migration from `source` to `sink` of everything, under its own names.
+    /// Describes a migration of everything from `source` to `sink`, without renaming collections.
     pub fn builder(source: impl Source, sink: impl Sink) -> MigrationBuilder {
         MigrationBuilder {
             source: Arc::new(source),
@@ -44,12 +44,16 @@ impl Migration {
         }
     }
 
-    /// Describes a migration from `source`, on this one's target, to `sink`, on its source, that takes the hand-over of this one back, once
-    /// it is complete; its checkpoint is read for that. See [`Summary::reverse`](crate::Summary::reverse), which does the same without.
+    /// Describes the migration that reverses this one once it is complete. `source` is on this migration's target, and `sink` is on its
+    /// source.
+    ///
+    /// The call reads this migration's checkpoint. [`Summary::reverse`](crate::Summary::reverse) does the same without reading it.
     ///
     /// # Errors
-    /// [`WrongPhase`](ErrorKind::WrongPhase) before the hand-over, [`Refused`](ErrorKind::Refused) when there is no way back,
-    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) when the checkpoint belongs to another migration, or a server error.
+    /// - [`WrongPhase`](ErrorKind::WrongPhase): the migration has not been handed over.
+    /// - [`Refused`](ErrorKind::Refused): there is no way back.
+    /// - [`CheckpointMismatch`](ErrorKind::CheckpointMismatch): the checkpoint belongs to another migration.
+    /// - A server error.
     pub async fn reverse(&self, source: impl Source, sink: impl Sink) -> Result<MigrationBuilder> {
         reverse::of_checkpoint(&self.engine).await?.reverse(source, sink)
     }
@@ -58,24 +62,26 @@ impl Migration {
         &self.engine
     }
 
-    /// Checks both sides and answers what a run would do, and every reason why it would fail. Nothing is changed. The rules are listed in
-    /// [`preflight`](crate::preflight).
+    /// Checks both sides. Returns what a run would do, and every reason why it would fail. Changes nothing. [`preflight`](crate::preflight)
+    /// lists the rules.
     ///
     /// # Errors
-    /// A side cannot be reached, or does not let itself be described.
+    /// A side cannot be reached, or cannot be described.
     pub async fn preflight(&self) -> Result<Plan> {
         preflight::check(&self.engine, preflight::Purpose::Plan).await
     }
 
-    /// Starts the migration, or goes on from its checkpoint where there is one.
+    /// Starts the migration, or resumes it from its checkpoint if there is one.
     ///
-    /// A runtime of the tokio crate must be running. The run's tasks belong to the handle: dropping it stops them.
+    /// The call needs a running tokio runtime. The run's tasks belong to the handle: dropping the handle stops them.
     ///
     /// # Errors
-    /// [`Refused`](ErrorKind::Refused) when preflight finds a blocker, which is looked for before a first start, and of
-    /// [`block_source_writes`](MigrationBuilder::block_source_writes) before each, [`Hook`](ErrorKind::Hook) when
-    /// [`before_start`](Hooks::before_start) fails, [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) when the
-    /// checkpoint belongs to another migration, [`Lease`](ErrorKind::Lease) when another process is at work, or a server error.
+    /// - [`Refused`](ErrorKind::Refused): preflight found a blocker. All blockers are looked for before the first start, those of
+    ///   [`block_source_writes`](MigrationBuilder::block_source_writes) before every start.
+    /// - [`Hook`](ErrorKind::Hook): [`before_start`](Hooks::before_start) failed.
+    /// - [`CheckpointMismatch`](ErrorKind::CheckpointMismatch): the checkpoint belongs to another migration, or to one that is complete.
+    /// - [`Lease`](ErrorKind::Lease): another process runs the migration.
+    /// - A server error.
     pub async fn start(self) -> Result<MigrationHandle> {
         MigrationHandle::start(self.engine).await
     }
@@ -90,36 +96,36 @@ impl std::fmt::Debug for Migration {
 }
 
 impl MigrationBuilder {
-    /// Takes a hand-over back.
+    /// Makes this the migration that reverses a hand-over.
     pub(crate) fn takes_back(mut self, way_back: WayBack, selection: Selection) -> Self {
         self.selection = Ok(selection);
         self.settings.way_back = Some(way_back);
         self
     }
 
-    /// Migrates the namespaces that fit `pattern`, such as `shop.*` or `*.orders`; may be called again for more. Without it everything is
-    /// migrated.
+    /// Migrates only namespaces that match a pattern such as `shop.*` or `*.orders`. May be called again to add patterns. Without any
+    /// pattern, everything is migrated.
     #[must_use]
     pub fn include(mut self, pattern: &str) -> Self {
         self.select(|selection| selection.include(pattern));
         self
     }
 
-    /// Leaves the namespaces out that fit `pattern`, whatever is included; may be called again for more.
+    /// Excludes namespaces that match `pattern`, even if they are included. May be called again to add patterns.
     #[must_use]
     pub fn exclude(mut self, pattern: &str) -> Self {
         self.select(|selection| selection.exclude(pattern));
         self
     }
 
-    /// Gives a collection another name on the target; may be called again for other collections.
+    /// Renames a collection on the target. May be called again for other collections.
     #[must_use]
     pub fn rename(mut self, from: &str, to: &str) -> Self {
         self.select(|selection| selection.rename(from, to));
         self
     }
 
-    /// What to do with collections that stand in the way on the target. Default: [`ExistingData::Refuse`].
+    /// What to do with existing collections on the target that are in the way. Default: [`ExistingData::Refuse`].
     #[must_use]
     pub fn existing_data(mut self, existing_data: ExistingData) -> Self {
         self.settings.existing_data = existing_data;
@@ -140,177 +146,193 @@ impl MigrationBuilder {
         self
     }
 
-    /// With [`Verification::Continuous`], collections are compared by digest at cutover as well, which is independent of the run and its
-    /// knowledge of what has changed: the smallest first, at most 200 of them, as long as they have together no more than so many bytes of BSON.
+    /// Maximum total size, in bytes of BSON, of the collections that the cutover also compares by digest with [`Verification::Continuous`].
     /// Default: 256 MiB, which takes about a second.
+    ///
+    /// This comparison is independent of the run and of its record of changes. It takes the smallest collections first, up to 200 of them,
+    /// while their total size stays within the limit.
     #[must_use]
     pub fn cross_check_bytes(mut self, bytes: u64) -> Self {
         self.settings.cross_check_bytes = bytes;
         self
     }
 
-    /// Calls `tell` when a server keeps [`preflight`](Migration::preflight) or [`start`](Migration::start) waiting: after two seconds for the
-    /// first time, then each 10 seconds. It must not block. A run tells it by [`Event::Waiting`](crate::Event::Waiting). Default: nobody is
-    /// told.
+    /// Calls `tell` when a server keeps [`preflight`](Migration::preflight) or [`start`](Migration::start) waiting: first after two
+    /// seconds, then every 10 seconds. `tell` must not block. A run reports such waits by [`Event::Waiting`](crate::Event::Waiting)
+    /// instead. Default: no callback.
     #[must_use]
     pub fn on_wait(mut self, tell: impl Fn(Wait) + Send + Sync + 'static) -> Self {
         self.settings.on_wait = OnWait::new(tell);
         self
     }
 
-    /// What the host calls this run: it stands in the [`Certificate`](crate::Certificate). Default: nothing.
+    /// The host's name for this run, which appears in the [`Certificate`](crate::Certificate). Default: none.
     #[must_use]
     pub fn run_id(mut self, run_id: impl Into<String>) -> Self {
         self.settings.run_id = Some(run_id.into());
         self
     }
 
-    /// Whether a cutover may go on when the source is still written to after the host has stopped the writers. These writes are carried over
-    /// and named in the summary; without this they make the cutover fail. What is written after the end of the cutover is lost in any case.
-    /// Default: no.
+    /// Whether a cutover may continue if the source is still written to after the host has stopped the writers. Default: no, such writes
+    /// make the cutover fail.
+    ///
+    /// If accepted, these writes are applied to the target, and the summary lists them. Writes after the end of the cutover are lost in any
+    /// case.
     #[must_use]
     pub fn accept_late_writes(mut self, accept: bool) -> Self {
         self.settings.accept_late_writes = accept;
         self
     }
 
-    /// Whether the cutover blocks writes of clients on the source, after the host's `stop_writes` is done: with `setUserWriteBlockMode`, which
-    /// servers know from 6.0 on. Then nothing can be written late by a program that nobody thought of. Default: no. With a source that
-    /// cannot do that nothing starts, nor goes on from a checkpoint.
+    /// Whether the cutover blocks client writes on the source after the host's `stop_writes` is done. Default: no.
     ///
-    /// The block is lifted when the cutover fails, is dropped, or ends with differences; by the next start when the process has died
-    /// meanwhile, which a checkpoint notes before the block is in force. After [`Outcome::Complete`](crate::Outcome::Complete) it stays, so
-    /// that nobody writes to the side that is no longer used. `db.adminCommand({ setUserWriteBlockMode: 1, global: false })` on the source
-    /// lifts it then. A block that was in force before is left as it is in any case.
+    /// The block uses `setUserWriteBlockMode`, which servers support from version 6.0. It prevents late writes by programs that were
+    /// overlooked. With a source that does not support it, the migration neither starts nor resumes.
     ///
-    /// The source's user needs the privilege `setUserWriteBlockMode` on the cluster, as the role `backup` has it. Users with the privilege
-    /// `bypassWriteBlockingMode`, such as those with the roles `restore` or `root`, still write; the cutover finds what they do in time.
+    /// The block is lifted when the cutover fails, is dropped, or ends with differences. A checkpoint records the block before it takes
+    /// effect, so that the next start lifts it if the process dies in the meantime. A block that was already in effect before is never
+    /// changed.
+    ///
+    /// After [`Outcome::Complete`](crate::Outcome::Complete) the block stays, so that nobody writes to the side that is no longer in use.
+    /// To lift it then, run `db.adminCommand({ setUserWriteBlockMode: 1, global: false })` on the source.
+    ///
+    /// The source's user needs the privilege `setUserWriteBlockMode` on the cluster, which the role `backup` has. Users with the privilege
+    /// `bypassWriteBlockingMode`, such as those with the roles `restore` or `root`, can still write. The cutover detects such writes if
+    /// they arrive before it ends.
     #[must_use]
     pub fn block_source_writes(mut self, block: bool) -> Self {
         self.settings.block_source_writes = block;
         self
     }
 
-    /// What to do when a collection, view or index of the selection is made, dropped, renamed or modified on the source during the run.
-    /// Default: [`DdlPolicy::Apply`].
+    /// What to do when a selected collection, view or index is created, dropped, renamed or modified on the source during the run. Default:
+    /// [`DdlPolicy::Apply`].
     #[must_use]
     pub fn on_ddl(mut self, policy: DdlPolicy) -> Self {
         self.settings.ddl = policy;
         self
     }
 
-    /// What to do when the source's history no longer holds the position to go on from. Default: [`LostPosition::Resync`].
+    /// What to do when the source's oplog no longer contains the position to resume from. Default: [`LostPosition::Resync`].
     #[must_use]
     pub fn on_lost_position(mut self, lost_position: LostPosition) -> Self {
         self.settings.lost_position = lost_position;
         self
     }
 
-    /// How many ranges are copied, and indexes built, at the same time. Default: 4.
+    /// Maximum number of ranges copied, and of indexes built, concurrently. Default: 4.
     #[must_use]
     pub fn walkers(mut self, walkers: usize) -> Self {
         self.settings.walkers = walkers;
         self
     }
 
-    /// Whether fewer ranges are copied and compared at the same time while more of them would slow the source's own writers down.
+    /// Whether fewer ranges are copied and compared concurrently while more of them would slow down the source's own writers. Default: yes.
     ///
-    /// The run asks twice a second how long writes take. While there are enough of them it begins with one walker for half a minute, then
-    /// tries others in turn, and keeps to the highest number with which a write takes hardly longer (less than a quarter) than with half as
-    /// many. One walker is always at work, so that the copy goes on; it may take longer. [`Status::walkers`](crate::Status::walkers) shows
-    /// the number. A source that is hardly written to, or whose user may not ask (`serverStatus`), is copied by all. Default: yes.
+    /// The run reads the source's write latency twice a second. If the source has enough writes, the run begins with one walker for half a
+    /// minute and then tries other numbers in turn. It keeps the highest number with which a write takes hardly longer (less than a
+    /// quarter) than with half as many walkers. One walker always runs, so the copy always makes progress, but it may take longer.
+    /// [`Status::walkers`](crate::Status::walkers) shows the current number.
+    ///
+    /// All walkers run if the source is hardly written to, or if its user may not run `serverStatus`.
     #[must_use]
     pub fn yield_to_source_writes(mut self, yielding: bool) -> Self {
         self.settings.yield_to_source_writes = yielding;
         self
     }
 
-    /// How many connections apply changes at the same time. Default: 4.
+    /// Number of connections that apply changes concurrently. Default: 4.
     #[must_use]
     pub fn lanes(mut self, appliers: usize) -> Self {
         self.settings.appliers = appliers;
         self
     }
 
-    /// About how many bytes of documents a chunk has: what has to be read again after a crash. Default: 64 MiB.
+    /// Approximate size of a chunk in bytes of documents. A chunk is what has to be read again after a crash. Default: 64 MiB.
     #[must_use]
     pub fn chunk_bytes(mut self, bytes: u64) -> Self {
         self.settings.chunk_bytes = bytes;
         self
     }
 
-    /// How many bytes of documents and changes the run holds in memory. Up to 32 MB of transactions that the source has logged in part come on
-    /// top until they commit; what is more goes to a temporary file. Default: 256 MiB.
+    /// Limit in bytes for documents and changes that the run holds in memory. Default: 256 MiB.
+    ///
+    /// Transactions that the source has logged only in part take up to 32 MB in addition until they commit. Anything beyond that goes to a
+    /// temporary file.
     #[must_use]
     pub fn memory_bytes(mut self, bytes: usize) -> Self {
         self.settings.memory_bytes = bytes;
         self
     }
 
-    /// The lag up to which the run counts as ready for cutover. Default: 2 s.
+    /// Maximum lag at which the run counts as ready for cutover. Default: 2 s.
     #[must_use]
     pub fn max_lag(mut self, lag: Duration) -> Self {
         self.settings.max_lag = lag;
         self
     }
 
-    /// How long the run follows the source after it was first ready; then it ends with [`WindowClosed`](ErrorKind::WindowClosed), and its
-    /// checkpoint stays. [`MigrationHandle::extend`] makes it longer, and [`Event::CutoverWindowShort`](crate::Event::CutoverWindowShort)
-    /// warns before. It goes on through restarts of the process; a start after its end begins a new one. Default: 120 hours.
+    /// How long the run follows the source after it is first ready. Default: 120 hours.
+    ///
+    /// At the end of the window the run ends with [`WindowClosed`](ErrorKind::WindowClosed) and keeps its checkpoint.
+    /// [`MigrationHandle::extend`] extends the window, and [`Event::CutoverWindowShort`](crate::Event::CutoverWindowShort) warns before it
+    /// ends. The window keeps running through restarts of the process. A start after its end begins a new window.
     #[must_use]
     pub fn cutover_window(mut self, window: Duration) -> Self {
         self.settings.cutover_window = window;
         self
     }
 
-    /// The clock that the cutover window goes by. Default: the system's.
+    /// Clock for the cutover window. Default: the system clock.
     #[must_use]
     pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.settings.clock = crate::config::Clock::new(now);
         self
     }
 
-    /// How fast the run may go; [`MigrationHandle::throttle`] changes it later. Default: as fast as it can.
+    /// Rate limits of the run; [`MigrationHandle::throttle`] changes them later. Default: no limits.
     #[must_use]
     pub fn throttle(mut self, throttle: Throttle) -> Self {
         self.settings.throttle = throttle;
         self
     }
 
-    /// How long the run tries to go on after failures without any progress before it gives up; the checkpoint stays. Default: 10 minutes.
+    /// How long the run retries after failures without any progress before it ends. The checkpoint stays. Default: 10 minutes.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.settings.patience = patience;
         self
     }
 
-    /// Whether others who write to what is migrated on the target are watched for, which takes a cursor on the target's oplog. Default: yes.
+    /// Whether to watch for writes of other programs to what is migrated on the target. This takes a cursor on the target's oplog. Default:
+    /// yes.
     ///
-    /// Seen are writes that drivers can retry, as they do by default, and transactions; never a write of this migration. Not seen are updates
-    /// and deletes of many documents at once, and programs with `retryWrites=false`. The comparison at cutover finds what they did, except for
-    /// documents that [`Verification::Continuous`] had compared before and whose collection has as many documents and bytes as before.
+    /// The watch detects transactions and writes that drivers can retry, which is their default. It never reports writes of this migration.
+    /// It does not detect updates and deletes of many documents at once, nor writes of programs with `retryWrites=false`. The comparison at
+    /// cutover finds their effects, with one exception: documents that [`Verification::Continuous`] compared earlier, in a collection that
+    /// has as many documents and bytes as before.
     #[must_use]
     pub fn watch_foreign_writes(mut self, watch: bool) -> Self {
         self.settings.watch_foreign_writes = watch;
         self
     }
 
-    /// From which version to which a migration may lead. Default: [`PathPolicy::Upward`].
+    /// Allowed combinations of source and target versions. Default: [`PathPolicy::Upward`].
     #[must_use]
     pub fn path_policy(mut self, policy: PathPolicy) -> Self {
         self.settings.path_policy = policy;
         self
     }
 
-    /// Whether documents and passwords may go to other hosts without encryption. Default: no, so that preflight refuses connections without
-    /// TLS, except to a loopback address.
+    /// Whether documents and passwords may be sent to other hosts without encryption. Default: no; preflight then refuses connections
+    /// without TLS, except to a loopback address.
     #[must_use]
     pub fn accept_unencrypted(mut self, accept: bool) -> Self {
         self.settings.accept_unencrypted = accept;
         self
     }
 
-    /// Whether [`Migration::preflight`] reads every document, to find those that a target would refuse. It takes as long as reading the
+    /// Whether [`Migration::preflight`] reads every document, to find those that the target would refuse. This takes as long as reading the
     /// whole source. Default: no.
     #[must_use]
     pub fn scan_documents(mut self, scan: bool) -> Self {
@@ -318,14 +340,14 @@ impl MigrationBuilder {
         self
     }
 
-    /// What the host does around a run. Default: nothing.
+    /// Hooks that the host runs around a run. Default: none.
     #[must_use]
     pub fn hooks(mut self, hooks: impl Hooks) -> Self {
         self.hooks = HostHooks::new(hooks);
         self
     }
 
-    /// The migration.
+    /// Builds the migration.
     ///
     /// # Errors
     /// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a malformed pattern or rename, or a number out of range.
@@ -334,7 +356,7 @@ impl MigrationBuilder {
         settings.selection = self.selection?;
         for (name, value, least, most) in [
             ("walkers", settings.walkers as u64, 1, 256),
-            ("appliers", settings.appliers as u64, 1, 256),
+            ("lanes", settings.appliers as u64, 1, 256),
             ("chunk_bytes", settings.chunk_bytes, 1 << 10, u64::MAX),
             ("memory_bytes", settings.memory_bytes as u64, 16 << 20, u64::MAX),
         ] {
@@ -368,7 +390,7 @@ impl MigrationBuilder {
     }
 
     fn select(&mut self, change: impl FnOnce(&mut Selection) -> Result<()>) {
-        // The first mistake is the one that `build` reports.
+        // `build` reports the first mistake.
         if let Ok(selection) = &mut self.selection
             && let Err(error) = change(selection)
         {

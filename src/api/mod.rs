@@ -1,4 +1,4 @@
-//! The public interface of a migration.
+//! Public API for migrations.
 
 pub(crate) mod handle;
 pub(crate) mod migrating_client;

@@ -1,4 +1,4 @@
-//! A migration that ends before its cutover: it copies, follows, and lets the host test its application on the target.
+//! Rehearsal: a migration that stops before its cutover.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::runtime::job::Job;
 use crate::runtime::lease::Lease;
 use crate::sink::CatalogCommand;
 
-/// A rehearsal that has been described and not yet begun: see [`Migration::rehearse`].
+/// A rehearsal that is described but not started; see [`Migration::rehearse`].
 #[derive(Debug)]
 #[must_use = "it begins with `run`"]
 pub struct Rehearsal {
@@ -25,21 +25,23 @@ pub struct Rehearsal {
     clear_target: bool,
 }
 
-/// What a rehearsal came to.
+/// Result of a rehearsal.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Rehearsed<T> {
-    /// What the host's tests answered.
+    /// The value that the host's tests returned.
     pub answer: T,
     /// The state of the run when it was ready, just before it was stopped.
     pub status: Status,
-    /// How long it took until it was ready.
+    /// Time from the start until the run was ready.
     pub ready_after: Duration,
 }
 
 impl Migration {
-    /// Describes a rehearsal of this migration: everything is copied and followed as it would be, until the lag has stayed at or below
-    /// `max_lag`; then the host's tests have the target to themselves. Applications go on using the source all the time.
+    /// Describes a rehearsal of this migration.
+    ///
+    /// The rehearsal copies and follows everything as the migration would, until the lag has stayed at or below `max_lag`. Then the host's
+    /// tests have the target to themselves. Applications keep using the source all the time.
     pub fn rehearse(self, max_lag: Duration) -> Rehearsal {
         Rehearsal {
             migration: self,
@@ -50,32 +52,32 @@ impl Migration {
 }
 
 impl Rehearsal {
-    /// Whether the migrated collections are dropped on the target at the end, whatever the tests have made of them. Default: no, they stay.
+    /// Whether to drop the migrated collections on the target at the end, even if the tests have changed them. Default: no.
     pub fn clear_target(mut self, clear: bool) -> Self {
         self.clear_target = clear;
         self
     }
 
-    /// Copies, follows until it is ready, stops, and awaits `test`. At its end the migration's own records are removed from the target, and
-    /// its checkpoint from wherever it is kept, so that nothing is known of it any more.
+    /// Copies, follows until the run is ready, stops the run, and awaits `test`. Then it removes the migration's own records from the
+    /// target, and its checkpoint from the checkpoint store, so that no record of the migration remains.
     ///
-    /// While `test` runs nothing is written to the target, which is as the source was at the [position](Status::position) of the status, or
-    /// a moment later. Documents do not expire there, and indexes are not yet in their final form.
+    /// While `test` runs, nothing is written to the target. Its data is the source's data at the [position](Status::position) in the
+    /// status, or a moment later. Documents do not expire there, and indexes are not in their final form yet.
     ///
     /// # Errors
-    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) when a migration has begun already, whose checkpoint would be lost; those of
-    /// [`start`](Migration::start) and of the run. What can be tidied up is tidied up then, too.
+    /// - [`CheckpointMismatch`](ErrorKind::CheckpointMismatch): a migration has already begun, and its checkpoint would be lost.
+    /// - The errors of [`start`](Migration::start) and of the run. In this case, too, everything that can be removed is removed.
     ///
     /// # Cancellation
-    /// Dropping the future leaves what a run leaves that is stopped: the checkpoint and what was copied. The migration can be started, which
-    /// goes on from it.
+    /// Dropping the future leaves the same as a stopped run: the checkpoint and what was copied. Starting the migration resumes from that
+    /// checkpoint.
     pub async fn run<T>(self, test: impl Future<Output = T>) -> Result<Rehearsed<T>> {
         let engine = Arc::clone(self.migration.engine());
         if engine.load().await?.is_some() {
             return Err(Error::new(
                 ErrorKind::CheckpointMismatch,
                 "rehearse the migration",
-                "a migration has begun already, and a rehearsal would remove its checkpoint: start it, or remove the checkpoint first",
+                "a migration has already begun, and a rehearsal would remove its checkpoint: start it, or remove the checkpoint first",
             ));
         }
         let began = Instant::now();
@@ -91,7 +93,7 @@ impl Rehearsal {
             Err(error) => Err(error),
         };
         let tidied = tidy_up(&engine, self.clear_target).await;
-        // What went wrong first is what counts.
+        // The first error is the one that counts.
         let rehearsed = rehearsed?;
         tidied.map(|()| rehearsed)
     }
@@ -102,19 +104,19 @@ async fn ready(run: &MigrationHandle, max_lag: Duration) -> Result<Status> {
     Ok(run.status())
 }
 
-/// Removes what a run leaves. The lease keeps other processes out until it goes, last of all.
+/// Removes what a run leaves on the target. The lease keeps other processes out, and is removed after everything else of the run.
 async fn tidy_up(engine: &Job, clear_target: bool) -> Result<()> {
     let sink = &engine.unfenced.sink;
     let lease = Lease::acquire(Arc::clone(sink), engine.fence.clone()).await?;
     let stop = CancellationToken::new();
     let remove = async {
-        // A checkpoint of before it was abandoned would be refused otherwise.
+        // Takes ownership of the checkpoint, as every run does once it has the lease.
         engine.store.claim().await?;
         if clear_target && let Some(checkpoint) = engine.load().await? {
             let durability = SharedFlush::new(Arc::clone(&engine.sink));
             let ownership =
                 Ownership::load(Arc::clone(&engine.sink), durability, engine.settings.existing_data).await?;
-            // What was made after the last checkpoint.
+            // Collections created after the last checkpoint.
             for namespace in ownership.earlier().await {
                 ownership.remove(&namespace, None, checkpoint.watermark).await?;
             }

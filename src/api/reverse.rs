@@ -1,8 +1,8 @@
-//! The way back of a hand-over: a migration in the opposite direction, which begins where the old one ended and copies nothing.
+//! Way back: a migration in the opposite direction that begins at the hand-over and copies nothing.
 //!
-//! At the end of a cutover both sides are equal and nobody writes. That moment is kept: a position in the target's own history, and what the
-//! target has then. From there the target can be followed like any source, and what the applications do to it be carried to the old
-//! source, until they are handed back by a cutover of its own.
+//! At the end of a cutover both sides are equal, and nobody writes. The checkpoint records that moment: a position in the target's own
+//! history, and what exists on the target. From that position on, the target can be followed like any source. The changes of the
+//! applications are applied to the old source, until a second cutover hands the applications back.
 
 #[cfg(test)]
 mod tests;
@@ -18,25 +18,30 @@ use crate::source::Source;
 const OPERATION: &str = "take the hand-over back";
 
 impl Summary {
-    /// Describes a migration from `source`, on the target of the one that was handed over, to `sink`, on its source: the way back for the
-    /// applications, which are on the target by then.
+    /// Describes the migration that reverses this hand-over, for applications that use the target now. `source` is on the target of the
+    /// original migration, and `sink` is on its source.
     ///
-    /// It copies nothing. It begins at the moment of the hand-over in the target's own oplog, which has to reach back to it (else everything
-    /// is compared, as for any [lost position](crate::LostPosition)), and carries what the applications have done since to the old source.
-    /// Lag, [cutover](crate::MigrationHandle::cutover), comparison and window are its own, as those of any migration, and it can be stopped,
-    /// started again, and taken back in its turn. Names are those of before; the selection cannot be changed.
+    /// The reverse migration copies nothing. It begins at the moment of the hand-over in the target's oplog, and applies what the
+    /// applications have done since to the old source. If the oplog no longer reaches back to that moment, everything is compared, as for
+    /// any [lost position](crate::LostPosition). The reverse migration has its own lag, [cutover](crate::MigrationHandle::cutover),
+    /// comparison and window, like any other migration. It can be stopped, started again, and reversed in turn. Collections get their old
+    /// names back; the selection cannot be changed.
     ///
-    /// Nothing else may write to the old source meanwhile; that a migration's source is never written to ends with the start of this one.
-    /// Its checkpoint and lease are in the database `__mdb_internal_mongoferry` there, in the place of those of a finished migration, unless
-    /// the builder names [another store](MigrationBuilder::checkpoint). Documents no longer expire on the old source from its start on; TTL
-    /// takes its final form at its cutover. A downgrade is refused by preflight as always, and so is an old source whose writes are
-    /// [blocked](MigrationBuilder::block_source_writes) unless the sink's user may pass the block; lift it before applications go there.
+    /// Nothing else may write to the old source in the meantime. A migration never writes to its source, but that guarantee ends when the
+    /// reverse migration starts. The checkpoint and lease of the reverse migration are in the database `__mdb_internal_mongoferry` on the
+    /// old source, unless the builder names [another store](MigrationBuilder::checkpoint). They replace those of a finished migration
+    /// there. Documents no longer expire on the old source once the reverse migration has started; TTL indexes get their final form at its
+    /// cutover.
+    ///
+    /// Preflight refuses a downgrade, as always. It also refuses an old source whose writes are
+    /// [blocked](MigrationBuilder::block_source_writes), unless the sink's user may bypass the block. Lift the block before applications
+    /// use the old source again.
     ///
     /// [`Migration::reverse`] does the same after a restart of the process.
     ///
     /// # Errors
-    /// [`WrongPhase`](ErrorKind::WrongPhase) unless the outcome is [`Complete`](Outcome::Complete), [`Refused`](ErrorKind::Refused) when the
-    /// sink has no history that can be followed, or when a collection cannot get its old name back.
+    /// - [`WrongPhase`](ErrorKind::WrongPhase): the outcome is not [`Complete`](Outcome::Complete).
+    /// - [`Refused`](ErrorKind::Refused): the sink has no history that can be followed, or a collection cannot get its old name back.
     pub fn reverse(&self, source: impl Source, sink: impl Sink) -> Result<MigrationBuilder> {
         match &self.way_back {
             Some(way_back) => way_back.reverse(source, sink),
@@ -47,10 +52,10 @@ impl Summary {
 }
 
 impl WayBack {
-    /// As [`Summary::reverse`].
+    /// Same as [`Summary::reverse`].
     ///
     /// # Errors
-    /// [`Refused`](ErrorKind::Refused) when a collection cannot get its old name back.
+    /// [`Refused`](ErrorKind::Refused) if a collection cannot get its old name back.
     pub fn reverse(&self, source: impl Source, sink: impl Sink) -> Result<MigrationBuilder> {
         let selection = &self.first.selection;
         for state in &self.first.collections {
@@ -70,10 +75,10 @@ impl WayBack {
     }
 }
 
-/// The way back that the checkpoint of a finished migration holds.
+/// Returns the way back from the checkpoint of a finished migration.
 ///
 /// # Errors
-/// As [`Migration::reverse`].
+/// Same as [`Migration::reverse`].
 pub(crate) async fn of_checkpoint(engine: &Job) -> Result<WayBack> {
     match engine.load().await? {
         Some(checkpoint) if checkpoint.complete => checkpoint.way_back.ok_or_else(no_history),
@@ -85,8 +90,8 @@ fn no_history() -> Error {
     Error::new(
         ErrorKind::Refused,
         OPERATION,
-        "the target has no history that was noted at the hand-over and can be followed: its sink answers none, or the hand-over was made by \
-         an earlier version",
+        "the hand-over recorded no position in the target's history that can be followed: the sink has no such history, or the hand-over was \
+         made by an earlier version",
     )
 }
 

@@ -1,4 +1,4 @@
-//! The comparison of both sides while a run goes on, as its host asks for it.
+//! Comparison of both sides during a run, at the host's request.
 
 use std::time::Duration;
 
@@ -15,55 +15,55 @@ use crate::order::Key;
 use crate::runtime::job::Job;
 use crate::source::{PointRequest, ReadMode};
 
-/// How often it is looked how far a comparison is.
+/// Interval at which the progress of a comparison is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What a comparison of both sides has found; see [`MigrationHandle::verify`](crate::MigrationHandle::verify).
+/// Result of a comparison of both sides; see [`MigrationHandle::verify`](crate::MigrationHandle::verify).
 #[derive(Clone, Debug, PartialEq)]
 pub struct VerifyReport {
-    /// Each collection that was asked for, by its name on the source.
+    /// The requested collections, by their names on the source.
     pub collections: Vec<ComparedCollection>,
 }
 
-/// What was found of one collection.
+/// Result of the comparison for one collection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ComparedCollection {
-    /// Its name on the source.
+    /// The collection's name on the source.
     pub namespace: Namespace,
-    /// Its name on the target.
+    /// The collection's name on the target.
     pub target: Namespace,
-    /// The position in the source's history at which the last of its ranges was compared; `None` when none was.
+    /// The source position at which the collection's last range was compared; `None` if no range was compared.
     pub position: Option<Position>,
-    /// Documents of the source that were compared.
+    /// Number of source documents compared.
     pub documents: u64,
-    /// Their bytes.
+    /// Number of bytes in these documents.
     pub bytes: u64,
     /// The documents that differ, at most 1000 of them.
     pub differences: Vec<Difference>,
-    /// How many differ in all.
+    /// Total number of documents that differ.
     pub difference_count: u64,
-    /// Why it was not compared, or not to its end.
+    /// Why the collection was not compared, or not completely.
     pub not_compared: Option<String>,
 }
 
-/// A document as both sides have it; see [`MigrationHandle::both_sides`](crate::MigrationHandle::both_sides).
+/// One document from both sides; see [`MigrationHandle::both_sides`](crate::MigrationHandle::both_sides).
 #[derive(Clone, Debug, PartialEq)]
 pub struct BothSides {
-    /// The source's; `None` where it has none.
+    /// The document on the source; `None` if it does not exist there.
     pub source: Option<RawDocumentBuf>,
-    /// The target's; `None` where it has none.
+    /// The document on the target; `None` if it does not exist there.
     pub target: Option<RawDocumentBuf>,
 }
 
 impl VerifyReport {
-    /// Whether everything was compared and is the same on both sides.
+    /// Returns `true` if everything was compared and is identical on both sides.
     pub fn is_identical(&self) -> bool {
         self.collections
             .iter()
             .all(|collection| collection.difference_count == 0 && collection.not_compared.is_none())
     }
 
-    /// How many documents differ.
+    /// Returns the number of documents that differ.
     pub fn difference_count(&self) -> u64 {
         self.collections
             .iter()
@@ -72,10 +72,10 @@ impl VerifyReport {
     }
 }
 
-/// Compares the collections, all when none are named, and waits for the end. `keep` says that the comparison goes on afterwards.
+/// Compares the collections, or all if none are named, and waits for the result. If `keep` is set, the comparison continues afterwards.
 ///
 /// # Errors
-/// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a collection that is not migrated, or what `check` answers.
+/// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a collection that is not migrated, or the error that `check` returns.
 pub(crate) async fn verify(
     requests: &Requests,
     collections: &[Namespace],
@@ -103,7 +103,7 @@ pub(crate) async fn verify(
         {
             return Err(not_migrated(unknown));
         }
-        // The run has begun again from its checkpoint.
+        // The run has restarted from its checkpoint.
         if states
             .iter()
             .any(|state| matches!(state.state, VerificationState::NotWanted))
@@ -129,10 +129,10 @@ pub(crate) async fn verify(
     Ok(VerifyReport { collections })
 }
 
-/// Writes the documents that differ as the source has them. Answers how many these were.
+/// Repairs the documents that differ: writes them as the source has them. Returns their number.
 ///
 /// # Errors
-/// What `check` answers.
+/// The error that `check` returns.
 pub(crate) async fn repair(requests: &Requests, report: &VerifyReport, check: impl Fn() -> Result<()>) -> Result<u64> {
     let mut repaired = 0;
     for collection in &report.collections {
@@ -154,10 +154,11 @@ pub(crate) async fn repair(requests: &Requests, report: &VerifyReport, check: im
     Ok(repaired)
 }
 
-/// Reads a document of both sides.
+/// Reads one document from both sides.
 ///
 /// # Errors
-/// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a collection that is not migrated, a server error, or what `check` answers.
+/// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a collection that is not migrated, a server error, or the error that
+/// `check` returns.
 pub(crate) async fn both_sides(
     engine: &Job,
     requests: &Requests,
@@ -190,12 +191,12 @@ fn not_migrated(namespace: &Namespace) -> Error {
     Error::new(
         ErrorKind::InvalidConfiguration,
         "compare both sides",
-        "no such collection is migrated: give its name on the source",
+        "this collection is not migrated: use its name on the source",
     )
     .with_context("namespace", namespace)
 }
 
-/// Asks the run, again where it has gone back to its checkpoint meanwhile.
+/// Sends a request to the run, and repeats it if the run has gone back to its checkpoint in the meantime.
 async fn ask<T>(
     requests: &Requests,
     request: impl Fn(oneshot::Sender<T>) -> VerificationRequest,
@@ -223,7 +224,7 @@ fn report(verification: CollectionVerification) -> ComparedCollection {
         VerificationState::NoRanges => (
             Default::default(),
             Some(
-                "it has no order in which it could be compared while it is written to; the cutover compares it"
+                "it has no order in which it could be compared while it is being written to; the cutover compares it"
                     .to_owned(),
             ),
         ),
@@ -250,7 +251,7 @@ mod tests {
     use crate::report::Events;
     use crate::runtime::progress::RunState;
 
-    /// A watch that has lost its connection knows nothing of what was written since.
+    /// A watch that has lost its connection cannot tell what was written since.
     #[tokio::test(start_paused = true)]
     async fn what_the_watch_has_not_come_to_is_not_known() {
         let at = |increment| Position {
@@ -262,7 +263,7 @@ mod tests {
         assert!(!watched_until(&progress, Position::ZERO).await, "there is none");
         progress.set_foreign_writes_until(Some(at(3)));
         assert!(watched_until(&progress, at(3)).await);
-        assert!(!watched_until(&progress, at(4)).await, "it stands still");
+        assert!(!watched_until(&progress, at(4)).await, "the watch makes no progress");
         let later = async {
             sleep(Duration::from_secs(1)).await;
             progress.set_foreign_writes_until(Some(at(4)));

@@ -1,4 +1,4 @@
-//! What differs between both sides.
+//! Compares collection options and indexes of both sides.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -13,8 +13,8 @@ use super::{Series, is_id_index};
 use crate::model::{Collection, CollectionKind, Namespace};
 use crate::order::compare_documents;
 
-/// What differs between the options of a collection on both sides, in words. Options that not all of `servers` know are left out, as in
-/// all of these.
+/// Describes each difference between the options of a collection on the two sides. Here and in the functions below, an option is not
+/// compared if one of `servers` does not support it.
 pub(crate) fn compare_options(source: &Collection, target: Option<&Collection>, servers: &[Series]) -> Vec<String> {
     let Some(target) = target else {
         return vec!["it does not exist on the target".to_owned()];
@@ -34,14 +34,14 @@ pub(crate) fn compare_options(source: &Collection, target: Option<&Collection>, 
     found
 }
 
-/// Whether collections of two kinds are kept alike. Which of the first two a collection is goes by its options, which are compared by
-/// themselves, and by whether it has an index on `_id`.
+/// Whether two kinds count as the same. `Plain` and `Unordered` differ only in options, which are compared on their own, and in whether the
+/// collection has an index on `_id`.
 pub(crate) fn is_same_kind(one: CollectionKind, other: CollectionKind) -> bool {
     let is_ordinary = |kind| matches!(kind, CollectionKind::Plain | CollectionKind::Unordered);
     one == other || (is_ordinary(one) && is_ordinary(other))
 }
 
-/// The options that differ between both sides, each with what is the matter with it.
+/// The options that differ between the two sides, each with a description of the difference.
 pub(crate) fn option_differences(
     kind: CollectionKind,
     source: &RawDocument,
@@ -50,14 +50,14 @@ pub(crate) fn option_differences(
 ) -> Vec<(String, &'static str)> {
     let (source, target) = (normal_options(kind, source), normal_options(kind, target));
     let is_compared = |option: &str| match option {
-        // What a server of before 6.0 cannot have blocks a migration to it.
+        // Always compare the other options: if servers before 6.0 lack one that is in use, preflight blocks the migration.
         "recordPreImages" => servers.iter().all(|servers| is_known(option, *servers)),
         _ => true,
     };
     differences(&source, &target, is_compared)
 }
 
-/// Each index of a collection on the source, and whether the target has it; then those that only the target has.
+/// Compares each index on the source with the target, then lists the indexes that exist only on the target.
 pub(crate) fn compare_indexes(
     source: &Collection,
     target: Option<&Collection>,
@@ -74,7 +74,7 @@ pub(crate) fn compare_indexes(
     for ours in &source.indexes {
         match theirs.iter().find(|theirs| name_of(theirs) == name_of(ours)) {
             Some(theirs) => all.push(summary(ours, index_difference(ours, theirs, source.kind, servers))),
-            // As of a collection of an old source to which a hand-over is taken back.
+            // The target may be the former source of a migration that is being reversed, where this collection never had the index.
             None if is_id_index(ours) && target.is_some_and(lacks_id_index) => {}
             None => all.push(summary(ours, Some("it is missing on the target".to_owned()))),
         }
@@ -88,7 +88,7 @@ pub(crate) fn compare_indexes(
     all
 }
 
-/// What differs between two indexes of one name, in words; `kind` is that of the collection.
+/// Describes the first difference between two indexes of the same name. `kind` is the kind of their collection.
 pub(crate) fn index_difference(
     ours: &RawDocument,
     theirs: &RawDocument,
@@ -98,7 +98,7 @@ pub(crate) fn index_difference(
     let is_on_id = is_id_index(ours);
     let is_compared = |field: &str| {
         let is_lost = |index| servers.iter().any(|servers| is_lost(kind, index, field, *servers));
-        // The version of the index on `_id` stays what it was when the collection was made.
+        // The version of the index on `_id` is fixed when the collection is created.
         !(is_lost(ours) || is_lost(theirs) || (is_on_id && field == "v"))
     };
     differences(&normal_index(ours), &normal_index(theirs), is_compared)
@@ -111,12 +111,12 @@ pub(crate) fn index_difference(
         })
 }
 
-/// Whether two specifications are of one index, name included.
+/// Whether two specifications describe the same index, name included.
 pub(crate) fn is_same_index(one: &RawDocument, other: &RawDocument) -> bool {
     name_of(one) == name_of(other) && normal_index(one) == normal_index(other)
 }
 
-/// Whether the keys of two indexes are the same.
+/// Whether two index keys are equal.
 pub(crate) fn are_same_keys(one: &RawDocument, other: &RawDocument) -> bool {
     compare_documents(one, other) == Ordering::Equal
 }
@@ -138,15 +138,15 @@ fn differences(source: &Fields, target: &Fields, is_compared: impl Fn(&str) -> b
         .collect()
 }
 
-/// What became of an index.
+/// Result for one index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexSummary {
     /// The collection's name on the source.
     pub namespace: Namespace,
     /// The index's name.
     pub name: String,
-    /// Whether the target has it as the source has it.
+    /// Whether the index is the same on the target as on the source.
     pub ok: bool,
-    /// Why not.
+    /// Why `ok` is false.
     pub reason: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Specifications of indexes.
+//! Normal form of index specifications, and the form sent to a target.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use super::normal::{Fields, Normal, collation, fields, is_true, number, whole, w
 use super::options::without_version;
 use super::{Series, storage_engine};
 
-/// The first series that stores NaN as the longest expiry; some of its releases took it for 0. Those before keep NaN, which never expires.
+/// First series that stores NaN as the longest expiry. Some of its releases read NaN as 0. Earlier series keep NaN, which never expires.
 const NAN_IS_NORMALISED: Series = [5, 0];
 
-/// The fields that have a meaning in one kind of index alone.
+/// Fields that have a meaning in one kind of index only.
 const FIELDS_OF_KINDS: &[(Plugin, &[&str])] = &[
     (
         Plugin::Text,
@@ -26,10 +26,10 @@ const FIELDS_OF_KINDS: &[(Plugin, &[&str])] = &[
     (Plugin::Haystack, &["bucketSize"]),
 ];
 
-/// Numbers that servers before 3.4 took of a hashed index and that no later one does.
+/// Fields of a hashed index that servers before 3.4 accepted and later ones refuse.
 const OF_OLD_HASHES: &[&str] = &["hashVersion", "seed"];
 
-/// The kind of an index that has fields of its own.
+/// Index kinds that have fields of their own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Plugin {
     Text,
@@ -38,23 +38,23 @@ enum Plugin {
     Haystack,
 }
 
-/// The name in an index specification.
+/// The name of an index.
 pub(crate) fn name_of(specification: &RawDocument) -> &str {
     specification.get_str("name").unwrap_or_default()
 }
 
-/// Whether this is the index that every collection has on `_id`.
+/// Whether this is the index on `_id` that every collection has.
 pub(crate) fn is_id_index(specification: &RawDocument) -> bool {
     name_of(specification) == "_id_" || is_clustered(specification)
 }
 
-/// The seconds after which documents expire by this index on the source.
+/// The `expireAfterSeconds` of the index on the source, as stored.
 pub(crate) fn expiry_of(specification: &RawDocument) -> Option<RawBsonRef<'_>> {
     specification.get("expireAfterSeconds").ok().flatten()
 }
 
-/// The same as a whole number, as servers take it. Those up to 4.4 keep any number, and NaN, by which nothing ever expires; later ones have
-/// an int, and their longest expiry in its place.
+/// The expiry as a whole number of seconds, as servers interpret it. Servers up to 4.4 store any number; with NaN, documents never expire.
+/// Later servers store an int, and convert NaN to the longest expiry.
 pub(crate) fn seconds(specification: &RawDocument) -> Option<i64> {
     let value = expiry_of(specification)?;
     if number(value)?.is_nan() {
@@ -63,13 +63,13 @@ pub(crate) fn seconds(specification: &RawDocument) -> Option<i64> {
     whole(value)
 }
 
-/// The version of the format; without one it is that of all servers that make an index.
+/// The version of the index format. Defaults to 2, which every supported server creates.
 pub(super) fn version(specification: &RawDocument) -> i64 {
     let version = specification.get("v").ok().flatten();
     version.and_then(whole).unwrap_or(2)
 }
 
-/// A field that has no effect in the index, and that some servers refuse or leave out.
+/// Whether a field has no effect in the index. Some servers refuse or drop such fields.
 pub(super) fn is_without_effect(specification: &RawDocument, field: &str) -> bool {
     if field == "expireAfterSeconds" {
         return has_several_fields(specification);
@@ -85,12 +85,12 @@ pub(super) fn is_without_effect(specification: &RawDocument, field: &str) -> boo
         .any(|(plugin, of_it)| of_it.contains(&field) && !is_of(specification, *plugin))
 }
 
-/// What is no part of an index: where it is, and how it is built.
+/// Whether a field only says where the index is, or how to build it.
 pub(super) fn says_how_to_build(field: &str) -> bool {
     matches!(field, "ns" | "background" | "safe" | "dropDups")
 }
 
-/// A specification in its normal form: what is not in it says nothing.
+/// The normal form of a specification: fields without meaning are dropped, defaults are filled in.
 pub(super) fn normal(specification: &RawDocument) -> Fields {
     let mut normal = Fields::from([("v".to_owned(), version(specification).into())]);
     for (field, default) in defaults(specification) {
@@ -108,7 +108,7 @@ pub(super) fn normal(specification: &RawDocument) -> Fields {
     normal
 }
 
-/// What servers fill in, or take where nothing is stated.
+/// The values that servers fill in or assume for absent fields.
 fn defaults(specification: &RawDocument) -> Vec<(&'static str, Normal)> {
     if is_of(specification, Plugin::Text) {
         vec![
@@ -127,7 +127,7 @@ fn defaults(specification: &RawDocument) -> Vec<(&'static str, Normal)> {
 fn normal_field(specification: &RawDocument, field: &str, value: RawBsonRef<'_>) -> Option<Normal> {
     match field {
         "unique" if is_id_index(specification) => None,
-        // It is that of the collection, which 6.0.27 shows here as well.
+        // It belongs to the collection. 6.0.27 shows it here as well.
         "expireAfterSeconds" if is_clustered(specification) => None,
         "unique" | "sparse" | "hidden" | "prepareUnique" | "clustered" => is_true(value).then(|| true.into()),
         "expireAfterSeconds" => Some(match seconds(specification) {
@@ -154,8 +154,8 @@ fn normal_field(specification: &RawDocument, field: &str, value: RawBsonRef<'_>)
     }
 }
 
-/// Which paths a wildcard index takes or leaves. Most servers keep the projection as it was given, 5.0.4 as it reads it: with booleans, dotted
-/// names nested, and `_id` said to be left out where nothing was said of it.
+/// The paths that a wildcard index includes or excludes. Most servers store the projection as given. 5.0.4 stores its own reading: with
+/// booleans, with dotted names nested, and with `_id` excluded explicitly if the projection does not mention it.
 fn projected(projection: RawBsonRef<'_>) -> Option<BTreeMap<String, bool>> {
     fn collect(prefix: &str, given: &RawDocument, paths: &mut BTreeMap<String, bool>) -> Option<()> {
         for (name, value) in fields(given) {
@@ -176,13 +176,13 @@ fn projected(projection: RawBsonRef<'_>) -> Option<BTreeMap<String, bool>> {
     Some(paths)
 }
 
-/// The specification as `createIndexes` takes it on servers of a series: without what has no effect or says nothing there.
+/// The specification for `createIndexes` on servers of a series, without fields that have no effect or no meaning there.
 pub(crate) fn index_for(specification: &RawDocument, servers: Series) -> RawDocumentBuf {
     let mut sent = RawDocumentBuf::new();
     for (name, value) in specification.iter().filter_map(Result::ok) {
         let field = name.as_str();
         let value = match field {
-            // The namespace of a 4.2 source may have another name here.
+            // 4.2 stores the source's namespace in `ns`; the collection may have another name on the target.
             "ns" | "dropDups" | "safe" => None,
             _ if is_without_effect(specification, field) => None,
             "hidden" if !is_true(value) && servers < [4, 4] => None,
@@ -199,8 +199,8 @@ pub(crate) fn index_for(specification: &RawDocument, servers: Series) -> RawDocu
     if is_of(specification, Plugin::Sphere) && matches!(specification.get("2dsphereIndexVersion"), Ok(None)) {
         sent.append(cstr!("2dsphereIndexVersion"), 1);
     }
-    // An index without a collation has the simple one, and a new one takes that of its collection where it states none. The format of before
-    // 3.4 knows no collation.
+    // An index without a collation uses the simple one, but `createIndexes` applies the collation of the collection if none is given. So
+    // send the simple one explicitly. Index format 1, from before 3.4, has no collations.
     if matches!(specification.get("collation"), Ok(None)) && version(specification) >= 2 {
         sent.append(cstr!("collation"), rawdoc! { "locale": "simple" });
     }
@@ -215,7 +215,7 @@ fn expiry_for(specification: &RawDocument, value: RawBsonRef<'_>, servers: Serie
     }
 }
 
-/// The seconds of [`seconds`], in the type that servers give them. NaN is not among them: to `collMod` it means 0 on every server.
+/// The value of [`seconds`] in the type that servers use. Do not send NaN instead: every server reads it as 0 in `collMod`.
 pub(crate) fn whole_seconds(specification: &RawDocument) -> Option<RawBson> {
     let seconds = seconds(specification)?;
     Some(i32::try_from(seconds).map_or(RawBson::Int64(seconds), RawBson::Int32))

@@ -1,10 +1,10 @@
-//! What kind of collection options and names stand for.
+//! Derives the kind of a collection from its name and options.
 
 use bson::raw::RawDocument;
 
 use crate::model::{CollectionKind, Namespace};
 
-/// How a collection with these options keeps its documents.
+/// The kind of a collection with these options.
 pub(crate) fn kind_of(namespace: &Namespace, options: &RawDocument) -> CollectionKind {
     let is_set = |name: &str| {
         options

@@ -1,23 +1,25 @@
-//! Whether two specifications of an option or of an index are the same, what is sent to a target of them, and what it cannot keep.
+//! Compares specifications of collections and indexes, and prepares them for a target.
 //!
-//! Servers store a specification in their own form: they fill in defaults, round, rename nothing but drop what has no meaning, and keep a
-//! number as an int, a long or a double by their version. Both sides are therefore brought into one normal form first, and this is the only
-//! place that knows it: the listing of both sides at the cutover, the target's catalogue before a copy, certificates and preflight go by it.
+//! This module compares the two sides, decides what to send to a target, and finds what the target cannot keep. Servers store a
+//! specification in their own form. They fill in defaults, round numbers, drop fields without meaning, and store a number as an int, a long
+//! or a double, depending on their version. Both sides are therefore converted to one normal form first. All knowledge about that form is
+//! in this module. The listing of both sides at the cutover, the target's catalogue before a copy, certificates and preflight all use it.
 //!
-//! Measured on 4.2.6, 4.4.2, 5.0.4, 5.0.32, 6.0.5 and 6.0.27 unless the row says otherwise. Numbers are equal by value everywhere, whatever
-//! their types and however deep they stand; the order of fields counts in keys of indexes, filters, validators and pipelines alone.
+//! The rows were measured on 4.2.6, 4.4.2, 5.0.4, 5.0.32, 6.0.5 and 6.0.27 unless they say otherwise. "Nothing" means that the option
+//! counts as absent. *Not kept* means that the target cannot store it. Numbers are equal by value everywhere, whatever their types and
+//! however deeply nested. The order of fields matters only in index keys, filters, validators and pipelines.
 //!
 //! # Options of collections
-//! | option | the same as |
+//! | option | equal to |
 //! |---|---|
-//! | `uuid`, `temp`, `idIndex`, `ns`, `create` | nothing: the server's own notes |
-//! | `capped: false` | nothing, and then `size` and `max` say nothing either |
-//! | `size` of capped collections | the next multiple of 256 (servers up to 6.0 round); 0 is 4096 |
-//! | `max` | whole; nothing where it is 0, negative or 2147483647 |
+//! | `uuid`, `temp`, `idIndex`, `ns`, `create` | nothing: internal to the server |
+//! | `capped: false` | nothing, and `size` and `max` then have no meaning either |
+//! | `size` of capped collections | the next multiple of 256 (servers up to 6.0 round up); 0 is 4096 |
+//! | `max` | the whole number; nothing if 0, negative or 2147483647 |
 //! | `autoIndexId: true`, `flags`, `usePowerOf2Sizes`, `noPadding`, `$nExtents` | nothing |
-//! | `autoIndexId: false` | *not kept*: every target makes the index on `_id` |
+//! | `autoIndexId: false` | *not kept*: every target creates the index on `_id` |
 //! | `validator: {}`, `validationLevel: "strict"`, `validationAction: "error"` | nothing |
-//! | `validator`, `clusteredIndex` of buckets | nothing: the server makes them, 6.0.27 others than 6.0.5 |
+//! | `validator`, `clusteredIndex` of buckets | nothing: the server sets them, and 6.0.27 sets others than 6.0.5 |
 //! | `collation` | with all defaults filled in, without `version`; `locale: "simple"` is nothing |
 //! | `viewOn`, `pipeline: []` | a view without a pipeline |
 //! | `timeseries` | `granularity` and `bucketMaxSpanSeconds` filled in; `bucketRoundingSeconds` (6.3) of a granularity left out |
@@ -25,31 +27,31 @@
 //! | `recordPreImages: false`, `changeStreamPreAndPostImages: {enabled: false}` | nothing |
 //! | `recordPreImages: true` | *not kept* before 4.4, and after 6.0 (read from the server's source, not tested) |
 //! | `recordIdsReplicated` | nothing: 9.0 fills it in; *not kept* before 9.0 (read from the server's source, not tested) |
-//! | `storageEngine`, `indexOptionDefaults` | without what is empty; settings of other engines than WiredTiger are *not kept* |
+//! | `storageEngine`, `indexOptionDefaults` | without empty parts; settings of engines other than WiredTiger are *not kept* |
 //! | `configString` | its settings in any order, without `timeseriesBucketsMayHaveMixedSchemaData` and `timeseriesBucketingParametersHaveChanged` |
-//! | any other | as it stands |
+//! | any other | the value itself |
 //!
 //! # Indexes
-//! | field | the same as |
+//! | field | equal to |
 //! |---|---|
-//! | `name` | what indexes are found by |
-//! | `ns`, `background`, `safe`, `dropDups` | nothing: how it is built, or where |
-//! | `v` | 2 where it is left out |
-//! | `unique`, `sparse`, `hidden`, `prepareUnique`, `clustered` | any value that is true, or nothing |
-//! | `expireAfterSeconds` | whole seconds up to 2147483647, which NaN means too |
-//! | the same of a clustered index | nothing: it is that of the collection, which 6.0.27 shows here too |
-//! | the same of an index of several fields, or of one of a capped collection | *not kept*: no effect, and refused (the latter by 6.0) |
-//! | `wildcardProjection` | which paths are taken; 5.0.4 keeps it in a form of its own |
+//! | `name` | identifies the index |
+//! | `ns`, `background`, `safe`, `dropDups` | nothing: where the index is, or how to build it |
+//! | `v` | 2 if absent |
+//! | `unique`, `sparse`, `hidden`, `prepareUnique`, `clustered` | true for any true value, else nothing |
+//! | `expireAfterSeconds` | whole seconds up to 2147483647; NaN is 2147483647 |
+//! | `expireAfterSeconds` of a clustered index | nothing: it belongs to the collection, and 6.0.27 shows it here too |
+//! | `expireAfterSeconds` of a compound index, or in a capped collection | *not kept*: no effect, and refused (if capped: by 6.0) |
+//! | `wildcardProjection` | the paths that it includes; 5.0.4 stores them in a form of its own |
 //! | `collation`, `storageEngine` | as for collections |
-//! | `weights`, `textIndexVersion`, `default_language`, `language_override` of text indexes | whole weights in any order, the languages filled in |
-//! | `2dsphereIndexVersion`, `finestIndexedLevel`, `coarsestIndexedLevel` of 2dsphere indexes | version 1 where none is stated: it is from before 2.6 |
+//! | `weights`, `textIndexVersion`, `default_language`, `language_override` of text indexes | whole weights in any order, languages filled in |
+//! | `2dsphereIndexVersion`, `finestIndexedLevel`, `coarsestIndexedLevel` of 2dsphere indexes | version 1 if absent: from before 2.6 |
 //! | `bits`, `min`, `max` of 2d indexes | 26, -180 and 180 filled in |
 //! | `bucketSize` of geoHaystack indexes | by value |
-//! | these four groups in an index of another kind | *not kept*: no effect, refused or dropped since 5.0 |
-//! | `hashVersion`, `seed` | *not kept*: of 2.4 to 3.2, refused since 3.4 |
+//! | the fields of the four rows above in an index of another kind | *not kept*: no effect, refused or dropped since 5.0 |
+//! | `hashVersion`, `seed` | *not kept*: written by 2.4 to 3.2, refused since 3.4 |
 //! | all but `v`, `key` and `collation` of the index on `_id` | *not kept* |
-//! | `v: 1` of the index on `_id` | kept; *not kept* where the collection stood on the target with another, or is made later: entries do not say it |
-//! | `partialFilterExpression` and any other | as it stands |
+//! | `v: 1` of the index on `_id` | kept; *not kept* if the target's collection has another one, or if made later: entries lack it |
+//! | `partialFilterExpression` and any other | the value itself |
 
 pub(crate) mod compare;
 pub(crate) mod expiry;
@@ -71,10 +73,10 @@ pub use self::not_kept::NotKept;
 pub(crate) use self::not_kept::{Part, not_kept};
 pub(crate) use self::options::{modification_for, options_for, to_create};
 
-/// The series of a deployment's servers, such as `[6, 0]`.
+/// A release series of servers, such as `[6, 0]`.
 pub(crate) type Series = [u32; 2];
 
-/// The series of a deployment.
+/// The release series of a deployment's servers.
 pub(crate) fn series(deployment: &crate::model::Deployment) -> Series {
     [deployment.version[0], deployment.version[1]]
 }

@@ -1,4 +1,4 @@
-//! Values in the form in which they are compared.
+//! Normal form of option values, in which they are compared.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use crate::order::compare;
 /// A value in its normal form.
 #[derive(Clone, Debug)]
 pub(super) enum Normal {
-    /// Compared as it stands: numbers by value at any depth, fields in order.
+    /// Compared as it is: numbers by value at any depth, fields in order.
     Value(RawBson),
     /// Fields in any order.
     Fields(Fields),
@@ -55,7 +55,7 @@ impl From<&str> for Normal {
     }
 }
 
-/// The fields of a document that can be read.
+/// The readable fields of a document.
 pub(super) fn fields(document: &RawDocument) -> impl Iterator<Item = (&str, RawBsonRef<'_>)> {
     document
         .iter()
@@ -67,7 +67,7 @@ pub(super) fn fields(document: &RawDocument) -> impl Iterator<Item = (&str, RawB
 pub(super) fn number(value: RawBsonRef<'_>) -> Option<f64> {
     match value {
         RawBsonRef::Int32(value) => Some(f64::from(value)),
-        // No number in a specification is beyond 2^53.
+        // No number in a specification exceeds 2^53.
         RawBsonRef::Int64(value) => Some(value as f64),
         RawBsonRef::Double(value) => Some(value),
         RawBsonRef::Decimal128(value) => value.to_string().parse().ok(),
@@ -75,7 +75,7 @@ pub(super) fn number(value: RawBsonRef<'_>) -> Option<f64> {
     }
 }
 
-/// A number without its fraction, as servers take it where they want a whole one.
+/// A number without its fraction: servers truncate numbers where they need whole ones.
 pub(super) fn whole(value: RawBsonRef<'_>) -> Option<i64> {
     match value {
         RawBsonRef::Int64(value) => Some(value),
@@ -83,12 +83,12 @@ pub(super) fn whole(value: RawBsonRef<'_>) -> Option<i64> {
     }
 }
 
-/// A whole number where it is a number, else the value as it stands.
+/// The whole number if `value` is a number, else `value` unchanged.
 pub(super) fn whole_or_as_it_stands(value: RawBsonRef<'_>) -> Normal {
     whole(value).map_or_else(|| value.into(), Normal::from)
 }
 
-/// Whether servers take a value for true.
+/// Whether servers treat a value as true.
 pub(super) fn is_true(value: RawBsonRef<'_>) -> bool {
     match value {
         RawBsonRef::Boolean(value) => value,
@@ -97,7 +97,8 @@ pub(super) fn is_true(value: RawBsonRef<'_>) -> bool {
     }
 }
 
-/// A collation with every default filled in, or `None` for the simple one. Its version is that of the server's own library.
+/// A collation with all defaults filled in, or `None` for the simple one. `version` is left out: it is the version of the server's own
+/// collation library.
 pub(super) fn collation(value: RawBsonRef<'_>) -> Option<Normal> {
     let Some(given) = value.as_document() else {
         return Some(value.into());
@@ -114,7 +115,7 @@ pub(super) fn collation(value: RawBsonRef<'_>) -> Option<Normal> {
         ("alternate", "non-ignorable".into()),
         ("maxVariable", "punct".into()),
         ("normalization", false.into()),
-        // The one locale whose accents are compared from the end.
+        // The only locale that compares accents from the end of a string.
         ("backwards", (locale == "fr_CA").into()),
     ]
     .into_iter()

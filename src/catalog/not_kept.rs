@@ -1,4 +1,4 @@
-//! What a target cannot keep of a specification.
+//! The parts of specifications that a target cannot keep.
 
 use std::fmt;
 
@@ -12,22 +12,22 @@ use super::options::{RECORD_IDS_REPLICATED, is_known};
 use super::storage_engine::other_engines;
 use crate::model::{Collection, CollectionKind, Namespace};
 
-/// From this series on an index of a capped collection cannot expire documents. Before, it has no effect.
+/// First series in which indexes of capped collections cannot expire documents. Before it, the setting has no effect.
 const WITHOUT_EXPIRY_OF_CAPPED: Series = [6, 0];
 
-/// A part of a collection's specification on the source that the target cannot keep. It does not count as a difference.
+/// A part of a collection's specification on the source that the target cannot keep. It is not reported as a difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NotKept {
     /// The collection's name on the source.
     pub namespace: Namespace,
-    /// The index that it belongs to; `None` for an option of the collection.
+    /// The index it belongs to; `None` for an option of the collection.
     pub index: Option<String>,
     /// The option, or the field of the index's specification.
     pub option: String,
-    /// The code of the finding by which [preflight](crate::preflight) says so.
+    /// The code of the [preflight](crate::preflight) finding that reports it.
     pub code: String,
-    /// Why.
+    /// Why the target cannot keep it.
     pub reason: String,
 }
 
@@ -41,7 +41,7 @@ impl fmt::Display for NotKept {
     }
 }
 
-/// Which kind of part it is, by which preflight chooses its finding.
+/// The kind of a part. Preflight chooses its finding by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// An option of the collection.
@@ -52,12 +52,12 @@ pub(crate) enum Part {
     IdIndexField,
     /// The version of the index on `_id`.
     IdIndexVersion,
-    /// That there is no index on `_id`.
+    /// The absence of an index on `_id`.
     IdIndexMissing,
 }
 
 impl Part {
-    /// The stable code of its finding.
+    /// The code of the finding for this kind of part.
     pub fn code(self) -> &'static str {
         match self {
             Self::Option => "option_not_kept",
@@ -69,7 +69,7 @@ impl Part {
     }
 }
 
-/// What servers of a series cannot keep of a collection, which stands there as `standing` if it does.
+/// Returns what servers of a series cannot keep of a collection. `standing` is the collection on the target, if it already exists.
 pub(crate) fn not_kept(
     collection: &Collection,
     standing: Option<&Collection>,
@@ -92,7 +92,7 @@ pub(crate) fn not_kept(
         add(Part::Option, None, &option, reason);
     }
     if lacks_id_index(collection) {
-        let reason = "the collection has no index on `_id`, the target makes one".to_owned();
+        let reason = "the collection has no index on `_id`, but the target creates one".to_owned();
         add(Part::IdIndexMissing, Some("_id_"), "autoIndexId", reason);
     }
     for index in &collection.indexes {
@@ -101,7 +101,7 @@ pub(crate) fn not_kept(
         let part = if is_on_id { Part::IdIndexField } else { Part::IndexField };
         for (field, value) in fields(index) {
             if is_lost(collection.kind, index, field, servers) {
-                let reason = "it has no effect in this index, and is left out".to_owned();
+                let reason = "it has no effect in this index and is left out".to_owned();
                 add(part, Some(name), field, reason);
             }
             if field == "storageEngine" {
@@ -116,7 +116,7 @@ pub(crate) fn not_kept(
             && version(theirs) != version(index)
         {
             let reason = format!(
-                "it is {} on the source and {} on the target; only making the collection anew would change that",
+                "it is {} on the source and {} on the target; only creating the collection again would change that",
                 version(index),
                 version(theirs)
             );
@@ -126,14 +126,14 @@ pub(crate) fn not_kept(
     all
 }
 
-/// Whether a field of an index is lost on servers of a series.
+/// Whether servers of a series cannot keep a field of an index.
 pub(super) fn is_lost(kind: CollectionKind, index: &RawDocument, field: &str, servers: Series) -> bool {
     let of_capped = || field == "expireAfterSeconds" && kind == CollectionKind::Capped;
     !says_how_to_build(field)
         && (is_without_effect(index, field) || (of_capped() && servers >= WITHOUT_EXPIRY_OF_CAPPED))
 }
 
-/// Whether a collection has none of the index that every other of its kind has.
+/// Whether a collection lacks the index on `_id`, although collections of its kind normally have one.
 pub(super) fn lacks_id_index(collection: &Collection) -> bool {
     matches!(
         collection.kind,
@@ -162,11 +162,11 @@ fn options(options: &RawDocument, servers: Series) -> Vec<(String, String)> {
             lost.push((format!("{path}.{engine}"), no_engine()));
         }
         if option == "recordPreImages" && is_true(value) && !is_known(option, servers) {
-            let reason = "servers of the target's version do not know it; `changeStreamPreAndPostImages` takes its place from 6.0 on";
+            let reason = "servers of the target's version do not support it; `changeStreamPreAndPostImages` replaces it from 6.0 on";
             lost.push((option.to_owned(), reason.to_owned()));
         }
         if option == "recordIdsReplicated" && is_true(value) && servers < RECORD_IDS_REPLICATED {
-            let reason = "servers before 9.0 do not know it; it is about how the source replicates".to_owned();
+            let reason = "servers before 9.0 do not support it; it only concerns how the source replicates".to_owned();
             lost.push((option.to_owned(), reason));
         }
     }

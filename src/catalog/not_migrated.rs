@@ -1,14 +1,14 @@
-//! What a migration leaves out.
+//! What a migration does not migrate.
 
 use bson::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Collection, CollectionKind, Namespace};
 
-/// Refuses a kind of collection that cannot be migrated, wherever it is met.
+/// Fails if collections of this kind cannot be migrated.
 ///
 /// # Errors
-/// [`UnsupportedEntry`](ErrorKind::UnsupportedEntry).
+/// [`UnsupportedEntry`](ErrorKind::UnsupportedEntry) for time-series collections without buckets (9.0 and newer).
 pub(crate) fn ensure_migratable(operation: &'static str, namespace: &Namespace, kind: CollectionKind) -> Result<()> {
     if kind != CollectionKind::TimeSeries {
         return Ok(());
@@ -17,16 +17,17 @@ pub(crate) fn ensure_migratable(operation: &'static str, namespace: &Namespace, 
     Err(Error::new(ErrorKind::UnsupportedEntry, operation, message).with_context("namespace", namespace))
 }
 
-/// Whether it is a view that somebody made over the buckets of a time-series collection. It is left out: nothing that a server tells of
-/// it is enough to make it anew.
+/// Whether this is a user-made view over the buckets of a time-series collection. Such views are not migrated: servers do not report enough
+/// about them to create them again.
 pub(crate) fn is_view_of_buckets(collection: &Collection) -> bool {
     collection.kind == CollectionKind::TimeSeries && collection.id == Uuid::from_bytes([0; 16])
 }
 
-/// Why a time-series collection of 9.0 cannot be migrated.
-pub(crate) const TIME_SERIES: &str = "it is a time-series collection without buckets, as servers keep them from 9.0 on, of which this version can copy nothing";
+/// Why time-series collections of 9.0 cannot be migrated.
+pub(crate) const TIME_SERIES: &str =
+    "servers from 9.0 on store this time-series collection without buckets, and this version cannot copy that";
 
-/// What to do about it.
+/// How to fix it.
 pub(crate) fn time_series_fix(namespace: &Namespace) -> String {
     format!(
         "leave it out with `.exclude(\"{namespace}\")` and copy it with an application, or migrate before the source's feature \
@@ -34,7 +35,7 @@ pub(crate) fn time_series_fix(namespace: &Namespace) -> String {
     )
 }
 
-/// What a migration leaves out, of this source and always.
+/// Lists what is not migrated: what no migration includes, and the collections of this source that are left out.
 pub(crate) fn not_migrated(left_out: &[&Collection]) -> Vec<String> {
     let mut all = vec![
         "users and roles (admin.system.users, admin.system.roles)".to_owned(),

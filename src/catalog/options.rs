@@ -1,4 +1,4 @@
-//! The options of collections and views.
+//! Normal form of collection options, and the form sent to a target.
 
 use bson::raw::{CString, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, cstr};
 use bson::rawdoc;
@@ -8,26 +8,26 @@ use super::normal::{Fields, Normal, collation, fields, is_true, whole, whole_or_
 use super::{Series, storage_engine};
 use crate::model::CollectionKind;
 
-/// Up to here and from here on no server records images of documents in its oplog.
+/// The series that have `recordPreImages`, which records images of documents in the oplog.
 pub(super) const PRE_IMAGES: std::ops::Range<Series> = [4, 4]..[6, 1];
 
-/// From here on the server keeps collections in this way by itself.
+/// First series that sets `recordIdsReplicated` by itself.
 pub(super) const RECORD_IDS_REPLICATED: Series = [9, 0];
 
 /// Servers round the size of a capped collection up to a multiple of this.
 const SIZE_STEP: i64 = 256;
 
-/// What servers make of a size of 0.
+/// The size that servers use for a capped collection of size 0.
 const LEAST_SIZE: i64 = 4096;
 
-/// Granularities of time series, with the seconds that a bucket spans at most, and to which its beginning is rounded.
+/// Granularities of time series: name, maximum span of a bucket in seconds, and the seconds that the start of a bucket is rounded to.
 const GRANULARITIES: &[(&str, i64, i64)] = &[
     ("seconds", 3_600, 60),
     ("minutes", 86_400, 3_600),
     ("hours", 2_592_000, 86_400),
 ];
 
-/// Whether servers of a series know an option.
+/// Whether servers of a series support an option.
 pub(super) fn is_known(option: &str, servers: Series) -> bool {
     match option {
         "recordPreImages" => PRE_IMAGES.contains(&servers),
@@ -37,7 +37,7 @@ pub(super) fn is_known(option: &str, servers: Series) -> bool {
     }
 }
 
-/// Options in their normal form: what is not in it says nothing.
+/// The normal form of options: options without effect are dropped, defaults are filled in.
 pub(super) fn normal(kind: CollectionKind, options: &RawDocument) -> Fields {
     let is_capped = is_set(options, "capped");
     let mut normal = Fields::new();
@@ -80,7 +80,7 @@ fn normal_option(kind: CollectionKind, is_capped: bool, name: &str, value: RawBs
     }
 }
 
-/// What is no option: the command's name, what belongs to one server, what the server sets itself.
+/// Whether a field is not an option: the name of the command, an argument for one server, or a value that the server sets itself.
 fn is_note(name: &str) -> bool {
     matches!(
         name,
@@ -88,7 +88,7 @@ fn is_note(name: &str) -> bool {
     )
 }
 
-/// What has no meaning since MMAPv1.
+/// Whether an option only had a meaning for the MMAPv1 storage engine.
 fn is_obsolete(name: &str) -> bool {
     matches!(
         name,
@@ -100,7 +100,7 @@ fn is_set(options: &RawDocument, name: &str) -> bool {
     options.get(name).ok().flatten().is_some_and(is_true)
 }
 
-/// Of `{enabled: <bool>}`.
+/// Reads `{enabled: <bool>}`. Any other form counts as enabled.
 fn is_enabled(value: RawBsonRef<'_>) -> bool {
     value.as_document().is_none_or(|images| is_set(images, "enabled"))
 }
@@ -121,7 +121,7 @@ fn time_series(value: RawBsonRef<'_>) -> Normal {
     let (span, rounding) = (number("bucketMaxSpanSeconds"), number("bucketRoundingSeconds"));
     let granularity = match given.get_str("granularity") {
         Ok(granularity) => GRANULARITIES.iter().find(|(name, ..)| *name == granularity),
-        // Both are given where the buckets are of another size than those of any granularity.
+        // A rounding without a granularity means custom bucket sizes, which match no granularity.
         Err(_) if rounding.is_some() => None,
         Err(_) => GRANULARITIES
             .iter()
@@ -175,8 +175,8 @@ fn index_defaults(value: RawBsonRef<'_>) -> Option<Normal> {
     (!normal.is_empty()).then_some(Normal::Fields(normal))
 }
 
-/// The options that a collection is made with: its own, and the specification of its index on `_id` where that is of the version of before
-/// 3.4, which no server makes unasked.
+/// The options to create a collection with. Includes the specification of the index on `_id` if its version is 1, from before 3.4: servers
+/// create that version only on request.
 pub(crate) fn to_create(options: &RawDocument, indexes: &[RawDocumentBuf]) -> RawDocumentBuf {
     let mut created = RawDocumentBuf::new();
     for (name, value) in options
@@ -195,8 +195,8 @@ pub(crate) fn to_create(options: &RawDocument, indexes: &[RawDocumentBuf]) -> Ra
     created
 }
 
-/// The options as `create` takes them on servers of a series. What they do not know goes along unless it says nothing or is not kept, so that
-/// their refusal names it.
+/// The options for `create` on servers of a series. Options that these servers do not know are still sent, unless they have no effect or
+/// are *not kept*, so that the server's refusal names them.
 pub(crate) fn options_for(kind: CollectionKind, options: &RawDocument, servers: Series) -> RawDocumentBuf {
     let is_capped = is_set(options, "capped");
     let mut sent = RawDocumentBuf::new();
@@ -208,7 +208,7 @@ pub(crate) fn options_for(kind: CollectionKind, options: &RawDocument, servers: 
                 "timeseries" | "expireAfterSeconds" | "collation" | "storageEngine"
             )
         {
-            // The server makes the buckets, with their validator and their order, from these.
+            // The server creates the buckets, with their validator and their clustered index, from these options.
             continue;
         }
         let value = match option {
@@ -233,13 +233,13 @@ pub(crate) fn options_for(kind: CollectionKind, options: &RawDocument, servers: 
     sent
 }
 
-/// The arguments of `collMod` as servers of a series take them.
+/// The arguments of `collMod` for servers of a series.
 pub(crate) fn modification_for(arguments: &RawDocument, servers: Series) -> RawDocumentBuf {
     let mut sent = RawDocumentBuf::new();
     for (name, value) in arguments.iter().filter_map(Result::ok) {
         let is_left_out = match name.as_str() {
             "collMod" | "writeConcern" | "$db" => true,
-            // The sink says so itself where the target takes it.
+            // The sink sets it itself on targets that support it.
             "timeseriesBucketsMayHaveMixedSchemaData" => true,
             "recordPreImages" => !is_known(name.as_str(), servers),
             "changeStreamPreAndPostImages" => !is_enabled(value) && !is_known(name.as_str(), servers),
@@ -252,7 +252,7 @@ pub(crate) fn modification_for(arguments: &RawDocument, servers: Series) -> RawD
     sent
 }
 
-/// A collation for a server that fills in the version of its own library, and refuses any other.
+/// A collation without its version. A server fills in the version of its own library and refuses any other.
 pub(super) fn without_version(value: RawBsonRef<'_>) -> RawBson {
     let Some(given) = value.as_document() else {
         return RawBson::from(value);

@@ -1,20 +1,20 @@
-//! The settings of storage engines in options and in specifications of indexes.
+//! Storage engine settings in options and index specifications.
 
 use bson::raw::{CString, RawBson, RawBsonRef, RawDocumentBuf, cstr};
 
 use super::normal::{Fields, Normal, fields};
 
-/// The engine of all servers that take part.
+/// The storage engine of all supported servers.
 pub(super) const ENGINE: &str = "wiredTiger";
 
-/// What the server notes in the settings of a time-series collection's buckets for itself. The sink says the first of each, as it cannot know
-/// their past; some releases of a series list them, others do not.
+/// Settings that the server itself adds to the buckets of a time-series collection. They are not compared: some releases of a series list
+/// them and others do not, and the sink sets the first one to true because it cannot know the history of the buckets.
 const BUCKET_NOTES: &[&str] = &[
     "timeseriesBucketsMayHaveMixedSchemaData",
     "timeseriesBucketingParametersHaveChanged",
 ];
 
-/// The settings that say something, or `None` where there are none.
+/// The settings that have an effect, or `None` if there are none.
 pub(super) fn normal(value: RawBsonRef<'_>) -> Option<Normal> {
     let Some(engines) = value.as_document() else {
         return Some(value.into());
@@ -37,7 +37,7 @@ pub(super) fn normal(value: RawBsonRef<'_>) -> Option<Normal> {
     (!normal.is_empty()).then_some(Normal::Fields(normal))
 }
 
-/// The names of engines that no target has.
+/// The names of engines that targets do not have.
 pub(super) fn other_engines(value: RawBsonRef<'_>) -> Vec<&str> {
     let engines = value.as_document().into_iter().flat_map(fields);
     engines
@@ -46,7 +46,7 @@ pub(super) fn other_engines(value: RawBsonRef<'_>) -> Vec<&str> {
         .collect()
 }
 
-/// The settings as a target takes them, or `None` for none.
+/// The settings to send to a target, or `None` if there are none.
 pub(super) fn to_send(value: RawBsonRef<'_>) -> Option<RawBson> {
     let Some(engines) = value.as_document() else {
         return Some(RawBson::from(value));
@@ -57,7 +57,7 @@ pub(super) fn to_send(value: RawBsonRef<'_>) -> Option<RawBson> {
     Some(RawBson::Document(kept))
 }
 
-/// `indexOptionDefaults` as a target takes them, or `None` for none.
+/// The `indexOptionDefaults` to send to a target, or `None` if there are none.
 pub(super) fn defaults_to_send(value: RawBsonRef<'_>) -> Option<RawBson> {
     let Some(defaults) = value.as_document() else {
         return Some(RawBson::from(value));
@@ -75,7 +75,8 @@ pub(super) fn defaults_to_send(value: RawBsonRef<'_>) -> Option<RawBson> {
     (!kept.is_empty()).then_some(RawBson::Document(kept))
 }
 
-/// The items of a configuration string such as `a=1,b=(c=2,d)`, without the server's own notes and what is left empty by that.
+/// Parses a configuration string such as `a=1,b=(c=2,d)`. Leaves out the settings that servers add themselves, and groups that are empty
+/// without them.
 fn items(text: &str) -> Fields {
     let mut items = Fields::new();
     for item in split(text) {
@@ -95,7 +96,7 @@ fn items(text: &str) -> Fields {
     items
 }
 
-/// The items between the commas that are in no brackets.
+/// Splits at the commas outside of brackets.
 fn split(text: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0_usize;
     text.split(move |character| {

@@ -1,4 +1,4 @@
-//! A checkpoint in a local file.
+//! A checkpoint store in a local file.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,17 +11,19 @@ use bson::raw::RawDocumentBuf;
 use super::CheckpointStore;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Keeps the checkpoint in a file, which is replaced as a whole at each save.
+/// Keeps the checkpoint in a file. Each save replaces the whole file.
 ///
-/// One process at a time may use the file. Within it, clones of a store work together.
+/// Only one process at a time may use the file. Within a process, clones of a store work together.
 #[derive(Clone, Debug)]
 pub struct FileStore {
     path: PathBuf,
     turns: Arc<Turns>,
 }
 
-/// The order in which the file is changed. A save whose future was dropped may still be under way when the next one begins: it must
-/// neither write into the other's file nor come after it.
+/// Orders the changes of the file.
+///
+/// A save whose future was dropped may still be running when the next one begins. It must neither write into the other one's file nor
+/// replace it afterwards.
 #[derive(Debug, Default)]
 struct Turns {
     last_begun: AtomicU64,
@@ -29,7 +31,8 @@ struct Turns {
 }
 
 impl FileStore {
-    /// A store in the file at `path`. Its folder must exist; a file beside it with `.new` added to the name is used while saving.
+    /// Creates a store in the file at `path`. The folder of the file must exist. While saving, the store also uses a file beside it, whose
+    /// name has `.new` added.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -37,12 +40,12 @@ impl FileStore {
         }
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes one change to the file, unless a later one was made already.
+    /// Makes one change to the file, unless a later change was made already.
     async fn change(
         &self,
         operation: &'static str,
@@ -50,7 +53,7 @@ impl FileStore {
     ) -> Result<()> {
         let turn = self.turns.last_begun.fetch_add(1, Ordering::Relaxed) + 1;
         let store = self.clone();
-        // One blocking step, so that dropping the future cannot stop between writing and renaming.
+        // A single blocking step, so that dropping the future cannot interrupt between writing and renaming.
         tokio::task::spawn_blocking(move || store.in_turn(turn, change))
             .await
             .map_err(|error| Error::new(ErrorKind::Panic, operation, "the task failed").with_source(error))?
@@ -100,7 +103,8 @@ impl CheckpointStore for FileStore {
     }
 }
 
-/// Writes beside the file, makes that durable, and puts it in the file's place, so that a crash leaves the old or the new one whole.
+/// Writes a file beside this one, makes it durable, and renames it over this one. A crash therefore leaves the old file or the new one
+/// intact.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
@@ -122,7 +126,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes durable which file has the name.
+/// Makes the rename or removal durable.
 fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -159,7 +163,7 @@ mod tests {
         let (folder, store) = store();
         let (old, next) = (rawdoc! { "n": 1 }, rawdoc! { "n": 3 });
         store.save(&old).await.unwrap();
-        // What a process leaves that died while it wrote the new one.
+        // Left by a process that died while it wrote the new checkpoint.
         let beside = folder.path().join("checkpoint.new");
         std::fs::write(&beside, &rawdoc! { "n": 2, "longer": true }.as_bytes()[..7]).unwrap();
         let after_the_crash = FileStore::new(store.path());
@@ -182,7 +186,7 @@ mod tests {
     async fn a_save_that_comes_late_does_not_overwrite_a_later_one() {
         let (_folder, store) = store();
         let (old, new) = (rawdoc! { "n": 1 }, rawdoc! { "n": 2 });
-        // The first save begins, and gets its thread only after the second one is done.
+        // The first save begins, but gets its thread only after the second one is done.
         let late = store.turns.last_begun.fetch_add(1, Ordering::Relaxed) + 1;
         store.save(&new).await.unwrap();
         store.in_turn(late, |path| replace(path, old.as_bytes())).unwrap();

@@ -1,4 +1,4 @@
-//! A checkpoint in memory, for tests.
+//! A checkpoint store in memory, for tests.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use bson::raw::RawDocumentBuf;
 use super::CheckpointStore;
 use crate::error::Result;
 
-/// Keeps the checkpoint in memory. Clones share it, so that a second run can go on from it.
+/// Keeps the checkpoint in memory. Clones share it, so a second run can continue from it.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     checkpoint: Arc<Mutex<Option<RawDocumentBuf>>>,

@@ -1,4 +1,6 @@
-//! What a migration remembers of itself, so that it never starts again from the beginning.
+//! The checkpoint of a migration, and the stores that keep it.
+//!
+//! A run saves a checkpoint continuously, so a later run continues from it and never starts from the beginning.
 
 mod file;
 #[cfg(feature = "test-util")]
@@ -26,25 +28,27 @@ pub(crate) use states::{Compared, ComparedUntil, PendingCheckpoint, State, State
 pub use way_back::WayBack;
 pub use window::CutoverWindow;
 
-/// The version of the format that this crate writes. It reads this one and all before it.
+/// The version of the format that this crate writes. It reads this version and all earlier ones.
 pub const FORMAT: i32 = 1;
 
-/// Where a checkpoint is kept.
+/// Storage for the checkpoint of one migration.
 ///
 /// # Contract
-/// - `Ok` of [`save`](CheckpointStore::save) means durable. A save that fails, or whose future is dropped, leaves the checkpoint before it
+/// - `Ok` of [`save`](CheckpointStore::save) means durable. A save that fails, or whose future is dropped, leaves either the old checkpoint
 ///   or the new one, never a mixture.
 /// - A store holds one checkpoint.
 #[async_trait]
 pub trait CheckpointStore: Send + Sync + 'static {
-    /// The last checkpoint saved, if there is one.
+    /// Loads the last checkpoint saved, if there is one.
     ///
     /// # Errors
     /// The store cannot be read.
     async fn load(&self) -> Result<Option<RawDocumentBuf>>;
 
-    /// Makes the checkpoint this store's own: from now on what another process saves, which has not claimed it later, is refused. A run calls
-    /// it once it has the lease. Default: does nothing, so that a process whose lease has run out is kept from saving by itself alone.
+    /// Takes ownership of the checkpoint. From now on the store refuses saves of other processes, unless they have claimed the checkpoint
+    /// later. A run calls this once it has the lease.
+    ///
+    /// The default does nothing. A process whose lease has run out is then kept from saving only by itself.
     ///
     /// # Errors
     /// The store cannot be read or written.
@@ -58,14 +62,14 @@ pub trait CheckpointStore: Send + Sync + 'static {
     /// The store cannot be written.
     async fn save(&self, checkpoint: &RawDocumentBuf) -> Result<()>;
 
-    /// Removes the checkpoint; it is no error when there is none.
+    /// Removes the checkpoint. If there is none, that is no error.
     ///
     /// # Errors
     /// The store cannot be written.
     async fn clear(&self) -> Result<()>;
 }
 
-/// How far a migration has come. Everything in it is durable on the sink.
+/// The progress of a migration. Everything in it is durable on the sink.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// The version of the format, [`FORMAT`].
@@ -76,88 +80,89 @@ pub struct Checkpoint {
     pub sink: String,
     /// What is migrated, and under which names.
     pub selection: Selection,
-    /// Everything up to here is durable on the sink, in the ranges that are done.
+    /// The position up to which every change is durable on the sink, in the ranges that are done.
     pub watermark: Position,
-    /// Where the tail starts again: the watermark, or before the first entry of a transaction that was open there.
+    /// The position after which the tail resumes: the watermark, or a position before the first entry of a transaction that was open there.
     pub resume: Position,
-    /// How far the source's history had been read when the checkpoint was saved. Something up to here may have been applied, so that a
-    /// history that does not hold it is another one, even where it holds the watermark.
+    /// The position up to which the source's history had been read when the checkpoint was saved. Changes up to this position may have been
+    /// applied. A history that does not contain it is therefore a different history, even if it contains the watermark.
     #[serde(default = "nothing_seen")]
     pub seen: Position,
-    /// Documents that have to be read from the source again when the run goes on, whatever the watermark says of them.
+    /// Documents that a resumed run has to read from the source again, even if the watermark covers them.
     #[serde(default)]
     pub unsettled: Vec<UnsettledDocuments>,
-    /// The collections as the source had them at the watermark.
+    /// The collections as they were on the source at the watermark.
     pub collections: Vec<CollectionState>,
-    /// What a resync has still to put away on the sink before anything is copied.
+    /// Collections on the sink that a resync still has to drop or rename before it copies anything.
     #[serde(default)]
     pub left_over: Vec<LeftOver>,
-    /// A rename on the sink that may or may not have been carried out.
+    /// A rename on the sink that may or may not have been executed.
     #[serde(default)]
     pub renaming: Option<Renaming>,
-    /// Collections that were renamed into the selection and are gone from the source by now, which a later entry will say. What concerns them
-    /// is passed over.
+    /// Collections that were renamed into the selection and no longer exist on the source under that name. A later entry of the history
+    /// says what happened to them. Until then, entries about them are skipped.
     #[serde(default)]
     pub gone: Vec<Uuid>,
-    /// Whether every collection in it has been made on the sink.
+    /// Whether every collection in this checkpoint has been created on the sink.
     #[serde(default)]
     pub created: bool,
     /// Whether every collection has been copied and its indexes have been built.
     pub copied: bool,
-    /// Documents copied so far.
+    /// Number of documents copied so far.
     #[serde(default)]
     pub copied_documents: u64,
-    /// Bytes copied so far.
+    /// Number of bytes copied so far.
     #[serde(default)]
     pub copied_bytes: u64,
-    /// How often the position was lost and everything compared with the source again.
+    /// Number of resyncs: how often the position was lost and everything was compared with the source again.
     #[serde(default)]
     pub resyncs: u32,
-    /// How long the source is followed until the cutover.
+    /// The cutover window: how long the source is followed until the cutover.
     #[serde(default)]
     pub window: CutoverWindow,
     /// Collections that were renamed out of the selection during the migration.
     #[serde(default)]
     pub left_selection: Vec<LeftSelection>,
-    /// Whether writes on the source may be blocked by a cutover that has not come to its end. Whoever goes on from here lifts the block.
+    /// Whether an unfinished cutover may have blocked writes on the source. A run that resumes from this checkpoint lifts the block.
     #[serde(default)]
     pub source_writes_blocked: bool,
-    /// Whether documents may expire on the target as on the source, by a cutover that has not come to its end. Whoever goes on from here
-    /// holds that back first.
+    /// Whether an unfinished cutover may have let documents expire on the target as they do on the source. A run that resumes from this
+    /// checkpoint suspends expiry again first.
     #[serde(default)]
     pub expiry_final: bool,
-    /// The hand-over that this migration takes back, where it is one that does.
+    /// The hand-over that this migration reverses, if it is a way back.
     #[serde(default)]
     pub takes_back: Option<Uuid>,
-    /// How far the sink's own history was watched for writes of others (see [`Sink::foreign_writes`](crate::Sink::foreign_writes)), none of
-    /// which was to a collection of which it says that it was [compared](CollectionState::compared). `None` when it was not.
+    /// The position in the sink's own history up to which writes of other programs were watched for (see
+    /// [`Sink::foreign_writes`](crate::Sink::foreign_writes)). None of these writes was to a collection that has
+    /// [`compared`](CollectionState::compared) set. `None` if the history was not watched.
     #[serde(default)]
     pub watched: Option<Position>,
-    /// A position of the sink's own history at or after everything that was written for this checkpoint. A history that does not hold it is
-    /// that of a sink that was restored from a backup. `None` when nothing was compared, or where it is not known.
+    /// A position in the sink's own history at or after every write that this checkpoint covers. If the history does not contain it, the
+    /// sink was restored from a backup. `None` if nothing was compared or the position is unknown.
     #[serde(default)]
     pub durable: Option<Position>,
-    /// Whether the cutover has been finished.
+    /// Whether the cutover has finished.
     pub complete: bool,
-    /// What a migration in the opposite direction begins with, once this one is complete.
+    /// Where a migration in the opposite direction starts, once this one is complete.
     #[serde(default)]
     pub way_back: Option<WayBack>,
 }
 
-/// How far a collection has come.
+/// The progress of one collection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CollectionState {
-    /// The source's identity of the collection.
+    /// The collection's uuid on the source.
     pub id: Uuid,
     /// Its name on the source.
     pub namespace: Namespace,
     /// Its name on the sink.
     pub target: Namespace,
-    /// The sink's own uuid of what this migration made there, by which it is told from what others make under the same name; `None` where it
-    /// is not known yet.
+    /// The sink's own uuid of the collection that this migration created. It tells that collection from one of the same name that another
+    /// program created. `None` if it is not known yet.
     #[serde(default)]
     pub made: Option<Uuid>,
-    /// How its documents are kept.
+    /// The collection's kind.
     pub kind: CollectionKind,
     /// The source's options.
     pub options: RawDocumentBuf,
@@ -165,77 +170,77 @@ pub struct CollectionState {
     pub indexes: Vec<RawDocumentBuf>,
     /// Whether the indexes have been built on the sink.
     pub indexed: bool,
-    /// The source's count of documents when it was listed.
+    /// Number of documents on the source when the collection was listed.
     pub documents: u64,
-    /// The source's count of bytes when it was listed.
+    /// Number of bytes on the source when the collection was listed.
     pub bytes: u64,
-    /// Which ranges have been copied, in ascending order; the last is open above.
+    /// Which ranges have been copied, in ascending order. The last range has no upper end.
     pub ranges: Vec<RangeState>,
-    /// How far it has been compared with the source; `None` when it begins anew.
+    /// How far the collection has been verified; `None` if its verification starts over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compared: Option<ComparedState>,
 }
 
-/// What is known of a collection's documents being the same on both sides, once everything up to the watermark is applied.
+/// Verification state of one collection. It holds once everything up to the watermark is applied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ComparedState {
-    /// Every document up to this `_id` was compared, and was the same; `None` when that is true of all.
+    /// Every document up to this `_id` was compared and was the same on both sides. `None` if that is true of all documents.
     pub upper: Option<Key>,
-    /// Those of them that may have changed since.
+    /// The compared documents that may have changed since.
     pub changed: Vec<Key>,
-    /// The position of the range that was compared last; `None` when the collection was made during the migration.
+    /// The position of the range that was compared last; `None` if the collection was created during the migration.
     pub position: Option<Position>,
-    /// Documents of the source that were compared.
+    /// Number of documents of the source that were compared.
     pub documents: u64,
-    /// Their bytes.
+    /// Number of bytes of these documents.
     pub bytes: u64,
 }
 
-/// A rename that was about to be carried out on the sink.
+/// A rename that was about to be executed on the sink.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Renaming {
-    /// The source's identity of the collection that gets another name.
+    /// Uuid, on the source, of the collection that is renamed.
     pub collection: Uuid,
     /// Its new name on the source.
     pub to: Namespace,
     /// The collection that had the new name before and is dropped by the rename.
     pub dropped: Option<Uuid>,
-    /// Where in the source's history. Nothing lies between it and the watermark.
+    /// Position of the rename in the source's history. Nothing lies between it and the watermark.
     pub position: Position,
 }
 
-/// A collection or view on the sink that was migrated and is gone from the source, or has another name there.
+/// A collection or view on the sink that was migrated, but no longer exists on the source or has another name there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LeftOver {
     /// Its name on the sink.
     pub target: Namespace,
-    /// As [`CollectionState::made`].
+    /// Same as [`CollectionState::made`].
     #[serde(default)]
     pub made: Option<Uuid>,
-    /// The name it gets on the sink; `None` when it is dropped.
+    /// The name it gets on the sink; `None` if it is dropped.
     pub moved_to: Option<Namespace>,
 }
 
-/// Documents of a collection that have to be read again.
+/// Documents of one collection that have to be read again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UnsettledDocuments {
-    /// The source's identity of the collection.
+    /// The collection's uuid on the source.
     pub collection: Uuid,
     /// Their `_id`s.
     pub ids: Vec<Key>,
 }
 
-/// A range that ends at `upper` and begins where the one before it ends.
+/// A range that ends at `upper` and begins where the previous one ends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RangeState {
-    /// The greatest `_id` in the range; `None` when it is open above.
+    /// The greatest `_id` in the range; `None` if it has no upper end.
     pub upper: Option<Key>,
-    /// The position that the range was read at; `None` when it has still to be read.
+    /// The position that the range was read at; `None` if it has not been read yet.
     pub done: Option<Position>,
 }
 
 impl Checkpoint {
-    /// The first checkpoint of a migration, with no collections yet.
+    /// The first checkpoint of a migration, without collections.
     pub(crate) fn begin(
         source: impl Into<String>,
         sink: impl Into<String>,
@@ -273,7 +278,7 @@ impl Checkpoint {
         }
     }
 
-    /// Forgets what was compared, where it cannot be relied on.
+    /// Discards verification results that cannot be relied on any more.
     pub(crate) fn forget_compared(&mut self) {
         (self.watched, self.durable) = (None, None);
         for collection in &mut self.collections {
@@ -281,8 +286,8 @@ impl Checkpoint {
         }
     }
 
-    /// The checkpoint of the same migration from a new position on, with no collections yet: nothing counts as copied any more, and whatever
-    /// else is known of the migration stays.
+    /// The checkpoint of the same migration from a new position on, without collections. Nothing counts as copied any more. Everything else
+    /// about the migration is kept.
     pub(crate) fn begin_again(self, watermark: Position, resume: Position) -> Self {
         Self {
             resyncs: self.resyncs.saturating_add(1),
@@ -295,7 +300,7 @@ impl Checkpoint {
         }
     }
 
-    /// The bytes that a store keeps.
+    /// Encodes the checkpoint as the bytes that a store keeps.
     ///
     /// # Errors
     /// The checkpoint is larger than a document can be.
@@ -310,10 +315,11 @@ impl Checkpoint {
         })
     }
 
-    /// Reads the bytes that a store kept.
+    /// Decodes the bytes that a store kept.
     ///
     /// # Errors
-    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) when they were written by a newer version of the crate, or are no checkpoint.
+    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) if the bytes were written by a newer version of the crate, or are no
+    /// checkpoint.
     pub fn decode(bytes: &RawDocumentBuf) -> Result<Self> {
         let format = bytes.get_i32("format").map_err(|error| {
             Error::new(
@@ -328,7 +334,7 @@ impl Checkpoint {
                 ErrorKind::CheckpointMismatch,
                 "read the checkpoint",
                 format!(
-                    "it has format {format}, this version reads up to {FORMAT}: go on with the newer version that wrote it"
+                    "it has format {format}, this version reads up to {FORMAT}: continue with the newer version that wrote it"
                 ),
             ));
         }
@@ -438,13 +444,13 @@ mod tests {
         let bytes = checkpoint.encode().unwrap();
         let again = Checkpoint::decode(&bytes).unwrap();
         assert_eq!(again, checkpoint);
-        // Keys are equal by value; the bytes must be the same too, since 5 and 5.0 are written differently in a query.
+        // Keys compare by value. The bytes must be the same too, since 5 and 5.0 are written differently in a query.
         assert_eq!(again.encode().unwrap().as_bytes(), bytes.as_bytes());
         let upper = again.collections[0].ranges[2].upper.as_ref().unwrap();
         assert!(matches!(upper.to_bson_ref().unwrap(), RawBsonRef::Int64(5)));
     }
 
-    /// The first version that was released wrote it. Whatever is added to the format, this must stay readable.
+    /// The first released version wrote this checkpoint. It must stay readable, whatever is added to the format.
     #[test]
     fn a_checkpoint_of_format_1_stays_readable() {
         let path = format!("{}/tests/samples/checkpoint/1.bson", env!("CARGO_MANIFEST_DIR"));
@@ -482,7 +488,7 @@ mod tests {
         let upper = |range: usize| format!("{:?}", read.collections[0].ranges[range].upper);
         let expected_upper = |range: usize| format!("{:?}", expected.collections[0].ranges[range].upper);
         for range in 0..expected.collections[0].ranges.len() {
-            // Keys are equal by value; their types must have stayed, too.
+            // Keys compare by value. Their types must be the same, too.
             assert_eq!(upper(range), expected_upper(range));
         }
     }
@@ -496,7 +502,7 @@ mod tests {
         let error = Checkpoint::decode(&newer.encode().unwrap()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CheckpointMismatch);
         assert!(error.to_string().contains("newer version"), "{error}");
-        // Also when nothing else of it can be read.
+        // The same if nothing else in it can be read.
         let error = Checkpoint::decode(&rawdoc! { "format": FORMAT + 1 }).unwrap_err();
         assert!(error.to_string().contains("newer version"), "{error}");
     }

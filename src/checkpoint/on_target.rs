@@ -1,4 +1,4 @@
-//! A checkpoint on the target, beside the data it describes.
+//! A checkpoint store on the target, beside the data it describes.
 
 use std::sync::Arc;
 
@@ -11,39 +11,40 @@ use super::parts::{PART, Parts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::Sink;
 
-/// The record's name on the sink.
+/// Name of the record on the sink.
 const RECORD: &str = "checkpoint";
 
-/// How often a claim is tried against a process that saves at the same time. The other's lease has run out, so that once is the rule.
+/// Maximum number of attempts of a claim against a process that saves concurrently. One attempt is the rule, because the other process's
+/// lease has run out.
 const CLAIMS: usize = 10;
 
-/// How often a checkpoint is read again because it was replaced meanwhile.
+/// Maximum number of reads of a checkpoint that another process keeps replacing.
 const READS: usize = 10;
 
 /// Keeps the checkpoint among the migration's own records on the sink.
 ///
-/// Each save states which one it replaces, so that a process that has lost the migration to another cannot overwrite the other's: not
-/// even before that one has saved its first, since it claims the record as it begins. A checkpoint that is too large for one record, of
-/// tens of thousands of collections, is kept in several.
+/// Each save names the checkpoint that it replaces. A process that has lost the migration to another one can therefore not overwrite the
+/// other's checkpoint. This holds even before the new process has saved its first one, because a run claims the record when it begins. A
+/// checkpoint of tens of thousands of collections is too large for one record and is kept in several.
 pub struct SinkStore {
     sink: Arc<dyn Sink>,
-    /// Tells this store's records from those of other processes.
+    /// Distinguishes this store's records from those of other processes.
     writer: Uuid,
     state: tokio::sync::Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The fence of the record as far as it is known.
+    /// The fence of the record, as far as it is known.
     fence: i64,
-    /// The number of the next set of parts; none is used twice.
+    /// Number of the next set of parts. No number is used twice.
     next_set: i64,
-    /// Sets of parts that may be on the sink, the one that the record names among them.
+    /// Sets of parts that may be on the sink, including the one that the record names.
     sets: Vec<Parts>,
 }
 
 impl SinkStore {
-    /// A store on `sink`.
+    /// Creates a store on `sink`.
     pub fn new(sink: Arc<dyn Sink>) -> Self {
         Self {
             sink,
@@ -54,7 +55,7 @@ impl SinkStore {
 }
 
 impl SinkStore {
-    /// Saves the record over the one with the fence, which then moves. Answers whether that one was there.
+    /// Saves the record if the stored one has the given fence, and advances the fence. Returns whether the record was saved.
     async fn save_over(&self, fence: &mut i64, content: &Content<'_>) -> Result<bool> {
         let next = *fence + 1;
         let mut record = rawdoc! { "fence": next, "writer": self.writer.to_string() };
@@ -73,7 +74,7 @@ impl SinkStore {
         Ok(saved)
     }
 
-    /// The same, also when the record is this store's own after all: a save before this one may have arrived although its answer was lost
+    /// Does the same, and retries if the stored record is this store's own. An earlier save may have arrived although its response was lost
     /// or its future dropped.
     async fn save_over_own(&self, fence: &mut i64, content: &Content<'_>) -> Result<bool> {
         if self.save_over(fence, content).await? {
@@ -91,7 +92,7 @@ impl SinkStore {
         Ok(false)
     }
 
-    /// Deletes the sets of parts that the record, which was just saved, does not name. What cannot be deleted now is later.
+    /// Deletes the sets of parts that the record just saved does not name. Sets that cannot be deleted now are deleted later.
     async fn tidy(&self, state: &mut State, kept: Option<Parts>) {
         let mut left = Vec::new();
         for parts in std::mem::take(&mut state.sets) {
@@ -194,10 +195,10 @@ impl CheckpointStore for SinkStore {
     }
 }
 
-/// What a record has of the checkpoint.
+/// What a record contains of the checkpoint.
 #[derive(Clone, Copy)]
 enum Content<'a> {
-    /// It was claimed before anything was saved.
+    /// The record was claimed before anything was saved.
     Nothing,
     Whole(&'a RawDocument),
     Parts(Parts),
@@ -231,7 +232,7 @@ fn taken(operation: &'static str) -> Error {
     Error::new(
         ErrorKind::Lease,
         operation,
-        "another process has saved one since: it has taken the migration over",
+        "another process has saved a checkpoint since: it has taken the migration over",
     )
 }
 
@@ -248,7 +249,7 @@ mod tests {
         sink.lose_next_answer(SinkCall::SaveRecord);
         assert!(store.save(&rawdoc! { "n": 2 }).await.unwrap_err().is_retryable());
         store.save(&rawdoc! { "n": 3 }).await.unwrap();
-        // The same for a save that is dropped when it has arrived.
+        // The same for a save that is dropped after it has arrived.
         let gate = sink.hold_answer(SinkCall::SaveRecord);
         let (four, five) = (rawdoc! { "n": 4 }, rawdoc! { "n": 5 });
         tokio::select! {
@@ -284,7 +285,7 @@ mod tests {
                 first.claim().await.unwrap();
                 first.save(checkpoint).await.unwrap();
             }
-            // The second has not saved anything yet.
+            // The second store has not saved anything yet.
             second.claim().await.unwrap();
             assert_eq!(second.load().await.unwrap(), saved);
             assert_eq!(
@@ -297,7 +298,7 @@ mod tests {
         }
     }
 
-    /// The names of the records, by what the journal says of them.
+    /// The names of the existing records, derived from the journal.
     fn records(sink: &MemorySink) -> std::collections::BTreeSet<String> {
         let mut records = std::collections::BTreeSet::new();
         for entry in sink.journal() {
@@ -310,7 +311,7 @@ mod tests {
         records
     }
 
-    /// A checkpoint of so many parts.
+    /// A checkpoint of the given number of parts.
     fn large(n: i32, parts: usize) -> RawDocumentBuf {
         rawdoc! { "n": n, "large": "x".repeat(PART * parts - 100) }
     }
@@ -331,7 +332,7 @@ mod tests {
         assert_eq!(second.load().await.unwrap(), Some(large(4, 2)));
         second.claim().await.unwrap();
         assert_eq!(second.load().await.unwrap(), Some(large(4, 2)));
-        // The stale one's parts arrive, but what names them does not.
+        // The parts of the stale store arrive, but the record that names them does not.
         assert_eq!(first.save(&large(5, 3)).await.unwrap_err().kind(), ErrorKind::Lease);
         assert_eq!(second.load().await.unwrap(), Some(large(4, 2)));
         second.save(&large(6, 3)).await.unwrap();
@@ -366,7 +367,7 @@ mod tests {
                     () = gates[1].reached() => {}
                 }
                 drop(gates);
-                // A process that takes over finds one of them, and leaves nothing of the other behind.
+                // A process that takes over finds one of the two checkpoints, and leaves nothing of the other behind.
                 let next = SinkStore::new(Arc::new(sink.clone()));
                 let found = next.load().await.unwrap().unwrap();
                 let arrived = passes >= 4 || (lost && passes == 3);

@@ -1,7 +1,7 @@
-//! A checkpoint that is too large for one record, in several.
+//! Storage of a checkpoint that is too large for one record, in several parts.
 //!
-//! The parts are records of their own under names that are used once, and the checkpoint's record names them. So whatever happens while
-//! they are saved, that record refers to a whole set: the one before or the new one.
+//! Each part is a record of its own, under a name that is used only once. The checkpoint's record names the parts. Whatever happens during
+//! a save, that record therefore refers to a complete set: the old one or the new one.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use bson::{Binary, Uuid, rawdoc};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::Sink;
 
-/// A checkpoint of more bytes is saved in parts of so many: a record is a document, which has 16 MiB at most.
+/// Maximum number of bytes of a part. A larger checkpoint is split into parts, because a record is a document, which has at most 16 MiB.
 #[cfg(not(test))]
 pub(super) const PART: usize = 8 << 20;
 #[cfg(test)]
 pub(super) const PART: usize = 1 << 10;
 
-/// The parts of one checkpoint.
+/// The set of parts of one checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Parts {
-    /// The store that saved them.
+    /// Identifies the store that saved the parts.
     pub writer: Uuid,
-    /// The number of the set among those of the writer.
+    /// Number of the set among those of the writer.
     pub set: i64,
     pub count: i64,
 }
@@ -48,7 +48,7 @@ impl Parts {
                 return Err(Error::new(
                     ErrorKind::Protocol,
                     "save the checkpoint",
-                    "a record of its parts is there already",
+                    "a record for one of its parts exists already",
                 )
                 .with_context("record", self.name(number)));
             }
@@ -56,10 +56,10 @@ impl Parts {
         Ok(())
     }
 
-    /// Reads the checkpoint; `None` when a part is gone, since another set has taken the place of this one.
+    /// Loads the checkpoint. Returns `None` if a part is gone because another set has replaced this one.
     ///
     /// # Errors
-    /// A server error, or what was read is no checkpoint.
+    /// A server error, or the loaded bytes are no checkpoint.
     pub async fn load(&self, sink: &Arc<dyn Sink>) -> Result<Option<RawDocumentBuf>> {
         let mut bytes = Vec::new();
         for number in 0..self.count {
@@ -84,9 +84,9 @@ impl Parts {
         Ok(())
     }
 
-    /// Sets that the writer can have left when it died between two saves: the one before this, and the one that was to follow it.
+    /// Sets that the writer may have left behind when it died between two saves: the previous set and the next one.
     pub fn neighbours(self) -> [Self; 2] {
-        // They have about as many parts.
+        // Their part counts are unknown. They are assumed to have at most one part more than this set.
         let neighbour = |set| Self {
             set,
             count: self.count + 1,

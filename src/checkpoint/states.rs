@@ -1,7 +1,7 @@
-//! The states of all collections, shared between one checkpoint and the next.
+//! The states of all collections, shared between successive checkpoints.
 //!
-//! A run can have tens of thousands of collections, and between two checkpoints a few of them change. So a checkpoint that waits to be saved
-//! shares the states of all others with the checkpoints before and after it, and each state is encoded once.
+//! A run can have tens of thousands of collections, of which only a few change between two checkpoints. A checkpoint that waits to be saved
+//! therefore shares the states of all other collections with the checkpoints before and after it. Each state is encoded once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -14,13 +14,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::raw::writer::{IndexNames, RawWriter};
 use crate::model::{Namespace, Position};
 
-/// States that are copied together when one of them changes while a checkpoint shares them.
+/// Number of states in a block. If a checkpoint shares a block and one of its states changes, the whole block is copied.
 const BLOCK: usize = 64;
 
-/// The states of all collections and views at one moment. Clones share them, so that a clone costs the same however many there are.
+/// The states of all collections and views at one moment. Clones share the states, so cloning costs the same however many there are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct States {
-    /// Collections by their slot. A slot without a collection is empty.
+    /// Collections by slot. A slot without a collection is empty.
     blocks: Arc<Vec<Arc<Block>>>,
     views: Arc<Vec<Arc<State>>>,
 }
@@ -36,35 +36,35 @@ pub(crate) struct State {
     encoded: OnceLock<RawDocumentBuf>,
 }
 
-/// What is known of a collection's documents being the same on both sides.
+/// Verification state of one collection.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Compared {
-    /// Nothing.
+    /// No comparison counts.
     No,
-    /// Nothing has changed since they were compared.
+    /// No compared document has changed since.
     Unchanged(ComparedState),
-    /// Some have changed since. [`ComparedUntil::changed`] says which, where there is room for them.
+    /// Some compared documents have changed since. [`ComparedUntil::changed`] lists them, if there is room for them.
     Changed,
 }
 
-/// What a checkpoint says of documents that were compared.
+/// Verification data that a checkpoint adds to the shared states.
 #[derive(Debug)]
 pub(crate) struct ComparedUntil {
-    /// How far the sink's history was watched for writes of others.
+    /// The position in the sink's history up to which writes of other programs were watched for.
     pub watched: Position,
-    /// The collections of the sink that others have written to.
+    /// The collections of the sink that other programs have written to.
     pub foreign: HashSet<Namespace>,
-    /// The collections of which some documents have changed since they were compared.
+    /// The collections in which some documents have changed since they were compared.
     pub changed: HashMap<Uuid, ComparedState>,
 }
 
 /// A checkpoint that waits to be saved.
 #[derive(Debug)]
 pub(crate) struct PendingCheckpoint {
-    /// Without collections.
+    /// The checkpoint without its collections.
     pub head: Checkpoint,
     pub states: States,
-    /// `None` when nothing that was compared counts.
+    /// `None` if no verification result counts.
     pub compared: Option<ComparedUntil>,
 }
 
@@ -77,7 +77,7 @@ impl State {
         }
     }
 
-    /// Whether it says the same as these.
+    /// Whether this state equals the given one.
     pub fn is(&self, collection: &CollectionState, compared: &Compared) -> bool {
         self.collection == *collection && self.compared == *compared
     }
@@ -92,7 +92,7 @@ impl State {
 }
 
 impl States {
-    /// The states, those of collections first.
+    /// All states; collections come first, then views.
     pub fn iter(&self) -> impl Iterator<Item = &CollectionState> {
         self.all().map(|state| &state.collection)
     }
@@ -102,12 +102,12 @@ impl States {
         collections.chain(&*self.views).map(|state| &**state)
     }
 
-    /// The state in a slot.
+    /// Returns the state in a slot.
     pub fn get(&self, slot: usize) -> Option<&State> {
         self.blocks.get(slot / BLOCK)?.get(slot % BLOCK)?.as_deref()
     }
 
-    /// Puts a state into a slot, or takes it out.
+    /// Sets the state in a slot, or clears the slot.
     pub fn set(&mut self, slot: usize, state: Option<State>) {
         let blocks = Arc::make_mut(&mut self.blocks);
         if blocks.len() <= slot / BLOCK {
@@ -128,7 +128,7 @@ impl States {
 }
 
 impl PendingCheckpoint {
-    /// Whether it says of a collection that its documents were compared.
+    /// Whether the checkpoint has verification results for any collection.
     pub fn has_compared(&self) -> bool {
         self.states.all().any(|state| self.compared(state).is_some())
     }
@@ -145,7 +145,7 @@ impl PendingCheckpoint {
         }
     }
 
-    /// The bytes that a store keeps, as [`Checkpoint::encode`] makes them.
+    /// Encodes the checkpoint as [`Checkpoint::encode`] does.
     ///
     /// # Errors
     /// The checkpoint is larger than a document can be.
@@ -275,7 +275,7 @@ mod tests {
         assert!(pending.has_compared());
     }
 
-    /// With tens of thousands of collections each checkpoint that waits would else take as much memory as all of them.
+    /// Otherwise, with tens of thousands of collections, each waiting checkpoint would take as much memory as all of them.
     #[test]
     fn clones_share_what_has_not_changed() {
         let mut states = States::default();

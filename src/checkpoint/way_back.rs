@@ -1,4 +1,4 @@
-//! How a finished hand-over can be taken back: the first checkpoint of the migration that does it.
+//! The way back: how a finished hand-over can be reversed.
 
 use std::fmt;
 
@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::Checkpoint;
 use crate::model::Position;
 
-/// How a finished hand-over can be taken back: the first checkpoint of the migration that does it.
+/// The way back of a finished hand-over. It is the first checkpoint of the migration that reverses the hand-over.
 ///
-/// It is in the [`Summary`](crate::Summary) and in the checkpoint of the finished migration, so that it is there after a restart of the process.
+/// The [`Summary`](crate::Summary) and the checkpoint of the finished migration both contain it, so it is still available after the process
+/// restarts.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WayBack {
@@ -17,13 +18,13 @@ pub struct WayBack {
 }
 
 impl WayBack {
-    /// The moment of the hand-over, in the history of the target.
+    /// Returns the position of the hand-over in the history of the target.
     pub fn position(&self) -> Position {
         self.first.watermark
     }
 }
 
-/// The size of a large catalogue is nothing to print.
+/// Omits the catalogue, which may be too large to print.
 impl fmt::Debug for WayBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WayBack")

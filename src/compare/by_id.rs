@@ -1,4 +1,4 @@
-//! Documents that are read by their `_id`s, some at a time, and how those of both sides differ.
+//! Compares documents that are read by `_id`, in portions.
 
 use std::collections::HashMap;
 
@@ -6,16 +6,16 @@ use bson::raw::RawDocumentBuf;
 
 use crate::order::Key;
 
-/// So many documents are read at once at most.
+/// Maximum number of documents in a portion.
 const MOST_KEYS: usize = 500;
 
-/// So many are read first, since nobody knows yet how large they are.
+/// Size of the first portion, read before anything is known about the size of the documents.
 const FIRST_KEYS: usize = 8;
 
-/// They may be so many times as large as expected, and no more of them are read than so many times as before.
+/// Limits a portion to this many times what the expected document size allows, and to this many times the previous portion.
 const MARGIN: usize = 4;
 
-/// Documents to be read, as many at a time as take about so many bytes.
+/// Splits documents to read into portions of about `bytes` bytes each.
 pub(crate) struct Portions<'a> {
     rest: &'a [Key],
     bytes: usize,
@@ -24,9 +24,9 @@ pub(crate) struct Portions<'a> {
 }
 
 impl<'a> Portions<'a> {
-    /// `document_bytes` is about the size of one, 0 where that is not known.
+    /// Splits `keys` into portions. `document_bytes` is the approximate size of a document, or 0 if unknown.
     pub fn of(keys: &'a [Key], bytes: usize, document_bytes: usize) -> Self {
-        // Those that were read may be small, or gone, and the next ones large.
+        // Do not rely on the portions read so far alone: their documents may be small or deleted, and the next ones large.
         let most = (MARGIN * bytes / document_bytes.max(1)).clamp(1, MOST_KEYS);
         Self {
             rest: keys,
@@ -36,14 +36,14 @@ impl<'a> Portions<'a> {
         }
     }
 
-    /// No more than so many at a time.
+    /// Limits portions to `documents` documents.
     pub fn at_most(mut self, documents: usize) -> Self {
         self.most = self.most.min(documents);
         self.size = self.size.min(self.most);
         self
     }
 
-    /// The next ones; `None` at the end.
+    /// The next portion; `None` at the end.
     pub fn next(&mut self) -> Option<&'a [Key]> {
         let most = &self.rest[..self.size.min(self.rest.len())];
         let mut bytes = 0;
@@ -51,29 +51,29 @@ impl<'a> Portions<'a> {
             bytes += key.size_in_bytes();
             bytes <= self.bytes
         };
-        // One fits into a command whatever its size.
+        // A single `_id` fits into a command whatever its size.
         let count = most.iter().take_while(fits).count().max(1);
         let (keys, rest) = self.rest.split_at_checked(count)?;
         self.rest = rest;
         Some(keys)
     }
 
-    /// So many documents have taken so many bytes, which says how many are read next.
+    /// Adjusts the size of the next portion: the last `documents` documents had `bytes` bytes.
     pub fn took(&mut self, documents: usize, bytes: usize) {
         let fitting = self.bytes * documents / bytes.max(1);
         self.size = fitting.clamp(1, self.most.min(MARGIN * self.size));
     }
 
-    /// Those that have not been read.
+    /// The documents that have not been read yet.
     pub fn rest(&self) -> &'a [Key] {
         self.rest
     }
 }
 
-/// A document that is not the same on both sides, as the source and the target have it.
+/// A document that differs: its `_id`, and the document on the source and on the target.
 pub(crate) type Pair = (Key, Option<RawDocumentBuf>, Option<RawDocumentBuf>);
 
-/// The documents that are not the same, byte for byte.
+/// Returns the documents that are not the same on both sides, byte for byte.
 pub(crate) fn differing(ours: Vec<RawDocumentBuf>, theirs: Vec<RawDocumentBuf>) -> Vec<Pair> {
     let keyed = |document: RawDocumentBuf| Some((Key::of_document(&document)?, document));
     let mut theirs: HashMap<Key, RawDocumentBuf> = theirs.into_iter().filter_map(keyed).collect();
@@ -88,7 +88,7 @@ pub(crate) fn differing(ours: Vec<RawDocumentBuf>, theirs: Vec<RawDocumentBuf>) 
     found
 }
 
-/// The bytes of these documents.
+/// Total size of the documents in bytes.
 pub(crate) fn bytes_of(documents: &[RawDocumentBuf]) -> usize {
     documents.iter().map(|document| document.as_bytes().len()).sum()
 }
@@ -121,7 +121,7 @@ mod tests {
             assert_eq!(portions.next().unwrap().len(), expected);
             read += expected;
         }
-        // None of them was there.
+        // None of the documents exists.
         portions.took(1, 0);
         assert_eq!(portions.next().unwrap().len(), 4);
         while let Some(keys) = portions.next() {

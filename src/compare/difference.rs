@@ -1,4 +1,4 @@
-//! What differs between two documents, without showing what is in them.
+//! Describes how two documents differ, without revealing their contents.
 
 use std::fmt;
 
@@ -8,29 +8,29 @@ use sha2::{Digest, Sha256};
 
 use crate::order::{Element, Elements, Key, RawValue};
 
-/// So many paths of fields that differ are named.
+/// Maximum number of paths to report.
 const NAMED: usize = 20;
 
-/// A path is cut off beyond so many characters.
+/// Maximum length of a path in characters. Longer ones are truncated.
 const LONGEST_PATH: usize = 200;
 
-/// Fields within fields are looked at down to this depth; servers store up to 180 levels.
+/// Maximum nesting depth to compare. Servers store up to 180 levels.
 const DEEPEST: usize = 200;
 
-/// A document that is not the same on both sides.
+/// A document that differs between the two sides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
-    /// Its `_id`.
+    /// The `_id` of the document.
     pub key: Key,
-    /// What is the matter with it.
+    /// How the document differs.
     pub kind: DifferenceKind,
-    /// The SHA-256 of its bytes on the source, in hexadecimal digits; `None` when the source does not have it.
+    /// SHA-256 of the document's bytes on the source, in hexadecimal; `None` if the source does not have it.
     pub source_hash: Option<String>,
-    /// The same on the target.
+    /// SHA-256 of the document's bytes on the target, in hexadecimal; `None` if the target does not have it.
     pub target_hash: Option<String>,
 }
 
-/// In which way a document differs.
+/// How a document differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DifferenceKind {
@@ -38,16 +38,16 @@ pub enum DifferenceKind {
     Missing,
     /// The source does not have it.
     Extra,
-    /// Both have it, and these fields differ.
+    /// Both sides have the document, with different contents.
     Different {
-        /// The paths of the fields, at most 20 of them. A path that ends with `(order)` has the same fields on both sides in another order;
-        /// a lone `(order)` means the document's own.
+        /// The paths of the fields that differ, at most 20. A path that ends with `(order)` has the same fields on both sides in a
+        /// different order. A lone `(order)` refers to the top level of the document.
         paths: Vec<String>,
     },
 }
 
 impl Difference {
-    /// What differs, `None` standing for a document that is not there.
+    /// Compares two documents. `None` stands for a missing document.
     pub(crate) fn between(key: Key, ours: Option<&RawDocument>, theirs: Option<&RawDocument>) -> Self {
         let kind = match (ours, theirs) {
             (_, None) => DifferenceKind::Missing,
@@ -89,7 +89,7 @@ fn hash(document: &RawDocument) -> String {
         })
 }
 
-/// Adds the paths of what differs between two documents or arrays.
+/// Adds the paths of the differences between two documents or arrays.
 fn compare(path: &str, ours: &[u8], theirs: &[u8], depth: usize, paths: &mut Vec<String>) {
     let (our_fields, their_fields) = (fields(ours), fields(theirs));
     let before = paths.len();
@@ -116,7 +116,7 @@ fn compare(path: &str, ours: &[u8], theirs: &[u8], depth: usize, paths: &mut Vec
         }
     }
     if paths.len() == before && ours != theirs {
-        // The same fields with the same values, or what cannot be read.
+        // The fields and values are the same, so their order differs, or bytes that cannot be read.
         let order = if path.is_empty() {
             "(order)".to_owned()
         } else {
@@ -211,7 +211,7 @@ mod tests {
             paths(rawdoc! { "x": { "a": 1, "b": 2 } }, rawdoc! { "x": { "b": 2, "a": 1 } }),
             ["x (order)"]
         );
-        // Equal by value, of another type or with another sign.
+        // Equal by value, but of a different type or sign.
         assert_eq!(paths(rawdoc! { "a": 1 }, rawdoc! { "a": 1_i64 }), ["a"]);
         assert_eq!(paths(rawdoc! { "a": 0.0 }, rawdoc! { "a": -0.0 }), ["a"]);
         assert_eq!(paths(rawdoc! { "a": { "b": 1 } }, rawdoc! { "a": [1] }), ["a"]);
@@ -235,7 +235,7 @@ mod tests {
         let key = || Key::from(RawBsonRef::Int32(1));
         let missing = Difference::between(key(), Some(&document), None);
         assert_eq!(missing.kind, DifferenceKind::Missing);
-        // `sha256sum` of the bytes 0e 00 00 00 10 5f 69 64 00 01 00 00 00 00.
+        // Output of `sha256sum` for the bytes 0e 00 00 00 10 5f 69 64 00 01 00 00 00 00.
         assert_eq!(
             missing.source_hash.as_deref(),
             Some("2fe93d7561368009c932ffef6a24dbbfff5802e05ab8939cf195d7a3912fba7c")

@@ -1,4 +1,4 @@
-//! Compares a range of the source with the same range of the sink, document by document, in bounded memory.
+//! Compares a range of the source and the sink, document by document, in bounded memory.
 
 use std::cmp::Ordering;
 
@@ -11,21 +11,21 @@ use crate::model::raw::batch_cursor::Documents;
 use crate::model::{Batch, Operation, Write};
 use crate::order::Key;
 
-/// The writes that make the sink's range equal to the source's, in ascending order of `_id`.
+/// Computes the writes that make the sink's range equal to the source's, in ascending order of `_id`.
 pub(crate) struct MergeDiff {
     source: Side,
     sink: Side,
-    /// Documents and bytes of the source seen so far.
+    /// Number and bytes of the source documents seen so far.
     pub documents: u64,
     pub bytes: u64,
-    /// Whether the last step was about a document that only the sink has.
+    /// Whether the document of the last step exists only in the sink.
     extra: bool,
-    /// The sink's document of the last step, where it differs from the source's.
+    /// The sink's document of the last step, if it differs from the source's.
     pub theirs: Option<RawDocumentBuf>,
 }
 
 impl MergeDiff {
-    /// Both streams must be in ascending order of `_id`.
+    /// Compares two streams. Both must be in ascending order of `_id`.
     pub fn between(source: BoxStream<'static, Result<Batch>>, sink: BoxStream<'static, Result<Batch>>) -> Self {
         Self {
             source: Side::of(source),
@@ -37,14 +37,14 @@ impl MergeDiff {
         }
     }
 
-    /// The next step of the comparison: `None` at the end, else the write that is needed at the next `_id`, if one is.
+    /// Advances to the next `_id`. Returns `None` at the end, else the write that is needed for that `_id`, if any.
     ///
     /// # Errors
-    /// What either stream answers.
+    /// Any error of either stream.
     pub async fn next(&mut self) -> Result<Option<Option<Write>>> {
         futures::try_join!(self.source.fill(), self.sink.fill())?;
         let (ours, theirs) = (self.source.first()?, self.sink.first()?);
-        // Nearly all are the same, and then their keys need not be looked at.
+        // Nearly all documents are the same. For those, skip comparing the keys.
         let are_same = matches!((ours, theirs), (Some(ours), Some(theirs)) if ours.as_bytes() == theirs.as_bytes());
         let order = match (ours, theirs) {
             (None, None) => return Ok(None),
@@ -83,18 +83,18 @@ impl MergeDiff {
         Ok(Some(step))
     }
 
-    /// The `_id` of the last step, up to which both sides have been compared.
+    /// The `_id` of the last step. Both sides have been compared up to it, inclusive.
     ///
     /// # Errors
-    /// The document has none, or there was no step.
+    /// The document has no `_id`, or there was no step yet.
     pub fn last(&self) -> Result<Key> {
         if self.extra { &self.sink } else { &self.source }.before()
     }
 }
 
-/// The documents of a stream of batches one by one.
+/// Reads the documents of a stream of batches one by one.
 struct Side {
-    /// One side is asked again and again after its end while the other goes on, which not every stream bears.
+    /// Fused, because a side is polled again after its end while the other one continues, and not every stream allows that.
     batches: Fuse<BoxStream<'static, Result<Batch>>>,
     batch: Option<Documents<Batch>>,
 }
@@ -107,7 +107,7 @@ impl Side {
         }
     }
 
-    /// Reads on where all that was read has been looked at.
+    /// Reads the next batch if all documents read so far have been compared.
     async fn fill(&mut self) -> Result<()> {
         while self.first()?.is_none() {
             let Some(batch) = self.batches.next().await else {
@@ -118,7 +118,7 @@ impl Side {
         Ok(())
     }
 
-    /// The first document that was not looked at yet; `None` at the end.
+    /// The first document that has not been compared yet; `None` at the end.
     fn first(&self) -> Result<Option<&RawDocument>> {
         self.batch.as_ref().map_or(Ok(None), Documents::first)
     }
@@ -127,7 +127,7 @@ impl Side {
         self.batch.as_mut().map_or(Ok(()), Documents::advance)
     }
 
-    /// The `_id` of the document that was looked at last.
+    /// The `_id` of the document that was compared last.
     fn before(&self) -> Result<Key> {
         let document = self.batch.as_ref().map_or(Ok(None), Documents::before)?;
         document.map_or_else(|| Err(no_key()), key)

@@ -1,4 +1,4 @@
-//! Comparing the documents of two sides.
+//! Comparison of documents on both sides.
 
 pub(crate) mod by_id;
 pub(crate) mod difference;

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::model::{Batch, Collection, Namespace};
 use crate::order::Key;
 
-/// A collection of the suite's database.
+/// A collection in the suite's database.
 pub(super) fn namespace(name: &str) -> Namespace {
     Namespace::new(DATABASE, name)
 }
@@ -20,12 +20,12 @@ pub(super) fn key(id: impl Into<RawBson>) -> Key {
     Key::from(id.into().as_raw_bson_ref())
 }
 
-/// A document with an `_id` of 0, 1 and so on, a number `n` of 0, and so many bytes of filling.
+/// A document with the given `_id`, a number `n` of 0, and `filling` bytes of filling.
 pub(super) fn filled(id: i32, filling: usize) -> RawDocumentBuf {
     rawdoc! { "_id": id, "n": 0, "filling": "x".repeat(filling) }
 }
 
-/// Documents that only come through unchanged when their bytes are left alone. Every server from 4.2 on stores them as they are.
+/// Documents that arrive unchanged only if their bytes are not re-encoded. Every server from 4.2 on stores them as they are.
 pub(super) fn awkward_documents() -> Vec<RawDocumentBuf> {
     // The bytes of 1.0 and of 1.00, which are equal numbers.
     let one = |exponent: u8, digits: u8| {
@@ -52,7 +52,7 @@ pub(super) fn awkward_documents() -> Vec<RawDocumentBuf> {
     ]
 }
 
-/// Code with a scope, and a regular expression.
+/// A regular expression, and code with and without a scope.
 fn scoped() -> RawDocumentBuf {
     let scope = RawJavaScriptCodeWithScope {
         code: "g(x)".to_owned(),
@@ -65,7 +65,7 @@ fn scoped() -> RawDocumentBuf {
     rawdoc! { "_id": 8, "regex": pattern, "code": RawBson::JavaScriptCode("f()".to_owned()), "scoped": scope }
 }
 
-/// The values of `_id` of several types, in the server's order.
+/// Values of `_id` of several types, in the server's order.
 pub(super) fn mixed_ids() -> Vec<RawBson> {
     vec![
         RawBson::MinKey,
@@ -102,7 +102,7 @@ pub(super) fn mixed_ids() -> Vec<RawBson> {
     ]
 }
 
-/// All documents of a read, with the size of its largest batch in bytes.
+/// All documents of a read, and the size of its largest batch in bytes.
 pub(super) async fn drain(stream: Result<BoxStream<'static, Result<Batch>>>) -> Result<(Vec<RawDocumentBuf>, usize)> {
     let mut stream = stream?;
     let mut documents = Vec::new();
@@ -123,7 +123,7 @@ pub(super) fn batch_of<'a>(documents: impl IntoIterator<Item = &'a RawDocumentBu
     batch
 }
 
-/// Ends the check unless both hold the same documents, byte for byte and in the same order.
+/// Fails the check unless both slices contain the same documents, byte for byte and in the same order.
 pub(super) fn ensure_same(what: &str, found: &[RawDocumentBuf], expected: &[RawDocumentBuf]) -> Outcome {
     for (place, (found, expected)) in found.iter().zip(expected).enumerate() {
         ensure!(
@@ -142,7 +142,7 @@ pub(super) fn ensure_same(what: &str, found: &[RawDocumentBuf], expected: &[RawD
     Ok(())
 }
 
-/// The document as text, and its bytes, since texts may be equal where bytes are not.
+/// The document as text and bytes, because texts may be equal where bytes differ.
 fn shown(document: &RawDocument) -> String {
     let text = Document::try_from(document).map_or_else(|error| error.to_string(), |document| document.to_string());
     format!("{text} (bytes {:02x?})", document.as_bytes())
@@ -161,7 +161,7 @@ pub(super) fn find<'a>(collections: &'a [Collection], namespace: &Namespace) -> 
         .ok_or_else(|| Found(format!("{namespace} is not listed")))
 }
 
-/// Ends the check unless the index is listed with this key.
+/// Fails the check unless the index is listed with this key.
 pub(super) fn ensure_index(collection: &Collection, name: &str, key: &RawDocument) -> Outcome {
     let found = collection.indexes.iter().any(|index| {
         index.get_str("name").is_ok_and(|known| known == name)

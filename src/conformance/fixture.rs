@@ -1,4 +1,4 @@
-//! What the suite needs to write on a source.
+//! The `SourceFixture` trait: how the suite writes to a source.
 
 use async_trait::async_trait;
 use bson::raw::{RawBson, RawDocumentBuf};
@@ -7,66 +7,66 @@ use crate::error::Result;
 use crate::model::Namespace;
 use crate::source::Source;
 
-/// A source, and a way to write on its side, such as a client of the same replica set.
+/// A source, together with a way to write to its deployment, such as a client of the same replica set.
 ///
-/// Every method returns once what it did is majority-committed, so that the source must see it.
+/// Every method returns only once its effect is majority-committed, so the source must see it.
 #[async_trait]
 pub trait SourceFixture: Send + Sync {
-    /// The source to check.
+    /// Returns the source to check.
     fn source(&self) -> &dyn Source;
 
-    /// Whether a snapshot at a position of seconds ago can be relied on. Default: it can.
+    /// Whether the source can always read a snapshot at a position that is a few seconds old. Default: `true`.
     fn has_snapshots(&self) -> bool {
         true
     }
 
-    /// Makes a collection or, with `viewOn`, a view.
+    /// Creates a collection, or a view if the options contain `viewOn`.
     ///
     /// # Errors
-    /// The implementation's own.
+    /// An error of the implementation.
     async fn create_collection(&self, namespace: &Namespace, options: RawDocumentBuf) -> Result<()>;
 
     /// Builds an index.
     ///
     /// # Errors
-    /// The implementation's own.
+    /// An error of the implementation.
     async fn create_index(&self, namespace: &Namespace, specification: RawDocumentBuf) -> Result<()>;
 
     /// Renames a collection within its database. The new name is free.
     ///
     /// # Errors
-    /// The implementation's own.
+    /// An error of the implementation.
     async fn rename_collection(&self, from: &Namespace, to: &Namespace) -> Result<()>;
 
     /// Drops a collection.
     ///
     /// # Errors
-    /// The implementation's own.
+    /// An error of the implementation.
     async fn drop_collection(&self, namespace: &Namespace) -> Result<()>;
 
     /// Makes the writes one by one. The collection exists.
     ///
     /// # Errors
-    /// The implementation's own.
+    /// An error of the implementation.
     async fn write(&self, namespace: &Namespace, writes: Vec<FixtureWrite>) -> Result<()>;
 
     /// Makes the writes in one transaction. The collection exists.
     ///
     /// # Errors
-    /// The implementation's own.
+    /// An error of the implementation.
     async fn transaction(&self, namespace: &Namespace, writes: Vec<FixtureWrite>) -> Result<()>;
 }
 
-/// One write on one document.
+/// One write to one document.
 #[derive(Clone, Debug)]
 pub enum FixtureWrite {
     /// Inserts a document, byte for byte. Its `_id` is new and comes first.
     Insert(RawDocumentBuf),
-    /// Replaces the document that has the same `_id`.
+    /// Replaces the document with the same `_id`.
     Replace(RawDocumentBuf),
-    /// Sets a top-level field by an update, not by a replacement.
+    /// Sets a top-level field with an update, not with a replacement.
     Set {
-        /// The document, which exists.
+        /// The `_id` of the document, which exists.
         id: RawBson,
         /// The field's name.
         field: &'static str,
@@ -75,7 +75,7 @@ pub enum FixtureWrite {
     },
     /// Deletes a document.
     Delete {
-        /// The document, which exists.
+        /// The `_id` of the document, which exists.
         id: RawBson,
     },
 }

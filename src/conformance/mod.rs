@@ -1,7 +1,8 @@
-//! One behaviour suite for every implementation of [`Source`](crate::Source), [`Sink`] and
-//! [`CheckpointStore`]: each sentence of their contracts that can be seen from outside is a check with a name.
+//! A conformance suite for every implementation of [`Source`](crate::Source), [`Sink`] and [`CheckpointStore`].
 //!
-//! An implementation of your own runs it in a test:
+//! Each sentence of their contracts that can be observed from outside is a check with a name.
+//!
+//! Run it in a test of your own implementation:
 //!
 //! ```
 //! # async fn example() -> Result<(), mongoferry::conformance::ConformanceFailure> {
@@ -32,15 +33,15 @@ use crate::sink::Sink;
 
 pub use self::fixture::{FixtureWrite, SourceFixture};
 
-/// How long one check may take. Far more than a healthy machine needs.
+/// Timeout for one check. Far more than a healthy machine needs.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The database that the checks write to. It must not exist.
 const DATABASE: &str = "conformance";
 
-/// Runs every check of a source, and stops at the first that fails.
+/// Runs every check of a source and stops at the first that fails.
 ///
-/// The checks write to the database `conformance`, which must not exist, and leave it behind. Others may write elsewhere meanwhile.
+/// The checks write to the database `conformance`. It must not exist, and is left behind. Other programs may write elsewhere meanwhile.
 ///
 /// # Errors
 /// The first check that fails.
@@ -50,9 +51,10 @@ pub async fn check_source(fixture: &dyn SourceFixture) -> Result<(), Conformance
     source_read::run(fixture).await
 }
 
-/// Runs every check of a sink, and stops at the first that fails.
+/// Runs every check of a sink and stops at the first that fails.
 ///
-/// The checks write to the database `conformance` and to records whose names begin with it. Neither may exist; they are left behind.
+/// The checks write to the database `conformance` and to records whose names begin with `conformance`. Neither may exist, and both are left
+/// behind.
 ///
 /// # Errors
 /// The first check that fails.
@@ -62,7 +64,7 @@ pub async fn check_sink(sink: &dyn Sink) -> Result<(), ConformanceFailure> {
     sink_records::run(sink).await
 }
 
-/// Runs every check of a checkpoint store, and stops at the first that fails. The store is empty afterwards.
+/// Runs every check of a checkpoint store and stops at the first that fails. The store is empty afterwards.
 ///
 /// # Errors
 /// The first check that fails.
@@ -75,7 +77,7 @@ pub async fn check_checkpoint_store(store: &dyn CheckpointStore) -> Result<(), C
 pub struct ConformanceFailure {
     /// The check's name.
     pub check: &'static str,
-    /// What was found, and what the contract asks for.
+    /// What was found, and what the contract requires.
     pub message: String,
 }
 
@@ -87,7 +89,7 @@ impl fmt::Display for ConformanceFailure {
 
 impl std::error::Error for ConformanceFailure {}
 
-/// What a check ends with: nothing, or what was found.
+/// Result of a check: nothing, or what was found to be wrong.
 type Outcome<T = ()> = Result<T, Found>;
 
 /// What a check found to be wrong.
@@ -106,7 +108,7 @@ impl From<bson::error::Error> for Found {
     }
 }
 
-/// Ends the check unless the condition holds.
+/// Fails the check unless the condition holds.
 macro_rules! ensure {
     ($condition:expr, $($message:tt)+) => {
         if !$condition {
@@ -116,12 +118,12 @@ macro_rules! ensure {
 }
 use ensure;
 
-/// Runs one check within the time that one may take.
+/// Runs one check and fails it after `PATIENCE`.
 async fn check(name: &'static str, body: impl Future<Output = Outcome>) -> Result<(), ConformanceFailure> {
     let failed = |message| ConformanceFailure { check: name, message };
     match tokio::time::timeout(PATIENCE, body).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(Found(message))) => Err(failed(message)),
-        Err(_) => Err(failed(format!("it has not ended after {PATIENCE:?}"))),
+        Err(_) => Err(failed(format!("it timed out after {PATIENCE:?}"))),
     }
 }

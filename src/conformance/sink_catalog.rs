@@ -1,4 +1,4 @@
-//! What a sink says of itself, and changes to its catalogue.
+//! Checks of a sink's description, and of changes to its catalogue.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -106,7 +106,7 @@ async fn named(sink: &dyn Sink) -> Outcome {
     let after = id(&sink.identities(&names).await?);
     ensure!(
         after.is_some() && after != before,
-        "{plain} was made anew and still has the id {after:?}"
+        "{plain} was created again and still has the id {after:?}"
     );
     Ok(())
 }
@@ -119,7 +119,7 @@ async fn create(sink: &dyn Sink) -> Outcome {
     make(sink, &capped, rawdoc! { "capped": true, "size": 65536 }).await?;
     make(sink, &collated, rawdoc! { "collation": { "locale": "de" } }).await?;
     sink.insert(&plain, &batch_of(&[filled(1, 10)])).await?;
-    // A second time, and with other options: neither touches what is there.
+    // Creating it again, with the same options and with others, changes nothing.
     make(sink, &plain, rawdoc! { "validator": { "n": { "$gte": 0 } } }).await?;
     make(sink, &plain, rawdoc! {}).await?;
     let listed = sink.collections().await?;
@@ -230,7 +230,7 @@ async fn rename(sink: &dyn Sink) -> Outcome {
     sink.execute(&command).await?;
     ensure_same("the renamed collection", &contents(sink, &to).await?, &moved)?;
     ensure!(!is_listed(sink, &from).await?, "the old name is still listed");
-    // Its answer may have been lost: the second one finds nothing to rename, and must not drop what it made.
+    // The response may have been lost. The second command finds nothing to rename, and must not drop what the first one renamed.
     sink.execute(&command).await?;
     ensure_same("the collection renamed twice", &contents(sink, &to).await?, &moved)
 }
@@ -272,7 +272,7 @@ async fn modify(sink: &dyn Sink) -> Outcome {
         seconds == Some(3600),
         "the index expires after {seconds:?} seconds, not 3600"
     );
-    // A change that is replayed may meet a collection or an index that was dropped after it.
+    // A replayed change may find that its collection or index was dropped later.
     for (namespace, arguments) in [
         (namespace("modified_missing"), rawdoc! { "validator": {} }),
         (
@@ -283,7 +283,7 @@ async fn modify(sink: &dyn Sink) -> Outcome {
         sink.execute(&CatalogCommand::Modify { namespace, arguments }).await?;
     }
     let missing = is_listed(sink, &namespace("modified_missing")).await?;
-    ensure!(!missing, "the change of a missing collection made it");
+    ensure!(!missing, "changing a missing collection created it");
     Ok(())
 }
 
@@ -312,7 +312,7 @@ async fn index(sink: &dyn Sink) -> Outcome {
     let answer = sink.create_index(&name, &other).await.map_err(|error| error.kind());
     ensure!(
         answer == Err(ErrorKind::TargetRefused),
-        "another index of the same name is answered {answer:?}"
+        "building another index of the same name returned {answer:?}"
     );
     let missing = namespace("indexed_never");
     let answer = sink
@@ -321,9 +321,9 @@ async fn index(sink: &dyn Sink) -> Outcome {
         .map_err(|error| error.kind());
     ensure!(
         answer == Err(ErrorKind::TargetRefused),
-        "an index of a collection that does not exist is answered {answer:?}"
+        "building an index of a missing collection returned {answer:?}"
     );
-    ensure!(!is_listed(sink, &missing).await?, "an index has made {missing}");
+    ensure!(!is_listed(sink, &missing).await?, "an index created {missing}");
     Ok(())
 }
 
@@ -338,7 +338,7 @@ async fn unique(sink: &dyn Sink) -> Outcome {
         .map_err(|error| error.kind());
     ensure!(
         answer == Err(ErrorKind::TargetRefused),
-        "two documents have the same key, and the answer is {answer:?}"
+        "two documents have the same key, and the result is {answer:?}"
     );
     let listed = sink.collections().await?;
     ensure!(

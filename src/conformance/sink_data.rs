@@ -1,4 +1,4 @@
-//! Documents that are written to a sink and read from it.
+//! Checks of documents that are written to a sink and read from it.
 
 use bson::raw::{RawBson, RawDocumentBuf};
 use bson::rawdoc;
@@ -83,7 +83,7 @@ async fn bytes(sink: &dyn Sink) -> Outcome {
         ("bytes_insert", Operation::Insert as fn(RawDocumentBuf) -> Operation),
         ("bytes_replace", Operation::Replace),
     ] {
-        // Once where there is nothing, and once over other documents.
+        // Applied once to an empty collection, and once over other documents.
         let name = namespace(name);
         make(sink, &name, rawdoc! {}).await?;
         let writes = expected
@@ -112,7 +112,7 @@ async fn insert(sink: &dyn Sink) -> Outcome {
     make(sink, &name, rawdoc! {}).await?;
     let mut documents: Vec<_> = (0..50).map(|id| filled(id, 100)).collect();
     ensure_none(&sink.insert(&name, &batch_of(&documents[..30])).await?)?;
-    // What is there is replaced, also with other fields, and what is not there is inserted.
+    // Existing documents are replaced, also by documents with other fields. Missing ones are inserted.
     for document in documents.iter_mut().step_by(3) {
         let id = document.get_i32("_id")?;
         *document = rawdoc! { "_id": id, "z": 1, "a": 2 };
@@ -202,7 +202,7 @@ async fn deltas(sink: &dyn Sink) -> Outcome {
         expected.push(document);
         Ok(())
     };
-    // Each on its own, and all of either format one after the other.
+    // Each delta on its own, then all deltas of each format one after the other.
     let mut next = 0;
     for delta in &deltas {
         add(next, &[delta])?;
@@ -268,7 +268,7 @@ async fn duplicate(sink: &dyn Sink) -> Outcome {
         ),
         "the third document holds the first one's key, and the refusals are {refusals:?}"
     );
-    // The same `_id` is no duplicate, and what is refused keeps nothing else back.
+    // The same `_id` is no duplicate, and a refused write does not hold back the others.
     let writes = [
         write(1, Operation::Insert(document(1, 1))),
         write(2, Operation::Replace(document(2, 4))),
@@ -277,7 +277,7 @@ async fn duplicate(sink: &dyn Sink) -> Outcome {
         write(4, Operation::Delta(rawdoc! { "$v": 2, "diff": { "u": { "u": 1 } } })),
         write(7, Operation::Insert(document(7, 7))),
     ];
-    // Once more, since the answer may have been lost.
+    // Applied twice, because the response may have been lost.
     for _ in 0..2 {
         let refusals = apply(sink, &name, &writes).await?;
         let mut indexes: Vec<_> = refusals.iter().map(|refusal| refusal.index).collect();

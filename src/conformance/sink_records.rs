@@ -1,4 +1,4 @@
-//! The migration's own records on a sink.
+//! Checks of the migration's own records on a sink, and of the sink's history.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::{ConformanceFailure, Found, Outcome, check, ensure};
 use crate::error::Result;
 use crate::sink::{Sink, WritesSeen};
 
-/// How long a watch may tell nothing.
+/// Timeout for the next item of a watch.
 const ITEM: Duration = Duration::from_secs(10);
 
-/// With so many items a watch must have come to what was written before.
+/// Maximum number of items until a watch has reached the writes made before.
 const MOST_ITEMS: u32 = 100;
 
 pub(super) async fn run(sink: &dyn Sink) -> std::result::Result<(), ConformanceFailure> {
@@ -40,7 +40,7 @@ async fn watched(sink: &dyn Sink) -> Outcome {
         let next = next_of(&mut watch).await?;
         ensure!(
             next.collections.is_empty(),
-            "a write of this crate is told as one to {:?}",
+            "a write of this crate is reported as a foreign write to {:?}",
             next.collections
         );
         ensure!(
@@ -55,12 +55,12 @@ async fn watched(sink: &dyn Sink) -> Outcome {
         }
         ensure!(
             item < MOST_ITEMS,
-            "the watch stands at {} and does not come to {newest:?}",
+            "the watch is at {} and does not reach {newest:?}",
             seen.until
         );
     }
     let Some(mut again) = sink.foreign_writes(Some(seen.until)).await? else {
-        return Err(Found("a watch cannot be begun again".to_owned()));
+        return Err(Found("a watch cannot be started again".to_owned()));
     };
     let begun = next_of(&mut again).await?.until;
     ensure!(begun == seen.until, "a watch after {} begins at {begun}", seen.until);
@@ -72,7 +72,7 @@ async fn next_of(watch: &mut BoxStream<'static, Result<WritesSeen>>) -> std::res
     match timeout(ITEM, watch.next()).await {
         Ok(Some(seen)) => Ok(seen?),
         Ok(None) => Err(Found("the watch has ended".to_owned())),
-        Err(_) => Err(Found(format!("the watch tells nothing for {} seconds", ITEM.as_secs()))),
+        Err(_) => Err(Found(format!("the watch was silent for {} seconds", ITEM.as_secs()))),
     }
 }
 
@@ -124,7 +124,7 @@ async fn fenced(sink: &dyn Sink) -> Outcome {
         "a missing record's fence counts as 0, not 8"
     );
     let none = sink.load_record(NAME).await?;
-    ensure!(none.is_none(), "a save that was answered with false stored {none:?}");
+    ensure!(none.is_none(), "a save that returned false stored {none:?}");
     ensure!(
         sink.save_record(NAME, &record(1, "a"), 0).await?,
         "a new record was not stored"
@@ -140,13 +140,13 @@ async fn fenced(sink: &dyn Sink) -> Outcome {
             "a record with the fence 5 was replaced by one that expected {expected}"
         );
     }
-    // Of two that expect the same, one wins.
+    // Of two saves that expect the same fence, one wins.
     let (first, second) = (record(6, "first"), record(6, "second"));
     let answers = futures::future::join(sink.save_record(NAME, &first, 5), sink.save_record(NAME, &second, 5)).await;
     let (first, second) = (answers.0?, answers.1?);
     ensure!(
         first != second,
-        "two saves that expected the same fence were answered {first} and {second}"
+        "two saves that expected the same fence returned {first} and {second}"
     );
     let winner = if first { "first" } else { "second" };
     let loaded = sink.load_record(NAME).await?;

@@ -1,4 +1,4 @@
-//! What a source says of itself and of its collections.
+//! Checks of a source's description, and of its collections.
 
 use bson::{Uuid, rawdoc};
 

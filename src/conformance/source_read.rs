@@ -1,4 +1,4 @@
-//! Reads of ranges and documents at a position.
+//! Checks of reads of ranges and documents at a position.
 
 use bson::raw::{RawBson, RawDocumentBuf};
 use bson::rawdoc;
@@ -57,7 +57,7 @@ async fn all(source: &dyn Source, request: ReadRequest) -> Result<Vec<RawDocumen
     Ok(drain(source.read(request).await).await?.0)
 }
 
-/// The modes that the source must be able to read in.
+/// The modes in which the source must be able to read.
 fn modes(fixture: &dyn SourceFixture) -> &'static [ReadMode] {
     if fixture.has_snapshots() {
         &[ReadMode::Interval, ReadMode::Snapshot]
@@ -98,7 +98,7 @@ async fn ranges(fixture: &dyn SourceFixture) -> Outcome {
     let name = namespace("ranges");
     fixture.create_collection(&name, rawdoc! {}).await?;
     let ids = mixed_ids();
-    // Written in another order than that of `_id`.
+    // Written in an order other than that of `_id`.
     let writes = ids
         .iter()
         .rev()
@@ -185,7 +185,7 @@ async fn batches(fixture: &dyn SourceFixture) -> Outcome {
     Ok(())
 }
 
-/// Updates, deletes, replaces and inserts among the documents with `_id`s from 0 to 99.
+/// Updates, deletes and replaces documents with `_id`s from 0 to 99, and inserts new ones.
 fn rewritten() -> Vec<FixtureWrite> {
     let mut writes: Vec<_> = (0..100)
         .map(|id| match id % 4 {
@@ -224,7 +224,7 @@ async fn snapshot(fixture: &dyn SourceFixture) -> Outcome {
         document_bytes: 1030,
         ..request(&name, at, ReadMode::Snapshot)
     };
-    // One read that is under way while everything changes, and one that begins afterwards.
+    // One read is in progress while everything changes; another one begins afterwards.
     let mut under_way = source.read(request.clone()).await?;
     let first = under_way
         .next()
@@ -260,7 +260,7 @@ async fn unavailable(fixture: &dyn SourceFixture) -> Outcome {
     ];
     for answer in answers {
         match answer {
-            // A source may remember that there was nothing.
+            // A source may still know that the collection was empty then.
             Ok(documents) => ensure!(documents.is_empty(), "{documents:?} did not exist at {ancient}"),
             Err(error) => ensure!(
                 error.kind() == ErrorKind::SnapshotUnavailable && error.is_retryable(),
@@ -286,12 +286,12 @@ async fn interval(fixture: &dyn SourceFixture) -> Outcome {
         field: "n",
         value,
     };
-    // Before the position: everything is set to 1, and the last ten are deleted.
+    // Before the position, everything is set to 1, and the last ten documents are deleted.
     let mut writes: Vec<_> = (0..100).map(|id| set(id, 1)).collect();
     writes.extend((100..110).map(|id| FixtureWrite::Delete { id: RawBson::Int32(id) }));
     fixture.write(&name, writes).await?;
     let at = source.position().await?;
-    // Between the position and the read: the first half is set to 2.
+    // Between the position and the read, the first half is set to 2.
     fixture.write(&name, (0..50).map(|id| set(id, 2)).collect()).await?;
     let request = ReadRequest {
         batch_bytes: 10_000,
@@ -303,7 +303,7 @@ async fn interval(fixture: &dyn SourceFixture) -> Outcome {
         .next()
         .await
         .ok_or_else(|| Found("the read is empty".to_owned()))??;
-    // During the read: the second half is set to 3.
+    // During the read, the second half is set to 3.
     fixture.write(&name, (50..100).map(|id| set(id, 3)).collect()).await?;
     let mut seen: Vec<_> = first.iter().map(ToOwned::to_owned).collect();
     seen.extend(drain(Ok(under_way)).await?.0);

@@ -1,4 +1,4 @@
-//! Positions and the history.
+//! Checks of a source's positions and history.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::oplog::{CommandOperation, Entry, Item, delta};
 use crate::order::Key;
 use crate::source::{ReadMode, ReadRequest, Source};
 
-/// How soon a tail must have caught up: "within seconds", and no more than that on a busy machine.
+/// Maximum time until a tail has caught up. The contract says "within seconds"; this leaves room for a busy machine.
 const SECONDS: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(fixture: &dyn SourceFixture) -> Result<(), ConformanceFailure> {
@@ -117,7 +117,7 @@ async fn read_position(fixture: &dyn SourceFixture) -> Outcome {
     Ok(())
 }
 
-/// Writes of every kind, some on the same documents.
+/// Writes of every kind, some of them to the same documents.
 fn writes() -> Vec<FixtureWrite> {
     let set = |id: i32, field, value| FixtureWrite::Set {
         id: RawBson::Int32(id),
@@ -145,14 +145,14 @@ fn writes() -> Vec<FixtureWrite> {
     writes
 }
 
-/// What a tail yields up to a position, checked for what holds of every tail.
+/// Returns what a tail yields up to a position, and checks what must hold for every tail.
 async fn follow(source: &dyn Source, after: Position, until: Position) -> Outcome<Vec<Entry>> {
     let mut tail = source.tail(after).await?;
     let mut entries: Vec<Entry> = Vec::new();
     let mut last = after;
     while last < until {
         let next = tokio::time::timeout(SECONDS, tail.next()).await;
-        let next = next.map_err(|_| Found(format!("the tail stands at {last} and does not reach {until}")))?;
+        let next = next.map_err(|_| Found(format!("the tail is at {last} and does not reach {until}")))?;
         let yielded = next.ok_or_else(|| Found("the tail ended without an error".to_owned()))??;
         ensure!(!yielded.is_empty(), "the tail yielded no entry");
         for entry in yielded {
@@ -190,7 +190,7 @@ fn changes<'a>(entries: &'a [Entry], namespace: &'a Namespace) -> impl Iterator<
         })
 }
 
-/// A change in words, to compare it with what was written.
+/// Describes a change as text, for comparison with what was written.
 fn shown(change: &Change) -> String {
     let operation = match &change.write.operation {
         Operation::Insert(_) => "insert",
@@ -242,7 +242,7 @@ async fn complete(fixture: &dyn SourceFixture) -> Outcome {
     let entries = follow(source, after, until).await?;
     ensure_writes(changes(&entries, &name), &writes)?;
 
-    // Replayed, the history gives what the source holds, byte for byte.
+    // Replaying the history gives the documents that the source has, byte for byte.
     let mut documents: BTreeMap<Key, RawDocumentBuf> = BTreeMap::new();
     for change in changes(&entries, &name) {
         ensure!(
@@ -477,7 +477,7 @@ async fn lost(fixture: &dyn SourceFixture) -> Outcome {
         increment: 1,
         term: newest.term,
     };
-    // An entry that was rolled back had the same place in an other term.
+    // An entry that was rolled back had the same place in another term.
     let rolled_back = Position {
         term: newest.term + 1,
         ..newest

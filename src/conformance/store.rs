@@ -1,4 +1,4 @@
-//! Checkpoint stores.
+//! Checks of checkpoint stores.
 
 use bson::raw::RawDocumentBuf;
 use bson::rawdoc;
@@ -18,7 +18,7 @@ pub(super) async fn run(store: &dyn CheckpointStore) -> Result<(), ConformanceFa
     check("a cleared store can be used again", cleared(store)).await
 }
 
-/// A checkpoint with so many bytes of filling.
+/// A checkpoint with `filling` bytes of filling.
 fn checkpoint(number: i32, filling: usize) -> RawDocumentBuf {
     rawdoc! { "number": number, "z": { "b": -0.0, "a": [1, { "y": 1, "x": 2 }] }, "filling": "x".repeat(filling) }
 }
@@ -32,7 +32,7 @@ async fn empty(store: &dyn CheckpointStore) -> Outcome {
 }
 
 async fn saved(store: &dyn CheckpointStore) -> Outcome {
-    // Growing and shrinking, so that nothing of a longer one may be left.
+    // The sizes grow and shrink, so that leftovers of a longer checkpoint are noticed.
     for (number, filling) in [(1, 10), (2, 1_000_000), (3, 0), (4, 100)] {
         let checkpoint = checkpoint(number, filling);
         store.save(&checkpoint).await?;
@@ -67,7 +67,7 @@ async fn dropped(store: &dyn CheckpointStore) -> Outcome {
                 "a save was dropped, and the store has neither the old checkpoint nor the new one"
             );
         }
-        // The dropped save may still be under way; it must not come after this one, nor hinder it.
+        // The dropped save may still be running. It must neither replace this one nor hinder it.
         let last = checkpoint(polls, 300_000);
         store.save(&last).await?;
         let loaded = store.load().await?;

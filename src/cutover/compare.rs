@@ -1,4 +1,4 @@
-//! Compares the documents that were migrated on both sides.
+//! Compares the migrated documents on both sides.
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::{StreamExt, TryStreamExt};
@@ -13,18 +13,18 @@ use crate::runtime::job::Job;
 use crate::sink::SinkRead;
 use crate::source::{PointRequest, ReadMode, ReadRequest};
 
-/// How many differing documents of a collection are named.
+/// Maximum number of differing documents named per collection.
 const NAMED: usize = 20;
 
-/// Bytes of a batch while both sides are read.
+/// Batch size in bytes for reading both sides.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// What was found by comparing a collection's documents.
+/// Result of comparing a collection's documents.
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
-    /// What differs, in words.
+    /// Descriptions of the differences.
     pub differences: Vec<String>,
-    /// The digest that both sides have.
+    /// The digest, if it is the same on both sides.
     pub digest: Option<String>,
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn compare_documents(engine: &Job, state: &CollectionState) -> 
     if state.kind == CollectionKind::View {
         return Ok(Comparison::default());
     }
-    // A difference in insertion order is told by its place.
+    // A difference in insertion order is reported by its place.
     if state.kind == CollectionKind::Capped {
         return compare_in_order(engine, state).await.map(one_by_one);
     }
@@ -61,7 +61,7 @@ pub(crate) async fn compare_documents(engine: &Job, state: &CollectionState) -> 
     }
 }
 
-/// Whether these documents of a collection, whose sides stand still, are the same.
+/// Returns `true` if these documents of a collection are the same on both sides. Both sides must stand still.
 ///
 /// # Errors
 /// A server error.
@@ -84,7 +84,7 @@ pub(crate) async fn are_same(engine: &Job, state: &CollectionState, keys: &[Key]
     Ok(true)
 }
 
-/// The average size of a document.
+/// Average size of a document in bytes.
 fn document_bytes(state: &CollectionState) -> usize {
     usize::try_from(state.bytes / state.documents.max(1)).unwrap_or_default()
 }
@@ -128,8 +128,8 @@ async fn compare_by_id(engine: &Job, state: &CollectionState) -> Result<Vec<Stri
     Ok(found.in_words())
 }
 
-/// Compares documents that both sides keep in no common order: those of the source with what the target has under their `_id`s, then
-/// looks for what the target has besides.
+/// Compares documents that have no common order on both sides. Compares the source's documents with the target's by `_id`, then looks for
+/// documents that only the target has.
 async fn compare_one_by_one(engine: &Job, state: &CollectionState) -> Result<Vec<String>> {
     let at = engine.source.position().await?;
     let (source, sink) = reads(state, at);
@@ -140,7 +140,7 @@ async fn compare_one_by_one(engine: &Job, state: &CollectionState) -> Result<Vec
         let keys: Vec<Key> = batch.iter().filter_map(Key::of_document).collect();
         let theirs = engine.sink.read_documents(&state.target, &keys).await?;
         for (key, ours, theirs) in by_id::differing(documents(&batch), theirs) {
-            // What the collation takes for the same `_id` comes up when the target is read.
+            // Documents whose `_id`s are equal only under the collation are found when the target is read.
             if ours.is_some() {
                 found.add(&key, if theirs.is_some() { DIFFERS } else { MISSING });
             }
@@ -169,7 +169,7 @@ const MISSING: &str = "is missing on the target";
 const EXTRA: &str = "is on the target only";
 const DIFFERS: &str = "differs";
 
-/// Documents that differ: the first are named, all are counted.
+/// Documents that differ. The first ones are named, and all are counted.
 #[derive(Default)]
 struct Differing {
     named: Vec<String>,
@@ -186,7 +186,7 @@ impl Differing {
 
     fn in_words(mut self) -> Vec<String> {
         if self.count > self.named.len() as u64 {
-            self.named.push(format!("{} documents differ in all", self.count));
+            self.named.push(format!("{} documents differ in total", self.count));
         }
         self.named
     }

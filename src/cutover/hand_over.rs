@@ -1,7 +1,8 @@
-//! The hand-over: everything applied, everything compared, everything in its final form.
+//! Hand-over: applies the last changes, compares both sides, and completes the migration.
 //!
-//! All that takes time comes before the last look at the source's position. Once everything up to there is applied, the router ends the
-//! migration without routing anything more, unless it has met another late write: see [`completion`](crate::runtime::completion).
+//! Everything that takes time comes before the source's position is read for the last time. Once all changes up to that position are
+//! applied, the router ends the migration without routing anything more, unless it has met another late write: see
+//! [`completion`](crate::runtime::completion).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,58 +29,59 @@ use crate::runtime::job::Job;
 use crate::runtime::progress::RunState;
 use crate::runtime::waiting::{telling, telling_within};
 
-/// What the source is asked for when nothing may write to it any more.
+/// Operation name in events: reads the source's position once nothing may write to it any more.
 const CONFIRM: &str = "confirm the position of the last write";
 
-/// How often a collection is compared again because the source moved meanwhile: by documents that expire, for instance.
+/// Maximum number of times that a collection is compared again because the source has moved, for example because documents expired.
 const COMPARISONS: usize = 5;
 
-/// How often everything is looked at again because of late writes that the host accepts.
+/// Maximum number of additional rounds because of late writes that the host accepts.
 const ROUNDS: usize = 5;
 
-/// How many collections are compared at the same time. Many small ones would else take as long as their round trips add up to.
+/// Maximum number of collections compared concurrently. Without concurrency, the round trips of many small collections would add up.
 const AT_ONCE: usize = 8;
 
-/// How long the hand-over waits for a run that goes on from its checkpoint after an error.
+/// Maximum wait for a run that resumes from its checkpoint after an error.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The router's requests of one run.
+/// The request channel of one run's router.
 type Run = mpsc::Sender<Request>;
 
-/// What a hand-over works with.
+/// Context of a hand-over.
 struct HandOver<'a> {
     engine: &'a Job,
     progress: &'a Arc<RunState>,
     requests: &'a Requests,
 }
 
-/// What has been compared, in which run, and up to which position everything was applied then.
+/// Results of comparisons, their run, and the position up to which everything was applied at that time.
 struct Compared {
     run: Run,
     at: Position,
     found: HashMap<Namespace, Comparison>,
 }
 
-/// Both sides as they are at the end.
+/// Both sides at the end of the migration.
 struct Sides {
     listed: Vec<Collection>,
     standing: Vec<Collection>,
     source: Deployment,
     target: Deployment,
-    /// Where the way back begins.
+    /// The position from which the way back starts.
     handed_over: Option<Position>,
 }
 
-/// Applies what is left, compares both sides, and ends the run if they are the same, with which `switch` goes over. Writers must have been
-/// stopped.
+/// Applies the remaining changes, compares both sides, and ends the run if they are the same. `switch` then goes over to the target.
+/// Writers must have been stopped.
 ///
-/// Unless both sides are identical, documents do not expire on the target afterwards, as before.
+/// Unless both sides are identical, documents still do not expire on the target afterwards.
 ///
 /// # Errors
-/// [`WritesAfterStop`](ErrorKind::WritesAfterStop), a server error, or the run does not come to the position at which the writers stopped.
+/// `OperationsUnderWay` if transactions stay open on the source, [`WritesAfterStop`](ErrorKind::WritesAfterStop), a server error, or the
+/// run does not reach the position at which the writers stopped.
 ///
 /// # Cancellation
-/// Whoever drops the future gives the cutover up, unless the checkpoint is being saved that says that the migration is complete.
+/// Dropping the future abandons the cutover, unless the checkpoint that marks the migration as complete is already being saved.
 pub(crate) async fn hand_over(
     engine: &Job,
     progress: &Arc<RunState>,
@@ -93,7 +95,7 @@ pub(crate) async fn hand_over(
     };
     let result = hand_over.run(switch).await;
     if !matches!(&result, Ok(summary) if summary.outcome == Outcome::Complete) {
-        // What cannot be held back now is by the next run. The error that led here is the one that counts.
+        // If expiry cannot be held back now, the next run does it. The error that led here takes precedence.
         progress.expiry.held_back().await;
     }
     result
@@ -121,7 +123,7 @@ impl HandOver<'_> {
             let look = self.look(&run, &report, &mut compared);
             let looked = telling_within(events, Side::Target, "list and compare both sides", None, look).await?;
             let Some(sides) = looked else {
-                // The run has begun again from its checkpoint.
+                // The run has restarted from its checkpoint.
                 continue;
             };
             position = telling(events, Side::Source, CONFIRM, engine.source.sentinel()).await?;
@@ -151,8 +153,8 @@ impl HandOver<'_> {
         }
     }
 
-    /// Does all that takes time: lists both sides, compares them, and lets documents expire on the target. `None` when the run has ended
-    /// meanwhile.
+    /// Does everything that takes time: lists both sides, compares them, and lets documents expire on the target. Returns `None` if the run
+    /// has ended in the meantime.
     async fn look(&self, run: &Run, report: &Report, compared: &mut Option<Compared>) -> Result<Option<Sides>> {
         let (source, sink) = (&self.engine.source, &self.engine.sink);
         let (listed, mut standing, watched, source, target) = try_join!(
@@ -168,7 +170,7 @@ impl HandOver<'_> {
         }
         let commands = expiry::commands(report.collections.iter(), Form::Final);
         match self.progress.expiry.finalize(commands.clone()).await {
-            // The target has done what it has not refused. As it was listed before, the listing is brought up to date.
+            // The target has carried out all commands that it has not refused. The listing is older, so it is updated.
             Ok(refused) => {
                 let done: Vec<_> = commands
                     .into_iter()
@@ -179,7 +181,7 @@ impl HandOver<'_> {
             Err(error) if error.kind() == ErrorKind::Stopped => return Ok(None),
             Err(error) => return Err(error),
         }
-        // What the target is changed by from here on is met again from there, and there is never less.
+        // The way back follows the target from this position, so it sees every later change.
         let handed_over = sink.sentinel().await?;
         Ok(Some(Sides {
             listed,
@@ -190,12 +192,11 @@ impl HandOver<'_> {
         }))
     }
 
-    /// Compares the documents of all collections but those that were compared before in this run and cannot have changed since, several at a
-    /// time, and again where the source has moved meanwhile.
+    /// Compares the documents of all collections, several at a time. Skips collections that were compared before in this run and cannot
+    /// have changed since. Compares again if the source has moved in the meantime.
     ///
-    /// Writers that insert into a capped collection at the same time can leave its documents in another order than the oplog has them in, so
-    /// that the source's own secondaries differ. Nothing is written any more, so such a collection, which is small, is copied once more as it
-    /// stands.
+    /// Concurrent inserts into a capped collection can leave its documents in another order than the oplog has them in. The source's own
+    /// secondaries then differ, too. Nothing is written any more, so such a collection, which is small, is copied once more as it is.
     async fn compare(
         &self,
         run: &Run,
@@ -243,7 +244,7 @@ impl HandOver<'_> {
             let again: Vec<&CollectionState> = capped.copied().filter(|_| attempt == 0).collect();
             let newest = match differing.is_empty() {
                 true => at,
-                // Not a sentinel, which moves the source itself.
+                // Not a sentinel, because that moves the source itself.
                 false => self.engine.source.read_position().await?,
             };
             open = if newest > at { differing } else { again.clone() };
@@ -280,13 +281,13 @@ impl HandOver<'_> {
                 .await
                 .is_ok()
         {
-            // It fails when the run has ended. What follows waits for the copy, or for the next run.
+            // This fails if the run has ended. What follows waits for the copy, or for the next run.
             let _ = begun.await;
         }
         Ok(())
     }
 
-    /// What everything comes to, once it is known.
+    /// Builds the summary of the hand-over.
     fn summary(
         &self,
         position: Position,
@@ -384,8 +385,8 @@ impl HandOver<'_> {
         }
     }
 
-    /// Ends the run with the checkpoint that says that the migration is complete, unless there is a late write that is not among so many, or the
-    /// run has ended.
+    /// Ends the run with the checkpoint that marks the migration as complete, unless the run has ended or there are more late writes than
+    /// `late_writes`.
     ///
     /// # Errors
     /// The checkpoint could not be saved.
@@ -394,7 +395,7 @@ impl HandOver<'_> {
         completion.offer(offer);
         let (reply, done) = oneshot::channel();
         if run.send(Request::Complete { late_writes, reply }).await.is_ok() {
-            // It is dropped in any case.
+            // The router drops the reply in any case.
             let _ = done.await;
         }
         match completion.take_back() {
@@ -406,19 +407,19 @@ impl HandOver<'_> {
         }
     }
 
-    /// From now on every write to the source is one that came too late. Answers the position from which on that is so.
+    /// Treats every later write to the source as a late write. Returns the position from which on this applies.
     async fn watch_for_late_writes(&self) -> Result<Position> {
         let started = Instant::now();
         loop {
             let sender = self.requests.borrow().clone();
             if let Some(sender) = sender {
                 let (reply, stopped) = oneshot::channel();
-                // Both fail when the run has ended; it goes on from its checkpoint, and this waits for that.
+                // Both fail if the run has ended. It then resumes from its checkpoint, and this loop waits for that.
                 if sender.send(Request::WatchForLateWrites { reply }).await.is_ok()
                     && let Ok(stopped) = stopped.await
                 {
                     match stopped {
-                        // It ended while the source was being asked.
+                        // The run ended during the request to the source.
                         Err(error) if error.kind() == ErrorKind::Stopped => {}
                         stopped => return stopped,
                     }
@@ -428,14 +429,14 @@ impl HandOver<'_> {
                 return Err(Error::new(
                     ErrorKind::Connection,
                     "cut over",
-                    "the run did not go on in time",
+                    "the run did not resume in time",
                 ));
             }
             sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// The writes that came too late so far. Unless the host accepts them they end the cutover.
+    /// Returns the late writes so far. If the host does not accept them, they end the cutover.
     fn check_late_writes(&self) -> Result<LateWrites> {
         let writes = self.progress.late_writes.found();
         if writes.count == 0 || self.engine.settings.accept_late_writes {
@@ -444,7 +445,7 @@ impl HandOver<'_> {
         Err(self.refuse(writes))
     }
 
-    /// The late writes end the cutover: none is accepted, or there is no end to them.
+    /// Returns the error for late writes that end the cutover, because none are accepted or because they do not stop.
     fn refuse(&self, writes: LateWrites) -> Error {
         let error = writes.to_error(self.engine.settings.accept_late_writes);
         self.progress.events.send(Event::WritesAfterStop {
@@ -454,15 +455,15 @@ impl HandOver<'_> {
         error
     }
 
-    /// The state of the migration once everything is copied and all changes up to `position` have been applied and are durable, and the run
-    /// that says so.
+    /// Returns the state of the migration once everything is copied and all changes up to `position` are applied and durable. Also returns
+    /// the run that has reported it.
     async fn applied_to(&self, position: Position) -> Result<(Report, Run)> {
         let applied = async {
             loop {
                 let sender = self.requests.borrow().clone();
                 if let Some(sender) = sender {
                     let (reply, report) = oneshot::channel();
-                    // Both fail when the run has ended; it goes on from its checkpoint, and this waits for that.
+                    // Both fail if the run has ended. It then resumes from its checkpoint, and this loop waits for that.
                     if sender.send(Request::Report { at: position, reply }).await.is_ok()
                         && let Ok(report) = report.await
                     {
@@ -479,15 +480,15 @@ impl HandOver<'_> {
             Error::new(
                 ErrorKind::Connection,
                 "cut over",
-                "the rest of the changes could not be applied in time",
+                "the remaining changes could not be applied in time",
             )
         })
     }
 }
 
-/// What became of an offer to complete the migration.
+/// Outcome of an offer to complete the migration.
 enum Ended {
     Complete(Box<Summary>),
-    /// Nobody has made use of it.
+    /// The offer was not used.
     NotYet(Offer),
 }

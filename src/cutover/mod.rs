@@ -1,4 +1,4 @@
-//! The hand-over: the source stands still, the target catches up, both sides are compared.
+//! Cutover: the source stands still, the target catches up, both sides are compared.
 
 pub(crate) mod compare;
 pub(crate) mod hand_over;

@@ -1,4 +1,4 @@
-//! A cutover waits for the transactions that were begun before the writers stopped.
+//! Waits at cutover for transactions that began before the writers stopped.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,25 +10,25 @@ use crate::model::{Selection, TransactionFacts};
 use crate::report::{Event, Events};
 use crate::source::Source;
 
-/// How long a cutover waits, in which the applications stand still.
+/// Maximum wait for transactions. The applications stand still in that time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often it looks.
+/// Polling interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How many are named.
+/// Maximum number of transactions that an error names, and of collections for each of them.
 const NAMED: usize = 5;
 
-/// Waits until the transactions that are open now have ended, of which a commit afterwards would be lost. Whether one has written anything
-/// cannot be known; those known to have locked no collection of the selection don't matter.
+/// Waits until the transactions that are open now have ended, because a later commit would be lost. Whether a transaction has written
+/// anything cannot be known. Transactions that are known to have locked no collection of the selection are ignored.
 ///
 /// # Errors
-/// [`OperationsUnderWay`](ErrorKind::OperationsUnderWay) that names those that do not end, or a server error.
+/// [`OperationsUnderWay`](ErrorKind::OperationsUnderWay), which names the transactions that do not end, or a server error.
 pub(crate) async fn wait_for_transactions(source: &dyn Source, selection: &Selection, events: &Events) -> Result<()> {
     let begun = Instant::now();
     let mut told = false;
     loop {
-        // Those that are younger are not of a writer that was stopped.
+        // Younger transactions do not belong to a writer that was stopped.
         let waited = begun.elapsed();
         let mut open = source.open_transactions().await?;
         open.retain(|transaction| {
@@ -94,7 +94,7 @@ mod tests {
         let mut waiting = std::pin::pin!(wait());
         assert!(waiting.as_mut().now_or_never().is_none());
         let Some(Some(Event::OpenTransactions { transactions })) = told.next().now_or_never() else {
-            panic!("it is not told");
+            panic!("no event was emitted");
         };
         assert_eq!(transactions.len(), 1);
         sleep(POLL_INTERVAL).await;

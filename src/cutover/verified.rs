@@ -1,4 +1,4 @@
-//! Collections that need not be compared at the cutover, since they were while the run went on.
+//! Finds collections that need no comparison at cutover, because the run has verified them.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -17,11 +17,12 @@ use crate::order::Key;
 use crate::runtime::job::Job;
 use crate::runtime::progress::RunState;
 
-/// The collections that were compared while the run went on, and whose documents that have changed since are the same on both sides now
-/// that these stand still. Both sides as they are listed now, and the position that the collections are at, come with the call.
+/// Returns the collections that were verified during the run, and whose documents that have changed since are the same on both sides now
+/// that these stand still. `ours` and `theirs` are the current listings of both sides, and `at` is the position of the collections.
 ///
-/// Other programs may have written to the target since, which has to have been watched for. Unless nobody was seen, and both sides have as many documents
-/// and bytes, a collection counts as not compared. So do some small ones, whose digests cost next to nothing and are independent of all this.
+/// Other programs may have written to the target since the verification. The caller must have watched for such writes. A collection counts
+/// as verified only if no such write was seen, and if both sides have the same number of documents and bytes. Some small collections never
+/// count: their digests cost next to nothing and are independent of all this.
 ///
 /// # Errors
 /// A server error.
@@ -63,8 +64,8 @@ pub(crate) async fn verified(
     Ok(verified)
 }
 
-/// Waits until everything is known that others had written to the target before the call. Answers whether it is, and collections can
-/// be [verified](verified) to be the same at all.
+/// Waits until all writes that other programs made to the target before the call are known. Returns `true` if they are, and if collections
+/// can be [verified](verified) at all.
 ///
 /// # Errors
 /// A server error.
@@ -88,7 +89,7 @@ pub(crate) async fn watched_until(progress: &RunState, newest: Position) -> bool
     timeout(WATCHED, watched).await.unwrap_or(false)
 }
 
-/// The documents that alone may differ in this collection; `None` when that is not known.
+/// Returns the only documents that may differ in this collection; `None` if that is not known.
 pub(crate) async fn open_documents(requests: &Requests, collection: Uuid) -> Option<Vec<Key>> {
     let sender = requests.borrow().clone()?;
     let (reply, answer) = oneshot::channel();
@@ -97,11 +98,11 @@ pub(crate) async fn open_documents(requests: &Requests, collection: Uuid) -> Opt
     answer.await.ok()?
 }
 
-/// How often it is looked how far the watch is.
+/// Polling interval for the progress of the watch.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long a cutover waits for the watch for writes of others, which is as far as a moment ago as a rule.
+/// Maximum wait at cutover for the watch for writes of other programs. The watch is usually only moments behind.
 pub(crate) const WATCHED: Duration = Duration::from_secs(5);
 
-/// The most collections that are compared by digest for being small: each takes some commands on both sides.
+/// Maximum number of small collections that are compared by digest. Each takes some commands on both sides.
 pub(crate) const MOST_CROSS_CHECKED: usize = 200;

@@ -1,4 +1,4 @@
-//! What a hand-over leaves for the migration that takes it back.
+//! Builds the first checkpoint for a migration that takes the hand-over back.
 
 use bson::Uuid;
 
@@ -8,8 +8,8 @@ use crate::model::{ByName, Collection, CollectionKind, Deployment, Position};
 use crate::runtime::job::Job;
 
 impl WayBack {
-    /// What is known at the end of a cutover. Everything of the migration was written before `position`, and nobody else writes until its
-    /// end is told.
+    /// Builds the way back at the end of a cutover. The migration wrote everything before `position`, and nobody else writes until the end
+    /// is reported.
     pub(crate) fn begin(
         engine: &Job,
         (source, sink): (&Deployment, &Deployment),
@@ -38,7 +38,7 @@ impl WayBack {
     }
 }
 
-/// The collection on the target as that of a source whose documents are all where they go to.
+/// Returns the target's collection as a source collection of the opposite migration, with all documents already copied.
 pub(crate) fn opposite(state: &CollectionState, there: &Collection, position: Position) -> CollectionState {
     let (namespace, target) = (state.target.clone(), state.namespace.clone());
     if state.kind == CollectionKind::View {

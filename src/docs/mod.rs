@@ -36,7 +36,7 @@ pub mod versions {}
 
 #[doc = include_str!("benchmarks.md")]
 #[doc = "\n# The numbers as a picture\n"]
-#[doc = include_str!("../../benches/live.svg")]
+#[doc = include_str!("live.svg")]
 pub mod benchmarks {}
 
 pub mod hosted;

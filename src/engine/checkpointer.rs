@@ -1,4 +1,4 @@
-//! Moves the watermark: makes durable what a checkpoint says, and only then saves it.
+//! Makes a checkpoint's contents durable, moves the watermark, and saves the checkpoint.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use crate::report::Event;
 use crate::runtime::flush::SharedFlush;
 use crate::runtime::progress::RunState;
 
-/// Between two saves lies at least so many times the time that the last one took: a checkpoint of tens of thousands of collections is
+/// Minimum pause between two saves, as a multiple of the duration of the last save. A checkpoint of tens of thousands of collections is
 /// many megabytes.
 const REST: u32 = 4;
 
-/// A crash costs what was applied since the last save, so that it is not put off for longer.
+/// Maximum pause between two saves. A crash costs the progress since the last save, so saves are not delayed any longer.
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
-/// Makes checkpoints true and saves them, one after the other, until nobody can request any more.
+/// Makes the contents of each checkpoint durable and saves it, one after the other, until all request senders are dropped.
 ///
 /// # Errors
-/// [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged) when what was applied may have been lost, or what sink and store answer.
+/// [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged) if applied changes may have been lost, or an error of the sink or the store.
 pub(crate) async fn save_checkpoints(
     durability: SharedFlush,
     store: Arc<dyn CheckpointStore>,
@@ -41,7 +41,7 @@ pub(crate) async fn save_checkpoints(
         done,
     }) = requests.recv().await
     {
-        // Before the flush: that the expiry is held back again is durable only with it.
+        // Read before the flush, because only the flush makes it durable that the expiry is held back again.
         checkpoint.head.expiry_final = progress.expiry.is_noted();
         durability.flush().await?;
         let watermark = checkpoint.head.watermark;
@@ -59,7 +59,7 @@ pub(crate) async fn save_checkpoints(
             checkpoint.head.durable = durability.position().await?;
         }
         let bytes = checkpoint.encode()?;
-        // From here to the answer nobody knows whether it says that the migration is complete.
+        // From here until the store answers, it is unknown whether the stored checkpoint marks the migration as complete.
         if checkpoint.head.complete && !progress.completion.claim() {
             let _ = done.send(false);
             continue;
@@ -79,7 +79,7 @@ pub(crate) async fn save_checkpoints(
         rests_until = Instant::now() + cost.saturating_mul(REST).min(LONGEST_REST);
         progress.set_resume(checkpoint.head.resume);
         progress.events.send(Event::CheckpointSaved { watermark });
-        // Whoever asked may have stopped waiting.
+        // The requester may have stopped waiting.
         let _ = done.send(true);
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The task that gives the commands by which documents expire on the target, or no longer do.
+//! Task that lets documents expire on the target, and holds the expiry back again.
 
 use std::sync::{Arc, PoisonError};
 
@@ -11,10 +11,10 @@ use crate::runtime::expiry::{Form, State, commands, execute};
 use crate::runtime::progress::RunState;
 use crate::sink::{CatalogCommand, Sink};
 
-/// Gives the commands as they are wanted, until the run is cancelled.
+/// Executes the expiry commands as they are requested, until the run is cancelled.
 ///
 /// # Errors
-/// The expiry could not be held back. A run that goes on from its checkpoint does that first.
+/// The expiry could not be held back. A run that resumes from its checkpoint does that first.
 pub(crate) async fn keep_expiry(
     sink: Arc<dyn Sink>,
     progress: Arc<RunState>,
@@ -29,11 +29,11 @@ pub(crate) async fn keep_expiry(
         match (wanted, asked) {
             (Form::Final, Some(asked)) => {
                 let finalized = finalize(&*sink, &progress, &requests, &asked.commands).await;
-                // Whoever asked may have stopped waiting, and then wants it held back.
+                // The requester may have stopped waiting. It then wants the expiry held back.
                 let _ = asked.reply.send(finalized);
                 continue;
             }
-            (Form::BlockedByIndex, _) if noted => {
+            (Form::HeldBack, _) if noted => {
                 hold_back(&*sink, &requests).await?;
                 form.restored();
                 save(&requests).await?;
@@ -43,7 +43,7 @@ pub(crate) async fn keep_expiry(
         }
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
-            // It cannot fail, since `progress` has the sender.
+            // This cannot fail because `progress` owns the sender.
             _ = changes.changed() => {}
         }
     }
@@ -60,13 +60,13 @@ async fn finalize(
     execute(sink, commands, || progress.expiry.wants(Form::Final)).await
 }
 
-/// Holds the expiry back of all collections, as the run knows them when it is done: some may get other names meanwhile.
+/// Holds back the expiry of all collections. Repeats until the commands no longer change, because collections may be renamed meanwhile.
 async fn hold_back(sink: &dyn Sink, requests: &mpsc::Sender<Request>) -> Result<()> {
     let mut done = None;
     loop {
         let (reply, states) = oneshot::channel();
         let states = ask(requests, Request::States { reply }, states).await?;
-        let commands = commands(states.iter(), Form::BlockedByIndex);
+        let commands = commands(states.iter(), Form::HeldBack);
         if done.as_ref() == Some(&commands) {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! What the other tasks of a run say to the router, and what it answers.
+//! Messages between the router and the other tasks of a run.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use crate::runtime::limits::memory::MemoryPermit;
 use crate::sink::RefusalReason;
 use crate::source::ReadMode;
 
-/// Entries that were read and not routed yet.
+/// Entries that were read but not routed yet.
 pub(crate) struct ReadAhead {
     pub entries: Vec<Entry>,
-    /// The memory they take.
+    /// Permit for the memory that the entries take.
     pub taken: MemoryPermit,
 }
 
-/// What walkers and the engine ask of the router.
+/// Requests to the router from walkers and other tasks.
 pub(crate) enum Request {
-    /// A walker wants work. `majority` is the source's newest position, asked for just now.
+    /// A walker asks for work. `majority` is the source's newest position, read just before the request.
     Take {
         majority: Position,
         reply: oneshot::Sender<Work>,
@@ -43,61 +43,62 @@ pub(crate) enum Request {
         chunk: ChunkId,
         snapshot_refused: bool,
     },
-    /// Copy a collection again from the beginning: what the sink has of it is repaired or replaced.
+    /// Copy a collection again from the beginning. What exists on the sink is repaired or replaced.
     CopyAgain {
         collection: Uuid,
         reply: oneshot::Sender<()>,
     },
-    /// Watch for writes from a position on that is after everything that was written before the request, and answer with that position.
+    /// Start watching for late writes at a position after everything written before the request. The reply is that position.
     WatchForLateWrites { reply: oneshot::Sender<Result<Position>> },
-    /// A range was compared, or could not be.
+    /// A range was compared, or the comparison failed.
     Checked {
         collection: Uuid,
         chunk: ChunkId,
         result: Result<Compared>,
     },
-    /// What is asked of a verification.
+    /// A request about verification.
     Verify(VerificationRequest),
-    /// Answer once everything is copied and indexed, and every change up to a position at or after this one is applied and durable.
+    /// Reply once everything is copied and indexed, and every change up to a position at or after `at` is applied and durable.
     Report {
         at: Position,
         reply: oneshot::Sender<Report>,
     },
-    /// Apply everything up to now, and save a checkpoint of it.
+    /// Apply everything routed so far and save a checkpoint of it.
     Save { reply: oneshot::Sender<()> },
-    /// Which collections are there now?
+    /// Get the state of all collections.
     States { reply: oneshot::Sender<States> },
-    /// Save the checkpoint that says that the migration is complete, as it was [offered](crate::runtime::completion::Completion::offer), unless more
-    /// writes came late than the cutover knows of. Dropping the reply says that it was done, or not.
+    /// Save the checkpoint that marks the migration as complete, as it was [offered](crate::runtime::completion::Completion::offer).
+    /// Nothing is saved if there were more late writes than `late_writes`, the number that the cutover knows of. The router drops `reply`
+    /// when it is done, whether it saved the checkpoint or not.
     Complete {
         late_writes: u64,
         reply: oneshot::Sender<()>,
     },
 }
 
-/// What is asked of the comparison of collections. Where collections are named these are meant, else all.
+/// Requests about the verification of collections. An empty list means all collections.
 pub(crate) enum VerificationRequest {
-    /// Begin to compare them anew.
+    /// Start verification from the beginning.
     Begin {
         collections: Vec<Namespace>,
         reply: oneshot::Sender<()>,
     },
-    /// Compare them no longer.
+    /// Stop verification.
     End {
         collections: Vec<Namespace>,
         reply: oneshot::Sender<()>,
     },
-    /// How far is it?
+    /// Get the verification state.
     State {
         collections: Vec<Namespace>,
         reply: oneshot::Sender<Vec<CollectionVerification>>,
     },
-    /// The documents that alone may differ in this collection; `None` when others may, too.
+    /// Get the documents of a collection that may differ. `None` if other documents may differ as well.
     Open {
         collection: Uuid,
         reply: oneshot::Sender<Option<Vec<Key>>>,
     },
-    /// Read documents from the source and write them as they are there.
+    /// Read documents from the source and write them to the sink as they are there.
     Repair {
         namespace: Namespace,
         keys: Vec<Key>,
@@ -105,21 +106,21 @@ pub(crate) enum VerificationRequest {
     },
 }
 
-/// The state of the migration at a position up to which everything has been applied and is durable. No document is stuck.
+/// State of the migration at a position up to which everything is applied and durable. No document is stuck.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub position: Position,
     pub collections: States,
 }
 
-/// What a walker is given to do.
+/// Work for a walker.
 #[derive(Debug)]
 pub(crate) enum Work {
     Chunk(Assignment),
     Check(Check),
 }
 
-/// A range to be copied.
+/// A range to copy.
 #[derive(Debug)]
 pub(crate) struct Assignment {
     pub chunk: ChunkId,
@@ -137,26 +138,26 @@ pub(crate) struct Assignment {
     pub hurry: CancellationToken,
 }
 
-/// What a walker says of a chunk whose documents are durable.
+/// A walker's report on a chunk whose documents are durable.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub collection: Uuid,
     pub chunk: ChunkId,
-    /// The uuid of the collection on the target, where it was made anew for the copy.
+    /// Uuid of the collection on the target, if it was created again for the copy.
     pub made: Option<Uuid>,
-    /// The last `_id` that was read; `None` when the whole range was.
+    /// Last `_id` that was read. `None` if the whole range was read.
     pub last: Option<Key>,
     /// Whether the sink may hold documents above `last`.
     pub repair: bool,
-    /// A position at or after the opening of the read: a rename or drop up to here may have misled it.
+    /// A position at or after the opening of the read. A rename or drop up to here may have misled the read.
     pub opened: Position,
-    /// For an interval read, a position at or after its end.
+    /// For an interval read: a position at or after its end.
     pub high: Option<Position>,
     /// Documents that the sink refused while the chunk was written.
     pub refused: Vec<Key>,
 }
 
-/// A part of a collection to be compared.
+/// A part of a collection to compare.
 #[derive(Debug)]
 pub(crate) struct Check {
     pub chunk: ChunkId,
@@ -165,18 +166,19 @@ pub(crate) struct Check {
     pub at: Position,
     pub chunk_bytes: u64,
     pub document_bytes: usize,
-    /// Told when the target stands at the position; closed when it is not to be compared after all.
+    /// Resolves when the target is at position `at`. Closed if the part is not to be compared after all.
     pub applied: oneshot::Receiver<()>,
     pub cancel: CancellationToken,
     pub hurry: CancellationToken,
 }
 
-/// A checkpoint whose changes every applier has applied.
+/// A checkpoint to save. Every applier has applied its changes.
 pub(crate) struct SaveRequest {
     pub checkpoint: PendingCheckpoint,
-    /// Whether it has to be saved, however shortly after the last one that is.
+    /// Whether it must be saved, however recent the last save is.
     pub now: bool,
-    /// Answered once everything in the checkpoint is durable: whether it was saved too, or is left to a later one.
+    /// Answered once everything in the checkpoint is durable: `true` if the checkpoint was saved too, `false` if that is left to a later
+    /// one.
     pub done: oneshot::Sender<bool>,
 }
 
@@ -188,33 +190,33 @@ pub(crate) struct Routed {
     pub write: Write,
 }
 
-/// What the router sends to an applier. An applier handles its messages strictly in order.
+/// Messages from the router to an applier, which handles them strictly in order.
 pub(crate) enum ApplierMessage {
-    /// Changes to apply; the permit is their share of the byte budget.
+    /// Changes to apply. The permit is their share of the byte budget.
     Changes {
         changes: Vec<Routed>,
         bytes: usize,
         permit: OwnedSemaphorePermit,
     },
-    /// Re-read these documents from the source and write them as they are there; drop their changes up to that position. The permit is
-    /// the share of their `_id`s of the byte budget.
+    /// Read these documents from the source again and write them as they are there. Their changes up to the position of that read are
+    /// dropped. The permit is the share of their `_id`s in the byte budget.
     Refetch {
         target: Arc<CollectionMapping>,
         keys: Vec<Key>,
         permit: OwnedSemaphorePermit,
     },
-    /// Refetch again, under this name, what was refetched by a read that may have come after the rename.
+    /// Refetch again, under this name, the documents that were refetched by a read that may have come after the rename.
     Renamed { target: Arc<CollectionMapping> },
-    /// The collection is gone: forget its documents.
+    /// The collection was dropped: forget its documents.
     Dropped { collection: Uuid },
-    /// Everything up to `routed` has been sent: acknowledge that it has been applied.
+    /// Everything up to `routed` has been sent: acknowledge that it is applied.
     Barrier {
         id: u64,
         routed: Position,
-        /// With more documents that are not refetched than this none need be named.
+        /// Limit in bytes for the names of unsettled documents. If they take more, only their collections are named.
         unsettled_bytes: usize,
     },
-    /// Do something about a document whose changes were refused; answers whether the document is no longer stuck.
+    /// Take one step to resolve a document whose changes were refused. The reply is `true` if the document is no longer stuck.
     Resolve {
         stuck: Stuck,
         step: ResolveStep,
@@ -222,17 +224,17 @@ pub(crate) enum ApplierMessage {
     },
 }
 
-/// How a stuck document is treated, in the order in which the router tries it.
+/// How to treat a stuck document. The router tries `Retry`, `Clear`, `Retry`, `Refetch` and finally `Forget`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResolveStep {
     /// Apply its changes again, in order.
     Retry,
-    /// Write the source's present document.
+    /// Write the document as the source has it now.
     Refetch,
-    /// Put its changes together into one image, and delete it from the sink, so that it no longer blocks the unique keys of others; it
-    /// stays stuck until that image is written.
+    /// Combine its changes into one image, and delete the document from the sink, so that it no longer blocks the unique keys of others. It
+    /// stays stuck until the image is written.
     Clear,
-    /// Give it up and answer that it is no longer stuck.
+    /// Abandon the document. It no longer counts as stuck.
     Forget,
 }
 
@@ -246,26 +248,26 @@ pub(crate) struct Stuck {
     pub reason: RefusalReason,
 }
 
-/// The acknowledgement of a barrier, with everything that is stuck.
+/// Acknowledgement of a barrier, with the documents that are stuck.
 #[derive(Debug)]
 pub(crate) struct BarrierReached {
     pub id: u64,
-    /// Documents that are stuck, and whether there are others.
+    /// Stuck documents. `more_stuck` is `true` if there are others.
     pub stuck: Vec<Stuck>,
     pub more_stuck: bool,
     pub unsettled: Unsettled,
-    /// A position at or after the newest state of a document on the sink, as far as this applier has read documents.
+    /// A position at or after the newest document state that this applier has read from the source and written to the sink.
     pub ahead: Position,
 }
 
-/// The documents that are stuck, and those that were read by name from a source that is further than what has been routed: an entry in
-/// between may say that the name was another collection's by then.
+/// Documents that are stuck, and documents that were refetched at a position beyond what has been routed. An entry in between may say that
+/// the collection's name already belonged to another collection.
 #[derive(Debug, Default)]
 pub(crate) struct Unsettled {
     pub documents: Vec<(Uuid, Key)>,
-    /// Collections of which there are too many to be named.
+    /// Collections with too many such documents to name each one.
     pub collections: HashSet<Uuid>,
 }
 
-/// The router's queue of requests; each walker has one under way at a time.
+/// Sender of requests to the router. `None` while no run is active.
 pub(crate) type Requests = tokio::sync::watch::Sender<Option<mpsc::Sender<Request>>>;

@@ -1,4 +1,6 @@
-//! The only file that knows the order of the steps of a run. It owns the run's tasks.
+//! Runs a migration: starts the tasks of a run and waits for them to end.
+//!
+//! This is the only file that knows the order of a run's steps. It owns the run's tasks.
 
 pub(crate) mod checkpointer;
 pub(crate) mod copy;
@@ -48,13 +50,14 @@ use crate::runtime::progress::RunState;
 use crate::runtime::tasks::flatten;
 use crate::runtime::waiting::{telling, telling_within};
 
-/// How long the tasks of a run may take to finish what they are writing when the run ends.
+/// Maximum time for the tasks of a run to finish their writes when the run ends.
 const ENDING: Duration = Duration::from_secs(15);
 
-/// So many messages wait for an applier. Their bytes are what counts; many small ones come from a source that writes little at a time.
+/// Capacity of an applier's message queue. The byte budget is the limit that matters. Many small messages come from a source that writes
+/// little at a time.
 const APPLIER_MESSAGES: usize = 1024;
 
-/// What the tasks of a run begin with.
+/// What the tasks of a run start with.
 struct Begun {
     beginning: StartPoint,
     foreign_writes: Option<ForeignWatch>,
@@ -64,11 +67,11 @@ struct Begun {
 }
 
 impl Job {
-    /// Runs from the checkpoint, or from nothing, until the run is cancelled or fails. `lost` says why the checkpoint's position is known to
-    /// be lost, so that everything has to be compared with the source.
+    /// Runs from the checkpoint, or from the beginning if there is none, until the run is cancelled or fails. If the checkpoint's position
+    /// is known to be lost, `lost` says why. Everything then has to be compared with the source.
     ///
     /// # Errors
-    /// What ended the run; never the mere fact that it was cancelled.
+    /// The error that ended the run. Cancellation alone is not an error.
     pub async fn run(
         &self,
         progress: &Arc<RunState>,
@@ -79,7 +82,7 @@ impl Job {
         let lease = Lease::acquire(Arc::clone(&self.unfenced.sink), self.fence.clone());
         let lease = telling(&progress.events, Side::Target, "take the lease", lease).await?;
         let cancel = cancel.child_token();
-        // The lease is kept for as long as any task may still be writing, which is longer than the run goes on.
+        // Tasks may still write after the run is cancelled. The lease is kept until all of them have ended.
         let ended = CancellationToken::new();
         let keeper = {
             let (lease, ended, cancel) = (lease.clone(), ended.clone(), cancel.clone());
@@ -90,7 +93,7 @@ impl Job {
             }))
         };
         let mut tasks = JoinSet::new();
-        // What is dropped while it is under way may be carried out while the next run is at work.
+        // A command that is dropped in flight may still be executed during the next run. So `begin` gets some time to finish.
         let patience = async {
             cancel.cancelled().await;
             sleep(ENDING).await;
@@ -111,7 +114,7 @@ impl Job {
             Err(error) => Err(error),
         };
         requests.send_replace(None);
-        // The next run says anew what it has of it.
+        // The next run reports its own verification state.
         progress.set_all_compared(false);
         cancel.cancel();
         let result = end(&mut tasks, result).await;
@@ -119,15 +122,15 @@ impl Job {
         let kept = flatten(keeper.await);
         match kept {
             Ok(()) => lease.release().await,
-            // It is another's, or the target does not answer: there is nothing to wait for once more.
+            // The lease belongs to another process, or the target does not answer. There is nothing to release or to wait for.
             Err(_) => lease.abandon(),
         }
-        // Without the lease everything else fails too.
+        // Without the lease everything else fails too, so this error comes first.
         kept.and(result)
     }
 
     async fn begin(&self, progress: &Arc<RunState>, lost: Option<&str>) -> Result<Begun> {
-        // Whoever had the lease before may have been cut off in the middle of something.
+        // The previous holder of the lease may have been cut off in the middle of a write.
         let events = &progress.events;
         self.sink.quiesce().await?;
         self.store.claim().await?;
@@ -161,7 +164,7 @@ impl Job {
             of_job.is_some_and(|state| state.target == job.target.target && state.made == job.made)
         });
         if lost.is_some() || loaded.as_ref().is_none_or(|checkpoint| !checkpoint.created) {
-            // The target's catalogue is made anew.
+            // The target's catalogue will be created again.
             builds.stop_all(&*self.sink).await?;
         }
         let beginning = match loaded {
@@ -174,7 +177,7 @@ impl Job {
                 Some(reason) => self.resync(checkpoint, &ownership, progress, reason).await?,
                 None => {
                     let begun = self.go_on(checkpoint, &ownership, progress);
-                    telling_within(events, Side::Source, "find the place to go on from", None, begun).await?
+                    telling_within(events, Side::Source, "find the position to resume from", None, begun).await?
                 }
             },
             None => {
@@ -182,7 +185,7 @@ impl Job {
                 telling_within(
                     events,
                     Side::Source,
-                    "list the collections and make them on the target",
+                    "list the collections and create them on the target",
                     None,
                     begun,
                 )
@@ -215,8 +218,9 @@ impl Job {
         })
     }
 
-    /// Begins to watch for writes of others on the target, where a checkpoint says that they were watched until. If that cannot be gone on
-    /// with, or the target was restored from a backup, nothing is known any more of what was compared.
+    /// Starts watching for writes to the target made by other programs, from the position up to which the checkpoint says that they were
+    /// watched. If the watch cannot resume there, or the target was restored from a backup, the checkpoint's verification results are
+    /// discarded.
     async fn watch_on(&self, checkpoint: Option<&mut Checkpoint>, progress: &RunState) -> Option<ForeignWatch> {
         if !self.settings.watch_foreign_writes {
             checkpoint.map(Checkpoint::forget_compared);
@@ -252,7 +256,7 @@ impl Job {
         let settings = &self.settings;
         let (send_entries, entries) = mpsc::channel(READ_AHEAD);
         let (send_requests, received) = mpsc::channel(settings.walkers * 2);
-        // An applier never waits for room in it.
+        // Large enough that an applier never waits to send.
         let (reached, barriers) = mpsc::channel(settings.appliers * BARRIERS_PER_APPLIER);
         let (saves, save_requests) = mpsc::channel(1);
         let shares = Shares::of(settings);
@@ -341,7 +345,7 @@ impl Job {
             send_requests.clone(),
             cancel.clone(),
         ));
-        // One walker is always at work.
+        // At least one walker always runs.
         if settings.yield_to_source_writes && settings.walkers > 1 {
             tasks.spawn(yield_to_writes(
                 Arc::clone(&self.source),
@@ -368,7 +372,7 @@ impl Job {
     }
 }
 
-/// Waits until the run is cancelled or a task ends, which none does on its own before the run is over.
+/// Waits until the run is cancelled or a task fails. No task ends on its own before the run is over.
 async fn until_first_end(tasks: &mut JoinSet<Result<()>>, cancel: &CancellationToken) -> Result<()> {
     loop {
         tokio::select! {
@@ -381,7 +385,7 @@ async fn until_first_end(tasks: &mut JoinSet<Result<()>>, cancel: &CancellationT
     }
 }
 
-/// Lets the tasks finish what they are writing, and finds the error that the others follow from.
+/// Lets the tasks finish their writes. Returns the error that caused the others.
 async fn end(tasks: &mut JoinSet<Result<()>>, mut result: Result<()>) -> Result<()> {
     let collect = async {
         while let Some(ended) = tasks.join_next().await {
@@ -393,7 +397,7 @@ async fn end(tasks: &mut JoinSet<Result<()>>, mut result: Result<()>) -> Result<
             }
         }
     };
-    // Whatever has not ended by then waits for a server that does not answer.
+    // A task that has not ended by now is waiting for a server that does not answer.
     if timeout(ENDING, collect).await.is_err() {
         tasks.shutdown().await;
     }

@@ -1,4 +1,4 @@
-//! Keeps a run going as its host wants, through every error that may pass.
+//! Keeps a run going as the host wants, and restarts it after transient errors.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::runtime::progress::RunState;
 use crate::runtime::waiting::telling;
 use crate::source::Source;
 
-/// The longest pause before a run that failed goes on from its checkpoint.
+/// Maximum pause before a failed run resumes from its checkpoint.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// What the host wants the run to do.
@@ -33,7 +33,7 @@ pub(crate) enum Wanted {
     Stop,
 }
 
-/// What the run does.
+/// What the run is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Running,
@@ -41,7 +41,7 @@ pub(crate) enum State {
     Ended { error: Option<(ErrorKind, String)> },
 }
 
-/// Runs the engine again and again from its checkpoint, as the host wants and as long as errors may pass.
+/// Runs the engine from its checkpoint again and again, for as long as the host wants it and errors are transient.
 pub(crate) async fn supervise(
     engine: Arc<Job>,
     progress: Arc<RunState>,
@@ -69,7 +69,7 @@ pub(crate) async fn supervise(
         never = watch_window(&*engine.source, &progress) => match never {},
     };
     if progress.completion.is_in_doubt() {
-        // The run has ended in the midst of the save.
+        // The run ended in the middle of saving the final checkpoint. Load it to find out whether it was saved.
         match retry(RetryPolicy::SERVER, || engine.load()).await {
             Ok(loaded) => progress.resolve_completion(loaded.is_some_and(|checkpoint| checkpoint.complete)),
             Err(_) => progress.leave_in_doubt(),
@@ -80,7 +80,7 @@ pub(crate) async fn supervise(
         never = &mut write_block => match never {},
     }
     engine.builds.lock().await.leave().await;
-    // What the host does now can neither hold anything up nor be cut off with the future of the cutover.
+    // The hooks run here, where they cannot delay anything and are not cancelled together with the cutover's future.
     let result = match progress.completion.summary() {
         Some(summary) => {
             engine.hooks.after_cutover(&progress.events, &summary).await;
@@ -119,7 +119,7 @@ async fn run_as_wanted(
             Wanted::Pause => {
                 state.send_replace(State::Paused);
                 progress.set_phase(Phase::Paused);
-                // The handle is gone when this fails.
+                // This fails if the handle was dropped.
                 let changed = tokio::select! {
                     changed = wanted.changed() => changed,
                     () = cancel.cancelled() => return Ok(()),
@@ -137,7 +137,7 @@ async fn run_as_wanted(
         }
         progress.whole_copies.open();
         let run_cancel = cancel.child_token();
-        // Should the resync not come about, the next run finds the loss again.
+        // If the resync does not happen, the next run detects the loss again.
         let reason = lost.take();
         let mut run = pin!(engine.run(progress, requests, &run_cancel, reason.as_deref()));
         let result = tokio::select! {
@@ -163,10 +163,10 @@ async fn run_as_wanted(
         if error.kind() == ErrorKind::PositionLost && engine.settings.lost_position == LostPosition::Resync {
             lost = Some(error.to_string());
         } else if !(error.is_retryable() || matches!(error.kind(), ErrorKind::Stopped | ErrorKind::TargetBlocked)) {
-            // Writes that are blocked are put right by people, who may need a while.
+            // `TargetBlocked` is retried as well: people have to unblock writes, and may need a while.
             return Err(error);
         }
-        // A run that has moved the watermark was not in vain: patience begins anew.
+        // If the run has moved the watermark since the last failure, the patience starts over.
         let reached = *progress.watermark().borrow();
         let since = match failing {
             Some((since, before)) if before == reached => since,
@@ -193,7 +193,7 @@ async fn run_as_wanted(
     }
 }
 
-/// Waits until the host wants something else than that the run goes on. A pause waits in addition for copies that would else begin anew.
+/// Waits until the host no longer wants the run to continue. Before a pause, also waits for copies that would otherwise start over.
 async fn until_it_may_end(wanted: &mut watch::Receiver<Wanted>, progress: &RunState, requests: &Requests) {
     let _ = wanted.changed().await;
     if *wanted.borrow() != Wanted::Pause {
@@ -206,11 +206,11 @@ async fn until_it_may_end(wanted: &mut watch::Receiver<Wanted>, progress: &RunSt
             telling(
                 &progress.events,
                 Side::Source,
-                "finish copies that cannot be gone on with",
+                "finish copies that cannot be resumed",
                 ended,
             )
             .await;
-            // Else the next run would know nothing of them.
+            // Otherwise the next run would not know that they are finished.
             crate::engine::window::save(requests).await;
         }
     };
@@ -220,10 +220,10 @@ async fn until_it_may_end(wanted: &mut watch::Receiver<Wanted>, progress: &RunSt
     }
 }
 
-/// Keeps the source's newest position while nothing is migrated, so that the lag does not seem to stand still. Never ends.
+/// Updates the source's newest position while nothing is migrated, so that the lag does not appear frozen. Never returns.
 async fn follow_lag<T>(source: &dyn Source, progress: &RunState) -> T {
     loop {
-        // The source may be what the run waits for. When it is back the run will say so.
+        // The source may be what the run is waiting for. The run reports when it is back.
         if let Ok(position) = source.position().await {
             progress.set_source_position(position);
         }

@@ -1,4 +1,4 @@
-//! The task that begins the cutover window, warns as it runs out, and ends the run when it has.
+//! Task that opens the cutover window, warns before it closes, and then ends the run.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::report::{Event, Phase};
 use crate::runtime::progress::RunState;
 
-/// The host is warned when so much is left.
+/// Remaining times at which the host is warned.
 const WARNINGS: [Duration; 4] = [
     Duration::from_secs(24 * HOUR),
     Duration::from_secs(4 * HOUR),
@@ -21,13 +21,13 @@ const WARNINGS: [Duration; 4] = [
 
 const HOUR: u64 = 3600;
 
-/// How often the clock is looked at.
+/// Interval at which the clock is read.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Begins the window when the run is ready, and warns as it runs out. Answers when it has, but not in the midst of a cutover, with the error
-/// that ends the run.
+/// Opens the window when the run is ready, and emits warnings as it runs out. Returns the error that ends the run once the window has run
+/// out. Does not return in the middle of a cutover.
 pub(crate) async fn keep_window(progress: &RunState, requests: &Requests, clock: &Clock) -> Error {
-    // The warning that is due is told again to a process that goes on from a checkpoint.
+    // A process that resumes from a checkpoint repeats the warning that is due.
     let mut before = Duration::MAX;
     loop {
         if progress.window.begin_if_ready(clock.now()) {
@@ -39,7 +39,7 @@ pub(crate) async fn keep_window(progress: &RunState, requests: &Requests, clock:
                 return Error::new(
                     ErrorKind::WindowClosed,
                     "follow the source",
-                    "the cutover window has run out; the checkpoint is kept: start the migration again, which gives it a new window",
+                    "the cutover window has run out; the checkpoint is kept: start the migration again to get a new window",
                 );
             }
             if is_warning_due(before, left) {
@@ -51,14 +51,14 @@ pub(crate) async fn keep_window(progress: &RunState, requests: &Requests, clock:
     }
 }
 
-/// Brings what is known of the window into the checkpoint, if there is a run that can save one; else the next one does.
+/// Saves the state of the window in a checkpoint if a run is active. Otherwise the next run saves it.
 pub(crate) async fn save(requests: &Requests) {
     let sender = requests.borrow().clone();
     let (reply, saved) = oneshot::channel();
     if let Some(sender) = sender
         && sender.send(Request::Save { reply }).await.is_ok()
     {
-        // It fails when the run has ended meanwhile.
+        // This fails if the run has ended meanwhile.
         let _ = saved.await;
     }
 }
@@ -68,7 +68,7 @@ fn left(progress: &RunState, clock: &Clock) -> Option<Duration> {
     Some(deadline.duration_since(clock.now()).unwrap_or_default())
 }
 
-/// Whether one of the warnings has come due since so much was left as `before`.
+/// Whether a warning became due as the remaining time dropped from `before` to `left`.
 fn is_warning_due(before: Duration, left: Duration) -> bool {
     WARNINGS.iter().any(|warning| before > *warning && left <= *warning)
 }

@@ -1,4 +1,4 @@
-//! The task that blocks writes on the source, and lifts the block.
+//! Task that blocks writes on the source and lifts the block.
 
 use std::convert::Infallible;
 use std::sync::PoisonError;
@@ -15,13 +15,13 @@ use crate::runtime::job::Job;
 use crate::runtime::progress::RunState;
 use crate::runtime::write_block::{State, Wanted};
 
-/// How long the block waits for a run that goes on from its checkpoint, in which it has to be noted first.
+/// Maximum wait for a run to resume from its checkpoint. The block must be noted in a checkpoint before it is set.
 const NOTING: Duration = Duration::from_secs(300);
 
-/// The pause before a lift that failed is tried again.
+/// Pause before a failed lift is retried.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Blocks and lifts as is wanted. Never ends.
+/// Sets and lifts the block as requested. Never returns.
 pub(crate) async fn keep_write_block(engine: &Job, progress: &RunState, requests: &Requests) -> Infallible {
     let block = &progress.write_block;
     let mut changes = block.state.subscribe();
@@ -31,7 +31,7 @@ pub(crate) async fn keep_write_block(engine: &Job, progress: &RunState, requests
         match (wanted, asked) {
             (Wanted::Blocked, Some(asked)) => {
                 let result = block_writes(engine, progress, requests).await;
-                // Whoever asked may have stopped waiting, and then wants it lifted.
+                // The requester may have stopped waiting. It then wants the block lifted.
                 let _ = asked.send(result);
                 continue;
             }
@@ -44,15 +44,15 @@ pub(crate) async fn keep_write_block(engine: &Job, progress: &RunState, requests
             }
             _ => {}
         }
-        // It cannot fail, since `block` has the sender.
+        // This cannot fail because `block` owns the sender.
         let _ = changes.changed().await;
     }
 }
 
-/// Lifts the block now, when there is no longer a task that does it.
+/// Lifts the block and emits an event with the outcome.
 ///
 /// # Errors
-/// The source refuses, or does not answer.
+/// The source refuses or does not answer.
 pub(crate) async fn lift(engine: &Job, progress: &RunState) -> Result<()> {
     let lifted = async {
         engine.source.set_write_block(false).await?;
@@ -80,7 +80,7 @@ pub(crate) async fn lift(engine: &Job, progress: &RunState) -> Result<()> {
 
 async fn block_writes(engine: &Job, progress: &RunState, requests: &Requests) -> Result<()> {
     let block = &progress.write_block;
-    // Somebody else's block is not this migration's to lift.
+    // A block set by somebody else is not this migration's to lift.
     if !block.is_noted() && retry(RetryPolicy::SERVER, || engine.source.writes_blocked()).await? {
         return Ok(());
     }
@@ -92,7 +92,7 @@ async fn block_writes(engine: &Job, progress: &RunState, requests: &Requests) ->
     }
     let set = engine.source.set_write_block(true).await;
     if set.as_ref().is_err_and(|error| error.kind() == ErrorKind::Refused) {
-        // A source that cannot block writes cannot lift a block either, and there is none.
+        // A source that cannot block writes cannot lift a block either, and no block is set.
         block.state.send_modify(|state| state.noted = false);
         crate::engine::window::save(requests).await;
     }
@@ -101,13 +101,13 @@ async fn block_writes(engine: &Job, progress: &RunState, requests: &Requests) ->
     Ok(())
 }
 
-/// Saves a checkpoint, which says that writes are blocked from before they are.
+/// Saves a checkpoint that notes the block, before the block is set.
 async fn note(requests: &Requests) -> Result<()> {
     let started = Instant::now();
     loop {
         let sender = requests.borrow().clone();
         let (reply, saved) = oneshot::channel();
-        // Both fail when the run has ended; it goes on from its checkpoint, and this waits for that.
+        // Both calls fail if the run has ended. It resumes from its checkpoint, and this loop waits for that.
         if let Some(sender) = sender
             && sender.send(Request::Save { reply }).await.is_ok()
             && saved.await.is_ok()
@@ -118,7 +118,7 @@ async fn note(requests: &Requests) -> Result<()> {
             return Err(Error::new(
                 ErrorKind::Connection,
                 "block writes on the source",
-                "the run did not go on in time, so that the block could not be noted in a checkpoint",
+                "the run did not resume in time, so the block could not be noted in a checkpoint",
             ));
         }
         sleep(Duration::from_millis(20)).await;

@@ -1,9 +1,9 @@
-//! The rules' stable names.
+//! Stable names of the preflight rules.
 
-/// Lists each code once: as a variant, as its name, and in `ALL`.
+/// Defines each code once: as a variant, as its text, and as an entry of `ALL`.
 macro_rules! codes {
     ($($variant:ident = $name:literal,)*) => {
-        /// The name of a rule. What a host matches on is its text, which never changes.
+        /// The name of a rule. Hosts match on its text, which never changes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Code {
             $($variant,)*
@@ -14,7 +14,7 @@ macro_rules! codes {
             #[cfg(test)]
             pub(crate) const ALL: &[Code] = &[$(Code::$variant,)*];
 
-            /// Its text.
+            /// The text that findings carry.
             pub(crate) const fn as_str(self) -> &'static str {
                 match self {
                     $(Code::$variant => $name,)*
@@ -118,7 +118,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix("//! | `")?.split_once('`').map(|(code, _)| code))
             .collect();
         let unique: BTreeSet<&str> = documented.iter().copied().collect();
-        assert_eq!(unique.len(), documented.len(), "a code stands in the table twice");
+        assert_eq!(unique.len(), documented.len(), "a code is in the table twice");
         assert_eq!(unique, Code::ALL.iter().map(|code| code.as_str()).collect());
     }
 }

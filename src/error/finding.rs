@@ -1,32 +1,32 @@
-//! What a rule has found.
+//! Findings of the preflight rules.
 
 use std::fmt;
 
 use super::code::Code;
 use crate::error::{Error, Result};
 
-/// Something that preflight found.
+/// One finding of preflight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// How grave it is.
+    /// How serious the finding is.
     pub severity: Severity,
-    /// A stable name of the rule, such as `downgrade`; the [`preflight`](crate::preflight) module lists them all.
+    /// Stable name of the rule, such as `downgrade`. The [`preflight`](crate::preflight) module lists all names.
     pub code: &'static str,
-    /// What was seen, and where.
+    /// What the rule found, and where.
     pub message: String,
-    /// How to put it right: where a command does it, the command.
+    /// How to fix it, with the command to run if there is one.
     pub fix: String,
 }
 
-/// How grave a finding is.
+/// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// The migration cannot succeed.
     Blocker,
-    /// It can, but something may not be as expected.
+    /// The migration can succeed, but something may not work as expected.
     Warning,
-    /// Good to know.
+    /// Information only.
     Note,
 }
 
@@ -63,7 +63,7 @@ impl Finding {
     }
 }
 
-/// An error with every finding, if there is a blocker among them.
+/// Fails with all findings if one of them is a blocker.
 pub(crate) fn refuse(findings: &[Finding]) -> Result<()> {
     if findings.iter().all(|finding| finding.severity != Severity::Blocker) {
         return Ok(());

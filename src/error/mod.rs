@@ -1,4 +1,4 @@
-//! The one error type of the crate.
+//! The error type of the crate.
 
 mod code;
 mod finding;
@@ -11,13 +11,13 @@ pub(crate) use self::code::Code;
 pub(crate) use self::finding::refuse;
 pub use self::finding::{Finding, Severity};
 
-/// What every fallible call of this crate returns.
+/// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error with its kind, the operation that failed, the context it failed in, and its cause.
+/// An error: its kind, the operation that failed, the context and the cause.
 ///
-/// `Display` gives one sentence that says what, where and, where that is known, how to put it right. Passwords in connection strings
-/// never appear in it, nor in `Debug`.
+/// `Display` writes one sentence: what failed, where, and how to fix it if that is known. Neither `Display` nor `Debug` shows passwords of
+/// connection strings.
 pub struct Error {
     inner: Box<Inner>,
 }
@@ -32,66 +32,66 @@ struct Inner {
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// What sort of error it is: hosts match on this, people read the message.
+/// The kind of an error. Hosts match on it; the message is for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The builder was given something that cannot work, such as a malformed pattern or connection string.
+    /// The builder got a value that cannot work, such as a malformed pattern or connection string.
     InvalidConfiguration,
-    /// Preflight found a reason why the migration cannot succeed. Nothing was changed.
+    /// Preflight found a blocker, so the migration cannot succeed. Nothing was changed.
     Refused,
     /// A server could not be reached, or the connection broke.
     Connection,
-    /// The server refused the credentials or a privilege is missing.
+    /// The server refused the credentials, or a privilege is missing.
     Unauthorized,
-    /// The source cannot give the snapshot that was asked for; a newer or smaller one may do.
+    /// The source cannot provide the requested snapshot. A newer or smaller one may work.
     SnapshotUnavailable,
-    /// The oplog no longer holds the position to go on from.
+    /// The oplog no longer contains the position to resume from.
     PositionLost,
-    /// The target's primary changed, so that acknowledged writes may have been rolled back. The run goes on from its checkpoint.
+    /// The target's primary changed, so acknowledged writes may have been rolled back. The run continues from its checkpoint.
     PrimaryChanged,
-    /// An oplog entry that this version of the crate cannot apply faithfully. The message names it.
+    /// The oplog contains an entry that this version of the crate cannot apply exactly. The message names it.
     UnsupportedEntry,
     /// The target refused a document, an index or a command.
     TargetRefused,
-    /// The target takes no writes at present: its disk is full, or its writes are blocked. The message says how to put that right. A run
-    /// goes on by itself once it is, as long as its patience lasts.
+    /// The target does not accept writes at the moment, because its disk is full or writes are blocked. The message says how to fix it. The
+    /// run then continues by itself, unless its patience has run out before.
     TargetBlocked,
-    /// The feature compatibility version of a side was changed during the run. The migration can be started again.
+    /// The feature compatibility version of one side changed during the run. The migration can be started again.
     VersionChanged,
     /// The checkpoint belongs to another migration, source, selection or format version.
     CheckpointMismatch,
-    /// Another process holds the lease on the target, or took it over.
+    /// Another process holds the lease on the target, or has taken it over.
     Lease,
-    /// The source was written to after the host had said that nothing writes to it any more. The run goes on following, and the cutover can be
-    /// tried again.
+    /// The source received writes after the host had declared that nothing writes to it any more. The run keeps following the source, and
+    /// the cutover can be retried.
     WritesAfterStop,
-    /// A hook of the host failed, panicked or took too long. The context names it.
+    /// A hook of the host failed, panicked or timed out. The context names it.
     Hook,
-    /// The catalogue of the source was changed, and the host wants the run to end then. The context names the change, the namespace and the
-    /// position.
+    /// The catalogue of the source changed, and the host has configured the run to end in that case. The context names the change, the
+    /// namespace and the position.
     CatalogChanged,
-    /// The call does not fit what the run is doing. The message says what is possible.
+    /// The call is not possible in the current phase of the run. The message says what is possible.
     WrongPhase,
-    /// Operations of the applications did not end in the time that the host gave them at the cutover, or transactions stay open on the source.
-    /// They go on as before, and the cutover can be tried again.
+    /// Operations of the applications did not end within the time that the host allows at the cutover, or transactions are still open on
+    /// the source. The applications continue as before, and the cutover can be retried.
     OperationsUnderWay,
-    /// The cutover window has run out. The checkpoint is kept, and the migration can be started again.
+    /// The cutover window ran out. The checkpoint is kept, and the migration can be started again.
     WindowClosed,
-    /// The run was stopped or abandoned before it was complete.
+    /// The run was stopped or abandoned before it completed.
     Stopped,
-    /// A server answered with something that does not fit its documented behaviour.
+    /// The response of a server does not match its documented behaviour.
     Protocol,
-    /// A task of the run panicked. The checkpoint is good to go on from.
+    /// A task of the run panicked. A new run can resume from the checkpoint.
     Panic,
     /// Reading or writing a local file failed.
     Io,
-    /// Anything else that a server answered.
+    /// Any other error response of a server.
     Server,
 }
 
 impl Error {
-    /// An error of `kind` in `operation`, which is a short phrase such as `"read the oplog"`.
+    /// Creates an error of `kind`. `operation` is a short phrase such as `"read the oplog"`.
     pub fn new(kind: ErrorKind, operation: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         let retryable = matches!(
             kind,
@@ -110,7 +110,7 @@ impl Error {
         }
     }
 
-    /// The error of something that was refused for `findings`, which names every blocker of them.
+    /// The error for an operation that preflight refused. The message lists every blocker among `findings`.
     pub(crate) fn refused(operation: &'static str, findings: Vec<Finding>) -> Self {
         let blockers: Vec<String> = findings
             .iter()
@@ -122,7 +122,7 @@ impl Error {
         error
     }
 
-    /// Adds a named fact, such as the namespace, that helps to find the place.
+    /// Adds a named fact that helps to locate the error, such as the namespace.
     #[must_use]
     pub fn with_context(mut self, name: &'static str, value: impl fmt::Display) -> Self {
         self.inner.context.push((name, value.to_string()));
@@ -136,21 +136,21 @@ impl Error {
         self
     }
 
-    /// States whether the same call may succeed when it is made again.
+    /// Sets whether repeating the same call may succeed.
     #[must_use]
     pub fn with_retryable(mut self, retryable: bool) -> Self {
         self.inner.retryable = retryable;
         self
     }
 
-    /// States what sort of error it is, where the caller knows better than the place that made it.
+    /// Sets the kind, for callers that know more than the code that created the error.
     #[must_use]
     pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.inner.kind = kind;
         self
     }
 
-    /// The sort of error.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind
     }
@@ -160,33 +160,33 @@ impl Error {
         &self.inner.operation
     }
 
-    /// What went wrong, without operation and context.
+    /// What went wrong, without the operation and the context.
     pub fn message(&self) -> &str {
         &self.inner.message
     }
 
-    /// The named facts of the place where it failed.
+    /// The named facts that help to locate the error.
     pub fn context(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.inner.context.iter().map(|(name, value)| (*name, value.as_str()))
     }
 
-    /// What stood in the way, in the form in which [`preflight`](crate::Migration::preflight) tells it: of a start that was refused, and of
-    /// a connection that could not be made. Empty for every other error.
+    /// The findings behind the error, in the same form as those of [`preflight`](crate::Migration::preflight). Set if a start was refused
+    /// or if no connection could be made; empty for every other error.
     pub fn findings(&self) -> &[Finding] {
         &self.inner.findings
     }
 
-    /// Whether the same call may succeed when it is made again: connection errors, elections, snapshots that have aged.
+    /// Whether repeating the same call may succeed, as after a connection error, an election, or with a snapshot that is too old.
     pub fn is_retryable(&self) -> bool {
         self.inner.retryable
     }
 
-    /// The error of a run that was told to stop.
+    /// The error of a run that was stopped.
     pub(crate) fn stopped(operation: &'static str) -> Self {
         Self::new(ErrorKind::Stopped, operation, "the run was stopped")
     }
 
-    /// The error of malformed BSON that a server sent.
+    /// The error for malformed BSON from a server.
     pub(crate) fn malformed(operation: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::new(
             ErrorKind::Protocol,

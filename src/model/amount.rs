@@ -1,10 +1,10 @@
-//! An amount of data.
+//! Counts of documents and bytes.
 
-/// An amount of data.
+/// An amount of data: documents and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amount {
-    /// Documents.
+    /// Number of documents.
     pub documents: u64,
-    /// Bytes of uncompressed BSON.
+    /// Number of bytes of uncompressed BSON.
     pub bytes: u64,
 }

@@ -1,28 +1,28 @@
-//! Documents that are read together.
+//! A batch of documents.
 
 use bson::raw::{RawArray, RawArrayBuf, RawDocument};
 use mongodb::raw_batch_cursor::RawBatch;
 
-/// Documents in the order they were read, as one raw BSON array that can be spliced into a command unchanged.
+/// Documents in the order they were read, stored as one raw BSON array that can be inserted into a command unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Empty where there is a reply.
+    /// Empty if there is a `reply`.
     documents: RawArrayBuf,
-    /// A server's reply as it came: a batch of a few MB is not copied out of it.
+    /// The reply of a server, unchanged, so that a batch of a few MB is not copied out of it.
     reply: Option<RawBatch>,
     count: usize,
 }
 
 impl Batch {
-    /// An empty batch.
+    /// Creates an empty batch.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes over an array of documents whose field names are "0", "1" and so on.
+    /// Creates a batch from an array of documents. Its element names must be "0", "1" and so on.
     ///
     /// # Errors
-    /// The array's bytes, or a value in it that is not a document.
+    /// The array is malformed, or one of its values is not a document.
     pub fn from_array(documents: &RawArray) -> Result<Self, bson::error::Error> {
         Ok(Self {
             documents: documents.to_owned(),
@@ -31,10 +31,10 @@ impl Batch {
         })
     }
 
-    /// Takes over the documents of a cursor's reply.
+    /// Creates a batch from a cursor's reply.
     ///
     /// # Errors
-    /// What is wrong with the reply, or with its array.
+    /// The reply or its array is malformed.
     pub(crate) fn from_reply(reply: RawBatch) -> Result<Self, mongodb::error::Error> {
         let count = count(reply.doc_slices()?)?;
         Ok(Self {
@@ -54,16 +54,16 @@ impl Batch {
         self.count += 1;
     }
 
-    /// The documents as one array.
+    /// Returns the documents as one array.
     pub fn as_array(&self) -> &RawArray {
         match &self.reply {
-            // It was found to have an array when it was taken over.
+            // `from_reply` has verified that the reply contains an array.
             Some(reply) => reply.doc_slices().unwrap_or(&self.documents),
             None => &self.documents,
         }
     }
 
-    /// The bytes that the array is in.
+    /// The bytes that contain the array: the whole reply, if there is one.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match &self.reply {
             Some(reply) => reply.as_raw_document().as_bytes(),
@@ -71,19 +71,19 @@ impl Batch {
         }
     }
 
-    /// The documents one by one. Values that are not documents end the iteration; [`Batch::from_array`] lets none in.
+    /// Iterates over the documents. A value that is not a document ends the iteration; [`Batch::from_array`] accepts none.
     pub fn iter(&self) -> impl Iterator<Item = &RawDocument> {
         self.as_array()
             .into_iter()
             .map_while(|value| value.ok().and_then(|value| value.as_document()))
     }
 
-    /// How many documents.
+    /// Number of documents.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether there is none.
+    /// Whether the batch has no documents.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }

@@ -1,10 +1,10 @@
-//! A listing, by the names of its collections.
+//! Looks up listed collections by name.
 
 use std::collections::HashMap;
 
 use crate::model::{Collection, Namespace};
 
-/// A listing by the names of its collections.
+/// Listed collections, keyed by name.
 pub(crate) type ByName<'a> = HashMap<&'a Namespace, &'a Collection>;
 
 pub(crate) fn by_name(listed: &[Collection]) -> ByName<'_> {
@@ -14,7 +14,7 @@ pub(crate) fn by_name(listed: &[Collection]) -> ByName<'_> {
         .collect()
 }
 
-/// The collection of this name in a listing.
+/// Returns the collection named `namespace`, if it is listed.
 pub(crate) fn find<'a>(listed: &'a [Collection], namespace: &Namespace) -> Option<&'a Collection> {
     listed.iter().find(|collection| collection.namespace == *namespace)
 }

@@ -1,4 +1,4 @@
-//! Changes of documents.
+//! Changes to documents.
 
 use std::sync::Arc;
 
@@ -8,52 +8,52 @@ use bson::raw::RawDocumentBuf;
 use crate::model::{Namespace, Position};
 use crate::order::Key;
 
-/// One logical operation on one document, at a position. Transactions are flattened into these at their commit position.
+/// One logical operation on one document, at a position. The operations of a transaction become separate changes at its commit position.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// Where in the source's history.
+    /// The position in the source's history.
     pub position: Position,
-    /// The collection's identity.
+    /// The UUID of the collection.
     pub collection: Uuid,
     /// The collection's name when the entry was written.
     pub namespace: Arc<Namespace>,
-    /// What is done, to which document.
+    /// The operation and the document it applies to.
     pub write: Write,
 }
 
 impl Change {
-    /// Bytes this change holds in memory, roughly.
+    /// Approximate memory used by this change, in bytes.
     pub fn size_in_bytes(&self) -> usize {
         size_of::<Change>() + self.write.size_in_bytes()
     }
 }
 
-/// What is done to one document.
+/// A write to one document.
 #[derive(Clone, Debug)]
 pub struct Write {
     /// The document's `_id`.
     pub key: Key,
-    /// What is done.
+    /// The operation.
     pub operation: Operation,
 }
 
 impl Write {
-    /// Bytes this write holds in memory, roughly.
+    /// Approximate memory used by this write, in bytes.
     pub fn size_in_bytes(&self) -> usize {
         size_of::<Write>() + self.key.size_in_bytes() + self.operation.size_in_bytes()
     }
 }
 
-/// The kinds of write.
+/// The kinds of writes.
 #[derive(Clone, Debug)]
 pub enum Operation {
-    /// The document was inserted. Where one with its `_id` exists it is replaced.
+    /// Inserts the document, or replaces the one with the same `_id` if it exists.
     Insert(RawDocumentBuf),
-    /// The document was replaced as a whole. Where none with its `_id` exists it is inserted.
+    /// Replaces the document, or inserts it if none with its `_id` exists.
     Replace(RawDocumentBuf),
-    /// Parts were changed: the `o` of an update entry, in the format `$v: 1` or `$v: 2`, unchanged.
+    /// Changes parts of the document: the `o` of an update entry in the format `$v: 1` or `$v: 2`, unchanged.
     Delta(RawDocumentBuf),
-    /// The document was deleted. Where there is none nothing happens.
+    /// Deletes the document. Does nothing if it does not exist.
     Delete,
 }
 

@@ -1,4 +1,4 @@
-//! A collection or view as a deployment lists it.
+//! Collections and views, as a deployment lists them.
 
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
@@ -6,42 +6,44 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Namespace;
 
-/// A collection or view as it stood on one side when it was listed.
+/// A collection or view, as listed on one side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Collection {
-    /// The server's identity of the collection: it stays through renames. Views have none; they carry a nil UUID.
+    /// The UUID that the server assigned to the collection. It does not change when the collection is renamed. Views have none; theirs is
+    /// the nil UUID.
     pub id: Uuid,
-    /// Its name. A time-series collection is known by its buckets, `db.system.buckets.name`.
+    /// The name. A time-series collection is listed under the name of its buckets, `db.system.buckets.name`.
     pub namespace: Namespace,
-    /// How its documents are kept, which decides how they can be read and written.
+    /// How the collection stores its documents, which decides how they can be read and written.
     pub kind: CollectionKind,
     /// The `options` of `listCollections`, unchanged.
     pub options: RawDocumentBuf,
-    /// The specifications of `listIndexes`, the one on `_id` included, unchanged.
+    /// The specifications from `listIndexes`, unchanged, including the index on `_id`.
     pub indexes: Vec<RawDocumentBuf>,
-    /// Documents, as the server's metadata counts them: an estimate after an unclean shutdown.
+    /// Number of documents according to the server's metadata. An estimate after an unclean shutdown.
     pub documents: u64,
-    /// Bytes of uncompressed BSON, as the server's metadata counts them.
+    /// Bytes of uncompressed BSON according to the server's metadata.
     pub bytes: u64,
 }
 
-/// How the documents of a collection are kept.
+/// How a collection stores its documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CollectionKind {
-    /// Documents with an ordinary index on `_id` in simple binary order: any range can be read on its own.
+    /// An ordinary index on `_id` in simple binary order. Any range of `_id` can be read on its own.
     Plain,
-    /// Insertion order is part of the data. One range, read in natural order.
+    /// A capped collection: insertion order is part of the data. It is one range, read in natural order.
     Capped,
-    /// `_id` order is not the simple binary one, because the default collation is not. One range.
+    /// The index on `_id` is not in simple binary order, because the collection has a default collation, or does not exist. The collection
+    /// is one range.
     Unordered,
-    /// The collection is stored by `_id` itself (6.0 `clusteredIndex`), without an index on it.
+    /// The documents are stored in `_id` order (`clusteredIndex`, 6.0), without a separate index on `_id`.
     Clustered,
-    /// The buckets of a time-series collection, stored by `_id` (5.0 and newer).
+    /// The buckets of a time-series collection, stored in `_id` order (5.0 and newer).
     TimeSeriesBuckets,
-    /// What is listed as a time-series collection without buckets beside it: such a collection of 9.0 and newer, which cannot be
-    /// migrated, or, with a nil `id`, a view that somebody made over the buckets of another one, which is left out.
+    /// Listed as a time-series collection, but without buckets. With a non-nil `id`, a time-series collection of 9.0 or newer, which cannot
+    /// be migrated. With a nil `id`, a user-made view over the buckets of another collection, which is left out.
     TimeSeries,
-    /// A view: a definition without documents.
+    /// A view, which has no documents.
     View,
 }
 
@@ -52,8 +54,8 @@ impl CollectionKind {
     }
 }
 
-/// Whether a collection on the target holds its name against a migrated one. Stored functions cannot be dropped, so that those that were
-/// leave an empty collection.
+/// Whether an existing collection on the target prevents a migrated one from using its name. An empty `system.js` does not: servers cannot
+/// drop it, so dropping it only empties it.
 pub(crate) fn takes_name(standing: &Collection) -> bool {
     standing.namespace.collection() != "system.js" || standing.documents > 0
 }

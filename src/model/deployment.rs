@@ -1,13 +1,13 @@
-//! A deployment: what is known of a replica set as a whole.
+//! The identity and versions of a deployment.
 
 use serde::{Deserialize, Serialize};
 
-/// What a source or sink says of itself.
+/// A replica set as a whole, as a source or sink describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployment {
-    /// An identity that stays the same over restarts and elections; on MongoDB the replica set's id.
+    /// An identity that survives restarts and elections. On MongoDB, the id of the replica set.
     pub identity: String,
-    /// Name for people, such as the replica set's name. Never holds credentials.
+    /// A name for people, such as that of the replica set. Never contains credentials.
     pub name: String,
     /// The version of the server, such as `[6, 0, 5]`.
     pub version: [u32; 3],

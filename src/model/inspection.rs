@@ -1,4 +1,4 @@
-//! Facts about a deployment that preflight's rules look at.
+//! Facts about a deployment for the rules of preflight.
 
 use std::time::Duration;
 
@@ -8,67 +8,68 @@ use crate::model::Namespace;
 
 /// What a source or sink finds out about its deployment without changing anything.
 ///
-/// Everything is optional: what could not be asked for, or means nothing to an implementation, stays as in [`Inspection::default`], and the
-/// rules that would look at it find nothing.
+/// All fields are optional. A field keeps its value from [`Inspection::default`] if the fact cannot be read, or does not apply to an
+/// implementation. The rules that depend on it then find nothing.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Inspection {
-    /// How the deployment is reached.
+    /// How the client connects to the deployment.
     pub connection: Connection,
-    /// Its answer to `hello` (or `isMaster`, as older servers call it).
+    /// The response to `hello`, or to `isMaster` on older servers.
     pub hello: Document,
-    /// Its answer to `buildInfo`.
+    /// The response to `buildInfo`.
     pub build: Document,
-    /// The server parameters that rules look at, by name, with the values that `getParameter` gives.
+    /// The server parameters that the rules use, by name, as `getParameter` returns them.
     pub parameters: Document,
     /// The members of the replica set.
     pub members: Vec<Member>,
-    /// The oplog of the member that was asked.
+    /// The oplog of the member that answered.
     pub oplog: Option<OplogFacts>,
-    /// The most bytes that the storage engine's cache may hold.
+    /// Maximum size of the storage engine's cache in bytes.
     pub cache_bytes: Option<u64>,
-    /// Bytes that are free on the disk that holds the data.
+    /// Free bytes on the disk that holds the data.
     pub free_disk_bytes: Option<u64>,
-    /// By how many milliseconds the deployment's clock is ahead of this process's; negative when it is behind.
+    /// How far the clock of the deployment is ahead of this process, in milliseconds. Negative if it is behind.
     pub clock_ahead_ms: Option<i64>,
-    /// Whether clients' writes are blocked (`setUserWriteBlockMode`, 6.0 and newer).
+    /// Whether client writes are blocked (`setUserWriteBlockMode`, 6.0 and newer).
     pub writes_blocked: Option<bool>,
-    /// Operations that wait for a lock, of reads and writes together.
+    /// Number of operations that wait for a lock, reads and writes together.
     pub queued_operations: Option<u64>,
-    /// Index builds under way, each as `database.collection`.
+    /// Index builds in progress, each as `database.collection`.
     pub index_builds: Vec<String>,
-    /// Transactions that are open.
+    /// Open transactions.
     pub transactions: Vec<TransactionFacts>,
-    /// Databases whose profiler is on, with its level; none are known before 5.0.
+    /// Databases with an active profiler, with its level. Always empty before 5.0.
     pub profiled: Vec<(String, i64)>,
     /// The names of all databases.
     pub databases: Vec<String>,
-    /// What was tried, and whether it was allowed.
+    /// The accesses that were probed, and whether each is allowed.
     pub probes: Vec<Probe>,
-    /// What was tried and not answered in time.
+    /// The accesses that were probed but not answered in time.
     pub unanswered: Vec<Access>,
-    /// The write concern of clients that state none, where the deployment has one of its own.
+    /// The default write concern for clients that specify none, if the deployment has one configured.
     pub default_write_concern: Option<Document>,
-    /// The privileges that the server says the authenticated user has, each with `resource` and `actions`. `None` where nobody is
-    /// authenticated, so that either everything is allowed or nothing.
+    /// The privileges of the authenticated user as the server reports them, each with `resource` and `actions`. `None` if no user is
+    /// authenticated, in which case either everything is allowed or nothing.
     pub privileges: Option<Vec<Document>>,
 }
 
-/// How a deployment is reached.
+/// How a client connects to a deployment.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Connection {
-    /// The addresses of the connection string, without credentials; of a client that the host has made those that it has found.
+    /// The addresses in the connection string, without credentials. For a client that the host created, the addresses that the client has
+    /// discovered.
     pub hosts: Vec<String>,
-    /// Whether traffic is encrypted; `None` when that is not known, which counts as not encrypted.
+    /// Whether traffic is encrypted. `None` if unknown, which counts as not encrypted.
     pub encrypted: Option<bool>,
-    /// Whether one member alone is talked to, so that elections cannot be followed.
+    /// Whether the client talks to one member only, so that it cannot follow elections.
     pub direct: bool,
-    /// The members' names that could not be reached, where that is why one member alone is talked to.
+    /// The names of the members that could not be reached, if this is why the client talks to one member only.
     pub unreachable: Vec<String>,
-    /// The authenticated user, as the pair of name and the database that knows it.
+    /// The authenticated user: the name, and the database that defines the user.
     pub user: Option<(String, String)>,
-    /// The read preference of the connection string where it is another one than `primary`.
+    /// The read preference in the connection string, if it is not `primary`.
     pub read_preference: Option<String>,
 }
 
@@ -76,17 +77,17 @@ pub struct Connection {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Member {
-    /// Its address.
+    /// The address.
     pub host: String,
-    /// Its state as the set sees it, such as `PRIMARY` or `RECOVERING`.
+    /// The state as the replica set sees it, such as `PRIMARY` or `RECOVERING`.
     pub state: String,
-    /// Whether it has a vote.
+    /// Whether the member has a vote.
     pub votes: bool,
-    /// Whether it holds no data.
+    /// Whether the member is an arbiter, which holds no data.
     pub arbiter: bool,
-    /// Whether clients do not see it.
+    /// Whether the member is hidden from clients.
     pub hidden: bool,
-    /// By how much it stays behind on purpose.
+    /// The configured replication delay.
     pub delay: Duration,
 }
 
@@ -94,52 +95,52 @@ pub struct Member {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OplogFacts {
-    /// The bytes it may grow to.
+    /// Maximum size in bytes.
     pub limit_bytes: u64,
-    /// The bytes of its entries.
+    /// Size of its entries in bytes.
     pub used_bytes: u64,
-    /// The time between its oldest and its newest entry.
+    /// Time between the oldest and the newest entry.
     pub window: Duration,
 }
 
-/// A transaction that is open.
+/// An open transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransactionFacts {
-    /// The client that opened it, as the server knows it.
+    /// The client that opened it, as reported by the server.
     pub client: String,
-    /// For how long it has been open.
+    /// How long it has been open.
     pub open: Duration,
-    /// The operation that ends it when it is passed to `killOp`, where it has one.
+    /// The operation to pass to `killOp` to end it, if it has one.
     pub operation: Option<i64>,
-    /// The collections that it has read or written; empty where that is not known.
+    /// The collections it has read or written. Empty if unknown.
     pub namespaces: Vec<Namespace>,
 }
 
-/// Something that was tried, to see whether it is allowed.
+/// An access that was tried to find out whether it is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Probe {
-    /// What was tried.
+    /// The access.
     pub access: Access,
-    /// The server's words where it refused.
+    /// The server's message if it refused; `None` if it is allowed.
     pub refusal: Option<String>,
 }
 
 impl Probe {
-    /// Something that was tried with this result.
+    /// Creates a probe with its result.
     pub fn new(access: Access, refusal: Option<String>) -> Self {
         Self { access, refusal }
     }
 }
 
-/// What a migration, or preflight itself, has to be allowed to do.
+/// An access that a migration or preflight needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
     /// Read `local.oplog.rs`.
     ReadOplog,
-    /// Read `config.transactions`, to find transactions that are open.
+    /// Read `config.transactions`, to find open transactions.
     ReadTransactions,
     /// `listDatabases` of all databases.
     ListDatabases,
@@ -151,13 +152,13 @@ pub enum Access {
     CollectionStatistics(String),
     /// Read a collection in the database.
     ReadData(String),
-    /// Insert, update and delete in the database of the migration's own records.
+    /// Insert, update and delete in the database that holds the migration's own records.
     WriteRecords,
     /// `replSetGetConfig`, for the identity of the replica set.
     ReplicaSetConfiguration,
     /// `replSetGetStatus`, for the members' states.
     ReplicaSetStatus,
-    /// `serverStatus`, for cache, load and write blocking.
+    /// `serverStatus`, for the cache, the load and write blocking.
     ServerStatus,
     /// `getParameter`, for the feature compatibility version.
     Parameters,

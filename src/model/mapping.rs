@@ -1,10 +1,10 @@
-//! A collection on both sides.
+//! A collection and its name on each side.
 
 use bson::Uuid;
 
 use crate::model::{CollectionKind, Namespace};
 
-/// A collection as an applier and a walker need to know it. It is replaced as a whole when the collection is renamed.
+/// The facts about a collection that appliers and walkers need. Replaced as a whole when the collection is renamed.
 #[derive(Debug)]
 pub(crate) struct CollectionMapping {
     pub id: Uuid,

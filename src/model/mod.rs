@@ -1,4 +1,4 @@
-//! The data types that everything else uses: namespaces, collections, positions, ranges, batches and changes. Pure.
+//! Core data types: namespaces, collections, positions, ranges, batches and changes.
 
 mod amount;
 mod batch;

@@ -1,4 +1,4 @@
-//! Namespaces, which of them are migrated, and under which name.
+//! Names of collections, with their database.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The prefix of the collection that holds a time-series collection's data.
+/// The prefix of collections that hold the data of a time-series collection.
 const BUCKETS: &str = "system.buckets.";
 
-/// `database.collection`.
+/// The full name of a collection or view: `database.collection`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Namespace {
@@ -20,7 +20,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// From its two parts.
+    /// Creates a namespace from its two parts.
     pub fn new(database: &str, collection: &str) -> Self {
         Self {
             name: format!("{database}.{collection}"),
@@ -33,7 +33,7 @@ impl Namespace {
         &self.name[..self.dot]
     }
 
-    /// The part after the first dot; it may hold further dots.
+    /// The part after the first dot. It may contain further dots.
     pub fn collection(&self) -> &str {
         &self.name[self.dot + 1..]
     }
@@ -43,21 +43,21 @@ impl Namespace {
         &self.name
     }
 
-    /// For the buckets of a time-series collection, the name that its users know.
+    /// If this names the buckets of a time-series collection, the name that users know the collection by.
     pub fn time_series(&self) -> Option<Namespace> {
         self.collection()
             .strip_prefix(BUCKETS)
             .map(|name| Namespace::new(self.database(), name))
     }
 
-    /// The buckets of the time-series collection of this name.
+    /// The name of the buckets of the time-series collection with this name.
     pub fn buckets(&self) -> Namespace {
         Namespace::new(self.database(), &format!("{BUCKETS}{}", self.collection()))
     }
 
-    /// Whether it belongs to the server itself: nothing in it is user data that a migration may carry over.
+    /// Whether the namespace belongs to the server itself and contains no user data to migrate.
     ///
-    /// `system.js` and `system.buckets.*` are user data; `system.views` is carried over as views.
+    /// `system.js` and `system.buckets.*` contain user data. `system.views` does not count: its contents are migrated as views.
     pub fn is_internal(&self) -> bool {
         is_internal_database(self.database())
             || (self.collection().starts_with("system.")
@@ -114,12 +114,13 @@ impl fmt::Debug for Namespace {
     }
 }
 
-/// The name that clients know: a time-series collection's own, not that of its buckets.
+/// The name that clients know: for buckets, that of their time-series collection.
 pub(crate) fn shown(namespace: &Namespace) -> Namespace {
     namespace.time_series().unwrap_or_else(|| namespace.clone())
 }
 
-/// The names that a collection, be it an ordinary or a time-series collection, or a view, can be listed by where it takes this one.
+/// All names that a server may list for whatever occupies `target`: the name itself for a collection or view, and the name of the buckets
+/// for a time-series collection.
 pub(crate) fn names_of(target: &Namespace) -> BTreeSet<Namespace> {
     let name = shown(target);
     BTreeSet::from([name.buckets(), name])

@@ -1,30 +1,30 @@
-//! A place in the history of a source.
+//! Positions in the history of a source.
 
 use std::fmt;
 
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// A point in the source's history: the `ts` and the term `t` of an oplog entry. Totally ordered.
+/// A position in the source's history: the `ts` and the term `t` of an oplog entry. Positions are totally ordered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// Seconds since the Unix epoch.
     pub time: u32,
-    /// Number of the entry within its second, from 1.
+    /// Number of the entry within its second, starting at 1.
     pub increment: u32,
-    /// The election term the entry was written in.
+    /// The election term in which the entry was written.
     pub term: i64,
 }
 
 impl Position {
-    /// Before every entry.
+    /// The position before every entry.
     pub const ZERO: Position = Position {
         time: 0,
         increment: 0,
         term: -1,
     };
 
-    /// From the fields `ts` and `t` of an entry or optime.
+    /// Creates a position from the fields `ts` and `t` of an entry or optime.
     pub fn new(timestamp: Timestamp, term: i64) -> Self {
         Self {
             time: timestamp.time,
@@ -43,7 +43,7 @@ impl Position {
 }
 
 impl Position {
-    /// After every entry before this position, and before this position.
+    /// A position directly before this one: no entry lies between the two.
     pub(crate) fn predecessor(self) -> Position {
         let (time, increment) = match self.increment.checked_sub(1) {
             Some(increment) => (self.time, increment),

@@ -1,4 +1,4 @@
-//! A range of documents in `_id` order.
+//! Ranges of documents in `_id` order.
 
 use std::fmt;
 
@@ -6,25 +6,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::order::Key;
 
-/// The documents whose `_id` is greater than `lower` and at most `upper`, in the server's comparison order.
+/// The documents whose `_id` is greater than `lower` and not greater than `upper`, in the server's comparison order.
 ///
-/// `None` leaves that side open.
+/// A bound of `None` leaves its side open.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
-    /// The greatest `_id` that is not in the range.
+    /// Exclusive lower bound.
     pub lower: Option<Key>,
-    /// The greatest `_id` that is in the range.
+    /// Inclusive upper bound.
     pub upper: Option<Key>,
 }
 
 impl Range {
-    /// Every document.
+    /// The range of all documents.
     pub const FULL: Range = Range {
         lower: None,
         upper: None,
     };
 
-    /// Whether `key` lies in the range.
+    /// Whether `key` is in the range.
     pub fn contains(&self, key: &Key) -> bool {
         self.lower.as_ref().is_none_or(|lower| key > lower) && self.upper.as_ref().is_none_or(|upper| key <= upper)
     }

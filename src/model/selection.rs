@@ -1,4 +1,4 @@
-//! Which collections a migration moves, and under which names.
+//! The selection of collections to migrate, and their names on the target.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,27 +6,28 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::Namespace;
 use crate::model::namespace::is_internal_database;
 
-/// Which namespaces are migrated, and what they are called on the target.
+/// Which namespaces are migrated, and their names on the target.
 ///
-/// Without an include everything is selected; an exclude wins over an include. The server's own databases and collections are never
-/// selected. A pattern is a namespace in which `*` stands for any characters.
+/// Without includes, everything is selected. Excludes win over includes. The server's own databases and collections are never selected. A
+/// pattern is a namespace in which `*` matches any characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
     include: Vec<String>,
     exclude: Vec<String>,
     rename: Vec<(Namespace, Namespace)>,
-    /// Whether it is read from the target to the source: patterns and renames are those of the migration that is taken back.
+    /// Whether this is the selection of a reverse migration. Its patterns and renames are those of the original migration, and are applied
+    /// in the opposite direction.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     reversed: bool,
 }
 
 impl Selection {
-    /// Everything, under its own name.
+    /// Selects everything, under its own name.
     pub fn all() -> Self {
         Self::default()
     }
 
-    /// The same collections in the opposite direction: each leads from its name on the target back to the one on the source.
+    /// The same collections in the opposite direction: each is renamed from its name on the target back to its name on the source.
     pub(crate) fn reversed(&self) -> Self {
         Self {
             reversed: !self.reversed,
@@ -71,7 +72,7 @@ impl Selection {
         Ok(())
     }
 
-    /// Whether the namespace is migrated. Buckets follow the time-series collection they belong to.
+    /// Whether the namespace is migrated. Buckets follow their time-series collection.
     pub fn contains(&self, namespace: &Namespace) -> bool {
         if namespace.is_internal() {
             return false;
@@ -100,7 +101,7 @@ impl Selection {
 }
 
 impl Selection {
-    /// Whether a name fits the patterns.
+    /// Whether a name matches the patterns.
     fn fits(&self, name: &Namespace) -> bool {
         let name = name.as_str();
         (self.include.is_empty() || self.include.iter().any(|pattern| matches(pattern, name)))
@@ -112,8 +113,8 @@ impl Selection {
         renamed.map_or(name, |(_, to)| to)
     }
 
-    /// The opposite. A name that was free after the renames stays as it is: where the collection that left it comes back to it, the two are
-    /// found to become one.
+    /// The inverse of `name_after`. A name that no rename leads to maps to itself. If a rename moved a collection away from that name, two
+    /// collections map to it. The collision is found where the selected collections are put together.
     fn name_before<'a>(&'a self, name: &'a Namespace) -> &'a Namespace {
         let renamed = self.rename.iter().find(|(_, to)| to == name);
         renamed.map_or(name, |(from, _)| from)
@@ -126,13 +127,14 @@ impl Selection {
         Err(Error::new(
             ErrorKind::InvalidConfiguration,
             "select namespaces",
-            "a migration that takes another one back has the selection of that one, under the names it had before",
+            "a reverse migration has the selection and the names of the migration that it reverses",
         ))
     }
 
-    /// Whether anything in a database of the source may be migrated.
+    /// Whether a database of the source may contain something to migrate.
     pub(crate) fn reaches(&self, database: &str) -> bool {
-        // Every name in it begins so. What comes after the first `*` of a pattern can always be had by some name.
+        // Every namespace in the database starts with this prefix. For the part of a pattern after its first `*`, there is always some name
+        // that matches.
         let prefix = format!("{database}.");
         let fits_some = |pattern: &String| match pattern.split_once('*') {
             Some((first, _)) => first.starts_with(&prefix) || prefix.starts_with(first),
@@ -145,8 +147,8 @@ impl Selection {
             || self.rename.iter().any(comes_back)
     }
 
-    /// Whether what is known by this name only may be migrated: the name of a collection, of a database where that is all that can be told, or
-    /// nothing, which may be anything.
+    /// Whether something known only by `name` may be migrated. `name` is a namespace, a database if nothing more is known, or empty, which
+    /// stands for anything.
     pub(crate) fn may_concern(&self, name: &str) -> bool {
         match name.parse() {
             Ok(namespace) => self.contains(&namespace),
@@ -157,7 +159,7 @@ impl Selection {
         }
     }
 
-    /// The name on the source of what is migrated to this name on the target; `None` when nothing is.
+    /// The source namespace that is migrated to `target`; `None` if there is none.
     pub(crate) fn source_of(&self, target: &Namespace) -> Option<Namespace> {
         let shown = target.time_series();
         let name = shown.as_ref().unwrap_or(target);
@@ -185,7 +187,7 @@ fn checked(pattern: &str) -> Result<String> {
     Ok(pattern.to_owned())
 }
 
-/// Whether `name` fits `pattern`, in which each `*` stands for any characters, none included.
+/// Whether `name` matches `pattern`. Each `*` matches any number of characters, including none.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
@@ -247,7 +249,7 @@ mod tests {
             assert_eq!(selection.reaches(database), expected, "{database}");
         }
         assert!(selection.reversed().reaches("store") && !selection.reversed().reaches("other"));
-        // A `*` may stand for a dot, too.
+        // A `*` may match a dot, too.
         selection.include("m*ware.x").unwrap();
         assert!(selection.contains(&namespace("m.software.x")) && selection.reaches("m"));
     }
@@ -295,18 +297,19 @@ mod tests {
                 Some(forward.target(&name.time_series().unwrap_or(name)))
             );
         }
-        // What the first direction leaves out, in the patterns of the source's names; and never what is the server's own.
+        // Whatever the forward direction leaves out by its patterns of source names, and the server's own databases.
         for name in ["shop.tmp_b", "store.other", "other.a", "admin.a"] {
             assert!(!back.contains(&namespace(name)), "{name}");
         }
         assert_eq!(back.source_of(&namespace("shop.tmp_b")), None);
-        // The name that was left is that of two collections now, which is found where they come together.
+        // The rename moved a collection away from this name, so two collections map to it in reverse. The collision is found where the
+        // selected collections are put together.
         assert_eq!(back.target(&namespace("shop.orders")), namespace("shop.orders"));
         assert_eq!(back.reversed(), forward);
         for change in [back.include("a.b"), back.exclude("a.b"), back.rename("a.b", "a.c")] {
             assert_eq!(change.unwrap_err().kind(), ErrorKind::InvalidConfiguration);
         }
-        // A checkpoint of before has nothing of it, and one of a direct migration neither.
+        // Older checkpoints do not have the field, and those of forward migrations leave it out.
         let kept = bson::serialize_to_document(&forward).unwrap();
         assert!(!kept.contains_key("reversed"), "{kept}");
         assert_eq!(bson::deserialize_from_document::<Selection>(kept).unwrap(), forward);

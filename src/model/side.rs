@@ -1,11 +1,11 @@
-//! Source or target.
+//! The two sides of a migration.
 
 /// One of the two deployments of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
-    /// The one that is migrated.
+    /// The deployment to migrate.
     Source,
-    /// The one that it is migrated to.
+    /// The deployment to migrate to.
     Target,
 }
 

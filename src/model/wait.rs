@@ -1,4 +1,4 @@
-//! Waits for a server, as a host is told of them.
+//! Reports to the host when a server takes long to respond.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,17 +10,17 @@ use tokio::time::{Instant, timeout};
 
 use crate::model::Side;
 
-/// A server keeps the host waiting, before there is a run whose [events](crate::MigrationHandle::events) would tell it.
+/// A call that is waiting for a server. It is reported before a run exists, whose [events](crate::MigrationHandle::events) would report it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Wait {
-    /// Whose server.
+    /// The side that the server belongs to.
     pub side: Side,
-    /// What is waited for, such as `connect to db1.example:27017`.
+    /// The operation that is waiting, such as `connect to db1.example:27017`.
     pub operation: Cow<'static, str>,
-    /// For how long it has been waited for.
+    /// How long the operation has been waiting.
     pub elapsed: Duration,
-    /// For how long it is waited for at most, from the beginning; `None` where that depends on the amount of data.
+    /// Maximum wait, counted from the beginning. `None` if it depends on the amount of data.
     pub limit: Option<Duration>,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for Wait {
     }
 }
 
-/// What a host wants to be called with when it has to wait.
+/// The callback of the host for waits.
 #[derive(Clone, Default)]
 pub(crate) struct OnWait(Option<Arc<dyn Fn(Wait) + Send + Sync>>);
 
@@ -48,7 +48,7 @@ impl OnWait {
         Self(Some(Arc::new(tell)))
     }
 
-    /// Awaits what a server answers, and tells the host when that takes long.
+    /// Awaits `answer`, and reports to the host if that takes long.
     ///
     /// # Cancellation
     /// Dropping the future drops `answer`.
@@ -80,7 +80,7 @@ impl fmt::Debug for OnWait {
     }
 }
 
-/// Awaits an answer, and tells how long that has taken when it takes long.
+/// Awaits `answer`. If that takes long, calls `tell` with the elapsed time.
 pub(crate) async fn report_slow<T>(tell: impl Fn(Duration), answer: impl Future<Output = T>) -> T {
     let (mut answer, since) = (pin!(answer), Instant::now());
     let mut pause = FIRST;
@@ -93,10 +93,10 @@ pub(crate) async fn report_slow<T>(tell: impl Fn(Duration), answer: impl Future<
     }
 }
 
-/// An answer that takes longer than this is told.
+/// An operation is reported when it has taken this long.
 pub(crate) const FIRST: Duration = Duration::from_secs(2);
 
-/// It is told again each time that so much more time has passed.
+/// Interval between further reports of the same operation.
 pub(crate) const AGAIN: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

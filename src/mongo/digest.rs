@@ -1,8 +1,8 @@
-//! The digest over all documents of a collection that source and sink compare.
+//! Digest over all documents of a collection, to compare source and target.
 //!
-//! It is what the servers' command `dbHash` gives, except for capped collections, of which that ignores the order. The command itself is
-//! not used: it locks the whole database against writes while it reads a collection, and before that waits for every transaction that is
-//! open in the database, with all later writes queued behind it.
+//! It equals what the server's command `dbHash` returns, except for capped collections: `dbHash` ignores their order. The command itself is
+//! not used. It locks the whole database against writes while it reads a collection. Before that it waits for every transaction that is
+//! open in the database, and all later writes queue behind it.
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -15,22 +15,22 @@ use crate::mongo::client::code;
 use crate::mongo::retry::RetryPolicy;
 use crate::order::Key;
 
-/// About how many bytes a batch should have, for documents whose size is not known.
+/// Approximate size of a batch in bytes, and the size to assume for a document, because actual sizes are not known.
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
 pub(crate) const DOCUMENT_BYTES: usize = 1 << 10;
 
-/// The MD5 over the documents of a collection: in natural order where it is capped, else in the order of its index on `_id`. `None` where it
-/// has no such index.
+/// Computes the MD5 over the documents of a collection: in natural order if it is capped, otherwise in the order of its index on `_id`.
+/// Returns `None` if the collection has no such index.
 ///
-/// `read` opens a range, of which one that breaks is read on from where it broke.
+/// `read` opens a range. A range that breaks is resumed where it broke.
 ///
 /// # Errors
-/// What `read` or its stream answers for good, or for longer than patience lasts.
+/// A final error of `read` or its stream, or a retryable one that outlasts the patience.
 pub(crate) async fn digest<F>(kind: CollectionKind, read: impl Fn(CollectionKind, Range) -> F) -> Result<Option<String>>
 where
     F: Future<Output = Result<BoxStream<'static, Result<Batch>>>>,
 {
-    // Whatever the order of the index is, all of it is read like any other.
+    // The order of the index does not matter: the whole index is read like any other.
     let read_as = match kind {
         CollectionKind::Unordered => CollectionKind::Plain,
         kind => kind,
@@ -42,7 +42,7 @@ where
         let before = range.clone();
         let error = match add(read(read_as, range.clone()), &mut hash, &mut range).await {
             Ok(()) => return Ok(Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())),
-            // BadValue, for an index that does not exist.
+            // BadValue: the index does not exist.
             Err(error) if kind == CollectionKind::Unordered && code(&error) == Some(2) => return Ok(None),
             Err(error) => error,
         };
@@ -59,7 +59,7 @@ where
     }
 }
 
-/// Adds the documents of a range, of which what is left begins after the last one that was added.
+/// Adds the documents of a range to `hash`. Moves the lower bound of `range` to the last document that was added.
 async fn add(
     read: impl Future<Output = Result<BoxStream<'static, Result<Batch>>>>,
     hash: &mut Md5,
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use crate::error::{Error, ErrorKind};
 
-    /// Batches of two documents of a collection of six. Each of the first reads breaks after the first of its batches.
+    /// Digests a collection of six documents in batches of two. Each of the first `breaking` reads fails after its first batch.
     async fn digest_over(kind: CollectionKind, breaking: u32) -> (String, u32) {
         let reads = Cell::new(0);
         let read = |_, range: Range| {

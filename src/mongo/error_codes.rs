@@ -1,38 +1,38 @@
-//! What the error codes of servers mean: the one table that says which errors may pass, and why.
+//! The meaning of server error codes: which errors may be temporary, and why.
 //!
-//! A code that is not in the table is final: the server refuses what was asked, and would refuse it again. The names are those of the
-//! servers' `error_codes.yml`.
+//! This is the only such table. A code that is not in it is final: the server refuses the request, and would refuse it again. The names are
+//! those of the servers' `error_codes.yml`.
 
 use Meaning::{Blocked, PositionLost, Retried, Snapshot, Unauthorized};
 
-/// What a code means for whoever asked.
+/// What a code means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
     /// The same call may succeed later. It was not carried out, or does no harm when it is carried out twice.
     Retried,
-    /// The snapshot cannot be had; a newer one may be.
+    /// The snapshot is not available; a newer one may be.
     Snapshot,
     /// The history no longer holds the position.
     PositionLost,
-    /// The server takes no writes until somebody puts that right.
+    /// The server takes no writes until somebody fixes that.
     Blocked,
     /// Credentials or a privilege are missing.
     Unauthorized,
 }
 
-/// One code.
+/// The table row of one code.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     pub code: i32,
-    /// The code's name; only tests look at it.
+    /// The code's name, used only in tests.
     #[cfg_attr(not(test), expect(dead_code, reason = "says what the number is"))]
     pub name: &'static str,
     pub meaning: Meaning,
-    /// Why, as it stands in messages. For [`Blocked`] what to do about it.
+    /// The reason, as shown in messages. For [`Blocked`], what to do about it.
     pub why: &'static str,
 }
 
-/// The row of a code, where it has one.
+/// Returns the row of a code, if it has one.
 pub(crate) fn row(code: i32) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.code == code)
 }
@@ -47,12 +47,12 @@ const SHUTDOWN: &str = "the server is shutting down";
 const ELECTION: &str = "the set is electing a primary";
 const KILLED: &str = "somebody ended the operation (`killOp`)";
 const LOCK: &str = "another operation holds the lock";
-const TIME: &str = "the operation took longer than the server lets it";
+const TIME: &str = "the operation took longer than the server allows";
 const CURSOR: &str = "the server has closed the cursor";
 const QUERY: &str = "the collection or its indexes changed under the query";
 const BUILD: &str = "an index is being built there";
 const TRANSACTION: &str = "the server has ended the transaction";
-const SHARDING: &str = "the server is learning anew which shard has what";
+const SHARDING: &str = "the server is refreshing its sharding metadata";
 const OVERLOADED: &str = "the server is overloaded";
 
 /// Every code that is not final.
@@ -80,7 +80,7 @@ pub(crate) const ROWS: &[Row] = &[
         117,
         "ConflictingOperationInProgress",
         Retried,
-        "an operation that excludes this one is under way",
+        "a conflicting operation is in progress",
     ),
     is(133, "FailedToSatisfyReadPreference", Retried, NETWORK),
     is(
@@ -93,7 +93,7 @@ pub(crate) const ROWS: &[Row] = &[
         136,
         "CappedPositionLost",
         PositionLost,
-        "what was to be read next has been removed",
+        "the data to read next has been removed",
     ),
     is(150, "StaleEpoch", Retried, SHARDING),
     is(175, "QueryPlanKilled", Retried, QUERY),
@@ -104,7 +104,7 @@ pub(crate) const ROWS: &[Row] = &[
         211,
         "KeyNotFound",
         Retried,
-        "the set has not yet made the keys that sign its times",
+        "the set has not yet created the keys that sign its times",
     ),
     is(215, "DatabaseDropPending", Retried, "the database is being dropped"),
     is(225, "TransactionTooOld", Retried, TRANSACTION),
@@ -148,7 +148,7 @@ pub(crate) const ROWS: &[Row] = &[
         280,
         "ChangeStreamFatalError",
         PositionLost,
-        "the change stream cannot go on",
+        "the change stream cannot continue",
     ),
     is(285, "IndexBuildAlreadyInProgress", Retried, BUILD),
     is(
@@ -236,7 +236,7 @@ mod tests {
         }
     }
 
-    /// By what happened, not by what the table says of it.
+    /// Grouped by what happened, not by what the table says.
     #[test]
     fn codes_that_may_pass_are_retried() {
         for (what, codes) in [

@@ -1,4 +1,4 @@
-//! What is watched on a replica set besides its data: its members, and who else writes to it.
+//! Watches the members of a replica set, and writes made by other programs.
 
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ use crate::sink::WritesSeen;
 
 const OPERATION: &str = "watch for other writers";
 
-/// How long the server waits for an entry before it answers that there is none. A cutover waits for such an answer.
+/// How long the server waits for an entry before it returns an empty batch. A cutover waits for such an answer.
 const AWAIT: Duration = Duration::from_millis(100);
 
-/// How long an answer may take, beyond which the connection counts as broken.
+/// Timeout for an answer. After it the connection counts as broken.
 const REPLY: Duration = Duration::from_secs(30);
 
-/// The addresses of the set's members, in order. Every user may ask for them.
+/// Returns the addresses of the set's members, in order. Every user may request them.
 ///
 /// # Errors
 /// A server error.
@@ -42,15 +42,16 @@ pub(crate) async fn members(client: &Client) -> Result<Vec<String>> {
     Ok(members)
 }
 
-/// What sessions with retryable writes or transactions write after a position, or from now on.
+/// Returns the writes that other programs make after a position, or from now on, in sessions with retryable writes or transactions.
 ///
-/// The oplog names the session of such writes alone, and those of this crate are never among them: what is seen here is another's for
-/// certain. Drivers have written so by default since 2019. Not seen are writers that have switched it off, and updates and deletes of many
-/// documents, which cannot be retried. The server looks for the entries; none of this crate's own is sent over the network.
+/// The oplog names a session only for such writes, and writes of this crate are never among them. Every write seen here is certainly made
+/// by another program. Drivers have used retryable writes by default since 2019. Writers that have disabled them are not seen. Updates and
+/// deletes of many documents are not seen either, because they cannot be retried. The server filters the entries; no entry of this crate is
+/// sent over the network.
 ///
 /// # Errors
-/// [`PositionLost`](ErrorKind::PositionLost) when the oplog no longer holds the position, [`Unauthorized`](ErrorKind::Unauthorized) when it
-/// may not be read, else a server error, from the call or as the last item.
+/// [`PositionLost`](ErrorKind::PositionLost) if the oplog no longer holds the position, [`Unauthorized`](ErrorKind::Unauthorized) if it may
+/// not be read, otherwise a server error, from the call or as the last item.
 pub(crate) async fn foreign_writes(
     client: &Client,
     after: Option<Position>,
@@ -59,7 +60,7 @@ pub(crate) async fn foreign_writes(
         Some(after) => after,
         None => position::newest_position(client).await?,
     };
-    // Whether the oplog may be read is known at once, too.
+    // This also shows at once whether the oplog may be read.
     if !retry(RetryPolicy::SERVER, || position::is_held(client, OPERATION, until)).await? {
         return Err(lost(until));
     }
@@ -82,24 +83,24 @@ pub(crate) async fn foreign_writes(
 
 struct Watch {
     client: Client,
-    /// A majority had it, and everything up to it was looked at.
+    /// A majority had this entry, and everything up to it has been examined.
     until: Position,
-    /// The newest entry that was told.
+    /// Newest entry that was reported.
     told: Position,
     cursor: Option<Open>,
 }
 
-/// A cursor of the server.
+/// An open server cursor.
 struct Open {
     cursor: RawBatchCursor,
-    /// The term in which it was opened.
+    /// Term in which the cursor was opened.
     term: i64,
-    /// Whether its first answer had everything after `until` in it.
+    /// Whether its first answer is known to cover everything after `until`.
     is_whole: bool,
 }
 
 impl Watch {
-    /// The next writes; none in most answers. Elections and broken connections are sat out.
+    /// Returns the next writes; most answers have none. Retried through elections and broken connections.
     async fn next(&mut self) -> Result<WritesSeen> {
         let mut attempts = RetryPolicy::SERVER.begin();
         loop {
@@ -122,7 +123,7 @@ impl Watch {
 
     async fn step(&mut self) -> Result<Vec<Namespace>> {
         let now = position::standing(&self.client).await?.majority;
-        // After an election the cursor may be one of the old primary, and what is asked for above an answer of the new one.
+        // After an election, the cursor may belong to the old primary, while `now` is an answer of the new one.
         if self.cursor.as_ref().is_none_or(|open| open.term != now.term) {
             self.cursor = None;
             self.cursor = Some(open(&self.client, self.until).await?);
@@ -131,7 +132,7 @@ impl Watch {
         let open = self.cursor.as_mut().ok_or_else(closed)?;
         let batch = in_time(async { open.cursor.next().await.ok_or_else(closed)?.map_err(convert) }).await?;
         if !open.is_whole {
-            // It was there when the server began to look, since it is still there.
+            // If the entry at `until` still exists, it also existed when the server began the scan.
             if !position::is_held(&self.client, OPERATION, self.until).await? {
                 return Err(lost(self.until));
             }
@@ -146,15 +147,15 @@ impl Watch {
             };
             let at = position_of(entry)?;
             last = Some(at);
-            // A cursor that was opened again begins before some that were told. What a new primary wrote is new, whatever the old one's
-            // time was.
+            // A reopened cursor begins before some entries that were already reported. Entries of a new primary are new, whatever the time
+            // of the old one was.
             if at > self.told || at.term > self.told.term {
                 self.told = at;
                 written(entry, &mut collections);
             }
         }
-        // An answer without entries says that the server came to the end of what it had when it was asked, which is at or after `now`. One
-        // with entries may have been cut short.
+        // An answer without entries means that the server reached the end of what it had when it was asked, which is at or after `now`. An
+        // answer with entries may have been cut short.
         let looked_at = last.map_or(now, |last| last.min(now));
         self.until = self.until.max(looked_at);
         Ok(collections)
@@ -173,7 +174,7 @@ async fn open(client: &Client, after: Position) -> Result<Open> {
         "projection": { "ts": 1, "t": 1, "ns": 1, "o.applyOps.ns": 1 },
         "tailable": true,
         "awaitData": true,
-        // Looking through a long history is not part of opening.
+        // Scanning a long history is not part of opening.
         "batchSize": 0,
     };
     if standing.needs_replay_flag {
@@ -185,7 +186,7 @@ async fn open(client: &Client, after: Position) -> Result<Open> {
     let database = client.database("local");
     let open = database.run_raw_cursor_command(find).with_options(options).batch();
     let mut cursor = in_time(async { open.await.map_err(convert) }).await?;
-    // The first batch, which is empty and says nothing.
+    // The first batch is empty and means nothing.
     in_time(async { cursor.next().await.transpose().map_err(convert) }).await?;
     Ok(Open {
         cursor,
@@ -200,7 +201,7 @@ fn position_of(entry: &RawDocument) -> Result<Position> {
     Ok(Position::new(timestamp, entry.get_i64("t").map_err(malformed)?))
 }
 
-/// The collections of one entry, a transaction's among them.
+/// Adds the collections to which one entry writes, including those of a transaction.
 fn written(entry: &RawDocument, namespaces: &mut Vec<Namespace>) {
     let within = entry
         .get_document("o")
@@ -234,7 +235,7 @@ async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
 
 fn convert(error: mongodb::error::Error) -> Error {
     let error = client::convert(OPERATION, error).with_context("namespace", "local.oplog.rs");
-    // A cursor that was too slow says so, too. Another one finds out whether anything was missed.
+    // A cursor that was too slow also returns this error. A new cursor finds out whether anything was missed.
     let is_retryable = error.is_retryable() || error.kind() == ErrorKind::PositionLost;
     error.with_retryable(is_retryable)
 }
@@ -243,7 +244,7 @@ fn lost(position: Position) -> Error {
     Error::new(
         ErrorKind::PositionLost,
         OPERATION,
-        "the target's oplog no longer holds the position up to which was watched",
+        "the target's oplog no longer holds the position up to which writes were watched",
     )
     .with_context("position", position)
 }

@@ -1,8 +1,8 @@
-//! Servers and services that are something else than MongoDB replica sets.
+//! Detects servers and services that are not MongoDB replica sets.
 
 use bson::Document;
 
-/// The name of what answers so where it is not MongoDB.
+/// Returns the name of the product or service that sent these answers, if it is not MongoDB.
 pub(crate) fn imitation(hello: &Document, build: &Document) -> Option<&'static str> {
     if let Some((_, name)) = BUILDS.iter().find(|(field, _)| build.contains_key(field)) {
         return Some(name);
@@ -17,12 +17,12 @@ pub(crate) fn imitation(hello: &Document, build: &Document) -> Option<&'static s
             return Some(service);
         }
     }
-    // Every release since 3.0 names its storage engines, and the commit it was built from.
+    // Every release since 3.0 reports its storage engines and the commit it was built from.
     let is_bare = !build.is_empty() && !build.contains_key("storageEngines") && !build.contains_key("gitVersion");
     is_bare.then_some("a service that speaks MongoDB's protocol")
 }
 
-/// Host names that tell a service, by their endings.
+/// Endings of host names that identify a service.
 pub(crate) const SERVICES: &[(&str, &str)] = &[
     (".docdb.amazonaws.com", "Amazon DocumentDB"),
     (".docdb-elastic.amazonaws.com", "Amazon DocumentDB"),

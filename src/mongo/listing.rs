@@ -1,4 +1,4 @@
-//! Lists the collections of a replica set, for source and sink alike.
+//! Lists the collections of a replica set, for source and target.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,25 +15,26 @@ use crate::mongo::retry::{RetryPolicy, retry};
 
 const OPERATION: &str = "list the collections";
 
-/// How many collections are asked for their indexes and sizes at once.
+/// Maximum number of collections whose indexes and sizes are requested concurrently.
 const LISTINGS: usize = 8;
 
-/// The id of what has none.
+/// The uuid of what has none.
 const NIL: Uuid = Uuid::from_bytes([0; 16]);
 
-/// How many collections are asked for by name at once.
+/// Maximum number of collections requested by name at once.
 const NAMES: usize = 1000;
 
-/// The collections and views of every database, with their options, indexes and sizes; the server's internal ones are left out.
+/// Returns the collections and views of every database, with their options, indexes and sizes. Internal collections of the server are left
+/// out.
 ///
 /// # Errors
-/// A server error. A collection that is dropped meanwhile is left out.
+/// A server error. A collection that is dropped meanwhile causes none and is left out.
 pub(crate) async fn collections(client: &Client) -> Result<Vec<Collection>> {
     let databases = run(
         client,
         OPERATION,
         "admin",
-        // Without the privilege to list all of them this is an error, and not a migration of some of them.
+        // Without the privilege to list all databases this is an error, not a migration of some of them.
         doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": false },
     )
     .await?;
@@ -56,7 +57,7 @@ pub(crate) async fn collections(client: &Client) -> Result<Vec<Collection>> {
     Ok(found)
 }
 
-/// Those of `names` that are among [`collections`].
+/// Returns those of `names` that are among [`collections`].
 ///
 /// # Errors
 /// A server error.
@@ -64,7 +65,7 @@ pub(crate) async fn collections_named(client: &Client, names: &BTreeSet<Namespac
     let mut found = Vec::with_capacity(names.len());
     let names: Vec<&Namespace> = names.iter().collect();
     for of_database in names.chunk_by(|a, b| a.database() == b.database()) {
-        // Few enough for one command, however long they are.
+        // Few enough for one command, however long the names are.
         for some in of_database.chunks(NAMES) {
             let some_names: Vec<&str> = some.iter().map(|name| name.collection()).collect();
             found.extend(collections_of(client, some[0].database(), doc! { "name": { "$in": some_names } }).await?);
@@ -73,7 +74,7 @@ pub(crate) async fn collections_named(client: &Client, names: &BTreeSet<Namespac
     Ok(found)
 }
 
-/// The names of those of [`collections`] that are in a database.
+/// Returns the names of those of [`collections`] that are in a database.
 ///
 /// # Errors
 /// A server error.
@@ -92,12 +93,12 @@ pub(crate) async fn names_in(client: &Client, database: &str) -> Result<BTreeSet
     Ok(names)
 }
 
-/// How a collection keeps its documents; `None` for views and what does not exist.
+/// Returns how a collection stores its documents, or `None` for a view or what does not exist.
 ///
 /// # Errors
 /// A server error.
 pub(crate) async fn kind(client: &Client, namespace: &Namespace) -> Result<Option<CollectionKind>> {
-    // A server looks at every collection of the database for a filter of more than the name.
+    // If the filter contains more than the name, the server examines every collection of the database.
     let filter = doc! { "name": namespace.collection() };
     let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
     let listed = read_all(client, OPERATION, namespace.database(), command).await?;
@@ -111,7 +112,8 @@ pub(crate) async fn kind(client: &Client, namespace: &Namespace) -> Result<Optio
     Ok(Some(kind_of(namespace, options)))
 }
 
-/// The uuids of those of `names` that exist, all zeros for what has none: a view, or the view over the buckets of a time-series collection.
+/// Returns the uuids of those of `names` that exist. The uuid is all zeros for what has none: a view, or the view over the buckets of a
+/// time-series collection.
 ///
 /// # Errors
 /// A server error.
@@ -140,7 +142,7 @@ pub(crate) async fn identities(client: &Client, names: &BTreeSet<Namespace>) -> 
     Ok(found)
 }
 
-/// Whether it is a collection, of which each has a uuid, and shows none.
+/// Whether this is a collection that does not show its uuid. Every collection has one.
 fn lacks_uuid(listed: &RawDocument) -> bool {
     listed.get_str("type").is_ok_and(|kind| kind == "collection") && !has_uuid(listed)
 }
@@ -151,7 +153,8 @@ fn has_uuid(listed: &RawDocument) -> bool {
         .is_ok_and(|info| info.get("uuid").is_ok_and(|uuid| uuid.is_some()))
 }
 
-/// Whether a name comes twice. 4.4 lists one collection after the other, and a rename in between can show both the old and the new one.
+/// Whether a name is listed twice. 4.4 lists one collection after the other, so that a rename in between can show both the old and the new
+/// one.
 fn has_one_twice(listed: &[RawDocumentBuf]) -> bool {
     let mut names = BTreeSet::new();
     !listed
@@ -163,17 +166,17 @@ fn no_uuid() -> Error {
     Error::new(ErrorKind::Protocol, OPERATION, "a collection has no uuid")
 }
 
-/// What the server lists of a database that fits the filter.
+/// Returns what the server lists of a database for the filter.
 async fn listed_in(client: &Client, database: &str, filter: Document) -> Result<Vec<RawDocumentBuf>> {
     let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
     retry(RetryPolicy::SERVER, || async {
         match read_all(client, OPERATION, database, command.clone()).await {
-            // 4.2 shows a collection for an instant without, while it is made.
+            // 4.2 shows a collection without its uuid for an instant, while the collection is created.
             Ok(listed) if listed.iter().any(|listed| lacks_uuid(listed)) => Err(no_uuid().with_retryable(true)),
             Ok(listed) if has_one_twice(&listed) => Err(Error::new(
                 ErrorKind::Protocol,
                 OPERATION,
-                "one name is listed twice, as of a collection that is replaced meanwhile",
+                "a name is listed twice, as if its collection were being replaced",
             )
             .with_context("database", database)
             .with_retryable(true)),
@@ -183,7 +186,7 @@ async fn listed_in(client: &Client, database: &str, filter: Document) -> Result<
     .await?
 }
 
-/// The collections and views of a database that fit the filter.
+/// Returns the collections and views of a database that match the filter.
 async fn collections_of(client: &Client, database: &str, filter: Document) -> Result<Vec<Collection>> {
     let is_whole = filter.is_empty();
     let listed = listed_in(client, database, filter).await?;
@@ -191,7 +194,7 @@ async fn collections_of(client: &Client, database: &str, filter: Document) -> Re
         .iter()
         .filter_map(|listed| Namespace::new(database, listed.get_str("name").ok()?).time_series())
         .collect();
-    // What is listed by name does not show whether its buckets are there.
+    // A listing by name does not show whether the buckets exist.
     let has_buckets = |namespace: &Namespace| !is_whole || with_buckets.contains(namespace);
     let has_buckets = &has_buckets;
     let completed: Vec<Option<Collection>> = stream::iter(listed)
@@ -202,7 +205,7 @@ async fn collections_of(client: &Client, database: &str, filter: Document) -> Re
     Ok(completed.into_iter().flatten().collect())
 }
 
-/// All documents of a cursor, for answers known to be small.
+/// Returns all documents of a cursor, for answers known to be small.
 async fn read_all(
     client: &Client,
     operation: &'static str,
@@ -221,8 +224,8 @@ async fn read_all(
     .await
 }
 
-/// One answer of `listCollections`, completed by its indexes and size; `None` for what is not migrated or is gone. `has_buckets` tells
-/// whether the buckets of a time-series collection are listed beside it.
+/// Completes one answer of `listCollections` with indexes and size. Returns `None` for what is not migrated or is gone. `has_buckets`
+/// returns whether the buckets of a time-series collection are listed beside it.
 async fn collection_of(
     client: &Client,
     database: &str,
@@ -237,7 +240,8 @@ async fn collection_of(
     let options = listed.get_document("options").map_err(malformed)?.to_owned();
     let kind = match listed.get_str("type").unwrap_or("collection") {
         "view" => CollectionKind::View,
-        // The view over the buckets, which themselves are listed as an ordinary collection. One of 9.0 that has none shows a uuid.
+        // The view over the buckets, which are listed as an ordinary collection. In 9.0, a time-series collection without buckets shows a
+        // uuid.
         "timeseries" if !has_uuid(listed) && has_buckets(&namespace) => return Ok(None),
         "timeseries" => CollectionKind::TimeSeries,
         _ => kind_of(&namespace, &options),
@@ -270,7 +274,7 @@ async fn collection_of(
         client,
         OPERATION,
         database,
-        // What the server has noted, which is what `collStats` says among hundreds of other numbers.
+        // The server's own note of the size. `collStats` reports the same among hundreds of other numbers.
         doc! { "dataSize": namespace.as_str(), "estimate": true },
     )
     .await
@@ -290,7 +294,7 @@ async fn collection_of(
     }))
 }
 
-/// The uuid in an answer of `listCollections`; a view has none.
+/// Returns the uuid in an answer of `listCollections`. A view has none.
 fn uuid_of(listed: &RawDocument, kind: CollectionKind, namespace: &Namespace) -> Result<Uuid> {
     let info = listed.get_document("info").ok();
     match info.and_then(|info| info.get("uuid").ok().flatten()) {

@@ -1,4 +1,4 @@
-//! The retry rules of the whole crate.
+//! Retry policy and timeouts of the whole crate.
 
 use std::hash::{BuildHasher, RandomState};
 use std::panic::AssertUnwindSafe;
@@ -9,26 +9,26 @@ use tokio::time::{Instant, timeout};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// How long a server may take to answer a command. One that takes longer has lost the command or its answer, or hangs; on a connection
-/// that stays open nothing else would tell.
+/// Timeout for the answer to a command. A server that takes longer has lost the command or its answer, or hangs. On a connection that stays
+/// open, nothing else reveals that.
 pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a server may work on a write. It must have given it up before it is sent again: a write that came late could undo a newer one
-/// of the same document.
+/// Maximum time a server may work on a write. The server must have abandoned the write before it is sent again: a late write could undo a
+/// newer one of the same document.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// How long a server may take to send the first batch of a read. It first waits until it has the position, which never comes on a member
-/// that has lost its majority.
+/// Timeout for the first batch of a read. The server first waits until it reaches the position, which a member that has lost its majority
+/// never does.
 pub(crate) const FIRST_BATCH_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long a server may take to read a whole collection for its digest.
+/// Timeout for a command that reads a whole collection.
 pub(crate) const WHOLE_COLLECTION: Duration = Duration::from_secs(3600);
 
-/// Awaits an answer for so long.
+/// Awaits `answer` for at most `limit`.
 ///
 /// # Errors
-/// [`Connection`](ErrorKind::Connection), which may be tried again, when there is none; [`Panic`](ErrorKind::Panic) when whoever asks
-/// panics, as the driver does once the runtime in which its client was made is gone.
+/// [`Connection`](ErrorKind::Connection), a retryable error, if there is no answer in time. [`Panic`](ErrorKind::Panic) if `answer` panics.
+/// The driver panics once the runtime in which its client was created is gone.
 ///
 /// # Cancellation
 /// Dropping the future drops `answer`.
@@ -37,7 +37,7 @@ pub(crate) async fn answered<T>(
     limit: Duration,
     answer: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    // What it leaves behind is the driver's own.
+    // Any state that a panic leaves behind belongs to the driver.
     match timeout(limit, AssertUnwindSafe(answer).catch_unwind()).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => Err(panicked(operation)),
@@ -49,7 +49,7 @@ pub(crate) async fn answered<T>(
     }
 }
 
-/// The error of a call during which the driver panicked.
+/// Returns the error for a call during which the driver panicked.
 pub(crate) fn panicked(operation: &'static str) -> Error {
     Error::new(
         ErrorKind::Panic,
@@ -58,27 +58,27 @@ pub(crate) fn panicked(operation: &'static str) -> Error {
     )
 }
 
-/// How often, how fast and how long something is tried again.
+/// How often, how fast and for how long a call is retried.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RetryPolicy {
-    /// The pause after the first failure; each further one is twice as long. What is waited for is between half of it and the whole, at
-    /// random, so that those who failed together do not come back together.
+    /// Pause after the first failure; each further pause is twice as long. The actual pause is a random time between half of it and all of
+    /// it, so that callers that failed together do not retry together.
     pub first_pause: Duration,
-    /// The longest pause.
+    /// Maximum pause.
     pub longest_pause: Duration,
-    /// How long after the first failure the last attempt may begin.
+    /// Maximum time between the first failure and the start of the last attempt.
     pub patience: Duration,
 }
 
 impl RetryPolicy {
-    /// For calls to a server: long enough to sit out an election or a restart.
+    /// For calls to a server: long enough to get through an election or a restart.
     pub const SERVER: RetryPolicy = RetryPolicy {
         first_pause: Duration::from_millis(50),
         longest_pause: Duration::from_secs(2),
         patience: Duration::from_secs(45),
     };
 
-    /// Starts counting for one call.
+    /// Starts the attempts of one call.
     pub fn begin(self) -> Attempts {
         Attempts {
             rule: self,
@@ -88,7 +88,7 @@ impl RetryPolicy {
     }
 }
 
-/// The state of one call that is being retried.
+/// Retry state of one call.
 #[derive(Debug)]
 pub(crate) struct Attempts {
     rule: RetryPolicy,
@@ -97,7 +97,7 @@ pub(crate) struct Attempts {
 }
 
 impl Attempts {
-    /// The pause before the next attempt, or `None` when the error is final or patience has run out.
+    /// Returns the pause before the next attempt, or `None` if the error is final or the patience has run out.
     pub fn next_pause(&mut self, error: &Error) -> Option<Duration> {
         if !error.is_retryable() {
             return None;
@@ -112,15 +112,15 @@ impl Attempts {
     }
 }
 
-/// A number from 0 to 1. Each new state of the standard library's hashes is another.
+/// Returns a random number from 0 to 1. Each new `RandomState` of the standard library hashes differently.
 fn random() -> f64 {
     RandomState::new().hash_one(()) as f64 / u64::MAX as f64
 }
 
-/// Calls `operation` until it succeeds, fails for good, or the rule's patience has run out.
+/// Calls `operation` until it succeeds, fails with a final error, or the patience of `rule` has run out.
 ///
 /// # Cancellation
-/// Dropping the future drops the attempt under way.
+/// Dropping the future drops the attempt in flight.
 pub(crate) async fn retry<T, F>(rule: RetryPolicy, mut operation: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,

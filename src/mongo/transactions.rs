@@ -1,4 +1,4 @@
-//! The transactions that clients have open on a replica set.
+//! Lists the transactions that clients have open on a replica set.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::mongo::client::{self, number};
 
 const OPERATION: &str = "look for open transactions";
 
-/// Those that are open now, without the snapshots of this crate's own reads; none where the user may not ask.
+/// Returns the transactions that are open now, without the snapshot reads of this crate. Returns none if the user may not list them.
 ///
 /// # Errors
 /// A server error.
@@ -21,7 +21,7 @@ pub(crate) async fn open(client: &Client) -> Result<Vec<TransactionFacts>> {
         "aggregate": 1,
         "pipeline": [
             { "$currentOp": { "allUsers": true, "idleSessions": true } },
-            // Drivers start no transaction at a time, which this crate does to read as of a position.
+            // Drivers never start a transaction at a given time. This crate does, to read at a position.
             { "$match": {
                 "transaction": { "$exists": true },
                 "transaction.parameters.readConcern.atClusterTime": { "$exists": false },
@@ -62,8 +62,8 @@ pub(crate) async fn open(client: &Client) -> Result<Vec<TransactionFacts>> {
     Ok(found.iter().filter_map(Bson::as_document).filter_map(facts).collect())
 }
 
-/// The collections that each session has locked, as `lockInfo` tells for people: `{123: Collection, 456, shop.orders}` by
-/// `lsid: { id: UUID("...") }`.
+/// Returns the collections that each session has locked. `lockInfo` reports them as text for people: a resource such as `{123: Collection,
+/// 456, shop.orders}`, held by `lsid: { id: UUID("...") }`.
 fn locked(reply: &Document) -> BTreeMap<String, Vec<Namespace>> {
     let mut locked: BTreeMap<String, Vec<Namespace>> = BTreeMap::new();
     let locks = reply.get_array("lockInfo").map(Vec::as_slice).unwrap_or_default();

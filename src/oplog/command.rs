@@ -1,4 +1,4 @@
-//! Commands in the oplog: the changes to the catalogue.
+//! Parses command entries of the oplog: changes to the catalogue.
 
 use bson::raw::RawDocumentBuf;
 
@@ -7,13 +7,13 @@ use crate::oplog::entry::CommandOperation;
 use crate::oplog::parse::{Namespaces, is_skipped, text};
 use crate::oplog::raw_entry::{RawEntry, malformed, uuid, without};
 
-/// What a command entry other than `applyOps` does to the catalogue; `None` where it does nothing that matters to a migration.
+/// Returns what a command entry other than `applyOps` does to the catalogue, or `None` if it does nothing that matters to a migration.
 ///
-/// Dropping `system.views`, which the server does when it drops a database, is given as a drop of that collection: all views of the
-/// database are gone.
+/// The server drops `system.views` when it drops a database. That is returned as a drop of that collection: all views of the database are
+/// gone.
 ///
 /// # Errors
-/// [`Protocol`](crate::ErrorKind::Protocol) for bytes that no server writes.
+/// [`Protocol`](crate::ErrorKind::Protocol) if the bytes are not what a server writes.
 pub(super) fn read(
     entry: &RawEntry<'_>,
     database: &str,
@@ -28,9 +28,8 @@ pub(super) fn read(
         let database = database.to_owned();
         return Ok((!is_skipped(&database, "")).then_some(CommandOperation::DropDatabase { database }));
     }
-    // The parts of a transaction are put together before they come here, and these two have done their work then. Two-phase index
-    // builds have no effect until they commit. `dbCheck` compares members of the set with one another. The last two keep what a server
-    // stores beside the documents.
+    // The assembler has already handled `commitTransaction` and `abortTransaction`. Two-phase index builds have no effect until they
+    // commit. `dbCheck` compares the members of the set with each other. The last two maintain what a server stores beside the documents.
     if let "commitTransaction"
     | "abortTransaction"
     | "startIndexBuild"
@@ -43,9 +42,9 @@ pub(super) fn read(
     }
     // Every other command names its collection in its first field.
     let Some(collection) = text(field(name)?) else {
-        return Ok(Some(unsupported(entry, database, "this command is not known")));
+        return Ok(Some(unsupported(entry, database, "this command is unknown")));
     };
-    // The one command that says the database again.
+    // `truncateRange` is the only command that repeats the database.
     let collection = match (name, collection.split_once('.')) {
         ("truncateRange", Some((before, after))) if before == database => after,
         _ => collection,
@@ -57,7 +56,7 @@ pub(super) fn read(
         return Ok(Some(unsupported(entry, database, "it does not name a collection")));
     };
     let operation = match name {
-        // Views are carried over one by one.
+        // Views are migrated one by one.
         "create" if collection == "system.views" => return Ok(None),
         "create" => CommandOperation::Create {
             namespace,
@@ -95,20 +94,20 @@ pub(super) fn read(
         "truncateRange" => unsupported(
             entry,
             namespace.as_str(),
-            "it deletes documents by where they are stored, which another server cannot repeat; exclude the collection",
+            "it deletes documents by their storage location, which differs on another server; exclude the collection",
         ),
         "upgradeDowngradeViewlessTimeseries" => unsupported(
             entry,
             namespace.as_str(),
             "it changes how a time-series collection is stored while it is migrated; keep the source's feature compatibility version \
-             until the cutover, or exclude the collection, and start anew",
+             until the cutover, or exclude the collection, and start again",
         ),
-        _ => unsupported(entry, namespace.as_str(), "this command is not known"),
+        _ => unsupported(entry, namespace.as_str(), "this command is unknown"),
     };
     Ok(Some(operation))
 }
 
-/// A rename within one database; those across databases are logged as a copy and a drop.
+/// A rename within one database. Renames across databases are logged as a copy and a drop.
 fn rename(entry: &RawEntry<'_>, namespaces: &mut Namespaces) -> Result<Option<CommandOperation>> {
     let field = |field: &str| entry.o.get(field).map_err(malformed);
     let (Some(from), Some(to)) = (text(field("renameCollection")?), text(field("to")?)) else {
@@ -136,7 +135,7 @@ fn rename(entry: &RawEntry<'_>, namespaces: &mut Namespaces) -> Result<Option<Co
     })
 }
 
-/// The documents of an array.
+/// The documents in an array field of the command.
 fn documents(entry: &RawEntry<'_>, name: &str) -> Result<Vec<RawDocumentBuf>> {
     let mut documents = Vec::new();
     for value in entry.o.get_array(name).map_err(malformed)? {

@@ -1,4 +1,4 @@
-//! The typed form of oplog entries.
+//! Typed oplog entries.
 
 use std::sync::Arc;
 
@@ -8,27 +8,27 @@ use bson::{DateTime, Uuid};
 use crate::model::{Change, Namespace, Position};
 
 /// One committed step of the source's history: an oplog entry, or a transaction at its commit position. A transaction that is too large for
-/// memory comes as several of these, one after the other and at the same position.
+/// memory becomes several consecutive values with the same position.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Where in the history.
+    /// The position in the history.
     pub position: Position,
-    /// The position that a tail must start after so that nothing not yet yielded is missed: `position` itself, or one before the
-    /// first entry of the oldest transaction that is still open.
+    /// The position to resume tailing after, so that nothing is missed that has not been yielded yet. It is `position`, or a position
+    /// before the first entry of the oldest open transaction.
     pub resume: Position,
     /// The server's clock when the entry was written.
     pub wall: DateTime,
-    /// What is done, in order. Empty for the server's own no-ops, which only move the position.
+    /// The changes and commands of the entry, in order. Empty for no-ops of the server, which only advance the position.
     pub items: Vec<Item>,
-    /// Bytes the entry had in the oplog.
+    /// Size of the entry in the oplog, in bytes.
     pub bytes: usize,
-    /// Whether the next entry is a further part of the same transaction. It has the same position, and until the last one has come
-    /// [`resume`](Self::resume) lies before all of them.
+    /// Whether the next entry is another part of the same transaction. All parts have the same position. Until the last part,
+    /// [`resume`](Self::resume) is before all of them.
     pub continues: bool,
 }
 
 impl Entry {
-    /// About how many bytes of memory it takes.
+    /// Approximate memory used, in bytes.
     pub(crate) fn size_in_memory(&self) -> usize {
         self.bytes + size_of::<Self>() + self.items.len() * size_of::<Item>()
     }
@@ -37,7 +37,7 @@ impl Entry {
 /// One part of an entry.
 #[derive(Clone, Debug)]
 pub enum Item {
-    /// A write of one document.
+    /// A write to one document.
     Change(Change),
     /// A change to the catalogue.
     Command(Command),
@@ -46,11 +46,11 @@ pub enum Item {
 /// A change to the catalogue, as the source logged it.
 #[derive(Clone, Debug)]
 pub struct Command {
-    /// Where in the history.
+    /// The position in the history.
     pub position: Position,
-    /// The collection that the entry's `ui` names; for a rename the collection that moves.
+    /// The collection in the entry's `ui`. For a rename, the collection that is renamed.
     pub collection: Option<Uuid>,
-    /// What is done.
+    /// The operation.
     pub operation: CommandOperation,
     /// The `o` of the entry, unchanged, for error messages.
     pub raw: RawDocumentBuf,
@@ -60,80 +60,80 @@ pub struct Command {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CommandOperation {
-    /// A collection was made.
+    /// Creates a collection.
     Create {
         /// Its name.
         namespace: Arc<Namespace>,
-        /// The fields of the command without the one that names the collection, in the shape that `listCollections` gives `options`
-        /// (no `idIndex`, no `temp`).
+        /// The fields of the command without the name of the collection, in the form of the `options` of `listCollections` (no `idIndex`,
+        /// no `temp`).
         options: RawDocumentBuf,
-        /// The specification of the index on `_id`, where there is one.
+        /// The specification of the index on `_id`, if there is one.
         id_index: Option<RawDocumentBuf>,
     },
-    /// Indexes were built.
+    /// Builds indexes.
     CreateIndexes {
         /// The collection's name.
         namespace: Arc<Namespace>,
-        /// Their specifications.
+        /// The specifications of the indexes.
         indexes: Vec<RawDocumentBuf>,
     },
-    /// An index was dropped.
+    /// Drops an index.
     DropIndex {
         /// The collection's name.
         namespace: Arc<Namespace>,
         /// The index's name.
         name: String,
     },
-    /// Options of a collection or of one of its indexes were changed.
+    /// Changes options of a collection or of one of its indexes.
     Modify {
         /// The collection's name.
         namespace: Arc<Namespace>,
-        /// The fields of `collMod` without the one that names the collection.
+        /// The fields of `collMod` without the name of the collection.
         arguments: RawDocumentBuf,
     },
-    /// A collection was dropped.
+    /// Drops a collection.
     Drop {
         /// Its name.
         namespace: Arc<Namespace>,
     },
-    /// A database was dropped; its collections were dropped by entries of their own before.
+    /// Drops a database. Its collections have been dropped by entries of their own before.
     DropDatabase {
         /// Its name.
         database: String,
     },
-    /// A collection was renamed.
+    /// Renames a collection.
     Rename {
-        /// The name before.
+        /// The name before the rename.
         from: Arc<Namespace>,
-        /// The name after.
+        /// The name after the rename.
         to: Arc<Namespace>,
-        /// The collection that had the new name and was dropped by the rename.
+        /// The collection that had the new name, and was dropped by the rename.
         dropped: Option<Uuid>,
     },
-    /// A view was made or changed: the document of `system.views`.
+    /// Creates or replaces a view: the document of `system.views`.
     SetView {
         /// The view's name.
         namespace: Arc<Namespace>,
-        /// The options that `listCollections` gives for it: `viewOn`, `pipeline`, and `collation` where it has one.
+        /// The options as in `listCollections`: `viewOn`, `pipeline`, and `collation` if the view has one.
         options: RawDocumentBuf,
     },
-    /// A view was changed by a delta on its document in `system.views`.
+    /// Changes a view by a delta on its document in `system.views`.
     ChangeView {
         /// The view's name.
         namespace: Arc<Namespace>,
         /// The `o` of the update.
         delta: RawDocumentBuf,
     },
-    /// A view was dropped.
+    /// Drops a view.
     DropView {
         /// The view's name.
         namespace: Arc<Namespace>,
     },
-    /// Something that this version cannot apply. The run stops unless it concerns only namespaces that are not selected.
+    /// An entry that this version cannot apply. The run stops, unless the entry concerns only namespaces outside of the selection.
     Unsupported {
         /// The namespace or database it concerns.
         namespace: String,
-        /// What it is and why it is not supported.
+        /// What the entry is, and why it is not supported.
         reason: String,
     },
 }

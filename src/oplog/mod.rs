@@ -1,4 +1,4 @@
-//! The source's oplog: typed entries, delta updates, and a cursor that resumes.
+//! The oplog of the source: typed entries, delta updates, and a resumable cursor.
 #![doc = include_str!("entries.md")]
 
 pub(crate) mod assembler;

@@ -1,4 +1,4 @@
-//! What an oplog entry does, out of its raw bytes.
+//! Parses raw oplog entries into changes and commands.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,25 +12,26 @@ use crate::oplog::entry::{Command, CommandOperation, Item};
 use crate::oplog::raw_entry::{OPERATION, RawEntry, malformed, without};
 use crate::order::Key;
 
-/// Where the definitions of a database's views are kept.
+/// The collection that stores the view definitions of a database.
 const VIEWS: &str = "system.views";
 
-/// How deep `applyOps` may lie in one another; the server itself refuses more.
+/// Maximum nesting of `applyOps`. The server itself refuses more.
 const DEEPEST: usize = 10;
 
-/// Turns entries into changes and commands. It keeps nothing between entries but the names it has seen.
+/// Turns entries into changes and commands. The only state between entries is the names seen so far.
 #[derive(Debug, Default)]
 pub(crate) struct Parser {
     namespaces: Namespaces,
 }
 
 impl Parser {
-    /// Appends to `items` what the entry does, in order. An `applyOps` is flattened; whether it is part of a transaction that is not
-    /// committed yet is for the caller to know.
+    /// Appends the changes and commands of the entry to `items`, in order. An `applyOps` is flattened. The caller must know whether it is
+    /// part of a transaction that is not committed yet.
     ///
     /// # Errors
-    /// [`Protocol`](ErrorKind::Protocol) for bytes that no server writes. What a server may write but this crate cannot apply is no
-    /// error but a [`CommandOperation::Unsupported`], so that it stops nobody who does not migrate its namespace.
+    /// [`Protocol`](ErrorKind::Protocol) if the bytes are not what a server writes. An entry that a server may write but this crate cannot
+    /// apply is not an error. It becomes a [`CommandOperation::Unsupported`], so that it does not stop migrations that exclude its
+    /// namespace.
     pub fn items(&mut self, entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>) -> Result<()> {
         self.items_at(entry, position, items, 0)
     }
@@ -58,7 +59,7 @@ impl Parser {
                 }
                 for operation in entry.o.get_array("applyOps").map_err(malformed)? {
                     let Some(operation) = operation.map_err(malformed)?.as_document() else {
-                        return unsupported(entry, position, items, "an `applyOps` holds what is no operation");
+                        return unsupported(entry, position, items, "an `applyOps` element is not an operation");
                     };
                     self.items_at(&RawEntry::read(operation)?, position, items, depth + 1)?;
                 }
@@ -76,13 +77,13 @@ impl Parser {
                 Ok(())
             }
             other => {
-                let reason = format!("operations of the kind `{other}` are not known");
+                let reason = format!("operations of the kind `{other}` are unknown");
                 unsupported(entry, position, items, &reason)
             }
         }
     }
 
-    /// A write of one document.
+    /// Appends a write to one document.
     fn change(&mut self, entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>) -> Result<()> {
         let Some(collection) = entry.ui else {
             return unsupported(entry, position, items, "it does not name its collection's uuid");
@@ -93,13 +94,13 @@ impl Parser {
         let operation = match entry.op {
             "d" => Operation::Delete,
             "i" => Operation::Insert(entry.o.to_owned()),
-            // A replacement always holds its `_id`, first but after a pipeline that made the document anew, and may hold any other name,
-            // `$v` included. A delta begins with `$v` and has no `_id`.
+            // A replacement always contains its `_id`. It is the first field, unless a pipeline has replaced the document. It may contain
+            // any other name, including `$v`. A delta begins with `$v` and has no `_id`.
             _ => match entry.first_name() {
                 _ if entry.o.get("_id").map_err(malformed)?.is_some() => Operation::Replace(entry.o.to_owned()),
                 "$v" => Operation::Delta(entry.o.to_owned()),
                 other => {
-                    let reason = format!("it is an update that begins with `{other}`, which no ordinary write logs");
+                    let reason = format!("it is an update that begins with `{other}`, which ordinary writes never log");
                     return unsupported(entry, position, items, &reason);
                 }
             },
@@ -116,9 +117,10 @@ impl Parser {
         Ok(())
     }
 
-    /// A write to `system.views`, which makes, changes or drops the view that the document's `_id` names.
+    /// Appends a write to `system.views`. It creates, changes or drops the view in the document's `_id`.
     fn view(&mut self, entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>) -> Result<()> {
-        // Servers take any document that is written to `system.views` directly, and show none whose name is not that of a view in its database.
+        // Servers accept any document in a direct write to `system.views`, but list only those whose name is that of a view in its
+        // database.
         let database = entry.ns.strip_suffix(VIEWS).unwrap_or_default();
         let name = keyed(entry).get_str("_id").unwrap_or_default();
         let (true, Ok(namespace)) = (name.starts_with(database), self.namespaces.get(name)) else {
@@ -131,7 +133,7 @@ impl Parser {
                 delta: entry.o.to_owned(),
             },
             _ => {
-                // The server makes the view of a time-series collection on its own when its buckets are made.
+                // The server creates the view of a time-series collection itself when the buckets are created.
                 if entry
                     .o
                     .get_str("viewOn")
@@ -147,7 +149,7 @@ impl Parser {
         };
         items.push(Item::Command(Command {
             position,
-            // The entry names the uuid of `system.views`; a view has none.
+            // The `ui` of the entry is that of `system.views`. A view has none.
             collection: None,
             operation,
             raw: entry.o.to_owned(),
@@ -156,7 +158,7 @@ impl Parser {
     }
 }
 
-/// The document that holds the `_id` of the document that is written.
+/// The document that contains the `_id` of the written document.
 fn keyed<'a>(entry: &RawEntry<'a>) -> &'a RawDocument {
     match (entry.op, entry.o2) {
         ("u", Some(o2)) => o2,
@@ -164,14 +166,14 @@ fn keyed<'a>(entry: &RawEntry<'a>) -> &'a RawDocument {
     }
 }
 
-/// Whether an operation keeps what a server stores beside the documents, such as the contents of its indexes (9.0 and newer).
+/// Whether an operation maintains what a server stores beside the documents, such as the contents of its indexes (9.0 and newer).
 pub(super) fn is_of_storage(op: &str) -> bool {
     matches!(op, "ci" | "cu" | "cd" | "km")
 }
 
-/// Whether nothing that happens there is user data: the server's own records, and those of migrations.
+/// Whether a collection contains no user data: records of the server, or of migrations.
 ///
-/// The rest of `admin` passes, for the sake of those who use the cursor on its own; a migration never selects it.
+/// The rest of `admin` is not skipped, for programs that use the cursor on its own. A migration never selects it.
 pub(super) fn is_skipped(database: &str, collection: &str) -> bool {
     matches!(database, "config" | "local")
         || database.starts_with(crate::METADATA_DATABASE)
@@ -179,7 +181,7 @@ pub(super) fn is_skipped(database: &str, collection: &str) -> bool {
         || collection == "system.profile"
 }
 
-/// Adds the item that says why the entry cannot be applied.
+/// Appends an item that says why the entry cannot be applied.
 fn unsupported(entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>, reason: &str) -> Result<()> {
     let name = if entry.op == "c" { entry.first_name() } else { "write" };
     items.push(Item::Command(Command {
@@ -194,7 +196,7 @@ fn unsupported(entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>, 
     Ok(())
 }
 
-/// The names seen lately, so that all entries of one collection share one.
+/// Recently seen namespaces, so that all entries of one collection share one allocation.
 #[derive(Debug, Default)]
 pub(super) struct Namespaces {
     last: Option<Arc<Namespace>>,
@@ -202,10 +204,10 @@ pub(super) struct Namespaces {
 }
 
 impl Namespaces {
-    /// How many names are kept before all are forgotten: more than most deployments have, and less than a megabyte.
+    /// Maximum number of names. Beyond it, all are dropped. It is more than most deployments have, and takes less than a megabyte.
     const MOST: usize = 2048;
 
-    /// The namespace of this name.
+    /// Returns the namespace called `name`.
     pub fn get(&mut self, name: &str) -> Result<Arc<Namespace>> {
         if let Some(last) = self.last.as_ref().filter(|last| last.as_str() == name) {
             return Ok(last.clone());
@@ -266,7 +268,7 @@ mod tests {
         items
     }
 
-    /// The namespace and reason of the one item, which is not supported.
+    /// The namespace and reason of the only item, which is unsupported.
     fn refused(entry: Document) -> (String, String) {
         match &parse(entry)[..] {
             [
@@ -326,7 +328,7 @@ mod tests {
         }
     }
 
-    /// Servers take such views by a direct write to `system.views`, and show none of them.
+    /// Servers accept such views in direct writes to `system.views`, but list none of them.
     #[test]
     fn a_view_that_no_server_shows_gives_nothing() {
         for name in ["", "nodot", "a.", ".v", "b.v"] {
@@ -340,7 +342,7 @@ mod tests {
         assert!(parse(doc! { "op": "i", "ns": "a.system.views", "ui": ui(), "o": o }).is_empty());
     }
 
-    /// Only the database can be told of it, and whoever does not migrate that goes on.
+    /// Only the database is known. A migration that does not select it continues.
     #[test]
     fn a_name_that_cannot_be_read_is_of_its_database() {
         for (entry, namespace) in [
@@ -393,7 +395,7 @@ mod tests {
             );
         }
         assert!(parse(doc! { "op": "c", "ns": "config.$cmd", "o": { "dropDatabase": 1 } }).is_empty());
-        // The image of a document that a retryable write logs beside it.
+        // The image of a document that is logged along with a retryable write.
         assert!(parse(doc! { "op": "n", "ns": "a.b", "ui": ui(), "o": { "_id": 1 } }).is_empty());
         assert_eq!(
             parse(doc! { "op": "i", "ns": "admin.mine", "ui": ui(), "o": { "_id": 1 } }).len(),
@@ -421,7 +423,7 @@ mod tests {
 
     #[test]
     fn documents_pass_through_byte_for_byte() {
-        // A name and a string that are not UTF-8, which servers store.
+        // A name and a string that are not UTF-8. Servers store such documents.
         let mut bytes = RawDocumentBuf::try_from(&doc! {
             "op": "i", "ns": "a.b", "ui": ui(), "o": { "_id": 1, "BAD": "BAD" }, "o2": { "_id": 1 },
         })
@@ -451,7 +453,7 @@ mod tests {
     fn a_replacement_may_hold_any_name_beside_its_id() {
         for o in [
             doc! { "_id": 1, "$v": 2, "$set": 1 },
-            // What a pipeline makes: the server stores `_id` first, but logs the document as the pipeline left it.
+            // The result of a pipeline: the server stores `_id` first, but logs the document as the pipeline left it.
             doc! { "last": 1, "_id": 1 },
             doc! { "$v": 2, "diff": {}, "_id": 1 },
         ] {

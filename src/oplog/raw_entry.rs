@@ -1,4 +1,4 @@
-//! The fields of an oplog entry, found by name in one pass over its bytes.
+//! Reads the fields of an oplog entry in one pass over its bytes.
 
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 use bson::spec::BinarySubtype;
@@ -8,45 +8,44 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::oplog::parse::is_of_storage;
 
-/// What is being done where an entry cannot be read.
+/// The operation in errors about unreadable entries.
 pub(super) const OPERATION: &str = "read an oplog entry";
 
-/// An oplog entry, or an operation inside an `applyOps`, as it lies in the bytes that the server sent.
+/// An oplog entry, or an operation inside an `applyOps`, borrowed from the bytes that the server sent.
 ///
-/// Nothing below the first level is looked at, so that whatever a document holds passes through. The order of the fields differs between
-/// versions of the server; unknown ones are ignored.
+/// Only the top level is read, so that documents pass through whatever they contain. Fields may be in any order, because it differs between
+/// versions of the server. Unknown fields are ignored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RawEntry<'a> {
-    /// The position; operations inside an `applyOps` have none.
+    /// The position. Operations inside an `applyOps` have none.
     pub position: Option<Position>,
-    /// The server's clock.
+    /// Time of the server's clock when the entry was written.
     pub wall: Option<DateTime>,
-    /// One letter: `i`, `u`, `d`, `c`, `n`; two of those of [storage](is_of_storage).
+    /// One letter: `i`, `u`, `d`, `c`, `n`. Operations of the [storage](is_of_storage) have two.
     pub op: &'a str,
     /// The namespace; `db.$cmd` for commands.
     pub ns: &'a str,
-    /// The collection's identity.
+    /// The UUID of the collection.
     pub ui: Option<Uuid>,
     /// The document, the update or the command.
     pub o: &'a RawDocument,
-    /// On updates, the `_id`.
+    /// For updates, the `_id`.
     pub o2: Option<&'a RawDocument>,
     /// The session of a retryable write or transaction.
     pub lsid: Option<&'a RawDocument>,
     /// The number of the retryable write or transaction within the session.
     pub txn_number: Option<i64>,
-    /// Where the entry before this one of the same transaction is, or of the same retryable write.
+    /// The position of the previous entry of the same transaction or retryable write.
     pub previous: Option<Position>,
-    /// Whether an `applyOps` with a session groups retryable writes (7.0 and newer) and is no part of a transaction.
+    /// Whether this is an `applyOps` with a session that groups retryable writes (7.0 and newer), and not part of a transaction.
     pub groups_retryable_writes: bool,
 }
 
 impl<'a> RawEntry<'a> {
-    /// Finds the fields.
+    /// Reads the fields of an entry.
     ///
     /// # Errors
-    /// [`Protocol`](ErrorKind::Protocol) when the bytes are not BSON, or a field is missing or of another type than every known server
-    /// writes.
+    /// [`Protocol`](ErrorKind::Protocol) if the bytes are not BSON, or if a field is missing or has a type that no known server writes.
     pub fn read(raw: &'a RawDocument) -> Result<Self> {
         let mut ts = None;
         let mut term = None;
@@ -103,11 +102,11 @@ impl<'a> RawEntry<'a> {
                 (name, value) => wrong = wrong.or(Some((name, value.element_type()))),
             }
         }
-        // Entries of replication protocol version 0, which had no terms, ended with 4.0.
+        // Entries without a term are from replication protocol version 0, which ended with 4.0.
         entry.position = ts.map(|ts| Position::new(ts, term.unwrap_or(Position::ZERO.term)));
         entry.op = op.ok_or_else(|| missing("op"))?;
         if is_of_storage(entry.op) {
-            // Of no interest, whatever their fields are.
+            // Such entries are ignored, whatever their fields are.
             return Ok(entry);
         }
         if let Some((name, kind)) = wrong {
@@ -118,15 +117,15 @@ impl<'a> RawEntry<'a> {
         Ok(entry)
     }
 
-    /// The position of an entry that has one.
+    /// Returns the position.
     ///
     /// # Errors
-    /// [`Protocol`](ErrorKind::Protocol) when the field `ts` is missing.
+    /// [`Protocol`](ErrorKind::Protocol) if the field `ts` is missing.
     pub fn position(&self) -> Result<Position> {
         self.position.ok_or_else(|| missing("ts"))
     }
 
-    /// The name of the first field of `o`, which is the name of a command.
+    /// The name of the first field of `o`. For a command, this is its name.
     pub fn first_name(&self) -> &'a str {
         self.o
             .iter_elements()
@@ -136,28 +135,28 @@ impl<'a> RawEntry<'a> {
     }
 }
 
-/// The position in a `prevOpTime`; `None` for the null optime, with which the first entry of a transaction says that there is none.
+/// The position in a `prevOpTime`. `None` for the null optime, which marks the first entry of a transaction.
 fn previous(optime: &RawDocument) -> Result<Option<Position>> {
     let ts = optime.get_timestamp("ts").map_err(malformed)?;
     let term = optime.get_i64("t").map_err(malformed)?;
     Ok((ts.time > 0).then(|| Position::new(ts, term)))
 }
 
-/// A value that is a UUID of the standard subtype.
+/// The UUID, if the value is one of the standard subtype.
 pub(super) fn uuid(value: RawBsonRef<'_>) -> Option<Uuid> {
     let binary = value.as_binary()?;
     let bytes = binary.bytes.try_into().ok()?;
     (binary.subtype == BinarySubtype::Uuid).then(|| Uuid::from_bytes(bytes))
 }
 
-/// The document without the fields for which `leave_out` says so. The bytes of the others are copied as they are.
+/// Copies a document without the fields for which `leave_out` returns `true`. The bytes of the other fields are unchanged.
 pub(super) fn without(document: &RawDocument, leave_out: impl Fn(usize, &str) -> bool) -> Result<RawDocumentBuf> {
     let bytes = document.as_bytes();
     let mut kept = vec![0; 4];
     let mut start = 4;
     for (index, element) in document.iter_elements().enumerate() {
         let element = element.map_err(malformed)?;
-        // An element is one byte of type, the name with its terminator, and the value.
+        // An element is a type byte, the name with its terminator, and the value.
         let end = start + 1 + element.key().as_str().len() + 1 + element.size();
         if !leave_out(index, element.key().as_str()) {
             kept.extend_from_slice(bytes.get(start..end).unwrap_or_default());

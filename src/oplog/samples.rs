@@ -1,5 +1,7 @@
-//! The parser against entries that real servers wrote: `tests/samples/oplog/<version>.jsonl`, in canonical extended JSON, one a line, each
-//! with the `case` that made it. Those of 7.0 and newer are made by hand, as the servers' source has them.
+//! Tests the parser on entries that real servers wrote.
+//!
+//! The samples are in `tests/samples/oplog/<version>.jsonl`, in canonical extended JSON, one entry per line, each with the `case` that
+//! produced it. Those of 7.0 and newer are written by hand, after the servers' source code.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +18,7 @@ use crate::order::Key;
 
 pub(super) const VERSIONS: [&str; 4] = ["4.2.6", "4.4.2", "5.0.4", "6.0.27"];
 
-/// The versions whose entries are made by hand.
+/// The versions whose entries are written by hand.
 pub(super) const FROM_SOURCE: [&str; 4] = ["7.0", "8.0", "8.1", "9.0"];
 
 /// The samples of a version, each with its case.
@@ -58,7 +60,7 @@ pub(super) fn is_skipped(ns: &str) -> bool {
         || ns.ends_with(".system.profile")
 }
 
-/// What one sample must give, told from its decoded form.
+/// Checks the items of one sample against its decoded form.
 fn check(operation: &Document, items: &mut std::vec::IntoIter<Item>, case: &str) {
     let (op, ns) = (operation.get_str("op").unwrap(), operation.get_str("ns").unwrap());
     let o = operation.get_document("o").unwrap();
@@ -114,7 +116,7 @@ fn check(operation: &Document, items: &mut std::vec::IntoIter<Item>, case: &str)
                         "{case}: {reason}"
                     );
                     assert!(reason.contains(first), "{case}: {reason}");
-                    // The one command that says the database again.
+                    // `truncateRange` is the only command that repeats the database.
                     match first.as_str() {
                         "truncateRange" => format!("{first} {database}.{namespace}"),
                         _ => format!("{first} {namespace}"),
@@ -179,7 +181,7 @@ fn every_sample_gives_what_it_says() {
     }
 }
 
-/// The commands of a case, in short.
+/// The commands of a case.
 fn commands(version: &str, case: &str) -> Vec<CommandOperation> {
     samples(version)
         .iter()
@@ -261,7 +263,7 @@ fn indexes_come_with_their_specifications_when_they_are_built() {
     }
 }
 
-/// The entries of all transaction cases, as a tail would give them.
+/// The entries of all transaction cases, as a tail would yield them.
 fn assembled(version: &str, prefix: &str) -> Vec<Entry> {
     let mut assembler = Assembler::new(Position::ZERO, 1 << 20);
     let mut samples = samples(version);
@@ -276,7 +278,7 @@ fn assembled(version: &str, prefix: &str) -> Vec<Entry> {
         .collect()
 }
 
-/// How many items each entry has, and by how many entries the resume position is behind it.
+/// For each entry, the number of items, and by how many entries the resume position is behind it.
 fn shape(entries: &[Entry]) -> Vec<(usize, usize)> {
     entries
         .iter()
@@ -317,7 +319,7 @@ fn batches_of_7_0_and_newer_become_one_entry_each() {
         ("7.0", "ttl/grouped", vec![(3, 0)]),
         ("7.0", "batch/chain", vec![(0, 1), (0, 2), (4, 0)]),
         ("7.0", "batch/two-chains", vec![(0, 1), (0, 2), (0, 3), (2, 4), (3, 0)]),
-        // Each has its effect at its own position, and nothing waits for it.
+        // Each takes effect at its own position, without waiting for a commit.
         ("8.0", "insertMany/plain", vec![(5, 0)]),
         ("8.0", "insertMany/retryable", vec![(3, 0), (2, 0), (1, 0)]),
         ("9.0", "container/beside-writes", vec![(2, 0)]),

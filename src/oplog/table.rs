@@ -1,5 +1,6 @@
-//! The tables in `entries.md` against the parser: every entry that real servers wrote, and every one made by hand, has its row, and every
-//! row says what the code does.
+//! Tests the tables in `entries.md` against the parser.
+//!
+//! Every entry that real servers wrote, and every one written by hand, must have its row, and every row must say what the code does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +15,10 @@ use crate::oplog::entry::{CommandOperation, Item};
 
 const TABLE: &str = include_str!("entries.md");
 
-/// Entry and treatment, with the versions that wrote it.
+/// Entry and treatment, with the versions that write the entry.
 type Rows = BTreeMap<(String, String), BTreeSet<&'static str>>;
 
-/// What sort of operation it is, by its decoded form.
+/// The kind of an operation, from its decoded form.
 fn kind(operation: &Document) -> String {
     let (op, ns) = (operation.get_str("op").unwrap(), operation.get_str("ns").unwrap());
     let o = operation.get_document("o").unwrap();
@@ -65,7 +66,7 @@ fn kind(operation: &Document) -> String {
 
 const STOPS: &str = "**stops the run** with an error that names the entry";
 
-/// What the router does with an item.
+/// The treatment of an item, in the words of the tables.
 fn treatment(item: &Item) -> &'static str {
     match item {
         Item::Change(change) => match change.write.operation {
@@ -97,7 +98,7 @@ fn treatment(item: &Item) -> &'static str {
     }
 }
 
-/// Adds the row of an operation, and those of the operations within it.
+/// Adds the row of an operation, or those of the operations inside it.
 fn add(rows: &mut Rows, version: &'static str, operation: &Document) {
     if let Ok(inner) = operation.get_document("o").unwrap().get_array("applyOps") {
         for operation in inner {
@@ -116,7 +117,7 @@ fn add(rows: &mut Rows, version: &'static str, operation: &Document) {
         .insert(version);
 }
 
-/// What becomes of entries that are part of transactions shows only when they come in a row.
+/// Adds the rows of transactions. Their entries must be processed in sequence.
 fn add_transactions(rows: &mut Rows, version: &'static str) {
     let mut assembler = Assembler::new(Position::ZERO, 1 << 20);
     for (case, sample) in samples(version) {
@@ -145,7 +146,7 @@ fn add_transactions(rows: &mut Rows, version: &'static str) {
     }
 }
 
-/// The rows of these versions, as they are to be written.
+/// The expected rows for these versions.
 fn rows(of_versions: [&'static str; 4]) -> Vec<String> {
     let mut rows = Rows::new();
     for version in of_versions {

@@ -1,4 +1,4 @@
-//! Values reduced to what the server compares, with one variant for each class of types that it puts side by side.
+//! Values in the form that the server compares.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -10,11 +10,12 @@ use super::hash::StableHasher;
 use super::number::Number;
 use super::raw_value::{Element, Elements, id_of, until_nul};
 
-/// Documents nested deeper than this are compared as bytes. No server stores a document deeper than 250 levels, so this only keeps
-/// crafted bytes from using up the stack.
+/// Documents nested deeper than this are compared as bytes. No server stores a document deeper than 250 levels, so this only prevents
+/// crafted bytes from exhausting the stack.
 pub(super) const MAX_DEPTH: usize = 256;
 
-/// A value as the comparison sees it. The variants stand in the server's order of types.
+/// A value reduced to what the comparison uses, with one variant for each class of types that compare with each other. The variants are in
+/// the server's order of types.
 pub(super) enum Canonical<'a> {
     MinKey,
     Undefined,
@@ -22,11 +23,11 @@ pub(super) enum Canonical<'a> {
     Number(Number),
     /// Strings and symbols.
     Text(&'a [u8]),
-    /// With length and terminator.
+    /// Including length and terminator.
     Document(&'a [u8]),
-    /// With length and terminator.
+    /// Including length and terminator.
     Array(&'a [u8]),
-    /// `length` counts the inner length that the old subtype 2 begins with; `inner_length` holds that inner length.
+    /// `length` includes the inner length that values of the old subtype 2 start with. `inner_length` is that inner length.
     Binary {
         length: usize,
         subtype: u8,
@@ -35,9 +36,9 @@ pub(super) enum Canonical<'a> {
     },
     ObjectId([u8; 12]),
     Boolean(bool),
-    /// Milliseconds since the epoch.
+    /// Milliseconds since the Unix epoch.
     DateTime(i64),
-    /// Seconds in the upper half.
+    /// Seconds in the upper 32 bits, increment in the lower ones.
     Timestamp(u64),
     RegularExpression {
         pattern: &'a [u8],
@@ -53,14 +54,14 @@ pub(super) enum Canonical<'a> {
         scope: &'a [u8],
     },
     MaxKey,
-    /// Bytes that are no value.
+    /// Bytes that are not a valid value.
     Malformed(&'a [u8]),
 }
 
 const OLD_BINARY: u8 = 2;
 
 impl<'a> Canonical<'a> {
-    /// `content` is what follows the subtype byte.
+    /// `content` is the bytes after the subtype byte.
     pub(super) fn binary(subtype: u8, content: &'a [u8]) -> Self {
         let length = content.len();
         match content.split_first_chunk() {
@@ -79,7 +80,7 @@ impl<'a> Canonical<'a> {
         }
     }
 
-    /// The server's index keys hold the namespace as a C string: what follows a NUL in it does not count.
+    /// Truncates the namespace at the first NUL, because the server's index keys store it as a C string.
     pub(super) fn db_pointer(namespace: Cow<'a, [u8]>, id: [u8; 12]) -> Self {
         let namespace = match namespace {
             Cow::Borrowed(namespace) => Cow::Borrowed(until_nul(namespace)),
@@ -98,7 +99,7 @@ impl<'a> Canonical<'a> {
         hasher.finish()
     }
 
-    /// The place of the value's type among the types.
+    /// The rank of the value's type in the order of types.
     fn rank(&self) -> u8 {
         match self {
             Self::MinKey => 0,
@@ -175,7 +176,7 @@ impl<'a> Canonical<'a> {
         }
     }
 
-    /// Feeds the same words for all values that compare equal.
+    /// Feeds the same words for all values that compare as equal.
     fn feed(&self, hasher: &mut StableHasher, depth: usize) {
         hasher.word(self.rank().into());
         match self {
@@ -258,7 +259,7 @@ impl<'a> From<RawBsonRef<'a>> for Canonical<'a> {
     }
 }
 
-/// The `bson` crate keeps the parts of a DBPointer to itself, so they are read back from its bytes.
+/// The `bson` crate does not expose the parts of a DBPointer, so this reads them from its bytes.
 fn db_pointer_of(value: RawBsonRef<'_>) -> Canonical<'static> {
     let mut document = RawDocumentBuf::new();
     document.append(bson::raw::cstr!("_id"), value);
@@ -271,14 +272,14 @@ fn db_pointer_of(value: RawBsonRef<'_>) -> Canonical<'static> {
     }
 }
 
-/// Whether the field names count. In arrays they do not: index keys hold the elements alone.
+/// Whether field names are compared. In arrays they are not, because index keys store only the elements.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Names {
     Compared,
     Ignored,
 }
 
-/// Field by field: the class of the type, then the name, then the value. What ends first is less, and what cannot be read is
+/// Compares field by field: the class of the type, then the name, then the value. A document that ends first is less. Malformed bytes are
 /// greater than any element.
 pub(super) fn compare_elements(left: &[u8], right: &[u8], names: Names, depth: usize) -> Ordering {
     if depth >= MAX_DEPTH {
@@ -336,6 +337,6 @@ fn feed_elements(document: &[u8], names: Names, hasher: &mut StableHasher, depth
             Element::Malformed(bytes) => Canonical::Malformed(bytes).feed(hasher, depth),
         }
     }
-    // No type has this place: it says where the document ends.
+    // No type has this rank, so it marks the end of the document.
     hasher.word(u64::MAX);
 }

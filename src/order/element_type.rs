@@ -1,4 +1,4 @@
-//! The bytes that stand for the types of BSON values, as the specification of BSON lists them.
+//! Type bytes of BSON values, as in the BSON specification.
 
 pub(crate) const DOUBLE: u8 = 0x01;
 pub(crate) const STRING: u8 = 0x02;

@@ -1,4 +1,4 @@
-//! Writes a value as canonical extended JSON for people to read, whatever its bytes are.
+//! Formats values as canonical extended JSON, for people to read.
 
 use std::fmt::{Formatter, Result, Write};
 
@@ -8,7 +8,8 @@ use bson::spec::ElementType;
 use super::canonical::{Canonical, MAX_DEPTH};
 use super::raw_value::{Element, Elements, RawValue};
 
-/// Bytes that are not UTF-8 appear as the replacement character, and what cannot be read as `{"$malformed": <hexadecimal>}`.
+/// Never fails because of the value. Bytes that are not UTF-8 become the replacement character. Malformed bytes become `{"$malformed":
+/// <hexadecimal>}`.
 pub(super) fn write_value(formatter: &mut Formatter<'_>, value: RawValue<'_>) -> Result {
     write_nested(formatter, value, 0)
 }
@@ -77,7 +78,7 @@ fn write_nested(out: &mut Formatter<'_>, value: RawValue<'_>, depth: usize) -> R
     }
 }
 
-/// The comparison forgets which of the four types a number has; its bytes still say so.
+/// The canonical form does not know which of the four number types a value has, so this reads the bytes.
 fn write_number(out: &mut Formatter<'_>, value: RawValue<'_>) -> Result {
     let bytes = value.bytes();
     if let Some(bytes) = bytes.first_chunk::<16>() {

@@ -1,6 +1,6 @@
-//! A 64 bit hash that is the same in every process, unlike the randomly seeded ones of `std`.
+//! A 64-bit hash that is the same in every process, unlike those of `std`.
 
-/// Feeds words and bytes into a 64 bit state, one multiplication for each eight bytes.
+/// Feeds words and bytes into a 64-bit state, with one multiplication for every eight bytes.
 pub(super) struct StableHasher {
     state: u64,
 }
@@ -16,7 +16,7 @@ impl StableHasher {
         self.state = (self.state.rotate_left(5) ^ word).wrapping_mul(Self::MULTIPLIER);
     }
 
-    /// The length goes in first, so that two neighbouring strings cannot exchange bytes and stay the same.
+    /// Feeds the length first, so that moving bytes between two adjacent strings changes the hash.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         self.word(bytes.len() as u64);
         let (words, rest) = bytes.as_chunks::<8>();
@@ -32,7 +32,8 @@ impl StableHasher {
         }
     }
 
-    /// The multiplication leaves the low bits weak, and callers take the hash modulo a small number: mix them before handing it out.
+    /// Mixes the bits before returning the hash: the multiplication leaves the low bits weak, and callers take the hash modulo a small
+    /// number.
     pub(super) fn finish(&self) -> u64 {
         let mut hash = self.state;
         hash ^= hash >> 33;

@@ -1,4 +1,4 @@
-//! An owned `_id` value: small, ordered as the server orders it, and ready to be spliced into a command.
+//! Owned `_id` values, ordered as the server orders them.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -16,11 +16,11 @@ use crate::order::element_type;
 
 /// An owned `_id` value.
 ///
-/// It keeps the bytes of the document `{_id: <value>}`. ObjectIds, numbers, dates, UUIDs and strings of up to 16 bytes are held in
-/// place, in 32 bytes; greater values on the heap. Cloning copies the bytes.
+/// It stores the bytes of the document `{_id: <value>}`, ready for use in a command. ObjectIds, numbers, dates, UUIDs and strings of up to
+/// 16 bytes are stored inline, in 32 bytes; larger values are stored on the heap. Cloning copies the bytes.
 ///
-/// `Ord`, `Eq` and `Hash` follow the server's order (see [`compare`](super::compare())): the integer 1 and the decimal 1.00 are the
-/// same key, though each keeps its bytes.
+/// `Ord`, `Eq` and `Hash` follow the server's order (see [`compare`](super::compare())). The integer 1 and the decimal 1.00 are the same
+/// key, but each keeps its own bytes.
 #[derive(Clone)]
 pub struct Key(Bytes);
 
@@ -31,22 +31,22 @@ impl Key {
     /// The key above all others.
     pub const MAX: Self = Self(Bytes::Inline(bound(0x7f)));
 
-    /// The `_id` of `document`, or `None` where it has none that can be read. See [`id_of`] for looking at it without a copy.
+    /// The `_id` of `document`, or `None` if it has no readable one. [`id_of`] returns it without a copy.
     pub fn of_document(document: &RawDocument) -> Option<Self> {
         id_of(document).map(Self::from)
     }
 
-    /// The value as it stands in a document. Unlike [`Key::to_bson_ref`] this cannot fail.
+    /// The raw value. Unlike [`Key::to_bson_ref`], this cannot fail.
     pub fn as_raw(&self) -> RawValue<'_> {
         let bytes = self.document_bytes();
         let value = bytes.get(VALUE_AT..bytes.len() - 1).unwrap_or_default();
         RawValue::trusted(bytes.get(4).copied().unwrap_or_default(), value)
     }
 
-    /// The value as the `bson` crate shows it.
+    /// The value as a type of the `bson` crate.
     ///
     /// # Errors
-    /// The value is one that the server stores but the `bson` crate refuses, such as a string that is not UTF-8.
+    /// The `bson` crate refuses some values that the server stores, such as strings that are not UTF-8.
     pub fn to_bson_ref(&self) -> bson::error::Result<RawBsonRef<'_>> {
         match RawDocument::from_bytes(self.document_bytes())?.iter_elements().next() {
             Some(element) => element?.value(),
@@ -54,16 +54,16 @@ impl Key {
         }
     }
 
-    /// The bytes of the document `{_id: <value>}`: a filter, or a bound for `min` and `max`.
+    /// The bytes of the document `{_id: <value>}`, for use as a filter, or as a bound for `min` and `max`.
     pub fn document_bytes(&self) -> &[u8] {
         match &self.0 {
-            // The length of a document is in its first bytes; here it fits the very first.
+            // The first bytes of a document are its length. An inline length fits into the very first byte.
             Bytes::Inline(bytes) => bytes.get(..usize::from(bytes[0])).unwrap_or(bytes),
             Bytes::Heap(bytes) => bytes,
         }
     }
 
-    /// Whether a collation can take this value for another one.
+    /// Whether a collation may treat this value as equal to another one.
     pub(crate) fn is_collated(&self) -> bool {
         matches!(
             self.as_raw().element_type(),
@@ -71,12 +71,12 @@ impl Key {
         )
     }
 
-    /// The hash that [`hash_key`](super::hash_key) gives for this value, the same in every process.
+    /// The hash that [`hash_key`](super::hash_key) returns for this value. It is the same in every process.
     pub fn stable_hash(&self) -> u64 {
         self.as_raw().stable_hash()
     }
 
-    /// The memory that the key takes, in bytes, the heap included.
+    /// Memory used by the key in bytes, including the heap.
     pub fn size_in_bytes(&self) -> usize {
         size_of::<Self>()
             + match &self.0 {
@@ -97,17 +97,17 @@ impl Key {
     }
 }
 
-/// The bytes of `{_id: <value>}`. Only the functions of this file make them, so they always are such a document.
+/// The bytes of `{_id: <value>}`. Only the functions of this file create them, so they are always such a document.
 #[derive(Clone)]
 enum Bytes {
     Inline([u8; INLINE]),
     Heap(Box<[u8]>),
 }
 
-/// As much as fits beside the discriminant in 32 bytes; `{_id: <UUID>}` takes exactly this.
+/// Number of bytes that fit next to the discriminant in 32 bytes. `{_id: <UUID>}` takes exactly this many.
 const INLINE: usize = 31;
 
-/// Where the value stands in `{_id: <value>}`: after the length, the type and the name with its terminator.
+/// Offset of the value in `{_id: <value>}`: after the length, the type, and the name with its terminator.
 const VALUE_AT: usize = 4 + 1 + 4;
 
 /// `{_id: MinKey}` or `{_id: MaxKey}`.
@@ -180,20 +180,22 @@ impl Hash for Key {
     }
 }
 
-/// Canonical extended JSON; bytes that are not UTF-8 appear as the replacement character.
+/// Writes canonical extended JSON. Bytes that are not UTF-8 become the replacement character.
 impl fmt::Debug for Key {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         extended_json::write_value(formatter, self.as_raw())
     }
 }
 
-/// The name of the one field of the document that some keys are written as; its value is the bytes of `{_id: <value>}`. It cannot be
-/// taken for an `_id`: no server stores an `_id` document whose first name begins with `$`.
+/// Name of the only field in the wrapped form of a key. Its value is the bytes of `{_id: <value>}`. The wrapped form cannot be mistaken for
+/// an `_id`: no server stores an `_id` document whose first name begins with `$`.
 const WRAPPED: &CStr = cstr!("$mongoferryKey");
 
-/// As the BSON value itself, but for those that would not come back byte for byte in every way of using serde, which are wrapped:
-/// null, which an `Option<Key>` would read as no key; values with fields of their own, where binary data of the old subtype 2 loses
-/// its inner length and text has to be UTF-8; and what the `bson` crate refuses to decode.
+/// Serializes the BSON value itself, unless some use of serde would not return it byte for byte. Such values are wrapped:
+///
+/// - null, which an `Option<Key>` would read as no key;
+/// - values with fields of their own, where binary data of the old subtype 2 loses its inner length, and text must be UTF-8;
+/// - values that the `bson` crate refuses to decode.
 impl Serialize for Key {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.to_bson_ref() {
@@ -221,7 +223,7 @@ fn needs_wrapping(value: RawBsonRef<'_>) -> bool {
     )
 }
 
-/// Takes the value itself for every type, and the wrapped form.
+/// Accepts the value itself for every type, and the wrapped form.
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = RawBson::deserialize(deserializer)?;

@@ -1,4 +1,4 @@
-//! Numbers of all four BSON types by their exact mathematical value: nothing is rounded on the way to a comparison.
+//! Compares numbers of all four BSON types by exact mathematical value, without rounding.
 
 use std::cmp::Ordering;
 
@@ -7,7 +7,7 @@ use bson::Decimal128;
 use super::hash::StableHasher;
 use super::wide::Wide;
 
-/// A number with its class made plain. The variants stand in ascending order but for the three finite ones, which share a place.
+/// A number and its class. The variants are in ascending order, except that the three finite ones share one rank.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Number {
     NaN,
@@ -19,7 +19,7 @@ pub(super) enum Number {
     Infinity,
 }
 
-/// `(-1)^negative * coefficient * 10^exponent`, with at most 34 digits.
+/// `(-1)^negative * coefficient * 10^exponent`. The coefficient has at most 34 digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Decimal {
     negative: bool,
@@ -51,7 +51,7 @@ impl From<f64> for Number {
 }
 
 impl From<Decimal128> for Number {
-    /// Reads the binary integer encoding of IEEE 754. A coefficient of more than 34 digits stands for zero there.
+    /// Reads the binary integer encoding of IEEE 754, in which a coefficient of more than 34 digits means zero.
     fn from(decimal: Decimal128) -> Self {
         let bits = u128::from_le_bytes(decimal.bytes());
         let negative = bits >> 127 == 1;
@@ -59,7 +59,7 @@ impl From<Decimal128> for Number {
             0b11111 => Self::NaN,
             0b11110 if negative => Self::NegativeInfinity,
             0b11110 => Self::Infinity,
-            // The larger coefficients that this form could hold all have more than 34 digits.
+            // All coefficients in this form have more than 34 digits.
             combination if combination >> 3 == 0b11 => Self::Integer(0),
             _ => {
                 let coefficient = bits & ((1 << 113) - 1);
@@ -131,8 +131,7 @@ impl Number {
         }
     }
 
-    /// The one form that all equal numbers share: an integer where it can be one, else a double, else a decimal without trailing
-    /// zeros.
+    /// The form that all equal numbers share: an integer if possible, else a double, else a decimal without trailing zeros.
     fn reduced(self) -> Self {
         match self {
             Self::Double(double) if double.fract() == 0.0 && (-TWO_TO_63..TWO_TO_63).contains(&double) => {
@@ -185,14 +184,14 @@ impl Decimal {
 
     fn compare_magnitude(self, other: Self) -> Ordering {
         self.leading_place().cmp(&other.leading_place()).then_with(|| {
-            // The places of the first digits agree, so filling up the shorter coefficient makes it as long as the other: no more
-            // than 34 digits, which fit.
+            // The leading places are equal, so extending the shorter coefficient makes it as long as the other one: at most 34 digits,
+            // which fit.
             let (shift, other_shift) = (self.exponent - other.exponent, other.exponent - self.exponent);
             scaled(self.coefficient, shift).cmp(&scaled(other.coefficient, other_shift))
         })
     }
 
-    /// The power of ten just above the number: it is at least `10^(place - 1)` and less than `10^place`.
+    /// The exponent of the power of ten just above the number: the number is at least `10^(place - 1)` and less than `10^place`.
     fn leading_place(self) -> i32 {
         self.coefficient.checked_ilog10().map_or(0, |digits| digits as i32 + 1) + self.exponent
     }
@@ -205,14 +204,14 @@ impl Decimal {
         self
     }
 
-    /// The integer it equals, if there is one. It has no trailing zeros.
+    /// The integer that the number equals, if there is one. The number must not have trailing zeros.
     fn to_integer(self) -> Option<i64> {
         let scale = 10u128.checked_pow(u32::try_from(self.exponent).ok()?)?;
         let magnitude = i128::try_from(self.coefficient.checked_mul(scale)?).ok()?;
         i64::try_from(if self.negative { -magnitude } else { magnitude }).ok()
     }
 
-    /// The double it equals, if there is one. It has no trailing zeros.
+    /// The double that the number equals, if there is one. The number must not have trailing zeros.
     fn to_double(self) -> Option<f64> {
         let mut odd = self.coefficient >> self.coefficient.trailing_zeros();
         if self.exponent >= 0 {
@@ -233,8 +232,8 @@ impl Decimal {
         if odd > TWO_TO_53 {
             return None;
         }
-        // A product with 5^23 or a quotient by 5^50 has left the function above, so this is far from the ends of the range of
-        // doubles, and both factors are exact.
+        // The function has already returned for a product with 5^23 or a quotient by 5^50. So the value is far from the limits of doubles,
+        // and both factors are exact.
         let binary_exponent = i64::from(self.exponent) + i64::from(self.coefficient.trailing_zeros());
         let power = f64::from_bits(u64::try_from(1023 + binary_exponent).ok()? << 52);
         let magnitude = odd as f64 * power;
@@ -242,13 +241,13 @@ impl Decimal {
     }
 }
 
-/// `coefficient * 10^shift`, where a negative shift changes nothing.
+/// `coefficient * 10^shift`. A negative shift changes nothing.
 fn scaled(coefficient: u128, shift: i32) -> u128 {
     let scale = u32::try_from(shift).ok().and_then(|shift| 10u128.checked_pow(shift));
     coefficient.saturating_mul(scale.unwrap_or(1))
 }
 
-/// Finite doubles have an order; -0 and 0 are the same number.
+/// Compares finite doubles, which always have an order. -0 and 0 are equal.
 fn compare_doubles(left: f64, right: f64) -> Ordering {
     left.partial_cmp(&right).unwrap_or(Ordering::Equal)
 }
@@ -278,9 +277,10 @@ fn compare_decimal_to_double(decimal: Decimal, double: f64) -> Ordering {
     })
 }
 
-/// Compares the magnitude of a decimal that is not zero with a positive double.
+/// Compares the magnitude of a nonzero decimal with a positive double.
 fn compare_magnitude_to_double(decimal: Decimal, double: f64) -> Ordering {
-    // Doubles lie between 10^-324 and 10^309. Decimals beyond that are decided here, which bounds the wide integers below.
+    // Doubles lie between 10^-324 and 10^309. Decimals beyond that range are decided here, which limits the size of the wide integers
+    // below.
     let place = decimal.leading_place();
     if place > 309 {
         return Ordering::Greater;
@@ -295,7 +295,7 @@ fn compare_magnitude_to_double(decimal: Decimal, double: f64) -> Ordering {
         _ => (fraction | 1 << 52, biased - 1075),
     };
 
-    // Compare c * 5^q * 2^q with m * 2^e, the power of five on the side where its exponent is positive.
+    // Compare c * 5^q * 2^q with m * 2^e. Put the power of five on the side where its exponent is positive.
     let mut left = Wide::from(decimal.coefficient);
     let mut right = Wide::from(u128::from(mantissa));
     if decimal.exponent >= 0 { &mut left } else { &mut right }.multiply_by_power_of_5(decimal.exponent.unsigned_abs());
@@ -303,7 +303,7 @@ fn compare_magnitude_to_double(decimal: Decimal, double: f64) -> Ordering {
     let left_magnitude = left.bit_length() + left_exponent;
     let right_magnitude = right.bit_length() + right_exponent;
     left_magnitude.cmp(&right_magnitude).then_with(|| {
-        // The sums agree, so the shorter number becomes exactly as long as the longer one.
+        // The magnitudes are equal, so shifting makes the shorter number exactly as long as the longer one.
         left.shift_left(left_exponent.saturating_sub(right_exponent));
         right.shift_left(right_exponent.saturating_sub(left_exponent));
         left.cmp(&right)
@@ -457,7 +457,7 @@ mod tests {
 
     #[test]
     fn a_decimal_that_is_exactly_a_double_equals_it_across_the_range() {
-        // Every power of two between these has at most 34 digits.
+        // Every power of two in this range has at most 34 digits.
         for exponent in -48..=112 {
             let double = 2f64.powi(exponent);
             let coefficient = if exponent >= 0 {

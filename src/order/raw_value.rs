@@ -1,4 +1,4 @@
-//! Finds values in BSON bytes without decoding them, so that nothing a server may have stored can stop a comparison.
+//! Finds values in BSON bytes without decoding them.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -11,12 +11,12 @@ use bson::spec::ElementType;
 use super::canonical::Canonical;
 use super::extended_json;
 
-/// A BSON value as it stands in a document: the byte that says its type, and the bytes of the value.
+/// A raw BSON value: its type byte, and its bytes in the document.
 ///
-/// Unlike [`bson::RawBsonRef`] it also holds what the server stores but the `bson` crate refuses to decode, such as strings that are
-/// not UTF-8. The bytes always have the length that the type asks for.
+/// Unlike [`bson::RawBsonRef`], it can hold values that the server stores but the `bson` crate refuses to decode, such as strings that are
+/// not UTF-8. The length of the bytes always matches the type.
 ///
-/// `Ord`, `Eq` and `Hash` follow the server's order, see [`compare`](super::compare()).
+/// `Ord`, `Eq` and `Hash` follow the server's order (see [`compare`](super::compare())).
 #[derive(Clone, Copy)]
 pub struct RawValue<'a> {
     element_type: u8,
@@ -24,29 +24,29 @@ pub struct RawValue<'a> {
 }
 
 impl<'a> RawValue<'a> {
-    /// Takes all of `bytes` as one value of the type that `element_type` stands for in BSON, or `None` where they are not one.
+    /// Creates a value from its type byte and its bytes. Returns `None` if `bytes` is not exactly one value of that type.
     ///
-    /// Only lengths and terminators are looked at, not UTF-8 or the elements of embedded documents.
+    /// Only lengths and terminators are checked, not UTF-8 or the elements of embedded documents.
     pub fn from_parts(element_type: u8, bytes: &'a [u8]) -> Option<Self> {
         (value_length(element_type, bytes)? == bytes.len()).then_some(Self { element_type, bytes })
     }
 
-    /// The byte that stands for the value's type in BSON.
+    /// The type byte of the value.
     pub fn element_type(&self) -> u8 {
         self.element_type
     }
 
-    /// The value's bytes as they stand in a document, after the field name.
+    /// The bytes of the value in the document, after the field name.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// The hash that [`hash_key`](super::hash_key) gives for this value, the same in every process.
+    /// The hash that [`hash_key`](super::hash_key) returns for this value. It is the same in every process.
     pub fn stable_hash(&self) -> u64 {
         self.canonical().stable_hash()
     }
 
-    /// For bytes that are known to be a value of this type.
+    /// Creates a value from bytes that are known to be a value of this type.
     pub(super) fn trusted(element_type: u8, bytes: &'a [u8]) -> Self {
         Self { element_type, bytes }
     }
@@ -96,7 +96,7 @@ impl<'a> RawValue<'a> {
                 }
             }
             Some(ElementType::MaxKey) => Canonical::MaxKey,
-            // `value_length` lets no other type in.
+            // Unreachable: `value_length` accepts no other type.
             None => Canonical::Malformed(bytes),
         }
     }
@@ -128,17 +128,17 @@ impl Hash for RawValue<'_> {
     }
 }
 
-/// Canonical extended JSON; bytes that are not UTF-8 appear as the replacement character.
+/// Writes canonical extended JSON. Bytes that are not UTF-8 become the replacement character.
 impl fmt::Debug for RawValue<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         extended_json::write_value(formatter, *self)
     }
 }
 
-/// The first field named `_id` at the top level of `document`: the one the server's `_id` index holds.
+/// The first top-level field named `_id` of `document`, which is the one in the server's `_id` index.
 ///
-/// `None` where there is none, or where the bytes before it cannot be read. Takes no memory; as `_id` is the first field of every
-/// document that a server has stored, nothing else is looked at in practice.
+/// Returns `None` if there is none, or if the bytes before it are malformed. Does not allocate. `_id` is the first field of every document
+/// that a server has stored, so in practice nothing else is read.
 pub fn id_of(document: &RawDocument) -> Option<RawValue<'_>> {
     for element in Elements::of(document.as_bytes()) {
         match element {
@@ -156,11 +156,11 @@ pub(crate) enum Element<'a> {
         name: &'a [u8],
         value: RawValue<'a>,
     },
-    /// What is left from the first element that cannot be read; always the last step.
+    /// The rest of the document from the first malformed element on. Always the last step.
     Malformed(&'a [u8]),
 }
 
-/// The elements of a document or array, given with its length and terminator.
+/// Iterates over the elements of a document or array, given with its length and terminator.
 pub(crate) struct Elements<'a> {
     rest: &'a [u8],
 }
@@ -203,7 +203,7 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// How many of `bytes` the value of this type that they begin with takes, or `None` where they begin with no such value.
+/// Number of bytes of the value that `bytes` starts with, or `None` if they do not start with a value of this type.
 fn value_length(element_type: u8, bytes: &[u8]) -> Option<usize> {
     let length = match ElementType::from(element_type)? {
         ElementType::MinKey | ElementType::MaxKey | ElementType::Undefined | ElementType::Null => 0,
@@ -234,7 +234,7 @@ fn declared_length(bytes: &[u8]) -> Option<usize> {
     usize::try_from(i32::from_le_bytes(*bytes.first_chunk()?)).ok()
 }
 
-/// The length of a string with its own length and its terminator, which is a NUL that the length counts.
+/// The total length of a string: its length prefix, its content, and the terminating NUL, which the prefix counts.
 fn string_length(bytes: &[u8]) -> Option<usize> {
     let length = declared_length(bytes)?.checked_add(4)?;
     (length > 4 && bytes.get(length - 1) == Some(&0)).then_some(length)
@@ -258,7 +258,7 @@ pub(super) fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// The leading bytes of a value of fixed size; a [`RawValue`] has them all.
+/// The leading bytes of a value of fixed size. A [`RawValue`] always has enough of them.
 fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
     bytes.first_chunk().copied().unwrap_or([0; N])
 }

@@ -1,11 +1,11 @@
-//! Just enough of wide integers to compare a decimal with a double exactly, without the heap.
+//! Wide integers without the heap, for comparing decimals with doubles exactly.
 
 use std::cmp::Ordering;
 
-/// An unsigned integer wide enough for a coefficient times any power of five between the ends of the range of doubles:
-/// `2^113 * 5^358` has 945 bits.
+/// An unsigned integer. It is wide enough for a coefficient times any power of five within the range of doubles: `2^113 * 5^358` has 945
+/// bits.
 pub(super) struct Wide {
-    /// The least significant limb first.
+    /// Least significant limb first.
     limbs: [u64; 16],
 }
 
@@ -24,7 +24,7 @@ impl Wide {
     }
 
     pub(super) fn multiply_by_power_of_5(&mut self, mut exponent: u32) {
-        // The greatest power of five in a limb.
+        // 5^27 is the greatest power of five that fits into a limb.
         while exponent > 27 {
             self.multiply(5u64.pow(27));
             exponent -= 27;

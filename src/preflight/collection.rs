@@ -1,4 +1,4 @@
-//! Names and options of collections and views that the target would refuse.
+//! Rules for names and options of collections and views.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,13 +9,13 @@ use crate::catalog::Part;
 use crate::error::{Code, Finding};
 use crate::model::{Collection, CollectionKind, Namespace};
 
-/// The most bytes of a name `database.collection`, by the target's feature compatibility version.
+/// Maximum number of bytes of a name `database.collection`, by the target's feature compatibility version.
 const NAME_LIMITS: &[([u32; 2], usize)] = &[([4, 4], 255), ([0, 0], 120)];
 
-/// The most bytes of a database's name.
+/// Maximum number of bytes of a database's name.
 const DATABASE_LIMIT: usize = 63;
 
-/// Options and the series that takes them first.
+/// Options, each with the first series that accepts it.
 const OPTIONS_SINCE: &[(&str, [u32; 2])] = &[
     ("timeseries", [5, 0]),
     ("clusteredIndex", [5, 3]),
@@ -23,7 +23,7 @@ const OPTIONS_SINCE: &[(&str, [u32; 2])] = &[
     ("encryptedFields", [6, 0]),
 ];
 
-/// Catalogue of what is migrated.
+/// Checks the catalogue of the migrated collections.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     collisions(context.planned, findings);
     names(context, findings);
@@ -38,7 +38,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Collections that would become one on the target.
+/// Finds collections that would become the same one on the target.
 fn collisions(planned: &[PlannedCollection], findings: &mut Vec<Finding>) {
     let mut sources: BTreeMap<Namespace, &Namespace> = BTreeMap::new();
     for PlannedCollection { namespace, target, .. } in planned {
@@ -48,7 +48,7 @@ fn collisions(planned: &[PlannedCollection], findings: &mut Vec<Finding>) {
             findings.push(Finding::blocker(
                 Code::SameTarget,
                 format!("`{other}` and `{namespace}` would both become `{shown}` on the target"),
-                "rename one of them to another name, or exclude it",
+                "rename one of them, or exclude it",
             ));
         }
     }
@@ -65,9 +65,9 @@ fn names(context: &Context<'_>, findings: &mut Vec<Finding>) {
         let database = target.database().len();
         let [major, minor] = compatibility;
         let seen = if length > limit {
-            format!("`{target}` has {length} bytes; a target of {major}.{minor} takes names up to {limit}")
+            format!("`{target}` has {length} bytes; a target of {major}.{minor} allows names of up to {limit} bytes")
         } else if database > DATABASE_LIMIT {
-            format!("the database of `{target}` has {database} bytes; a name of a database may have {DATABASE_LIMIT}")
+            format!("the database of `{target}` has {database} bytes; the name of a database may have {DATABASE_LIMIT}")
         } else {
             continue;
         };
@@ -82,7 +82,7 @@ fn names(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// A server refuses a database whose name differs from that of another in the case of letters alone.
+/// A server refuses a database whose name differs from an existing one only in the case of letters.
 fn database_case(context: &Context<'_>, findings: &mut Vec<Finding>) {
     let planned: BTreeSet<&str> = context
         .planned
@@ -99,7 +99,7 @@ fn database_case(context: &Context<'_>, findings: &mut Vec<Finding>) {
         if let Some(clash) = clash {
             findings.push(Finding::blocker(
                 Code::DatabaseCase,
-                format!("the target has a database `{clash}`, beside which it takes none of the name `{database}`"),
+                format!("the target has a database `{clash}`, and refuses the name `{database}`, which differs only in case"),
                 format!("on the target: `db.getSiblingDB(\"{clash}\").dropDatabase()` if it is not needed, or rename the collections"),
             ));
         }
@@ -110,7 +110,7 @@ fn options(context: &Context<'_>, collection: &Collection, findings: &mut Vec<Fi
     let compatibility = context.target.deployment.feature_compatibility;
     let [major, minor] = compatibility;
     for (option, _) in OPTIONS_SINCE.iter().filter(|(_, since)| compatibility < *since) {
-        // Buckets are stored like that by themselves.
+        // Buckets are always clustered.
         let is_implied = *option == "clusteredIndex" && collection.kind == CollectionKind::TimeSeriesBuckets;
         if is_implied || !is_on(&collection.options, option) {
             continue;
@@ -126,7 +126,7 @@ fn options(context: &Context<'_>, collection: &Collection, findings: &mut Vec<Fi
         };
         findings.push(Finding::blocker(
             Code::CollectionOption,
-            format!("`{namespace}` has the option `{option}`, which a target of {major}.{minor} does not take"),
+            format!("`{namespace}` has the option `{option}`, which a target of {major}.{minor} does not support"),
             fix,
         ));
     }
@@ -138,13 +138,13 @@ fn not_kept(context: &Context<'_>, collection: &Collection, findings: &mut Vec<F
             findings.push(Finding::warning(
                 Code::OptionNotKept,
                 format!("the target will not have {lost}"),
-                "nothing has to be done if it is not needed; it is listed again at the end and counts as no difference",
+                "no action is needed if the option is not needed; the summary lists it again, and it does not count as a difference",
             ));
         }
     }
 }
 
-/// Whether an option is there and says anything.
+/// Whether an option is set and enabled.
 fn is_on(options: &RawDocument, name: &str) -> bool {
     match options.get(name).ok().flatten() {
         None => false,
@@ -160,7 +160,7 @@ fn encryption(collection: &Collection, findings: &mut Vec<Finding>) {
         findings.push(Finding::blocker(
             Code::QueryableEncryption,
             format!(
-                "`{namespace}` is encrypted so that it can be queried; only its own clients can write its hidden fields"
+                "`{namespace}` uses queryable encryption; only clients with its keys can write its encrypted fields"
             ),
             format!("leave it out with `.exclude(\"{namespace}\")` and copy it with an application that has the keys"),
         ));
@@ -174,13 +174,13 @@ fn encryption(collection: &Collection, findings: &mut Vec<Finding>) {
     if is_encrypted {
         findings.push(Finding::warning(
             Code::ClientEncryption,
-            format!("fields of `{namespace}` are encrypted by its clients; they arrive as they are and are of no use without their keys"),
+            format!("fields of `{namespace}` are encrypted by its clients; they are copied unchanged and cannot be read without their keys"),
             "migrate the key vault's collection as well (often `encryption.__keyVault`), under its own name",
         ));
     }
 }
 
-/// Whether a schema says of any field that it is encrypted.
+/// Whether a schema declares any field as encrypted.
 fn names_encryption(schema: &RawDocument) -> bool {
     schema.iter().flatten().any(|(name, value)| {
         matches!(name.as_str(), "encrypt" | "encryptMetadata") || value.as_document().is_some_and(names_encryption)

@@ -1,11 +1,11 @@
-//! Whether others can read what is sent.
+//! Rule for traffic that others could read.
 
 use std::net::IpAddr;
 
 use super::{Context, SideFacts};
 use crate::error::{Code, Finding};
 
-/// Traffic that leaves this host without encryption has to be accepted by the host program.
+/// Unencrypted traffic that leaves this machine has to be accepted by the host program.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     if context.settings.accept_unencrypted {
         return;
@@ -21,24 +21,25 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         }
         let (side, outside) = (side.name, outside.join(", "));
         findings.push(match encrypted {
-            // What is not known may be anything.
+            // Unknown: the traffic may be unencrypted.
             None => Finding::blocker(
                 Code::Unencrypted,
-                format!("documents and passwords may go to the {side} in the clear, since its client does not tell whether it uses TLS: {outside}"),
-                "connect by `ConnectOptions::uri` or `ConnectOptions::options`, which do, or state with \
+                format!("documents and passwords may go to the {side} in the clear, because its client does not tell whether it uses TLS: {outside}"),
+                "connect with `ConnectOptions::uri` or `ConnectOptions::options`, which tell, or declare with \
                  `MigrationBuilder::accept_unencrypted(true)` that nobody else can listen",
             ),
             Some(_) => Finding::blocker(
                 Code::Unencrypted,
                 format!("documents and passwords go to the {side} in the clear: {outside}"),
-                "add `tls=true&tlsCAFile=FILE` to its connection string, or state with `MigrationBuilder::accept_unencrypted(true)` that \
+                "add `tls=true&tlsCAFile=FILE` to its connection string, or declare with `MigrationBuilder::accept_unencrypted(true)` that \
                  nobody else can listen",
             ),
         });
     }
 }
 
-/// The addresses that are talked to: of a set those that its members have for each other, which take the place of those given.
+/// Returns the addresses that the client connects to. For a set, the driver replaces the given hosts by the names that the members have for
+/// each other.
 fn addresses(side: &SideFacts) -> Vec<String> {
     let connection = &side.inspection.connection;
     let listed = side
@@ -56,13 +57,13 @@ fn addresses(side: &SideFacts) -> Vec<String> {
     all
 }
 
-/// Whether what is sent there stays on this host. Other names may mean it too; that cannot be told from the name.
+/// Whether the address is on this machine. Other names may resolve to it too, but the name alone does not show that.
 fn is_loopback(address: &str) -> bool {
     if address.starts_with('/') || address.ends_with(".sock") {
         return true;
     }
     let host = match address.rsplit_once(':') {
-        // More colons are those of an IPv6 address without a port.
+        // Further colons belong to an IPv6 address without a port.
         Some((host, port)) if port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')) => host,
         _ => address,
     };
@@ -101,7 +102,7 @@ mod tests {
     fn what_leaves_the_host_in_the_clear_is_to_be_accepted() {
         let mut facts = Facts::new();
         facts.source.inspection.connection.hosts = vec!["db1.example:27017".to_owned()];
-        // A client of the host's own making does not tell.
+        // A client built by the host does not tell whether it uses TLS.
         assert_eq!(codes(&facts, check), ["unencrypted"]);
         facts.source.inspection.connection.encrypted = Some(true);
         assert_eq!(codes(&facts, check), [""; 0]);

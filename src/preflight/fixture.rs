@@ -8,7 +8,7 @@ use crate::config::Settings;
 use crate::error::Finding;
 use crate::model::{Amount, Collection, CollectionKind, Deployment, Inspection, Side};
 
-/// Two healthy sets of 6.0, of which nothing more is known, and an empty plan.
+/// Two healthy 6.0 sets with no further facts, and an empty plan.
 pub(super) struct Facts {
     pub settings: Settings,
     pub source: SideFacts,
@@ -50,7 +50,7 @@ impl Facts {
         }
     }
 
-    /// Plans a collection of which nothing but the names matters.
+    /// Plans a collection with these names.
     pub fn plan(&mut self, namespace: &str, target: &str) {
         self.planned.push(PlannedCollection {
             namespace: namespace.parse().unwrap(),
@@ -61,7 +61,7 @@ impl Facts {
         });
     }
 
-    /// Selects a collection, under its own name.
+    /// Selects a collection that keeps its name.
     pub fn collection(&mut self, namespace: &str, kind: CollectionKind, options: RawDocumentBuf) {
         self.plan(namespace, namespace);
         let mut collection = collection(namespace, kind);
@@ -70,7 +70,7 @@ impl Facts {
         self.selected += 1;
     }
 
-    /// Gives the collection selected last these indexes.
+    /// Sets the indexes of the collection selected last.
     pub fn indexes(&mut self, indexes: Vec<RawDocumentBuf>) {
         self.listed[self.selected - 1].indexes = indexes;
     }
@@ -80,13 +80,13 @@ impl Facts {
         self.listed.push(collection(namespace, CollectionKind::Plain));
     }
 
-    /// Puts a collection on the target.
+    /// Adds a collection to the target.
     pub fn standing(&mut self, namespace: &str) {
         self.standing.push(collection(namespace, CollectionKind::Plain));
     }
 }
 
-/// A collection with nothing but an index on `_id`.
+/// An empty collection with only the index on `_id`.
 fn collection(namespace: &str, kind: CollectionKind) -> Collection {
     Collection {
         id: bson::Uuid::from_bytes([0; 16]),
@@ -99,7 +99,7 @@ fn collection(namespace: &str, kind: CollectionKind) -> Collection {
     }
 }
 
-/// What a rule finds.
+/// Returns the findings of a rule.
 pub(super) fn findings(facts: &Facts, rule: fn(&Context<'_>, &mut Vec<Finding>)) -> Vec<Finding> {
     let selected: Vec<&Collection> = facts.listed[..facts.selected].iter().collect();
     let context = Context {
@@ -119,7 +119,7 @@ pub(super) fn findings(facts: &Facts, rule: fn(&Context<'_>, &mut Vec<Finding>))
     findings
 }
 
-/// The codes of what a rule finds.
+/// Returns the codes of a rule's findings.
 pub(super) fn codes(facts: &Facts, rule: fn(&Context<'_>, &mut Vec<Finding>)) -> Vec<&'static str> {
     findings(facts, rule).iter().map(|finding| finding.code).collect()
 }

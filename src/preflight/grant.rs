@@ -1,15 +1,15 @@
-//! The least that a migration's users have to be allowed, and the commands that give it to them.
+//! Minimum privileges of a migration's users, and the commands that grant them.
 
 use crate::model::{Access, Side};
 
-/// The built-in roles that suffice from a server version on.
+/// Built-in roles that are sufficient from a server version on.
 struct Roles {
     since: [u32; 2],
     source: &'static [&'static str],
     target: &'static [&'static str],
 }
 
-/// Newest first. Before 4.2 nothing can be migrated; the row says what such a server wants for an upgrade's sake.
+/// Newest first. Servers before 4.2 cannot be migrated. Their row lists the roles that they need while they wait for an upgrade.
 const ROLES: &[Roles] = &[
     Roles {
         since: [4, 2],
@@ -28,7 +28,7 @@ const ROLES: &[Roles] = &[
     },
 ];
 
-/// What the target's user has to be allowed in each database that is migrated to.
+/// Actions that the target's user needs in each database that is migrated to.
 pub(super) const TARGET_ACTIONS: &[&str] = &[
     "find",
     "insert",
@@ -44,10 +44,10 @@ pub(super) const TARGET_ACTIONS: &[&str] = &[
     "collStats",
 ];
 
-/// What the source's user has to be allowed in each database that is migrated.
+/// Actions that the source's user needs in each migrated database.
 pub(super) const SOURCE_ACTIONS: &[&str] = &["find", "listCollections", "listIndexes", "collStats"];
 
-/// A privilege as `createRole` takes it.
+/// A privilege in the form that `createRole` accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Grant {
     pub resource: String,
@@ -73,7 +73,7 @@ impl Grant {
         }
     }
 
-    /// What has to be granted for this access.
+    /// Returns the privilege that this access needs.
     pub fn of(access: &Access) -> Self {
         match access {
             Access::ReadOplog => Self::on_collection("local", "oplog.rs", &["find"]),
@@ -97,7 +97,7 @@ impl Grant {
     }
 }
 
-/// The commands that give a user what is missing.
+/// Returns the commands that grant the missing privileges to a user.
 pub(super) fn commands(side: Side, version: [u32; 3], user: Option<&(String, String)>, grants: &[Grant]) -> String {
     let [major, minor, _] = version;
     let roles = ROLES
@@ -113,23 +113,23 @@ pub(super) fn commands(side: Side, version: [u32; 3], user: Option<&(String, Str
         .collect();
     let roles = roles.join(", ");
     let Some((name, database)) = user else {
-        // Before 4.2 the shell has no `passwordPrompt`.
+        // The shell has no `passwordPrompt` before 4.2.
         let password = if [major, minor] >= [4, 2] {
             "passwordPrompt()"
         } else {
             "\"PASSWORD\""
         };
         return format!(
-            "make a user with `db.getSiblingDB(\"admin\").createUser({{ user: \"mongoferry\", pwd: {password}, roles: [{roles}] }})` and name \
+            "create a user with `db.getSiblingDB(\"admin\").createUser({{ user: \"mongoferry\", pwd: {password}, roles: [{roles}] }})` and name \
              it in the connection string"
         );
     };
     let on = format!("db.getSiblingDB({database:?})");
     let alone = alone((name, database), grants);
-    format!("`{on}.grantRolesToUser({name:?}, [{roles}])`; or, for what is missing alone, {alone}")
+    format!("`{on}.grantRolesToUser({name:?}, [{roles}])`; or, to grant only what is missing, {alone}")
 }
 
-/// The commands that give a user these and nothing else.
+/// Returns the commands that grant a user only these privileges.
 pub(super) fn alone(user: (&str, &str), grants: &[Grant]) -> String {
     let (name, database) = user;
     let privileges: Vec<String> = grants

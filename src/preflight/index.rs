@@ -1,4 +1,4 @@
-//! Indexes that the target would refuse, or would not build the same.
+//! Rules for indexes that the target would refuse or build differently.
 
 use bson::raw::{RawBsonRef, RawDocument};
 
@@ -7,13 +7,13 @@ use crate::catalog::Part;
 use crate::error::{Code, Finding};
 use crate::model::{Collection, CollectionKind};
 
-/// From this series on no server has geoHaystack indexes.
+/// First series without geoHaystack indexes.
 const WITHOUT_HAYSTACK: [u32; 2] = [5, 0];
 
-/// From this feature compatibility version on keys of indexes may have any length.
+/// First feature compatibility version without a length limit for index keys.
 const WITHOUT_KEY_LIMIT: [u32; 2] = [4, 2];
 
-/// The fields of a specification that servers take. Others have been accepted before 3.4 and are refused since.
+/// Fields of a specification that servers accept. Before 3.4 servers also accepted others, which newer ones refuse.
 const FIELDS: &[&str] = &[
     "v",
     "key",
@@ -42,15 +42,15 @@ const FIELDS: &[&str] = &[
     "max",
     "bucketSize",
     "clustered",
-    // Without meaning; they are left out when the index is made.
+    // These have no effect. They are left out when the index is created.
     "dropDups",
     "safe",
-    // Of hashed indexes before 3.4; they are left out as well.
+    // Fields of hashed indexes before 3.4. They are left out as well.
     "hashVersion",
     "seed",
 ];
 
-/// Indexes of what is migrated.
+/// Checks the indexes of the migrated collections.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     for collection in context.selected {
         not_kept(context, collection, findings);
@@ -71,7 +71,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
             let namespace = &collection.namespace;
             findings.push(Finding::warning(
                 Code::IdIndexMissing,
-                format!("`{namespace}` has no index on `_id`; the target makes one, and refuses documents with the `_id` of another"),
+                format!("`{namespace}` has no index on `_id`; the target creates one, and refuses documents with a duplicate `_id`"),
                 format!("on the source: `{}.createIndex({{ _id: 1 }})`", shell(collection)),
             ));
         }
@@ -96,16 +96,16 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// What the target will not have, and what has no effect on either side.
+/// Reports what the target will not have, and what has no effect on either side.
 fn not_kept(context: &Context<'_>, collection: &Collection, findings: &mut Vec<Finding>) {
     for (part, lost) in context.not_kept(collection) {
         let seen = format!("the target will not have {lost}");
-        let fix = "nothing has to be done; it is listed again at the end and counts as no difference";
+        let fix = "no action is needed; the summary lists it again, and it does not count as a difference";
         findings.push(match part {
             Part::IndexField => Finding::note(Code::IndexOptionNotKept, seen, fix),
             Part::IdIndexField => Finding::warning(Code::IdIndexOption, seen, fix),
             Part::IdIndexVersion => Finding::note(Code::IdIndexVersion, seen, fix),
-            // That there is no such index has a fix of its own; options are found with the collection.
+            // A missing index on `_id` has a finding with a fix of its own. Options are reported with the collection.
             Part::IdIndexMissing | Part::Option => continue,
         });
     }
@@ -115,7 +115,7 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
     let (namespace, name) = (&collection.namespace, name(index));
     let drop = || {
         format!(
-            "on the source: `{}.dropIndex(\"{name}\")`, and make it anew without",
+            "on the source: `{}.dropIndex(\"{name}\")`, and create it again without that",
             shell(collection)
         )
     };
@@ -132,10 +132,10 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
         findings.push(Finding::blocker(
             Code::GeoHaystack,
             format!(
-                "the index `{name}` of `{namespace}` is a geoHaystack index, which servers from 5.0 on do not have"
+                "the index `{name}` of `{namespace}` is a geoHaystack index, which servers of 5.0 and newer do not support"
             ),
             format!(
-                "on the source: `{}.dropIndex(\"{name}\")`; a 2d index with `$geoNear` takes its place",
+                "on the source: `{}.dropIndex(\"{name}\")`; a 2d index with `$geoNear` replaces it",
                 shell(collection)
             ),
         ));
@@ -147,7 +147,7 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
         findings.push(Finding::blocker(
             Code::IndexOption,
             format!(
-                "the index `{name}` of `{namespace}` has {}, which the target does not take",
+                "the index `{name}` of `{namespace}` has {}, which the target does not accept",
                 list(&unknown)
             ),
             drop(),
@@ -163,7 +163,7 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
         findings.push(Finding::blocker(
             Code::IndexValue,
             format!(
-                "the index `{name}` of `{namespace}` has a value of {} that the target does not take",
+                "the index `{name}` of `{namespace}` has a value of {} that the target does not accept",
                 wrong.join(", ")
             ),
             drop(),
@@ -172,31 +172,31 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
     version(collection, index, findings);
 }
 
-/// Version 0 is from before 2.0; no server since 4.2 makes such an index.
+/// Version 0 dates from before 2.0. No server since 4.2 creates such an index.
 fn version(collection: &Collection, index: &RawDocument, findings: &mut Vec<Finding>) {
     if index.get("v").ok().flatten().and_then(number) == Some(0.0) {
         findings.push(Finding::blocker(
             Code::IndexVersion,
             format!(
-                "the index `{}` of `{}` is of version 0",
+                "the index `{}` of `{}` has version 0",
                 name(index),
                 collection.namespace
             ),
             format!(
-                "on the source: `{}.reIndex()`, which makes its indexes anew",
+                "on the source: `{}.reIndex()`, which rebuilds its indexes",
                 shell(collection)
             ),
         ));
     }
 }
 
-/// Whether a server takes the value for the field of a specification.
+/// Whether a server accepts the value for this field of a specification.
 fn is_valid(field: &str, value: RawBsonRef<'_>) -> bool {
     match field {
         "unique" | "sparse" | "background" | "hidden" | "prepareUnique" => {
             value.as_bool().is_some() || number(value).is_some()
         }
-        // What is beyond the longest expiry stands for it.
+        // A value beyond the longest expiry counts as the longest expiry.
         "expireAfterSeconds" => number(value).is_some_and(|seconds| seconds >= 0.0),
         "key" => value.as_document().is_some_and(|key| {
             let mut parts = key.iter().flatten().peekable();
@@ -211,11 +211,11 @@ fn is_valid(field: &str, value: RawBsonRef<'_>) -> bool {
     }
 }
 
-/// A number of any type, unless it is not one.
+/// Converts a number of any type. Returns `None` for NaN and for other types.
 fn number(value: RawBsonRef<'_>) -> Option<f64> {
     match value {
         RawBsonRef::Int32(value) => Some(f64::from(value)),
-        // Beyond 2^53 it is out of any range here all the same.
+        // A value beyond 2^53 is out of every range here, so the lost precision does not matter.
         RawBsonRef::Int64(value) => Some(value as f64),
         RawBsonRef::Double(value) => (!value.is_nan()).then_some(value),
         RawBsonRef::Decimal128(value) => value.to_string().parse().ok().filter(|value: &f64| !value.is_nan()),
@@ -246,7 +246,7 @@ fn list(fields: &[&str]) -> String {
     format!("{noun} {}", quoted.join(", "))
 }
 
-/// The collection, as the shell calls it.
+/// Returns the expression for the collection in the shell.
 fn shell(collection: &Collection) -> String {
     format!(
         "db.getSiblingDB(\"{}\").getCollection(\"{}\")",

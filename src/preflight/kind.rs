@@ -1,11 +1,11 @@
-//! What only imitates MongoDB, or is MongoDB with its oplog locked away.
+//! Rules for imitations of MongoDB, and for services that hide their oplog.
 
 use super::{Context, SideFacts};
 use crate::error::{Code, Finding};
 use crate::model::Access;
 use crate::mongo::identify::{imitation, service_of};
 
-/// What both sides are, by what they answer.
+/// Identifies both sides by their responses.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     for side in context.sides() {
         let inspection = &side.inspection;
@@ -14,14 +14,14 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
             findings.push(Finding::blocker(
                 Code::NotMongodb,
                 format!("the {} is {kind}", side.name),
-                "use a replica set of MongoDB; carry the data of other services over with mongodump and mongorestore",
+                "use a replica set of MongoDB; copy the data of other services with mongodump and mongorestore",
             ));
         }
     }
     oplog(context.source, findings);
 }
 
-/// A service that keeps its oplog to itself says so in other words than those for a missing privilege.
+/// A service that hides its oplog refuses with other words than those for a missing privilege.
 fn oplog(source: &SideFacts, findings: &mut Vec<Finding>) {
     let refusal = source
         .inspection
@@ -32,13 +32,13 @@ fn oplog(source: &SideFacts, findings: &mut Vec<Finding>) {
     if let Some(refusal) = refusal.filter(|refusal| !is_unauthorized(refusal)) {
         findings.push(Finding::blocker(
             Code::OplogRefused,
-            format!("the source does not let its oplog be read: {refusal}"),
-            "shared and serverless tiers keep it to themselves: move the source to a dedicated replica set first",
+            format!("the source does not allow reading its oplog: {refusal}"),
+            "shared and serverless tiers hide their oplog: move the source to a dedicated replica set first",
         ));
     }
 }
 
-/// Whether these are a server's words for a missing privilege.
+/// Whether the message is a server's refusal for a missing privilege.
 pub(super) fn is_unauthorized(refusal: &str) -> bool {
     refusal.contains("(code 13,")
         || refusal.contains("not authorized on")

@@ -1,109 +1,111 @@
-//! Finds every reason why a migration would fail, before anything is changed.
+//! Preflight: finds every reason why a migration would fail, before anything changes.
 //!
-//! [`Migration::preflight`](crate::Migration::preflight) asks both sides for facts (an [`Inspection`]), puts every rule of the table below
-//! to them, and answers with a [`Plan`]: what would be done, and all findings at once. A start is refused while there is a blocker.
+//! [`Migration::preflight`](crate::Migration::preflight) collects facts from both sides (an [`Inspection`]) and applies every rule of the
+//! table below to them. It returns a [`Plan`]: what a start would do, and all findings at once. A start is refused if there is any blocker.
 //!
-//! What keeps a connection from being made at all is an error of [`MongoSource::connect`](crate::MongoSource::connect) or
-//! [`MongoSink::connect`](crate::MongoSink::connect), with [findings](crate::Error::findings) of the same form, so that a host shows one list.
+//! Failures to connect are reported earlier, as an error of [`MongoSource::connect`](crate::MongoSource::connect) or
+//! [`MongoSink::connect`](crate::MongoSink::connect). Such an error carries [findings](crate::Error::findings) of the same form, so a host
+//! can show one list.
 //!
-//! A rule that may not look says so as `unchecked`, and the others go on.
+//! A rule that lacks the privilege for its facts reports `unchecked`. The other rules still run.
 //!
 //! # Rules
-//! | code | severity | what it checks |
+//! | code | severity | condition |
 //! |---|---|---|
-//! | `connection_string` | blocker | when connecting: the connection string can be read |
-//! | `unknown_host` | blocker | when connecting: the names of the hosts are known here |
-//! | `not_reached` | blocker | when connecting: something listens there and answers |
-//! | `no_answer` | blocker, warning | a side answers what it is asked in time, also when connecting; a warning where the answer is not needed |
+//! | `connection_string` | blocker | when connecting: the connection string can be parsed |
+//! | `unknown_host` | blocker | when connecting: the host names resolve on this machine |
+//! | `not_reached` | blocker | when connecting: a server listens at the address and answers |
+//! | `no_answer` | blocker, warning | each side answers every question in time, also when connecting; a warning if the answer is not essential |
 //! | `no_primary` | blocker | when connecting: the set has a primary |
-//! | `primary_not_reached` | blocker | when connecting: the primary can be reached by the name that the set has for it |
-//! | `not_primary` | blocker | when connecting: a member that is talked to alone is the primary |
-//! | `other_set` | blocker | when connecting: the set has the name that the connection string gives it |
+//! | `primary_not_reached` | blocker | when connecting: the primary can be reached by its name in the set |
+//! | `not_primary` | blocker | when connecting: with a direct connection, the member is the primary |
+//! | `other_set` | blocker | when connecting: the set has the name that the connection string gives |
 //! | `standalone` | blocker | when connecting: the server belongs to a replica set |
 //! | `not_initiated` | blocker | when connecting: the set has a configuration |
-//! | `mongos` | blocker | when connecting: it is no sharded cluster |
+//! | `mongos` | blocker | when connecting: the deployment is not a sharded cluster |
 //! | `server_too_old` | blocker | when connecting: the server is 4.2 or newer |
-//! | `tls_required` | blocker | when connecting: TLS is used where the server asks for it |
-//! | `tls_not_offered` | blocker | when connecting: TLS is not asked of a server without |
-//! | `tls_files` | blocker | when connecting: the files with certificates can be read |
-//! | `certificate` | blocker | when connecting: the server's certificate is valid, for this host, and of the given authority |
-//! | `client_certificate` | blocker | when connecting: the server takes the client's certificate |
-//! | `credentials_refused` | blocker | when connecting: the server knows the user and the password |
-//! | `same_deployment` | blocker | source and target are two replica sets |
+//! | `tls_required` | blocker | when connecting: TLS is used if the server requires it |
+//! | `tls_not_offered` | blocker | when connecting: TLS is used only if the server offers it |
+//! | `tls_files` | blocker | when connecting: the certificate files can be read |
+//! | `certificate` | blocker | when connecting: the server's certificate is valid, issued for this host, and signed by the given authority |
+//! | `client_certificate` | blocker | when connecting: the server accepts the client's certificate |
+//! | `credentials_refused` | blocker | when connecting: the server accepts the user and the password |
+//! | `same_deployment` | blocker | source and target are two different replica sets |
 //! | `member_unhealthy` | warning | every member is primary, secondary or arbiter; none is recovering or down |
-//! | `no_majority` | blocker | members with data that are up make a majority, arbiters not counted |
-//! | `delayed_majority` | blocker, warning | they do so without those that stay behind on purpose; a warning for the source |
-//! | `default_write_concern` | warning | enough members are up for the write concern of the target's clients that state none |
-//! | `unused_member` | note | hidden and delayed members |
-//! | `direct_connection` | warning | the whole set is connected to, so that elections can be followed |
-//! | `read_preference` | note | the source's read preference is `primary`; others are not used |
+//! | `no_majority` | blocker | data-bearing members that are up form a majority; arbiters do not count |
+//! | `delayed_majority` | blocker, warning | they form a majority even without delayed members; a warning for the source |
+//! | `default_write_concern` | warning | enough members are up for the target's default write concern, which applies to clients that state none |
+//! | `unused_member` | note | there are no hidden or delayed members |
+//! | `direct_connection` | warning | the client connects to the whole set, so that it can follow elections |
+//! | `read_preference` | note | the source's read preference is `primary`; other values are ignored |
 //! | `downgrade` | blocker | the target is not older than the source |
 //! | `source_too_old` | blocker | the source is 4.2 or newer |
-//! | `path_not_offered` | blocker | the path is one of those of [`PathPolicy::Hosted`], where that is chosen |
-//! | `untested_path` | warning | the path is covered by tests, as [below](#versions) |
-//! | `version_jump` | warning | there is at most one major version between both sides |
-//! | `test_application` | note, warning | both sides are of one version, else the application is to be tested; a warning from 4.0 and before |
-//! | `feature_compatibility_changing` | blocker | no change of the feature compatibility version is under way |
-//! | `feature_compatibility_lower` | blocker | the target's is not lower than the source's |
-//! | `feature_compatibility_behind` | warning, note | it is that of the binaries; a warning for the target |
-//! | `not_mongodb` | blocker | both sides are MongoDB, and not a service that imitates it |
-//! | `oplog_refused` | blocker | the source is not a tier that keeps its oplog to itself |
-//! | `unencrypted` | blocker | traffic to other hosts is encrypted, or [accepted](crate::MigrationBuilder::accept_unencrypted) in the clear |
-//! | `missing_privilege` | blocker | the users may do all that is needed, as [below](#privileges) |
-//! | `unchecked` | note | a rule could look at what it looks at |
-//! | `same_target` | blocker | no two collections become one |
-//! | `database_case` | blocker | no database on the target differs from a migrated one in the case of letters alone |
-//! | `name_too_long` | blocker | names have up to 255 bytes, 120 on 4.2; those of databases 63 |
-//! | `collection_option` | blocker | the target takes the options of every collection |
-//! | `option_not_kept` | warning | and keeps them; what it does not is [named at the end](crate::Summary::not_kept) too, and is no difference |
-//! | `time_series` | blocker | time-series collections have buckets, on both sides: servers of 9.0 and newer make them without |
-//! | `view_without_collection` | warning | what views show exists and is migrated |
-//! | `queryable_encryption` | blocker | no collection is encrypted so that it can be queried |
-//! | `client_encryption` | warning | no collection has fields that clients encrypt |
-//! | `geo_haystack` | blocker | no geoHaystack indexes for a target of 5.0 or newer |
-//! | `index_key_limit` | warning | the target does not enforce the limit of 1024 bytes for keys of indexes |
-//! | `index_option` | blocker | specifications of indexes have no unknown fields |
-//! | `index_value` | blocker | nor values that servers no longer take |
-//! | `index_version` | blocker | nor version 0 |
-//! | `index_option_not_kept` | note | nor fields without effect that the target leaves out; they too are named at the end |
-//! | `id_index_version` | note | the index on `_id` has the source's version where the collection stands on the target already |
-//! | `id_index_option` | warning | indexes on `_id` are ordinary |
-//! | `id_index_missing` | warning | every collection has one |
-//! | `nested_document` | warning | documents have up to 180 levels ([scan](crate::MigrationBuilder::scan_documents) only) |
+//! | `path_not_offered` | blocker | the path is one of [`PathPolicy::Hosted`], if that policy is chosen |
+//! | `untested_path` | warning | the path is covered by tests, see [below](#versions) |
+//! | `version_jump` | warning | at most one major version lies between both sides |
+//! | `test_application` | note, warning | both sides have the same version; otherwise test the application first; a warning from 4.0 and before |
+//! | `feature_compatibility_changing` | blocker | the feature compatibility version is not being changed |
+//! | `feature_compatibility_lower` | blocker | the target's feature compatibility version is not lower than the source's |
+//! | `feature_compatibility_behind` | warning, note | the feature compatibility version matches the binaries; a warning for the target |
+//! | `not_mongodb` | blocker | both sides are MongoDB, not a service that imitates it |
+//! | `oplog_refused` | blocker | the source is not a hosting tier that hides its oplog |
+//! | `unencrypted` | blocker | traffic to other hosts is encrypted, or [accepted](crate::MigrationBuilder::accept_unencrypted) unencrypted |
+//! | `missing_privilege` | blocker | both users have the required privileges, see [below](#privileges) |
+//! | `unchecked` | note | every rule had access to its facts |
+//! | `same_target` | blocker | no two collections are mapped to the same name |
+//! | `database_case` | blocker | no database on the target differs from a migrated one only in the case of letters |
+//! | `name_too_long` | blocker | names have at most 255 bytes, 120 on 4.2; names of databases at most 63 |
+//! | `collection_option` | blocker | the target accepts the options of every collection |
+//! | `option_not_kept` | warning | the target keeps all options; the [summary](crate::Summary::not_kept) lists lost ones too, not as differences |
+//! | `time_series` | blocker | time-series collections have buckets on both sides; servers of 9.0 and newer create them without |
+//! | `view_without_collection` | warning | the collection behind each view exists and is migrated |
+//! | `queryable_encryption` | blocker | no collection uses queryable encryption |
+//! | `client_encryption` | warning | no collection has fields encrypted by clients |
+//! | `geo_haystack` | blocker | there are no geoHaystack indexes if the target is 5.0 or newer |
+//! | `index_key_limit` | warning | the target does not enforce the limit of 1024 bytes for index keys |
+//! | `index_option` | blocker | index specifications have no unknown fields |
+//! | `index_value` | blocker | index specifications have no values that servers no longer accept |
+//! | `index_version` | blocker | no index has version 0 |
+//! | `index_option_not_kept` | note | indexes have no fields without effect, which the target drops; the summary lists them too |
+//! | `id_index_version` | note | an existing collection on the target has the same version of the index on `_id` as the source |
+//! | `id_index_option` | warning | indexes on `_id` have no special options |
+//! | `id_index_missing` | warning | every collection has an index on `_id` |
+//! | `nested_document` | warning | documents have at most 180 levels ([scan](crate::MigrationBuilder::scan_documents) only) |
 //! | `misplaced_id` | blocker | documents begin with their `_id` (scan only) |
-//! | `unique_violation` | blocker | no two documents have one key in a unique index (scan only) |
-//! | `existing_data` | blocker, warning | nothing stands in the way on the target; a warning names what is dropped or made equal |
+//! | `unique_violation` | blocker | no two documents share a key in a unique index (scan only) |
+//! | `existing_data` | blocker, warning | no collection on the target is in the way; a warning names what will be dropped or made equal |
 //! | `lease_held` | blocker | no other process migrates to the target |
-//! | `other_migration` | blocker | the checkpoint is of this very migration |
-//! | `already_complete` | blocker | it is not complete |
+//! | `other_migration` | blocker | the checkpoint belongs to this migration |
+//! | `already_complete` | blocker | the migration is not complete already |
 //! | `other_tool` | warning | no other tool keeps its state on the target |
-//! | `writes_blocked` | blocker | the target takes writes, or its user may pass a block (6.0) |
-//! | `write_block_unavailable` | blocker | the source can block writes, where [that](crate::MigrationBuilder::block_source_writes) is chosen |
-//! | `disk_space` | warning | the target's disk has room for the data, uncompressed |
-//! | `small_cache` | warning | the target's cache is at least half the source's |
-//! | `small_oplog` | note | so is its oplog |
-//! | `clock_skew` | warning | the clocks are at most 5 s apart |
-//! | `oplog_window` | note | how long the process may be down |
+//! | `writes_blocked` | blocker | the target accepts writes, or its user may bypass a block (6.0) |
+//! | `write_block_unavailable` | blocker | the source can block writes, if [that](crate::MigrationBuilder::block_source_writes) is chosen |
+//! | `disk_space` | warning | the target's disk has room for the uncompressed data |
+//! | `small_cache` | warning | the target's cache is at least half as large as the source's |
+//! | `small_oplog` | note | the target's oplog is at least half as large as the source's |
+//! | `clock_skew` | warning | the clocks differ by at most 5 s |
+//! | `oplog_window` | note | reports how long the process may be down |
 //! | `long_transaction` | warning | no transaction has been open for 30 s or more |
-//! | `index_build` | warning | no index is being built on the source |
-//! | `profiler` | note | the source's profilers are off (from 5.0 on) |
+//! | `index_build` | warning | no index build is running on the source |
+//! | `profiler` | note | the profilers of the source's databases are off (from 5.0 on) |
 //! | `heavy_load` | warning | at most 100 operations wait for a lock on the source |
 //! | `lenient_index_keys` | warning | `failIndexKeyTooLong` is not off on the source |
 //!
 //! # Versions
-//! | version | what is known of it |
+//! | version | support |
 //! |---|---|
-//! | 2.6 to 4.0 | refused: their history cannot be followed, and the driver does not talk to the oldest of them |
-//! | 4.2, 4.4, 5.0, 6.0 | tested: every path upward between them and to themselves, on real servers |
-//! | 7.0, 8.0 | read from the servers' source: entries, listings and options of these versions are understood, and tests have them by hand-made samples; no such server was run |
-//! | 9.0 | as 7.0 and 8.0; time-series collections, which it keeps without buckets, are refused on either side |
-//! | newer | nothing: what is met that is not known stops the run |
+//! | 2.6 to 4.0 | refused: their oplog cannot be followed, and the driver cannot connect to the oldest of them |
+//! | 4.2, 4.4, 5.0, 6.0 | tested on real servers: every upward path between them, and from each to itself |
+//! | 7.0, 8.0 | known from the servers' source code: entries, listings and options are understood and tested with hand-made samples; no such server was run |
+//! | 9.0 | as 7.0 and 8.0; time-series collections are refused on either side, because 9.0 stores them without buckets |
+//! | newer | unknown: anything unfamiliar stops the run |
 //!
 //! # Privileges
-//! The source's user needs the roles `readAnyDatabase` and `clusterMonitor`, the target's user `readWriteAnyDatabase`,
-//! `dbAdminAnyDatabase` and `clusterMonitor`, and `restore` where a `system.js` is migrated, all on `admin`. What is needed of them is tried, in a way that leaves nothing behind, or
-//! looked up in the list of privileges that the server gives; roles by other names that allow the same do as well. Where writes are to be
-//! blocked at the cutover the source's user needs `setUserWriteBlockMode` on the cluster too, as `backup` has it.
+//! The source's user needs the roles `readAnyDatabase` and `clusterMonitor`. The target's user needs `readWriteAnyDatabase`,
+//! `dbAdminAnyDatabase` and `clusterMonitor`, and also `restore` if a `system.js` is migrated. All these roles are on `admin`. Preflight
+//! tries each operation that needs a privilege, in a way that leaves nothing behind, or looks the privilege up in the list that the server
+//! returns. Other roles with the same privileges work as well. If writes are to be blocked at the cutover, the source's user also needs
+//! `setUserWriteBlockMode` on the cluster, which `backup` includes.
 
 mod collection;
 mod connection;
@@ -141,31 +143,31 @@ pub use crate::config::PathPolicy;
 pub use crate::error::{Finding, Severity};
 pub use crate::model::{Access, Connection, Inspection, Member, OplogFacts, Probe, TransactionFacts};
 
-/// How long a side may take to say what is asked of it, all in all. A single question that is not answered is a finding sooner.
+/// Timeout for all questions to one side. A single question without an answer becomes a finding sooner.
 const ASKED: Duration = Duration::from_secs(120);
 
-/// What is waited for.
+/// Names of the operations that preflight waits for.
 const DESCRIBE: &str = "describe the deployment";
 const INSPECT: &str = "inspect the deployment";
 const LIST: &str = "list the collections";
 
-/// What the checks are made for.
+/// Purpose of a preflight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// To show a plan: everything is looked at.
+    /// Show a plan: every rule runs.
     Plan,
-    /// To start: what takes long is left out, and who holds the lease is known.
+    /// Start: slow checks are skipped, and the holder of the lease is already known.
     Start,
 }
 
-/// One side of a migration.
+/// Facts about one side of a migration.
 struct SideFacts {
     side: Side,
-    /// What messages call it.
+    /// Name of the side in messages.
     name: &'static str,
     deployment: Deployment,
     inspection: Inspection,
-    /// Why its collections could not be listed.
+    /// Reason why its collections could not be listed.
     unlisted: Option<String>,
 }
 
@@ -174,7 +176,7 @@ impl SideFacts {
         self.inspection.connection.user.as_ref()
     }
 
-    /// The one severity or the other.
+    /// Returns the severity for this side.
     fn severity(&self, on_source: Severity, on_target: Severity) -> Severity {
         match self.side {
             Side::Source => on_source,
@@ -183,31 +185,31 @@ impl SideFacts {
     }
 }
 
-/// Whether a run has begun.
+/// What the stored checkpoint says about this migration.
 #[derive(Clone, Debug)]
 enum Checkpointed {
     Not,
     Yes,
     Complete,
-    /// The checkpoint is of another migration, for this reason.
+    /// The checkpoint belongs to another migration, for this reason.
     Otherwise(String),
 }
 
-/// What the rules look at.
+/// Input of the rules.
 struct Context<'a> {
     settings: &'a Settings,
     source: &'a SideFacts,
     target: &'a SideFacts,
-    /// Every collection of the source.
+    /// All collections of the source.
     listed: &'a [Collection],
-    /// Those of them that are migrated.
+    /// The listed collections that are migrated.
     selected: &'a [&'a Collection],
-    /// Every collection of the target.
+    /// All collections of the target.
     standing: &'a [Collection],
     planned: &'a [PlannedCollection],
     total: Amount,
     checkpointed: &'a Checkpointed,
-    /// The process that holds the lease now.
+    /// The process that currently holds the lease.
     lease_holder: Option<&'a str>,
 }
 
@@ -216,7 +218,7 @@ impl Context<'_> {
         [self.source, self.target]
     }
 
-    /// What the target cannot keep of a collection.
+    /// Returns the parts of a collection that the target cannot keep.
     fn not_kept(&self, collection: &Collection) -> Vec<(Part, NotKept)> {
         let target = self.settings.selection.target(&collection.namespace);
         let standing = match self.settings.existing_data {
@@ -226,7 +228,7 @@ impl Context<'_> {
         catalog::not_kept(collection, standing, catalog::series(&self.target.deployment))
     }
 
-    /// Collections on the target that have the name of one that is migrated.
+    /// Collections on the target with the name of a migrated one.
     fn in_the_way(&self) -> impl Iterator<Item = &Collection> {
         let planned: BTreeSet<Namespace> = self.planned.iter().map(|planned| shown(&planned.target)).collect();
         self.standing
@@ -236,7 +238,7 @@ impl Context<'_> {
     }
 }
 
-/// Checks both sides and changes nothing.
+/// Checks both sides. Changes nothing.
 pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
     let settings = &engine.settings;
     let ((source, listed), (target, standing)) = futures::try_join!(source_facts(engine), target_facts(engine))?;
@@ -262,10 +264,11 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
         total.bytes += collection.amount.bytes;
     }
     if settings.way_back.is_some() {
-        // Everything is there already.
+        // Everything exists on the target already.
         total = Amount::default();
     }
-    // Records are read with what a majority confirms, which takes a write; where there is none, that is a finding of its own.
+    // Reading a record with majority guarantees involves a write. A target that accepts no writes or has no majority gets a finding of its
+    // own.
     let takes_writes = !target.inspection.unanswered.contains(&Access::WriteRecords);
     let (checkpointed, lease_holder) = match takes_writes && topology::has_prompt_majority(&target) {
         true => {
@@ -350,7 +353,7 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
     })
 }
 
-/// Checks what a host may have chosen since the start that the run goes on from, which was checked whole.
+/// Checks the settings that a host may have changed since the start. Everything else was checked at that start, from which the run resumes.
 ///
 /// # Errors
 /// [`Refused`](ErrorKind::Refused) with every blocker, or a server error.
@@ -384,7 +387,7 @@ async fn target_facts(engine: &Job) -> Result<(SideFacts, Vec<Collection>)> {
     Ok(side_facts(side, "target", deployment, inspection, listed))
 }
 
-/// Awaits an answer, for no longer than `limit`, and tells the host when that takes long.
+/// Awaits an answer for at most `limit`, and notifies the host if that takes long.
 async fn asked<T>(
     engine: &Job,
     side: Side,
@@ -422,7 +425,7 @@ fn side_facts(
     (facts, collections)
 }
 
-/// Takes a missing privilege for an answer, since the others are to be found as well.
+/// Turns a missing privilege into a value, so that the remaining rules still run.
 fn unless_unauthorized<T>(answer: Result<T>) -> Result<Result<T, String>> {
     match answer {
         Ok(answer) => Ok(Ok(answer)),
@@ -450,7 +453,7 @@ async fn checkpointed(engine: &Job) -> Result<Checkpointed> {
 
 async fn lease_holder(engine: &Job, purpose: Purpose) -> Result<Option<String>> {
     match purpose {
-        // Without the privilege to read records this is told by the rule for privileges.
+        // The rule for privileges reports a user that may not read records.
         Purpose::Plan => Ok(unless_unauthorized(lease::holder(&*engine.sink).await)?.ok().flatten()),
         Purpose::Start => Ok(None),
     }

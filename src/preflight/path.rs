@@ -1,4 +1,4 @@
-//! From which version to which a migration may lead.
+//! Rules for the versions of source and target.
 
 use bson::Document;
 
@@ -9,13 +9,13 @@ use crate::error::{Code, Finding, Severity};
 /// A release series, such as `[4, 2]`.
 type Series = [u32; 2];
 
-/// The series whose paths to each other and to themselves the tests of this crate cover.
+/// Series covered by the tests of this crate: all upward paths between them, and from each to itself.
 const TESTED: &[Series] = &[[4, 2], [4, 4], [5, 0], [6, 0]];
 
-/// The newest series whose entries and listings are known from the servers' source. Nothing of those between was run.
+/// Newest series whose oplog entries and listings are known from the servers' source code. No server newer than those of `TESTED` was run.
 const NEWEST_READ: Series = [9, 0];
 
-/// The paths of [`PathPolicy::Hosted`].
+/// Paths of [`PathPolicy::Hosted`].
 const HOSTED: &[(Series, Series)] = &[
     ([2, 6], [4, 2]),
     ([3, 0], [4, 2]),
@@ -28,20 +28,20 @@ const HOSTED: &[(Series, Series)] = &[
     ([5, 0], [5, 0]),
 ];
 
-/// The oldest series whose oplog entries are understood, and which the driver can reach.
+/// Oldest series whose oplog entries are understood and that the driver can connect to.
 const OLDEST: Series = [4, 2];
 
-/// From this series on and before, applications have been seen to depend on what newer servers no longer do.
+/// Up to this series, applications are known to rely on behaviour that newer servers have dropped.
 const OLD_HABITS: Series = [4, 0];
 
-/// The versions of both sides.
+/// Checks the versions of both sides.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     let (source, target) = (series(context.source), series(context.target));
     if source < OLDEST {
         findings.push(Finding::blocker(
             Code::SourceTooOld,
             format!(
-                "the source runs {}; {} is the oldest version whose history can be followed",
+                "the source runs {}; {} is the oldest version whose oplog can be followed",
                 text(source),
                 text(OLDEST)
             ),
@@ -85,7 +85,7 @@ fn upward(policy: PathPolicy, source: Series, target: Series, findings: &mut Vec
             findings.push(Finding::blocker(
                 Code::PathNotOffered,
                 format!(
-                    "the path from {} to {} is not one of those allowed",
+                    "the path from {} to {} is not among the allowed ones",
                     text(source),
                     text(target)
                 ),
@@ -118,7 +118,7 @@ fn upward(policy: PathPolicy, source: Series, target: Series, findings: &mut Vec
         findings.push(Finding::warning(
             Code::VersionJump,
             format!(
-                "from {} to {} are {jump} major versions; what was deprecated in one is gone in the next",
+                "from {} to {} is {jump} major versions; features deprecated in one are removed in the next",
                 text(source),
                 text(target)
             ),
@@ -193,7 +193,7 @@ fn feature_compatibility(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether an upgrade or downgrade was begun and has not ended.
+/// Whether an upgrade or downgrade of the feature compatibility version is in progress.
 fn is_changing(parameters: &Document) -> bool {
     parameters
         .get_document("featureCompatibilityVersion")

@@ -1,4 +1,4 @@
-//! What a run would do, and how it is shown.
+//! The plan of a run, and its text form.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,27 +6,27 @@ use std::time::Duration;
 use crate::error::{Finding, Result, Severity};
 use crate::model::{Amount, CollectionKind, Deployment, Namespace};
 
-/// What a run would do, and everything that stands in its way.
+/// What a run would do, and everything that prevents it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Plan {
-    /// The deployment that is migrated.
+    /// Source deployment.
     pub source: Deployment,
-    /// The deployment that it is migrated to.
+    /// Target deployment.
     pub target: Deployment,
-    /// What was found, blockers first.
+    /// Findings, blockers first.
     pub findings: Vec<Finding>,
-    /// The collections and views to be migrated.
+    /// Collections and views to migrate.
     pub collections: Vec<PlannedCollection>,
-    /// Documents and bytes to be copied.
+    /// Documents and bytes to copy.
     pub total: Amount,
-    /// How many indexes are to be built, those on `_id` left out.
+    /// Number of indexes to build, not counting those on `_id`.
     pub indexes: usize,
-    /// How long it may take, where a sample could be measured.
+    /// Estimated duration of the copy, if a sample could be measured.
     pub estimate: Option<Estimate>,
-    /// Collections on the target that a start would drop, with [`ExistingData::Clear`](crate::ExistingData::Clear), and no others.
+    /// Collections on the target that a start with [`ExistingData::Clear`](crate::ExistingData::Clear) would drop. No others are dropped.
     pub to_drop: Vec<Namespace>,
-    /// What is left out.
+    /// What is not migrated.
     pub not_migrated: Vec<String>,
 }
 
@@ -38,39 +38,39 @@ pub struct PlannedCollection {
     pub namespace: Namespace,
     /// Its name on the target.
     pub target: Namespace,
-    /// How its documents are kept.
+    /// How its documents are stored.
     pub kind: CollectionKind,
-    /// Documents and bytes, as the source's metadata counts them.
+    /// Documents and bytes according to the source's metadata.
     pub amount: Amount,
-    /// How many indexes it has, the one on `_id` included.
+    /// Number of indexes, including the one on `_id`.
     pub indexes: usize,
 }
 
-/// How long a copy may take, from reading a few megabytes of the source with one reader. Writing, indexes and the load of others are not
-/// in it.
+/// Estimated duration of a copy, measured by reading a few megabytes of the source with one reader. It does not include writing, index
+/// builds or other load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Estimate {
-    /// What was read.
+    /// Documents and bytes that were read.
     pub sample: Amount,
-    /// Bytes of documents that were read in a second.
+    /// Bytes of documents read per second.
     pub bytes_per_second: u64,
-    /// How long everything takes at this speed.
+    /// Time to copy everything at this speed.
     pub copy_time: Duration,
-    /// The bytes that the source's oplog grows by in that time, at the pace of the entries that it holds. It need not be as large: it is
-    /// followed while the copy goes on.
+    /// Bytes by which the source's oplog grows in that time, at the average rate of the entries that it holds. The oplog may be smaller
+    /// than this, because the run follows it during the copy.
     pub oplog_bytes: Option<u64>,
 }
 
 impl Plan {
-    /// The findings that make a start impossible.
+    /// Findings that prevent a start.
     pub fn blockers(&self) -> impl Iterator<Item = &Finding> {
         self.findings
             .iter()
             .filter(|finding| finding.severity == Severity::Blocker)
     }
 
-    /// An error that names every blocker, if there is one.
+    /// Returns an error that names every blocker, if there is one.
     pub(crate) fn refuse(&self) -> Result<()> {
         crate::error::refuse(&self.findings)
     }
@@ -90,7 +90,7 @@ impl fmt::Display for Plan {
             writeln!(f, "{:<8} {:<24} {}", finding.severity, finding.code, finding.message)?;
             writeln!(f, "{:<8} {:<24} -> {}", "", "", finding.fix)?;
         }
-        // As wide as the longest name, so that the numbers stand in columns.
+        // As wide as the longest name, so that the numbers align.
         let name = |collection: &PlannedCollection| match collection.namespace == collection.target {
             true => collection.namespace.to_string(),
             false => format!("{} -> {}", collection.namespace, collection.target),
@@ -142,7 +142,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// A duration for people: the two largest units that are not zero.
+/// Formats a duration for people, with the two largest units that are not zero.
 pub(super) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let parts = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];

@@ -1,4 +1,4 @@
-//! Whether the users may do what a migration does.
+//! Rules for the privileges of both users.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::{Context, SideFacts, kind};
 use crate::error::{Code, Finding, Severity};
 use crate::model::{Access, Side};
 
-/// What was refused when it was tried, and what the server's own list of privileges lacks.
+/// Reports every access that was tried and refused, and every privilege missing from the server's list.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     for side in context.sides() {
         let mut reported = tried(side, findings);
@@ -25,7 +25,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         if side.side == Side::Target {
             functions(context, side, findings);
         }
-        // What was not tried is told by what could not be done.
+        // An access that was not tried shows in the operation that failed.
         if let Some(refusal) = &side.unlisted
             && !reported
         {
@@ -43,7 +43,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// What has been tried and refused. Answers whether anything of it is needed.
+/// Reports every access that was tried and refused. Returns `true` if the migration needs any of them.
 fn tried(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
     let mut reported = unanswered(side, findings);
     for probe in &side.inspection.probes {
@@ -56,7 +56,7 @@ fn tried(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
             findings.push(Finding::blocker(
                 Code::WritesBlocked,
                 format!("the {} takes no writes: {refusal}", side.name),
-                "put right what the server says, and start again",
+                "fix what the server reports, and start again",
             ));
             continue;
         }
@@ -87,7 +87,7 @@ fn tried(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
     reported
 }
 
-/// What has been tried and not answered in time. Answers whether anything of it is needed.
+/// Reports every access that was tried and got no answer in time. Returns `true` if the migration needs any of them.
 fn unanswered(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
     let mut reported = false;
     for access in &side.inspection.unanswered {
@@ -96,14 +96,14 @@ fn unanswered(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
         findings.push(Finding::new(
             if is_needed { Severity::Blocker } else { Severity::Warning },
             Code::NoAnswer,
-            format!("the {} has not answered in time when it was asked to {what}", side.name),
+            format!("the {} did not answer in time when asked to {what}", side.name),
             "see on it with `db.currentOp()` what holds it up, and whether its writes are locked (`db.fsyncUnlock()` unlocks them)",
         ));
     }
     reported
 }
 
-/// What an access is, and whether a migration cannot do without.
+/// Returns a description of an access, and whether a migration needs it.
 fn description(access: &Access) -> (String, bool) {
     match access {
         Access::ReadOplog => ("read local.oplog.rs".to_owned(), true),
@@ -117,7 +117,7 @@ fn description(access: &Access) -> (String, bool) {
             format!("write the migration's own records to {}", crate::METADATA_DATABASE),
             true,
         ),
-        // The set's name then has to stand for its identity.
+        // Without it, the set's name serves as its identity.
         Access::ReplicaSetConfiguration => (
             "tell its configuration and identity (replSetGetConfig)".to_owned(),
             false,
@@ -139,7 +139,7 @@ fn description(access: &Access) -> (String, bool) {
     }
 }
 
-/// What is missing in the list of the user's privileges, database by database. Answers whether anything is.
+/// Reports what is missing in the list of the user's privileges, database by database. Returns `true` if anything is missing.
 fn listed(side: &SideFacts, databases: &BTreeSet<&str>, findings: &mut Vec<Finding>) -> bool {
     let Some(privileges) = &side.inspection.privileges else {
         return false;
@@ -177,7 +177,7 @@ fn listed(side: &SideFacts, databases: &BTreeSet<&str>, findings: &mut Vec<Findi
     reported
 }
 
-/// Stored functions, which roles for ordinary collections do not let pass validation.
+/// Checks for stored functions. Roles for ordinary collections do not let them bypass validation.
 fn functions(context: &Context<'_>, side: &SideFacts, findings: &mut Vec<Finding>) {
     const COLLECTION: &str = "system.js";
     const ACTION: &str = "bypassDocumentValidation";
@@ -205,14 +205,14 @@ fn functions(context: &Context<'_>, side: &SideFacts, findings: &mut Vec<Finding
     }
 }
 
-/// Whether this was tried and refused, so that it is reported already.
+/// Whether this action was tried and refused, so that it is already reported.
 fn is_tried(side: &SideFacts, database: &str, action: &str) -> bool {
     side.inspection
         .probes
         .iter()
         .filter(|probe| probe.refusal.is_some())
         .any(|probe| match &probe.access {
-            // Nothing below it could be tried.
+            // Nothing below the list of databases could be tried.
             Access::ListDatabases => true,
             Access::ListCollections(of) => of == database && action == "listCollections",
             Access::ListIndexes(of) => of == database && action == "listIndexes",
@@ -227,7 +227,7 @@ fn is_allowed(privileges: &[Document], database: &str, action: &str) -> bool {
     is_allowed_on(privileges, database, "", action)
 }
 
-/// Whether the privileges allow an action on a collection by that name; the empty one stands for all that are ordinary.
+/// Whether the privileges allow an action on a collection. An empty name stands for all ordinary collections.
 fn is_allowed_on(privileges: &[Document], database: &str, collection: &str, action: &str) -> bool {
     privileges.iter().any(|privilege| {
         let Ok(resource) = privilege.get_document("resource") else {
@@ -246,7 +246,7 @@ fn is_allowed_on(privileges: &[Document], database: &str, collection: &str, acti
 
 /// Whether the user may write while the writes of others are blocked.
 pub(super) fn passes_write_block(side: &SideFacts) -> bool {
-    // Without access control nobody may.
+    // Without access control no user has the privilege.
     let privileges = side.inspection.privileges.as_deref().unwrap_or_default();
     privileges.iter().any(|privilege| {
         let listed = privilege.get_array("actions").map(Vec::as_slice).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! How fast the source can be read.
+//! Estimate of the copy time from a short read of the source.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::error::Result;
 use crate::model::{Amount, Collection, CollectionKind, Inspection, Range};
 use crate::source::{ReadMode, ReadRequest, Source};
 
-/// How much is read at most, and for how long.
+/// Limits of the sample, in bytes and in time.
 const SAMPLE_BYTES: u64 = 8 << 20;
 const SAMPLE_TIME: Duration = Duration::from_secs(3);
 
-/// Measures a short read of the largest collection. `None` where nothing can be read, or in no time.
+/// Measures a short read of the largest collection. Returns `None` if nothing could be read, or if no time passed.
 pub(super) async fn estimate(
     source: &dyn Source,
     inspection: &Inspection,
@@ -26,7 +26,7 @@ pub(super) async fn estimate(
         .filter(|collection| collection.kind != CollectionKind::View && collection.documents > 0)
         .max_by_key(|collection| collection.bytes)?;
     let began = Instant::now();
-    // What cannot be read now is found by other rules, or by the run.
+    // Other rules, or the run, report what cannot be read now.
     let mut sample = Amount::default();
     let _ = timeout(SAMPLE_TIME, read(source, largest, &mut sample)).await;
     let elapsed = began.elapsed().as_secs_f64();

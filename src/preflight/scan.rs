@@ -1,4 +1,4 @@
-//! Looks at every document, where the host asks for it.
+//! Scan of every document, if the host asks for it.
 
 use bson::raw::{RawArray, RawBsonRef, RawDocument};
 use futures::StreamExt;
@@ -8,16 +8,16 @@ use crate::model::{Collection, CollectionKind, Range};
 use crate::order::Key;
 use crate::source::{ReadMode, ReadRequest, Source};
 
-/// How deep documents may be that servers take from clients. Some of the commands that carry documents add levels of their own.
+/// Maximum nesting depth of documents that servers accept from clients. Some of the commands that carry documents add levels of their own.
 const DEPTH: usize = 180;
 
-/// How many documents a finding names.
+/// Maximum number of documents named in a finding.
 const NAMED: usize = 5;
 
-/// What the documents of the selected collections have that a target would refuse.
+/// Reports documents of the selected collections that a target would refuse.
 ///
 /// # Errors
-/// A connection that broke.
+/// The connection broke.
 pub(super) async fn check(source: &dyn Source, selected: &[&Collection], findings: &mut Vec<Finding>) -> Result<()> {
     for collection in selected {
         if collection.kind == CollectionKind::View {
@@ -33,7 +33,7 @@ pub(super) async fn check(source: &dyn Source, selected: &[&Collection], finding
             Err(error) => findings.push(Finding::note(
                 Code::Unchecked,
                 format!(
-                    "the documents of `{}` could not be looked at: {error}",
+                    "the documents of `{}` could not be inspected: {error}",
                     collection.namespace
                 ),
                 "see the reason",
@@ -43,7 +43,7 @@ pub(super) async fn check(source: &dyn Source, selected: &[&Collection], finding
     Ok(())
 }
 
-/// Documents of one sort that were found.
+/// Documents with the same problem.
 #[derive(Default)]
 struct Found {
     count: u64,
@@ -92,14 +92,14 @@ async fn documents(source: &dyn Source, collection: &Collection, findings: &mut 
                 nested.count,
                 nested.ids.join(", ")
             ),
-            "make them flatter, or delete them, if the run reports that the target refused them",
+            "flatten or delete them if the run reports that the target refused them",
         ));
     }
     if misplaced.count > 0 {
         findings.push(Finding::blocker(
             Code::MisplacedId,
             format!(
-                "{} documents of `{namespace}` do not begin with their `_id`, as those of a server do: {}",
+                "{} documents of `{namespace}` do not begin with their `_id`, unlike documents that a server writes: {}",
                 misplaced.count,
                 misplaced.ids.join(", ")
             ),
@@ -138,7 +138,7 @@ async fn unique(source: &dyn Source, collection: &Collection, findings: &mut Vec
     Ok(())
 }
 
-/// Whether a document has more levels than `levels`, itself counted as one.
+/// Whether a document has more than `levels` levels. The document itself counts as one.
 fn is_deeper(document: &RawDocument, levels: usize) -> bool {
     let Some(inner) = levels.checked_sub(1) else {
         return true;

@@ -1,4 +1,4 @@
-//! What goes on at the source that a migration should know of.
+//! Rules for the load and the history of the source.
 
 use std::time::Duration;
 
@@ -6,25 +6,25 @@ use super::Context;
 use super::plan::duration;
 use crate::error::{Code, Finding};
 
-/// How long a transaction may be open. What it began with must still be in the oplog when the migration starts.
+/// Age from which an open transaction is reported. Its first entry must still be in the oplog when the migration starts.
 const LONG_TRANSACTION: Duration = Duration::from_secs(30);
 
-/// How many operations may wait for a lock.
+/// Number of operations that may wait for a lock.
 const QUEUE: u64 = 100;
 
-/// The source's load and history.
+/// Checks the source's load and history.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     let inspection = &context.source.inspection;
     if let Some(oplog) = inspection.oplog {
         findings.push(Finding::note(
             Code::OplogWindow,
             format!(
-                "the source's oplog reaches back {}: for so long this process may be down and still go on; while it runs, the oplog's length \
+                "the source's oplog reaches back {}: this process may be down for that long and still resume; while it runs, the oplog's length \
                  does not matter",
                 duration(oplog.window)
             ),
             format!(
-                "for more, on each member of the source: `db.adminCommand({{ replSetResizeOplog: 1, size: {}.0 }})`",
+                "to extend it, on each member of the source: `db.adminCommand({{ replSetResizeOplog: 1, size: {}.0 }})`",
                 (oplog.limit_bytes >> 19).max(990)
             ),
         ));
@@ -42,7 +42,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         findings.push(Finding::warning(
             Code::LongTransaction,
             format!(
-                "a transaction of {} has been open for {}; the oplog is read from its first entry on",
+                "a transaction of {} has been open for {}; the oplog has to be read from its first entry on",
                 transaction.client,
                 duration(transaction.open)
             ),
@@ -52,14 +52,14 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     for namespace in &inspection.index_builds {
         findings.push(Finding::warning(
             Code::IndexBuild,
-            format!("an index of `{namespace}` is being built on the source, which slows both down"),
+            format!("an index of `{namespace}` is being built on the source, which slows down both the build and the copy"),
             "wait until it is built: `db.currentOp({ \"command.createIndexes\": { $exists: true } })` shows how far it is",
         ));
     }
     for (database, level) in &inspection.profiled {
         findings.push(Finding::note(
             Code::Profiler,
-            format!("the profiler of the source's database `{database}` is at level {level}, and writes down what the migration reads"),
+            format!("the profiler of the source's database `{database}` is at level {level}, and records every read of the migration"),
             format!("on the source: `db.getSiblingDB(\"{database}\").setProfilingLevel(0)`"),
         ));
     }

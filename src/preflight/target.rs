@@ -1,11 +1,11 @@
-//! Whether the target is free, empty where it has to be, and large enough.
+//! Rules for the target: no other migration, no conflicting data, enough capacity.
 
 use super::privilege::passes_write_block;
 use super::{Checkpointed, Context};
 use crate::config::ExistingData;
 use crate::error::{Code, Finding};
 
-/// Databases on the target that other migration tools keep their state in.
+/// Databases in which other migration tools keep their state.
 const OTHER_TOOLS: &[(&str, &str)] = &[
     ("__mdb_internal_mongosync", "mongosync"),
     ("mongosync_reserved_for_internal_use", "mongosync"),
@@ -16,10 +16,10 @@ const OTHER_TOOLS: &[(&str, &str)] = &[
     ("mongopush", "mongopush"),
 ];
 
-/// How far the clocks may be apart, in milliseconds, before TTL and the application's times suffer.
+/// Maximum difference of the clocks in milliseconds. A larger one disturbs TTL indexes and the timestamps of the application.
 const CLOCK_SKEW_MS: i64 = 5_000;
 
-/// What stands on the target, and what it can bear.
+/// Checks what exists on the target, and its capacity.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     records(context, findings);
     if matches!(context.checkpointed, Checkpointed::Not) {
@@ -50,7 +50,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Records of this and of other migrations.
+/// Checks the records of this migration and of others.
 fn records(context: &Context<'_>, findings: &mut Vec<Finding>) {
     let remove = format!(
         "on the target: `db.getSiblingDB(\"{}\").dropDatabase()`, or remove the file that holds the checkpoint",
@@ -80,14 +80,14 @@ fn records(context: &Context<'_>, findings: &mut Vec<Finding>) {
         if let Some((_, tool)) = OTHER_TOOLS.iter().find(|(name, _)| name == database) {
             findings.push(Finding::warning(
                 Code::OtherTool,
-                format!("the target has the database `{database}`, in which {tool} keeps its state"),
+                format!("the target has the database `{database}`, where {tool} keeps its state"),
                 format!("make sure that {tool} is stopped, then on the target: `db.getSiblingDB(\"{database}\").dropDatabase()`"),
             ));
         }
     }
 }
 
-/// What stands on the target where migrated collections will be.
+/// Checks for collections on the target with the names of migrated ones.
 fn existing(context: &Context<'_>, findings: &mut Vec<Finding>) {
     for collection in context.in_the_way() {
         let (name, documents) = (&collection.namespace, collection.documents);
@@ -124,11 +124,11 @@ fn sizes(context: &Context<'_>, findings: &mut Vec<Finding>) {
         findings.push(Finding::warning(
             Code::DiskSpace,
             format!(
-                "{} are to be copied and {} are free on the target's disk; compression may or may not make it fit",
+                "{} have to be copied and {} are free on the target's disk; the data may still fit after compression",
                 gigabytes(context.total.bytes),
                 gigabytes(free)
             ),
-            "give the target a larger disk, or select less",
+            "give the target a larger disk, or select fewer collections",
         ));
     }
     if let (Some(source), Some(target)) = (source.cache_bytes, target.cache_bytes)
@@ -142,7 +142,7 @@ fn sizes(context: &Context<'_>, findings: &mut Vec<Finding>) {
                 gigabytes(source)
             ),
             format!(
-                "on the target: `db.adminCommand({{ setParameter: 1, wiredTigerEngineRuntimeConfig: \"cache_size={}M\" }})` where there is \
+                "on the target: `db.adminCommand({{ setParameter: 1, wiredTigerEngineRuntimeConfig: \"cache_size={}M\" }})` if there is \
                  memory for it",
                 source >> 20
             ),
@@ -154,7 +154,7 @@ fn sizes(context: &Context<'_>, findings: &mut Vec<Finding>) {
         findings.push(Finding::note(
             Code::SmallOplog,
             format!(
-                "the target's oplog of {} is less than half the source's of {}: its secondaries and change streams may be away for a shorter \
+                "the target's oplog of {} is less than half the source's of {}: its secondaries and change streams may be offline for a shorter \
                  time",
                 gigabytes(target.limit_bytes),
                 gigabytes(source.limit_bytes)
@@ -196,7 +196,7 @@ mod tests {
             assert_eq!(found.len(), 1, "{found:?}");
             assert_eq!(found[0].severity.to_string(), severity);
             assert!(found[0].message.contains("`shop.a`"));
-            // What is there is the run's own once it has begun.
+            // Once the run has begun, what exists there is its own.
             facts.checkpointed = Checkpointed::Yes;
             assert_eq!(codes(&facts, check), [""; 0]);
         }

@@ -1,14 +1,14 @@
-//! Time-series collections, which servers from 9.0 on keep without buckets.
+//! Rule for time-series collections, which servers of 9.0 and newer store without buckets.
 
 use super::Context;
 use crate::catalog::not_migrated::{TIME_SERIES, time_series_fix};
 use crate::error::{Code, Finding};
 use crate::model::CollectionKind;
 
-/// The first series whose servers make time-series collections without buckets.
+/// First series whose servers create time-series collections without buckets.
 const WITHOUT_BUCKETS: [u32; 2] = [9, 0];
 
-/// What can be copied bucket by bucket from one side to the other.
+/// Checks that both sides store time-series collections in buckets, which is what a migration copies.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     let [major, minor, _] = context.target.deployment.version;
     for collection in context.selected {
@@ -23,7 +23,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
                 let shown = namespace.time_series().unwrap_or_else(|| namespace.clone());
                 findings.push(Finding::blocker(
                     Code::TimeSeries,
-                    format!("the time-series collection `{shown}` has buckets, which a target of {major}.{minor} does not take"),
+                    format!("the time-series collection `{shown}` has buckets, which a target of {major}.{minor} does not support"),
                     format!("leave it out with `.exclude(\"{shown}\")`, or use a target of 8.x and upgrade it after the cutover"),
                 ));
             }

@@ -1,11 +1,11 @@
-//! Which members there are, and whether they can do what a migration asks of them.
+//! Rules for the members of both sets.
 
 use super::{Context, SideFacts};
 use crate::error::{Code, Finding, Severity};
 use crate::model::Member;
 use crate::mongo::client::number;
 
-/// How both sides are built.
+/// Checks the members and the connection of both sides.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     if context.source.deployment.identity == context.target.deployment.identity {
         findings.push(Finding::blocker(
@@ -14,7 +14,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
                 "source and target are the same replica set `{}`",
                 context.source.deployment.name
             ),
-            "give the connection string of another one as the target",
+            "use the connection string of another replica set as the target",
         ));
     }
     for side in context.sides() {
@@ -25,7 +25,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     if let Some(preference) = &context.source.inspection.connection.read_preference {
         findings.push(Finding::note(
             Code::ReadPreference,
-            format!("the source's connection string asks for the read preference `{preference}`; everything is read from the primary all the same"),
+            format!("the source's connection string asks for the read preference `{preference}`; it is ignored, all reads go to the primary"),
             "remove `readPreference` from the connection string",
         ));
     }
@@ -38,7 +38,7 @@ fn members(side: &SideFacts, findings: &mut Vec<Finding>) {
             Code::MemberUnhealthy,
             format!("the member {} of the {} is in the state {}", member.host, side.name, member.state),
             format!(
-                "bring it back, or take it out of the set with `rs.remove(\"{}\")`; `rs.status()` and its log tell what it does",
+                "bring it back, or take it out of the set with `rs.remove(\"{}\")`; `rs.status()` and its log show what it is doing",
                 member.host
             ),
         ));
@@ -48,22 +48,21 @@ fn members(side: &SideFacts, findings: &mut Vec<Finding>) {
         findings.push(Finding::blocker(
             Code::NoMajority,
             format!(
-                "of the {} votes of the {} only {} are of members with data that are up; {} are needed before anything counts as committed \
-                 by a majority",
+                "of the {} votes of the {}, only {} belong to data-bearing members that are up; a majority needs {}",
                 votes.all, side.name, votes.up, votes.majority
             ),
-            "start the members that are down, or put members with data in the place of arbiters: `rs.remove(\"HOST\")`, `rs.add(\"HOST\")`",
+            "start the members that are down, or replace arbiters by data-bearing members: `rs.remove(\"HOST\")`, `rs.add(\"HOST\")`",
         ));
     } else if votes.prompt < votes.majority {
         findings.push(Finding::new(
-            // The target is waited for again and again.
+            // A run waits for the target's majority again and again.
             side.severity(Severity::Warning, Severity::Blocker),
             Code::DelayedMajority,
             format!(
-                "a majority of the {} includes members that stay behind on purpose; what a majority has to confirm comes as late as they do",
+                "a majority of the {} includes delayed members, so everything that a majority has to confirm is delayed as well",
                 side.name
             ),
-            "take the vote of the delayed members for the time of the migration: `cfg = rs.conf(); cfg.members[N].votes = 0; \
+            "remove the votes of the delayed members for the time of the migration: `cfg = rs.conf(); cfg.members[N].votes = 0; \
              cfg.members[N].priority = 0; rs.reconfig(cfg)`",
         ));
     }
@@ -83,12 +82,12 @@ fn members(side: &SideFacts, findings: &mut Vec<Finding>) {
                 side.name,
                 unused.join(", ")
             ),
-            "nothing has to be done",
+            "no action is needed",
         ));
     }
 }
 
-/// Whether the applications will get answers to their writes. The migration's own do not depend on it.
+/// Checks that the applications will get answers to their writes. The migration's own writes do not depend on the default.
 fn default_write_concern(target: &SideFacts, findings: &mut Vec<Finding>) {
     let inspection = &target.inspection;
     let Some(wanted) = inspection
@@ -104,8 +103,8 @@ fn default_write_concern(target: &SideFacts, findings: &mut Vec<Finding>) {
         findings.push(Finding::warning(
             Code::DefaultWriteConcern,
             format!(
-                "by default a write to the target waits for {wanted} members with data, of which {up} are up: writes of applications that \
-                 state no write concern get no answer"
+                "by default a write to the target waits for {wanted} data-bearing members, of which {up} are up: application writes \
+                 without a write concern of their own get no answer"
             ),
             "start the members that are down, or on the target: `db.adminCommand({ setDefaultRWConcern: 1, defaultWriteConcern: { w: \
              \"majority\" } })` (before 5.0 `settings.getLastErrorDefaults` of `rs.conf()`)",
@@ -113,20 +112,20 @@ fn default_write_concern(target: &SideFacts, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether a majority confirms what is written, and soon; also where nothing is known of the members.
+/// Whether a majority confirms writes without delay. Returns `true` if nothing is known of the members.
 pub(super) fn has_prompt_majority(side: &SideFacts) -> bool {
     let votes = Votes::of(&side.inspection.members);
     votes.prompt >= votes.majority
 }
 
-/// The votes of a set.
+/// Votes of a set.
 struct Votes {
     all: usize,
-    /// How many make a majority.
+    /// Number of votes that make a majority.
     majority: usize,
-    /// Those of members that are up and hold data, since only these make a write durable.
+    /// Votes of members that are up and hold data. Only these make a write durable.
     up: usize,
-    /// Those of them that do not stay behind on purpose.
+    /// Votes of those members that are not delayed.
     prompt: usize,
 }
 
@@ -144,7 +143,7 @@ impl Votes {
     }
 }
 
-/// Whether a member does its work. Without the privilege to ask for them no states are known.
+/// Whether a member is up. Without the privilege to query them, states are unknown and count as up.
 fn is_up(member: &Member) -> bool {
     matches!(member.state.as_str(), "" | "PRIMARY" | "SECONDARY" | "ARBITER")
 }
@@ -157,25 +156,25 @@ fn reached(side: &SideFacts, findings: &mut Vec<Finding>) {
     let host = connection.hosts.join(", ");
     let (seen, fix) = if connection.unreachable.is_empty() {
         (
-            format!("`directConnection=true` ties the {} to {host}", side.name),
+            format!("`directConnection=true` limits the {} to {host}", side.name),
             "remove `directConnection` and name the set with `replicaSet`".to_owned(),
         )
     } else {
         let names = connection.unreachable.join(", ");
         (
             format!(
-                "the members of the {} call each other {names}, which cannot be reached from here, so that {host} is talked to alone",
+                "the members of the {} call each other {names}, which cannot be reached from here, so only {host} is connected to",
                 side.name
             ),
             format!(
-                "make these names known here, in DNS or in /etc/hosts, and their ports open: {names}; or make the client without \
+                "make these names resolve here, by DNS or /etc/hosts, and open their ports: {names}; or create the client without \
                  `directConnection`"
             ),
         )
     };
     findings.push(Finding::warning(
         Code::DirectConnection,
-        format!("{seen}; an election cannot be followed, and ends the run until that member is the primary again"),
+        format!("{seen}; the run cannot follow an election, and ends until that member is the primary again"),
         fix,
     ));
 }
@@ -224,7 +223,7 @@ mod tests {
             ],
             &[],
         );
-        // Who may not ask for the states knows the members alone.
+        // A user without the privilege for the states knows only the members.
         assert_found(vec![member("a", ""), member("b", ""), member("c", "")], &[]);
     }
 

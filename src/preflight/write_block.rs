@@ -1,4 +1,4 @@
-//! Whether writes on the source can be blocked at the cutover, where the host wants that.
+//! Rule for blocking writes on the source at the cutover.
 
 use bson::{Bson, Document};
 
@@ -7,15 +7,15 @@ use super::{Context, SideFacts};
 use crate::config::Settings;
 use crate::error::{Code, Finding};
 
-/// What the source's user has to be allowed on the cluster.
+/// Action that the source's user needs on the cluster.
 const ACTION: &str = "setUserWriteBlockMode";
 
-/// The version, of the server and of what it is compatible with, and the privilege.
+/// Checks the server's version, its feature compatibility version and the privilege.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     check_source(context.settings, context.source, findings);
 }
 
-/// As [`check`], with nothing known but the source.
+/// Like [`check`], with facts of the source only.
 pub(super) fn check_source(settings: &Settings, source: &SideFacts, findings: &mut Vec<Finding>) {
     if !settings.block_source_writes {
         return;
@@ -25,7 +25,7 @@ pub(super) fn check_source(settings: &Settings, source: &SideFacts, findings: &m
     if [major, minor] < [6, 0] {
         findings.push(Finding::blocker(
             Code::WriteBlockUnavailable,
-            format!("writes are to be blocked on the source, which is of version {major}.{minor}; servers can do that from 6.0 on"),
+            format!("writes are to be blocked on the source, which has version {major}.{minor}; servers support this from 6.0 on"),
             "start with `.block_source_writes(false)`, and stop the writers in the future that is passed to `cutover`",
         ));
         return;
@@ -34,10 +34,10 @@ pub(super) fn check_source(settings: &Settings, source: &SideFacts, findings: &m
         findings.push(Finding::blocker(
             Code::WriteBlockUnavailable,
             format!(
-                "writes are to be blocked on the source, whose feature compatibility version is {compatible}.{with}; servers can do that \
+                "writes are to be blocked on the source, whose feature compatibility version is {compatible}.{with}; servers support this \
                  from 6.0 on"
             ),
-            "on the source, where nothing speaks against it: `db.adminCommand({ setFeatureCompatibilityVersion: \"6.0\" })`; or start with \
+            "on the source, if nothing prevents it: `db.adminCommand({ setFeatureCompatibilityVersion: \"6.0\" })`; or start with \
              `.block_source_writes(false)`",
         ));
         return;
@@ -47,13 +47,13 @@ pub(super) fn check_source(settings: &Settings, source: &SideFacts, findings: &m
     {
         findings.push(Finding::blocker(
             Code::MissingPrivilege,
-            format!("the user on the source lacks the privilege {ACTION}, with which writes are to be blocked at the cutover"),
+            format!("the user on the source lacks the privilege {ACTION}, which it needs to block writes on the source at the cutover"),
             grant::alone((&user.0, &user.1), &[Grant::of_cluster(ACTION)]),
         ));
     }
 }
 
-/// Whether the privileges allow it on the cluster.
+/// Whether the privileges allow the action on the cluster.
 fn is_allowed(privileges: &[Document]) -> bool {
     privileges.iter().any(|privilege| {
         let on_cluster = privilege.get_document("resource").is_ok_and(|resource| {

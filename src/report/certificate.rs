@@ -1,4 +1,4 @@
-//! A hand-over as a document that can be kept, and held against both sides again.
+//! Certificate: a record of a hand-over that can be kept and checked later.
 
 use std::time::SystemTime;
 
@@ -12,81 +12,82 @@ use crate::report::{CollectionSummary, LateWrites};
 use crate::sink::Sink;
 use crate::source::Source;
 
-/// The version of the format that this crate writes. It reads this one and all before it.
+/// Format version that this crate writes. It reads this one and all earlier ones.
 const FORMAT: i32 = 1;
 
-/// What was handed over, from where to where, and what is known of both sides being the same.
+/// Record of a hand-over: what was handed over, from where to where, and the result of the verification.
 ///
-/// [`encode`](Self::encode) gives the bytes to keep. By [`serde`] it can be shown in other formats too, of which those that are not BSON, such
-/// as JSON, do not bring every type of number in options and indexes back. What it holds of users' data is names, options and specifications
-/// of indexes, never documents.
+/// [`encode`](Self::encode) returns the bytes to keep. [`serde`] can convert the certificate to other formats. Formats other than BSON,
+/// such as JSON, do not preserve every number type in options and indexes. A certificate contains names, options and index specifications,
+/// but never documents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Certificate {
-    /// The version of the format.
+    /// Format version.
     pub format: i32,
     /// The version of this crate.
     pub mongoferry: String,
-    /// What the host calls the run; see [`run_id`](crate::MigrationBuilder::run_id).
+    /// The host's name for the run; see [`run_id`](crate::MigrationBuilder::run_id).
     pub run_id: Option<String>,
-    /// When it was made, by the clock of the host.
+    /// Time of creation, by the host's clock.
     pub made: bson::DateTime,
     /// The source.
     pub source: CertifiedDeployment,
     /// The target.
     pub target: CertifiedDeployment,
-    /// The position in the source's history up to which everything is on the target.
+    /// Position in the source's oplog up to which everything is on the target.
     pub position: Position,
-    /// Each collection that was migrated, in the order of their names on the source.
+    /// All migrated collections, ordered by their names on the source.
     pub collections: Vec<CertifiedCollection>,
-    /// What was left out on purpose.
+    /// What was deliberately left out.
     pub not_migrated: Vec<String>,
-    /// Parts of options and indexes that the target cannot keep, as far as they were known: earlier versions of this crate did not note any.
+    /// Parts of options and indexes that the target cannot keep, as far as known. Earlier versions of this crate did not record any.
     #[serde(default)]
     pub not_kept: Vec<NotKept>,
-    /// How many writes that came after the stop were accepted.
+    /// Number of accepted writes that came after the stop.
     pub late_writes: u64,
 }
 
-/// One of both sides.
+/// One side of the migration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertifiedDeployment {
-    /// Its identity, which stays over restarts and elections.
+    /// The deployment's identity, which survives restarts and elections.
     pub identity: String,
-    /// Its name, such as the replica set's.
+    /// The deployment's name, such as the replica set name.
     pub name: String,
-    /// The version of its servers, such as `[6, 0, 5]`.
+    /// The server version, such as `[6, 0, 5]`.
     pub version: [u32; 3],
-    /// Its feature compatibility version, such as `[6, 0]`.
+    /// The feature compatibility version, such as `[6, 0]`.
     pub feature_compatibility: [u32; 2],
 }
 
 /// A collection that was handed over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CertifiedCollection {
-    /// Its name on the source.
+    /// The collection's name on the source.
     pub namespace: Namespace,
-    /// Its name on the target.
+    /// The collection's name on the target.
     pub target: Namespace,
-    /// Documents, as the target's metadata counts them.
+    /// Number of documents, according to the target's metadata.
     pub documents: u64,
-    /// Bytes of uncompressed BSON, as the target's metadata counts them.
+    /// Number of bytes of uncompressed BSON, according to the target's metadata.
     pub bytes: u64,
     /// Whether the documents were compared.
     pub compared: bool,
-    /// The digest that the documents have on both sides, on MongoDB the one that `dbHash` gives for the collection; `None` where they were
-    /// compared one by one or while the run went on.
+    /// Digest of the documents, which is the same on both sides. On MongoDB it is the `dbHash` of the collection. `None` if the documents
+    /// were compared one by one or during the run.
     pub digest: Option<String>,
-    /// The options, as the source has them.
+    /// The collection's options on the source.
     pub options: RawDocumentBuf,
-    /// The specifications of the indexes, as the source has them.
+    /// The index specifications on the source.
     pub indexes: Vec<RawDocumentBuf>,
 }
 
 impl Certificate {
-    /// The bytes to keep. The same certificate has the same bytes.
+    /// Encodes the certificate. Equal certificates have equal bytes.
     ///
     /// # Errors
-    /// It is larger than a document can be, with tens of thousands of collections; write it by `serde` then.
+    /// The certificate is larger than a document can be, which takes tens of thousands of collections. Use `serde` to write it in this
+    /// case.
     pub fn encode(&self) -> Result<RawDocumentBuf> {
         bson::serialize_to_raw_document_buf(self).map_err(|error| {
             Error::new(
@@ -98,10 +99,11 @@ impl Certificate {
         })
     }
 
-    /// Reads bytes that were kept.
+    /// Decodes a certificate from bytes returned by [`encode`](Self::encode).
     ///
     /// # Errors
-    /// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) when they are no certificate, or one of a newer version of the crate.
+    /// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) if the bytes are not a certificate, or if a newer version of the crate
+    /// wrote it.
     pub fn decode(bytes: &RawDocumentBuf) -> Result<Self> {
         let refused = |message: String| Error::new(ErrorKind::InvalidConfiguration, "read the certificate", message);
         let format = bytes
@@ -116,14 +118,16 @@ impl Certificate {
             .map_err(|error| refused("it is damaged".to_owned()).with_source(error))
     }
 
-    /// Holds both sides against the certificate, and against each other by digests. Answers what is no longer so, in
-    /// words; nothing as long as nobody has written to either side since the hand-over. Takes about as long as reading everything once.
+    /// Compares both sides with the certificate, and with each other by digests. Returns the deviations as text.
+    ///
+    /// The result is empty if nobody has written to either side since the hand-over. The check takes about as long as reading everything
+    /// once.
     ///
     /// # Errors
     /// A server error.
     ///
     /// # Cancellation
-    /// Nothing is changed, so that the future can be dropped at any time.
+    /// The future can be dropped at any time, because the check changes nothing.
     pub async fn check(&self, source: &dyn Source, sink: &dyn Sink) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let (ours, theirs) = futures::try_join!(source.describe(), sink.describe())?;
@@ -175,7 +179,7 @@ impl Certificate {
         Ok(found)
     }
 
-    /// What is known at the end of a cutover that found everything to be the same.
+    /// Creates the certificate at the end of a cutover that found both sides identical.
     pub(crate) fn issue(
         run_id: Option<String>,
         (source, target): (&Deployment, &Deployment),
@@ -228,7 +232,7 @@ impl CertifiedDeployment {
 }
 
 impl CertifiedCollection {
-    /// What of this one is not as certified.
+    /// Returns how `standing` deviates from the certificate.
     fn differences_from(&self, standing: &Collection, servers: &[Series]) -> Vec<String> {
         let mut found = Vec::new();
         if (standing.documents, standing.bytes) != (self.documents, self.bytes) {
@@ -248,7 +252,7 @@ impl CertifiedCollection {
         found
     }
 
-    /// The collection as the source had it.
+    /// The collection as it was on the source.
     fn as_collection(&self, kind: CollectionKind) -> Collection {
         Collection {
             id: bson::Uuid::from_bytes([0; 16]),
@@ -262,7 +266,7 @@ impl CertifiedCollection {
     }
 }
 
-/// The certificate stands where a source would.
+/// Rewords a difference between source and target, because here the certificate takes the place of the source.
 fn as_certified(what: &str) -> &str {
     match what {
         "is on the source only" | "it is missing on the target" => "is missing",

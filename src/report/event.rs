@@ -1,4 +1,4 @@
-//! What a run tells its host: events as they happen, a status at any time, and a summary at the end.
+//! Event stream of a run.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,65 +9,69 @@ use crate::compare::difference::Difference;
 use crate::model::{Namespace, Position, Side, TransactionFacts};
 use crate::report::{LateWrites, Phase};
 
-/// Events kept for a reader that is behind; older ones are lost to it.
+/// Number of events kept for a slow reader. Older events are lost to it.
 const KEPT: usize = 1024;
 
 /// Something that happened in a run.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The run went on to another phase.
+    /// The run entered another phase.
     PhaseChanged {
         /// The new phase.
         phase: Phase,
     },
     /// The run began, from nothing or from a checkpoint.
     Started {
-        /// Whether it goes on from a checkpoint.
+        /// Whether the run resumed from a checkpoint.
         resumed: bool,
-        /// Everything up to here was durable on the target already.
+        /// Position up to which everything was already durable on the target.
         position: Position,
     },
-    /// The source's history no longer held the position to go on from. The run follows it from a new position on, and compares everything
-    /// with the source: only what differs is written.
+    /// The source's oplog no longer contained the position to resume from. The run follows the oplog from a new position, compares
+    /// everything with the source, and writes only what differs.
     Resync {
-        /// Everything up to here was durable on the target.
+        /// Position up to which everything was durable on the target.
         lost: Position,
-        /// Where the history is followed from now on.
+        /// Position from which the oplog is followed now.
         position: Position,
-        /// How much of the source's time lies between the two.
+        /// Source time between the two positions.
         gap: Duration,
-        /// What was found.
+        /// Why the position is lost.
         reason: String,
     },
-    /// For half a minute the source has written faster than the target could take it, so that the lag has grown beyond the one that a
-    /// cutover needs. It is said again each minute while it lasts.
+    /// The source has written faster than the target could apply for half a minute, and the lag has grown beyond the one that a cutover
+    /// needs. The event repeats every minute while this lasts.
     FallingBehind {
-        /// Operations that the source writes each second.
+        /// Operations per second that the source writes.
         source_rate: f64,
-        /// Operations that are applied, or dropped since a copy has them, each second.
+        /// Operations per second that are applied, or dropped because a copy contains them.
         applied_rate: f64,
         /// How far the target is behind.
         lag: Duration,
     },
-    /// Less than a quarter of the oplog is left between its oldest entry and the position to go on from. When that is gone, everything has
-    /// to be compared with the source again; a larger oplog (`replSetResizeOplog`), a lower load or a resumed run prevent it.
+    /// Less than a quarter of the oplog is left between its oldest entry and the position to resume from.
+    ///
+    /// Once that part is gone, everything has to be compared with the source again. A larger oplog (`replSetResizeOplog`), a lower load, or
+    /// resuming the run prevents this.
     OplogWindowShort {
-        /// The position that the run has to go on from.
+        /// Position that the run has to resume from.
         position: Position,
-        /// The oldest position that the oplog still holds.
+        /// Oldest position that the oplog still contains.
         oldest: Position,
-        /// The time that the oplog spans.
+        /// Time that the oplog spans.
         window: Duration,
-        /// How long the position will still be there at the present speed; `None` when not known.
+        /// How long the oplog will still contain the position at the current speed; `None` if not known.
         time_left: Option<Duration>,
     },
-    /// The cutover window runs out: 24 hours, 4 hours, 1 hour or 10 minutes before its end, and once more by a process that goes on from a
-    /// checkpoint. [`extend`](crate::MigrationHandle::extend) makes it longer; at its end the run stops, with its checkpoint kept.
+    /// The cutover window is about to end. The event is sent 24 hours, 4 hours, 1 hour and 10 minutes before the end, and once more by a
+    /// process that resumes from a checkpoint.
+    ///
+    /// [`extend`](crate::MigrationHandle::extend) extends the window. At its end the run stops and keeps its checkpoint.
     CutoverWindowShort {
-        /// When it ends.
+        /// End of the window.
         deadline: SystemTime,
-        /// How much is left.
+        /// Time left.
         left: Duration,
     },
     /// All documents of a collection are on the target.
@@ -82,69 +86,70 @@ pub enum Event {
         /// The index's name.
         name: String,
     },
-    /// An index could not be built yet or at all.
+    /// An index could not be built yet, or not at all.
     IndexFailed {
         /// The collection's name on the source.
         namespace: Namespace,
         /// The index's name.
         name: String,
-        /// The target's reason.
+        /// Reason given by the target.
         reason: String,
     },
-    /// A change to the source's catalogue was carried over.
+    /// A change to the source's catalogue was applied to the target.
     CatalogChanged {
-        /// Where in the source's history.
+        /// Position in the source's oplog.
         position: Position,
-        /// What was done, in words.
+        /// What was done, as text.
         description: String,
     },
-    /// The catalogue of the source was changed in what is selected, and the host [wants to be warned](crate::DdlPolicy::Warn). The change is
-    /// carried over next. A run that goes back to its checkpoint may tell it again.
+    /// The catalogue of selected namespaces was changed on the source, and the host [wants a warning](crate::DdlPolicy::Warn). The change
+    /// is applied next. A run that goes back to its checkpoint may emit the event again.
     CatalogChangeMet {
-        /// Where in the source's history.
+        /// Position in the source's oplog.
         position: Position,
         /// The collection or view, or `database.*`.
         namespace: String,
         /// The command, such as `collMod`.
         change: &'static str,
     },
-    /// A collection was renamed on the source to a name that is not selected. It is dropped on the target; the summary names it too.
+    /// A collection was renamed on the source to a name that is not selected. It is dropped on the target. The summary lists it too.
     LeftSelection {
-        /// Its name on the source before.
+        /// The collection's old name on the source.
         from: Namespace,
-        /// Its name on the source now.
+        /// The collection's new name on the source.
         to: Namespace,
-        /// Where in the source's history.
+        /// Position in the source's oplog.
         position: Position,
     },
-    /// The target refused a document for good. The summary names it too.
+    /// The target refused a document permanently. The summary lists it too.
     DocumentRefused {
         /// The collection's name on the source.
         namespace: Namespace,
         /// The document's `_id` in extended JSON.
         id: String,
-        /// The target's reason.
+        /// Reason given by the target.
         reason: String,
     },
-    /// A server has kept the run waiting for some seconds: an election, a restart or a lost connection is being sat out. It is told again
-    /// as long as it lasts.
+    /// A server has kept the run waiting for some seconds, because of an election, a restart or a lost connection. The run keeps trying,
+    /// and the event repeats while the wait lasts.
     Waiting {
-        /// Whose server.
+        /// The side that the server belongs to.
         side: Side,
-        /// What was asked of it, such as `flush the target`.
+        /// What the server was asked to do, such as `flush the target`.
         operation: &'static str,
-        /// For how long there has been no answer.
+        /// Time without an answer so far.
         elapsed: Duration,
-        /// For how long it is waited for at most, from the beginning; then the run goes back to its checkpoint and tries again. `None` where
-        /// that depends on the amount of data.
+        /// Maximum wait, counted from the beginning. After that the run goes back to its checkpoint and tries again. `None` if the limit
+        /// depends on the amount of data.
         limit: Option<Duration>,
     },
-    /// A cutover waits some seconds for transactions that are open on the source, of which a commit afterwards would be lost.
+    /// A cutover has been waiting for some seconds for transactions that are open on the source. If they committed later, they would be
+    /// lost.
     OpenTransactions {
-        /// The transactions.
+        /// The open transactions.
         transactions: Vec<TransactionFacts>,
     },
-    /// Something failed that will be tried again from the last checkpoint.
+    /// Something failed, and the run will try again from the last checkpoint.
     Retrying {
         /// The error.
         cause: String,
@@ -153,24 +158,24 @@ pub enum Event {
     },
     /// A checkpoint was saved.
     CheckpointSaved {
-        /// Everything up to here is durable on the target.
+        /// Position up to which everything is durable on the target.
         watermark: Position,
     },
-    /// The source was written to after the host had said that nothing writes to it any more.
+    /// The source was written to after the host had reported that its writers are stopped.
     WritesAfterStop {
-        /// These.
+        /// The late writes.
         writes: LateWrites,
-        /// Whether the cutover goes on all the same, since the host accepts them.
+        /// Whether the cutover continues, because the host accepts such writes.
         accepted: bool,
     },
-    /// Writes of clients on the source are blocked from now on, for the cutover.
+    /// Client writes on the source are blocked from now on, for the cutover.
     SourceWritesBlocked,
-    /// Clients may write to the source again, since the cutover did not come to its end.
+    /// Clients may write to the source again, because the cutover did not complete.
     SourceWritesUnblocked,
-    /// The block of writes on the source could not be lifted. It is tried again each moment while the run goes on, and by the next start;
-    /// `db.adminCommand({ setUserWriteBlockMode: 1, global: false })` on the source does it by hand.
+    /// The block of writes on the source could not be lifted. The run keeps trying, and so does the next start.
+    /// `db.adminCommand({ setUserWriteBlockMode: 1, global: false })` on the source lifts it manually.
     SourceWriteBlockStays {
-        /// Why.
+        /// Why the block could not be lifted.
         reason: String,
     },
     /// A collection was verified at cutover.
@@ -180,60 +185,62 @@ pub enum Event {
         /// Whether both sides are identical.
         identical: bool,
     },
-    /// A document was found to be different on both sides, at a position at which it should not be.
+    /// A document differs between both sides at a position at which it should not.
     DocumentDiffers {
         /// The collection's name on the source.
         namespace: Namespace,
-        /// Which document, and in what.
+        /// The document, and how it differs.
         difference: Difference,
     },
-    /// Another program writes to a collection of the target that is migrated. It is told at once, and then every 10 seconds at most. The
-    /// comparison at cutover says whether it does harm.
+    /// Another program writes to a migrated collection on the target. The event is sent at once, and then every 10 seconds at most. The
+    /// comparison at cutover finds out whether the writes do harm.
     ForeignWrite {
         /// The collection's name on the target.
         namespace: Namespace,
-        /// How many writes were seen since this process began.
+        /// Number of writes seen since this process began.
         writes: u64,
     },
-    /// Writes of others to the target cannot be watched: reading its oplog needs the privilege `find` on `local.oplog.rs`. Or some may have
-    /// been missed, as when it rolled over while it could not be read. The next run watches again.
+    /// Writes of other programs to the target cannot be watched, or some may have been missed.
+    ///
+    /// Watching needs the privilege `find` on `local.oplog.rs`, to read the target's oplog. Writes may be missed if the oplog rolled over
+    /// while it could not be read. The next run watches again.
     ForeignWritesNotWatched {
-        /// The target's reason.
+        /// Reason given by the target.
         reason: String,
     },
-    /// Members were added to a replica set or taken out of it.
+    /// Members were added to or removed from a replica set.
     MembersChanged {
-        /// Which one's.
+        /// The side that the replica set belongs to.
         side: Side,
-        /// The addresses of the new ones.
+        /// Addresses of the added members.
         added: Vec<String>,
-        /// The addresses of those that are gone.
+        /// Addresses of the removed members.
         removed: Vec<String>,
     },
-    /// The feature compatibility version of a side was changed, by which the run ends.
+    /// The feature compatibility version of a side was changed, which ends the run.
     FeatureCompatibilityChanged {
-        /// Which one's.
+        /// The side whose version changed.
         side: Side,
-        /// The version before, such as `[5, 0]`.
+        /// The old version, such as `[5, 0]`.
         from: [u32; 2],
-        /// The version now.
+        /// The new version.
         to: [u32; 2],
     },
-    /// A hook of the host failed, which changes nothing for the run. Those whose errors keep something from being done are not told here.
+    /// A hook of the host failed, without any effect on the run. Failures of hooks that prevent what follows them are not reported here.
     HookFailed {
         /// The hook's name, such as `after_cutover`.
         hook: &'static str,
         /// What went wrong.
         reason: String,
     },
-    /// The reader was too slow, and this many events were lost to it.
+    /// The reader was too slow and has lost events.
     Missed {
-        /// How many.
+        /// Number of lost events.
         events: u64,
     },
 }
 
-/// The sending side of the event stream. Sending never waits.
+/// Sender of the event stream. Sending never waits.
 #[derive(Clone, Debug)]
 pub(crate) struct Events {
     sender: broadcast::Sender<Event>,
@@ -247,11 +254,12 @@ impl Events {
     }
 
     pub fn send(&self, event: Event) {
-        // An error means that nobody listens, which is the host's choice.
+        // Sending fails only if nobody listens, which is the host's choice.
         let _ = self.sender.send(event);
     }
 
-    /// The events from now on. The stream ends with the run, which is when its last phase was told; `ended` says that it was already.
+    /// Returns the events from now on. The stream ends with the run, after the event for its last phase. `ended` tells whether that event
+    /// was already sent.
     pub fn subscribe(&self, ended: bool) -> impl Stream<Item = Event> + Send + Unpin + use<> {
         let receiver = (!ended).then(|| self.sender.subscribe());
         let events = stream::unfold(receiver, |receiver| async {
@@ -265,7 +273,7 @@ impl Events {
                 Err(broadcast::error::RecvError::Closed) => None,
             }
         });
-        // A host that selects over several things asks again after the end.
+        // A host that uses `select!` may poll the stream again after its end.
         Box::pin(events.fuse())
     }
 }

@@ -1,4 +1,4 @@
-//! What a host shows of a run beside its present state: how the lag has been of late, and how fast changes are applied.
+//! History of the lag, and the rate of applied changes.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -6,32 +6,32 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-/// How often a sample is taken, so that few are kept.
+/// Minimum time between two samples. It keeps their number small.
 const SAMPLE: Duration = Duration::from_secs(5);
 
-/// For how long they are kept.
+/// How long samples are kept.
 const KEPT: Duration = Duration::from_secs(600);
 
-/// Over how long the rate is counted.
+/// Period over which the rate is averaged.
 const RATE: Duration = Duration::from_secs(30);
 
 /// The lag at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LagSample {
-    /// The moment, by the clock of this process.
+    /// When the sample was taken, by the clock of this process.
     pub at: SystemTime,
     /// How far the target was behind the source.
     pub lag: Duration,
 }
 
-/// How many indexes there are, those on `_id` left out.
+/// Number of indexes, without those on `_id`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IndexCounts {
-    /// Built on the target.
+    /// Indexes built on the target.
     pub built: u64,
-    /// On the source, in collections that are migrated.
+    /// Indexes on the source, in migrated collections.
     pub total: u64,
 }
 
@@ -43,12 +43,12 @@ pub(crate) struct Recent(Mutex<VecDeque<Sample>>);
 struct Sample {
     taken: Instant,
     lag: LagSample,
-    /// How many changes had been applied since this process began.
+    /// Number of changes applied since this process began.
     applied: u64,
 }
 
 impl Recent {
-    /// Takes a sample in, unless one was taken a moment ago.
+    /// Takes a sample, unless the last one is too recent.
     pub fn note(&self, lag: Duration, applied: u64) {
         let taken = Instant::now();
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,13 +63,14 @@ impl Recent {
         }
     }
 
-    /// Oldest first.
+    /// Returns the lag samples, oldest first.
     pub fn lags(&self) -> Vec<LagSample> {
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         samples.iter().map(|sample| sample.lag).collect()
     }
 
-    /// Changes applied each second, of which there are `applied` by now; `None` before two samples' time has passed.
+    /// Returns the number of changes applied per second. `applied` is their current total. `None` if no sample is recent enough, or if less
+    /// than a second has passed since the first one.
     pub fn rate(&self, applied: u64) -> Option<f64> {
         let now = Instant::now();
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,7 +100,7 @@ mod tests {
         assert_eq!(lags, expected);
         let rate = recent.rate(4000 * 50).unwrap();
         assert!((99.0..101.0).contains(&rate), "{rate}");
-        // A run that stands still takes no samples, and applies nothing.
+        // A stopped run takes no samples and applies nothing.
         advance(RATE * 2).await;
         assert_eq!(recent.rate(4000 * 50), None);
     }

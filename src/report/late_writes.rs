@@ -1,4 +1,4 @@
-//! Writes that arrive on the source after its writers were to have stopped.
+//! Late writes: writes to the source after its writers were to have stopped.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,22 +9,22 @@ use std::sync::{Mutex, PoisonError};
 use crate::error::{Error, ErrorKind};
 use crate::model::{Namespace, Position};
 
-/// So many writes are named; all are counted.
+/// Maximum number of writes listed individually. All of them are counted.
 const MOST_NAMED: usize = 20;
 
-/// So many characters of an `_id` are shown, which can be as large as a document.
+/// Maximum number of characters shown of an `_id`, which can be as large as a document.
 const ID_SHOWN: usize = 200;
 
 /// Writes to the source after the position at which its writers were to have stopped.
 ///
-/// Only the migrated namespaces count. A delete in a collection whose documents expire does not: the source goes on expiring them, and
-/// its history does not tell such a delete from one of an application. It is carried over like any other.
+/// Only writes to migrated namespaces count. A delete in a collection whose documents expire does not count: the source keeps expiring
+/// documents, and its oplog does not distinguish such a delete from one of an application. It is applied like any other change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LateWrites {
-    /// How many there were.
+    /// Number of writes.
     pub count: u64,
-    /// The first 20 of them.
+    /// The first 20 writes.
     pub named: Vec<LateWrite>,
 }
 
@@ -32,16 +32,16 @@ pub struct LateWrites {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LateWrite {
-    /// Where in the source's history.
+    /// Position in the source's oplog.
     pub position: Position,
     /// The collection's name on the source.
     pub namespace: Namespace,
-    /// The document's `_id` in extended JSON, shortened when it is long; `None` for a change to the catalogue.
+    /// The document's `_id` in extended JSON, shortened if it is long; `None` for a change to the catalogue.
     pub id: Option<String>,
 }
 
 impl LateWrites {
-    /// `accepted` says that the host accepts such writes, and that there is no end to them.
+    /// Converts the writes to an error. If `accepted` is set, the host accepts such writes, and the error says that they do not end.
     pub(crate) fn to_error(&self, accepted: bool) -> Error {
         let (again, or_accept) = match accepted {
             true => (" again and again", ""),
@@ -51,14 +51,14 @@ impl LateWrites {
             ErrorKind::WritesAfterStop,
             "cut over",
             format!(
-                "the source was written to{again} after the writers had been stopped: {self}; the run goes on following: stop what still \
-                 writes, and cut over again{or_accept}"
+                "the source was written to{again} after its writers were stopped: {self}; the run keeps following the source: stop what \
+                 still writes, and cut over again{or_accept}"
             ),
         )
     }
 }
 
-/// Their number, and the first of them.
+/// Shows the number of writes, and the first of them.
 impl fmt::Display for LateWrites {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.count {
@@ -78,8 +78,8 @@ impl fmt::Display for LateWrites {
     }
 }
 
-/// What a cutover and the router share: the cutover begins to watch and ends it, the router notes what it meets meanwhile. A run that goes
-/// back to its checkpoint meets the same writes again, which are counted once.
+/// State shared by a cutover and the router. The cutover starts and ends the watch, and the router records the writes that it meets in
+/// between. A run that goes back to its checkpoint meets the same writes again; they are counted only once.
 #[derive(Debug, Default)]
 pub(crate) struct LateWatch {
     on: AtomicBool,
@@ -88,12 +88,12 @@ pub(crate) struct LateWatch {
 
 #[derive(Debug)]
 struct State {
-    /// What comes after it has not been counted yet.
+    /// Writes after this position are not counted yet.
     counted: Position,
     writes: LateWrites,
-    /// The last of them in each collection.
+    /// Position of the last write in each collection.
     last: HashMap<Namespace, Position>,
-    /// The last change to the catalogue.
+    /// Position of the last change to the catalogue.
     last_of_catalog: Option<Position>,
 }
 
@@ -127,7 +127,7 @@ impl LateWatch {
         self.on.load(Relaxed)
     }
 
-    /// Notes the writes of one entry, which `continues` with the next one where it is a part of a transaction.
+    /// Records the writes of one oplog entry. If `continues` is set, the entry is part of a transaction that the next entry continues.
     pub fn note<'a>(
         &self,
         position: Position,
@@ -160,15 +160,14 @@ impl LateWatch {
         }
     }
 
-    /// Whether a collection may have been written to after a position, as far as such writes count. After a change to the catalogue nothing is
-    /// known of any.
+    /// Whether a collection may have late writes after a position. After a change to the catalogue this is `true` for every collection.
     pub fn may_have_changed(&self, namespace: &Namespace, after: Position) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let last = state.last.get(namespace).copied().max(state.last_of_catalog);
         last.is_some_and(|last| last > after)
     }
 
-    /// What was found since the watch began.
+    /// Returns the writes found since the watch began.
     pub fn found(&self) -> LateWrites {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).writes.clone()
     }

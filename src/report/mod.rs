@@ -1,4 +1,4 @@
-//! What a host is told about a run: events, status, summary, certificate.
+//! Everything a run reports to its host: events, status, summary and certificate.
 
 mod certificate;
 mod event;

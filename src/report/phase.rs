@@ -1,34 +1,34 @@
-//! The phases of a run: which follows which, and which calls of the host fit which.
+//! Phases of a run, their transitions, and the host calls allowed in each.
 
 use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// How far a run is.
+/// Phase of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Checking, listing, and making the collections on the target.
+    /// Checking both sides, listing the source, and creating collections on the target.
     #[default]
     Preflight,
     /// Collections are being copied while the oplog is followed.
     Copy,
-    /// Everything is copied; indexes are being built.
+    /// Everything is copied, and indexes are being built.
     Index,
-    /// Everything is copied and indexed; the oplog is being caught up with.
+    /// Everything is copied and indexed, and the run is catching up with the oplog.
     CatchUp,
-    /// The lag is small: cutover is possible now.
+    /// The lag is small, and a cutover is possible now.
     Ready,
-    /// Writes are being stopped, the rest is applied and verified.
+    /// Writes are being stopped, and the remaining changes are applied and verified.
     Cutover,
     /// Handed over.
     Complete,
-    /// Stopped by `pause`; `resume` goes on from the checkpoint.
+    /// Stopped by `pause`. `resume` continues from the checkpoint.
     Paused,
     /// Ended by an error or by `abandon`. The checkpoint is kept.
     Failed,
 }
 
-/// What a host asks of a run that does not fit all its phases.
+/// A call of the host that is allowed only in some phases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     Pause,
@@ -39,21 +39,21 @@ pub(crate) enum Call {
 }
 
 impl Phase {
-    /// Whether none follows it.
+    /// Whether this is a final phase.
     pub(crate) fn is_last(self) -> bool {
         matches!(self, Self::Complete | Self::Failed)
     }
 
-    /// Whether a run in this phase can go on to `next`.
+    /// Whether a run in this phase may enter `next`.
     ///
-    /// A run that goes back to its checkpoint after an error has its old phase until it knows what is left to do, which may be more than
-    /// before: a resync copies again.
+    /// A run that goes back to its checkpoint after an error stays in its old phase until it knows what is left to do. That may be more
+    /// than before: a resync copies again.
     pub(crate) fn leads_to(self, next: Self) -> bool {
         match next {
             Self::Preflight => self == Self::Paused,
             Self::Copy => matches!(self, Self::Preflight | Self::Index | Self::CatchUp | Self::Ready),
             Self::Index => matches!(self, Self::Preflight | Self::Copy | Self::CatchUp | Self::Ready),
-            // From a cutover when it has failed or was dropped.
+            // From `Cutover` if the cutover failed or was dropped.
             Self::CatchUp => matches!(
                 self,
                 Self::Preflight | Self::Copy | Self::Index | Self::Ready | Self::Cutover
@@ -73,31 +73,31 @@ impl Phase {
         }
     }
 
-    /// Whether a call fits.
+    /// Checks that `call` is allowed in this phase.
     ///
     /// # Errors
-    /// [`WrongPhase`](ErrorKind::WrongPhase), which says what is possible instead.
+    /// [`WrongPhase`](ErrorKind::WrongPhase), with a message that says what is possible instead.
     pub(crate) fn check(self, call: Call) -> Result<()> {
         let possible = match (self, call) {
             (Self::Complete, _) => "the migration has been handed over, and there is nothing left to do",
             (Self::Failed, _) => {
-                "the run has ended; the migration can be started again, which goes on from its checkpoint"
+                "the run has ended and its checkpoint is kept; start the migration again to continue from there"
             }
             (Self::Cutover, Call::Pause) => "wait for the cutover to end, or drop its future first",
             (Self::Cutover, Call::CutOver) => {
-                "a cutover is under way already: wait for it to end, or drop its future first"
+                "another cutover is in progress: wait for it to end, or drop its future first"
             }
             (Self::Paused, Call::CutOver) => "resume the run first; it can be cut over once it has caught up",
             (Self::Paused, Call::Verify) => "resume the run first; both sides are compared while it follows the source",
-            (Self::Cutover, Call::Verify) => "wait for the cutover to end, which compares both sides itself",
+            (Self::Cutover, Call::Verify) => "wait for the cutover to end; it compares both sides itself",
             (Self::Paused, Call::Resume) => return Ok(()),
-            (_, Call::Resume) => "the run is not paused, and goes on by itself",
+            (_, Call::Resume) => "the run is not paused",
             (_, Call::Pause | Call::CutOver | Call::Extend | Call::Verify) => return Ok(()),
         };
         Err(Error::new(ErrorKind::WrongPhase, call.operation(), possible).with_context("phase", self))
     }
 
-    /// The phase's name in lower case with underscores, such as `catch_up`.
+    /// The phase's name in snake case.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Preflight => "preflight",
@@ -147,7 +147,7 @@ mod tests {
         Phase::Failed,
     ];
 
-    /// Each row is a phase; `x` where it leads to the phase of the column.
+    /// Each row is a phase. `x` marks the phases it may lead to.
     #[test]
     fn phases_follow_one_another_as_in_the_table() {
         #[rustfmt::skip]

@@ -1,4 +1,4 @@
-//! The state of a run at one moment.
+//! Status of a run at one moment.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,65 +6,65 @@ use crate::config::Throttle;
 use crate::model::{Amount, Position};
 use crate::report::{IndexCounts, LagSample, Phase};
 
-/// The state of a run at one moment.
+/// Status of a run at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
-    /// How far the run is.
+    /// Current phase of the run.
     pub phase: Phase,
-    /// Everything up to here is durable on the target; `None` before the first checkpoint.
+    /// Position up to which everything is durable on the target; `None` before the first checkpoint.
     pub position: Option<Position>,
-    /// The newest majority-committed position of the source that is known; `None` before it was first asked.
+    /// Newest known majority-committed position of the source; `None` before the source was first asked.
     pub source_position: Option<Position>,
     /// How far `position` is behind `source_position`.
     pub lag: Option<Duration>,
     /// Whether every collection has been copied.
     pub copy_complete: bool,
-    /// Whether the lag is small and everything copied and indexed, so that `cutover` would succeed; within seconds when it has little left to
-    /// compare (see `all_compared`).
+    /// Whether the lag is small and everything is copied and indexed, so that `cutover` would succeed. The cutover takes seconds if little
+    /// is left to compare (see `all_compared`).
     pub can_cut_over: bool,
     /// Documents and bytes copied since the migration began.
     pub copied: Amount,
     /// Documents and bytes that the source had when it was listed.
     pub total: Amount,
-    /// The source's changes since this process began.
+    /// Changes on the source since this process began.
     pub changes: ChangeCounts,
-    /// Documents and bytes of the source that were compared with the target while the run went on, since this process began.
+    /// Documents and bytes of the source that the run has compared with the target since this process began.
     pub compared: Amount,
-    /// Whether everything has been compared that can be while the run goes on, with
-    /// [`Verification::Continuous`](crate::Verification::Continuous). A cutover that comes earlier compares the rest while the applications
-    /// stand still, which takes as long as reading it.
+    /// Whether everything has been compared that can be compared during the run, with
+    /// [`Verification::Continuous`](crate::Verification::Continuous). An earlier cutover compares the rest while the applications are
+    /// stopped, which takes as long as reading it.
     pub all_compared: bool,
-    /// How many of the documents that were compared while the run went on differed, since this process began.
+    /// Number of documents that differed in comparisons during the run, since this process began.
     pub differences: u64,
-    /// How long the copy will still take at its present speed; `None` when not known.
+    /// Estimated time left for the copy at its current speed; `None` if not known.
     pub time_left: Option<Duration>,
-    /// The time that the source's oplog spans, measured each 10 seconds, also while the run is paused; `None` when not known.
+    /// Time that the source's oplog spans; `None` if not known. It is measured every 10 seconds, also while the run is paused.
     pub oplog_window: Option<Duration>,
-    /// How long the oplog will still hold the position to go on from, at the speed at which it rolled off in the last 10 minutes; `None`
-    /// when it did not, or is not known. A run that keeps up has always about the whole window.
+    /// How long the oplog will still contain the position to resume from, at the speed at which the oplog rolled over in the last 10
+    /// minutes; `None` if it did not, or if not known. In a run that keeps up, this is always about the whole window.
     pub oplog_time_left: Option<Duration>,
-    /// When the cutover window ends, and with it the run; `None` before the run was first ready, and for a window without end.
+    /// When the cutover window and thus the run ends; `None` before the run was first ready, and for a window without an end.
     pub cutover_deadline: Option<SystemTime>,
-    /// How fast the run may go.
+    /// Current rate limits of the run.
     pub throttle: Throttle,
-    /// How many ranges may be copied or compared at the same time just now: the number of [walkers](crate::MigrationBuilder::walkers), or
-    /// fewer while [the source's writes are spared](crate::MigrationBuilder::yield_to_source_writes).
+    /// Current maximum number of ranges copied or compared concurrently: the number of [walkers](crate::MigrationBuilder::walkers), or
+    /// fewer while [the run yields to the source's writes](crate::MigrationBuilder::yield_to_source_writes).
     pub walkers: usize,
-    /// The lag in the last 10 minutes of this process, oldest first, about each 5 seconds. While the run is paused it grows.
+    /// Lag during the last 10 minutes of this process, oldest first, about every 5 seconds. It grows while the run is paused.
     pub lag_history: Vec<LagSample>,
-    /// Changes applied to the target each second, over the last half minute; `None` when not known.
+    /// Changes applied to the target per second, averaged over the last half minute; `None` if not known.
     pub applied_per_second: Option<f64>,
-    /// Indexes built so far. One that could not be built counts in the total alone.
+    /// Indexes built so far. An index that could not be built counts only in the total.
     pub indexes: IndexCounts,
 }
 
-/// What became of the source's changes.
+/// Counts of what happened to the source's changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChangeCounts {
-    /// Applied to the target.
+    /// Changes applied to the target.
     pub applied: u64,
-    /// Dropped, since a copy has them or will have them.
+    /// Changes dropped because a copy contains them or will contain them.
     pub dropped: u64,
-    /// Bytes of changes held back for chunks that are being read.
+    /// Bytes of held changes, which wait for chunks that are being read.
     pub held_bytes: u64,
 }

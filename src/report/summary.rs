@@ -1,4 +1,4 @@
-//! The result of a run.
+//! Result of a run.
 
 use crate::catalog::NotKept;
 use crate::catalog::compare::IndexSummary;
@@ -6,69 +6,69 @@ use crate::checkpoint::WayBack;
 use crate::model::{LeftSelection, Namespace, Position};
 use crate::report::{Certificate, LateWrites};
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
-    /// How it ended.
+    /// How the run ended.
     pub outcome: Outcome,
-    /// The position at which both sides were compared; `None` when they were not.
+    /// Position at which both sides were compared; `None` if they were not compared.
     pub position: Option<Position>,
-    /// Each collection that was migrated.
+    /// All migrated collections.
     pub collections: Vec<CollectionSummary>,
-    /// Each index that was migrated.
+    /// All migrated indexes.
     pub indexes: Vec<IndexSummary>,
-    /// Writes to the source after the host had said that nothing writes to it any more. There are none unless the host accepts them.
+    /// Writes to the source after the host had reported that its writers are stopped. Empty unless the host accepts such writes.
     pub late_writes: LateWrites,
-    /// How often the source's history no longer held the position to go on from, so that everything was compared again.
+    /// How often the source's oplog no longer contained the position to resume from, so that everything was compared again.
     pub resyncs: u32,
-    /// Collections of the target that another program wrote to, as far as this process has seen it.
+    /// Collections on the target that another program wrote to, as far as this process has seen.
     pub foreign_writes: Vec<ForeignWrites>,
-    /// Collections that were renamed out of the selection during the migration, and were dropped on the target: the first 1000 of them.
+    /// The first 1000 collections that were renamed out of the selection during the migration and dropped on the target.
     pub left_selection: Vec<LeftSelection>,
-    /// What was left out on purpose: users, roles, system collections, what was not selected.
+    /// What was deliberately left out: users, roles, system collections, and what was not selected.
     pub not_migrated: Vec<String>,
-    /// Parts of options and indexes that the target cannot keep. Preflight has a finding for each that was there at the start, and none is
-    /// a difference.
+    /// Parts of options and indexes that the target cannot keep. Preflight has a finding for each one that existed at the start. They do
+    /// not count as differences.
     pub not_kept: Vec<NotKept>,
-    /// All of it as a document to keep; `None` unless it is [complete](Outcome::Complete).
+    /// The summary as a document to keep; `None` unless the outcome is [complete](Outcome::Complete).
     pub certificate: Option<Certificate>,
-    /// How the hand-over can be taken back; `None` unless it is [complete](Outcome::Complete), and for a sink whose history cannot be
-    /// followed. See [`Summary::reverse`].
+    /// How to reverse the hand-over; see [`Summary::reverse`]. `None` unless the outcome is [complete](Outcome::Complete), and `None` for a
+    /// sink whose history cannot be followed.
     pub way_back: Option<WayBack>,
 }
 
-/// Writes of another program to a collection of the target.
+/// Writes of other programs to a collection of the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignWrites {
     /// The collection's name on the target.
     pub namespace: Namespace,
-    /// How many were seen.
+    /// Number of writes seen.
     pub writes: u64,
 }
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Handed over; nothing differs.
+    /// Handed over, and nothing differs.
     Complete,
-    /// Not handed over: the verification found differences. The run goes on following, so that the cutover can be called again. The target
-    /// must not be used before they are understood.
+    /// Not handed over: the verification found differences. The run keeps following the source, so that the cutover can be called again. Do
+    /// not use the target before the differences are understood.
     Differences,
 }
 
-/// What became of a collection.
+/// Result for one collection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CollectionSummary {
-    /// Its name on the source.
+    /// The collection's name on the source.
     pub namespace: Namespace,
-    /// Its name on the target.
+    /// The collection's name on the target.
     pub target: Namespace,
-    /// Documents on the target.
+    /// Number of documents on the target.
     pub documents: u64,
     /// Whether both sides were compared and are identical, options included.
     pub verified: bool,
-    /// The digest that the documents have on both sides; `None` where they were compared in another way or not at all.
+    /// Digest of the documents, which is the same on both sides; `None` if they were compared in another way, or not at all.
     pub digest: Option<String>,
-    /// What differs, in words.
+    /// What differs, as text.
     pub differences: Vec<String>,
 }

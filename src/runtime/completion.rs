@@ -1,7 +1,7 @@
-//! The moment in which a migration is over: when the checkpoint that says so is durable.
+//! Completion of a migration: reached once the final checkpoint is durable.
 //!
-//! A cutover offers what it has come to. The run's own tasks save the checkpoint, and tell everybody in the same step in which they learn that
-//! it is durable, so that nothing of this hangs on whether the cutover's future is still there.
+//! A cutover offers its result. The run's own tasks save the checkpoint, and publish the completion in the same step in which they learn
+//! that the checkpoint is durable. Completion therefore does not depend on whether the cutover's future still exists.
 
 use std::fmt;
 
@@ -11,17 +11,17 @@ use crate::checkpoint::WayBack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::Summary;
 
-/// What goes over to the target with the migration. When it is dropped before [`begin`](Self::begin) or after [`revert`](Self::revert) it
-/// stays where it was, else it has gone over.
+/// Something that moves to the target together with the migration. Dropping it before [`begin`](Self::begin) or after
+/// [`revert`](Self::revert) leaves it where it was. Otherwise it has moved.
 pub(crate) trait Switch: Send + Sync {
-    /// From now on the checkpoint may say that the migration is complete.
+    /// Switches. From now on the checkpoint may say that the migration is complete.
     fn begin(&mut self);
 
-    /// It is known not to say so.
+    /// Undoes [`begin`](Self::begin): the checkpoint does not say that the migration is complete.
     fn revert(&mut self);
 }
 
-/// What a cutover, the tasks of a run and the supervisor share of the end of a migration.
+/// State of the completion, shared by the cutover, the tasks of the run and the supervisor.
 #[derive(Debug)]
 pub(crate) struct Completion {
     state: watch::Sender<State>,
@@ -29,15 +29,15 @@ pub(crate) struct Completion {
 
 #[derive(Debug)]
 enum State {
-    /// There is nothing to complete.
+    /// No cutover has made an offer.
     Idle,
-    /// A cutover has found everything to be the same. It can still take that back.
+    /// A cutover has verified that both sides are identical. It can still withdraw the offer.
     Offered(Offer),
-    /// The checkpoint is being saved, or its save has failed in a way that leaves open what is stored.
+    /// The checkpoint is being saved, or the save failed and it is unknown which checkpoint is stored.
     InDoubt {
         offer: Offer,
         failure: Option<(ErrorKind, String)>,
-        /// Whether nobody waits for the cutover any more.
+        /// Whether the cutover was dropped, so that nobody waits for the result.
         is_abandoned: bool,
     },
     /// The checkpoint was not saved.
@@ -46,7 +46,7 @@ enum State {
     Complete(Box<Summary>),
 }
 
-/// What a cutover has come to, and what goes over with it.
+/// Result of a cutover, and the switch that completes with it.
 pub(crate) struct Offer {
     pub summary: Box<Summary>,
     pub switch: Option<Box<dyn Switch>>,
@@ -72,7 +72,7 @@ impl Completion {
         self.state.send_replace(State::Offered(offer));
     }
 
-    /// What the checkpoint is to say of the way back; `None` when nothing is offered.
+    /// Returns the way back that the checkpoint has to record, or `None` if nothing is offered.
     pub fn offered(&self) -> Option<Option<WayBack>> {
         match &*self.state.borrow() {
             State::Offered(offer) => Some(offer.summary.way_back.clone()),
@@ -80,7 +80,7 @@ impl Completion {
         }
     }
 
-    /// Takes an offer back that nobody has made use of.
+    /// Withdraws the offer, unless it was claimed.
     pub fn take_back(&self) -> Option<Offer> {
         let mut taken = None;
         self.state
@@ -97,7 +97,7 @@ impl Completion {
         taken
     }
 
-    /// Makes use of the offer: the checkpoint is saved next. Answers whether there was one.
+    /// Claims the offer, right before the checkpoint is saved. Returns `true` if there was one.
     pub fn claim(&self) -> bool {
         self.state
             .send_if_modified(|state| match std::mem::replace(state, State::Idle) {
@@ -119,7 +119,7 @@ impl Completion {
             })
     }
 
-    /// The save has failed, and may have been made all the same.
+    /// Records that the save failed. The checkpoint may have been stored all the same.
     pub fn note_failure(&self, error: &Error) {
         self.state.send_if_modified(|state| {
             if let State::InDoubt { failure, .. } = state {
@@ -129,8 +129,8 @@ impl Completion {
         });
     }
 
-    /// The checkpoint is known to say that the migration is complete, or not to. Answers whether it does not and nobody waits for the cutover,
-    /// which is to be given up then.
+    /// Resolves the doubt: the stored checkpoint says that the migration is complete, or that it is not. Returns `true` if it is not
+    /// complete and nobody waits for the cutover. The caller then has to abandon the cutover.
     pub fn resolve(&self, is_complete: bool) -> bool {
         let mut gives_up = false;
         self.state
@@ -152,7 +152,7 @@ impl Completion {
                         let ended = || {
                             (
                                 ErrorKind::Stopped,
-                                "the run ended while the checkpoint was saved".to_owned(),
+                                "the run ended while the checkpoint was being saved".to_owned(),
                             )
                         };
                         let (kind, message) = failure.unwrap_or_else(ended);
@@ -168,12 +168,13 @@ impl Completion {
         gives_up
     }
 
-    /// Nobody will find out what the checkpoint says. What goes over with the migration does so.
+    /// Leaves the doubt unresolved, because the stored checkpoint cannot be read. The switch stays begun.
     pub fn leave_in_doubt(&self) {
         self.state.send_replace(State::Idle);
     }
 
-    /// Nobody waits for the cutover any more. Answers whether it is to be given up: once the checkpoint is being saved that decides itself.
+    /// Records that nobody waits for the cutover any more. Returns `true` if the caller has to abandon the cutover. Returns `false` once
+    /// the save of the checkpoint has begun, because then its result decides.
     pub fn give_up(&self) -> bool {
         let mut gives_up = true;
         self.state.send_if_modified(|state| {
@@ -190,12 +191,12 @@ impl Completion {
         gives_up
     }
 
-    /// Whether it is not known what the checkpoint says.
+    /// Whether it is unknown what the stored checkpoint says.
     pub fn is_in_doubt(&self) -> bool {
         matches!(&*self.state.borrow(), State::InDoubt { .. })
     }
 
-    /// What the migration came to, once it is complete.
+    /// Summary of the migration, once it is complete.
     pub fn summary(&self) -> Option<Summary> {
         match &*self.state.borrow() {
             State::Complete(summary) => Some((**summary).clone()),
@@ -206,7 +207,7 @@ impl Completion {
     /// Waits until it is known whether the migration is complete.
     ///
     /// # Errors
-    /// It is not, since the checkpoint could not be saved.
+    /// The checkpoint could not be saved, so the migration is not complete.
     pub async fn known(&self) -> Result<Summary> {
         let mut state = self.state.subscribe();
         let known = state.wait_for(|state| !matches!(state, State::Offered(_) | State::InDoubt { .. }));

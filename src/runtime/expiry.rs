@@ -1,7 +1,8 @@
-//! When documents expire on the target: hardly ever as long as the source is followed, and as on the source at the cutover.
+//! Expiry of documents on the target: blocked while the run follows, restored at the cutover.
 //!
-//! One [task](crate::engine::expiry) of the run gives all the commands, so that none that was given up can be carried out after the one that follows it. A checkpoint
-//! notes the final form before any collection gets it: whoever goes on from there holds the expiry back again first.
+//! A single [task](crate::engine::expiry) of the run issues all commands, so that an abandoned command can never take effect after the one
+//! that follows it. A checkpoint records the final form before any collection gets it. A run that resumes from such a checkpoint blocks
+//! expiry again first.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -20,22 +21,22 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Collection, CollectionKind, Namespace};
 use crate::sink::{CatalogCommand, Sink};
 
-/// How many commands are given at the same time. Each waits for a majority of the target, which thousands would add up.
+/// Maximum number of commands in flight. Each waits for a majority of the target, which would add up for thousands of collections.
 const AT_ONCE: usize = 8;
 
-/// How long a cutover that has failed waits until documents no longer expire.
+/// Maximum wait of a failed cutover until expiry is blocked again.
 const RESTORING: Duration = Duration::from_secs(60);
 
-/// When documents expire on the target.
+/// How documents expire on the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// Hardly ever, as long as the source is followed.
-    BlockedByIndex,
+    /// Practically never, while the run follows the source.
+    HeldBack,
     /// As on the source.
     Final,
 }
 
-/// The commands that give these collections the form, none for those whose documents do not expire.
+/// Returns the commands that bring these collections into `form`. Collections whose documents do not expire need none.
 pub(crate) fn commands<'a>(states: impl IntoIterator<Item = &'a CollectionState>, form: Form) -> Vec<CatalogCommand> {
     let mut commands = Vec::new();
     for state in states {
@@ -49,7 +50,7 @@ pub(crate) fn commands<'a>(states: impl IntoIterator<Item = &'a CollectionState>
     commands
 }
 
-/// The `collMod`s of one collection.
+/// Returns the `collMod` arguments for one collection.
 fn changes(state: &CollectionState, form: Form) -> Vec<RawDocumentBuf> {
     let mut changes = Vec::new();
     if state.kind == CollectionKind::View {
@@ -59,7 +60,7 @@ fn changes(state: &CollectionState, form: Form) -> Vec<RawDocumentBuf> {
         if let Some(seconds) = whole_seconds(index) {
             let mut change = rawdoc! { "name": name_of(index) };
             match form {
-                Form::BlockedByIndex => change.append(cstr!("expireAfterSeconds"), TTL_DISABLED_SECONDS),
+                Form::HeldBack => change.append(cstr!("expireAfterSeconds"), TTL_DISABLED_SECONDS),
                 Form::Final => change.append(cstr!("expireAfterSeconds"), seconds),
             }
             changes.push(rawdoc! { "index": change });
@@ -68,7 +69,7 @@ fn changes(state: &CollectionState, form: Form) -> Vec<RawDocumentBuf> {
     if let Some(seconds) = expiry_of(&state.options) {
         let mut change = RawDocumentBuf::new();
         match form {
-            Form::BlockedByIndex => change.append(cstr!("expireAfterSeconds"), "off"),
+            Form::HeldBack => change.append(cstr!("expireAfterSeconds"), "off"),
             Form::Final => change.append(cstr!("expireAfterSeconds"), seconds),
         }
         changes.push(change);
@@ -76,8 +77,8 @@ fn changes(state: &CollectionState, form: Form) -> Vec<RawDocumentBuf> {
     changes
 }
 
-/// Gives the commands, several at a time, as long as they are `wanted`. Answers those that the target has refused: of an index that could not
-/// be built, for instance.
+/// Executes the commands, several at a time, while `wanted` returns `true`. Returns the commands that the target refused, for instance
+/// because the index could not be built.
 ///
 /// # Errors
 /// A server error.
@@ -101,7 +102,8 @@ pub(crate) async fn execute(
     Ok(refused.into_iter().flatten().collect())
 }
 
-/// Holds the expiry back of everything that a checkpoint has, under the names of before and after a rename that may have been carried out.
+/// Blocks expiry on every collection of a checkpoint. If the checkpoint holds a rename that may have been executed, the collection is tried
+/// under its old and its new name.
 ///
 /// # Errors
 /// A server error.
@@ -120,12 +122,12 @@ pub(crate) async fn restore(
         };
         states.push(renamed);
     }
-    execute(sink, &commands(&states, Form::BlockedByIndex), || true).await?;
-    // Else it could come back after the checkpoint no longer says so.
+    execute(sink, &commands(&states, Form::HeldBack), || true).await?;
+    // Without the flush, a rollback could bring expiry back after the checkpoint no longer records it.
     sink.flush().await
 }
 
-/// Makes of a listed collection of the target what it is after the commands.
+/// Applies the commands to a listing of the target's collections.
 pub(crate) fn apply(commands: &[CatalogCommand], standing: &mut [Collection]) {
     let mut by_name: std::collections::HashMap<Namespace, &mut Collection> = standing
         .iter_mut()
@@ -159,25 +161,25 @@ fn with_expiry(document: &RawDocumentBuf, seconds: RawBsonRef<'_>) -> RawDocumen
             changed.append(field, value);
         }
     }
-    // By which a collection's documents no longer expire, so that its options do not have it.
+    // The value `off` removes the option from the collection.
     if seconds.as_str() != Some("off") {
         changed.append(cstr!("expireAfterSeconds"), seconds);
     }
     changed
 }
 
-/// What a cutover, the run's checkpoints and the task that gives the commands share.
+/// State shared by the cutover, the run's checkpoints and the task that issues the commands.
 #[derive(Debug)]
 pub(crate) struct ExpiryForm {
     pub(crate) state: watch::Sender<State>,
-    /// The commands that a cutover waits for.
+    /// Commands that a cutover waits for.
     pub(crate) asked: Mutex<Option<Asked>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct State {
     pub wanted: Form,
-    /// Whether some collection may have its final form.
+    /// Whether a collection may already have its final form.
     pub noted: bool,
 }
 
@@ -190,7 +192,7 @@ pub(crate) struct Asked {
 impl Default for ExpiryForm {
     fn default() -> Self {
         let state = State {
-            wanted: Form::BlockedByIndex,
+            wanted: Form::HeldBack,
             noted: false,
         };
         Self {
@@ -201,20 +203,20 @@ impl Default for ExpiryForm {
 }
 
 impl ExpiryForm {
-    /// Whether a checkpoint has to say that documents may expire on the target.
+    /// Whether a checkpoint has to record that documents may expire on the target.
     pub fn is_noted(&self) -> bool {
         self.state.borrow().noted
     }
 
-    /// Everything that a checkpoint says may expire was held back again.
+    /// Records that expiry is blocked again on every collection of the checkpoint.
     pub fn restored(&self) {
         self.state.send_modify(|state| state.noted = false);
     }
 
-    /// Gives the commands that lead to the final form, and answers those that the target has refused.
+    /// Requests the commands for the final form. Returns those that the target refused.
     ///
     /// # Errors
-    /// A server error, or [`Stopped`](ErrorKind::Stopped) when the run has ended meanwhile.
+    /// A server error, or [`Stopped`](ErrorKind::Stopped) if the run ends first.
     ///
     /// # Cancellation
     /// The final form stays wanted until [`give_up`](Self::give_up).
@@ -230,17 +232,17 @@ impl ExpiryForm {
             .unwrap_or_else(|_| Err(Error::stopped("let documents expire on the target")))
     }
 
-    /// The cutover did not come to its end: the expiry is to be held back.
+    /// Requests that expiry is blocked again, because the cutover did not complete.
     pub fn give_up(&self) {
-        self.state.send_modify(|state| state.wanted = Form::BlockedByIndex);
+        self.state.send_modify(|state| state.wanted = Form::HeldBack);
     }
 
-    /// Gives up, and waits for a while until the expiry is held back.
+    /// Calls [`give_up`](Self::give_up), then waits up to a minute until expiry is blocked.
     pub async fn held_back(&self) {
         self.give_up();
         let mut state = self.state.subscribe();
-        let settled = state.wait_for(|state| !state.noted || state.wanted != Form::BlockedByIndex);
-        // The run has ended, or goes on from its checkpoint, and then does it before anything else.
+        let settled = state.wait_for(|state| !state.noted || state.wanted != Form::HeldBack);
+        // On a timeout the run has ended or is resuming from its checkpoint, which blocks expiry before anything else.
         let _ = timeout(RESTORING, settled).await;
     }
 
@@ -320,7 +322,7 @@ mod tests {
         index.unwrap().get_i32("expireAfterSeconds").unwrap()
     }
 
-    /// A process can be killed between a rename on the target and the checkpoint that follows it, and the target lose its primary after that.
+    /// A process can be killed between a rename on the target and the checkpoint that follows it. The target can then lose its primary.
     #[tokio::test]
     async fn restored_expiry_is_durable_under_either_name_of_a_rename() {
         let (from, to) = (Namespace::new("shop", "events"), Namespace::new("shop", "past"));

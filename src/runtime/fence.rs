@@ -1,26 +1,25 @@
-//! Keeps a process that no longer holds the lease from writing.
+//! Fence that stops a process from writing once it no longer holds the lease.
 //!
-//! A process can be stopped at any moment, wake up a minute later, and go on as if nothing had happened, while another one has taken the
-//! migration over. Whatever it wrote then would be old. So every call that writes goes through a [`Fence`], which is open only while the
-//! lease is held for certain.
+//! A process can be suspended at any moment and resume a minute later, while another process has taken over the migration. Its writes would
+//! then be stale. Every writing call therefore goes through a [`Fence`], which is open only while the process certainly holds the lease.
 //!
-//! # What is guaranteed
-//! - The lease is renewed every second. From the moment in which a renewal that a majority then acknowledged was *begun*, the fence is open
-//!   for [`HOLD`]; another process takes the lease after [`EXPIRY`] without a renewal, which is longer. Both are measured on each process's
-//!   own monotonic clock, so that clocks of hosts need not agree.
-//! - The fence is looked at before a call begins and again before each step of it, not only once a call. A process that was stopped in
-//!   the middle of a batch finds it closed, asks for a renewal, and goes on only if it still holds the lease; else the call ends with
-//!   [`ErrorKind::Lease`] and what it had not sent yet is dropped. The same fence stands before the checkpoint store, of whatever kind.
-//! - What had reached the target before is waited for: the process that takes over calls [`Sink::quiesce`] before it reads anything.
-//! - On a [`SinkStore`](crate::checkpoint::SinkStore) the target itself refuses the checkpoint of a stale holder, whatever that holder's
-//!   clock says: the new one has [claimed](CheckpointStore::claim) the record, and each save names the one that it replaces. The lease
-//!   record is kept in the same way.
+//! # Guarantees
+//! - The lease is renewed every second. A renewal that a majority acknowledges opens the fence for [`HOLD`], counted from the moment the
+//!   renewal *began*. Another process takes the lease only after [`EXPIRY`] without a renewal, which is longer. Both durations are measured
+//!   on each process's own monotonic clock, so the clocks of the hosts need not agree.
+//! - The fence is checked before a call begins and again before each step of the call. A process that was suspended in the middle of a
+//!   batch finds the fence closed and waits for a renewal. It continues only if it still holds the lease. Otherwise the call fails with
+//!   [`ErrorKind::Lease`], and whatever it had not sent yet is dropped. The same fence guards the checkpoint store, of whatever kind.
+//! - Writes that reached the target before are waited for: the process that takes over calls [`Sink::quiesce`] before it reads anything.
+//! - On a [`SinkStore`](crate::checkpoint::SinkStore) the target itself refuses the checkpoint of a stale holder, independent of any clock:
+//!   the new holder has [claimed](CheckpointStore::claim) the record, and each save names the one that it replaces. The lease record is
+//!   protected in the same way.
 //!
-//! # What is not
-//! MongoDB cannot make a write depend on a lease without a transaction around it. One batch of each applier and walker can still arrive late
-//! when the process is stopped between the look at the fence and the system call that sends the batch, or when the network held the
-//! batch back for longer than the lease lasts. On Linux the clock stands still while the whole machine is suspended; then the next renewal
-//! is what tells, at most a second later. The comparison at cutover finds what such a batch has done.
+//! # Limits
+//! MongoDB cannot make a write depend on a lease without a transaction around it. One batch of each applier and walker can still arrive
+//! late: if the process is suspended between the check of the fence and the system call that sends the batch, or if the network delays the
+//! batch for longer than the lease lasts. On Linux the monotonic clock stops while the whole machine is suspended. The next renewal then
+//! detects the lost lease, at most a second later. The comparison at cutover finds what such a batch has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
@@ -42,13 +41,13 @@ use crate::model::{Batch, Collection, CollectionKind, Deployment, Inspection, Na
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 
-/// A lease that is not renewed for so long belongs to a process that is gone.
+/// A lease without a renewal for this long has expired: its process is gone.
 pub(crate) const EXPIRY: Duration = Duration::from_secs(6);
 
-/// How long a renewal lets its holder write. What was sent last has the rest of [`EXPIRY`] to be carried out.
+/// How long a renewal allows its holder to write. The rest of [`EXPIRY`] is left for the last calls to complete.
 pub(crate) const HOLD: Duration = Duration::from_secs(5);
 
-/// Whether this process may write to the target at this moment. Clones are one fence.
+/// Permission of this process to write to the target. Clones share one state.
 #[derive(Clone, Debug)]
 pub(crate) struct Fence {
     state: Arc<watch::Sender<State>>,
@@ -56,11 +55,11 @@ pub(crate) struct Fence {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// No run has the lease: what wants to write waits until one has.
+    /// No run holds the lease: writers wait until one does.
     Free,
-    /// The lease is held until then, or longer when it is renewed meanwhile.
-    HeldChanges { until: Instant },
-    /// The lease is another's: what wants to write fails.
+    /// The lease is held until this moment, or longer if it is renewed.
+    Held { until: Instant },
+    /// Another process holds the lease: writers fail.
     Lost,
 }
 
@@ -73,35 +72,35 @@ impl Default for Fence {
 }
 
 impl Fence {
-    /// A renewal that was begun at that moment has been acknowledged.
+    /// Records an acknowledged renewal that began at `begun`.
     pub fn renewed(&self, begun: Instant) {
-        self.state.send_replace(State::HeldChanges { until: begun + HOLD });
+        self.state.send_replace(State::Held { until: begun + HOLD });
     }
 
-    /// The lease is lost: everything that wants to write fails from now on.
+    /// Records that the lease is lost: every write fails from now on.
     pub fn lose(&self) {
         self.state.send_replace(State::Lost);
     }
 
-    /// The lease was given up: what wants to write waits for the next run.
+    /// Records that the lease was released: writers wait for the next run.
     pub fn free(&self) {
         self.state.send_replace(State::Free);
     }
 
-    /// Makes progress with `call` only while the lease is held for certain.
+    /// Polls `call` only while the process certainly holds the lease.
     ///
     /// # Errors
-    /// [`Lease`](ErrorKind::Lease) when the lease is lost, or the call's own.
+    /// [`Lease`](ErrorKind::Lease) if the lease is lost, or the error of `call`.
     ///
     /// # Cancellation
-    /// As that of `call`.
+    /// That of `call`.
     pub async fn guard<T>(&self, operation: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
         let mut call = pin!(call);
         loop {
             if !self.is_open() {
                 self.opened(operation).await?;
             }
-            // A call sends only when it is polled, so that the look comes right before whatever it sends.
+            // A call sends only while it is polled, so this check comes right before anything that it sends.
             let polled = poll_fn(|context| {
                 if self.is_open() {
                     call.as_mut().poll(context).map(Some)
@@ -135,11 +134,11 @@ impl Fence {
 
 impl State {
     fn is_open(&self) -> bool {
-        matches!(self, Self::HeldChanges { until } if Instant::now() < *until)
+        matches!(self, Self::Held { until } if Instant::now() < *until)
     }
 }
 
-/// A sink that writes only while the lease is held. Reading needs no lease.
+/// A sink that writes only while the lease is held. Reads need no lease.
 pub(crate) struct FencedSink {
     sink: Arc<dyn Sink>,
     fence: Fence,
@@ -244,7 +243,7 @@ impl Sink for FencedSink {
     }
 }
 
-/// A checkpoint store that is changed only while the lease is held.
+/// A checkpoint store that changes only while the lease is held.
 pub(crate) struct FencedStore {
     store: Arc<dyn CheckpointStore>,
     fence: Fence,
@@ -286,7 +285,7 @@ mod tests {
 
     use super::*;
 
-    /// A call of three steps, each a second after the other.
+    /// A call of three steps, one second apart.
     async fn steps(sent: &AtomicUsize) -> Result<usize> {
         for _ in 0..3 {
             sent.fetch_add(1, SeqCst);
@@ -308,11 +307,11 @@ mod tests {
         fence.renewed(Instant::now());
         let mut call = pin!(fence.guard("test", steps(&sent)));
         assert!(futures::poll!(&mut call).is_pending());
-        // The process is stopped for a minute; when it wakes up, its timers and sockets are ready.
+        // The process is suspended for a minute. When it resumes, its timers and sockets are ready.
         advance(Duration::from_secs(60)).await;
         assert!(timeout(Duration::from_secs(10), &mut call).await.is_err());
         assert_eq!(sent.load(SeqCst), 1);
-        // It may still hold the lease: then nothing is lost.
+        // If it still holds the lease, nothing is lost.
         fence.renewed(Instant::now());
         assert!(futures::poll!(&mut call).is_pending());
         assert_eq!(sent.load(SeqCst), 2);

@@ -1,4 +1,4 @@
-//! Flushes the sink for all tasks of a run.
+//! The sink's flush, shared by all tasks of a run.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -12,21 +12,21 @@ use crate::sink::Sink;
 
 /// The sink's flush, shared by all tasks of a run.
 ///
-/// A sink says once that what was acknowledged may have been lost, to whichever task happens to flush. Flushes are made one at a time and
-/// remember that answer, so that no other task can take its own flush for good and save a checkpoint of what is lost.
+/// A sink reports only once that acknowledged writes may be lost, to whichever task happens to flush. Flushes therefore run one at a time,
+/// and the loss is remembered. Otherwise another task could take its own flush for a success and save a checkpoint that covers lost writes.
 #[derive(Clone)]
 pub(crate) struct SharedFlush {
     sink: Arc<dyn Sink>,
-    /// How many flushes have begun.
+    /// Number of flushes that have begun.
     begun: Arc<AtomicU64>,
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The number of the last flush that succeeded.
+    /// Number of the last flush that succeeded.
     flushed: u64,
-    /// Whether something was lost. The run has to go back to its checkpoint then.
+    /// Whether writes were lost. The run then has to resume from its checkpoint.
     lost: bool,
 }
 
@@ -39,10 +39,10 @@ impl SharedFlush {
         }
     }
 
-    /// Makes everything acknowledged before the call durable.
+    /// Makes every write that was acknowledged before the call durable.
     ///
     /// # Errors
-    /// [`PrimaryChanged`](ErrorKind::PrimaryChanged), from the first time on for good, or what else the sink answers.
+    /// [`PrimaryChanged`](ErrorKind::PrimaryChanged), which every later call returns too, or another error of the sink.
     pub async fn flush(&self) -> Result<()> {
         let before = self.begun.load(SeqCst);
         let mut state = self.state.lock().await;
@@ -54,7 +54,7 @@ impl SharedFlush {
             ));
         }
         if state.flushed > before {
-            // One that began after this call has been made meanwhile, for somebody else.
+            // Another task's flush that began after this call has succeeded.
             return Ok(());
         }
         let number = self.begun.fetch_add(1, SeqCst) + 1;
@@ -68,7 +68,8 @@ impl SharedFlush {
         Ok(())
     }
 
-    /// A position of the sink's own history at or after everything written before the call; `None` where it has none.
+    /// Returns a position of the sink's own history at or after everything written before the call. Returns `None` if the sink has no
+    /// history.
     ///
     /// # Errors
     /// A server error.
@@ -115,7 +116,7 @@ mod tests {
         };
         let first = flush();
         timeout(Duration::from_secs(10), gate.reached()).await.unwrap();
-        // What these callers wrote may have come too late for the flush under way; one more is enough for all of them.
+        // The flush in flight may not cover what these callers wrote. One more flush is enough for all of them.
         let later = [flush(), flush(), flush()];
         tokio::task::yield_now().await;
         gate.release();

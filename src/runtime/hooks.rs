@@ -1,4 +1,4 @@
-//! What a host does around a run.
+//! Hooks that the host implements to act around a run.
 
 use std::error::Error as StdError;
 use std::panic::AssertUnwindSafe;
@@ -15,45 +15,45 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Event, Events, Phase, Summary};
 use crate::runtime::progress::RunState;
 
-/// How long a call may take.
+/// Timeout for one call.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// What a hook answers: an error of the host's own, of any type.
+/// Result of a hook. The error can be of any type of the host.
 pub type HookResult = std::result::Result<(), Box<dyn StdError + Send + Sync>>;
 
-/// What a host does around a run: mute alerts, pause backups, open and close network access, make users and remove them.
+/// Actions of the host around a run: mute alerts, pause backups, open and close network access, create users and remove them.
 ///
 /// # Order
-/// [`before_start`](Hooks::before_start) is the first thing that [`start`](crate::Migration::start) does. A
-/// [`cutover`](crate::MigrationHandle::cutover) waits until the run is ready, and then awaits [`before_cutover`](Hooks::before_cutover),
-/// [`quiesce_application`](Hooks::quiesce_application) and the `stop_writes` it was given, in this order; at its end
-/// [`after_cutover`](Hooks::after_cutover). [`phase_changed`](Hooks::phase_changed) is called beside all this, one call after the other.
+/// [`start`](crate::Migration::start) calls [`before_start`](Hooks::before_start) before it does anything else. A
+/// [`cutover`](crate::MigrationHandle::cutover) waits until the run is ready. It then awaits [`before_cutover`](Hooks::before_cutover),
+/// [`quiesce_application`](Hooks::quiesce_application) and the `stop_writes` future that it was given, in this order. At its end it awaits
+/// [`after_cutover`](Hooks::after_cutover). Calls of [`phase_changed`](Hooks::phase_changed) run concurrently with all this, one at a time.
 ///
 /// # Errors
-/// An error of the three hooks that come before something keeps that from being done, as [`ErrorKind::Hook`] with the hook's name. An error
-/// of the others changes nothing, since what they follow has happened; [`Event::HookFailed`] tells it. A panic is an error like any other,
-/// and so is a call that takes longer than 10 minutes.
+/// If one of the three hooks that precede an action fails, the action does not take place and the caller gets [`ErrorKind::Hook`] with the
+/// hook's name. An error of any other hook changes nothing, because the action has already happened. It is reported by
+/// [`Event::HookFailed`]. A panic and a call that takes longer than 10 minutes count as errors.
 ///
 /// # Cancellation
-/// The calls are made by the run's own tasks and by the futures of `start` and `cutover`, never by others: dropping one of these futures,
-/// or the [`MigrationHandle`](crate::MigrationHandle), drops the call that it is making. That to `after_cutover` when the migration is complete
-/// is one of the run's own, which the cutover only waits for. A cutover that is dropped before is followed by no call but that for the phase to
-/// which the run goes back.
+/// Only the run's own tasks and the futures of `start` and `cutover` call hooks. Dropping one of these futures, or the
+/// [`MigrationHandle`](crate::MigrationHandle), drops the call that it is making. The call of `after_cutover` for a complete migration
+/// belongs to the run, and the cutover only waits for it. If a cutover is dropped earlier, the only call that follows is the one for the
+/// phase to which the run returns.
 #[async_trait]
 pub trait Hooks: Send + Sync + 'static {
-    /// Called before a migration is started or goes on from its checkpoint, and before preflight looks at anything.
+    /// Called before a migration starts or resumes from its checkpoint, and before preflight examines anything.
     ///
     /// # Errors
-    /// The start is refused, and nothing is changed.
+    /// The start is refused and nothing is changed.
     async fn before_start(&self) -> HookResult {
         Ok(())
     }
 
-    /// The run has gone on to another phase. The last phase is always told; of those before, some may be passed over while a call is being
-    /// made.
+    /// Called when the run has entered another phase. The last phase is always reported. Earlier ones may be skipped while a call is in
+    /// progress.
     ///
     /// # Errors
-    /// They are told by an event.
+    /// Reported by [`Event::HookFailed`].
     async fn phase_changed(&self, phase: Phase) -> HookResult {
         let _ = phase;
         Ok(())
@@ -62,41 +62,41 @@ pub trait Hooks: Send + Sync + 'static {
     /// Called when the run is ready and a cutover is about to begin.
     ///
     /// # Errors
-    /// The cutover fails, and the run goes on following.
+    /// The cutover fails, and the run continues to follow the source.
     async fn before_cutover(&self) -> HookResult {
         Ok(())
     }
 
-    /// Stops what writes to the source, or puts the application into a state in which it does not.
+    /// Stops the programs that write to the source, or switches the application to a mode in which it does not write.
     ///
     /// # Errors
-    /// The cutover fails before the `stop_writes` that was given to it is awaited, and the run goes on following.
+    /// The cutover fails before it awaits `stop_writes`, and the run continues to follow the source.
     async fn quiesce_application(&self) -> HookResult {
         Ok(())
     }
 
-    /// Called when a cutover has come to its end. Its [`outcome`](Summary::outcome) says whether the migration was handed over or
-    /// differences were found.
+    /// Called when a cutover has ended. The [`outcome`](Summary::outcome) tells whether the migration was handed over or differences were
+    /// found.
     ///
     /// # Errors
-    /// They are told by an event.
+    /// Reported by [`Event::HookFailed`].
     async fn after_cutover(&self, summary: &Summary) -> HookResult {
         let _ = summary;
         Ok(())
     }
 
-    /// Called when a start has failed that [`before_start`](Hooks::before_start) had let pass, when a cutover has failed, or when the run
-    /// was ended by an error.
+    /// Called when a start fails after [`before_start`](Hooks::before_start) succeeded, when a cutover fails, or when an error ends the
+    /// run.
     ///
     /// # Errors
-    /// They are told by an event.
+    /// Reported by [`Event::HookFailed`].
     async fn on_failure(&self, error: &Error) -> HookResult {
         let _ = error;
         Ok(())
     }
 }
 
-/// The host's hooks, if there are any.
+/// The host's hooks, if any.
 #[derive(Clone, Default)]
 pub(crate) struct HostHooks(Option<Arc<dyn Hooks>>);
 
@@ -125,7 +125,7 @@ impl HostHooks {
         tell("on_failure", events, called.await);
     }
 
-    /// Tells the host each phase, until the last. `told` is the one that it was told last.
+    /// Calls the hook for each phase, until the last. `told` holds the phase that was reported last.
     pub async fn follow_phases(self, progress: Arc<RunState>, told: watch::Sender<Phase>) {
         let mut phases = progress.phases();
         loop {
@@ -147,7 +147,7 @@ impl HostHooks {
         hook: impl FnOnce(&'a dyn Hooks) -> BoxFuture<'a, HookResult>,
     ) -> Result<()> {
         let Some(hooks) = &self.0 else { return Ok(()) };
-        // Also what panics before it has made a future.
+        // The async block also catches a panic of the call that creates the future.
         let called = AssertUnwindSafe(async { hook(&**hooks).await }).catch_unwind();
         let failure = |message: &str| {
             let error = Error::new(ErrorKind::Hook, "go on past a hook of the host", message);
@@ -155,9 +155,9 @@ impl HostHooks {
         };
         match timeout(LIMIT, called).await {
             Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(error))) => Err(failure("it answered with an error").with_source(error)),
-            Ok(Err(_)) => Err(failure("it panicked")),
-            Err(_) => Err(failure("it did not end within 10 minutes")),
+            Ok(Ok(Err(error))) => Err(failure("the hook returned an error").with_source(error)),
+            Ok(Err(_)) => Err(failure("the hook panicked")),
+            Err(_) => Err(failure("the hook did not return within 10 minutes")),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The index builds that are under way on the target.
+//! Index builds that are running on the target.
 //!
-//! A build can take hours, which a run need not last: it ends at a pause, with a new primary, and after an outage of either side, and
-//! another goes on from the checkpoint. So builds belong to the migration as a whole. A run that asks for one that an earlier run has begun
-//! joins it.
+//! A build can take hours and outlast a run: a run ends at a pause, with a new primary on the target, and after an outage of either side,
+//! and another run resumes from the checkpoint. Builds therefore belong to the migration as a whole. A run that requests a build that an
+//! earlier run has begun joins it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -19,17 +19,17 @@ use crate::model::CollectionMapping;
 use crate::runtime::tasks::flatten;
 use crate::sink::{CatalogCommand, Sink};
 
-/// A build is not given up before it has gone on for so long: its command could still be on its way, and would be carried out after whatever
+/// Minimum age of a build before it is cancelled. A younger one's command could still be on its way, and would take effect after whatever
 /// comes next.
 const ARRIVED: Duration = Duration::from_secs(1);
 
-/// The builds, of which one run at a time takes care.
+/// All builds of a migration. One run at a time manages them.
 #[derive(Default)]
 pub(crate) struct IndexBuilds {
     tasks: JoinSet<Result<()>>,
     running: HashMap<Id, Build>,
     ended: VecDeque<EndedBuild>,
-    /// Builds that nobody waits for any more, and that may still go on on the target.
+    /// Builds that nobody waits for any more, and that may still be running on the target.
     left: Vec<IndexJob>,
 }
 
@@ -39,7 +39,7 @@ struct Build {
     task: AbortHandle,
 }
 
-/// A build that has ended by itself.
+/// A build that ended without being cancelled.
 #[derive(Debug)]
 pub(crate) struct EndedBuild {
     pub job: IndexJob,
@@ -47,12 +47,12 @@ pub(crate) struct EndedBuild {
 }
 
 impl IndexBuilds {
-    /// How many builds are under way.
+    /// Number of running builds.
     pub fn count(&self) -> usize {
         self.running.len()
     }
 
-    /// Begins a build, unless this very one is under way. It takes the place of another one of the same name.
+    /// Starts a build, unless the same one is already running. It replaces a different build of the same name.
     pub fn begin(&mut self, mut job: IndexJob, sink: &Arc<dyn Sink>) {
         let same_name = |(_, build): &(&Id, &Build)| build.job.target.id == job.target.id && build.job.name == job.name;
         if let Some((id, build)) = self.running.iter().find(same_name) {
@@ -69,10 +69,10 @@ impl IndexBuilds {
         self.running.insert(task.id(), Build { job, since, task });
     }
 
-    /// The next build that has ended by itself; `None` when none is under way.
+    /// Returns the next build that ends without being cancelled, or `None` if none is running.
     ///
     /// # Cancellation
-    /// Nothing is lost when the future is dropped.
+    /// Dropping the future loses nothing.
     pub async fn ended(&mut self) -> Option<EndedBuild> {
         loop {
             if let Some(ended) = self.ended.pop_front() {
@@ -83,14 +83,14 @@ impl IndexBuilds {
         }
     }
 
-    /// Gives up all builds of a collection, so that its catalogue can be changed. Returns those that have ended by themselves in the meantime.
-    /// Takes a moment where a build has only just begun.
+    /// Cancels all builds of a collection, so that its catalogue can be changed. Returns those that ended by themselves in the meantime.
+    /// Waits up to a second for a build that has only just begun.
     ///
     /// # Errors
     /// A server error.
     ///
     /// # Cancellation
-    /// Dropping the future leaves some of the builds under way.
+    /// Dropping the future leaves some of the builds running.
     pub async fn stop(&mut self, collection: Uuid, sink: &dyn Sink) -> Result<Vec<EndedBuild>> {
         let is_of_it = |job: &IndexJob| job.target.id == collection;
         loop {
@@ -113,8 +113,8 @@ impl IndexBuilds {
         Ok(Vec::from(of_it))
     }
 
-    /// Waits no more for builds of collections that are not as they were when these were asked for. On the target nothing is changed: others
-    /// may have something there by now.
+    /// Stops waiting for builds of collections that have changed since the builds were requested. Changes nothing on the target, because
+    /// another program may own what exists there now.
     pub fn keep(&mut self, is_as_it_was: impl Fn(&IndexJob) -> bool) {
         self.left.clear();
         self.running.retain(|_, build| {
@@ -126,7 +126,7 @@ impl IndexBuilds {
         });
     }
 
-    /// Gives up all builds.
+    /// Cancels all builds.
     ///
     /// # Errors
     /// A server error.
@@ -139,7 +139,7 @@ impl IndexBuilds {
         Ok(())
     }
 
-    /// Waits for no build any more. Whoever asks for them again joins those that go on on the target.
+    /// Stops waiting for all builds. A run that requests them again joins those that are still running on the target.
     pub async fn leave(&mut self) {
         self.tasks.shutdown().await;
         self.running.clear();
@@ -147,7 +147,7 @@ impl IndexBuilds {
     }
 
     async fn drop_left(&mut self, sink: &dyn Sink) -> Result<()> {
-        // All at once: a server can refuse to drop one while another is being built.
+        // Concurrently, because a server can refuse to drop one index while another is being built.
         try_join_all(self.left.iter().map(|job| drop_index(sink, job))).await?;
         self.left.clear();
         Ok(())
@@ -183,20 +183,20 @@ async fn drop_index(sink: &dyn Sink, job: &IndexJob) -> Result<()> {
     sink.execute(&command).await
 }
 
-/// An index that is to be built.
+/// An index to build.
 #[derive(Clone, Debug)]
 pub(crate) struct IndexJob {
     pub target: Arc<CollectionMapping>,
-    /// As [`CollectionState::made`](crate::checkpoint::CollectionState::made).
+    /// The same as [`CollectionState::made`](crate::checkpoint::CollectionState::made).
     pub made: Option<Uuid>,
     pub name: String,
     pub specification: RawDocumentBuf,
-    /// Whether one of the same name, which an earlier run can have left there, is dropped first.
+    /// Whether to drop an index of the same name first. An earlier run can have left one.
     pub anew: bool,
 }
 
 impl IndexJob {
-    /// Whether both ask for the same index of the same collection on the target.
+    /// Whether both request the same index of the same collection on the target.
     pub fn is_same(&self, other: &Self) -> bool {
         let names = |job: &Self| (job.target.id, job.target.target.clone(), job.made, job.name.clone());
         names(self) == names(other) && self.specification == other.specification

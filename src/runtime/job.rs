@@ -1,4 +1,4 @@
-//! The parts of a migration.
+//! The components of a migration.
 
 use std::sync::Arc;
 
@@ -17,14 +17,14 @@ use crate::runtime::waiting::Waiting;
 use crate::sink::Sink;
 use crate::source::Source;
 
-/// A migration's parts. Everything a run needs to know beyond them is in its checkpoint.
+/// Components of a migration. Everything else that a run needs to know is in its checkpoint.
 pub(crate) struct Job {
     pub source: Arc<dyn Source>,
-    /// Writes only while a run has the lease.
+    /// Writes only while a run holds the lease.
     pub sink: Arc<dyn Sink>,
-    /// Saves only while a run has the lease.
+    /// Saves only while a run holds the lease.
     pub store: Arc<dyn CheckpointStore>,
-    /// For what comes before and after the lease.
+    /// For calls before the lease is acquired and after it is released.
     pub unfenced: Unfenced,
     pub fence: Fence,
     pub builds: Arc<Mutex<IndexBuilds>>,
@@ -34,7 +34,7 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// The same migration, with whatever a run awaits of either side told to the host.
+    /// Returns the same migration with source, sink and store wrapped, so that each emits an event when it keeps a run waiting.
     pub fn waiting(&self, events: &Events) -> Self {
         let sink = |sink: &Arc<dyn Sink>| Arc::new(Waiting::new(Arc::clone(sink), Side::Target, events.clone()));
         Self {
@@ -52,10 +52,10 @@ impl Job {
         }
     }
 
-    /// The checkpoint to go on from, if there is one.
+    /// Loads the checkpoint to resume from, if there is one.
     ///
     /// # Errors
-    /// It belongs to another migration, or cannot be read.
+    /// The checkpoint belongs to another migration, or cannot be read.
     pub(crate) async fn load(&self) -> Result<Option<Checkpoint>> {
         let Some(bytes) = self.store.load().await? else {
             return Ok(None);
@@ -68,10 +68,10 @@ impl Job {
         Ok(Some(checkpoint))
     }
 
-    /// Whether `checkpoint` is of this very migration.
+    /// Checks that `checkpoint` belongs to this migration.
     ///
     /// # Errors
-    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) that says what differs.
+    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch), whose message says what differs.
     pub(crate) async fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
         let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
         for (what, theirs, ours) in [
@@ -92,13 +92,13 @@ impl Job {
         self.check_way_back(checkpoint)
     }
 
-    /// Whether a checkpoint is that of a migration that is over, whose place is free for the one that takes a hand-over back.
+    /// Whether `checkpoint` belongs to a completed migration and may be replaced by the one that takes the hand-over back.
     pub(crate) fn takes_the_place_of(&self, checkpoint: &Checkpoint) -> bool {
         let way_back = self.settings.way_back.as_ref();
         checkpoint.complete && way_back.is_some_and(|way_back| way_back.first.takes_back != checkpoint.takes_back)
     }
 
-    /// Whether a checkpoint is of the migration that takes this very hand-over back.
+    /// Checks that `checkpoint` belongs to the migration that takes this hand-over back.
     ///
     /// # Errors
     /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch).
@@ -111,10 +111,10 @@ impl Job {
         }
     }
 
-    /// The checkpoint that a migration which takes a hand-over back begins with; `None` for any other.
+    /// Returns the first checkpoint of a migration that takes a hand-over back, or `None` for any other migration.
     ///
     /// # Errors
-    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) when source and sink are not those of the hand-over, or a server error.
+    /// [`CheckpointMismatch`](ErrorKind::CheckpointMismatch) if source and sink are not those of the hand-over, or a server error.
     pub(crate) async fn first_of_way_back(&self) -> Result<Option<Checkpoint>> {
         let Some(way_back) = &self.settings.way_back else {
             return Ok(None);
@@ -124,7 +124,7 @@ impl Job {
     }
 }
 
-/// The sink as the host gave it.
+/// The sink as provided by the host, without the fence.
 pub(crate) struct Unfenced {
     pub sink: Arc<dyn Sink>,
 }

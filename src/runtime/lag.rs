@@ -1,4 +1,6 @@
-//! Tells whether a run keeps up with its source, and how long its position will still be in the source's history. Pure.
+//! Lag trend of a run, and the time until its position leaves the source's oplog.
+//!
+//! Everything here is pure: it performs no I/O and takes the time as an argument.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,31 +9,31 @@ use tokio::time::Instant;
 
 use crate::model::Position;
 
-/// For how long the lag has to grow until the run counts as falling behind.
+/// Period over which the lag has to grow before the run counts as falling behind.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// How often a sample is taken, so that few are kept.
+/// Minimum interval between two samples, which bounds their number.
 const SAMPLE: Duration = Duration::from_secs(1);
 
-/// The lag has to grow by at least so much: it is known in whole seconds only.
+/// Minimum growth of the lag. The lag is known in whole seconds only.
 const GROWTH: Duration = Duration::from_secs(2);
 
-/// How often it is said again while it lasts.
+/// Interval at which the report is repeated while the run keeps falling behind.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// The state of a run at one moment.
+/// State of a run at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
-    /// How far the watermark is behind the source.
+    /// Distance of the watermark from the source's newest position.
     pub lag: Duration,
-    /// How far the source's history was read, and how many operations that were.
+    /// Position up to which the source's oplog was read, and the number of operations read.
     pub read: Position,
     pub read_operations: u64,
-    /// How many operations were dealt with: applied, or dropped since a copy has them.
+    /// Number of operations that are settled: applied, or dropped because a copy already contains them.
     pub applied: u64,
 }
 
-/// What is said of a run that falls behind.
+/// Report of a run that falls behind. Rates are in operations per second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Behind {
     pub source_rate: f64,
@@ -39,18 +41,18 @@ pub(crate) struct Behind {
     pub lag: Duration,
 }
 
-/// The samples of the last [`WINDOW`].
+/// Samples of the last [`WINDOW`].
 #[derive(Debug)]
 pub(crate) struct LagTrend {
     max_lag: Duration,
     samples: VecDeque<(Instant, Sample)>,
-    /// The source's rate when it was last known: when nothing is read for a while, nothing is learned of it.
+    /// Last known rate of the source. While nothing is read, the rate cannot be measured.
     source_rate: f64,
     said: Option<Instant>,
 }
 
 impl LagTrend {
-    /// A lag up to `max_lag` is no reason for concern.
+    /// Creates an empty trend. A lag up to `max_lag` is never reported.
     pub fn new(max_lag: Duration) -> Self {
         Self {
             max_lag,
@@ -60,13 +62,13 @@ impl LagTrend {
         }
     }
 
-    /// Takes a sample in. Answers when the run falls behind, at most once a minute.
+    /// Adds a sample. Returns a report if the run falls behind, at most once a minute.
     pub fn note(&mut self, now: Instant, sample: Sample) -> Option<Behind> {
         if self.samples.back().is_some_and(|(at, _)| now - *at < SAMPLE) {
             return None;
         }
         self.samples.push_back((now, sample));
-        // The first one that is kept is as old as the window, or a little older.
+        // The first sample kept is as old as the window, or a little older.
         while self.samples.get(1).is_some_and(|(at, _)| now - *at >= WINDOW) {
             self.samples.pop_front();
         }
@@ -75,7 +77,7 @@ impl LagTrend {
         let history = f64::from(sample.read.time.saturating_sub(first.read.time));
         let read = sample.read_operations.saturating_sub(first.read_operations) as f64;
         if history >= 1.0 {
-            // By the source's own clock: it has written so many in so many of its seconds.
+            // Measured by the source's own clock: operations read, divided by the seconds of history that they cover.
             self.source_rate = read / history;
         }
         if now - since < WINDOW || sample.lag <= self.max_lag || sample.lag < first.lag + GROWTH {
@@ -93,46 +95,47 @@ impl LagTrend {
     }
 }
 
-/// For how long the roll-off of the source's history is looked back at.
+/// Period over which the roll-off of the source's history is measured.
 const LOOK_BACK: Duration = Duration::from_secs(600);
 
-/// The speed of the roll-off is never counted over less: servers cut the oplog in large pieces.
+/// Minimum period for the speed of the roll-off. Servers truncate the oplog in large pieces.
 const LEAST: Duration = Duration::from_secs(60);
 
-/// It is warned when less than this share of the history's span is left, and again only after the more was left.
+/// A warning is due when less than the share `SHORT` of the history's span is left. The next one is due only after more than `ENOUGH` was
+/// left.
 const SHORT: f64 = 0.25;
 const ENOUGH: f64 = 0.5;
 
-/// How the source's history rolls off, as it was seen in the last [`LOOK_BACK`].
+/// Roll-off of the source's history during the last [`LOOK_BACK`].
 #[derive(Debug, Default)]
 pub(crate) struct OplogWindow {
     samples: VecDeque<(Instant, Position)>,
     warned: bool,
 }
 
-/// What is known of it at one moment.
+/// Time span of the source's history at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OplogSpan {
-    /// The time that the history spans.
+    /// Time between the oldest and the newest entry of the history.
     pub span: Duration,
-    /// When the position will be gone at the present speed; `None` when nothing has rolled off meanwhile.
+    /// Time until the position rolls off at the present speed. `None` if nothing has rolled off yet.
     pub left: Option<Duration>,
-    /// Whether it is time to warn.
+    /// Whether a warning is due.
     pub warn: bool,
 }
 
 impl OplogWindow {
-    /// Takes the oldest and the newest position of the history in, and the one that must not be lost.
+    /// Records the oldest and the newest position of the history, and the position that must not be lost.
     pub fn note(&mut self, now: Instant, oldest: Position, newest: Position, needed: Position) -> OplogSpan {
         if self.samples.back().is_some_and(|(_, before)| *before > oldest) {
-            // Another history: the source was restored.
+            // The history is a different one: the source was restored.
             self.samples.clear();
         }
         self.samples.push_back((now, oldest));
         while self.samples.get(1).is_some_and(|(at, _)| now - *at >= LOOK_BACK) {
             self.samples.pop_front();
         }
-        // Nothing can be learned from the time in which the history was not full yet, or not written.
+        // Skip the time in which nothing rolled off: the history was not full yet, or nothing was written.
         while self.samples.len() > 2
             && self.samples.get(1).map(|(_, next)| next) == self.samples.front().map(|(_, first)| first)
         {
@@ -160,12 +163,12 @@ mod tests {
     use super::*;
     use crate::test_util::at;
 
-    /// Samples each half second for so many seconds: the source writes `source` operations each second, and so many are applied of them.
+    /// Takes a sample each half second for `seconds`. The source writes `source` operations a second, of which `applied` are applied.
     fn behind(pace: &mut LagTrend, from: Instant, seconds: u32, source: f64, applied: f64) -> Vec<Behind> {
         let mut said = Vec::new();
         for step in 0..=seconds * 2 {
             let elapsed = f64::from(step) / 2.0;
-            // What was applied so far the source had written by then.
+            // Second of the source's history at which everything applied so far had been written.
             let reached = elapsed * applied / source;
             let sample = Sample {
                 lag: Duration::from_secs((elapsed - reached).max(0.0) as u64),
@@ -183,7 +186,7 @@ mod tests {
     fn a_run_that_falls_behind_says_so_with_both_rates() {
         let mut pace = LagTrend::new(Duration::from_secs(2));
         let said = behind(&mut pace, Instant::now(), 200, 1000.0, 250.0);
-        // After half a minute, and each minute since.
+        // After half a minute, and once a minute after that.
         assert_eq!(said.len(), 3, "{said:?}");
         for behind in said {
             assert!((900.0..1200.0).contains(&behind.source_rate), "{behind:?}");
@@ -196,7 +199,7 @@ mod tests {
     fn a_run_that_keeps_up_says_nothing() {
         let mut pace = LagTrend::new(Duration::from_secs(2));
         assert_eq!(behind(&mut pace, Instant::now(), 300, 1000.0, 1000.0), []);
-        // A lag that is large and does not grow: it is being caught up with.
+        // A large lag that does not grow: the run is catching up.
         let (mut pace, now) = (LagTrend::new(Duration::from_secs(2)), Instant::now());
         for second in 0..300 {
             let sample = Sample {
@@ -232,7 +235,7 @@ mod tests {
         let mut roll_off = OplogWindow::default();
         let now = Instant::now();
         let mut warned = Vec::new();
-        // An hour of history that rolls off as fast as time goes, and a run that stands still, catches up and stands still again.
+        // An hour of history that rolls off in real time, and a run that stands still, catches up and stands still again.
         for step in 0..1000u32 {
             let time = 10_000 + step * 10;
             let needed = match step {
@@ -273,7 +276,7 @@ mod tests {
             None,
             "nothing rolls off"
         );
-        // A burst: in 20 seconds 1000 seconds of history have gone.
+        // A burst: 1000 seconds of history roll off within 20 seconds.
         let later = now + Duration::from_secs(20);
         let left = roll_off.note(later, at(2000), newest, needed).left.unwrap();
         assert_eq!(left.as_secs(), 420);

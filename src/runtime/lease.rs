@@ -1,5 +1,6 @@
-//! The right to work on the target: one process at a time has it. What a process that has lost it can still do is said in
-//! [`fence`](crate::runtime::fence).
+//! The lease: the right to write to the target, held by one process.
+//!
+//! The limits of this protection are described in [`fence`](crate::runtime::fence).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +15,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::fence::{EXPIRY, Fence};
 use crate::sink::Sink;
 
-/// The record's name on the sink.
+/// Name of the lease record on the sink.
 const RECORD: &str = "lease";
 
-/// How often the lease is renewed.
+/// Interval between two renewals.
 const RENEWAL: Duration = Duration::from_secs(1);
 
-/// How long the target may take to answer a renewal before the run ends and tries to go on from its checkpoint.
+/// Timeout for one renewal. After it the run ends and tries to resume from its checkpoint.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The right to work on the target. Each renewal states which one it follows, so that two processes can never both renew.
+/// The lease on the target. Each renewal names the one that it follows, so two processes can never both renew.
 #[derive(Clone)]
 pub(crate) struct Lease {
     sink: Arc<dyn Sink>,
@@ -32,7 +33,7 @@ pub(crate) struct Lease {
     token: Arc<Mutex<i64>>,
 }
 
-/// What a process that is refused is told of the one that is at work.
+/// Description of the process that holds the lease, for the error that a refused process gets.
 struct Holder {
     id: Uuid,
     host: String,
@@ -41,11 +42,11 @@ struct Holder {
 }
 
 impl Lease {
-    /// Takes the lease, once it has been seen to be free or given up by its holder, and opens the fence. Only the time between two looks
-    /// is counted, so that the clocks of two hosts need not agree.
+    /// Acquires the lease once its holder has released it or let it expire, and opens the fence. Expiry is measured only by the time
+    /// between two looks at the record, so the clocks of two hosts need not agree.
     ///
     /// # Errors
-    /// [`Lease`](ErrorKind::Lease) when another process renews it.
+    /// [`Lease`](ErrorKind::Lease) if another process renews it.
     pub async fn acquire(sink: Arc<dyn Sink>, fence: Fence) -> Result<Self> {
         let holder = Arc::new(Holder {
             id: Uuid::new(),
@@ -60,7 +61,7 @@ impl Lease {
             let look = Instant::now();
             let record = sink.load_record(RECORD).await?;
             if look.elapsed() >= RENEWAL {
-                // The target is slow or has no primary, and its holder's renewals may be held up by the same.
+                // The target is slow or has no primary. The same may delay the renewals of the current holder.
                 seen = None;
             }
             let token = record
@@ -72,7 +73,7 @@ impl Lease {
                 (Some(record), _) if record.get_bool("released").unwrap_or(false) => true,
                 (Some(_), Some((before, since))) if before == token => since.elapsed() >= EXPIRY,
                 (Some(_), None) => false,
-                // One renewal may have been under way when its process died; one that lives goes on.
+                // A single renewal can be the last one of a process that has died. A second one shows that the holder is alive.
                 (Some(record), Some(_)) => {
                     renewals += 1;
                     if renewals > 1 {
@@ -97,15 +98,15 @@ impl Lease {
             if lease.renew().await? {
                 return Ok(lease);
             }
-            // Another process was faster; its next renewal is what tells that it lives.
+            // Another process was faster. Its next renewal will show whether it is alive.
             seen = None;
         }
     }
 
-    /// Renews the lease until it is told to stop.
+    /// Renews the lease until `stop` is cancelled.
     ///
     /// # Errors
-    /// [`Lease`](ErrorKind::Lease) when another process has taken it, or what the target answered. The fence is closed for good then.
+    /// [`Lease`](ErrorKind::Lease) if another process has taken the lease, or an error of the target. The fence then stays closed for good.
     pub async fn keep(self, stop: CancellationToken) -> Result<()> {
         let kept = self.renew_until(stop).await;
         if kept.is_err() {
@@ -114,11 +115,11 @@ impl Lease {
         kept
     }
 
-    /// Gives the lease up, so that the next process need not wait. A failure only makes it wait.
+    /// Releases the lease, so that the next process need not wait. If this fails, the next process waits until the lease expires.
     pub async fn release(&self) {
         let token = self.token.lock().await;
         self.fence.free();
-        // Deleting the record could delete the next holder's, when the command arrives late.
+        // A delayed command that deletes the record could delete the next holder's record.
         let record = rawdoc! { "fence": *token + 1, "holder": self.holder.id.to_string(), "released": true };
         let _ = timeout(PATIENCE, self.sink.save_record(RECORD, &record, *token)).await;
     }
@@ -128,10 +129,10 @@ impl Lease {
         self.fence.free();
     }
 
-    /// Removes the record, when nothing of the migration is to be left. Nothing may be written any more by anybody who had it.
+    /// Removes the record, so that nothing of the migration is left. No holder of this lease may write any more.
     ///
     /// # Errors
-    /// The target's answer.
+    /// An error of the target.
     pub async fn remove(self) -> Result<()> {
         self.fence.free();
         self.sink.delete_record(RECORD).await
@@ -144,13 +145,14 @@ impl Lease {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep_until(next) => {}
             }
-            // A renewal that took long is followed by the next at once: it has not left much of the time for which it is good.
+            // The interval counts from here, so a slow renewal is followed by the next one at once: little is left of the time that it
+            // grants.
             next = Instant::now() + RENEWAL;
             let renewed = timeout(PATIENCE, self.renew()).await.map_err(|_| {
                 Error::new(
                     ErrorKind::Connection,
                     "renew the lease",
-                    "the target has not answered a write for a minute; see whether its writes are locked (`db.fsyncLock()`), its disk is full, \
+                    "the target has not answered a write for a minute; check whether its writes are locked (`db.fsyncLock()`), its disk is full, \
                      or too few of its members are up for a majority",
                 )
             })??;
@@ -179,17 +181,17 @@ impl Lease {
         Ok(renewed)
     }
 
-    /// Who has taken the lease, in words.
+    /// Message that names the process that has taken the lease.
     async fn successor(&self) -> String {
         let by = match self.sink.load_record(RECORD).await {
             Ok(Some(record)) => name(&record),
             _ => "another process".to_owned(),
         };
-        format!("{by} has taken the migration over; this one has stopped writing")
+        format!("{by} has taken over the migration; this one has stopped writing")
     }
 }
 
-/// The process that holds the lease and renews it now, if there is one. A lease that stands is looked at for as long as a renewal takes.
+/// Returns the process that currently renews the lease, if there is one. An existing lease is observed for the time of two renewals.
 ///
 /// # Errors
 /// A server error.
@@ -225,7 +227,7 @@ fn held(record: &RawDocumentBuf, age: Duration) -> Error {
     )
 }
 
-/// The holder of the lease, in words.
+/// Description of the lease's holder for messages.
 fn name(record: &RawDocumentBuf) -> String {
     let since = record
         .get_datetime("since")
@@ -237,7 +239,7 @@ fn name(record: &RawDocumentBuf) -> String {
     }
 }
 
-/// The name of this host, for people. There is no portable way to ask for it without a further dependency.
+/// Name of this machine, for messages. There is no portable way to query it without another dependency.
 fn host() -> String {
     let known = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .or_else(|_| std::fs::read_to_string("/etc/hostname"))

@@ -1,16 +1,16 @@
-//! Collections that have left the selection, as far as this migration knows.
+//! Collections that were renamed out of the selection, as far as this migration knows.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::model::{LeftSelection, Namespace, Position};
 use crate::report::{Event, Events};
 
-/// Those of a migration, as far as is known.
+/// All known collections of a migration that have left the selection.
 #[derive(Debug, Default)]
 pub(crate) struct AllLeft(Mutex<Vec<LeftSelection>>);
 
 impl AllLeft {
-    /// Goes on with what a checkpoint has kept, unless more is known already.
+    /// Restores the list from a checkpoint, unless entries exist already.
     pub fn go_on(&self, kept: &[LeftSelection]) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.is_empty() {
@@ -18,7 +18,7 @@ impl AllLeft {
         }
     }
 
-    /// Notes one, and tells the host. A run that goes on from its checkpoint meets the same rename again.
+    /// Records a collection and emits an event. A run that resumes from its checkpoint meets the same rename again.
     pub fn note(&self, events: &Events, from: &Namespace, to: &Namespace, position: Position) {
         let left = LeftSelection {
             from: from.clone(),
@@ -37,7 +37,7 @@ impl AllLeft {
         });
     }
 
-    /// A collection is selected again, which had this name meanwhile.
+    /// Removes the entry of a collection that is renamed back into the selection. `from` is its name before that rename.
     pub fn came_back(&self, from: &Namespace) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|left| left.to != *from);
@@ -48,5 +48,5 @@ impl AllLeft {
     }
 }
 
-/// So many are named.
+/// Maximum number of collections recorded.
 pub(crate) const MOST: usize = 1000;

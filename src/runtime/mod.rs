@@ -1,4 +1,4 @@
-//! The equipment of one run: what its tasks share.
+//! State and services that the tasks of a run share.
 
 pub(crate) mod completion;
 pub(crate) mod expiry;

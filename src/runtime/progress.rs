@@ -1,4 +1,4 @@
-//! The numbers of a run that every task adds to and the host reads.
+//! State of a run that all tasks update and the host reads.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,23 +21,23 @@ use crate::runtime::whole_copies::WholeCopies;
 use crate::runtime::window;
 use crate::runtime::write_block::WriteBlock;
 
-/// So many refused documents are named in the summary.
+/// Maximum number of refused documents named in the summary.
 const MOST_REFUSED: usize = 1000;
 
-/// So many collections that others write to are named.
+/// Maximum number of collections with writes of other programs that are named.
 const MOST_FOREIGN: usize = 1000;
 
-/// Whether collections have still to be copied or indexes to be built.
+/// Whether collections remain to be copied or indexes to be built.
 #[derive(Clone, Copy, Debug)]
 enum Work {
-    /// What there was at the beginning is not done yet.
+    /// The initial work is not done yet.
     First,
     Done,
-    /// Everything was done before, and since then the source has made more to do.
+    /// Everything was done before. The source has made more work since then.
     More(Instant),
 }
 
-/// Shared by all tasks of a run, and by its handle.
+/// State shared by all tasks of a run and by its handle.
 #[derive(Debug)]
 pub(crate) struct RunState {
     pub events: Events,
@@ -58,15 +58,15 @@ pub(crate) struct RunState {
     watermark: watch::Sender<Option<Position>>,
     source_position: watch::Sender<Option<Position>>,
     pace: Mutex<Option<(Instant, u64)>>,
-    /// How far the source's history was read, by this run or one before it.
+    /// Position up to which this run or an earlier one has read the source's oplog.
     read: Mutex<Position>,
-    /// How many operations that were, since this process began.
+    /// Number of operations read since this process began.
     pub read_operations: AtomicU64,
-    /// Where the source's history would have to be read from if the run went on from its last checkpoint.
+    /// Position from which the source's oplog would be read if the run resumed from its last checkpoint.
     resume: Mutex<Option<Position>>,
     oplog_window: Mutex<Option<OplogSpan>>,
     pub limits: RateLimiters,
-    pub places: WalkerSlots,
+    pub walker_slots: WalkerSlots,
     pub whole_copies: WholeCopies,
     pub late_writes: LateWatch,
     pub window: window::Window,
@@ -77,13 +77,13 @@ pub(crate) struct RunState {
     indexes: Mutex<IndexCounts>,
     pub left_selection: AllLeft,
     resyncs: AtomicU32,
-    /// Documents that the target refused for good: namespace and, in words, which and why.
+    /// Documents that the target refused for good: the namespace, and a text that says which document and why.
     refused: Mutex<Vec<(Namespace, String)>>,
-    /// Writes of others to collections of the target.
+    /// Number of writes to the target's collections made by other programs.
     foreign_writes: Mutex<BTreeMap<Namespace, u64>>,
-    /// How far all of them are known, as far as they can be seen at all: a position in the target's history.
+    /// Position in the target's history up to which all such writes are known, as far as they can be detected at all.
     foreign_writes_until: Mutex<Option<Position>>,
-    /// How far they were counted, by this run or one before it in this process.
+    /// Position up to which such writes were counted by this run, or an earlier one of this process.
     foreign_writes_counted: Mutex<Option<Position>>,
 }
 
@@ -113,7 +113,7 @@ impl RunState {
             resume: Mutex::new(None),
             oplog_window: Mutex::new(None),
             limits: RateLimiters::default(),
-            places: WalkerSlots::default(),
+            walker_slots: WalkerSlots::default(),
             whole_copies: WholeCopies::default(),
             late_writes: LateWatch::default(),
             window: window::Window::default(),
@@ -131,7 +131,7 @@ impl RunState {
         }
     }
 
-    /// What there is to copy, and how much of it the target had when this process began.
+    /// Sets the total amount to copy, and the amount that the target already had when this process began.
     pub fn begin_copy(&self, total: Amount, already: Amount) {
         self.total_documents.store(total.documents, Relaxed);
         self.total_bytes.store(total.bytes, Relaxed);
@@ -141,7 +141,7 @@ impl RunState {
         *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), already.bytes));
     }
 
-    /// Whether every collection has been copied, and every index built.
+    /// Sets whether every collection is copied and every index is built.
     pub fn set_copied(&self, copied: bool, indexed: bool) {
         self.copied.store(copied, Relaxed);
         let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
@@ -160,8 +160,9 @@ impl RunState {
         matches!(*self.work.lock().unwrap_or_else(PoisonError::into_inner), Work::Done)
     }
 
-    /// Whether everything has been copied and indexed, but for what the source has made within `latest`. An application that makes small
-    /// collections and indexes all the time would else never be ready for cutover, which waits for these as it does for the lag.
+    /// Whether everything is copied and indexed, except for work that the source has made within `latest`. Without this exception an
+    /// application that keeps creating small collections and indexes would never be ready for cutover. The cutover waits for such work as
+    /// it does for the lag.
     pub fn is_indexed_but_for(&self, latest: Duration) -> bool {
         match *self.work.lock().unwrap_or_else(PoisonError::into_inner) {
             Work::First => false,
@@ -170,14 +171,14 @@ impl RunState {
         }
     }
 
-    /// Tells the host of a document that the target refused for good, and keeps it for the summary.
+    /// Emits an event for a document that the target refused for good, and keeps it for the summary.
     pub fn document_refused(&self, namespace: Namespace, id: String, reason: String) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         if refused.len() < MOST_REFUSED {
             refused.push((
                 namespace.clone(),
                 format!(
-                    "the target refused the document with _id {id}: {reason}; put that right and start again: it is read anew then"
+                    "the target refused the document with _id {id}: {reason}; fix the cause and start again; the document is then read again"
                 ),
             ));
         }
@@ -185,7 +186,8 @@ impl RunState {
         self.events.send(Event::DocumentRefused { namespace, id, reason });
     }
 
-    /// Counts a write of another program; answers how many there were of this collection, or `None` when too many collections are known.
+    /// Counts a write made by another program. Returns the number of such writes to this collection, or `None` if too many collections are
+    /// recorded already.
     pub fn foreign_write(&self, namespace: &Namespace) -> Option<u64> {
         let mut known = self.foreign_writes.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST_FOREIGN && !known.contains_key(namespace) {
@@ -196,12 +198,13 @@ impl RunState {
         Some(*writes)
     }
 
-    /// Says how far the target's history was watched for writes of others; `None` when some may have been missed.
+    /// Sets the position up to which the target's history was watched for writes made by other programs. `None` means that some may have
+    /// been missed.
     pub fn set_foreign_writes_until(&self, until: Option<Position>) {
         *self.foreign_writes_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
-    /// Notes how far they were counted.
+    /// Sets the position up to which writes made by other programs were counted.
     pub fn set_foreign_writes_counted(&self, until: Position) {
         *self
             .foreign_writes_counted
@@ -220,7 +223,7 @@ impl RunState {
         *self.foreign_writes_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The collections that others wrote to.
+    /// Collections that other programs wrote to.
     pub fn foreign_writes(&self) -> Vec<ForeignWrites> {
         let known = self.foreign_writes.lock().unwrap_or_else(PoisonError::into_inner);
         known
@@ -232,7 +235,7 @@ impl RunState {
             .collect()
     }
 
-    /// What is known of refused documents of a collection.
+    /// Returns the messages about refused documents of a collection.
     pub fn refused_of(&self, namespace: &Namespace) -> Vec<String> {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused
@@ -242,8 +245,8 @@ impl RunState {
             .collect()
     }
 
-    /// Goes on to a phase that the present one leads to, and says so. Answers whether it did: a task that looked before another one went on
-    /// changes nothing.
+    /// Changes to `phase` if the present phase leads to it, and emits an event. Returns `true` if the phase changed. A task that acts on an
+    /// outdated phase therefore changes nothing.
     pub fn set_phase(&self, phase: Phase) -> bool {
         let changed = self.phase.send_if_modified(|current| {
             let changed = current.leads_to(phase);
@@ -261,8 +264,8 @@ impl RunState {
         changed
     }
 
-    /// The checkpoint is known to say that the migration is complete, or not to, where that was in doubt. In the same step everything that
-    /// goes over with the migration does so, or stays.
+    /// Resolves a completion in doubt, once it is known whether the checkpoint says that the migration is complete. Everything that moves
+    /// with the migration moves or stays in the same step.
     pub fn resolve_completion(&self, is_complete: bool) {
         if is_complete {
             self.write_block.keep();
@@ -272,14 +275,15 @@ impl RunState {
         }
     }
 
-    /// Nobody can say whether the migration is complete. Both sides are the same, so that the target counts: should the checkpoint say that it
-    /// is, what was written to the source from now on would be lost. The next start finds out.
+    /// Leaves a completion in doubt, because the checkpoint cannot be read. The hand-over to the target stands, since both sides are
+    /// identical: if the checkpoint says that the migration is complete, later writes to the source would be lost. The next start finds
+    /// out.
     pub fn leave_in_doubt(&self) {
         self.write_block.keep();
         self.completion.leave_in_doubt();
     }
 
-    /// A cutover has not come to its end, and nobody waits for it any more: the run goes on as before.
+    /// Returns to following after a cutover that did not complete and that nobody waits for any more.
     pub fn back_to_catch_up(&self) {
         self.late_writes.end();
         self.write_block.give_up();
@@ -289,7 +293,7 @@ impl RunState {
         }
     }
 
-    /// The phase, and each that follows; one that passes at once may be missed.
+    /// Subscribes to the phase. A receiver can miss a phase that lasts only briefly.
     pub fn phases(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
     }
@@ -306,12 +310,12 @@ impl RunState {
         self.watermark.subscribe()
     }
 
-    /// Notes whether everything was compared that can be while the run goes on.
+    /// Sets whether everything is compared that can be compared during the run.
     pub fn set_all_compared(&self, all: bool) {
         self.all_compared.store(all, Relaxed);
     }
 
-    /// Counts what was compared while the run goes on, and what differs of it.
+    /// Adds to the amount compared during the run, and to the differences found.
     pub fn note_verified(&self, documents: u64, bytes: u64, differences: u64) {
         self.compared_documents.fetch_add(documents, Relaxed);
         self.compared_bytes.fetch_add(bytes, Relaxed);
@@ -329,7 +333,7 @@ impl RunState {
         }
     }
 
-    /// Notes how far the source's history was read: what follows from it may be applied from now on.
+    /// Sets the position up to which the source's oplog was read. Changes up to it may be applied from now on.
     pub fn set_read(&self, position: Position) {
         *self.read.lock().unwrap_or_else(PoisonError::into_inner) = position;
     }
@@ -338,7 +342,7 @@ impl RunState {
         *self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes where a run would go on that began now.
+    /// Sets the position from which a new run would resume.
     pub fn set_resume(&self, position: Position) {
         *self.resume.lock().unwrap_or_else(PoisonError::into_inner) = Some(position);
     }
@@ -347,12 +351,12 @@ impl RunState {
         *self.resume.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what is known of the time that the source's history spans.
+    /// Sets the measured time span of the source's oplog.
     pub fn set_oplog_window(&self, window: Option<OplogSpan>) {
         *self.oplog_window.lock().unwrap_or_else(PoisonError::into_inner) = window;
     }
 
-    /// How often everything had to be compared with the source again since the migration began.
+    /// Sets how many resyncs the migration has made. A resync compares everything with the source again.
     pub fn set_resyncs(&self, resyncs: u32) {
         self.resyncs.store(resyncs, Relaxed);
     }
@@ -361,12 +365,12 @@ impl RunState {
         self.resyncs.load(Relaxed)
     }
 
-    /// Notes how many indexes there are, and are built.
+    /// Sets the number of indexes that exist and that are built.
     pub fn set_indexes(&self, counts: IndexCounts) {
         *self.indexes.lock().unwrap_or_else(PoisonError::into_inner) = counts;
     }
 
-    /// How far the watermark is behind the source's newest position.
+    /// Distance of the watermark from the source's newest position.
     pub fn lag(&self) -> Option<Duration> {
         let (watermark, newest) = ((*self.watermark.borrow())?, (*self.source_position.borrow())?);
         Some(Duration::from_secs(u64::from(if watermark >= newest {
@@ -376,7 +380,7 @@ impl RunState {
         })))
     }
 
-    /// The state of the run now; `max_lag` is the lag up to which a cutover is possible.
+    /// Returns the present state of the run. A cutover is possible up to a lag of `max_lag`.
     pub fn status(&self, max_lag: Duration) -> Status {
         let phase = self.phase();
         let lag = self.lag();
@@ -420,14 +424,14 @@ impl RunState {
             oplog_time_left: window.and_then(|window| window.left),
             cutover_deadline: self.window.deadline(),
             throttle: self.limits.get(),
-            walkers: self.places.most(),
+            walkers: self.walker_slots.most(),
             lag_history: self.recent.lags(),
             applied_per_second: self.recent.rate(self.applied.load(Relaxed)),
             indexes: *self.indexes.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 
-    /// The rest of the bytes at the speed of this process so far.
+    /// Estimates the time for the remaining bytes at the average speed of this process.
     fn time_left(&self, copied: Amount, total: Amount) -> Option<Duration> {
         let (since, before) = (*self.pace.lock().unwrap_or_else(PoisonError::into_inner))?;
         let (seconds, done) = (since.elapsed().as_secs_f64(), copied.bytes.saturating_sub(before));
@@ -467,7 +471,7 @@ mod tests {
             progress.set_copied(true, true);
             assert!(ready());
         }
-        // A run that goes back to its checkpoint.
+        // A run that resumes from its checkpoint.
         progress.begin_copy(Amount::default(), Amount::default());
         progress.set_copied(true, false);
         assert!(!ready());

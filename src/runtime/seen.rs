@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::model::Side;
 
-/// What was seen of both sides when a run of this process first looked. It outlives a run, so that a change is not missed that takes the run
-/// back to its checkpoint.
+/// Last known state of both sides. It outlives a run, so that a change is not missed if the same change makes the run resume from its
+/// checkpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     sides: Mutex<BTreeMap<Side, Known>>,

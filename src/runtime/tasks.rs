@@ -1,4 +1,4 @@
-//! The ends of a run's tasks.
+//! Conversion of a task's outcome into the run's result.
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -8,7 +8,7 @@ pub(crate) fn flatten(ended: std::result::Result<Result<()>, tokio::task::JoinEr
             Err(Error::new(
                 ErrorKind::Panic,
                 "run the migration",
-                "a task panicked; the checkpoint is good to go on from",
+                "a task panicked; the migration can resume from its checkpoint",
             )
             .with_source(error))
         } else {

@@ -1,47 +1,49 @@
-//! Copies that cannot be gone on with once they are stopped: of collections without ranges. A pause waits for them.
+//! Copies that cannot be resumed once they stop. A pause waits for them.
+//!
+//! These are the copies of collections that cannot be read in ranges of `_id`.
 
 use tokio::sync::watch;
 
-/// The copies under way, and whether others may begin.
+/// Number of running copies, and whether new ones may begin.
 #[derive(Debug, Default)]
 pub(crate) struct WholeCopies {
     running: watch::Sender<usize>,
     is_closed: watch::Sender<bool>,
 }
 
-/// HeldChanges while such a copy is under way.
+/// Guard that counts one running copy until it is dropped.
 #[derive(Debug)]
 pub(crate) struct WholeCopy<'a>(&'a WholeCopies);
 
 impl WholeCopies {
-    /// Says that a copy begins.
+    /// Counts a copy that begins.
     pub fn begin(&self) -> WholeCopy<'_> {
         self.running.send_modify(|running| *running += 1);
         WholeCopy(self)
     }
 
-    /// Whether any is under way.
+    /// Whether any copy is running.
     pub fn are_running(&self) -> bool {
         *self.running.borrow() > 0
     }
 
-    /// Keeps walkers from beginning anything until the next run [opens](Self::open) it.
+    /// Prevents walkers from starting work until the next run [opens](Self::open) it.
     pub fn close(&self) {
         self.is_closed.send_replace(true);
     }
 
-    /// Lets walkers begin something.
+    /// Allows walkers to start work.
     pub fn open(&self) {
         self.is_closed.send_replace(false);
     }
 
-    /// Waits until something may begin.
+    /// Waits until walkers may start work.
     pub async fn opened(&self) {
-        // The sender lives as long as this.
+        // It cannot fail, because `self` owns the sender.
         let _ = self.is_closed.subscribe().wait_for(|is_closed| !is_closed).await;
     }
 
-    /// Waits until none is under way.
+    /// Waits until no copy is running.
     pub async fn ended(&self) {
         let _ = self.running.subscribe().wait_for(|running| *running == 0).await;
     }

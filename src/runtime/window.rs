@@ -1,4 +1,4 @@
-//! The cutover window: for how long a run follows its source after it was first ready.
+//! The cutover window: how long a run follows its source after it is first ready.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,10 +9,10 @@ use bson::DateTime;
 
 use crate::checkpoint::CutoverWindow;
 
-/// The window of a run.
+/// Cutover window of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
-    /// Whether the run was ready at any time. It may be so for a moment only.
+    /// Whether the run was ever ready. It may be ready only for a moment.
     ready: AtomicBool,
     state: Mutex<State>,
 }
@@ -24,19 +24,20 @@ struct State {
 }
 
 impl Window {
-    /// Goes on with what a checkpoint has kept. A window that has ended begins anew: whoever starts the migration again wants it to run.
+    /// Restores the window from a checkpoint. A window that has ended begins anew, because a host that starts the migration again wants it
+    /// to run.
     pub fn go_on(&self, length: Duration, kept: CutoverWindow, now: SystemTime) {
         let has_ended = kept.deadline(length).is_some_and(|deadline| deadline <= now);
         let kept = if has_ended { CutoverWindow::default() } else { kept };
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State { length, kept };
     }
 
-    /// Notes that the run is ready.
+    /// Records that the run is ready.
     pub fn note_ready(&self) {
         self.ready.store(true, Relaxed);
     }
 
-    /// Begins the window if the run is ready for the first time. Answers whether it did.
+    /// Begins the window if the run is ready for the first time. Returns `true` if the window begins now.
     pub fn begin_if_ready(&self, now: SystemTime) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let begins = state.kept.first_ready.is_none() && self.ready.load(Relaxed);
@@ -46,25 +47,25 @@ impl Window {
         begins
     }
 
-    /// Makes the window longer. Answers whether it has begun, without which nothing is changed.
+    /// Extends the window. Returns `false` and changes nothing if the window has not begun.
     pub fn extend(&self, by: Duration) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let begun = state.kept.first_ready.is_some();
         if begun {
             let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
-            // A signed number in the checkpoint.
+            // The checkpoint stores a signed number.
             let most = i64::MAX.unsigned_abs();
             state.kept.extended_millis = state.kept.extended_millis.saturating_add(millis).min(most);
         }
         begun
     }
 
-    /// What a checkpoint keeps.
+    /// Returns the part of the window that a checkpoint stores.
     pub fn kept(&self) -> CutoverWindow {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).kept
     }
 
-    /// When the run stops following.
+    /// Returns the time at which the run stops following, if there is one.
     pub fn deadline(&self) -> Option<SystemTime> {
         let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.kept.deadline(state.length)
@@ -97,7 +98,7 @@ mod tests {
         assert_eq!(window.deadline(), Some(at(122)));
         assert!(window.extend(hours(24)) && window.extend(hours(1)));
         assert_eq!(window.deadline(), Some(at(147)));
-        // A process that starts before its end goes on with it; one that starts afterwards has a new one.
+        // A process that starts before the deadline continues the window. One that starts later gets a new window.
         let next = Window::default();
         next.go_on(DEFAULT_CUTOVER_WINDOW, window.kept(), at(146));
         assert_eq!(next.deadline(), Some(at(147)));

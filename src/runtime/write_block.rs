@@ -1,7 +1,9 @@
-//! Blocks writes on the source at the cutover, and lifts the block wherever the cutover does not come to its end.
+//! Block of writes on the source at the cutover.
 //!
-//! One [task](crate::engine::write_block) gives both commands, so that none that was given up can be carried out after the one that follows it. A checkpoint notes the
-//! block before it comes into force: whatever becomes of this process, the next one lifts it.
+//! The block is lifted whenever the cutover does not complete.
+//!
+//! A single [task](crate::engine::write_block) issues both commands, so that an abandoned command can never take effect after the one that
+//! follows it. A checkpoint records the block before it comes into force. If this process dies, the next one lifts the block.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,14 +13,14 @@ use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 
-/// How long a cutover that has failed, and a run that ends, wait for the source to take writes again.
+/// Maximum wait of a failed cutover, or of a run that ends, until the source accepts writes again.
 const LIFTING: Duration = Duration::from_secs(60);
 
-/// What a cutover, the router's checkpoints and the task that gives the commands share.
+/// State shared by the cutover, the router's checkpoints and the task that issues the commands.
 #[derive(Debug)]
 pub(crate) struct WriteBlock {
     pub(crate) state: watch::Sender<State>,
-    /// Who waits for the block.
+    /// Reply channel of the caller that waits for the block.
     pub(crate) asked: Mutex<Option<oneshot::Sender<Result<()>>>>,
 }
 
@@ -33,7 +35,7 @@ pub(crate) struct State {
 pub(crate) enum Wanted {
     Open,
     Blocked,
-    /// Blocked for good, since the migration is over.
+    /// Blocked for good, because the migration is complete.
     Kept,
 }
 
@@ -51,20 +53,20 @@ impl Default for WriteBlock {
 }
 
 impl WriteBlock {
-    /// Whether a checkpoint has to say that writes are blocked.
+    /// Whether a checkpoint has to record that writes are blocked.
     pub fn is_noted(&self) -> bool {
         self.state.borrow().noted
     }
 
-    /// Goes by a checkpoint that says so: unless a cutover of this process wants the block, it is lifted.
+    /// Records that a loaded checkpoint contains a block. The block is lifted unless a cutover of this process wants it.
     pub fn found(&self) {
         self.state.send_modify(|state| state.noted = true);
     }
 
-    /// Blocks writes. Once it has returned, nothing but users who may pass the block can write.
+    /// Blocks writes. After it returns, only users with the privilege to bypass the block can write.
     ///
     /// # Errors
-    /// The block cannot be noted in a checkpoint, or the source refuses.
+    /// The block cannot be recorded in a checkpoint, or the source refuses it.
     ///
     /// # Cancellation
     /// The block stays wanted until [`give_up`](Self::give_up).
@@ -77,7 +79,7 @@ impl WriteBlock {
             .unwrap_or_else(|_| Err(Error::stopped("block writes on the source")))
     }
 
-    /// The cutover did not come to its end: the block is to be lifted.
+    /// Requests that the block is lifted, because the cutover did not complete.
     pub fn give_up(&self) {
         self.state.send_if_modified(|state| {
             let changes = state.wanted == Wanted::Blocked;
@@ -88,17 +90,17 @@ impl WriteBlock {
         });
     }
 
-    /// The migration is over: the block stays.
+    /// Keeps the block for good, because the migration is complete.
     pub fn keep(&self) {
         self.state.send_modify(|state| state.wanted = Wanted::Kept);
     }
 
-    /// Gives up, and waits for a while until the source takes writes again.
+    /// Calls [`give_up`](Self::give_up), then waits up to a minute until the source accepts writes again.
     pub async fn lifted(&self) {
         self.give_up();
         let mut state = self.state.subscribe();
         let settled = state.wait_for(|state| !state.noted || state.wanted != Wanted::Open);
-        // The host was told why it stays; the next start tries again.
+        // On a timeout an event has told the host why the block stays. The next start tries again.
         let _ = timeout(LIFTING, settled).await;
     }
 }

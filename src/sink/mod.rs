@@ -1,4 +1,4 @@
-//! Where a migration writes to.
+//! The `Sink` trait and its types: where a migration writes to.
 
 #[cfg(feature = "test-util")]
 mod memory;
@@ -19,26 +19,26 @@ pub use crate::mongo::sink::MongoSink;
 #[cfg(feature = "test-util")]
 pub use memory::{JournalEntry, MemorySink, SinkCall};
 
-/// A replica set, or anything that can take the documents, indexes and commands of one.
+/// A replica set, or anything that can take the documents, indexes and catalogue commands of one.
 ///
 /// # Contract
-/// - `Ok` means acknowledged: a later read through the sink sees it. [`flush`](Sink::flush) means that everything acknowledged before
-///   the call is durable, whatever member of the deployment is lost.
-/// - When something that was acknowledged since the last flush may have been lost (the primary changed), `flush` answers
-///   [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged) once; the engine then goes back to its last checkpoint.
+/// - `Ok` means acknowledged: a later read through the sink sees the write. `Ok` of [`flush`](Sink::flush) means that everything
+///   acknowledged before the call is durable, whichever member of the deployment is lost.
+/// - If something acknowledged since the last flush may have been lost because the primary changed, `flush` returns
+///   [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged) once. The engine then goes back to its last checkpoint.
 /// - Documents are stored byte for byte as given, field order included.
-/// - Every write may be sent twice, and its answer may be lost: writing it again gives the same result.
-/// - Implementations wait through elections for a bounded time and then return a retryable error.
-/// - Every method may be dropped at any await point; what it was writing may then be written in part.
+/// - Every write may be sent twice, because its response may be lost. The second write gives the same result.
+/// - Implementations retry through elections for a bounded time and then return a retryable error.
+/// - Every method may be dropped at any await point. Its writes may then be partly applied.
 #[async_trait]
 pub trait Sink: Send + Sync + 'static {
-    /// What is known of the deployment.
+    /// Describes the deployment.
     ///
     /// # Errors
-    /// The deployment cannot be reached or is not one that can be migrated to.
+    /// The deployment cannot be reached, or it is not one that can be migrated to.
     async fn describe(&self) -> Result<Deployment>;
 
-    /// As [`Source::members`](crate::Source::members).
+    /// Same as [`Source::members`](crate::Source::members).
     ///
     /// # Errors
     /// A server error.
@@ -46,26 +46,30 @@ pub trait Sink: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// What others write after this position of the sink's own history, or from now on; never a write of this crate. The first item comes at
-    /// once and says where that is; others come each second or more often, also when nobody writes, and a few of them later `until` is at what
-    /// [`sentinel`](Self::sentinel) answered. Default: `None`, that is not known.
+    /// Streams the writes that other programs make after this position of the sink's own history, or from now on if `after` is `None`.
+    /// Writes of this crate are never among them.
+    ///
+    /// The first item arrives at once and reports the start position. Further items arrive at least once a second, even if nobody writes.
+    /// After a call of [`sentinel`](Self::sentinel), `until` reaches the returned position within a few items. The default returns `None`:
+    /// foreign writes are unknown.
     ///
     /// # Errors
-    /// [`PositionLost`](crate::ErrorKind::PositionLost) when the history does not hold `after` any more, from the call or as the last item
-    /// of the stream, or a server error.
+    /// [`PositionLost`](crate::ErrorKind::PositionLost) if the history no longer contains `after`, from the call or as the last item of the
+    /// stream. Otherwise a server error.
     async fn foreign_writes(&self, after: Option<Position>) -> Result<Option<BoxStream<'static, Result<WritesSeen>>>> {
         let _ = after;
         Ok(None)
     }
 
-    /// Every collection and view, the server's internal ones left out.
+    /// Lists every collection and view, except the server's internal ones.
     ///
     /// # Errors
     /// A server error.
     async fn collections(&self) -> Result<Vec<Collection>>;
 
-    /// Those of `names` that are collections or views, as [`collections`](Sink::collections) gives them. It is asked for between two changes,
-    /// so that a sink which has many should find these without listing all. Default: taken from [`collections`](Sink::collections).
+    /// Lists the collections and views among `names`, in the same form as [`collections`](Sink::collections). A run calls this between two
+    /// changes, so a sink with many collections should look these up without listing all. The default filters
+    /// [`collections`](Sink::collections).
     ///
     /// # Errors
     /// A server error.
@@ -75,7 +79,7 @@ pub trait Sink: Send + Sync + 'static {
         Ok(collections)
     }
 
-    /// The names of those of [`collections`](Sink::collections) that are in a database. Default: taken from there.
+    /// Returns the names of the [`collections`](Sink::collections) in a database. The default filters that list.
     ///
     /// # Errors
     /// A server error.
@@ -85,9 +89,11 @@ pub trait Sink: Send + Sync + 'static {
         Ok(names.filter(|name| name.database() == database).collect())
     }
 
-    /// The sink's own uuids of those of these names that exist, whatever they are; all zeros for what has none, such as a view. A collection
-    /// keeps it for as long as it is not made anew. A run asks for them before it makes or drops something, so that they should be had faster
-    /// than a whole listing. Default: taken from [`collections`](Self::collections).
+    /// Returns the sink's own uuids of those `names` that exist, whatever they are. Anything without a uuid, such as a view, gets all
+    /// zeros. A collection keeps its uuid until it is created again.
+    ///
+    /// A run calls this before it creates or drops something, so it should be faster than a full listing. The default filters
+    /// [`collections`](Self::collections).
     ///
     /// # Errors
     /// A server error.
@@ -99,33 +105,34 @@ pub trait Sink: Send + Sync + 'static {
             .collect())
     }
 
-    /// Makes a change to the catalogue. Each is idempotent: what already is as asked is no error.
+    /// Executes a catalogue command. Each command is idempotent: if the catalogue already is as requested, that is no error.
     ///
     /// # Errors
     /// [`TargetRefused`](crate::ErrorKind::TargetRefused) with the server's reason.
     async fn execute(&self, command: &CatalogCommand) -> Result<()>;
 
-    /// Builds one index and returns when it is built. Building one that exists with the same specification is no error. A collection that does
-    /// not exist is not made, nor is a build tried again where another one has taken the name.
+    /// Builds one index and returns once it is built. If an index with the same specification exists, that is no error. A missing
+    /// collection is not created. A build is not retried if another index has taken the name.
     ///
     /// # Errors
-    /// [`TargetRefused`](crate::ErrorKind::TargetRefused) with the server's reason, duplicate keys and a missing collection among them.
+    /// [`TargetRefused`](crate::ErrorKind::TargetRefused) with the server's reason, including for duplicate keys and a missing collection.
     ///
     /// # Cancellation
-    /// Dropping the future can leave the build going on. [`CatalogCommand::DropIndex`] gives it up; building the same index again joins it.
+    /// Dropping the future may leave the build running on the server. [`CatalogCommand::DropIndex`] aborts it. Building the same index
+    /// again joins it.
     async fn create_index(&self, namespace: &Namespace, specification: &RawDocumentBuf) -> Result<()>;
 
-    /// Inserts documents in order; one whose `_id` exists replaces the document there.
+    /// Inserts documents in order. A document whose `_id` exists replaces the stored one.
     ///
     /// # Errors
-    /// A server error. What the target refuses document by document is in the answer instead.
+    /// A server error. Documents that the target refuses individually are in the result instead.
     async fn insert(&self, namespace: &Namespace, batch: &Batch) -> Result<Vec<Refusal>>;
 
-    /// Applies writes. Those of one document are applied in the order given; others in any order. The answer names the writes
-    /// that the target refused, by their index.
+    /// Applies writes. Writes to the same document are applied in the given order, others in any order. The result names the writes that
+    /// the target refused, by their index.
     ///
     /// # Errors
-    /// A server error that concerns the call as a whole.
+    /// A server error that affects the call as a whole.
     async fn apply(&self, namespace: &Namespace, kind: CollectionKind, writes: &[Write]) -> Result<Vec<Refusal>>;
 
     /// Makes everything acknowledged so far durable.
@@ -134,18 +141,20 @@ pub trait Sink: Send + Sync + 'static {
     /// [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged), or a server error.
     async fn flush(&self) -> Result<()>;
 
-    /// Waits until no write is being carried out any more that was sent before, by this process or by one whose place it takes. A run calls
-    /// it once it has the lease and before it reads anything. Default: there is nothing to wait for.
+    /// Waits until no write that was sent before is running any more. This covers writes of this process and of a process whose place it
+    /// takes. A run calls this once it has the lease and before it reads anything. The default returns at once.
     ///
     /// # Errors
-    /// A retryable error when that takes longer than a bounded time, or a server error.
+    /// A retryable error if this takes longer than a bounded time, or a server error.
     async fn quiesce(&self) -> Result<()> {
         Ok(())
     }
 
-    /// A position in the sink's own history, as [`Source::sentinel`](crate::Source::sentinel): at or after everything that was written before
-    /// the call, and returned once it is majority-committed. From there a migration in the opposite direction can follow, with a source on
-    /// the same deployment. Default: `None`, for a sink whose history cannot be followed.
+    /// Returns a position in the sink's own history, like [`Source::sentinel`](crate::Source::sentinel): at or after everything that was
+    /// written before the call, once it is majority-committed.
+    ///
+    /// A migration in the opposite direction can follow the history from there, with a source on the same deployment. The default returns
+    /// `None`, for a sink whose history cannot be followed.
     ///
     /// # Errors
     /// A server error.
@@ -153,46 +162,46 @@ pub trait Sink: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// The documents of a range, in `_id` order where the kind has ranges, else in natural order.
+    /// Streams the documents of a range: in `_id` order if collections of this kind have ranges, otherwise in natural order.
     ///
     /// # Errors
     /// A server error, from the call or from the stream.
     async fn read(&self, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>>;
 
-    /// Those of the documents that exist, in any order.
+    /// Returns the requested documents that exist, in any order.
     ///
     /// # Errors
     /// A server error.
     async fn read_documents(&self, namespace: &Namespace, keys: &[Key]) -> Result<Vec<RawDocumentBuf>>;
 
-    /// As [`Source::inspect`](crate::Source::inspect).
+    /// Same as [`Source::inspect`](crate::Source::inspect).
     ///
     /// # Errors
-    /// The deployment cannot be reached. What it refuses to tell is among the facts.
+    /// The deployment cannot be reached. Information that the deployment refuses to give is recorded in the returned facts.
     async fn inspect(&self) -> Result<Inspection> {
         Ok(Inspection::default())
     }
 
-    /// As [`Source::digest`](crate::Source::digest).
+    /// Same as [`Source::digest`](crate::Source::digest).
     ///
     /// # Errors
     /// A server error.
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>>;
 
-    /// A document of the migration's own records on the sink, by name. They are in no user namespace.
+    /// Loads a document of the migration's own records on the sink, by name. Records are in no user namespace.
     ///
     /// # Errors
     /// A server error.
     async fn load_record(&self, name: &str) -> Result<Option<RawDocumentBuf>>;
 
-    /// Stores a record durably if the stored one's field `fence` (an int64; missing counts as 0) equals `expected`; the new record
-    /// carries its own `fence`. Returns whether it was stored.
+    /// Stores a record durably if the field `fence` of the stored record equals `expected`. The field is an int64, and a missing one counts
+    /// as 0. The new record carries its own `fence`. Returns `true` if the record was stored.
     ///
     /// # Errors
     /// A server error.
     async fn save_record(&self, name: &str, record: &RawDocumentBuf, expected: i64) -> Result<bool>;
 
-    /// Deletes a record. One that does not exist is no error.
+    /// Deletes a record. If it does not exist, that is no error.
     ///
     /// # Errors
     /// A server error.
@@ -202,41 +211,41 @@ pub trait Sink: Send + Sync + 'static {
 /// A change to the sink's catalogue.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CatalogCommand {
-    /// Makes a collection or view with the options that the source lists; one that exists is left as it is.
+    /// Creates a collection or view with the options that the source lists. An existing one is left unchanged.
     Create {
-        /// Its name on the sink; for time-series data that of the buckets.
+        /// Its name on the sink. For time-series data, the name of the buckets.
         namespace: Namespace,
-        /// How its documents are kept.
+        /// Its kind.
         kind: CollectionKind,
-        /// The source's options, unchanged, and with them `idIndex`: the specification of the index on `_id`, where that is not the one
-        /// that a server makes unasked.
+        /// The source's options, unchanged. They include `idIndex`, the specification of the index on `_id`, if it differs from the one
+        /// that a server creates by default.
         options: RawDocumentBuf,
     },
-    /// Drops a collection or view; a missing one is no error.
+    /// Drops a collection or view. If it is missing, that is no error.
     Drop {
         /// Its name on the sink.
         namespace: Namespace,
     },
-    /// Drops a database; a missing one is no error.
+    /// Drops a database. If it is missing, that is no error.
     DropDatabase {
         /// Its name on the sink.
         database: String,
     },
-    /// Renames a collection, replacing what has the new name. A missing `from` is no error.
+    /// Renames a collection. Whatever has the new name is replaced. If `from` is missing, that is no error.
     Rename {
         /// The name before.
         from: Namespace,
         /// The name after.
         to: Namespace,
     },
-    /// Changes options of a collection or view, or of one of its indexes; a missing one is no error.
+    /// Changes options of a collection or view, or of one of its indexes. If it is missing, that is no error.
     Modify {
         /// Its name on the sink.
         namespace: Namespace,
-        /// The fields of `collMod`, without the one that names the collection.
+        /// The fields of `collMod`, except the one that names the collection.
         arguments: RawDocumentBuf,
     },
-    /// Drops an index, and gives up its build where it is being built; a missing one is no error.
+    /// Drops an index, and aborts its build if it is being built. If the index is missing, that is no error.
     DropIndex {
         /// The collection's name on the sink.
         namespace: Namespace,
@@ -250,23 +259,23 @@ pub enum CatalogCommand {
 pub struct SinkRead {
     /// The collection's name on the sink.
     pub namespace: Namespace,
-    /// How its documents are kept.
+    /// The collection's kind.
     pub kind: CollectionKind,
-    /// Which documents.
+    /// The documents to read.
     pub range: Range,
-    /// About how many bytes a batch should have.
+    /// Approximate size of a batch in bytes.
     pub batch_bytes: usize,
-    /// About how many bytes a document has; 0 when not known.
+    /// Approximate size of a document in bytes; 0 if unknown.
     pub document_bytes: usize,
 }
 
-/// What others wrote to the sink; see [`Sink::foreign_writes`].
+/// Writes that other programs made to the sink; see [`Sink::foreign_writes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WritesSeen {
-    /// The collections, once for each write.
+    /// The collections written to, once for each write.
     pub collections: Vec<Namespace>,
-    /// Every such write up to this position in the sink's own history has been seen with this. It is one that the history keeps whatever
-    /// member is lost.
+    /// Every foreign write up to this position in the sink's own history has been reported with this item or an earlier one. The position
+    /// stays in the history whichever member is lost.
     pub until: Position,
 }
 
@@ -275,7 +284,7 @@ pub struct WritesSeen {
 pub struct Refusal {
     /// Index of the write, or of the document in its batch.
     pub index: usize,
-    /// Why.
+    /// The reason.
     pub reason: RefusalReason,
 }
 
@@ -283,16 +292,16 @@ pub struct Refusal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefusalReason {
-    /// Another document holds the same key in a unique secondary index.
+    /// Another document has the same key in a unique secondary index.
     DuplicateKey(String),
-    /// An update cannot be applied to the document as it stands, or there is none.
+    /// An update does not apply to the stored document, or there is no such document.
     CannotApply(String),
-    /// What an update makes of the document as it stands cannot be told from the two: it changes a field of which there are several with
-    /// one name. The document has to be read from the source.
+    /// The result of an update cannot be derived from the update and the stored document, because it changes a field whose name occurs more
+    /// than once. The document has to be read from the source.
     Ambiguous(String),
-    /// Anything else, with the server's error code and message.
+    /// Any other refusal, with the server's error code and message.
     Other {
-        /// The server's error code, 0 when there is none.
+        /// The server's error code; 0 if there is none.
         code: i32,
         /// The server's message.
         message: String,

@@ -1,4 +1,4 @@
-//! Where a migration reads from.
+//! The `Source` trait and its request types: where a migration reads from.
 
 #[cfg(feature = "test-util")]
 mod memory;
@@ -20,26 +20,28 @@ pub use crate::mongo::source::MongoSource;
 #[cfg(feature = "test-util")]
 pub use memory::{MemorySource, NameResolution, OpenTransaction, SourceCall, Transaction};
 
-/// A replica set, or anything that behaves like one: documents that can be read at a point in time, and the history that follows it.
+/// A replica set, or anything that behaves like one. It provides documents as of a point in time, and the history that follows that point.
 ///
 /// # Contract
-/// - Only what is majority-committed is ever returned, so that nothing returned can be rolled back.
-/// - [`position`](Source::position) never goes backwards, unless the deployment was restored from a backup and
-///   [`start_position`](Source::start_position) was asked since; [`sentinel`](Source::sentinel) always tells what is there. [`tail`](Source::tail) yields every entry after the position it was given,
-///   in order, without a gap; an idle source's tail still reaches its newest position within seconds.
-/// - A read sees at least everything up to the position it was asked for; in [`ReadMode::Snapshot`] exactly that.
-/// - Every method is cancellation safe: dropping the future or stream releases what it held on the server.
-/// - Errors say with [`is_retryable`](crate::Error::is_retryable) whether the same call may succeed later. Implementations reconnect
-///   through elections on their own and give up only after a bounded time.
+/// - Every value returned is majority-committed, so it can never be rolled back.
+/// - [`position`](Source::position) never goes backwards. The only exception is a deployment that was restored from a backup, once
+///   [`start_position`](Source::start_position) was called after the restore. [`sentinel`](Source::sentinel) always reports the actual
+///   state.
+/// - [`tail`](Source::tail) yields every entry after the given position, in order and without a gap. The tail of an idle source still
+///   reaches the newest position within seconds.
+/// - A read sees at least everything up to the requested position. In [`ReadMode::Snapshot`] it sees exactly that.
+/// - Every method is cancellation safe. Dropping the future or stream releases what it held on the server.
+/// - [`is_retryable`](crate::Error::is_retryable) of an error says whether the same call may succeed later. Implementations reconnect
+///   through elections on their own and return an error only after a bounded time.
 #[async_trait]
 pub trait Source: Send + Sync + 'static {
-    /// What is known of the deployment. The identity must stay the same over restarts.
+    /// Describes the deployment. Its identity must stay the same across restarts.
     ///
     /// # Errors
-    /// The deployment cannot be reached or is not one that can be migrated from.
+    /// The deployment cannot be reached, or it is not one that can be migrated from.
     async fn describe(&self) -> Result<Deployment>;
 
-    /// The addresses of its members, in order; a run tells when they change. Default: none are known.
+    /// Returns the addresses of the deployment's members, sorted. A run reports changes of this list. The default returns an empty list.
     ///
     /// # Errors
     /// A server error.
@@ -47,14 +49,14 @@ pub trait Source: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// Every collection and view, the server's internal ones left out.
+    /// Lists every collection and view, except the server's internal ones.
     ///
     /// # Errors
     /// A server error.
     async fn collections(&self) -> Result<Vec<Collection>>;
 
-    /// Those of `names` that are collections or views, as [`collections`](Source::collections) gives them. A source that has many should
-    /// find these without listing all: that is asked for when a few of them change all the time.
+    /// Lists the collections and views among `names`, in the same form as [`collections`](Source::collections). A run calls this when a few
+    /// collections change all the time. A source with many collections should therefore look these up without listing all.
     ///
     /// # Errors
     /// A server error.
@@ -64,23 +66,24 @@ pub trait Source: Send + Sync + 'static {
         Ok(collections)
     }
 
-    /// The newest majority-committed position.
+    /// Returns the newest majority-committed position.
     ///
     /// # Errors
     /// A server error.
     async fn position(&self) -> Result<Position>;
 
-    /// A position at or after everything that was written before the call, acknowledged or not; returned once it is majority-committed.
-    /// It is never given by a member that has been superseded and does not know it, whose position may be an old one: a cutover relies on
-    /// that nothing else was written before.
+    /// Returns a position at or after every write made before the call, acknowledged or not, once that position is majority-committed.
+    ///
+    /// A stale primary, one that was superseded and does not know it yet, must never answer, because its position may be old. A cutover
+    /// relies on this: every earlier write lies at or before the returned position.
     ///
     /// # Errors
     /// A server error.
     async fn sentinel(&self) -> Result<Position>;
 
-    /// A position at or after everything that reads of this source and its catalogue have shown before the call; returned once it is
-    /// majority-committed. Asked for with every range that is read, so that it should cost less than [`sentinel`](Source::sentinel), which
-    /// is the default.
+    /// Returns a position at or after everything that earlier reads of this source and its catalogue have shown, once that position is
+    /// majority-committed. A run calls this for every range it reads, so it should be cheaper than [`sentinel`](Source::sentinel), which is
+    /// the default.
     ///
     /// # Errors
     /// A server error.
@@ -88,53 +91,53 @@ pub trait Source: Send + Sync + 'static {
         self.sentinel().await
     }
 
-    /// The position from which a tail meets the first entry of every transaction that is open or prepared now.
+    /// Returns a position from which a tail meets the first entry of every transaction that is open or prepared now.
     ///
     /// # Errors
     /// A server error.
     async fn start_position(&self) -> Result<Position>;
 
-    /// The oldest position that a tail can still start after, and the newest: their distance is the oplog window.
+    /// Returns the oldest position that a tail can still start after. The distance from it to the newest position is the oplog window.
     ///
     /// # Errors
     /// A server error.
     async fn oldest_position(&self) -> Result<Position>;
 
-    /// The history after `after`, in vectors of at least one entry. The stream ends only by an error. A transaction is one entry, or several at
-    /// one position of which all but the last say that it [continues](Entry::continues).
+    /// Streams the history after `after`, in vectors of at least one entry. The stream ends only with an error. A transaction is either one
+    /// entry, or several entries at one position, of which all but the last have [`continues`](Entry::continues) set.
     ///
     /// # Errors
-    /// [`PositionLost`](crate::ErrorKind::PositionLost) when the history no longer reaches back to `after`, or does not hold it.
+    /// [`PositionLost`](crate::ErrorKind::PositionLost) if the history no longer reaches back to `after` or does not contain it.
     async fn tail(&self, after: Position) -> Result<BoxStream<'static, Result<Vec<Entry>>>>;
 
-    /// Keys that cut the collection into ranges of about `bytes` each, in ascending order. An empty answer means one range.
+    /// Returns keys that split the collection into ranges of about `bytes` each, in ascending order. An empty result means one range.
     ///
     /// # Errors
     /// A server error.
     async fn split(&self, collection: &Collection, bytes: u64) -> Result<Vec<Key>>;
 
-    /// The documents of a range, in `_id` order where the collection's kind has ranges, else in natural order.
+    /// Streams the documents of a range: in `_id` order if collections of this kind have ranges, otherwise in natural order.
     ///
     /// # Errors
-    /// [`SnapshotUnavailable`](crate::ErrorKind::SnapshotUnavailable), from the call or from the stream, when a snapshot cannot be given.
+    /// [`SnapshotUnavailable`](crate::ErrorKind::SnapshotUnavailable), from the call or from the stream, if a snapshot cannot be provided.
     async fn read(&self, request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>>;
 
-    /// Those of the documents that exist, in any order.
+    /// Returns the requested documents that exist, in any order.
     ///
     /// # Errors
-    /// As [`read`](Source::read).
+    /// Same as [`read`](Source::read).
     async fn read_documents(&self, request: PointRequest<'_>) -> Result<Vec<RawDocumentBuf>>;
 
-    /// Facts that [preflight](crate::preflight) looks at, found without changing anything. By default nothing is known.
+    /// Collects the facts that [preflight](crate::preflight) examines, without changing anything. The default returns no facts.
     ///
     /// # Errors
-    /// The deployment cannot be reached. What it refuses to tell is among the facts.
+    /// The deployment cannot be reached. Information that the deployment refuses to give is recorded in the returned facts.
     async fn inspect(&self) -> Result<Inspection> {
         Ok(Inspection::default())
     }
 
-    /// The `_id`s of two documents for each key of the unique index that more than one document has, for up to `limit` keys; preflight asks
-    /// for them where the host wants the documents scanned. By default none are looked for.
+    /// Returns the `_id`s of two documents for each key of the unique index that more than one document has, for at most `limit` keys.
+    /// Preflight calls this if the host wants the documents scanned. The default returns nothing.
     ///
     /// # Errors
     /// A server error.
@@ -143,13 +146,14 @@ pub trait Source: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// Blocks writes of all clients that may not pass a block, or lets them write again. Once a block is in force, nothing that was under way
-    /// is written any more. Neither call does anything where it is so already; a call that is dropped or fails may still be carried out, but
-    /// not after a later one. By default writes cannot be blocked.
+    /// Blocks writes of all clients except those with permission to bypass a block, or lifts the block.
+    ///
+    /// Once a block is in force, no write that was in flight takes effect any more. Setting the state that is already in force does
+    /// nothing. A call that fails or is dropped may still take effect, but never after a later call. The default implementation refuses.
     ///
     /// # Errors
-    /// [`Refused`](crate::ErrorKind::Refused) when the source cannot do this, so that nothing is blocked and there is nothing to lift,
-    /// [`Unauthorized`](crate::ErrorKind::Unauthorized) when the user may not, or a server error.
+    /// [`Refused`](crate::ErrorKind::Refused) if the source does not support this. Nothing is blocked then, and there is nothing to lift.
+    /// [`Unauthorized`](crate::ErrorKind::Unauthorized) if the user lacks the permission. Otherwise a server error.
     async fn set_write_block(&self, blocked: bool) -> Result<()> {
         let _ = blocked;
         Err(Error::new(
@@ -159,7 +163,7 @@ pub trait Source: Send + Sync + 'static {
         ))
     }
 
-    /// Whether writes of clients are blocked now, by whomever. By default they are not.
+    /// Whether writes of clients are blocked now, no matter who blocked them. The default returns `false`.
     ///
     /// # Errors
     /// A server error.
@@ -167,48 +171,48 @@ pub trait Source: Send + Sync + 'static {
         Ok(false)
     }
 
-    /// Transactions that clients have open and may still commit, for as long as each has been open; without those that this source reads
-    /// in. A cutover waits for them. By default none are known.
+    /// Returns the transactions of clients that are open and may still commit, each with the time it has been open. Transactions that this
+    /// source itself reads in are left out. A cutover waits for the returned ones. The default returns none.
     ///
     /// # Errors
-    /// A server error. Where the user may not ask, none are known.
+    /// A server error. If the user lacks the permission to list transactions, the result is empty instead.
     async fn open_transactions(&self) -> Result<Vec<TransactionFacts>> {
         Ok(Vec::new())
     }
 
-    /// What clients have written since the server was started, so that the run can see how long their writes take, and
-    /// [spare them](crate::MigrationBuilder::yield_to_source_writes). Asked twice a second while ranges are copied or compared. `None` where
-    /// that cannot be told, which is the default.
+    /// Returns the number and total duration of client writes since the server started. A run uses it to see how long writes take, and to
+    /// [yield to them](crate::MigrationBuilder::yield_to_source_writes). It calls this twice a second while ranges are copied or compared.
+    /// Returns `None` if the source cannot tell, which is the default.
     ///
     /// # Errors
-    /// [`Unauthorized`](crate::ErrorKind::Unauthorized) when the user may not ask, or a server error.
+    /// [`Unauthorized`](crate::ErrorKind::Unauthorized) if the user lacks the permission, or a server error.
     async fn write_load(&self) -> Result<Option<WriteLoad>> {
         Ok(None)
     }
 
-    /// A digest over all documents of the collection that is equal on both sides for equal data, or `None` where it cannot be had. Clients
-    /// can read and write meanwhile.
+    /// Returns a digest over all documents of the collection. Equal data has an equal digest on both sides. Returns `None` if no digest can
+    /// be computed. Clients can read and write meanwhile.
     ///
     /// # Errors
     /// A server error.
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>>;
 }
 
-/// What clients have written, see [`Source::write_load`]. Both numbers only grow until the server is started again.
+/// Client writes since the server started; see [`Source::write_load`]. Both values only grow until the server restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteLoad {
-    /// How many commands that were.
+    /// Number of write commands.
     pub operations: u64,
-    /// How long the server took for all of them.
+    /// Total time the server spent on them.
     pub time: Duration,
 }
 
 /// How the documents of a read relate to the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadMode {
-    /// All documents exactly as they stood at the position.
+    /// All documents exactly as of the position.
     Snapshot,
-    /// Each document as it stood at some point between the position and the end of the read.
+    /// Each document as of some point between the position and the end of the read. The point may differ from document to document.
     Interval,
 }
 
@@ -217,17 +221,17 @@ pub enum ReadMode {
 pub struct ReadRequest {
     /// The collection's name at the position.
     pub namespace: Namespace,
-    /// How its documents are kept.
+    /// The collection's kind.
     pub kind: CollectionKind,
-    /// Which documents. The full range for kinds without ranges.
+    /// The documents to read. The full range for kinds without ranges.
     pub range: Range,
-    /// The position that the read must see at least.
+    /// The read must see everything up to this position.
     pub at: Position,
-    /// Whether it must see exactly that.
+    /// Whether the read must see exactly that position, or may see later versions of documents.
     pub mode: ReadMode,
-    /// About how many bytes a batch should have.
+    /// Approximate size of a batch in bytes.
     pub batch_bytes: usize,
-    /// About how many bytes a document has, to size the batches by; 0 when not known.
+    /// Approximate size of a document in bytes, used to size the batches; 0 if unknown.
     pub document_bytes: usize,
 }
 
@@ -236,13 +240,13 @@ pub struct ReadRequest {
 pub struct PointRequest<'a> {
     /// The collection's name at the position.
     pub namespace: &'a Namespace,
-    /// Which documents. The caller keeps them few enough that the answer fits in memory.
+    /// The `_id`s of the documents. The caller keeps the list short enough that the result fits in memory.
     pub keys: &'a [Key],
-    /// The position that the read must see at least.
+    /// The read must see everything up to this position.
     pub at: Position,
-    /// Whether it must see exactly that.
+    /// Whether the read must see exactly that position, or may see later versions of documents.
     pub mode: ReadMode,
 }
 
-/// The source's history from some position on.
+/// The stream of history that [`Source::tail`] returns.
 pub(crate) type EntryStream = BoxStream<'static, Result<Vec<Entry>>>;

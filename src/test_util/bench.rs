@@ -1,4 +1,6 @@
-//! Inner steps of a run, for the micro benches in `benches/`. No host needs them, and they change without notice.
+//! Internal steps of a run, for the micro benchmarks in `benches/`.
+//!
+//! Hosts do not need them, and they change without notice.
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 
@@ -8,7 +10,7 @@ use crate::model::{Position, Write};
 use crate::oplog::Entry;
 use crate::order::Key;
 
-/// Makes typed entries of raw ones.
+/// Decodes raw oplog entries into typed ones.
 #[derive(Debug)]
 pub struct Decoder(crate::oplog::Assembler);
 
@@ -19,10 +21,10 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// The next entry; `None` for a transaction that began before.
+    /// Decodes the next entry. Returns `None` for a transaction that began before the first decoded entry.
     ///
     /// # Errors
-    /// Bytes that no server writes.
+    /// The bytes are not an entry that a server writes.
     pub fn decode(&mut self, raw: &RawDocument) -> Result<Option<Entry>> {
         Ok(match self.0.take(raw)? {
             crate::oplog::Taken::Entry(entry) => Some(entry),
@@ -31,17 +33,17 @@ impl Decoder {
     }
 }
 
-/// Folds writes of one collection as an applier does.
+/// Coalesces writes to one collection, as an applier does.
 pub fn fold(writes: Vec<(Position, Write)>) -> Vec<Write> {
     crate::engine::follow::applier::coalesce::coalesce(writes.into_iter(), true).1
 }
 
-/// The ranges of a collection of which every second one is copied.
+/// The ranges of a collection, every second of which is copied.
 #[derive(Debug)]
 pub struct HalfCopied(Ranges);
 
 impl HalfCopied {
-    /// Ranges between these keys.
+    /// Creates ranges between these keys.
     pub fn new(cuts: Vec<Key>) -> Self {
         let mut ranges = Ranges::unread(cuts);
         let mut taken = Vec::new();
@@ -58,29 +60,30 @@ impl HalfCopied {
         Self(ranges)
     }
 
-    /// Whether changes of this document would be sent.
+    /// Whether changes of this document would be sent to an applier.
     pub fn is_copied(&self, key: &Key) -> bool {
         matches!(self.0.status(key), RangeStatus::Done(_))
     }
 }
 
-/// A router with many collections, of which ten are written to.
+/// A router with many collections, ten of which are written to.
 pub struct Routing(crate::engine::follow::router::fixture::Fixture);
 
 impl Routing {
-    /// With so many collections, which are all copied; with `held` the ten that are written to are still being copied, so that their changes
-    /// wait.
+    /// Creates a router with `collections` collections, which are all copied. With `held`, the ten that are written to are still being
+    /// copied, so their changes are held.
     pub fn new(collections: usize, held: bool) -> Self {
         Self(crate::engine::follow::router::fixture::Fixture::new(collections, held))
     }
 
-    /// So many checkpoints that wait to be saved, each after a change in the state of a collection. Each is encoded by a call.
+    /// Creates `count` checkpoints that wait to be saved, each after a change in the state of a collection. Calling a returned closure
+    /// encodes its checkpoint.
     pub fn checkpoints(&mut self, count: usize) -> Vec<impl Fn() -> Result<RawDocumentBuf> + use<>> {
         let checkpoints = self.0.checkpoints(count).into_iter();
         checkpoints.map(|checkpoint| move || checkpoint.encode()).collect()
     }
 
-    /// Routes so many thousands of changes while a walker waits for something to do.
+    /// Routes `thousands` thousand changes while a walker waits for work.
     pub async fn route(self, thousands: usize) {
         self.0.run(thousands).await;
     }
@@ -92,7 +95,7 @@ impl std::fmt::Debug for Routing {
     }
 }
 
-/// Notes that so many documents were read from the source, with so many bytes of memory for their `_id`s.
+/// Records that `documents` documents were refetched, with `bytes` bytes of memory for their `_id`s.
 ///
 /// # Errors
 /// The temporary folder cannot be written.

@@ -1,6 +1,6 @@
 use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 
-/// The options with the fields of a `collMod` in place of their old values; `index` concerns no option.
+/// The options, with the fields of a `collMod` in place of their old values. The field `index` is skipped because it is not an option.
 pub(crate) fn merge_fields(options: &RawDocument, arguments: &RawDocument) -> RawDocumentBuf {
     let mut merged = RawDocumentBuf::new();
     let arguments: Vec<_> = arguments
@@ -23,7 +23,7 @@ pub(crate) fn merge_fields(options: &RawDocument, arguments: &RawDocument) -> Ra
     merged
 }
 
-/// The options of a collection after a `collMod`. As servers do, it notes with any part of the validation the defaults of the others.
+/// The options of a collection after a `collMod`. Like servers, it fills in the defaults of the validation options once one of them is set.
 pub(crate) fn modified_options(options: &RawDocument, arguments: &RawDocument) -> RawDocumentBuf {
     let mut modified = merge_fields(options, arguments);
     let is_set = |options: &RawDocument, name: &str| matches!(options.get(name), Ok(Some(_)));
@@ -43,7 +43,7 @@ pub(crate) fn modified_options(options: &RawDocument, arguments: &RawDocument) -
     modified
 }
 
-/// Makes the change of a `collMod`'s field `index`, where it has one. Answers `false` when there is no such index.
+/// Applies the field `index` of a `collMod`, if there is one. Returns `false` if that index does not exist.
 pub(crate) fn modify_index(indexes: &mut [RawDocumentBuf], arguments: &RawDocument) -> bool {
     let Ok(change) = arguments.get_document("index") else {
         return true;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::lock;
 use crate::error::{Error, Result};
 
-/// Stops every call that arrives at its point until it is released or dropped.
+/// Blocks every call that arrives at its point, until the gate is released or dropped.
 ///
 /// ```
 /// # async fn example() -> mongoferry::Result<()> {
@@ -40,9 +40,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Calls that stand at the gate.
+    /// Number of calls that wait at the gate.
     waiting: usize,
-    /// How many of them may go on.
+    /// Number of calls that may still pass.
     passes: usize,
     open: bool,
 }
@@ -56,12 +56,12 @@ impl Gate {
         }
     }
 
-    /// Waits until a call stands at the gate.
+    /// Waits until a call is blocked at the gate.
     ///
     /// # Cancellation
-    /// Nothing is lost when the future is dropped.
+    /// Dropping the future loses nothing.
     pub async fn reached(&self) {
-        // The sender lives in `self`, so that the wait cannot fail.
+        // The sender lives in `self`, so the wait cannot fail.
         let _ = self
             .shared
             .state
@@ -70,18 +70,18 @@ impl Gate {
             .await;
     }
 
-    /// How many calls stand at the gate.
+    /// Returns the number of calls that are blocked at the gate.
     pub fn waiting(&self) -> usize {
         let state = self.shared.state.borrow();
         state.waiting.saturating_sub(state.passes)
     }
 
-    /// Lets one call go on: one that stands at the gate, or the next one to arrive.
+    /// Lets one call pass: one that is blocked at the gate, or the next one to arrive.
     pub fn let_one_pass(&self) {
         self.shared.state.send_modify(|state| state.passes += 1);
     }
 
-    /// Opens the gate for good.
+    /// Opens the gate permanently.
     pub fn release(self) {}
 }
 
@@ -107,7 +107,7 @@ impl Shared {
             self.state.send_if_modified(|state| {
                 passed = state.open || state.passes > 0;
                 if passed {
-                    // In one step with the count, so that nobody sees the call that leaves as one that waits.
+                    // One step with the count, so nobody sees a call that leaves as one that waits.
                     state.passes = state.passes.saturating_sub(1);
                     state.waiting -= 1;
                 }
@@ -121,7 +121,7 @@ impl Shared {
     }
 }
 
-/// Takes a call whose future is dropped off the count of those that wait.
+/// Removes a call whose future is dropped from the count of waiting calls.
 struct Leave<'a>(&'a Shared);
 
 impl Drop for Leave<'_> {
@@ -130,14 +130,14 @@ impl Drop for Leave<'_> {
     }
 }
 
-/// Whether a fault or gate comes before the call does its work, or between the work and the answer.
+/// Whether a fault or gate applies before the call does its work, or between the work and the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
     Before,
     Answer,
 }
 
-/// The faults and gates of one memory implementation, whose calls are named by `C`.
+/// The faults and gates of one in-memory implementation. `C` names its calls.
 #[derive(Debug)]
 pub(crate) struct Faults<C> {
     planned: Mutex<Planned<C>>,
@@ -161,7 +161,7 @@ impl<C: Copy + Eq + Hash> Faults<C> {
         }
     }
 
-    /// How many such calls have begun.
+    /// Number of calls of this kind that have begun.
     pub(crate) fn calls(&self, call: C) -> usize {
         lock(&self.planned).calls.get(&call).copied().unwrap_or_default()
     }
@@ -178,7 +178,7 @@ impl<C: Copy + Eq + Hash> Faults<C> {
         gate
     }
 
-    /// Waits at the gates of this point, then answers with the first error planned for it.
+    /// Waits at the gates of this point, then returns the first error planned for it.
     pub(crate) async fn pass(&self, call: C, moment: Moment) -> Result<()> {
         if moment == Moment::Before {
             *lock(&self.planned).calls.entry(call).or_default() += 1;

@@ -1,4 +1,4 @@
-//! What tests set on the memory implementations: faults, and gates that stop a call at a chosen point.
+//! Test control of the in-memory implementations: faults, and gates that block a call.
 
 #[doc(hidden)]
 pub mod bench;
@@ -13,7 +13,7 @@ pub(crate) use digest::digest;
 pub use faults::Gate;
 pub(crate) use faults::{Faults, Moment};
 
-/// The first position of a second.
+/// The first position in a second.
 #[cfg(test)]
 pub(crate) fn at(time: u32) -> crate::model::Position {
     crate::model::Position {
@@ -23,12 +23,12 @@ pub(crate) fn at(time: u32) -> crate::model::Position {
     }
 }
 
-/// Locks, also after a test that panicked while it held the lock: its data are whole between two statements.
+/// Locks the mutex, even if a test panicked while holding it. The data is consistent between any two statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A small generator of random numbers (splitmix64) whose sequence depends on the seed alone.
+/// A small pseudorandom number generator (splitmix64). Its sequence depends on the seed alone.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
@@ -45,9 +45,9 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number from 0 to `bound` exclusive; 0 for a bound of 0.
+    /// A number from 0 to `bound` (exclusive); 0 for a bound of 0.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
-        // The bias of a remainder is of no matter here.
+        // The modulo bias does not matter here.
         usize::try_from(self.next() % (bound.max(1) as u64)).unwrap_or_default()
     }
 

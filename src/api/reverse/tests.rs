@@ -18,7 +18,7 @@ use crate::source::MemorySource;
 
 const ORDERS: &str = "shop.orders";
 
-/// After a hand-over: the new set, the old one, which is equal, and how to take it back.
+/// State after a hand-over: the new replica set, the old one with equal data, and the way back.
 struct Bench {
     new: MemorySource,
     old: MemorySink,
@@ -73,7 +73,7 @@ impl Bench {
         self.store.save(&checkpoint.encode().unwrap()).await.unwrap();
     }
 
-    /// The seconds after which documents expire on the old set.
+    /// Returns the number of seconds after which documents expire on the old set.
     async fn expiry(&self) -> i32 {
         let there = self.old.collections().await.unwrap();
         let index = there[0].indexes.iter().find(|index| name_of(index) == "at").unwrap();
@@ -115,7 +115,7 @@ async fn it_follows_from_the_hand_over_and_copies_nothing() {
     bench.assert_equal();
 }
 
-/// The old set expires documents until the way back is taken, by a rule that the new one no longer has.
+/// The old set expires documents until the way back is taken, by a rule that the new set no longer has.
 #[tokio::test(start_paused = true)]
 async fn what_expired_by_the_rule_of_before_comes_back() {
     let bench = Bench::new().await;
@@ -148,7 +148,7 @@ async fn it_takes_the_place_of_a_finished_migration_and_of_no_other() {
     bench.save(&other).await;
     let run = bench.start().await;
     drop(run);
-    // What has begun goes on, and what is over is over.
+    // A reverse migration that has begun resumes; one that is complete does not start again.
     let kept = Checkpoint::decode(&bench.store.load().await.unwrap().unwrap()).unwrap();
     assert_eq!(kept.takes_back, bench.way_back.first.takes_back);
     complete(bench.start().await).await;
@@ -175,7 +175,7 @@ async fn it_is_checked_before_it_begins() {
     let error = migration.start().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
     assert!(bench.store.load().await.unwrap().is_none());
-    // The selection is that of before.
+    // The selection cannot be changed.
     let back = bench.way_back.reverse(bench.new.clone(), bench.old.clone()).unwrap();
     let error = back.include("shop.*").build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfiguration, "{error}");
@@ -215,7 +215,7 @@ fn a_collection_that_cannot_have_its_old_name_is_refused() {
     selection.rename("shop.orders", "shop.bought").unwrap();
     let at = Position::ZERO;
     let mut first = Checkpoint::begin("new", "old", selection.reversed(), at, at);
-    // It had the name before already, and `shop.orders` was not there.
+    // The collection already had this name before, and `shop.orders` did not exist.
     let bought = collection("shop.bought", rawdoc! {}, index(60));
     first.collections = vec![opposite(&state(&bought), &bought, at)];
     let way_back = WayBack { first: Box::new(first) };
@@ -262,6 +262,6 @@ fn a_changed_rule_of_expiry_is_found() {
     ));
     let no_longer = sessions(rawdoc! {}, kept);
     assert!(expires_otherwise(&before(&by_option), std::slice::from_ref(&no_longer)));
-    // What did not expire before did not on the old source either.
+    // Documents that did not expire before did not expire on the old source, either.
     assert!(!expires_otherwise(&before(&no_longer), &[by_option]));
 }

@@ -17,7 +17,7 @@ fn collection(kind: CollectionKind, options: RawDocumentBuf, indexes: Vec<RawDoc
     }
 }
 
-/// What is found of both sides, and what of it is not kept.
+/// The differences between both sides, and what is not kept.
 fn found(source: &Collection, target: &Collection, servers: [Series; 2]) -> (Vec<String>, Vec<String>) {
     let mut differences = compare_options(source, Some(target), &servers);
     let indexes = compare_indexes(source, Some(target), &servers);
@@ -112,11 +112,11 @@ fn what_a_target_cannot_keep_is_no_difference_but_named() {
             (vec![], lost.iter().map(|lost| (*lost).to_owned()).collect()),
             "{row}"
         );
-        // And back again.
+        // In the opposite direction, too.
         let [there, here] = servers;
         assert_eq!(found(&target, &source, [here, there]).0, [""; 0], "{row}");
     }
-    // Between servers that both keep it, its loss is a difference.
+    // Between servers that both support it, losing it is a difference.
     let (ours, theirs) = (
         with(Capped, capped(), Some(expiring())),
         with(Capped, capped(), Some(at())),

@@ -1,4 +1,4 @@
-//! The tables of this module's documentation, a row each.
+//! Tests each row of the tables in the module documentation.
 
 mod both_sides;
 mod indexes;

@@ -428,7 +428,7 @@ fn options_that_a_side_does_not_know_are_not_compared() {
     for (servers, is_compared) in [
         ([[5, 0], [6, 0]], true),
         ([[6, 0], [7, 0]], false),
-        // As after a hand-over that is taken back.
+        // As for a migration that is being reversed.
         ([[7, 0], [6, 0]], false),
     ] {
         for (source, target) in [(with.clone(), rawdoc! {}), (rawdoc! {}, with.clone())] {

@@ -1,4 +1,4 @@
-//! A sink that breaks one sentence of its contract, to see that the suite notices.
+//! Sinks that each break one sentence of the contract, which the suite must notice.
 
 use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
@@ -115,7 +115,7 @@ impl Broken {
         self.bug == bug
     }
 
-    /// The first refusal, once nothing that follows it was written.
+    /// Writes until the first refusal and returns it. Later writes are not made.
     async fn until_refused(&self, namespace: &Namespace, writes: &[Write]) -> Result<Vec<Refusal>> {
         for (index, write) in writes.iter().enumerate() {
             let alone = std::slice::from_ref(write);

@@ -1,4 +1,4 @@
-//! A source that breaks one sentence of its contract, to see that the suite notices.
+//! Sources that each break one sentence of the contract, which the suite must notice.
 
 use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
@@ -233,7 +233,7 @@ impl Source for Broken {
     }
 }
 
-/// An entry for each item, at positions of their own.
+/// Splits an entry into one entry for each item, all at the same position.
 fn spread(entry: Entry) -> Vec<Entry> {
     if entry.items.len() < 2 {
         return vec![entry];

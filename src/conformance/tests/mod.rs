@@ -102,8 +102,8 @@ async fn the_checkpoint_stores_conform() {
         .unwrap();
 }
 
-/// The document with its fields in the order of their names, as an implementation would store it that decodes documents into maps. Those
-/// that most checks use are left alone, so that the check that is meant for it has to notice.
+/// Sorts the fields of a document by name, as an implementation that decodes documents into maps would store it. Documents with a field
+/// `filling`, which most checks use, stay unchanged, so only the check meant for this bug notices it.
 fn sort_fields(document: &RawDocument) -> RawDocumentBuf {
     if matches!(document.get("filling"), Ok(Some(_))) {
         return document.to_owned();

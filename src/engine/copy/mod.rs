@@ -1,4 +1,4 @@
-//! Source documents go to the sink, or are compared with it, one chunk at a time.
+//! Walkers: copy documents to the sink or compare both sides, chunk by chunk.
 
 pub(crate) mod verify_chunk;
 pub(crate) mod walker;

@@ -1,7 +1,7 @@
-//! Compares a part of a collection at one position, while both sides are written to.
+//! Compares a part of a collection at one position while both sides are written to.
 //!
-//! The router holds every change of that part that comes after the position. Once all before it are applied the target stands exactly there
-//! with it, and the source is read at a snapshot of that very position.
+//! The router holds every change of that part after the position. Once all earlier changes are applied, the target is exactly at the
+//! position, and the source is read at a snapshot of the same position.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -22,25 +22,26 @@ use crate::order::Key;
 use crate::sink::SinkRead;
 use crate::source::{PointRequest, ReadMode, ReadRequest};
 
-/// A comparison is finished when it has taken so long, since changes are held for it and the watermark waits.
+/// Time limit for a comparison, because changes are held for it and the watermark waits.
 const CHECK_TIME: Duration = Duration::from_millis(400);
 
-/// So many differences of one comparison are named.
+/// Maximum number of differences named per comparison.
 const NAMED: usize = 200;
 
 impl Walker {
-    /// Compares what is asked for, or a first part of it, and tells the router. It never ends the run: whatever fails is tried again later.
+    /// Compares the requested portion, or the first part of it, and reports to the router. It never ends the run: what fails is retried
+    /// later.
     pub(crate) async fn check(&self, check: Check) {
         let (collection, chunk) = (check.target.id, check.chunk);
         let cancel = check.cancel.clone();
         let result = tokio::select! {
             biased;
-            // The router knows.
+            // The router has cancelled it and expects no result.
             () = cancel.cancelled() => return,
             result = self.compare(check) => result,
         };
         let result = match result {
-            // A target that has lost what was written since the last flush is not what was to be compared.
+            // A target that has lost writes since the last flush is not in the state to be compared. The flush detects that.
             Ok(compared) if compared.count > 0 => self.durability.flush().await.map(|()| compared),
             result => result,
         };
@@ -49,12 +50,12 @@ impl Walker {
             chunk,
             result,
         };
-        // The router may be gone when the run ends.
+        // The router may be gone at the end of the run.
         let _ = self.requests.send(request).await;
     }
 
     async fn compare(&self, check: Check) -> Result<Compared> {
-        // A batch of each side.
+        // Memory for a batch of each side.
         let _taken = self
             .batches
             .take(self.batch_bytes.max(check.document_bytes) * 2)
@@ -65,7 +66,7 @@ impl Walker {
             Portion::Documents(keys) => return self.compare_documents(check, Vec::from_iter(keys)).await,
         };
         let range = Range { lower, upper: None };
-        // The source first: it may not know the position any more a few seconds from now.
+        // The source comes first: it may no longer have the position a few seconds from now.
         let source = self.source.read(ReadRequest {
             namespace: check.target.namespace.clone(),
             kind: check.target.kind,
@@ -118,7 +119,7 @@ impl Walker {
         Ok(compared)
     }
 
-    /// Compares documents that have changed since they were compared before.
+    /// Compares documents that have changed since they were last compared.
     async fn compare_documents(&self, check: Check, keys: Vec<Key>) -> Result<Compared> {
         let mut compared = nothing_yet(check.at);
         let mut portions = Portions::of(&keys, self.batch_bytes(), check.document_bytes);

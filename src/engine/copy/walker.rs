@@ -1,4 +1,6 @@
-//! Copies ranges: reads each at one position and writes it to the sink, the next batch being read while the last one is written.
+//! Walkers copy ranges from the source to the sink.
+//!
+//! A walker reads each range at one position. It reads the next batch while it writes the previous one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -29,20 +31,20 @@ use crate::runtime::tasks::flatten;
 use crate::sink::{Refusal, Sink, SinkRead};
 use crate::source::{ReadMode, ReadRequest, Source};
 
-/// A chunk is finished when it has taken so long, so that its snapshot stays within the source's history.
+/// Time limit for a chunk. It keeps the chunk's snapshot within the source's history.
 const CHUNK_TIME: Duration = Duration::from_secs(10);
 
-/// A server closes a cursor that it was not asked for anything for ten minutes. The copy of a collection without ranges would then begin anew,
-/// so that it asks for the next batch after so long whatever the limit says.
+/// Maximum wait for the throttle between two batches of a collection without ranges. A server closes a cursor that is idle for ten minutes,
+/// and the copy of such a collection would then start again from the beginning.
 const CURSOR_REST: Duration = Duration::from_secs(240);
 
-/// A chunk of at most so many bytes waits for its flush while the next one is copied.
+/// Maximum size in bytes of a chunk that waits for its flush while the next one is copied.
 const SMALL: u64 = 64 << 10;
 
-/// The most chunks of one walker that do.
+/// Maximum number of such chunks per walker.
 const ENDINGS: usize = 32;
 
-/// What a walker is made from.
+/// A task that copies and compares chunks.
 #[derive(Clone)]
 pub(crate) struct Walker {
     pub source: Arc<dyn Source>,
@@ -51,25 +53,25 @@ pub(crate) struct Walker {
     pub durability: SharedFlush,
     pub progress: Arc<RunState>,
     pub requests: mpsc::Sender<Request>,
-    /// About how many bytes a batch has; a walker holds up to three.
+    /// Approximate size of a batch in bytes. A walker holds up to three batches.
     pub batch_bytes: usize,
-    /// What the batches of all walkers may take: one with large documents is larger.
+    /// Memory for the batches of all walkers. A batch with large documents takes more than `batch_bytes`.
     pub batches: MemoryBudget,
     pub cancel: CancellationToken,
 }
 
-/// How the reading of a chunk ended.
+/// The result of reading a chunk.
 struct Copied {
-    /// The last `_id` that is on the sink; `None` when the whole range is.
+    /// The last `_id` that is on the sink; `None` if the whole range is.
     last: Option<Key>,
-    /// A position at or after the opening of the read.
+    /// A position at or after the start of the read.
     opened: Position,
     refused: Vec<Key>,
     documents: u64,
     bytes: u64,
 }
 
-/// A chunk that is on the sink and not durable yet.
+/// A chunk that is on the sink but not durable yet.
 struct Read {
     finished: Finished,
     documents: u64,
@@ -77,13 +79,13 @@ struct Read {
 }
 
 impl Walker {
-    /// Asks the router for work and does it, until the run ends.
+    /// Requests work from the router and does it, until the run ends.
     ///
     /// # Errors
-    /// What source or sink answered for good, or for longer than patience lasts.
+    /// A permanent error of the source or the sink, or one that outlasts the retries.
     pub async fn run(self) -> Result<()> {
         let mut attempts = RetryPolicy::SERVER.begin();
-        // The tasks that make small collections durable while the next ones are read.
+        // Tasks that make small chunks durable while the next ones are read.
         let mut endings = JoinSet::new();
         while !self.cancel.is_cancelled() {
             let mut next = Box::pin(self.next_work());
@@ -118,9 +120,10 @@ impl Walker {
         Ok(())
     }
 
-    /// Waits for a place and for work; `None` when the run ends.
+    /// Waits for a walker slot and for work. Returns `None` when the run ends.
     async fn next_work(&self) -> Result<Option<(WalkerSlot<'_>, Work)>> {
-        // Before a range is taken: changes would have to be held for it, and its snapshot would age.
+        // Take the slot before the range. Otherwise changes would be held for the range, and its snapshot would age, during the wait for
+        // the slot.
         let place = tokio::select! {
             () = self.cancel.cancelled() => return Ok(None),
             place = self.place() => place,
@@ -130,11 +133,11 @@ impl Walker {
         if self.requests.send(Request::Take { majority, reply }).await.is_err() {
             return Ok(None);
         }
-        // Where the router is gone the run ends, and the reason is reported elsewhere.
+        // If the router is gone, the run is ending, and the reason is reported elsewhere.
         Ok(work.await.ok().map(|work| (place, work)))
     }
 
-    /// Makes a chunk durable and gives it back.
+    /// Makes a chunk durable and reports it to the router.
     async fn end(self, read: Read) -> Result<()> {
         let finished = read.finished;
         if let Err(error) = self.durability.flush().await {
@@ -145,19 +148,19 @@ impl Walker {
         self.progress.copied_bytes.fetch_add(read.bytes, Relaxed);
         let (reply, done) = oneshot::channel();
         let _ = self.requests.send(Request::Finish { finished, reply }).await;
-        // An error means that the router is gone, which the next request finds out.
+        // An error means that the router is gone. The next request detects that.
         let _ = done.await;
         Ok(())
     }
 
-    /// What follows from how a chunk ended.
+    /// Handles the result of a chunk. Resets the retries after a success; pauses or fails after an error.
     async fn ended(result: Result<()>, attempts: &mut Attempts) -> Result<()> {
         let Err(error) = result else {
             *attempts = RetryPolicy::SERVER.begin();
             return Ok(());
         };
         if error.kind() == ErrorKind::PrimaryChanged {
-            // Not only this chunk may be lost: the run has to go back to its checkpoint.
+            // More than this chunk may be lost: the run has to go back to its checkpoint.
             return Err(error);
         }
         match attempts.next_pause(&error) {
@@ -180,16 +183,16 @@ impl Walker {
             .await;
     }
 
-    /// Waits until another walker may be at work, and for the throttle.
+    /// Waits until walkers may start work, for a walker slot, and for the throttle.
     async fn place(&self) -> WalkerSlot<'_> {
         self.progress.whole_copies.opened().await;
-        let place = self.progress.places.take().await;
+        let place = self.progress.walker_slots.take().await;
         self.progress.limits.copy.ready().await;
         place
     }
 
-    /// Copies a chunk. A small one is given back, to be [ended](Self::end) while others are copied: a flush for each would take most of the
-    /// time of a source with thousands of collections.
+    /// Copies a chunk. Returns a small chunk without a flush, to be [ended](Self::end) while others are copied: a flush for each would take
+    /// most of the time of a source with thousands of collections.
     async fn copy(
         &self,
         assignment: Assignment,
@@ -205,7 +208,7 @@ impl Walker {
         };
         let (collection, chunk) = (assignment.target.id, assignment.chunk);
         let error = match result {
-            // What is copied whole is at its end, and a pause waits for that.
+            // A collection without ranges is complete at this point, and a pause waits for that. So it is made durable at once.
             Ok(Some(read)) if !is_whole && read.finished.last.is_none() && read.bytes <= SMALL => {
                 return Ok(Some(read));
             }
@@ -225,7 +228,8 @@ impl Walker {
         self.release(collection, chunk, snapshot_refused).await;
         let Some(error) = error else { return Ok(None) };
         if snapshot_refused && assignment.mode == ReadMode::Snapshot {
-            // After a few of these, however long each took and whether or not another snapshot may be given, the router asks for none.
+            // After a few refusals the router requests no more snapshots, however long each took and whether or not another one is
+            // available.
             sleep(RetryPolicy::SERVER.first_pause).await;
             return Ok(None);
         }
@@ -235,7 +239,7 @@ impl Walker {
             .map_err(|error| error.with_context("namespace", &assignment.target.namespace))
     }
 
-    /// Copies the assigned range, or a first part of it.
+    /// Copies the assigned range, or the first part of it.
     async fn copy_range(&self, assignment: &Assignment, place: &mut WalkerSlot<'_>) -> Result<Read> {
         let ranged = assignment.target.kind.has_ranges();
         let compare = assignment.repair && ranged;
@@ -281,13 +285,14 @@ impl Walker {
         self.source.read(request).await
     }
 
-    /// Smaller batches keep a limit more evenly.
+    /// Returns the batch size for reads. Smaller batches keep a throttle's rate more evenly.
     pub(crate) fn batch_bytes(&self) -> usize {
         let most = self.batch_bytes as u64;
         usize::try_from(self.progress.limits.copy.portion(most)).unwrap_or(self.batch_bytes)
     }
 
-    /// A collection without ranges cannot be compared in order, so that what an earlier attempt left is dropped. Answers its new uuid.
+    /// Recreates a collection without ranges. It cannot be compared in order, so the leftovers of an earlier attempt are dropped. Returns
+    /// its new uuid.
     async fn empty(&self, assignment: &Assignment) -> Result<Option<Uuid>> {
         let target = &assignment.target;
         let options = expiry_held_back(&assignment.options);
@@ -296,8 +301,8 @@ impl Walker {
             .await
     }
 
-    /// The next batch of a read, unless the chunk is given up. A write under way is never dropped: the server might carry it out after
-    /// whatever comes next.
+    /// Returns the next batch of a read, unless the chunk is cancelled. A write in flight is never dropped: the server might carry it out
+    /// after whatever comes next.
     async fn next(assignment: &Assignment, batches: &mut BoxStream<'static, Result<Batch>>) -> Result<Option<Batch>> {
         tokio::select! {
             biased;
@@ -306,7 +311,7 @@ impl Walker {
         }
     }
 
-    /// Waits until another batch of so many bytes may be read, unless the chunk is given up.
+    /// Waits until memory for another batch of `bytes` is free, unless the chunk is cancelled.
     async fn room(assignment: &Assignment, batches: &MemoryBudget, bytes: usize) -> Result<MemoryPermit> {
         tokio::select! {
             biased;
@@ -315,7 +320,7 @@ impl Walker {
         }
     }
 
-    /// Whether a chunk is to end with what was read so far.
+    /// Returns `true` if a chunk should end with what was read so far.
     fn is_enough(assignment: &Assignment, bytes: u64, started: Instant, place: &mut WalkerSlot<'_>) -> bool {
         place.note_use();
         assignment.target.kind.has_ranges()
@@ -325,7 +330,8 @@ impl Walker {
                 || place.is_wanted_back())
     }
 
-    /// Counts bytes that were read. Answers whether the copy has to wait, for which a chunk ends; one that cannot end has waited here.
+    /// Counts `bytes` against the throttle. Returns `true` if the chunk has to end because the copy must wait. A chunk that cannot end
+    /// waits here.
     async fn spend(&self, assignment: &Assignment, bytes: u64) -> bool {
         let limit = &self.progress.limits.copy;
         limit.spend(bytes);
@@ -334,7 +340,7 @@ impl Walker {
         }
         tokio::select! {
             () = assignment.cancel.cancelled() => {}
-            // Rather a little more than the limit than all of it once more.
+            // Better to exceed the limit a little than to copy everything again.
             () = sleep(CURSOR_REST) => {}
             () = limit.ready() => {}
         }
@@ -369,7 +375,7 @@ impl Walker {
                 copied.last = writing.iter().last().and_then(Key::of_document);
                 write.await?
             } else {
-                // The next batch may be as large as this one; where both have no room it waits for this one to be written.
+                // The next batch may be as large as this one. If memory has no room for both, it waits until this one is written.
                 let bytes = self.batch_bytes.max(writing.size_in_bytes());
                 let read = async {
                     let taken = Self::room(assignment, &self.batches, bytes).await?;
@@ -387,7 +393,7 @@ impl Walker {
 
     async fn repair(&self, assignment: &Assignment, place: &mut WalkerSlot<'_>) -> Result<Copied> {
         let bytes = self.batch_bytes.max(assignment.document_bytes);
-        // A batch of each side.
+        // Memory for a batch of each side.
         let _taken = Self::room(assignment, &self.batches, bytes * 2).await?;
         let started = Instant::now();
         let source = self.open(assignment).await?;

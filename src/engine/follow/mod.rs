@@ -1,4 +1,4 @@
-//! The source's changes go to the sink: a reader, the router that decides, and the appliers.
+//! Carries the source's changes to the sink: a reader, a router that decides, and appliers.
 
 pub(crate) mod applier;
 pub(crate) mod ddl;

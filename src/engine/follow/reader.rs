@@ -1,4 +1,6 @@
-//! Hands the entries of the tail to the router, no faster than they may be applied and no further ahead than there is memory for.
+//! Reads the oplog and hands its entries to the router.
+//!
+//! It reads no faster than the throttle allows, and no further ahead than there is memory for.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,13 +16,13 @@ use crate::runtime::limits::memory::MemoryBudget;
 use crate::runtime::progress::RunState;
 use crate::source::EntryStream;
 
-/// So many vectors of entries are read ahead at most; fewer when they are large.
+/// Maximum number of vectors of entries read ahead. There are fewer if they are large.
 pub(crate) const READ_AHEAD: usize = 4;
 
-/// Reads the tail until the run ends.
+/// Reads the tail and sends its entries to the router until the run ends.
 ///
 /// # Errors
-/// The tail's own.
+/// Errors of the tail.
 pub(crate) async fn read_oplog(
     mut tail: EntryStream,
     router: mpsc::Sender<ReadAhead>,
@@ -61,7 +63,7 @@ pub(crate) async fn read_oplog(
     }
 }
 
-/// Takes the first entries out that have about so many operations, at least one entry.
+/// Splits off the first entries, with about `operations` operations in total. Takes at least one entry.
 fn portion(rest: &mut Vec<Entry>, operations: u64) -> Vec<Entry> {
     let mut taken = 0;
     let end = rest.iter().position(|entry| {
@@ -93,7 +95,7 @@ mod tests {
     use crate::report::Events;
     use crate::test_util::at;
 
-    /// An entry of so many operations and bytes.
+    /// An entry with the given number of operations and bytes.
     fn entry(time: u32, operations: usize, bytes: usize) -> Entry {
         let item = Item::Command(Command {
             position: at(time),
@@ -114,7 +116,8 @@ mod tests {
         }
     }
 
-    /// A read_oplog with a budget of so many bytes for vectors of `count` such entries, with its count of vectors read, and the router's end.
+    /// Runs `read_oplog` with a budget of `budget` bytes on vectors of `count` entries each. Returns the counter of vectors read, the
+    /// router's receiver and the task.
     fn pumping(
         budget: usize,
         count: usize,
@@ -143,14 +146,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_read_ahead_is_bounded_by_bytes() {
         let progress = Arc::new(RunState::new(Events::new()));
-        // However large the vectors are, one more is read than there is room for, and one is on its way.
+        // Whatever the size of the vectors, one more is read than there is room for.
         for (count, bytes, most) in [(1, 10, READ_AHEAD + 1), (10, 10_000, 2), (10, 1 << 20, 2)] {
             let (read, mut router, read_oplog) = pumping(150_000, count, bytes, &progress);
             sleep(Duration::from_secs(1)).await;
             assert_eq!(read.load(Relaxed), most, "{count} entries of {bytes} bytes");
             let entries = router.recv().await.unwrap();
             sleep(Duration::from_secs(1)).await;
-            // What the router has taken and not dealt with counts as before.
+            // What the router has taken but not handled yet still counts.
             let queued = if count == 1 { most + 1 } else { most };
             assert_eq!(read.load(Relaxed), queued);
             drop(entries);
@@ -168,7 +171,7 @@ mod tests {
             tail_operations_per_second: Some(100),
             ..Throttle::default()
         });
-        let (_, mut router, _pump) = pumping(1 << 20, 1000, 10, &progress);
+        let (_, mut router, _reader) = pumping(1 << 20, 1000, 10, &progress);
         let (started, mut next) = (Instant::now(), 0);
         while next < 3000 {
             for entry in router.recv().await.unwrap().entries {

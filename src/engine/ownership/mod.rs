@@ -1,20 +1,23 @@
-//! What on the target is this migration's own, and the one place that drops or replaces any of it.
+//! Ownership: which collections on the target are this migration's own.
+//!
+//! Only this module drops or replaces any of them.
 //!
 //! # The rule
-//! A collection or view on the target is the migration's own when
-//! - the checkpoint has its name and notes for it the uuid that it has on the target (where it notes none, the name is enough: that is so
-//!   between the first checkpoint and the end of the creations that follow it), or
-//! - its name is in the record of creations. A name is put there before anything is made under it, once it was seen to be free, and is taken
-//!   out when a checkpoint that has the uuid is saved. So a process that is killed between the creation and that checkpoint leaves nothing
-//!   that the next one could take for somebody else's. Where a run goes on from a checkpoint, the names are put there too of what the
-//!   checkpoint has and the target no longer: see [`Ownership::expect_again`].
+//! A collection or view on the target is the migration's own if
+//! - the checkpoint has its name and its uuid on the target. If the checkpoint has no uuid for it, the name is enough. That is the case
+//!   between the first checkpoint and the end of the creations that follow it; or
+//! - its name is in the record of creations. A name enters the record after it was seen to be free, and before anything is created under
+//!   it. It leaves the record when a checkpoint with the uuid is saved. So if a process is killed between the creation and that checkpoint,
+//!   the next process does not mistake the collection for somebody else's. When a run resumes from a checkpoint, the record also gets the
+//!   names that the checkpoint has and the target no longer has: see [`Ownership::expect_again`].
 //!
-//! Everything else is of others. [`ExistingData`] says what becomes of it where the migration needs its name, whenever that is in a run: the
-//! run ends before it is touched, it is dropped, or it is made equal. Where the name is not needed it is left alone, even if the migration had
-//! something of its own there before.
+//! Everything else belongs to other programs. [`ExistingData`] decides what happens to it if the migration needs its name, at any time in a
+//! run: the run ends before touching it, it is dropped, or it is made equal to the source's. If its name is not needed, it is left alone,
+//! even if the migration had something of its own there before.
 //!
-//! Two moments are not covered: others make something in the milliseconds between the look at the name and the creation; and a process is
-//! killed in the middle of a creation, or within moments of a drop, and others make something of that very name before the next one starts.
+//! Two cases are not covered. Another program creates something in the milliseconds between the look at the name and the creation. Or a
+//! process is killed in the middle of a creation or within moments of a drop, and another program creates something of that very name
+//! before the next process starts.
 
 mod record;
 
@@ -37,7 +40,7 @@ use crate::sink::{CatalogCommand, Sink, SinkRead};
 
 const OPERATION: &str = "make a collection on the target";
 
-/// What on the target is this migration's own.
+/// Which collections on the target are this migration's own.
 pub(crate) struct Ownership {
     sink: Arc<dyn Sink>,
     durability: SharedFlush,
@@ -45,17 +48,17 @@ pub(crate) struct Ownership {
     state: Mutex<Record>,
 }
 
-/// What stands under a name that the migration is about to use.
+/// What exists under a name that the migration is about to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     /// Nothing.
     Free,
-    /// What others made, which is to be made equal to the source's.
+    /// A collection of another program, to be made equal to the source's.
     Kept,
 }
 
 impl Ownership {
-    /// Reads what an earlier run was making.
+    /// Reads the names that an earlier run was creating.
     ///
     /// # Errors
     /// A server error.
@@ -69,7 +72,7 @@ impl Ownership {
         })
     }
 
-    /// Of a migration that has made nothing yet.
+    /// Ownership of a migration that has created nothing yet.
     #[cfg(any(test, feature = "test-util"))]
     pub fn empty(sink: Arc<dyn Sink>) -> Self {
         Self {
@@ -80,7 +83,7 @@ impl Ownership {
         }
     }
 
-    /// Forgets what a migration before this one was making. To be called before the first checkpoint is saved.
+    /// Forgets what a previous migration was creating. Call this before the first checkpoint is saved.
     ///
     /// # Errors
     /// A server error.
@@ -93,16 +96,16 @@ impl Ownership {
         state.save(&*self.sink).await
     }
 
-    /// What an earlier run was making, which its checkpoint may not have.
+    /// Returns the names that an earlier run was creating. Its checkpoint may lack them.
     pub async fn earlier(&self) -> BTreeSet<Namespace> {
         self.state.lock().await.earlier.clone()
     }
 
-    /// Looks at a name on the target under which something is to be made, and notes that it is. `is_replay` says that an earlier run may have
-    /// come further than this: what it made there is of a later time, and is dropped.
+    /// Claims a name on the target: examines what exists under it, and records that something is created there. `is_replay` says that an
+    /// earlier run may have got further than this. What that run created under the name belongs to a later time and is dropped.
     ///
     /// # Errors
-    /// [`Refused`](ErrorKind::Refused) where others have something there and it is not to be touched, or a server error.
+    /// [`Refused`](ErrorKind::Refused) if other programs have something there that must not be touched, or a server error.
     pub async fn claim(&self, target: &Namespace, is_replay: bool) -> Result<Room> {
         let mut room = Room::Free;
         if let Some((name, _)) = self.standing(target).await? {
@@ -118,7 +121,7 @@ impl Ownership {
         Ok(room)
     }
 
-    /// Makes a collection or view under a name that was [claimed](Self::claim). Answers its uuid on the target.
+    /// Creates a collection or view under a [claimed](Self::claim) name. Returns its uuid on the target.
     ///
     /// # Errors
     /// A server error.
@@ -137,7 +140,7 @@ impl Ownership {
         self.identify(target).await
     }
 
-    /// The uuid on the target of what was made under a claimed name.
+    /// Returns the uuid on the target of what was created under a claimed name.
     ///
     /// # Errors
     /// A server error.
@@ -151,7 +154,7 @@ impl Ownership {
                     *known = id;
                 }
             }
-            // As of stored functions, which are made with the first one.
+            // For example, the collection of stored functions, which is created with the first function.
             None => {
                 state.made.remove(target);
             }
@@ -159,8 +162,8 @@ impl Ownership {
         Ok(id)
     }
 
-    /// Drops what the migration made under a name, and answers whether others have something there, which is left as it is. `routed` is the
-    /// position up to which everything is routed, which the entry that asks for this comes after.
+    /// Drops what the migration created under a name. Returns `true` if other programs have something there, which is left as it is.
+    /// `routed` is the position up to which everything is routed. The entry that requires the drop comes after it.
     ///
     /// # Errors
     /// A server error.
@@ -173,8 +176,8 @@ impl Ownership {
         if is_own && let Some((name, _)) = standing {
             self.execute_drop(name).await?;
         }
-        // What has the name from now on is no longer the migration's. The record keeps it until a checkpoint comes after the drop: a new primary
-        // may not have seen that, and a run that goes on from before it meets what was made there again.
+        // Whatever gets the name from now on is no longer the migration's. The record keeps the name until a checkpoint comes after the
+        // drop: a new primary may not have seen the drop, and a run that resumes from before it finds the dropped collection again.
         let mut state = self.state.lock().await;
         let (made, earlier) = (state.made.remove(target), state.earlier.remove(target));
         if made.is_some() || earlier {
@@ -183,7 +186,7 @@ impl Ownership {
         Ok(!is_own)
     }
 
-    /// Drops what an earlier run made under a name and no checkpoint has.
+    /// Drops what an earlier run created under a name if no checkpoint has it.
     ///
     /// # Errors
     /// A server error.
@@ -196,10 +199,10 @@ impl Ownership {
         Ok(())
     }
 
-    /// Makes anew what the migration has under a name. Answers the new uuid.
+    /// Recreates what the migration has under a name. Returns the new uuid.
     ///
     /// # Errors
-    /// [`Refused`](ErrorKind::Refused) where others have something there and it is not to be touched, or a server error.
+    /// [`Refused`](ErrorKind::Refused) if other programs have something there that must not be touched, or a server error.
     pub async fn replace(
         &self,
         target: &Namespace,
@@ -219,12 +222,12 @@ impl Ownership {
         self.create(target, kind, options).await
     }
 
-    /// Looks at both names of a rename on the target before it is carried out. `replaced` is the uuid of what the migration has under the new
-    /// name, where it has something. Answers whether the rename has still to be done: a run before this one may have done it, which the uuid
-    /// alone can tell, since something else may have the old name by now.
+    /// Examines both names of a rename on the target before the rename is carried out. `replaced` is the uuid of what the migration has
+    /// under the new name, if it has anything there. Returns `true` if the rename is still to be done. An earlier run may have done it.
+    /// Only the uuid shows that, because something else may have the old name now.
     ///
     /// # Errors
-    /// [`Refused`](ErrorKind::Refused) where others have something under one of the names and it is not to be touched, or a server error.
+    /// [`Refused`](ErrorKind::Refused) if other programs have something under one of the names that must not be touched, or a server error.
     pub async fn may_rename(
         &self,
         from: &Namespace,
@@ -255,30 +258,30 @@ impl Ownership {
                 if self.existing_data == ExistingData::Refuse {
                     return self.refuse(&name).await;
                 }
-                // A view cannot be replaced by a rename, nor can what has the name in another way.
+                // A rename can replace neither a view nor something that is listed by another form of the name.
                 self.execute_drop(name).await?;
             }
         }
         Ok(true)
     }
 
-    /// Renames what the migration made, for good, and returns its uuid under the new name.
+    /// Renames what the migration created, and makes the rename durable. Returns the uuid under the new name.
     ///
     /// # Errors
-    /// [`PrimaryChanged`](ErrorKind::PrimaryChanged) where it may have been lost, or a server error.
+    /// [`PrimaryChanged`](ErrorKind::PrimaryChanged) if the rename may have been lost, or a server error.
     pub async fn rename(&self, from: &Namespace, to: &Namespace) -> Result<Option<Uuid>> {
         let command = CatalogCommand::Rename {
             from: from.clone(),
             to: to.clone(),
         };
         self.sink.execute(&command).await?;
-        // Should a new primary lose it, the first write under the new name would make a collection there.
+        // If a new primary lost the rename, the first write under the new name would create a collection there.
         self.durability.flush().await?;
         self.state.lock().await.made.remove(from);
         self.identify(to).await
     }
 
-    /// Notes the uuids of collections of which none is known, whatever the reason: what stands under their names is the migration's own.
+    /// Sets the uuids of collections that have none, whatever the reason: what exists under their names is the migration's own.
     ///
     /// # Errors
     /// A server error.
@@ -299,9 +302,9 @@ impl Ownership {
         Ok(())
     }
 
-    /// Notes the names of collections that a checkpoint has and the target no longer: an earlier run came to their drop or rename. What is
-    /// applied again can make them anew, by a write or an index, before that drop or rename comes again. Where an earlier run has made
-    /// something anew of which no checkpoint has the uuid, that is noted.
+    /// Records the names of collections that a checkpoint has and the target no longer has, because an earlier run got to their drop or
+    /// rename. Replayed changes can create them again, by a write or an index, before that drop or rename is replayed. If an earlier run
+    /// recreated a collection and no checkpoint has the new uuid, the collection gets that uuid.
     ///
     /// # Errors
     /// A server error.
@@ -327,8 +330,8 @@ impl Ownership {
         state.save(&*self.sink).await
     }
 
-    /// Takes out of the record what a checkpoint that was saved has. `is_past_replay` says that it is of after everything that an earlier run can
-    /// have applied.
+    /// Removes from the record what a saved checkpoint has. `is_past_replay` says that the checkpoint comes after everything that an
+    /// earlier run can have applied.
     ///
     /// # Errors
     /// A server error.
@@ -361,7 +364,7 @@ impl Ownership {
         state.save(&*self.sink).await
     }
 
-    /// Whether what stands under a name is the migration's own. `made` is the uuid that the checkpoint notes.
+    /// Whether what exists under a name is the migration's own. `made` is the uuid in the checkpoint.
     pub async fn is_own(&self, target: &Namespace, id: Uuid, made: Option<Uuid>) -> bool {
         let state = self.state.lock().await;
         made.is_none_or(|made| made == id)
@@ -372,13 +375,14 @@ impl Ownership {
                 .is_some_and(|made| made.is_none_or(|made| made == id))
     }
 
-    /// What stands under a name, be it as an ordinary collection, a view or a time-series collection, with the name that it is listed by.
+    /// Returns what exists under a name, be it an ordinary collection, a view or a time-series collection, with the name by which it is
+    /// listed.
     async fn standing(&self, target: &Namespace) -> Result<Option<(Namespace, Uuid)>> {
         let mut found = self.sink.identities(&names_of(target)).await?;
         let Some((name, id)) = found.remove_entry(target).or_else(|| found.pop_first()) else {
             return Ok(None);
         };
-        // Servers do not let it be dropped, so that one which is empty is one that is gone.
+        // Servers do not allow this collection to be dropped. So an empty one counts as gone.
         if name.collection() == "system.js" && self.is_empty(&name).await? {
             return Ok(None);
         }
@@ -404,8 +408,8 @@ impl Ownership {
         })
     }
 
-    /// Refuses to touch what others have under a name, unless a new primary has only lost that it was dropped or renamed: then the run goes back
-    /// to its checkpoint.
+    /// Refuses to touch what other programs have under a name. If a new primary has only lost its drop or rename, the flush fails instead,
+    /// and the run goes back to its checkpoint.
     async fn refuse<T>(&self, name: &Namespace) -> Result<T> {
         self.durability.flush().await?;
         Err(refusal(name))
@@ -426,7 +430,7 @@ impl Ownership {
     }
 }
 
-/// What the run ends with where others have something under a name that the migration needs.
+/// Returns the error that ends a run if other programs have something under a name that the migration needs.
 pub(crate) fn refusal(standing: &Namespace) -> Error {
     let name = shown(standing);
     Error::new(

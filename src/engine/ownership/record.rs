@@ -1,4 +1,4 @@
-//! The record on the target of what a migration makes there.
+//! Record of creations: names under which the migration creates collections on the target.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, Position};
 use crate::sink::Sink;
 
-/// The name of the record on the sink.
+/// Name of the record on the sink.
 const NAME: &str = "creations";
 
 const READ: &str = "read the record of creations";
@@ -17,18 +17,18 @@ const READ: &str = "read the record of creations";
 #[derive(Default)]
 pub(super) struct Record {
     fence: i64,
-    /// Whether the last save has failed: it may have been carried out or not.
+    /// Whether the outcome of the last save is unknown.
     is_unsure: bool,
-    /// What an earlier run was making when it ended.
+    /// What an earlier run was creating when it ended.
     pub earlier: BTreeSet<Namespace>,
-    /// What this run is making or has made, with its uuid on the target once that is known.
+    /// What this run is creating or has created, with its uuid on the target once that is known.
     pub made: BTreeMap<Namespace, Option<Uuid>>,
-    /// What this run has dropped again, with the position up to which everything was routed before that.
+    /// What this run has dropped again, with the position up to which everything was routed before the drop.
     pub dropped: BTreeMap<Namespace, Position>,
 }
 
 impl Record {
-    /// Reads what an earlier run was making.
+    /// Reads the names that an earlier run was creating.
     ///
     /// # Errors
     /// A server error.
@@ -46,10 +46,10 @@ impl Record {
         Ok(loaded)
     }
 
-    /// Saves the names. A save that fails, or whose future is dropped, is made good by the next one.
+    /// Saves the names. If a save fails or its future is dropped, the next save makes up for it.
     ///
     /// # Errors
-    /// [`Lease`](ErrorKind::Lease) where another process has saved names, or a server error.
+    /// [`Lease`](ErrorKind::Lease) if another process has saved names, or a server error.
     pub async fn save(&mut self, sink: &dyn Sink) -> Result<()> {
         if self.is_unsure {
             let stored = Self::load(sink).await?.fence;
@@ -74,7 +74,7 @@ impl Record {
         Ok(())
     }
 
-    /// Whether the last save was carried out.
+    /// Whether the outcome of the last save is known.
     pub fn is_saved(&self) -> bool {
         !self.is_unsure
     }
@@ -99,7 +99,7 @@ fn taken_over() -> Error {
     Error::new(
         ErrorKind::Lease,
         OPERATION,
-        "another process has noted what it makes there",
+        "another process has recorded its own creations there",
     )
 }
 
@@ -142,7 +142,8 @@ mod tests {
         }
     }
 
-    /// The process was killed right after it had made a collection anew, and the next one saves a checkpoint before it comes to that again.
+    /// The process was killed right after it had recreated a collection. The next process saves a checkpoint before it gets to that point
+    /// again.
     #[tokio::test]
     async fn what_an_earlier_run_made_anew_stays_its_own() {
         let orders: Namespace = "shop.orders".parse().unwrap();

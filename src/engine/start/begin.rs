@@ -1,4 +1,4 @@
-//! Where a run begins: at its checkpoint, or at the source as it is now.
+//! Start point of a run: its checkpoint, or the source's current state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,29 +21,29 @@ use crate::runtime::progress::RunState;
 use crate::sink::CatalogCommand;
 use crate::source::EntryStream;
 
-/// How long the source may know of nothing as new as the checkpoint before its history counts as another one. A primary that has lost its
-/// majority, which may be behind, notices within 10 seconds.
+/// How long the source's newest position may stay behind the checkpoint before its history counts as a different one. A primary that has
+/// lost its majority may be behind; it notices within 10 seconds.
 const BEHIND: Duration = Duration::from_secs(12);
 
-/// How often it is asked meanwhile.
+/// Polling interval for the source's position during that time.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Where a run begins.
+/// The start point of a run.
 pub(crate) struct StartPoint {
     pub checkpoint: Checkpoint,
     pub collections: Vec<CollectionProgress>,
     pub tail: EntryStream,
-    /// Changes up to here may have been applied before.
+    /// Changes up to this position may already have been applied.
     pub replay_until: Position,
-    /// Whether there was a checkpoint.
+    /// Whether a checkpoint existed.
     pub resumed: bool,
 }
 
 impl Job {
-    /// Goes on from a checkpoint whose position the source still has.
+    /// Resumes from a checkpoint whose position the source still has.
     ///
     /// # Errors
-    /// [`PositionLost`](ErrorKind::PositionLost) when it has not, or a server error.
+    /// [`PositionLost`](ErrorKind::PositionLost) if the source no longer has it, or a server error.
     pub(crate) async fn go_on(
         &self,
         mut checkpoint: Checkpoint,
@@ -51,11 +51,12 @@ impl Job {
         progress: &RunState,
     ) -> Result<StartPoint> {
         self.end_rename(&mut checkpoint).await?;
-        // A run of this process may have read further than the last checkpoint says.
+        // An earlier run in this process may have read further than the last checkpoint says.
         let seen = checkpoint.seen.max(checkpoint.watermark).max(progress.read());
-        // A new primary may not know yet what a majority has that an earlier run has seen.
+        // A new primary may not yet know of majority-committed changes that an earlier run has seen.
         let replay_until = self.newest_after(seen).await?;
-        // A source that was restored from a backup may lack what was applied after the checkpoint was saved. It has elected a primary since.
+        // A source that was restored from a backup may lack changes that were applied after the checkpoint was saved. Such a source has
+        // elected a primary since, so its term differs.
         if replay_until.term != checkpoint.watermark.term {
             checkpoint.forget_compared();
         }
@@ -65,7 +66,7 @@ impl Job {
             .iter()
             .map(CollectionProgress::from_checkpoint)
             .collect();
-        // The process may have ended between its first checkpoint and the last of these.
+        // The process may have ended after its first checkpoint and before it had created all collections.
         if !checkpoint.created {
             arrange(
                 &*self.source,
@@ -87,10 +88,10 @@ impl Job {
         })
     }
 
-    /// Begins with nothing, once preflight has found no blocker.
+    /// Starts from scratch once preflight has found no blocker.
     ///
     /// # Errors
-    /// What preflight found, or a server error.
+    /// The findings of preflight, or a server error.
     pub(crate) async fn begin_anew(&self, ownership: &Ownership) -> Result<StartPoint> {
         let plan = preflight::check(self, preflight::Purpose::Start).await?;
         plan.refuse()?;
@@ -103,7 +104,7 @@ impl Job {
         let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
         let on_sink = self.sink.collections().await?;
         ownership.begin().await?;
-        // Preflight has looked at the names of before.
+        // Preflight looked at the names before this listing, so they are examined again.
         let wanted: Vec<Namespace> = listed
             .iter()
             .map(|collection| self.settings.selection.target(&collection.namespace))
@@ -123,11 +124,12 @@ impl Job {
             .await
     }
 
-    /// Treats what others have on the target under the names in `wanted` as the host has chosen, before these names are in the checkpoint and
-    /// all that stands there counts as the migration's own. `known` is what the checkpoint before has. Answers what was dropped.
+    /// Applies the host's `ExistingData` setting to what other programs have on the target under the names in `wanted`. This happens before
+    /// these names enter the checkpoint, because then everything under them counts as the migration's own. `known` holds the collections of
+    /// the previous checkpoint. Returns the names of dropped collections.
     ///
     /// # Errors
-    /// [`Refused`](ErrorKind::Refused) where it is not to be touched, or a server error.
+    /// [`Refused`](ErrorKind::Refused) if the setting forbids touching such a collection, or a server error.
     pub(crate) async fn clear_foreign(
         &self,
         ownership: &Ownership,
@@ -158,16 +160,16 @@ impl Job {
             }
         }
         if !cleared.is_empty() {
-            // Else a crash could bring the old documents back under the new checkpoint.
+            // Without the flush, a crash could bring the old documents back under the new checkpoint.
             self.sink.flush().await?;
         }
         Ok(cleared)
     }
 
-    /// Begins with a new checkpoint, which was saved: makes on the target what it names, and cuts what is to be read.
+    /// Starts from a new checkpoint that has been saved: creates its collections on the target, and cuts large ones into ranges.
     ///
     /// # Errors
-    /// A server error. A run that goes on from the checkpoint does it all again.
+    /// A server error. A run that resumes from the checkpoint repeats all of this.
     pub(crate) async fn arranged(
         &self,
         mut checkpoint: Checkpoint,
@@ -197,11 +199,11 @@ impl Job {
         })
     }
 
-    /// The source's newest position, which has to be at or after what an earlier run has seen. A source that was restored from a backup is
-    /// behind that: without this it would look like one on which nothing is new.
+    /// Returns the source's newest position once it is at or after `seen`, which an earlier run has seen. A source that was restored from a
+    /// backup stays behind that position. Without this test it would look like a source without new changes.
     ///
     /// # Errors
-    /// [`PositionLost`](ErrorKind::PositionLost) when it stays behind, or a server error.
+    /// [`PositionLost`](ErrorKind::PositionLost) if the source stays behind, or a server error.
     async fn newest_after(&self, seen: Position) -> Result<Position> {
         let started = Instant::now();
         loop {
@@ -214,8 +216,8 @@ impl Job {
                     ErrorKind::PositionLost,
                     "go on from the checkpoint",
                     format!(
-                        "the source's newest position is {newest}, which is before {seen}, up to where the migration has read: it was \
-                         restored from a backup or has lost its data"
+                        "the source's newest position {newest} is before {seen}, up to which the migration has read: the source was \
+                         restored from a backup or has lost data"
                     ),
                 )
                 .with_context("position", seen));
@@ -224,12 +226,12 @@ impl Job {
         }
     }
 
-    /// Finds out whether a rename that was under way was carried out, and saves what that means. If it was, the checkpoint is as after it:
-    /// whatever is written under the old name would make a collection there, and the rename, done once more, would put that in the place of the
-    /// whole one. A later run could not find it out any more, once what follows the rename was applied.
+    /// Finds out whether a rename in flight was carried out, and saves the result. If it was, the checkpoint advances to the state after
+    /// the rename. Otherwise any write under the old name would create a collection there, and repeating the rename would replace the
+    /// complete collection with that one. A later run could no longer tell, once changes after the rename are applied.
     ///
-    /// It was not carried out where what stands under the old name is the very collection that the migration made. Where the checkpoint, one
-    /// of an earlier version, does not know its uuid, anything that stands there counts as that.
+    /// The rename was not carried out if the old name still holds the very collection that the migration made, by uuid. A checkpoint of an
+    /// earlier version may lack the uuid. Any collection under the old name then counts as the migration's.
     pub(crate) async fn end_rename(&self, checkpoint: &mut Checkpoint) -> Result<()> {
         let Some(renaming) = checkpoint.renaming.take() else {
             return Ok(());
@@ -241,7 +243,8 @@ impl Job {
         else {
             return Ok(());
         };
-        // What is seen must not be lost by a new primary once the conclusion is saved. Whether there was one before does not matter.
+        // Once the conclusion is saved, a new primary must not lose the observed state. Whether the primary changed before that does not
+        // matter.
         match self.sink.flush().await {
             Err(error) if error.kind() == ErrorKind::PrimaryChanged => self.sink.flush().await?,
             flushed => flushed?,
@@ -253,7 +256,7 @@ impl Job {
         if stands.is_some_and(|stands| state.made.is_none_or(|made| made == *stands)) {
             return Ok(());
         }
-        // One into another database has made a copy.
+        // A rename into another database creates a copy, with its own uuid.
         state.made = standing.get(&to).copied();
         state.target = to;
         state.namespace = renaming.to;
@@ -265,7 +268,7 @@ impl Job {
         self.store.save(&checkpoint.encode()?).await
     }
 
-    /// What is listed, none of it read. What may have documents on the target is repaired.
+    /// Tracks the listed collections as unread. Collections that may have documents on the target are marked for repair.
     pub(crate) fn track(
         &self,
         listed: &[Collection],
@@ -299,10 +302,10 @@ impl Job {
     }
 }
 
-/// The tail after `after`, which must come by `seen`: an earlier run has read up to there, and may have applied it. A source that was restored
-/// from a backup can hold the one and not the other.
+/// Returns the tail after `after`, which fails unless it contains `seen`: an earlier run has read up to there and may have applied it. The
+/// history of a source that was restored from a backup can hold `after` and lack `seen`.
 fn must_hold(seen: Position, after: Position, tail: EntryStream) -> EntryStream {
-    // A tail makes sure of the position it starts after.
+    // The tail itself ensures that the source holds `after`.
     let mut expected = (seen > after).then_some(seen);
     tail.map(move |entries| {
         let entries = entries?;
@@ -314,8 +317,8 @@ fn must_hold(seen: Position, after: Position, tail: EntryStream) -> EntryStream 
                     ErrorKind::PositionLost,
                     "follow the oplog",
                     format!(
-                        "the source's history goes on after {after}, and no longer holds {seen}, up to where the migration has read: it \
-                         was restored from a backup"
+                        "the source's history after {after} no longer holds {seen}, up to which the migration has read: the source was \
+                         restored from a backup"
                     ),
                 )
                 .with_context("position", seen));

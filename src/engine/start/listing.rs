@@ -1,4 +1,4 @@
-//! Lists the collections as they all stood at one position.
+//! Lists all collections as of one position.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,33 +12,34 @@ use crate::model::{Collection, CollectionKind, Namespace, Position, Selection};
 use crate::oplog::{CommandOperation, Item};
 use crate::source::{EntryStream, Source};
 
-/// How long what has changed meanwhile is listed again.
+/// Timeout for repeating the listing of collections that keep changing.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The selected collections of a source at one position, and the history from there on.
+/// The selected collections of a source at one position, and the oplog tail from there on.
 pub(crate) struct Listing {
     pub position: Position,
-    /// Where a tail would have to start again.
+    /// The position from which a tail would have to restart.
     pub resume: Position,
-    /// Views come last: a view is made on what it shows.
+    /// Views come last, because a view is created on top of what it shows.
     pub collections: Vec<Collection>,
     pub tail: EntryStream,
 }
 
-/// Which collections a part of the history concerns.
+/// The collections that a part of the oplog concerns.
 #[derive(Default)]
 struct Touched {
     namespaces: BTreeSet<Namespace>,
     databases: BTreeSet<String>,
-    /// Of what does not say which, the name that it gives.
+    /// Names from commands whose namespace cannot be parsed.
     unreadable: Vec<String>,
 }
 
-/// Lists the selected collections. The catalogue cannot be read at a snapshot, so the tail shows what was changed while it was listed, and
-/// that alone is listed again, until nothing was: so many collections take no longer to list than their number, however busy a few are.
+/// Lists the selected collections. The catalogue cannot be read at a snapshot. So the tail shows what changed during the listing, and only
+/// that is listed again, until nothing has changed. The time to list many collections thus depends on their number, however busy a few of
+/// them are.
 ///
 /// # Errors
-/// A server error, or that the catalogue never comes to rest.
+/// A server error, or the catalogue keeps changing for too long.
 pub(crate) async fn list(source: &dyn Source, selection: &Selection) -> Result<Listing> {
     let begun = Instant::now();
     let mut position = source.start_position().await?;
@@ -49,7 +50,7 @@ pub(crate) async fn list(source: &dyn Source, selection: &Selection) -> Result<L
     // The collections of the last listing; `None` for all.
     let mut listed: Option<BTreeSet<Namespace>> = None;
     loop {
-        // The listing shows what is written, whether or not a majority has it yet.
+        // The listing shows writes whether or not they are majority-committed yet.
         let high = source.sentinel().await?;
         let mut touched = Touched::default();
         while position < high {
@@ -57,7 +58,7 @@ pub(crate) async fn list(source: &dyn Source, selection: &Selection) -> Result<L
             for entry in entries {
                 for item in &entry.items {
                     if let Item::Command(command) = item {
-                        // What was listed after the change shows it.
+                        // A listing made after the change already shows it.
                         let shown = listed.as_ref().filter(|_| entry.position <= low);
                         if listed.is_some() || entry.position > low {
                             touched.add(&command.operation, shown);
@@ -84,7 +85,7 @@ pub(crate) async fn list(source: &dyn Source, selection: &Selection) -> Result<L
             return Err(Error::new(
                 ErrorKind::Server,
                 "list the collections",
-                "the source's catalogue changes faster than it can be listed: pause what makes and drops collections until the copy has begun",
+                "the source's catalogue changes faster than it can be listed: stop creating and dropping collections until the copy has begun",
             ));
         }
         low = source.position().await?;
@@ -111,7 +112,7 @@ fn by_name(collections: Vec<Collection>, selection: &Selection) -> Result<BTreeM
 }
 
 impl Touched {
-    /// Notes what a command concerns, but for the collections in `shown`.
+    /// Records what a command concerns, except the collections in `shown`.
     fn add(&mut self, operation: &CommandOperation, shown: Option<&BTreeSet<Namespace>>) {
         let mut note = |namespace: &Namespace| {
             if !shown.is_some_and(|shown| shown.contains(namespace)) {
@@ -119,7 +120,7 @@ impl Touched {
             }
         };
         match operation {
-            // All views of the database are gone.
+            // Dropping this collection drops all views of the database.
             CommandOperation::Drop { namespace } if namespace.collection() == "system.views" => {
                 self.databases.insert(namespace.database().to_owned());
             }
@@ -145,7 +146,7 @@ impl Touched {
         }
     }
 
-    /// The selected collections that have to be listed again; `None` for all.
+    /// Returns the selected collections that have to be listed again; `None` for all.
     fn select(self, found: &BTreeMap<Namespace, Collection>, selection: &Selection) -> Option<BTreeSet<Namespace>> {
         if self.unreadable.iter().any(|name| selection.may_concern(name)) {
             return None;
@@ -168,7 +169,7 @@ mod tests {
     use super::*;
     use crate::source::{MemorySource, SourceCall};
 
-    /// A large catalogue of which a part changes all the time must not have to stand still while all of it is listed.
+    /// Constant changes in a part of a large catalogue must not require that the whole catalogue is listed again.
     #[tokio::test]
     async fn only_what_has_changed_is_listed_again() {
         const DEADLINE: Duration = Duration::from_secs(10);
@@ -194,7 +195,7 @@ mod tests {
         source.create_collection("shop.made", rawdoc! {}).unwrap();
         source.create_index("other.busy", index("first")).unwrap();
         let some = source.hold_answer(SourceCall::CollectionsNamed);
-        // Whoever lists everything once more fails.
+        // A second full listing fails.
         source.fail_next(
             SourceCall::Collections,
             Error::new(ErrorKind::Server, "list the collections", "once is enough"),

@@ -1,4 +1,4 @@
-//! The beginning of a run: from the checkpoint, or from a listing of the source.
+//! Start of a run: from the checkpoint, or from a listing of the source.
 
 pub(crate) mod begin;
 pub(crate) mod listing;

@@ -1,4 +1,4 @@
-//! Makes the target's catalogue as the source's was when it was listed, whatever stands there.
+//! Brings the target's catalogue to the source's state at the time of the listing.
 
 use std::collections::HashMap;
 
@@ -19,13 +19,13 @@ use crate::model::{Collection, CollectionKind, Namespace, Position, find, names_
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
 
-/// How many collections are arranged at the same time. Each waits for a majority of the target, which thousands would add up.
+/// Maximum number of collections arranged concurrently. Each waits for a majority of the target, and the waits of thousands would add up.
 const AT_ONCE: usize = 32;
 
-/// Moves or drops what is left over, makes the collections that are missing, and puts options, views and indexes right of those that are
-/// there. Indexes are built later, when the documents are there; those that differ are dropped here. Doing it again changes nothing.
+/// Moves or drops left-over collections, creates missing ones, and corrects options, views and indexes of existing ones. Indexes that
+/// differ are dropped here. Indexes are built later, once the documents are there. Repeating the call changes nothing.
 ///
-/// Everything under these names counts as the migration's own: whoever calls has looked at them.
+/// Everything under these names counts as the migration's own: the caller must have examined what exists there.
 ///
 /// # Errors
 /// A server error.
@@ -63,7 +63,7 @@ pub(crate) async fn arrange(
     Ok(())
 }
 
-/// Makes one collection on the target, which others have made, as the source's is.
+/// Makes one collection that other programs made on the target equal to the source's.
 ///
 /// # Errors
 /// A server error.
@@ -89,7 +89,7 @@ async fn series_of(source: &dyn Source, sink: &dyn Sink) -> Result<[Series; 2]> 
     Ok([catalog::series(&ours), catalog::series(&theirs)])
 }
 
-/// What could be modified to be the same is the same now. The rest has to be made anew.
+/// Recreates the collections whose options still differ after `collMod` has corrected what it can.
 async fn look_again(
     ownership: &Ownership,
     collections: &[CollectionProgress],
@@ -106,7 +106,7 @@ async fn look_again(
     Ok(())
 }
 
-/// Answers whether the collection has to be looked at again, since its options were modified.
+/// Creates one collection, or corrects the existing one. Returns `true` if its options were modified, so that it has to be examined again.
 async fn arrange_one(
     sink: &dyn Sink,
     ownership: &Ownership,
@@ -156,7 +156,7 @@ async fn make_anew(ownership: &Ownership, collection: &CollectionProgress) -> Re
         .map(drop)
 }
 
-/// Drops the indexes that the source does not have, or has otherwise.
+/// Drops indexes that the source does not have or defines differently.
 async fn drop_indexes(
     sink: &dyn Sink,
     collection: &CollectionProgress,
@@ -180,7 +180,7 @@ async fn drop_indexes(
     Ok(())
 }
 
-/// Puts the options of a collection that exists right. Answers whether it has to be looked at again, since they were modified.
+/// Corrects the options of an existing collection. Returns `true` if they were modified, so that the collection has to be examined again.
 async fn put_options_right(
     sink: &dyn Sink,
     ownership: &Ownership,
@@ -191,11 +191,11 @@ async fn put_options_right(
     let is_view = collection.target.kind == CollectionKind::View && there.kind == CollectionKind::View;
     let differing = differing_options(collection, there, servers);
     let is_same = is_same_kind(collection.target.kind, there.kind);
-    // The type of a number in a pipeline shows in what a view answers, so that views are made anew unless they are the same to the byte.
+    // The type of a number in a pipeline is visible in a view's results. So a view is recreated unless it is identical to the byte.
     if is_same && differing.is_empty() && (!is_view || collection.options == there.options) {
         return Ok(false);
     }
-    // Another kind of collection, or a view, which has nothing to lose, is made anew.
+    // A collection of another kind is recreated. So is a view, which has no data to lose.
     if is_same
         && !is_view
         && let Some(arguments) = modification(&collection.options, &differing)
@@ -213,7 +213,7 @@ async fn put_options_right(
     Ok(false)
 }
 
-/// The options that the target must have otherwise before cutover.
+/// Returns the options that differ from what the target must have until cutover.
 fn differing_options(collection: &CollectionProgress, there: &Collection, servers: &[Series]) -> Vec<String> {
     let wanted = expiry_held_back(&collection.options);
     option_differences(collection.target.kind, &wanted, &there.options, servers)
@@ -222,11 +222,11 @@ fn differing_options(collection: &CollectionProgress, there: &Collection, server
         .collect()
 }
 
-/// The fields of the `collMod` that makes these options as they are wanted, or `None` where one of them cannot be modified.
+/// Returns the fields of the `collMod` that sets these options as wanted, or `None` if one of them cannot be modified.
 fn modification(wanted: &RawDocument, differing: &[String]) -> Option<RawDocumentBuf> {
     let mut arguments = RawDocumentBuf::new();
     for field in differing {
-        // What an option is where a collection does not state it.
+        // The value that applies if a collection does not state the option.
         let (name, default): (_, RawBson) = match field.as_str() {
             "validator" => (bson::raw::cstr!("validator"), rawdoc! {}.into()),
             "validationLevel" => (bson::raw::cstr!("validationLevel"), "strict".into()),
@@ -236,7 +236,7 @@ fn modification(wanted: &RawDocument, differing: &[String]) -> Option<RawDocumen
                 bson::raw::cstr!("changeStreamPreAndPostImages"),
                 rawdoc! { "enabled": false }.into(),
             ),
-            // Documents expire on the source alone until cutover.
+            // Until cutover, documents expire on the source only.
             "expireAfterSeconds" => {
                 arguments.append(bson::raw::cstr!("expireAfterSeconds"), "off");
                 continue;

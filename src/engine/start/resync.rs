@@ -1,7 +1,7 @@
-//! A new beginning where the source's history no longer holds the position to go on from.
+//! Resync: starts over where the oplog no longer holds the position to resume from.
 //!
-//! Nothing that was copied is thrown away: the tail starts at now, what the target has is compared with the source, and only what
-//! differs is written.
+//! Nothing that was copied is discarded. The tail starts at the source's current position, the target's data is compared with the source,
+//! and only differences are written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,10 +19,11 @@ use crate::runtime::job::Job;
 use crate::runtime::progress::RunState;
 
 impl Job {
-    /// Begins anew on top of what the target has. `reason` says why.
+    /// Starts over on top of the data that the target has. `reason` explains why.
     ///
     /// # Errors
-    /// A server error. The checkpoint is then either the one before, whose position is still lost, or the new one.
+    /// `UnsupportedEntry` if two collections have the same name on the target, `Refused` if data of other programs must not be touched, or
+    /// a server error. The stored checkpoint is then either the previous one, whose position is still lost, or the new one.
     pub(crate) async fn resync(
         &self,
         mut before: Checkpoint,
@@ -45,7 +46,7 @@ impl Job {
             .await?;
         standing.retain(|collection| !cleared.contains(&collection.namespace));
         let mut left_over = left_over(&before, &listed, &standing, target);
-        // What the run before was making, and the source no longer has.
+        // Names that the previous run was creating and that the source no longer has.
         let known: BTreeSet<Namespace> = left_over.iter().map(|left| left.target.clone()).chain(wanted).collect();
         for target in ownership.earlier().await.difference(&known) {
             left_over.push(LeftOver {
@@ -65,7 +66,7 @@ impl Job {
             left_over,
             ..before.begin_again(position, resume)
         };
-        // From here on the checkpoint is good whatever happens: a run that goes on from it does the rest.
+        // From here on the checkpoint is valid whatever happens: a run that resumes from it does the rest.
         self.store.save(&checkpoint.encode()?).await?;
         progress.set_read(position);
         progress.events.send(Event::Resync {
@@ -79,8 +80,8 @@ impl Job {
     }
 }
 
-/// Whether each collection has a name of its own on the target. Preflight has looked at those of the beginning, and the catalogue at what came
-/// later, but nothing at what came while no process followed.
+/// Ensures that each collection has a name of its own on the target. Preflight covers the names at the start, and the catalogue covers
+/// later changes. Neither covers changes made while no process followed the oplog.
 fn check_names(collections: &[CollectionProgress]) -> Result<()> {
     let mut names: BTreeMap<&Namespace, &Namespace> = BTreeMap::new();
     for collection in collections {
@@ -98,8 +99,8 @@ fn check_names(collections: &[CollectionProgress]) -> Result<()> {
     Ok(())
 }
 
-/// What the target has of collections that the source no longer has under that name. Only what the checkpoint knows as migrated is among
-/// them. A collection that has another name by now keeps its documents where nothing stands in the way.
+/// Returns what the target has of collections that the source no longer has under that name. Includes only collections that the checkpoint
+/// knows as migrated. A collection that was renamed on the source keeps its documents if nothing on the target is in the way.
 fn left_over(
     before: &Checkpoint,
     listed: &[Collection],
@@ -126,7 +127,7 @@ fn left_over(
             moved_to,
         });
     }
-    // Of a resync before this one that did not come to its end.
+    // From an earlier resync that did not complete.
     for earlier in &before.left_over {
         if !wanted.contains(&earlier.target) && !left.iter().any(|left| left.target == earlier.target) {
             left.push(LeftOver {
@@ -190,12 +191,12 @@ mod tests {
         let moved = collection(1, "d.c");
         let to_c = [("d.a".to_owned(), Some("d.c".to_owned()))];
         assert_eq!(plan(&[&a], &[&moved], &[&a]), to_c);
-        // Another collection has the name on the target, or the two have each other's.
+        // Another collection has the name on the target, or the two collections have swapped names.
         let dropped = [("d.a".to_owned(), None)];
         assert_eq!(plan(&[&a], &[&moved], &[&a, &collection(7, "d.c")]), dropped);
         let swapped = [&collection(2, "d.a"), &collection(1, "d.b")];
         assert_eq!(plan(&[&a, &b], &swapped, &[&a, &b]), []);
-        // Another database, or a target that has lost it.
+        // The new name is in another database, or the target has lost the collection.
         assert_eq!(plan(&[&a], &[&collection(1, "e.a")], &[&a]), dropped);
         assert_eq!(plan(&[&a], &[&moved], &[]), dropped);
     }

@@ -1,4 +1,4 @@
-//! The beginning of a migration that takes a hand-over back.
+//! Start of a migration that takes a hand-over back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,11 +17,12 @@ use crate::runtime::job::Job;
 impl Job {
     /// Saves the first checkpoint of a migration that takes a hand-over back, unless it has begun before.
     ///
-    /// The old source has gone on expiring documents until now. What the target changed of these since is put right by following it, as
-    /// long as both expire by the same rule; where the target's has changed meanwhile, the collection is compared.
+    /// The old source has continued to expire documents until now. Following the target restores the documents that the target has changed
+    /// since the hand-over, as long as both sides expire by the same rule. If the rule on the target has changed, the whole collection is
+    /// compared.
     ///
     /// # Errors
-    /// A server error, or the checkpoint is of another migration.
+    /// A server error, or the checkpoint belongs to another migration.
     pub(crate) async fn prepare_way_back(&self) -> Result<()> {
         if self.settings.way_back.is_none() || self.load().await?.is_some() {
             return Ok(());
@@ -29,9 +30,9 @@ impl Job {
         let Some(mut first) = self.first_of_way_back().await? else {
             return Ok(());
         };
-        let commands = expiry::commands(&first.collections, Form::BlockedByIndex);
+        let commands = expiry::commands(&first.collections, Form::HeldBack);
         expiry::execute(&*self.sink, &commands, || true).await?;
-        // Only now, since until here the old source may have expired what the new rule keeps.
+        // Not earlier: until here, the old source may have expired documents that the new rule keeps.
         let listed = self.source.collections().await?;
         for state in first
             .collections
@@ -50,18 +51,19 @@ impl Job {
     }
 }
 
-/// Whether documents of a collection that expired at the hand-over do so by another rule now, or no longer.
+/// Returns `true` if documents of the collection expired at the hand-over, and now expire by another rule or no longer.
 pub(crate) fn expires_otherwise(state: &CollectionState, listed: &[Collection]) -> bool {
     let before = rules(&state.options, &state.indexes);
     if before.is_empty() {
         return false;
     }
-    // What is gone by now is met as dropped.
+    // If the collection is gone, its drop appears in the oplog.
     let now = listed.iter().find(|collection| collection.id == state.id);
     now.is_some_and(|now| !are_same_rules(&before, &rules(&now.options, &now.indexes)))
 }
 
-/// By what and after how many seconds documents expire: by the names and keys of indexes, or by the collection's own option.
+/// Returns the expiry rules: the keys and the number of seconds after which documents expire, by index name. The collection's own option
+/// has an empty name.
 fn rules(options: &RawDocumentBuf, indexes: &[RawDocumentBuf]) -> BTreeMap<String, (i64, RawDocumentBuf)> {
     let by_index = indexes.iter().filter_map(|index| {
         let key = index.get_document("key").map(ToOwned::to_owned).unwrap_or_default();

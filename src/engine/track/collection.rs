@@ -1,4 +1,4 @@
-//! What the router knows of each collection.
+//! The router's state of one collection.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,75 +14,75 @@ use crate::engine::track::verification::RangeVerification;
 use crate::model::{Change, Collection, CollectionKind, CollectionMapping, Namespace, Position};
 use crate::order::Key;
 
-/// A collection that is migrated.
+/// A collection that is migrated, and its progress.
 #[derive(Debug)]
 pub(crate) struct CollectionProgress {
     pub target: Arc<CollectionMapping>,
-    /// As [`CollectionState::made`].
+    /// See [`CollectionState::made`].
     pub made: Option<Uuid>,
     pub options: RawDocumentBuf,
     pub indexes: Vec<RawDocumentBuf>,
     pub documents: u64,
     pub bytes: u64,
-    /// Its changes that this run has met.
+    /// Number of changes to the collection that this run has seen.
     pub changes: u64,
     pub ranges: Ranges,
     pub chunks: HashMap<ChunkId, Chunk>,
     pub index_work: IndexWork,
-    /// Indexes that were given up with an event. A run that goes on from the checkpoint tries all anew.
+    /// Indexes that were abandoned with an event. A run that resumes from the checkpoint tries all of them again.
     pub failed_indexes: BTreeSet<String>,
-    /// How often in a row a snapshot was refused; after a few the next chunk is an interval read.
+    /// Number of consecutive refusals of a snapshot. After a few, the next chunk is an interval read.
     pub snapshots_refused: u32,
-    /// Chunks become this much smaller after they were given up.
+    /// Divisor of the chunk size. It doubles when a chunk is abandoned, and halves when one is finished.
     pub chunk_divisor: u64,
-    /// How far the comparison with the source is.
+    /// State of the comparison with the source.
     pub verification: RangeVerification,
 }
 
-/// How far the indexes of a collection are.
+/// State of a collection's index builds.
 #[derive(Debug)]
 pub(crate) enum IndexWork {
-    /// The documents are not all there yet.
+    /// Not all documents are copied yet.
     NotBegun,
-    /// The indexes of these names have still to be built, or are being built.
+    /// Indexes are waiting to be built, or are being built. They are listed by name.
     Building {
         waiting: VecDeque<String>,
         running: Vec<String>,
-        /// Nothing is built before this position is routed: documents on the sink may be newer than it by then.
+        /// No build starts before this position is routed. Until then, documents on the sink may be newer than the routed changes.
         not_before: Position,
     },
-    /// All are built, or were given up with an event.
+    /// All are built, or were abandoned with an event.
     Done,
 }
 
 /// A range that is being read.
 #[derive(Debug)]
 pub(crate) struct Chunk {
-    /// The position of its snapshot, or the one before which an interval read began.
+    /// The position of its snapshot. For an interval read, a position before the read began.
     pub low: Position,
-    /// Changes after `low`, in order.
+    /// Held changes after `low`, in order.
     pub held: HeldChanges,
-    /// Stops the walker; the range will be read again.
+    /// Stops the walker. The range is read again.
     pub cancel: CancellationToken,
     /// Asks the walker to finish with what it has read so far.
     pub hurry: CancellationToken,
 }
 
-/// What becomes of a change.
+/// What the router does with a change.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// A copy has it or will have it.
+    /// Drop it: a copy has it or will have it.
     Drop,
-    /// It waits until this chunk is durable.
+    /// Hold it until this chunk is durable.
     Hold(ChunkId),
-    /// It waits until its range has been compared.
+    /// Hold it until its range has been compared.
     HoldCheck,
-    /// It goes to its applier.
+    /// Send it to its applier.
     Send,
 }
 
 impl CollectionProgress {
-    /// A collection of which nothing has been copied.
+    /// Tracks a collection of which nothing has been copied.
     pub fn unread(collection: &Collection, target: Namespace, cuts: Vec<Key>) -> Self {
         Self {
             target: Arc::new(CollectionMapping {
@@ -107,7 +107,7 @@ impl CollectionProgress {
         }
     }
 
-    /// A collection as a checkpoint has it.
+    /// Restores a collection from a checkpoint.
     pub fn from_checkpoint(state: &CollectionState) -> Self {
         let collection = Collection {
             id: state.id,
@@ -135,12 +135,12 @@ impl CollectionProgress {
         }
     }
 
-    /// How much it is changed for its size.
+    /// Number of changes relative to the collection's size.
     pub fn heat(&self) -> f64 {
         self.changes as f64 / self.bytes.max(1) as f64
     }
 
-    /// What a checkpoint keeps, but for what is known of its being the same as on the source: see [`RangeVerification::to_checkpoint`].
+    /// Returns the state for a checkpoint, without the verification state: see [`RangeVerification::to_checkpoint`].
     pub fn to_checkpoint(&self) -> CollectionState {
         CollectionState {
             id: self.target.id,
@@ -158,7 +158,7 @@ impl CollectionProgress {
         }
     }
 
-    /// A view: a definition that is made at once and has nothing to copy.
+    /// Tracks a view: a definition that is created at once and has nothing to copy.
     pub fn view(namespace: Namespace, target: Namespace, options: RawDocumentBuf) -> Self {
         let id = Uuid::from_bytes([0; 16]);
         let view = Collection {
@@ -178,7 +178,7 @@ impl CollectionProgress {
         }
     }
 
-    /// Forgets that anything has been copied; `verify` says whether it is to be compared afterwards.
+    /// Resets the collection, so that it is copied again. `verify` says whether it is also compared afterwards.
     pub fn copy_again(&mut self, verify: bool) {
         if verify {
             self.verification.begin();
@@ -192,7 +192,7 @@ impl CollectionProgress {
         matches!(self.index_work, IndexWork::Done)
     }
 
-    /// What becomes of a change of the document `key` at `position`.
+    /// Decides what to do with a change of the document `key` at `position`.
     pub fn route(&self, key: &Key, position: Position) -> Route {
         match self.ranges.status(key) {
             RangeStatus::Unread { .. } => Route::Drop,
@@ -200,7 +200,7 @@ impl CollectionProgress {
             RangeStatus::Done(_) if self.verification.must_hold(key, position) => Route::HoldCheck,
             RangeStatus::Done(_) => Route::Send,
             RangeStatus::InFlight(id) => match self.chunks.get(&id) {
-                // A chunk that was given up is read again at a position that is not before this change.
+                // An abandoned chunk is read again at a position at or after this change.
                 None => Route::Drop,
                 Some(chunk) if chunk.cancel.is_cancelled() || position <= chunk.low => Route::Drop,
                 Some(_) => Route::Hold(id),
@@ -208,7 +208,7 @@ impl CollectionProgress {
         }
     }
 
-    /// Keeps a change until its chunk is durable; answers its bytes.
+    /// Holds a change until its chunk is durable. Returns the memory it takes in bytes.
     pub fn hold(&mut self, id: ChunkId, change: Change) -> usize {
         let Some(chunk) = self.chunks.get_mut(&id) else {
             return 0;
@@ -216,7 +216,7 @@ impl CollectionProgress {
         chunk.held.push(change.position, change.write)
     }
 
-    /// The average size of a document in bytes, 0 when not known.
+    /// Average size of a document in bytes; 0 if unknown.
     pub fn document_bytes(&self) -> usize {
         usize::try_from(self.bytes / self.documents.max(1)).unwrap_or_default()
     }

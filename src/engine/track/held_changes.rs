@@ -1,4 +1,6 @@
-//! Changes that wait for a chunk, in order: in memory, or in a temporary file where the chunk cannot be made smaller.
+//! Changes held for a chunk, in order.
+//!
+//! They are kept in memory, or in a temporary file if the chunk cannot be made smaller.
 
 use std::vec;
 
@@ -20,14 +22,14 @@ pub(crate) struct HeldChanges {
     count: u64,
 }
 
-/// The changes of a chunk that is durable, in the order in which they were held.
+/// Reads the held changes of a durable chunk, in the order in which they were held.
 pub(crate) struct HeldReader {
     file: Option<BufReader<File>>,
     memory: vec::IntoIter<(Position, Write)>,
 }
 
 impl HeldChanges {
-    /// Keeps a change; answers the bytes of memory it takes.
+    /// Adds a change. Returns the memory it takes in bytes.
     pub fn push(&mut self, position: Position, write: Write) -> usize {
         let bytes = size_of::<Position>() + write.size_in_bytes();
         self.bytes += bytes;
@@ -36,20 +38,20 @@ impl HeldChanges {
         bytes
     }
 
-    /// The bytes of memory that the changes take.
+    /// Memory taken by the changes, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many changes there are.
+    /// Number of changes, in memory and in the file.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Moves everything in memory to the file; answers the bytes of memory that this sets free.
+    /// Moves all changes in memory to the file. Returns the number of bytes of memory that this frees.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) when the temporary folder cannot be written.
+    /// [`Io`](ErrorKind::Io) if the temporary folder cannot be written.
     pub async fn spill(&mut self) -> Result<usize> {
         let file = match self.file.take() {
             Some(file) => file,
@@ -65,10 +67,10 @@ impl HeldChanges {
         Ok(std::mem::take(&mut self.bytes))
     }
 
-    /// Gives the changes back, the oldest first.
+    /// Returns a reader of the changes, oldest first.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) when the file cannot be read.
+    /// [`Io`](ErrorKind::Io) if the file cannot be read.
     pub async fn read(self) -> Result<HeldReader> {
         let file = match self.file {
             Some(file) => Some(file.into_reader().await?),
@@ -82,10 +84,10 @@ impl HeldChanges {
 }
 
 impl HeldReader {
-    /// The next change.
+    /// Returns the next change, or `None` at the end.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) when the file cannot be read.
+    /// [`Io`](ErrorKind::Io) if the file cannot be read.
     pub async fn next(&mut self) -> Result<Option<(Position, Write)>> {
         if let Some(file) = &mut self.file {
             match file.read_u32_le().await {
@@ -102,7 +104,7 @@ impl HeldReader {
     }
 }
 
-/// Length, position, kind, key, and the document where there is one.
+/// Encodes length, position, kind, key, and the document if there is one.
 fn encode(position: Position, write: &Write, to: &mut Vec<u8>) {
     let (kind, document) = match &write.operation {
         Operation::Insert(document) => (0, Some(document)),

@@ -1,4 +1,4 @@
-//! Indexes on the target: when each is built, and in which form until cutover.
+//! Index builds on the target: their order, and their form until cutover.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::model::Position;
 use crate::runtime::index_builds::IndexJob;
 
 impl CollectionProgress {
-    /// The next index to be built, once every document is there and every change up to the copy's positions has been routed. Unique
-    /// indexes come last: by then most changes that were under way have arrived.
+    /// Returns the next index to build, once every document is copied and every change up to the copy's positions is routed. Unique indexes
+    /// come last: most changes in flight have arrived before them.
     pub fn next_index(&mut self, routed: Position) -> Option<IndexJob> {
         self.advance_index_work(routed);
         let IndexWork::Building {
@@ -42,7 +42,7 @@ impl CollectionProgress {
         })
     }
 
-    /// Goes on to the next state where everything for it is there.
+    /// Advances to the next state if everything it requires is there.
     pub fn advance_index_work(&mut self, routed: Position) {
         if matches!(self.index_work, IndexWork::NotBegun) {
             self.ranges.join(routed);
@@ -63,12 +63,12 @@ impl CollectionProgress {
         }
     }
 
-    /// Whether the index of this name is being built.
+    /// Whether the index with this name is being built.
     pub fn is_being_built(&self, name: &str) -> bool {
         matches!(&self.index_work, IndexWork::Building { running, .. } if running.iter().any(|running| running == name))
     }
 
-    /// The builds under way were ended, and have to begin again.
+    /// Puts builds in flight back into the queue. They were stopped and have to start again.
     pub fn put_back_builds(&mut self) {
         if let IndexWork::Building { waiting, running, .. } = &mut self.index_work {
             for name in running.drain(..).rev() {
@@ -77,7 +77,8 @@ impl CollectionProgress {
         }
     }
 
-    /// Takes indexes into the collection's list, in place of those of the same name. They are built at once when the others are.
+    /// Adds indexes to the collection's list, in place of those with the same name. They are built together with the others, or at once if
+    /// these are done.
     pub fn add_indexes(&mut self, specifications: &[RawDocumentBuf]) {
         for specification in specifications {
             self.remove_index(name_of(specification));
@@ -100,7 +101,7 @@ impl CollectionProgress {
         }
     }
 
-    /// A build has ended. With a position the index is built again, once that is routed.
+    /// Records the end of a build. With a position, the index is built again once that position is routed.
     pub fn end_build(&mut self, name: &str, again: Option<Position>) {
         if let IndexWork::Building {
             waiting,
@@ -116,7 +117,7 @@ impl CollectionProgress {
         }
     }
 
-    /// Whether the sink has the index, as far as it could be built.
+    /// Whether the sink has the index, or the build was abandoned.
     pub fn is_built(&self, name: &str) -> bool {
         match &self.index_work {
             IndexWork::NotBegun => false,
@@ -127,7 +128,7 @@ impl CollectionProgress {
         }
     }
 
-    /// How many indexes the sink has, and is to have, those on `_id` left out.
+    /// Returns how many indexes the sink has, and how many it is to have, not counting those on `_id`.
     pub fn index_counts(&self) -> (u64, u64) {
         let total = self.indexes.iter().filter(|index| !is_id_index(index)).count();
         let missing = match &self.index_work {
@@ -138,7 +139,7 @@ impl CollectionProgress {
         (total.saturating_sub(missing) as u64, total as u64)
     }
 
-    /// Takes an index out of the collection's list.
+    /// Removes an index from the collection's list.
     pub fn remove_index(&mut self, name: &str) {
         self.indexes.retain(|index| name_of(index) != name);
         self.failed_indexes.remove(name);

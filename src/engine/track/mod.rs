@@ -1,4 +1,4 @@
-//! The router's books: what is known of each collection, its chunks, its indexes and its verification. Pure: no server, no clock.
+//! The router's state of each collection: chunks, indexes and verification. No server access.
 
 pub(crate) mod collection;
 pub(crate) mod collections;

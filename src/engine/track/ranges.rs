@@ -1,28 +1,28 @@
-//! Which `_id` ranges of a collection have been read, are being read, and have still to be read. Pure.
+//! Read state of a collection's `_id` ranges. Pure.
 
 use crate::checkpoint::RangeState;
 use crate::model::{Position, Range};
 use crate::order::Key;
 
-/// Names one read of one range within a run.
+/// Identifies one read of one range within a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ChunkId(pub u64);
 
-/// What is known of a range.
+/// Read state of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RangeStatus {
-    /// It has still to be read. With `repair` the sink may hold documents of it already.
+    /// Still to be read. With `repair`, the sink may already hold some of its documents.
     Unread { repair: bool },
-    /// It is being read by this chunk.
+    /// Being read by this chunk.
     InFlight(ChunkId),
-    /// It is on the sink as it stood at this position.
+    /// On the sink as of this position.
     Done(Position),
 }
 
-/// All ranges of a collection: they cover every `_id` and do not overlap.
+/// All ranges of a collection. They cover every `_id` and do not overlap.
 #[derive(Clone, Debug)]
 pub(crate) struct Ranges {
-    /// In ascending order. Each begins where the one before it ends; the last has no upper end.
+    /// In ascending order. Each range begins where the previous one ends; the last has no upper end.
     segments: Vec<Segment>,
 }
 
@@ -33,7 +33,7 @@ struct Segment {
 }
 
 impl Ranges {
-    /// One range per cut and one above them, none of them read, on a sink that holds nothing of the collection.
+    /// One range per cut and one above them. All are unread, and the sink holds no documents of the collection.
     pub fn unread(cuts: Vec<Key>) -> Self {
         let status = RangeStatus::Unread { repair: false };
         let uppers = cuts.into_iter().map(Some).chain([None]);
@@ -42,7 +42,7 @@ impl Ranges {
         }
     }
 
-    /// One range, not read, on a sink that may hold anything of the collection.
+    /// One unread range. The sink may hold any documents of the collection.
     pub fn unread_again() -> Self {
         Self {
             segments: vec![Segment {
@@ -52,7 +52,7 @@ impl Ranges {
         }
     }
 
-    /// Everything is on the sink as of `position`.
+    /// One range that is on the sink as of `position`.
     pub fn done(position: Position) -> Self {
         Self {
             segments: vec![Segment {
@@ -62,7 +62,7 @@ impl Ranges {
         }
     }
 
-    /// The ranges of a checkpoint. What was not done there may have been written in part, so it is repaired.
+    /// Restores the ranges of a checkpoint. Ranges that were not done may have been written in part, so they are repaired.
     pub fn from_checkpoint(states: &[RangeState]) -> Self {
         let mut segments: Vec<Segment> = states
             .iter()
@@ -82,7 +82,7 @@ impl Ranges {
         Self { segments }
     }
 
-    /// What a checkpoint keeps: ranges in flight count as not read.
+    /// Returns the ranges for a checkpoint. Ranges in flight count as unread.
     pub fn to_checkpoint(&self) -> Vec<RangeState> {
         let mut states: Vec<RangeState> = Vec::new();
         for segment in &self.segments {
@@ -101,7 +101,7 @@ impl Ranges {
         states
     }
 
-    /// What is known of the range that `key` lies in.
+    /// Returns the status of the range that contains `key`.
     pub fn status(&self, key: &Key) -> RangeStatus {
         if self.segments.len() == 1 {
             return self.segments[0].status;
@@ -112,7 +112,7 @@ impl Ranges {
         self.segments[at].status
     }
 
-    /// The status of the whole collection, when it is one range.
+    /// Returns the status of the whole collection if it is one range.
     pub fn only(&self) -> Option<RangeStatus> {
         match self.segments.as_slice() {
             [segment] => Some(segment.status),
@@ -127,14 +127,14 @@ impl Ranges {
             .all(|segment| matches!(segment.status, RangeStatus::Done(_)))
     }
 
-    /// Whether a range has still to be read.
+    /// Whether any range is unread.
     pub fn has_unread(&self) -> bool {
         self.segments
             .iter()
             .any(|segment| matches!(segment.status, RangeStatus::Unread { .. }))
     }
 
-    /// Gives the first unread range to a chunk. Answers the range and whether it is to be repaired.
+    /// Assigns the first unread range to a chunk. Returns the range and whether it is to be repaired.
     pub fn take(&mut self, chunk: ChunkId) -> Option<(Range, bool)> {
         let at = self
             .segments
@@ -154,8 +154,8 @@ impl Ranges {
         ))
     }
 
-    /// The chunk's range is on the sink as of `position`, up to and including `last`; `None` means all of it. What lies above `last` goes
-    /// back to be read, with `repair` if the sink may hold documents of it.
+    /// Marks the chunk's range as on the sink as of `position`, up to and including `last`; `None` means all of it. The part above `last`
+    /// is unread again, with `repair` if the sink may hold documents of it.
     pub fn finish(&mut self, chunk: ChunkId, last: Option<Key>, position: Position, repair: bool) {
         let Some(at) = self.in_flight(chunk) else { return };
         self.segments[at].status = RangeStatus::Done(position);
@@ -173,7 +173,7 @@ impl Ranges {
         }
     }
 
-    /// The chunk was given up: its range has to be read again, and the sink may hold some of it.
+    /// Marks the range of an abandoned chunk as unread. It is repaired, because the sink may hold some of it.
     pub fn release(&mut self, chunk: ChunkId) {
         if let Some(at) = self.in_flight(chunk) {
             self.segments[at].status = RangeStatus::Unread { repair: true };
@@ -188,14 +188,14 @@ impl Ranges {
         }
     }
 
-    /// Whether neighbours are done, so that they can be joined once everything up to their positions is routed.
+    /// Whether neighbouring ranges are done, so that they can be joined once everything up to their positions is routed.
     pub fn can_join(&self) -> bool {
         let is_done = |segment: &Segment| matches!(segment.status, RangeStatus::Done(_));
         self.segments.windows(2).any(|pair| pair.iter().all(is_done))
     }
 
-    /// Joins neighbours that are done at or before `routed`, up to which every change has been routed: their positions no longer matter.
-    /// Answers whether there were any.
+    /// Joins neighbouring ranges that are done at or before `routed`. Every change up to there has been routed, so their positions no
+    /// longer matter. Returns `true` if any were joined.
     pub fn join(&mut self, routed: Position) -> bool {
         let before = self.segments.len();
         if before == 1 {

@@ -1,4 +1,4 @@
-//! Tasks that watch both sides while a run goes on.
+//! Tasks that watch both sides during a run.
 
 pub(crate) mod source;
 pub(crate) mod target;

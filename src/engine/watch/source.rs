@@ -1,4 +1,4 @@
-//! Watches the source beside a run: its newest position, whether the run keeps up, and how long its position will still be in the oplog.
+//! Watches the source during a run: position, lag and oplog window.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use crate::runtime::lag::{Behind, LagTrend, OplogWindow, Sample};
 use crate::runtime::progress::RunState;
 use crate::source::Source;
 
-/// How often the source is asked for its newest position.
+/// Polling interval for the source's newest position.
 pub(crate) const POSITION_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often the source is asked for its oldest position.
+/// Polling interval for the source's oldest position.
 const WINDOW_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Keeps the source's newest position, from which the lag is counted, and says when the run is ready, when no longer, and when it falls
-/// behind.
+/// Polls the source's newest position, which the lag is computed from. Moves the run into and out of the ready phase, and emits an event
+/// when the run falls behind.
 ///
 /// # Errors
-/// What the source answered for good.
+/// A permanent error of the source.
 pub(crate) async fn watch_source(
     source: Arc<dyn Source>,
     progress: Arc<RunState>,
@@ -48,7 +48,7 @@ pub(crate) async fn watch_source(
             progress.set_phase(match progress.is_indexed_but_for(max_lag) {
                 true if ready => Phase::Ready,
                 true => Phase::CatchUp,
-                // A run that went back to its checkpoint, or that a collection was renamed into, copies again.
+                // A run copies again after it went back to its checkpoint, or after a collection was renamed into the selection.
                 false if !progress.is_copied() => Phase::Copy,
                 false => Phase::Index,
             });
@@ -75,7 +75,7 @@ pub(crate) async fn watch_source(
     }
 }
 
-/// Measures the source's oplog window, also while the run is paused or cannot go on, which is when it matters.
+/// Measures the source's oplog window. It does so even while the run is paused or cannot continue, because the window matters most then.
 pub(crate) async fn watch_window(source: &dyn Source, progress: &RunState) -> Infallible {
     let mut roll_off = OplogWindow::default();
     loop {
@@ -93,7 +93,7 @@ pub(crate) async fn watch_window(source: &dyn Source, progress: &RunState) -> In
                     }
                     Some(window)
                 }
-                // Not a reason to end anything: what is wrong with the source is found out where it is needed.
+                // Not a reason to end the run: the tasks that need the source detect what is wrong with it.
                 Err(_) => None,
             };
             progress.set_oplog_window(window);

@@ -1,4 +1,4 @@
-//! What goes on around a migration: other writers on the target, members that come and go, versions that change.
+//! Watches deployments during a run: foreign writes on the target, members and versions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,14 +17,13 @@ use crate::runtime::seen::{Known, Seen};
 use crate::sink::{Sink, WritesSeen};
 use crate::source::Source;
 
-/// How often members and versions are asked for, and how often writes to one collection are told at most.
+/// Polling interval for members and versions, and minimum interval between events for writes to the same collection.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Tells of members that came or went, and ends the run when the feature compatibility version of a side has changed.
+/// Emits an event when members join or leave, and ends the run when the feature compatibility version of a side changes.
 ///
 /// # Errors
-/// [`VersionChanged`](ErrorKind::VersionChanged). What cannot be asked at present is asked again: the run notices by itself when a side is
-/// gone.
+/// [`VersionChanged`](ErrorKind::VersionChanged). Failed requests are repeated: the run itself detects when a side is gone.
 pub(crate) async fn watch_deployments(
     source: Arc<dyn Source>,
     sink: Arc<dyn Sink>,
@@ -88,17 +87,17 @@ fn compare(side: Side, before: Option<Known>, now: Known, progress: &RunState) -
     ))
 }
 
-/// The writes of others to the target, as they come.
+/// The writes of other programs to the target, as they arrive.
 pub(crate) type ForeignWatch = BoxStream<'static, Result<WritesSeen>>;
 
-/// Begins to watch for writes of others, after a position where the target's history still holds it. Answers whether it does, so that nothing
-/// since was missed. It never ends a run: what is not watched is compared again at cutover.
+/// Starts to watch for writes of other programs, from the position `after` if the target's oplog still holds it. The returned flag says
+/// whether it does, so that no write since then was missed. Errors never end a run: what is not watched is compared again at cutover.
 pub(crate) async fn open_foreign_watch(
     sink: &dyn Sink,
     after: Option<Position>,
     progress: &RunState,
 ) -> (Option<ForeignWatch>, bool) {
-    // What an earlier run of this process has counted is known, and not counted once more.
+    // Writes that an earlier run in this process has counted are known, and must not be counted again.
     let after = after.max(progress.foreign_writes_counted());
     progress.set_foreign_writes_until(None);
     let mut goes_on = after.is_some();
@@ -130,7 +129,7 @@ async fn begin_to_watch(sink: &dyn Sink, after: Option<Position>) -> Result<Opti
     Ok(first.map(|seen| (watch, seen.until)))
 }
 
-/// Tells of others who write to what is migrated.
+/// Emits events when other programs write to migrated collections.
 pub(crate) async fn watch_foreign_writes(
     mut writes: ForeignWatch,
     selection: Selection,
@@ -172,7 +171,7 @@ pub(crate) async fn watch_foreign_writes(
             if all_known {
                 progress.set_foreign_writes_counted(seen.until);
             }
-            // Whoever saves the position finds the collections that were written to before it.
+            // This comes last: whoever saves the position then finds all collections that were written to before it.
             progress.set_foreign_writes_until(all_known.then_some(seen.until));
         }
     };
@@ -194,7 +193,7 @@ fn tell_unwatched(progress: &RunState, error: &Error) {
     });
 }
 
-/// What the host knows of the writes to one collection.
+/// What was reported of the writes to one collection.
 #[derive(Default)]
 struct Told {
     writes: u64,
@@ -202,7 +201,7 @@ struct Told {
 }
 
 impl Told {
-    /// Tells the host, unless it was told just now or knows already.
+    /// Emits an event, unless the last one was just now or nothing has changed since.
     fn tell(&mut self, namespace: &Namespace, progress: &RunState) {
         let due = self
             .last

@@ -1,8 +1,8 @@
-//! Spares the source's own writers: fewer ranges are copied at the same time while more of them would slow writes down.
+//! Limits concurrent walkers while more of them would slow down the source's own writes.
 //!
-//! How long the source's writes take is measured with some number of walkers at work and then with twice or half as many, each for a
-//! second. The higher number is taken unless writes take noticeably longer with it. A change of what applications do, or of how
-//! fast the servers are, is found by the next trial.
+//! A controller measures the write latency of the source with some number of walkers, and then with twice or half as many, for a second
+//! each. It keeps the higher number unless writes take noticeably longer with it. The next trial detects changes in what applications do,
+//! or in how fast the servers are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,37 +14,38 @@ use crate::error::{ErrorKind, Result};
 use crate::runtime::progress::RunState;
 use crate::source::{Source, WriteLoad};
 
-/// How often the source is asked.
+/// Polling interval for the source's write load. It is also the length of one window.
 const WINDOW: Duration = Duration::from_millis(500);
 
-/// So many windows after a change of the number are not counted: walkers that are too many end with their next batch.
+/// Number of windows that are not counted after the number of walkers changes: surplus walkers end with their next batch.
 const SETTLING: u32 = 1;
 
-/// So many windows are a measurement.
+/// Number of windows in a measurement.
 const MEASURED: u32 = 2;
 
-/// How long the number stays before the first trial, and after one that has ended with nothing to change.
+/// How long the number of walkers stays fixed before the first trial, and after trials that have come to their end.
 const HOLD: Duration = Duration::from_secs(30);
 
-/// Writes that take this many times as long with more walkers are slowed down by them.
+/// Additional walkers slow writes down if writes take this many times as long with them.
 const SLOWER: f64 = 1.25;
 
-/// Applications wait for the source's writes in this part of the time, at least, where it matters how long they take.
+/// Minimum share of the time that applications wait for the source's writes. Below it, the latency of writes does not matter.
 const BUSY: f64 = 0.05;
 
-/// Fewer writes in a window say nothing of how long writes take.
+/// Minimum number of writes in a window. Fewer say nothing about the latency.
 const FEWEST: u64 = 5;
 
-/// After so many windows without enough writes there is nobody to spare.
+/// Number of windows without enough writes after which no applications need protection.
 const QUIET: u32 = 6;
 
-/// After so many windows in which no walker has got on the source is not asked until one does. A batch may take long on a slow network.
+/// Number of windows without an active walker after which the source is not polled until a walker is active again. A batch may take long on
+/// a slow network.
 const UNUSED: u32 = 60;
 
-/// Sets how many walkers may be at work by how long the source's writes take, until the run is cancelled.
+/// Adjusts the number of walker slots to the source's write latency until the run is cancelled.
 ///
 /// # Errors
-/// None.
+/// Never fails.
 pub(crate) async fn yield_to_writes(
     source: Arc<dyn Source>,
     progress: Arc<RunState>,
@@ -58,54 +59,58 @@ pub(crate) async fn yield_to_writes(
         let mut unused = 0;
         loop {
             tick.tick().await;
-            unused = if progress.places.were_used() { 0 } else { unused + 1 };
+            unused = if progress.walker_slots.were_used() {
+                0
+            } else {
+                unused + 1
+            };
             if unused > UNUSED {
-                progress.places.set(yielding.forget());
+                progress.walker_slots.set(yielding.forget());
                 continue;
             }
             match source.write_load().await {
-                Ok(Some(load)) => progress.places.set(yielding.note(Instant::now(), load)),
+                Ok(Some(load)) => progress.walker_slots.set(yielding.note(Instant::now(), load)),
                 Ok(None) => break,
-                // It is not told to this user, and never will be.
+                // This user lacks the privilege, so that further attempts are pointless.
                 Err(error) if error.kind() == ErrorKind::Unauthorized => break,
-                // Not a reason to end anything: what is wrong with the source is found out where it is needed.
+                // Not a reason to end the run: the tasks that need the source detect what is wrong with it.
                 Err(_) => {}
             }
         }
-        progress.places.set(yielding.forget());
+        progress.walker_slots.set(yielding.forget());
     };
     tokio::select! {
         () = cancel.cancelled() => return Ok(()),
         () = watch => {}
     }
-    // No task of a run ends before it.
+    // No task of a run may end before the run does.
     cancel.cancelled().await;
     Ok(())
 }
 
-/// Finds how many walkers may be at work. Pure.
+/// Controls how many walkers may be active. Pure.
 #[derive(Debug)]
 struct ConcurrencyController {
     most: usize,
     level: usize,
-    /// What was told last, and when.
+    /// The last reported load, and its time.
     before: Option<(Instant, WriteLoad)>,
-    /// Whether applications write so much that walkers are held back at all.
+    /// Whether applications write so much that walkers are limited at all.
     busy: bool,
     quiet: u32,
     /// Windows since the level was set.
     windows: u32,
-    /// What was written in those that count.
+    /// The load in the windows that count.
     measured: WriteLoad,
-    /// The level before the trial that is under way, and how long a write took then.
+    /// The level before the current trial, and the latency of a write at that level.
     reference: Option<(usize, f64)>,
-    /// Whether the next trial is one with more walkers, where both are possible.
+    /// Whether the next trial uses more walkers, if both directions are possible.
     upward: bool,
     hold_until: Option<Instant>,
 }
 
 impl ConcurrencyController {
-    /// Until it is known whether applications write, one walker is enough.
+    /// Starts with one walker, which is enough until it is known whether applications write.
     fn new(most: usize) -> Self {
         Self {
             most,
@@ -121,14 +126,14 @@ impl ConcurrencyController {
         }
     }
 
-    /// Starts from nothing, as nobody has to be spared. Answers how many may be at work.
+    /// Resets everything, because no applications need protection. Returns how many walkers may be active.
     fn forget(&mut self) -> usize {
         *self = Self::new(self.most);
         self.level = self.most;
         self.level
     }
 
-    /// As [`forget`](Self::forget), but for what the source has told last.
+    /// Same as [`forget`](Self::forget), but keeps the last load that the source reported.
     fn start_over(&mut self) -> usize {
         let before = self.before;
         self.forget();
@@ -136,7 +141,7 @@ impl ConcurrencyController {
         self.level
     }
 
-    /// Takes in what the source has written since it was started. Answers how many may be at work from now on.
+    /// Takes in the source's write load since the server started. Returns how many walkers may be active from now on.
     fn note(&mut self, now: Instant, load: WriteLoad) -> usize {
         let Some((since, before)) = self.before.replace((now, load)) else {
             return self.level;
@@ -145,7 +150,7 @@ impl ConcurrencyController {
             load.operations.checked_sub(before.operations),
             load.time.checked_sub(before.time),
         ) else {
-            // Another server answers, or it was started again.
+            // Another server has answered, or the server was restarted.
             return self.start_over();
         };
         let busy = operations >= FEWEST && time.as_secs_f64() >= BUSY * (now - since).as_secs_f64();
@@ -159,7 +164,7 @@ impl ConcurrencyController {
         self.quiet = 0;
         if !self.busy {
             self.busy = true;
-            // From below, and not for a moment more at first: a small copy is not worth a trial.
+            // Start with one walker, and do not exceed it at first: a small copy is not worth a trial.
             self.set(1);
             self.hold_until = Some(now + HOLD);
             return self.level;
@@ -175,7 +180,7 @@ impl ConcurrencyController {
         self.level
     }
 
-    /// Ends the trial that is under way, or begins one when it is time.
+    /// Ends the current trial, or begins one when it is time.
     fn decide(&mut self, now: Instant) {
         let latency = self.measured.time.as_secs_f64() / self.measured.operations.max(1) as f64;
         let level = self.level;
@@ -187,13 +192,13 @@ impl ConcurrencyController {
             let better = if more.1 > fewer.1 * SLOWER { fewer.0 } else { more.0 };
             let is_end = better == other || better == 1 || better == self.most;
             self.hold_until = is_end.then_some(now + HOLD);
-            // Further in the same direction where that was good, else the other way next time.
+            // Continue in the same direction if that was good. Otherwise try the other one next time.
             self.upward = (level > other) == (better == level);
             self.set(better);
             return;
         }
         if self.hold_until.is_some_and(|until| now < until) {
-            // Goes on measuring, so that what a trial is compared with is fresh.
+            // Continue to measure, so that the next trial is compared with fresh numbers.
             (self.windows, self.measured) = (SETTLING, WriteLoad::default());
             return;
         }
@@ -215,7 +220,7 @@ impl ConcurrencyController {
 mod tests {
     use super::*;
 
-    /// A source that is written to without end; how long a write takes depends on how many walkers are at work.
+    /// A source with constant writes, whose latency depends on the number of active walkers.
     struct Applications {
         yielding: ConcurrencyController,
         now: Instant,
@@ -231,7 +236,7 @@ mod tests {
             }
         }
 
-        /// Goes on for some seconds, with so many writes a second, and answers how many walkers were at work in each window.
+        /// Continues for some seconds with `rate` writes a second. Returns how many walkers were active in each window.
         fn go_on(&mut self, seconds: u32, rate: u32, milliseconds: impl Fn(usize) -> f64) -> Vec<usize> {
             let mut levels = Vec::new();
             for _ in 0..seconds * 2 {
@@ -283,10 +288,10 @@ mod tests {
         let mut applications = Applications::new(4);
         let suffering = |level: usize| level as f64;
         assert_eq!(applications.go_on(40, 1_000, suffering).pop(), Some(1));
-        // A larger machine, say.
+        // For example, a larger machine.
         assert_eq!(applications.go_on(70, 1_000, |_| 1.0).pop(), Some(4));
         assert_eq!(applications.go_on(100, 1_000, suffering).pop(), Some(1));
-        // At night.
+        // For example, at night.
         assert_eq!(applications.go_on(4, 0, suffering).pop(), Some(4));
     }
 
@@ -307,7 +312,7 @@ mod tests {
     fn a_new_primary_counts_from_nothing() {
         let mut applications = Applications::new(4);
         while applications.go_on(1, 1_000, |level| 100.0 * level as f64).pop() != Some(2) {}
-        // What is tried with two walkers is not compared with what the slow server took with one.
+        // The latency with two walkers must not be compared with what the slow server took with one.
         applications.load = WriteLoad::default();
         let levels = applications.go_on(10, 1_000, |level| level as f64);
         assert!(levels[2..].iter().all(|&level| level <= 2), "{levels:?}");

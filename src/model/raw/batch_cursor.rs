@@ -1,4 +1,4 @@
-//! A batch that is looked at document by document, without copying it.
+//! Iterates over the documents of a batch without copying them.
 
 use std::ops::Range;
 
@@ -9,23 +9,23 @@ use crate::model::Batch;
 
 pub(crate) const OPERATION: &str = "read a batch of documents";
 
-/// The documents of a batch that were not looked at yet. The batch itself, which may have 16 MB, stays in memory until it is dropped.
+/// The documents of a batch that have not been read yet. The whole batch, up to 16 MB, stays in memory until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Documents<B> {
     batch: B,
-    /// Where in the batch its array is: to find it, all fields of an answer are read.
+    /// Byte range of the array in the batch. Stored because finding the array takes reading all fields of a reply.
     array: Range<usize>,
-    /// Where in the array the first document is, and the one before it.
+    /// Byte ranges in the array of the first document, and of the one before it.
     first: Option<Range<usize>>,
     before: Option<Range<usize>>,
 }
 
-/// What has an array of documents in it.
+/// Bytes that contain an array of documents.
 pub(crate) trait Bytes {
-    /// All its bytes, the same ones each time.
+    /// All bytes. Every call returns the same slice.
     fn whole(&self) -> &[u8];
 
-    /// Those of the array.
+    /// The bytes of the array.
     fn array(&self) -> Result<&[u8]>;
 }
 
@@ -40,10 +40,10 @@ impl Bytes for Batch {
 }
 
 impl<B: Bytes> Documents<B> {
-    /// All documents of the batch.
+    /// Starts at the first document of the batch.
     ///
     /// # Errors
-    /// [`Protocol`](ErrorKind::Protocol) when it has none that can be read.
+    /// [`Protocol`](ErrorKind::Protocol) if the batch has no readable array of documents.
     pub fn new(batch: B) -> Result<Self> {
         let bytes = batch.array()?;
         let start = bytes.as_ptr().addr().checked_sub(batch.whole().as_ptr().addr());
@@ -58,15 +58,15 @@ impl<B: Bytes> Documents<B> {
         })
     }
 
-    /// The first document, or `None` when all have been looked at.
+    /// The first document that has not been passed yet, or `None` at the end.
     ///
     /// # Errors
-    /// [`Protocol`](ErrorKind::Protocol) for bytes that are no document.
+    /// [`Protocol`](ErrorKind::Protocol) if the bytes are not a document.
     pub fn first(&self) -> Result<Option<&RawDocument>> {
         self.document(self.first.clone())
     }
 
-    /// The document before the first one, `None` where that was never another one.
+    /// The document before the first one, or `None` if there has been none.
     ///
     /// # Errors
     /// As [`first`](Self::first).
@@ -74,10 +74,10 @@ impl<B: Bytes> Documents<B> {
         self.document(self.before.clone())
     }
 
-    /// Goes on to the next document.
+    /// Moves to the next document.
     ///
     /// # Errors
-    /// [`Protocol`](ErrorKind::Protocol) for bytes that are no array of documents.
+    /// [`Protocol`](ErrorKind::Protocol) if the bytes are not an array of documents.
     pub fn advance(&mut self) -> Result<()> {
         if let Some(first) = self.first.take() {
             self.first = locate(self.array(), first.end)?;
@@ -100,8 +100,8 @@ impl<B: Bytes> Documents<B> {
     }
 }
 
-/// Finds the document in the array's element at `at`: a byte of type, a name that ends with a NUL, and the value, which begins with its
-/// length.
+/// Finds the document in the array element at `at`. An element is a type byte, a name that ends with a NUL, and the value. The value starts
+/// with its length.
 fn locate(array: &[u8], at: usize) -> Result<Option<Range<usize>>> {
     const DOCUMENT: u8 = 3;
     let malformed = || Error::new(ErrorKind::Protocol, OPERATION, "the batch is not an array of documents");
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
     use bson::{RawDocumentBuf, rawdoc};
 
-    /// The documents as `locate` finds them.
+    /// The documents that `locate` finds.
     fn documents(array: &[u8]) -> Result<Vec<RawDocumentBuf>> {
         let mut found = Vec::new();
         let mut at = 4;

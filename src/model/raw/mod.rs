@@ -1,4 +1,4 @@
-//! Reading and writing BSON bytes in place.
+//! Reads and writes BSON bytes in place.
 
 pub(crate) mod batch_cursor;
 pub(crate) mod writer;

@@ -1,19 +1,19 @@
-//! Writes BSON by copying bytes: documents and values go into a command as they are, valid UTF-8 or not.
+//! Writes BSON by copying bytes, so that values need not be valid UTF-8.
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 
 use crate::order::{RawValue, element_type};
 
-/// A document that is being written. Nested documents and arrays are opened and closed in order.
+/// Builds a document. Nested documents and arrays are opened and closed in order.
 #[derive(Debug)]
 pub(crate) struct RawWriter {
     bytes: Vec<u8>,
-    /// Where the lengths of the open documents stand; the outermost is at 0.
+    /// Offsets of the length prefixes of the open documents. That of the outermost one is 0.
     open: Vec<usize>,
 }
 
 impl RawWriter {
-    /// An empty document with room for `capacity` bytes.
+    /// Creates an empty document with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
         let mut bytes = Vec::with_capacity(capacity.max(64));
         bytes.extend_from_slice(&[0; 4]);
@@ -25,7 +25,7 @@ impl RawWriter {
         self.open_nested(element_type::DOCUMENT, name)
     }
 
-    /// Opens an array, whose elements are named by their index.
+    /// Opens an array. The caller names its elements by their index.
     pub fn open_array(&mut self, name: &str) -> &mut Self {
         self.open_nested(element_type::ARRAY, name)
     }
@@ -37,7 +37,7 @@ impl RawWriter {
         self
     }
 
-    /// Closes what was opened last.
+    /// Closes the document or array that was opened last.
     pub fn close(&mut self) -> &mut Self {
         self.bytes.push(0);
         if let Some(start) = self.open.pop() {
@@ -51,7 +51,7 @@ impl RawWriter {
         self
     }
 
-    /// A string.
+    /// Appends a string.
     pub fn string(&mut self, name: &str, value: &str) -> &mut Self {
         self.head(element_type::STRING, name);
         self.bytes
@@ -61,33 +61,33 @@ impl RawWriter {
         self
     }
 
-    /// A boolean.
+    /// Appends a boolean.
     pub fn boolean(&mut self, name: &str, value: bool) -> &mut Self {
         self.head(element_type::BOOLEAN, name);
         self.bytes.push(u8::from(value));
         self
     }
 
-    /// A 32-bit integer.
+    /// Appends a 32-bit integer.
     pub fn int32(&mut self, name: &str, value: i32) -> &mut Self {
         self.head(element_type::INT32, name);
         self.bytes.extend_from_slice(&value.to_le_bytes());
         self
     }
 
-    /// A 64-bit integer.
+    /// Appends a 64-bit integer.
     pub fn int64(&mut self, name: &str, value: i64) -> &mut Self {
         self.head(element_type::INT64, name);
         self.bytes.extend_from_slice(&value.to_le_bytes());
         self
     }
 
-    /// A document, copied.
+    /// Appends a copy of a document.
     pub fn document(&mut self, name: &str, document: &RawDocument) -> &mut Self {
         self.value_bytes(name, element_type::DOCUMENT, document.as_bytes())
     }
 
-    /// The elements of a document, copied.
+    /// Appends copies of all elements of a document.
     pub fn elements(&mut self, document: &RawDocument) -> &mut Self {
         if let [_, _, _, _, elements @ .., _] = document.as_bytes() {
             self.bytes.extend_from_slice(elements);
@@ -95,17 +95,17 @@ impl RawWriter {
         self
     }
 
-    /// The bytes of an array, copied.
+    /// Appends an array, given as bytes.
     pub fn array(&mut self, name: &str, array: &[u8]) -> &mut Self {
         self.value_bytes(name, element_type::ARRAY, array)
     }
 
-    /// A value, copied.
+    /// Appends a copy of a value.
     pub fn value(&mut self, name: &str, value: RawValue<'_>) -> &mut Self {
         self.value_bytes(name, value.element_type(), value.bytes())
     }
 
-    /// The bytes of a value of a type, copied.
+    /// Appends a value, given as a type and bytes.
     pub fn value_bytes(&mut self, name: &str, kind: u8, value: &[u8]) -> &mut Self {
         self.head(kind, name);
         self.bytes.extend_from_slice(value);
@@ -119,21 +119,21 @@ impl RawWriter {
         self.bytes.push(0);
     }
 
-    /// The whole document. What is still open is closed.
+    /// Closes everything that is still open, and returns the document.
     pub fn finish(mut self) -> RawDocumentBuf {
         while !self.open.is_empty() {
             self.close();
         }
-        // The bytes were framed above, so this fails only past the 2 GB that a length can say; an empty document is refused by
-        // the server as an empty command.
+        // The writer has framed the bytes, so this fails only beyond the 2 GB that a length can express. The server refuses the empty
+        // document as an empty command.
         RawDocumentBuf::from_bytes(self.bytes).unwrap_or_default()
     }
 }
 
-/// The names of an array's elements: "0", "1" and so on, without an allocation for each.
+/// Generates the names of array elements, "0", "1" and so on, without an allocation for each.
 #[derive(Debug)]
 pub(crate) struct IndexNames {
-    /// The digits of the next name stand at the end.
+    /// The digits of the next name, right-aligned.
     digits: [u8; 20],
     count: usize,
 }

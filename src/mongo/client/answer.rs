@@ -1,17 +1,17 @@
-//! What a server or the driver said, in words for people.
+//! What a server or the driver said, as text for people.
 //!
-//! The driver's own errors are not passed on: they show the raw reply (with sessions and cluster times), what it knows of the set, and
-//! what servers quote of documents and commands.
+//! The driver's own errors are not passed on. They show the raw reply (with sessions and cluster times), what the driver knows of the set,
+//! and what servers quote from documents and commands.
 
 use std::error::Error as StdError;
 use std::fmt;
 
 use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind, WriteFailure};
 
-/// The longest text that is passed on, in characters.
+/// Maximum length of a text, in characters. The rest is cut off.
 const LONGEST: usize = 300;
 
-/// What a server or the driver said: the source of an [`Error`](crate::Error).
+/// The answer of a server or the driver. It is the source of an [`Error`](crate::Error).
 #[derive(Debug)]
 pub(crate) struct Answer {
     code: Option<i32>,
@@ -19,7 +19,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// What the driver's error says.
+    /// Creates the answer from an error of the driver.
     pub fn of(error: &DriverError) -> Self {
         Self {
             code: code_of(error),
@@ -27,7 +27,7 @@ impl Answer {
         }
     }
 
-    /// What a server said in its reply to a command that it carried out in part.
+    /// Creates the answer from a server's reply to a command that it carried out in part.
     pub fn of_reply(code: i32, message: &str) -> Self {
         Self {
             code: Some(code),
@@ -35,7 +35,7 @@ impl Answer {
         }
     }
 
-    /// The server's code, where it is a server's answer.
+    /// The server's error code, if this is a server's answer.
     pub fn code(&self) -> Option<i32> {
         self.code
     }
@@ -49,10 +49,10 @@ impl fmt::Display for Answer {
 
 impl StdError for Answer {}
 
-/// A server's words without what they quote: documents, commands and strings of them.
+/// Returns a server's message without what it quotes: documents, commands and their strings.
 pub(crate) fn plain(message: &str) -> String {
     let mut shown = String::new();
-    // How many braces are open, and whether a string is.
+    // Number of open braces, whether a string is open, and whether the next character is escaped.
     let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
     for character in message.chars() {
         match character {
@@ -76,7 +76,7 @@ pub(crate) fn plain(message: &str) -> String {
             _ => shown.push(character),
         }
     }
-    // The operating system's numbers say nothing to people.
+    // Error numbers of the operating system mean nothing to people.
     while let Some(start) = shown.find(" (os error ") {
         let Some(length) = shown[start..].find(')') else { break };
         shown.replace_range(start..=start + length, "");
@@ -87,7 +87,7 @@ pub(crate) fn plain(message: &str) -> String {
     }
 }
 
-/// The server's code, where the error is a server's answer.
+/// Returns the server's error code, if the error is a server's answer.
 pub(super) fn code_of(error: &DriverError) -> Option<i32> {
     match &*error.kind {
         DriverErrorKind::Command(error) => Some(error.code),
@@ -132,7 +132,7 @@ fn text_of(error: &DriverError) -> String {
     }
 }
 
-/// The words of an error of the operating system within a sentence.
+/// Returns the message of an operating system error in a form that fits into a sentence.
 pub(crate) fn of_system(text: &str) -> String {
     let text = plain(text);
     let mut characters = text.chars();
@@ -140,7 +140,7 @@ pub(crate) fn of_system(text: &str) -> String {
     first.into_iter().chain(characters).collect()
 }
 
-/// What the driver knows of the set's members when none of them is the primary. It tells that in one text alone.
+/// Returns what the driver knows of the set's members when none of them is the primary. The driver reports that only as one text.
 fn no_server(message: &str) -> String {
     if !message.starts_with("Server selection timeout") {
         return plain(message);

@@ -1,4 +1,4 @@
-//! What the MongoDB source and sink share: connecting, commands, and what the driver's errors mean.
+//! Shared by source and sink: commands, cursors, and the meaning of driver errors.
 
 mod answer;
 
@@ -22,10 +22,10 @@ use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, answered, panicked, retr
 
 pub(crate) use self::answer::{Answer, of_system, plain};
 
-/// Runs a command on a database, through elections.
+/// Runs a command on a database, with retries through elections.
 ///
 /// # Errors
-/// The server's answer, or the connection's failure once patience has run out.
+/// The server's answer, or a connection error once the patience has run out.
 pub(crate) async fn run(
     client: &Client,
     operation: &'static str,
@@ -35,10 +35,10 @@ pub(crate) async fn run(
     run_within(COMMAND_TIMEOUT, client, operation, database, command).await
 }
 
-/// As [`run`], for a command that may take longer than others.
+/// Same as [`run`], for a command that may take longer than others.
 ///
 /// # Errors
-/// As [`run`].
+/// Same as [`run`].
 pub(crate) async fn run_within(
     limit: Duration,
     client: &Client,
@@ -56,10 +56,11 @@ pub(crate) async fn run_within(
     .await
 }
 
-/// One section of what the primary says of its state, empty where it has none; those that cost a server most are left out.
+/// Returns one section of the primary's `serverStatus`, or an empty document if there is no such section. The sections that cost the server
+/// most are left out.
 ///
 /// # Errors
-/// As [`run`].
+/// Same as [`run`].
 pub(crate) async fn server_status(client: &Client, operation: &'static str, section: &str) -> Result<Document> {
     let mut command = doc! { "serverStatus": 1, "repl": 0, "wiredTiger": 0, "metrics": 0, "locks": 0, "tcmalloc": 0 };
     command.insert(section, 1);
@@ -70,10 +71,10 @@ pub(crate) async fn server_status(client: &Client, operation: &'static str, sect
     }
 }
 
-/// Runs a command whose body is sent as it is, once, however long it takes.
+/// Runs a command whose body is sent as is. It is sent once, and there is no timeout.
 ///
 /// # Errors
-/// The server's answer, or the connection's failure.
+/// The server's answer, or a connection error.
 pub(crate) async fn run_raw(
     client: &Client,
     operation: &'static str,
@@ -90,10 +91,10 @@ pub(crate) async fn run_raw(
     }
 }
 
-/// Opens a cursor by a command whose body is sent as it is, and gives its batches. Nothing is retried.
+/// Opens a cursor with a command whose body is sent as is, and returns its batches. Nothing is retried.
 ///
 /// # Errors
-/// The server's answer, or the connection's failure, from the call or from the stream.
+/// The server's answer or a connection error, from the call or from the stream.
 ///
 /// # Cancellation
 /// Dropping the stream kills the cursor on the server.
@@ -107,10 +108,10 @@ pub(crate) async fn open_cursor(
     open_cursor_within(COMMAND_TIMEOUT, client, operation, database, command, batch_size).await
 }
 
-/// As [`open_cursor`], for a cursor whose batches may take longer than other answers.
+/// Same as [`open_cursor`], for a cursor whose batches may take longer than other answers.
 ///
 /// # Errors
-/// As [`open_cursor`].
+/// Same as [`open_cursor`].
 pub(crate) async fn open_cursor_within(
     limit: Duration,
     client: &Client,
@@ -143,12 +144,14 @@ pub(crate) async fn open_cursor_within(
     .boxed())
 }
 
-/// Opens what stays on the server. Were the call dropped on its way, the server would keep a cursor that nobody knows of for ten minutes, or
-/// a transaction for one. So it goes to its end, which the limit sets, whether or not anybody still waits for it: what nobody takes is
-/// dropped then, and with it what the server has.
+/// Runs a call that opens something on the server to its end, even if the caller is dropped.
+///
+/// If the call were dropped halfway, the server would keep an unknown cursor for ten minutes, or a transaction for one minute. The call
+/// therefore runs until it completes or reaches the limit, whether or not anybody still waits for it. A result that nobody takes is
+/// dropped, and with it what the server holds.
 ///
 /// # Errors
-/// Those of `call`, and [`Connection`](ErrorKind::Connection) when it takes longer than the limit.
+/// The errors of `call`, and [`Connection`](ErrorKind::Connection) if it takes longer than the limit.
 pub(crate) async fn to_its_end<T: Send + 'static>(
     operation: &'static str,
     limit: Duration,
@@ -161,15 +164,15 @@ pub(crate) async fn to_its_end<T: Send + 'static>(
         })
 }
 
-/// What a replica set says of itself.
+/// Returns what a replica set says of itself.
 ///
 /// # Errors
-/// [`Refused`](ErrorKind::Refused) when it is not a replica set, or a server error.
+/// [`Refused`](ErrorKind::Refused) if it is not a replica set, or a server error.
 pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
     const OPERATION: &str = "describe the deployment";
     let hello = run(client, OPERATION, "admin", doc! { "isMaster": 1 }).await?;
     let Ok(name) = hello.get_str("setName") else {
-        // Tells what only imitates MongoDB; most of these forget the replica set.
+        // Identifies imitations of MongoDB, most of which do not report a replica set.
         let build = run(client, OPERATION, "admin", doc! { "buildInfo": 1 })
             .await
             .unwrap_or_default();
@@ -189,7 +192,7 @@ pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
             [part(0), part(1), part(2)]
         })
         .map_err(|error| Error::malformed(OPERATION, error))?;
-    // Reading the parameter needs a privilege; without it the binary's own version is what the server normally runs at.
+    // Reading the parameter needs a privilege. Without it, the version of the binary is assumed, at which the server normally runs.
     let parameter = doc! { "getParameter": 1, "featureCompatibilityVersion": 1 };
     let feature_compatibility = if_allowed(run(client, OPERATION, "admin", parameter).await)?
         .and_then(|reply| {
@@ -203,7 +206,7 @@ pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
             Some([major.parse().ok()?, minor.parse().ok()?])
         })
         .unwrap_or([version[0], version[1]]);
-    // The id in the replica set's configuration stays when members or names change. Where it may not be read, the name has to do.
+    // The id in the replica set's configuration does not change when members or names change. If it may not be read, the name is used.
     let identity = if_allowed(run(client, OPERATION, "admin", doc! { "replSetGetConfig": 1 }).await)?
         .and_then(|reply| {
             let settings = reply.get_document("config").ok()?.get_document("settings").ok()?;
@@ -218,7 +221,7 @@ pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
     })
 }
 
-/// An answer that may be missing for want of a privilege, and for no other reason: what is made up in its place would differ from what the
+/// Returns `None` if the answer is missing for lack of a privilege, and for no other reason: a made-up answer would differ from what the
 /// server says the next time.
 fn if_allowed<T>(answer: Result<T>) -> Result<Option<T>> {
     match answer {
@@ -228,7 +231,7 @@ fn if_allowed<T>(answer: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// What a server is that belongs to no replica set, and what to do about it.
+/// Returns the finding for a server that belongs to no replica set: what it is, and what to do about it.
 pub(crate) fn not_a_replica_set(hello: &Document, build: &Document) -> Finding {
     let (code, what, fix) = if let Some(kind) = crate::mongo::identify::imitation(hello, build) {
         (
@@ -258,13 +261,13 @@ pub(crate) fn not_a_replica_set(hello: &Document, build: &Document) -> Finding {
     Finding::blocker(code, what, fix)
 }
 
-/// An optime `{ts, t}` as the server writes it. The entry that a replica set begins with has no term.
+/// Reads an optime `{ts, t}` as the server writes it. The first entry of a replica set has no term.
 pub(crate) fn position_of(optime: &Document) -> Option<Position> {
     let term = optime.get_i64("t").unwrap_or(Position::ZERO.term);
     Some(Position::new(optime.get_timestamp("ts").ok()?, term))
 }
 
-/// A count that the server may give as an int, a long or a double.
+/// Reads a count that the server may return as an int, a long or a double.
 pub(crate) fn number(document: &Document, name: &str) -> u64 {
     match document.get(name) {
         Some(bson::Bson::Int32(value)) => u64::try_from(*value).unwrap_or_default(),
@@ -275,12 +278,12 @@ pub(crate) fn number(document: &Document, name: &str) -> u64 {
     }
 }
 
-/// The server's error code, where the error is a server's answer.
+/// Returns the server's error code, if the error is a server's answer.
 pub(crate) fn code(error: &Error) -> Option<i32> {
     said(error).and_then(Answer::code)
 }
 
-/// What the server said, where the error is a server's answer; else the whole error.
+/// Returns what the server said if the error is a server's answer, otherwise the whole error.
 pub(crate) fn answer(error: &Error) -> String {
     said(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
@@ -289,19 +292,19 @@ fn said(error: &Error) -> Option<&Answer> {
     std::error::Error::source(error)?.downcast_ref()
 }
 
-/// Whether the collection or database that was asked for does not exist.
+/// Whether the requested collection or database does not exist.
 pub(crate) fn is_gone(error: &Error) -> bool {
-    // NamespaceNotFound, and CommandNotSupportedOnView for a collection that a view has taken the place of.
+    // NamespaceNotFound, and CommandNotSupportedOnView for a collection that a view has replaced.
     matches!(code(error), Some(26 | 166))
 }
 
-/// What to do about a server that takes no writes at present, for the codes that say so.
+/// Returns what to do about a server that currently takes no writes, if the code means that.
 pub(crate) fn blocked(code: i32) -> Option<&'static str> {
     let row = error_codes::row(code)?;
     (row.meaning == Meaning::Blocked).then_some(row.why)
 }
 
-/// The crate's error for a driver's.
+/// Converts an error of the driver into one of the crate.
 pub(crate) fn convert(operation: &'static str, error: DriverError) -> Error {
     let (kind, retryable) = classify(&error);
     let answer = Answer::of(&error);
@@ -311,8 +314,8 @@ pub(crate) fn convert(operation: &'static str, error: DriverError) -> Error {
             "the server does not allow it; grant the missing privilege or correct the credentials".to_owned()
         }
         ErrorKind::Connection => match row {
-            Some(row) => format!("the server cannot do this at present: {}", row.why),
-            None if answer.code().is_some() => "the server cannot do this at present".to_owned(),
+            Some(row) => format!("the server cannot do this now: {}", row.why),
+            None if answer.code().is_some() => "the server cannot do this now".to_owned(),
             None => "the server cannot be reached or the connection broke; see whether its members run and can be reached from here"
                 .to_owned(),
         },
@@ -320,14 +323,14 @@ pub(crate) fn convert(operation: &'static str, error: DriverError) -> Error {
             let what = row.map_or("it takes no writes", |row| row.why);
             format!("the server takes no writes: {what}")
         }
-        _ => "the server refuses it; put right what it says, and try again".to_owned(),
+        _ => "the server refuses it; fix what it reports, and try again".to_owned(),
     };
     Error::new(kind, operation, message)
         .with_retryable(retryable)
         .with_source(answer)
 }
 
-/// Labels by which the driver or the server says that the same call may succeed later.
+/// Labels with which the driver or the server says that the same call may succeed later.
 const MAY_PASS: [&str; 4] = [
     "RetryableWriteError",
     "TransientTransactionError",

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 
-/// By the real clock: far more than a call on this machine takes.
+/// Real time: far longer than a call on this machine takes.
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
@@ -20,7 +20,7 @@ fn a_mongos_is_told_with_what_to_do() {
         let finding = not_a_replica_set(&hello, &Document::new());
         (finding.code, format!("{}; {}", finding.message, finding.fix))
     };
-    // What a mongos of any version answers to `hello`.
+    // The answer of a mongos of any version to `hello`.
     let (code, mongos) = told(doc! { "ismaster": true, "msg": "isdbgrid", "maxWireVersion": 17 });
     assert_eq!(code, "mongos");
     assert!(mongos.contains("mongos") && mongos.contains("not a shard"), "{mongos}");
@@ -32,7 +32,7 @@ fn a_mongos_is_told_with_what_to_do() {
     assert!(standalone.contains("--replSet"), "{standalone}");
 }
 
-/// The driver's error for a server's answer.
+/// Returns the driver's error for a server's answer with this code.
 fn answered_with(code: i32) -> DriverError {
     let answer = doc! { "code": code, "codeName": "Name", "errmsg": "what { a: \"s3cret\" } is" };
     DriverErrorKind::Command(bson::deserialize_from_document(answer).unwrap()).into()
@@ -75,7 +75,7 @@ fn a_client_whose_runtime_is_gone_gives_errors() {
     });
     theirs.shutdown_timeout(SOON);
     let find = || rawdoc! { "find": "orders" };
-    // What it does not answer at once it never answers.
+    // A call that is not answered at once is never answered.
     let soon = Duration::from_secs(2);
     ours.block_on(async {
         for answer in [
@@ -86,7 +86,7 @@ fn a_client_whose_runtime_is_gone_gives_errors() {
                 .await
                 .map(|answer| answer.map(drop)),
         ] {
-            // Whatever the driver makes of it, it is no panic, and no answer.
+            // Whatever the driver returns, it is neither a panic nor an answer.
             assert!(!matches!(answer, Ok(Ok(()))), "{answer:?}");
         }
     });
@@ -117,7 +117,7 @@ async fn a_cursor_whose_answer_is_lost_fails_after_a_minute() {
     };
     for (command, silent) in [
         (rawdoc! { "aggregate": "orders" }, "aggregate"),
-        // This one gets an answer, and its cursor none.
+        // The `find` gets an answer, but its cursor gets none.
         (rawdoc! { "find": "orders" }, "getMore"),
     ] {
         let mut calls = JoinSet::new();
@@ -131,11 +131,11 @@ async fn a_cursor_whose_answer_is_lost_fails_after_a_minute() {
     }
 }
 
-/// Answers who it is, and opens the cursor of a `find`; every other command it takes and never answers.
+/// Answers `hello` and opens the cursor of a `find`. It accepts every other command and never answers it.
 struct SilentServer {
     address: SocketAddr,
     asked: mpsc::UnboundedReceiver<String>,
-    /// Told of each connection that was closed after it was asked something.
+    /// Receives a message for each connection that was closed after a command went unanswered.
     closed: mpsc::UnboundedReceiver<()>,
     _tasks: JoinSet<()>,
 }
@@ -153,7 +153,7 @@ impl SilentServer {
                 let (ask, close) = (ask.clone(), close.clone());
                 connections.spawn(async move {
                     let mut was_asked = false;
-                    // An error is the end of the connection.
+                    // An error means that the connection has ended.
                     let _ = serve(connection, |command| {
                         was_asked = true;
                         let _ = ask.send(command);
@@ -173,7 +173,7 @@ impl SilentServer {
         }
     }
 
-    /// A client that is busy with nothing else.
+    /// Returns a client that sends nothing on its own.
     fn client(&self) -> Client {
         let mut options = ClientOptions::default();
         options.hosts = vec![ServerAddress::parse(self.address.to_string()).unwrap()];
@@ -187,20 +187,20 @@ impl SilentServer {
         assert_eq!(asked.as_deref(), Some(command));
     }
 
-    /// Lets the time go by until the client gives up on a call, which has to be a minute after it `began`.
+    /// Advances the clock until the client abandons a call, which must happen a minute after `began`.
     async fn is_given_up(&mut self, began: Instant) {
-        // Nothing is on its way now, so that the clock goes on to whatever is waited for.
+        // Nothing is in flight now, so the paused clock advances to the next timer.
         tokio::time::pause();
         timeout(COMMAND_TIMEOUT * 10, self.closed.recv())
             .await
-            .expect("it gives up");
+            .expect("the client closes the connection");
         let took = began.elapsed();
         tokio::time::resume();
         assert!(took >= COMMAND_TIMEOUT && took < COMMAND_TIMEOUT + SOON, "{took:?}");
     }
 }
 
-/// Serves one connection until it is closed, and tells of each command that gets no answer.
+/// Serves one connection until it is closed. Passes the name of each command that gets no answer to `ask`.
 async fn serve(mut connection: TcpStream, mut ask: impl FnMut(String)) -> std::io::Result<()> {
     const OP_REPLY: i32 = 1;
     const OP_QUERY: i32 = 2004;
@@ -211,7 +211,7 @@ async fn serve(mut connection: TcpStream, mut ask: impl FnMut(String)) -> std::i
             [0, 4, 8, 12].map(|at| i32::from_le_bytes(header[at..at + 4].try_into().unwrap()));
         let mut body = vec![0; length as usize - header.len()];
         connection.read_exact(&mut body).await?;
-        // Before the command stand flags, and the namespace with two numbers or the kind of the section.
+        // The command is preceded by flags, and by the namespace with two numbers or the kind of the section.
         let at = match operation {
             OP_QUERY => 4 + body[4..].iter().position(|byte| *byte == 0).unwrap() + 1 + 8,
             _ => 4 + 1,
@@ -230,7 +230,7 @@ async fn serve(mut connection: TcpStream, mut ask: impl FnMut(String)) -> std::i
                 "ok": 1,
             },
             "find" => rawdoc! { "cursor": { "id": 7_i64, "ns": "shop.orders", "firstBatch": [] }, "ok": 1 },
-            // What a client says of a cursor that it no longer needs.
+            // Sent by a client for a cursor that it no longer needs.
             "killcursors" => rawdoc! { "ok": 1 },
             _ => {
                 ask(name);
@@ -238,9 +238,9 @@ async fn serve(mut connection: TcpStream, mut ask: impl FnMut(String)) -> std::i
             }
         };
         let (reply, before) = match operation {
-            // Flags, the cursor, from where, how many.
+            // Flags, cursor id, starting position, number of documents.
             OP_QUERY => (OP_REPLY, [0_i32, 0, 0, 0, 1].map(i32::to_le_bytes).concat()),
-            // Flags, the kind of the section.
+            // Flags, kind of the section.
             _ => (operation, vec![0; 5]),
         };
         let length = (header.len() + before.len() + answer.as_bytes().len()) as i32;

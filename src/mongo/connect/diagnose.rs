@@ -1,4 +1,4 @@
-//! Why a connection cannot be had: each cause with a code and a fix.
+//! Diagnoses why a connection fails: each cause has a code and a fix.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use super::{OPERATION, greet, other_primary};
 use crate::error::{Code, Error, ErrorKind, Finding};
 use crate::mongo::client::{self, Answer};
 
-/// How long a server may take to answer when it is only asked what it is.
+/// Timeout for asking a server what it is.
 const GLANCE: Duration = Duration::from_secs(3);
 
-/// What a given host is, as far as it can be seen.
+/// State of a given host, as far as it can be determined.
 pub(super) enum Seen {
-    /// Something that will not pass by itself.
+    /// A problem that does not go away by itself.
     Lasting(ErrorKind, Finding),
-    /// Something that may pass.
+    /// A problem that may go away by itself.
     Passing(Finding),
-    /// A member of the set that was asked for, by what it says of itself.
+    /// A member of the requested set, with its own description.
     Member(Document),
 }
 
@@ -37,7 +37,7 @@ pub(super) async fn look(options: &ClientOptions) -> Vec<(ServerAddress, Seen)> 
     join_all(hosts).await
 }
 
-/// The error of the first host with something that will not pass by itself.
+/// Returns the error of the first host with a problem that does not go away by itself.
 pub(super) fn lasting(seen: &[(ServerAddress, Seen)]) -> Option<Error> {
     seen.iter().find_map(|(_, seen)| match seen {
         Seen::Lasting(kind, finding) => Some(Error::refused(OPERATION, vec![finding.clone()]).with_kind(*kind)),
@@ -45,7 +45,7 @@ pub(super) fn lasting(seen: &[(ServerAddress, Seen)]) -> Option<Error> {
     })
 }
 
-/// The error of a set of which no primary was found, with what its hosts say.
+/// Returns the error for a set without a reachable primary, with a finding for each host.
 pub(super) fn unreached(seen: &[(ServerAddress, Seen)]) -> Error {
     let findings = seen.iter().map(|(host, seen)| match seen {
         Seen::Lasting(_, finding) | Seen::Passing(finding) => finding.clone(),
@@ -58,7 +58,7 @@ pub(super) fn unreached(seen: &[(ServerAddress, Seen)]) -> Error {
             Err(_) => Finding::blocker(
                 Code::NoPrimary,
                 format!("{host} knows of no primary"),
-                "see on it with `rs.status()` which members are up; more than half of those with a vote have to be",
+                "run `rs.status()` on it to see which members are up; more than half of the voting members must be",
             ),
         },
     });
@@ -67,7 +67,7 @@ pub(super) fn unreached(seen: &[(ServerAddress, Seen)]) -> Error {
         .with_retryable(true)
 }
 
-/// The error of a client of the host's own making that reaches nothing.
+/// Returns the error for a client that the host has created and that reaches no primary.
 pub(super) fn unreached_client(error: Option<&DriverError>) -> Error {
     let said = error.map_or_else(|| "no answer in time".to_owned(), |error| Answer::of(error).to_string());
     let (kind, code, fix) = match error.map(|error| &*error.kind) {
@@ -88,7 +88,7 @@ pub(super) fn unreached_client(error: Option<&DriverError>) -> Error {
         .with_retryable(kind == ErrorKind::Connection)
 }
 
-/// Whether an error of the driver will not pass by itself.
+/// Whether an error of the driver does not go away by itself.
 pub(super) fn is_final(error: &DriverError) -> bool {
     is_too_old(error)
         || matches!(
@@ -97,7 +97,7 @@ pub(super) fn is_final(error: &DriverError) -> bool {
         )
 }
 
-/// The error for what the driver says that will not pass by itself.
+/// Returns the crate's error for an error of the driver that does not go away by itself.
 pub(super) fn of_driver(options: &ClientOptions, error: &DriverError) -> Option<Error> {
     let (kind, finding) = match &*error.kind {
         DriverErrorKind::Authentication { .. } => (ErrorKind::Unauthorized, refused_credentials(options)),
@@ -108,7 +108,7 @@ pub(super) fn of_driver(options: &ClientOptions, error: &DriverError) -> Option<
     Some(Error::refused(OPERATION, vec![finding]).with_kind(kind))
 }
 
-/// The error for options that the driver does not take.
+/// Returns the error for options that the driver does not accept.
 pub(super) fn refused_options(options: &ClientOptions, error: &DriverError) -> Error {
     of_driver(options, error).unwrap_or_else(|| {
         let finding = Finding::blocker(
@@ -120,16 +120,16 @@ pub(super) fn refused_options(options: &ClientOptions, error: &DriverError) -> E
     })
 }
 
-/// A member that is talked to alone and is not the primary.
+/// Returns the finding for a directly connected member that is not the primary.
 pub(super) fn not_primary(host: &str, primary: &str) -> Finding {
     Finding::blocker(
         Code::NotPrimary,
-        format!("{host} is a secondary, and talked to alone; the primary is {primary}"),
+        format!("{host} is a secondary and is connected to directly; the primary is {primary}"),
         "remove `directConnection` and name the set with `replicaSet`, or give the address of the primary",
     )
 }
 
-/// Asks one server who it is, without credentials.
+/// Asks one server what it is, without credentials.
 pub(super) async fn glance(
     options: &ClientOptions,
     host: &ServerAddress,
@@ -146,7 +146,7 @@ pub(super) async fn glance(
     options.server_selection_timeout = Some(limit);
     options.connect_timeout = Some(limit);
     let client = Client::with_options(options)?;
-    // A server that has been found may still not answer.
+    // A server that was selected may still not answer.
     match timeout(limit + GLANCE, greet(&client)).await {
         Ok(hello) => hello,
         Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
@@ -184,7 +184,7 @@ async fn look_at(options: &ClientOptions, host: &ServerAddress) -> Seen {
     }
 }
 
-/// Why no connection to a host can be opened.
+/// Returns the reason why no connection to a host can be opened, if there is one.
 async fn unreachable(options: &ClientOptions, host: &ServerAddress, name: &str, port: u16) -> Option<Finding> {
     let limit = patience(options);
     let name = name.trim_start_matches('[').trim_end_matches(']');
@@ -213,10 +213,10 @@ async fn unreachable(options: &ClientOptions, host: &ServerAddress, name: &str, 
     ))
 }
 
-/// What a server is that has answered.
+/// Classifies a server that has answered.
 fn seen(options: &ClientOptions, host: &ServerAddress, hello: Document) -> Seen {
     let Ok(name) = hello.get_str("setName") else {
-        // What only imitates MongoDB is told when it is connected to.
+        // Imitations of MongoDB are reported when the connection is established.
         let mut finding = client::not_a_replica_set(&hello, &Document::new());
         finding.message = format!("{host} belongs to no replica set: {}", finding.message);
         return Seen::Lasting(ErrorKind::Refused, finding);
@@ -239,7 +239,7 @@ fn seen(options: &ClientOptions, host: &ServerAddress, hello: Document) -> Seen 
     }
 }
 
-/// Whether the driver says that it does not know a server of this age. It has two kinds of error for that.
+/// Whether the driver says that the server is too old. The driver has two kinds of errors for that.
 fn is_too_old(error: &DriverError) -> bool {
     match &*error.kind {
         DriverErrorKind::IncompatibleServer { .. } => true,

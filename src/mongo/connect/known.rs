@@ -1,4 +1,4 @@
-//! What is known of a connection.
+//! Collects the facts about a connection.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::model::Connection;
 
-/// How long the other members of a set have to be found by a client that the host has made.
+/// Maximum wait for a client created by the host to find the other members of a set.
 const FOUND: Duration = Duration::from_millis(500);
 
-/// What the options say.
+/// Returns the facts that the options state.
 pub(super) fn connection_of(options: &ClientOptions) -> Connection {
     let user = options.credential.as_ref().map(|credential| {
         let database = match credential.mechanism {
@@ -33,7 +33,7 @@ pub(super) fn connection_of(options: &ClientOptions) -> Connection {
     }
 }
 
-/// The read preference where it is another one than `primary`.
+/// Returns the read preference unless it is `primary`.
 fn read_preference_of(criteria: Option<&SelectionCriteria>) -> Option<String> {
     let name = match criteria? {
         SelectionCriteria::ReadPreference(ReadPreference::Primary) => return None,
@@ -46,11 +46,11 @@ fn read_preference_of(criteria: Option<&SelectionCriteria>) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// What can be told of the connection of a client that the host has made.
+/// Returns the facts about the connection of a client that the host has created.
 pub(super) async fn connection_of_client(client: &Client, hello: &Document) -> Connection {
     let names = names_of(hello);
     let end = Instant::now() + FOUND;
-    // The driver looks for the other members after it has found the first.
+    // The driver looks for the other members after it has found the first one.
     let hosts = loop {
         let hosts = servers_of(client).await;
         if hosts.len() > 1 || names.len() <= 1 || Instant::now() >= end {
@@ -72,11 +72,11 @@ pub(super) async fn connection_of_client(client: &Client, hello: &Document) -> C
     }
 }
 
-/// The addresses of the members with data that a client knows.
+/// Returns the addresses of the data-bearing members that a client knows.
 async fn servers_of(client: &Client) -> BTreeSet<String> {
     let seen = Arc::new(Mutex::new(BTreeSet::new()));
     let notes = Arc::clone(&seen);
-    // The driver shows what it knows of the set to whoever wants to choose among its members.
+    // The driver passes every member it knows to a selection predicate.
     let all = SelectionCriteria::Predicate(Arc::new(move |server| {
         let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
         notes.insert(server.address().to_string());
@@ -89,7 +89,7 @@ async fn servers_of(client: &Client) -> BTreeSet<String> {
     seen.clone()
 }
 
-/// The names that the members of a set have for each other.
+/// Returns the names by which the members of a set know each other.
 pub(super) fn names_of(hello: &Document) -> Vec<String> {
     let listed = hello.get_array("hosts").map(Vec::as_slice).unwrap_or_default();
     listed

@@ -1,4 +1,4 @@
-//! Connecting: by a connection string, by the driver's options, or by a client that the host has made.
+//! Connects by a connection string, by driver options, or with a client of the host.
 
 mod diagnose;
 mod known;
@@ -23,22 +23,22 @@ use crate::mongo::client::{self, Answer};
 
 const OPERATION: &str = "connect";
 
-/// How long a primary is waited for where nothing else is said: longer than an election takes.
+/// Default timeout for finding a primary: longer than an election takes.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How long it may take to find out what a server is that has been reached.
+/// Timeout for describing a server that has been reached.
 const DESCRIBED: Duration = Duration::from_secs(30);
 
-/// How long a primary is looked for before the given hosts are asked what they are, and the pause before they are asked again.
+/// How long to look for a primary before asking the given hosts what they are, and the pause before asking them again.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
-/// How long the names that members have for each other may be of no use before a given host that is the primary is talked to alone.
+/// How long the members' names for each other may be unreachable before a direct connection to a given host that is the primary is used.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
 
-/// How to connect to a replica set.
+/// Options for connecting to a replica set.
 ///
-/// [`MongoSource::connect`](crate::MongoSource::connect) and [`MongoSink::connect`](crate::MongoSink::connect) take a connection string
-/// alone; this says more.
+/// [`MongoSource::connect`](crate::MongoSource::connect) and [`MongoSink::connect`](crate::MongoSink::connect) take only a connection
+/// string. This type offers more.
 ///
 /// ```no_run
 /// use mongoferry::{ConnectOptions, MongoSource};
@@ -63,30 +63,31 @@ enum To {
 }
 
 impl ConnectOptions {
-    /// Connects to what a connection string names.
+    /// Connects to the replica set that a connection string names.
     ///
-    /// Its `serverSelectionTimeoutMS` is how long a primary is waited for, 30 seconds where it does not say, and its `connectTimeoutMS` how
-    /// long each host may take to answer. Its read preference, read concern and write concern are not used. For sizes of its connection
-    /// pool that it does not state, ones that suit a migration are taken.
+    /// `serverSelectionTimeoutMS` is the timeout for finding a primary, 30 seconds by default. `connectTimeoutMS` is the time each host has
+    /// to answer. The read preference, read concern and write concern of the string are ignored. Sizes of the connection pool that the
+    /// string does not state get defaults that suit a migration.
     pub fn uri(uri: impl Into<String>) -> Self {
         Self::to(To::Uri(uri.into()))
     }
 
-    /// Connects by options of the driver, for what a connection string cannot say. They are taken as a connection string's are.
+    /// Connects with options of the driver, for what a connection string cannot express. They are treated like those of a connection
+    /// string.
     pub fn options(options: ClientOptions) -> Self {
         Self::to(To::Options(Box::new(options)))
     }
 
-    /// Uses a client that the host has made and may go on using. Its read and write concerns are not used.
+    /// Uses a client that the host has created and may continue to use. Its read and write concerns are ignored.
     ///
-    /// The driver does not tell whether a client encrypts what it sends, so that it counts as one that does not: preflight blocks it where
-    /// it leaves this host, unless that is [accepted](crate::MigrationBuilder::accept_unencrypted). With [`options`](Self::options) this is
-    /// known.
+    /// The driver does not reveal whether a client encrypts its traffic, so the client counts as unencrypted. Preflight blocks such a
+    /// connection if it leaves this machine, unless that is [accepted](crate::MigrationBuilder::accept_unencrypted). With
+    /// [`options`](Self::options), encryption is known.
     pub fn client(client: Client) -> Self {
         Self::to(To::Client(client))
     }
 
-    /// Calls `tell` when a server keeps the host waiting: after two seconds for the first time, then each 10 seconds. It must not block.
+    /// Calls `tell` while a server keeps the host waiting: first after two seconds, then every 10 seconds. `tell` must not block.
     #[must_use]
     pub fn on_wait(mut self, tell: impl Fn(Wait) + Send + Sync + 'static) -> Self {
         self.on_wait = OnWait::new(tell);
@@ -101,14 +102,14 @@ impl ConnectOptions {
     }
 }
 
-/// Without what it connects to, which may hold credentials.
+/// Omits the connection target, which may contain credentials.
 impl fmt::Debug for ConnectOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnectOptions").finish_non_exhaustive()
     }
 }
 
-/// A client, and what is known of its connection.
+/// A client and the facts about its connection.
 pub(crate) struct Connected {
     pub client: Client,
     pub connection: Connection,
@@ -117,10 +118,10 @@ pub(crate) struct Connected {
 }
 
 impl Connected {
-    /// Awaits what the server says of itself.
+    /// Awaits an answer in which the server describes itself.
     ///
     /// # Errors
-    /// Those of `answer`; [`Connection`](ErrorKind::Connection) when there is none within half a minute.
+    /// The errors of `answer`, or [`Connection`](ErrorKind::Connection) if there is no answer within 30 seconds.
     pub async fn ask<T>(&self, operation: &'static str, answer: impl Future<Output = Result<T>>) -> Result<T> {
         let answer = timeout(DESCRIBED, answer);
         let answer = self.on_wait.telling(self.side, operation, Some(DESCRIBED), answer);
@@ -140,15 +141,16 @@ impl Connected {
     }
 }
 
-/// A client that has reached a primary, with defaults that suit a migration where `options` say nothing.
+/// Creates a client and waits until it reaches a primary. Settings that `options` do not state get defaults that suit a migration.
 ///
-/// Where the names that the members have for each other cannot be reached from here, a given host that is the primary is talked to alone.
+/// If the names that the members have for each other cannot be reached from here, the client connects directly to a given host that is the
+/// primary.
 ///
 /// # Errors
-/// Each names its causes as [findings](Error::findings). [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a malformed
-/// connection string and for TLS that cannot be agreed on, [`Unauthorized`](ErrorKind::Unauthorized) for credentials that are refused,
-/// [`Refused`](ErrorKind::Refused) for what is no replica set or no primary, [`Connection`](ErrorKind::Connection) for what is not reached
-/// in time.
+/// Each error names its causes as [findings](Error::findings). [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a malformed
+/// connection string or if TLS cannot be negotiated, [`Unauthorized`](ErrorKind::Unauthorized) if the credentials are refused,
+/// [`Refused`](ErrorKind::Refused) if the server is not a replica set or not a primary, [`Connection`](ErrorKind::Connection) if no primary
+/// is reached in time.
 pub(crate) async fn connect(options: ConnectOptions, side: Side) -> Result<Connected> {
     let ConnectOptions { to, on_wait } = options;
     let (client, connection) = match to {
@@ -199,7 +201,7 @@ async fn parse(uri: &str, side: Side, on_wait: &OnWait) -> Result<ClientOptions>
     };
     let parsed = ConnectionString::parse(uri).map_err(malformed)?;
     let limit = parsed.server_selection_timeout.unwrap_or(LIMIT);
-    // Only names that have to be looked up take time.
+    // This takes time only if names have to be looked up.
     let parse = timeout(limit, ClientOptions::parse(uri));
     let parsed = on_wait.telling(side, "look up the hosts of the connection string", Some(limit), parse);
     match parsed.await {
@@ -226,7 +228,7 @@ async fn connect_by(mut options: ClientOptions, side: Side, on_wait: &OnWait) ->
     options.server_selection_timeout.get_or_insert(Duration::from_secs(15));
     options.connect_timeout.get_or_insert(Duration::from_secs(10));
     let connection = connection_of(&options);
-    // Every command carries its own concerns; defaults of the connection string would be added to them a second time.
+    // Every command carries its own concerns. Defaults of the connection string would be added to them a second time.
     options.read_concern = None;
     options.write_concern = None;
     options.retry_writes = Some(false);
@@ -258,7 +260,7 @@ async fn connect_by(mut options: ClientOptions, side: Side, on_wait: &OnWait) ->
 enum Reached {
     /// The primary of the set.
     Set,
-    /// A given host that is the primary, talked to alone, where the names of its set are of no use here.
+    /// A given host that is the primary, with a direct connection. The names of its set cannot be used here.
     Alone {
         client: Client,
         host: String,
@@ -266,7 +268,7 @@ enum Reached {
     },
 }
 
-/// Waits for a primary, as long as it may still come.
+/// Waits for a primary as long as one may still appear.
 async fn reach(options: &ClientOptions, client: &Client, limit: Duration) -> Result<Reached> {
     let began = Instant::now();
     let hopeless = async {
@@ -306,7 +308,7 @@ async fn reach(options: &ClientOptions, client: &Client, limit: Duration) -> Res
     Err(error.with_context("hosts", hosts_of(options)))
 }
 
-/// A given host that is the primary, talked to alone, with the names of its set.
+/// Connects directly to a given host that is the primary under a name that its set does not use. Returns the names of the set, too.
 async fn alone(options: &ClientOptions, seen: &[(ServerAddress, Seen)]) -> Option<Reached> {
     if options.direct_connection == Some(true) {
         return None;
@@ -333,18 +335,18 @@ async fn alone(options: &ClientOptions, seen: &[(ServerAddress, Seen)]) -> Optio
     None
 }
 
-/// Asks the primary who it is.
+/// Asks the primary what it is.
 async fn greet(client: &Client) -> Result<Document, DriverError> {
-    // The name that every version knows; `hello` came with 4.4.2.
+    // Every version knows this name; `hello` was added in 4.4.2.
     let admin = client.database("admin");
     let hello = admin.run_command(doc! { "isMaster": 1 }).into_future();
-    // The driver panics where the runtime in which the client was made is gone.
+    // The driver panics if the runtime in which the client was created is gone.
     let hello = AssertUnwindSafe(hello).catch_unwind().await;
     hello.unwrap_or_else(|_| Err(DriverErrorKind::Shutdown.into()))
 }
 
-/// Asks until somebody answers who can be worked with, or says that this will not happen. A member that is talked to alone may become the
-/// primary. The error is the driver's last one, where there was one.
+/// Asks until a usable server answers, or until an error shows that this will not happen. A directly connected member may still become the
+/// primary. The error is the last one of the driver, if there was one.
 async fn greet_until(client: &Client, end: Instant) -> Result<Document, Option<DriverError>> {
     let mut last = None;
     loop {
@@ -362,7 +364,7 @@ async fn greet_until(client: &Client, end: Instant) -> Result<Document, Option<D
     }
 }
 
-/// Whether nothing is to be waited for: it is a primary, or something that will never be one.
+/// Whether there is nothing to wait for: the server is a primary, or will never be one.
 fn is_usable(hello: &Document) -> bool {
     is_primary(hello) || hello.get_str("setName").is_err() || other_primary(hello).is_some()
 }
@@ -371,14 +373,14 @@ fn is_primary(hello: &Document) -> bool {
     hello.get_bool("ismaster").unwrap_or(false)
 }
 
-/// The set's primary, where it is another member than the one that has answered.
+/// Returns the set's primary if it is another member than the one that answered.
 fn other_primary(hello: &Document) -> Option<&str> {
     let primary = hello.get_str("primary").ok()?;
     let is_other = hello.get_str("me").map_or(true, |me| me != primary);
     (is_other && !is_primary(hello)).then_some(primary)
 }
 
-/// Whether what has answered is a primary.
+/// Returns an error unless the server that answered is a primary.
 async fn check(client: &Client, hello: &Document) -> Result<()> {
     let finding = if hello.get_str("setName").is_err() {
         let admin = client.database("admin");
@@ -393,13 +395,13 @@ async fn check(client: &Client, hello: &Document) -> Result<()> {
     Err(Error::refused(OPERATION, vec![finding]))
 }
 
-/// The connection string without user name and password.
+/// Returns the connection string without user name and password.
 pub(crate) fn redacted(uri: &str) -> String {
     let Some((scheme, rest)) = uri.split_once("://") else {
         return "(not a connection string)".to_owned();
     };
     let hosts_end = rest.find('/').unwrap_or(rest.len());
-    // A password that was not escaped may itself hold a slash, so that the last `@` of the whole is what ends the credentials.
+    // A password that was not escaped may contain a slash, so the last `@` of the whole string ends the credentials.
     let rest = match rest.rfind('@') {
         Some(at) => &rest[at + 1..],
         None => &rest[..hosts_end],

@@ -1,4 +1,4 @@
-//! What TLS says about a server, and about its and the client's certificate.
+//! Diagnoses TLS problems: of the server, its certificate, and the client's certificate.
 
 use mongodb::error::Error as DriverError;
 use mongodb::options::{ClientOptions, ServerAddress, Tls, TlsOptions};
@@ -6,7 +6,7 @@ use mongodb::options::{ClientOptions, ServerAddress, Tls, TlsOptions};
 use super::diagnose::glance;
 use crate::error::{Code, Finding};
 
-/// What is wrong with a server that is asked for TLS.
+/// Returns the problem of a server that is connected to with TLS.
 pub(super) async fn diagnose_tls(
     options: &ClientOptions,
     host: &ServerAddress,
@@ -25,9 +25,9 @@ pub(super) async fn diagnose_tls(
     })
 }
 
-/// What is wrong with a server that is talked to without TLS.
+/// Returns the problem of a server that is connected to without TLS.
 pub(super) async fn diagnose_plain(options: &ClientOptions, host: &ServerAddress) -> Option<Finding> {
-    // Only to see what the server speaks: nothing but a greeting is sent.
+    // This only shows what the server speaks: nothing but a greeting is sent.
     let mut anything = TlsOptions::default();
     anything.allow_invalid_certificates = Some(true);
     let speaks_tls = match glance(options, host, Some(Tls::Enabled(anything.clone()))).await {
@@ -43,7 +43,7 @@ pub(super) async fn diagnose_plain(options: &ClientOptions, host: &ServerAddress
     })
 }
 
-/// What an error of the TLS layer says about a certificate. The driver passes on its text and nothing else.
+/// Returns the certificate problem that an error of the TLS layer describes. The driver passes on only the text of the error.
 fn certificate_problem(text: &str, host: &ServerAddress, tls: &TlsOptions) -> Option<Finding> {
     let is = |marks: &[&str]| marks.iter().any(|mark| text.contains(mark));
     let server = |message: String, fix: String| Some(Finding::blocker(Code::Certificate, message, fix));
@@ -75,7 +75,7 @@ fn certificate_problem(text: &str, host: &ServerAddress, tls: &TlsOptions) -> Op
         return server(
             format!("the certificate of {host} is for another host"),
             format!(
-                "use a host name that stands in it (`openssl s_client -connect {host} </dev/null | openssl x509 -noout -ext \
+                "use a host name that it contains (`openssl s_client -connect {host} </dev/null | openssl x509 -noout -ext \
                  subjectAltName` shows them), or give the server one with a subjectAltName for this name"
             ),
         );

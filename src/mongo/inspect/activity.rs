@@ -1,4 +1,4 @@
-//! What goes on at a server: transactions, index builds, profilers.
+//! Current activity of a server: transactions, index builds, profilers.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use crate::error::Result;
 use crate::model::{Access, TransactionFacts};
 use crate::mongo::client::number;
 
-/// How many operations are looked at. Transactions and index builds beyond these change nothing about what is found.
+/// Maximum number of operations to examine. Further transactions and index builds would not change the findings.
 const OPERATIONS: i32 = 1_000;
 
-/// The first wire version whose servers tell the profiler's level without a lock (5.0).
+/// First wire version whose servers report the profiler's level without a lock (5.0).
 const ASKED_WITHOUT_LOCK: u64 = 13;
 
 impl Inspector<'_> {
-    /// Looks at what the server does at the moment.
+    /// Collects what the server is doing now.
     pub(super) async fn activity(&mut self) -> Result<()> {
         let command = doc! {
             "aggregate": 1,
@@ -54,13 +54,13 @@ impl Inspector<'_> {
         Ok(())
     }
 
-    /// Asks for the profiler's level in a database, which is known from 5.0 on: older servers lock the database for the question, wait for every
-    /// open transaction before, and let all later writes wait for that.
+    /// Reads the profiler's level of a database, on servers from 5.0 on. Older servers lock the database to answer. They first wait for
+    /// every open transaction, and all later writes wait for that.
     pub(super) async fn profiler(&mut self, database: &str) -> Result<()> {
         if number(&self.facts.hello, "maxWireVersion") < ASKED_WITHOUT_LOCK {
             return Ok(());
         }
-        // Who may not ask learns nothing; it is not worth a finding.
+        // A user without the privilege learns nothing. That is not worth a finding.
         if let Some(Ok(reply)) = self.run(database, doc! { "profile": -1 }).await {
             let level = number(&reply, "was");
             if level > 0 {
@@ -72,14 +72,14 @@ impl Inspector<'_> {
     }
 }
 
-/// The collection that an operation builds an index of.
+/// Returns the collection whose index an operation builds.
 fn indexed(operation: &Document) -> Option<String> {
     let command = operation.get_document("command").ok();
     let named = command.and_then(|command| {
         let database = command.get_str("$db").ok()?;
         Some(format!("{database}.{}", command.get_str("createIndexes").ok()?))
     });
-    // The command's own operation carries the command collection's name, `$cmd`.
+    // The operation of the command itself has the namespace of the command collection, `$cmd`.
     let of_operation = operation
         .get_str("ns")
         .ok()

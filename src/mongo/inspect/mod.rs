@@ -1,4 +1,4 @@
-//! Asks a replica set for the facts that preflight's rules look at. Nothing is changed by it.
+//! Collects the facts about a replica set that preflight's rules examine. Changes nothing.
 
 mod activity;
 mod probes;
@@ -15,17 +15,17 @@ use crate::mongo::client::{self, number};
 
 const OPERATION: &str = "inspect the deployment";
 
-/// How long the answer to one question may take: longer than an election.
+/// Timeout for one question: longer than an election.
 const QUESTION: Duration = Duration::from_secs(20);
 
-/// How long all of them may take before further ones are waited for no longer than `LEAST`.
+/// Maximum time for all questions. After it, each further question has a timeout of only `LEAST`.
 const ALL: Duration = Duration::from_secs(60);
 const LEAST: Duration = Duration::from_secs(1);
 
-/// Finds out what preflight wants to know.
+/// Collects the facts that preflight needs.
 ///
 /// # Errors
-/// The connection's failure once patience has run out. What the server refuses is among the facts instead.
+/// A connection error once the patience has run out. What the server refuses is recorded as a fact instead.
 pub(crate) async fn inspect(client: &Client, connection: &Connection, side: Side) -> Result<Inspection> {
     let mut inspector = Inspector {
         client,
@@ -52,13 +52,13 @@ pub(crate) async fn inspect(client: &Client, connection: &Connection, side: Side
 
 struct Inspector<'a> {
     client: &'a Client,
-    /// When questions are no longer waited for as long.
+    /// End of the time for all questions.
     end: Instant,
     facts: Inspection,
 }
 
 impl Inspector<'_> {
-    /// Runs a command that needs a privilege. Its refusal is a fact.
+    /// Runs a command that needs a privilege. A refusal is recorded as a fact.
     async fn ask(&mut self, access: Access, database: &str, command: Document) -> Result<Option<Document>> {
         match self.run(database, command).await {
             Some(answer) => self.note(access, answer),
@@ -69,7 +69,7 @@ impl Inspector<'_> {
         }
     }
 
-    /// The answer to a question; `None` where there is none in time, as when a lock is held.
+    /// Returns the answer to a question, or `None` if there is none in time, for example while a lock is held.
     async fn run(&self, database: &str, command: Document) -> Option<Result<Document>> {
         let left = self.end.saturating_duration_since(Instant::now());
         let limit = left.clamp(LEAST, QUESTION);
@@ -78,12 +78,12 @@ impl Inspector<'_> {
             .ok()
     }
 
-    /// Remembers whether something that was tried was allowed.
+    /// Records whether an attempt was allowed.
     fn note<T>(&mut self, access: Access, answer: Result<T>) -> Result<Option<T>> {
         let (answer, refusal) = match answer {
             Ok(answer) => (Some(answer), None),
             Err(error) if error.kind() == ErrorKind::Connection => return Err(error),
-            // A server looks at the privileges first: what was tried on has been dropped since it was listed.
+            // A server looks at the privileges first, so this was allowed. The collection has been dropped since it was listed.
             Err(error) if client::is_gone(&error) => (None, None),
             Err(error) => (None, Some(client::answer(&error))),
         };
@@ -96,7 +96,7 @@ impl Inspector<'_> {
         self.facts.hello = client::run(self.client, OPERATION, "admin", doc! { "isMaster": 1 }).await?;
         let after = SystemTime::now();
         if let Ok(theirs) = self.facts.hello.get_datetime("localTime") {
-            // The answer was made at some moment between, most likely in the middle.
+            // The answer was made somewhere in between, most likely in the middle.
             let ours = (millis(before) + millis(after)) / 2;
             self.facts.clock_ahead_ms = Some(theirs.timestamp_millis() - ours);
         }
@@ -121,7 +121,7 @@ impl Inspector<'_> {
         else {
             return Ok(());
         };
-        // Before 5.0 it may stand in the set's configuration.
+        // Before 5.0, the set's configuration may contain it.
         self.facts.default_write_concern = configuration
             .get_document("settings")
             .and_then(|settings| settings.get_document("getLastErrorDefaults"))
@@ -147,7 +147,7 @@ impl Inspector<'_> {
                 }
             })
             .collect();
-        // From 4.4 on. Who may not ask learns nothing, which is not worth a finding.
+        // From 4.4 on. A user without the privilege learns nothing, which is not worth a finding.
         let command = doc! { "getDefaultRWConcern": 1 };
         if let Some(Ok(reply)) = self.run("admin", command).await
             && let Ok(concern) = reply.get_document("defaultWriteConcern")
@@ -167,7 +167,7 @@ impl Inspector<'_> {
             .await?;
         if let Some(reply) = asked {
             self.facts.parameters.extend(reply);
-            // Servers that no longer know it answer with an error.
+            // Servers that no longer know the parameter return an error.
             let command = doc! { "getParameter": 1, "failIndexKeyTooLong": 1 };
             if let Some(Ok(reply)) = self.run("admin", command).await {
                 self.facts.parameters.extend(reply);
@@ -213,7 +213,7 @@ impl Inspector<'_> {
         };
         let newest = match side {
             Side::Source => self.ask(Access::ReadOplog, "local", entry(-1)).await?,
-            // Here it is only good to know.
+            // On the target, this is only good to know.
             Side::Target => self.run("local", entry(-1)).await.and_then(Result::ok),
         };
         let (Some(newest), Some(Ok(oldest))) = (newest, self.run("local", entry(1)).await) else {
@@ -261,7 +261,7 @@ impl Inspector<'_> {
     }
 }
 
-/// The first document of a cursor's reply.
+/// Returns the first document of a cursor's reply.
 fn first(reply: &Document) -> Option<&Document> {
     reply
         .get_document("cursor")
@@ -269,7 +269,7 @@ fn first(reply: &Document) -> Option<&Document> {
         .and_then(|cursor| documents(cursor, "firstBatch").into_iter().next())
 }
 
-/// The documents of an array, none where there is no such array.
+/// Returns the documents of an array, or none if there is no such array.
 fn documents<'a>(document: &'a Document, name: &str) -> Vec<&'a Document> {
     let listed = document.get_array(name).map(Vec::as_slice).unwrap_or_default();
     listed.iter().filter_map(Bson::as_document).collect()

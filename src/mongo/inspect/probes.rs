@@ -1,4 +1,4 @@
-//! Tries what a migration will have to do, in a way that leaves nothing behind.
+//! Tries what a migration needs to do, without leaving anything behind.
 
 use bson::{Document, doc};
 
@@ -7,14 +7,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Access, Side};
 use crate::mongo::client;
 
-/// How many databases are tried. Privileges are rarely given database by database, and then the server's own list of them tells.
+/// Maximum number of databases to try. Privileges are rarely granted for each database separately. If they are, the server's own list of
+/// privileges shows it.
 const DATABASES: usize = 16;
 
-/// The server's code for what a user may not do.
+/// The server's error code for a missing privilege.
 const UNAUTHORIZED: i32 = 13;
 
 impl Inspector<'_> {
-    /// Tries to list and to read what is there.
+    /// Tries to list and read the data.
     pub(super) async fn databases(&mut self, side: Side) -> Result<()> {
         if side == Side::Source {
             self.ask(
@@ -24,7 +25,7 @@ impl Inspector<'_> {
             )
             .await?;
         }
-        // Without the privilege to list all of them this is an error, and not a list of some of them.
+        // Without the privilege to list all databases this is an error, not a list of some of them.
         let command = doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": false };
         let Some(reply) = self.ask(Access::ListDatabases, "admin", command).await? else {
             return Ok(());
@@ -82,9 +83,9 @@ impl Inspector<'_> {
         Ok(())
     }
 
-    /// Tries to write records. The server looks at the privileges first, and then finds nothing to do: no document has the `_id`, and the
-    /// one to insert has an `_id` that none may have, which it says before it would make the collection. By default a write might wait for
-    /// members that are down, even one that does nothing.
+    /// Tries to write records. The server looks at the privileges first and then finds nothing to do. No document has the `_id` to update
+    /// or delete. The document to insert has an invalid `_id`, which the server reports before it would create the collection. The commands
+    /// state `w: 1`, because by default a write might wait for members that are down, even if it does nothing.
     pub(super) async fn records(&mut self) -> Result<()> {
         const COLLECTION: &str = "probe";
         let nothing = doc! { "_id": "probe" };
@@ -114,7 +115,7 @@ impl Inspector<'_> {
     }
 }
 
-/// What a write was refused for, where it is a missing privilege.
+/// Returns the reason for a refused write if it is a missing privilege.
 fn unauthorized(reply: &Document) -> Option<String> {
     documents(reply, "writeErrors")
         .into_iter()

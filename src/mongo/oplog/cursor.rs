@@ -1,4 +1,4 @@
-//! A stream of typed oplog entries that goes on through elections and restarts.
+//! A stream of typed oplog entries that continues through elections and restarts.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,8 +16,9 @@ use crate::model::Position;
 use crate::mongo::oplog::tail::{Settings, Tail};
 use crate::oplog::entry::Entry;
 
-/// The history of a replica set after a position: a stream of [`Entry`] in order, without a gap, of which only majority-committed ones are
-/// ever seen, so that none can be rolled back.
+/// The history of a replica set after a position, as a stream of [`Entry`].
+///
+/// Entries come in order and without a gap. Only majority-committed entries are yielded, so none can be rolled back.
 ///
 /// ```no_run
 /// # async fn example(client: mongodb::Client) -> Result<(), mongoferry::Error> {
@@ -34,21 +35,23 @@ use crate::oplog::entry::Entry;
 /// # }
 /// ```
 ///
-/// It reads `local.oplog.rs` with read concern majority, and opens its server cursor again by itself after elections, restarts, killed
-/// cursors and broken connections, from the last entry read; nothing is yielded twice or left out. A transaction is yielded as one
-/// entry at the position of its commit, however many entries it has in the oplog.
+/// It reads `local.oplog.rs` with read concern majority. After elections, restarts, killed cursors and broken connections, it reopens its
+/// server cursor at the last entry read. No entry is yielded twice or left out. A transaction is yielded as one entry at the position of
+/// its commit, however many entries it has in the oplog.
 ///
-/// A silent source is asked about once a second; a server that answers nothing for 30 seconds counts as lost. A runtime of the tokio crate
-/// must be running: a task of the cursor's own asks for the next batch while the last one is looked at, and for no more than that. It ends
-/// with the cursor.
+/// A silent source is polled about once a second. A server that does not answer for 30 seconds counts as lost. The cursor needs a running
+/// tokio runtime: a background task requests the next batch, and no more than that, while the last one is processed. The task ends with the
+/// cursor.
 ///
 /// # Errors
-/// The stream ends after its first error, which is
-/// [`PositionLost`](crate::ErrorKind::PositionLost) when the oplog does not hold the position (any more),
-/// [`Connection`](crate::ErrorKind::Connection) when the set could not be reached for about a minute,
-/// [`Unauthorized`](crate::ErrorKind::Unauthorized) when the oplog may not be read (the role `clusterMonitor` allows it),
-/// [`Panic`](crate::ErrorKind::Panic) when the task behind the cursor panicked, or
-/// [`Io`](crate::ErrorKind::Io) when open transactions outgrow [`OplogCursorBuilder::transaction_bytes`] and the temporary folder has no room.
+/// The stream ends after its first error:
+///
+/// - [`PositionLost`](crate::ErrorKind::PositionLost) if the oplog does not hold the position, or no longer does.
+/// - [`Connection`](crate::ErrorKind::Connection) if the set could not be reached for about a minute.
+/// - [`Unauthorized`](crate::ErrorKind::Unauthorized) if the oplog may not be read. The role `clusterMonitor` allows it.
+/// - [`Panic`](crate::ErrorKind::Panic) if the background task of the cursor panicked.
+/// - [`Io`](crate::ErrorKind::Io) if open transactions exceed [`OplogCursorBuilder::transaction_bytes`] and the temporary folder has no
+///   room.
 ///
 /// # Cancellation
 /// Polling may stop at any time without losing an entry. Dropping the cursor kills it on the server.
@@ -61,7 +64,7 @@ pub struct OplogCursor {
 }
 
 impl OplogCursor {
-    /// Starts building a cursor that reads with `client`.
+    /// Returns a builder for a cursor that reads with `client`.
     pub fn builder(client: &Client) -> OplogCursorBuilder {
         OplogCursorBuilder {
             client: client.clone(),
@@ -69,23 +72,23 @@ impl OplogCursor {
         }
     }
 
-    /// The position of the entry yielded last; before the first one that which was given to [`OplogCursorBuilder::after`].
+    /// The position of the last entry yielded. Before the first entry, it is the position passed to [`OplogCursorBuilder::after`].
     pub fn position(&self) -> Option<Position> {
         self.position
     }
 
-    /// The position to give to [`OplogCursorBuilder::after`] so that a new cursor misses nothing that this one has not yielded. It may
-    /// yield entries again that this one has yielded, namely while a transaction is open.
+    /// The position to pass to [`OplogCursorBuilder::after`] so that a new cursor misses nothing that this one has not yielded. While a
+    /// transaction is open, the new cursor may yield entries again that this one has yielded.
     pub fn resume_position(&self) -> Option<Position> {
         self.resume
     }
 
-    /// How many bytes of entries are kept in memory now of transactions that have neither committed nor aborted.
+    /// The number of bytes of entries currently kept in memory for transactions that have neither committed nor aborted.
     pub fn transaction_bytes(&self) -> usize {
         self.kept.load(Relaxed)
     }
 
-    /// The same stream in vectors of at least one entry and at most about one megabyte of them.
+    /// Converts the cursor into a stream of vectors. Each holds at least one entry and at most about one megabyte of them.
     pub fn into_batches(self) -> BoxStream<'static, Result<Vec<Entry>>> {
         let ready: Vec<Entry> = self.ready.collect();
         if ready.is_empty() {
@@ -133,27 +136,28 @@ pub struct OplogCursorBuilder {
 }
 
 impl OplogCursorBuilder {
-    /// Starts after this position, which the oplog must still hold: the [`resume`](Entry::resume) of any entry yielded before. By default
-    /// the cursor starts at what is newest when it is first polled, or before the first entry of the oldest transaction open then.
+    /// Starts after this position, which the oplog must still hold: the [`resume`](Entry::resume) of any entry yielded before. By default,
+    /// the cursor starts at the newest position when it is first polled, or before the first entry of the oldest transaction open at that
+    /// time.
     pub fn after(mut self, position: Position) -> Self {
         self.settings.after = Some(position);
         self
     }
 
-    /// How many bytes of entries may be kept in memory of transactions that are neither committed nor aborted, one entry more at most; 16 MiB
-    /// by default. What is more goes to a temporary file, and such a transaction is yielded [in parts](Entry::continues).
+    /// Maximum number of bytes of entries kept in memory for transactions that have neither committed nor aborted; 16 MiB by default. One
+    /// more entry may exceed it. The rest goes to a temporary file, and such a transaction is yielded [in parts](Entry::continues).
     pub fn transaction_bytes(mut self, bytes: usize) -> Self {
         self.settings.transaction_bytes = bytes;
         self
     }
 
-    /// Which member is read from; by default what the client's own options say, which is the primary where they say nothing.
+    /// Selects the member to read from. By default the client's own options apply, which select the primary if they do not say otherwise.
     pub fn selection_criteria(mut self, criteria: SelectionCriteria) -> Self {
         self.settings.selection = Some(criteria);
         self
     }
 
-    /// The cursor. Nothing is sent to the server until it is polled.
+    /// Builds the cursor. Nothing is sent to the server until it is polled.
     pub fn build(self) -> OplogCursor {
         let after = self.settings.after;
         let kept = self.settings.kept.clone();

@@ -1,4 +1,4 @@
-//! Reading the oplog of a server.
+//! Reads the oplog of a server.
 
 pub(crate) mod cursor;
 pub(crate) mod position;

@@ -1,8 +1,8 @@
-//! Points in a replica set's history: its newest, its oldest, and the one to start at.
+//! Positions in a replica set's history: the newest, the oldest, and the start position.
 //!
-//! A primary that the other members have superseded, and that does not know it yet, still answers for some seconds. All that it calls
-//! majority-committed is so, and may be far from the newest: that is good enough to read and to follow from, since what comes after it is
-//! met from there. Where it counts that nothing is newer, [`confirmed`] asks a majority.
+//! A primary that the other members have superseded may not know it yet, and still answers for some seconds. Everything that it reports as
+//! majority-committed is so, but may be far from the newest. That is good enough to read and to follow from, since later entries are met
+//! from there. Where it matters that nothing newer exists, [`confirmed`] asks a majority.
 
 use std::time::Duration;
 
@@ -17,31 +17,31 @@ use crate::model::Position;
 use crate::mongo::client;
 use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, answered, retry};
 
-/// The first wire version whose servers seek in the oplog on their own (4.4). Older ones must be told to with `oplogReplay`.
+/// First wire version whose servers seek in the oplog on their own (4.4). Older servers need `oplogReplay` for that.
 const SEEKS: i32 = 9;
 
-/// How long a majority may take to confirm the primary before it is asked again.
+/// Timeout for a majority to confirm the primary before it is asked again.
 const CONFIRMATION: Duration = Duration::from_secs(10);
 
-/// Where a member stands in the history.
+/// How far a member is in the history.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Standing {
-    /// The newest entry of the member itself.
+    /// Newest entry of the member itself.
     pub newest: Position,
-    /// The newest entry that a majority has: nothing up to it can be rolled back, and there are no holes before it.
+    /// Newest entry that a majority has. Nothing up to it can be rolled back, and there are no holes before it.
     pub majority: Position,
     /// Whether a `find` on the oplog needs `oplogReplay` to be fast.
     pub needs_replay_flag: bool,
 }
 
-/// Where the primary stands. Nothing is retried.
+/// Returns how far the primary is in the history. Nothing is retried.
 ///
 /// # Errors
-/// [`Refused`](ErrorKind::Refused) when the server is no member of a replica set, or a server error.
+/// [`Refused`](ErrorKind::Refused) if the server is not a member of a replica set, or a server error.
 pub(crate) async fn standing(client: &Client) -> Result<Standing> {
     const OPERATION: &str = "ask for the newest position";
     let database = client.database("admin");
-    // The name that every version knows; `hello` came with 4.4.2.
+    // Every version knows this name; `hello` was added in 4.4.2.
     let hello = answered(OPERATION, COMMAND_TIMEOUT, async {
         let hello = database.run_command(doc! { "isMaster": 1 }).await;
         hello.map_err(|error| client::convert(OPERATION, error))
@@ -82,22 +82,22 @@ pub(crate) async fn standing(client: &Client) -> Result<Standing> {
     })
 }
 
-/// The newest majority-committed position.
+/// Returns the newest majority-committed position.
 ///
 /// # Errors
-/// As [`standing`], after elections were waited for.
+/// Same as [`standing`], after retries through elections.
 pub(crate) async fn newest_position(client: &Client) -> Result<Position> {
     Ok(retry(RetryPolicy::SERVER, || standing(client)).await?.majority)
 }
 
-/// The position of the oldest entry that the oplog still holds.
+/// Returns the position of the oldest entry that the oplog still holds.
 ///
 /// # Errors
 /// A server error.
 pub(crate) async fn oldest_position(client: &Client) -> Result<Position> {
     const OPERATION: &str = "find the oldest oplog entry";
     let entry = match find_one(client, OPERATION, doc! {}, doc! { "$natural": 1 }).await {
-        // Nobody's position: the entry was removed while it was being read.
+        // This is no caller's position: the entry was removed while it was being read.
         Err(error) if error.kind() == ErrorKind::PositionLost => {
             let message = "the oldest entry was removed while it was read";
             return Err(Error::new(ErrorKind::Server, OPERATION, message)
@@ -109,14 +109,14 @@ pub(crate) async fn oldest_position(client: &Client) -> Result<Position> {
     entry.ok_or_else(|| Error::new(ErrorKind::Protocol, OPERATION, "the oplog is empty").with_retryable(true))
 }
 
-/// A majority-committed position from which a tail meets the first entry of every transaction that is open or prepared now.
+/// Returns a majority-committed position from which a tail meets the first entry of every transaction that is open or prepared now.
 ///
 /// # Errors
-/// [`Unauthorized`](ErrorKind::Unauthorized) when the oplog or `config.transactions` may not be read,
-/// [`PositionLost`](ErrorKind::PositionLost) when an open transaction is as old as the oplog, or a server error.
+/// [`Unauthorized`](ErrorKind::Unauthorized) if the oplog or `config.transactions` may not be read,
+/// [`PositionLost`](ErrorKind::PositionLost) if an open transaction is as old as the oplog, or a server error.
 pub(crate) async fn start_position(client: &Client) -> Result<Position> {
     const OPERATION: &str = "find the position to start at";
-    // In this order: a transaction that is prepared after the position was taken is met from there anyway.
+    // The order matters: a transaction that is prepared after this position was taken is met from there anyway.
     let majority = newest_position(client).await?;
     let command = doc! {
         "find": "transactions",
@@ -147,10 +147,10 @@ pub(crate) async fn start_position(client: &Client) -> Result<Position> {
     })
 }
 
-/// The newest entry of the primary, returned once a majority has it: nothing that was written before the call comes after it.
+/// Returns the newest entry of the primary, once a majority has it. Nothing that was written before the call comes after it.
 ///
 /// # Errors
-/// A server error, or the majority has not come nearer for as long as patience lasts.
+/// A server error, or an error if the majority does not advance for as long as the patience lasts.
 pub(crate) async fn newest_written(client: &Client) -> Result<Position> {
     followed(|| standing(client)).await
 }
@@ -186,20 +186,20 @@ where
     }
 }
 
-/// As [`newest_written`], by a primary that a majority has confirmed since the call began: nothing that any majority was told to have was
-/// written before the call and comes after it.
+/// Same as [`newest_written`], but from a primary that a majority has confirmed since the call began. No write that was made before the
+/// call and acknowledged by any majority comes after the returned position.
 ///
-/// The server confirms itself by an entry without effect in its oplog, as for every read with read concern `linearizable`.
+/// To confirm itself, the server writes an entry without effect to its oplog, as it does for every read with read concern `linearizable`.
 ///
 /// # Errors
-/// A server error, or no majority confirms the primary for as long as patience lasts.
+/// A server error, or an error if no majority confirms the primary for as long as the patience lasts.
 pub(crate) async fn confirmed(client: &Client) -> Result<Position> {
     const OPERATION: &str = "have a majority confirm the newest position";
-    // Members that are far behind would only make the read below fail, again and again.
+    // If members were far behind, the read below would fail again and again.
     newest_written(client).await?;
     retry(RetryPolicy::SERVER, || async {
         let noted = note_linearizable_read(client, OPERATION).await?;
-        // Whichever member answers: what it knows to be committed, and is as new, comes after the note.
+        // Any member may answer. If its majority position is as new as the note, that position comes after the note.
         let majority = standing(client).await?.majority;
         if majority.timestamp() >= noted {
             return Ok(majority);
@@ -210,11 +210,11 @@ pub(crate) async fn confirmed(client: &Client) -> Result<Position> {
     .await
 }
 
-/// Has the primary write an entry without effect and wait until a majority has it, which a superseded one never sees. Returns the entry's
-/// time. Nothing is retried.
+/// Makes the primary write an entry without effect and wait until a majority has it. On a superseded primary that never happens. Returns
+/// the entry's time. Nothing is retried.
 async fn note_linearizable_read(client: &Client, operation: &'static str) -> Result<Timestamp> {
     let milliseconds = i64::try_from(CONFIRMATION.as_millis()).unwrap_or(i64::MAX);
-    // What is read does not matter; this is what every user of this crate may read.
+    // What is read does not matter. Every user of this crate may read this.
     let command = doc! {
         "find": "oplog.rs",
         "projection": { "ts": 1 },
@@ -243,7 +243,7 @@ async fn note_linearizable_read(client: &Client, operation: &'static str) -> Res
         .map_err(|error| Error::malformed(operation, error))
 }
 
-/// The whole entry at `position`, majority-committed, or `None` when the oplog does not hold it. Nothing is retried.
+/// Returns the whole majority-committed entry at `position`, or `None` if the oplog does not hold it. Nothing is retried.
 ///
 /// # Errors
 /// A server error.
@@ -255,17 +255,17 @@ pub(crate) async fn entry_at(
     first_at(client, operation, position, "majority").await
 }
 
-/// Whether the primary's oplog holds the entry at `position`, which a majority had. Nothing is retried.
+/// Returns `true` if the primary's oplog holds the entry at `position`, which a majority had before. Nothing is retried.
 ///
 /// # Errors
 /// A server error.
 pub(crate) async fn is_held(client: &Client, operation: &'static str, position: Position) -> Result<bool> {
-    // Not by majority: a new primary has the entry, and may not know yet that others have it too.
+    // Not a majority read: a new primary has the entry, but may not know yet that others have it too.
     let entry = first_at(client, operation, position, "local").await?;
     Ok(entry.is_some())
 }
 
-/// The first entry from a position on, if it is the one at the position.
+/// Returns the first entry at or after a position if it is the one at the position.
 async fn first_at(
     client: &Client,
     operation: &'static str,
@@ -285,7 +285,7 @@ async fn first_at(
     Ok(None)
 }
 
-/// The command that reads the oplog from a time on, majority-committed entries only.
+/// Builds the command that reads majority-committed oplog entries from a time on.
 pub(crate) fn find_from(from: Timestamp, needs_replay_flag: bool) -> RawDocumentBuf {
     find_at(from, needs_replay_flag, "majority")
 }
@@ -302,13 +302,13 @@ fn find_at(from: Timestamp, needs_replay_flag: bool, read_concern: &str) -> RawD
     command
 }
 
-/// Whether the entry is the one at this position: both its time and its term.
+/// Whether the entry is the one at this position. Both its time and its term must match.
 pub(crate) fn is_at(entry: &RawDocument, position: Position) -> bool {
     entry.get_timestamp("ts").is_ok_and(|ts| ts == position.timestamp())
         && entry.get_i64("t").unwrap_or(Position::ZERO.term) == position.term
 }
 
-/// The position of the first entry that fits, in natural order or against it.
+/// Returns the position of the first entry that matches the filter, in natural or reverse natural order.
 async fn find_one(
     client: &Client,
     operation: &'static str,
@@ -329,7 +329,7 @@ async fn find_one(
     Ok(first_document(operation, &reply)?.and_then(client::position_of))
 }
 
-/// The first document of a cursor's reply.
+/// Returns the first document of a cursor's reply.
 fn first_document<'a>(operation: &'static str, reply: &'a Document) -> Result<Option<&'a Document>> {
     let batch = reply
         .get_document("cursor")
@@ -354,7 +354,7 @@ mod tests {
         }
     }
 
-    /// A set of which a majority is at the position that `majority` gives for the seconds since the beginning.
+    /// Follows a set whose majority is at the position that `majority` returns for the seconds since the start.
     async fn follow(majority: impl Fn(u64) -> u64) -> (Result<Position>, Duration) {
         let began = Instant::now();
         let written = at(100);
@@ -374,7 +374,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_majority_that_advances_is_waited_for() {
-        // One second of history in three seconds.
+        // The majority advances by one second of history every three seconds.
         let (found, took) = follow(|seconds| seconds / 3).await;
         assert_eq!(found.unwrap(), at(100));
         assert!(took >= Duration::from_secs(300), "{took:?}");

@@ -1,4 +1,4 @@
-//! The state machine behind an oplog cursor: open, find the place, follow, and open again when that breaks.
+//! State machine behind an oplog cursor: open, find the position, follow, reopen after errors.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -23,36 +23,36 @@ use crate::mongo::retry::{Attempts, RetryPolicy, answered};
 use crate::oplog::assembler::{Assembler, Taken};
 use crate::oplog::entry::Entry;
 
-/// What is being done where a tail fails.
+/// Operation named in the errors of a tail.
 const OPERATION: &str = "follow the oplog";
 
-/// How long the server waits for a new entry before it answers that there is none.
+/// How long the server waits for a new entry before it returns an empty batch.
 const AWAIT: Duration = Duration::from_secs(1);
 
-/// How long an answer may take. Beyond it the connection counts as broken, which a lost network may never say.
+/// Timeout for an answer. After it the connection counts as broken. A lost network may never report that.
 const REPLY: Duration = Duration::from_secs(30);
 
-/// How long nothing may happen before the cursor is opened anew. An idle set writes a no-op each 10 seconds; a member that is cut off from
-/// its set goes on answering and never shows anything.
+/// Maximum time without new entries before the cursor is reopened. An idle set writes a no-op every 10 seconds. A member that is cut off
+/// from its set continues to answer, but never shows anything new.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// How long the primary may know of nothing as new as the position to start after, before that counts as lost. A primary that has lost
-/// its majority, which may be behind, notices within 10 seconds.
+/// How long the primary may know of nothing as new as the position to start after, before the position counts as lost. A primary that has
+/// lost its majority may be behind, and notices within 10 seconds.
 const FUTURE: Duration = Duration::from_secs(12);
 
-/// About how many bytes of entries are given at once.
+/// Approximate number of bytes of entries returned at once.
 const BATCH: usize = 1 << 20;
 
-/// What a tail is built with.
+/// Settings of a tail.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Where to start; `None` for now.
+    /// Position to start after; `None` to start now.
     pub after: Option<Position>,
-    /// How many bytes of open transactions may be kept in memory.
+    /// Maximum number of bytes of open transactions kept in memory.
     pub transaction_bytes: usize,
-    /// Which member to read from.
+    /// Member to read from.
     pub selection: Option<SelectionCriteria>,
-    /// Where to tell how many bytes of open transactions are kept in memory.
+    /// Receives the number of bytes of open transactions kept in memory.
     pub kept: Arc<AtomicUsize>,
 }
 
@@ -71,23 +71,23 @@ impl Default for Settings {
 pub(crate) struct Tail {
     client: Client,
     settings: Settings,
-    /// What is known of the history so far; `None` until the place to start is known.
+    /// State of the history read so far; `None` until the start position is known.
     assembler: Option<Assembler>,
     link: Link,
-    /// Entries that were read and not looked at yet.
+    /// Entries that were read but not processed yet.
     documents: Option<Documents<RawBatch>>,
     /// Failures since the last progress.
     attempts: Option<Attempts>,
 }
 
-/// The cursor on the server.
+/// State of the server cursor.
 enum Link {
-    /// There is none.
+    /// No cursor is open.
     Closed,
-    /// It is open, and the first entry it gives must be the one to go on after. The time is when it was first seen that the primary has
-    /// nothing as new as that.
+    /// The cursor is open. Its first entry must be the one to resume after. The time is when the primary was first seen to have nothing as
+    /// new as that entry.
     Placing(Answers, Option<Instant>),
-    /// It gives what is new. The time is when it last did.
+    /// The cursor returns new entries. The time is when it last did.
     Following(Answers, Instant),
 }
 
@@ -103,7 +103,7 @@ impl Tail {
         }
     }
 
-    /// The next entries, at least one. After an error there is nothing more.
+    /// Returns the next entries, at least one. Nothing follows an error.
     pub async fn next(&mut self) -> Result<Vec<Entry>> {
         loop {
             let error = match self.step().await {
@@ -120,7 +120,7 @@ impl Tail {
         }
     }
 
-    /// Goes one step further, which may or may not give entries.
+    /// Advances by one step, which may or may not return entries.
     async fn step(&mut self) -> Result<Vec<Entry>> {
         let assembler = match &mut self.assembler {
             Some(assembler) => assembler,
@@ -162,7 +162,7 @@ impl Tail {
                 let Some(first) = documents.first()? else {
                     let newest = in_time(standing(&self.client)).await?.newest;
                     if newest.timestamp() >= after.timestamp() {
-                        // Not replicated to this member, or not committed by a majority as this member knows, yet.
+                        // Not yet replicated to this member, or not yet majority-committed as far as this member knows.
                         *future = None;
                     } else if future.get_or_insert_with(Instant::now).elapsed() > FUTURE {
                         return Err(lost(&self.client, after).await);
@@ -197,8 +197,8 @@ impl Tail {
     }
 }
 
-/// A cursor that asks for the next batch while the last one is looked at, which takes this side about as long as the server needs for it.
-/// Two batches of up to 16 MB each are in memory.
+/// A cursor that requests the next batch while the last one is processed. Processing a batch takes about as long as the server needs for
+/// it. Two batches of up to 16 MB each are in memory.
 struct Answers {
     batches: mpsc::Receiver<Result<RawBatch>>,
     asking: AbortOnDropHandle<()>,
@@ -208,7 +208,7 @@ impl Answers {
     fn of(mut cursor: impl Stream<Item = mongodb::error::Result<RawBatch>> + Send + Unpin + 'static) -> Self {
         let (send, batches) = mpsc::channel(1);
         let asking = async move {
-            // The cursor is asked when there is room for what it answers, and until nobody wants to know.
+            // Requests a batch only when there is room for it, and stops when the receiver is gone.
             while let Ok(room) = send.reserve().await {
                 let Some(batch) = cursor.next().await else { return };
                 room.send(batch.map_err(convert));
@@ -220,12 +220,12 @@ impl Answers {
         }
     }
 
-    /// The next batch. After an error there is nothing more.
+    /// Returns the next batch. Nothing follows an error.
     async fn next(&mut self) -> Result<RawBatch> {
         if let Some(batch) = self.batches.recv().await {
             return batch;
         }
-        // The end of the task has closed the channel, so that this waits for nothing.
+        // The task closed the channel when it ended, so this does not wait.
         match (&mut self.asking).await {
             Err(error) if error.is_panic() => {
                 Err(Error::new(ErrorKind::Panic, OPERATION, "the task that reads ahead panicked").with_source(error))
@@ -239,7 +239,7 @@ impl Answers {
     }
 }
 
-/// Opens a cursor on the entry at `after` and everything that follows.
+/// Opens a cursor at the entry at `after`, followed by everything newer.
 async fn open(client: &Client, selection: Option<SelectionCriteria>, after: Position) -> Result<RawBatchCursor> {
     let needs_replay_flag = in_time(standing(client)).await?.needs_replay_flag;
     let mut command = find_from(after.timestamp(), needs_replay_flag);
@@ -254,8 +254,8 @@ async fn open(client: &Client, selection: Option<SelectionCriteria>, after: Posi
     in_time(async { open.await.map_err(convert) }).await
 }
 
-/// Takes entries out of a batch, about as many bytes as are given at once, up to one that ends a large transaction or needs another that was
-/// never seen.
+/// Takes entries out of a batch, up to about `BATCH` bytes. Stops early after an entry that ends a large transaction, and at one that needs
+/// an entry that was never read.
 async fn take(
     assembler: &mut Assembler,
     documents: &mut Documents<RawBatch>,
@@ -302,7 +302,7 @@ async fn fetch(client: &Client, assembler: &mut Assembler, position: Position) -
     }
 }
 
-/// The server's next answer.
+/// Returns the server's next answer.
 async fn answer(client: &Client, answers: &mut Answers, after: Position) -> Result<Documents<RawBatch>> {
     match in_time(answers.next()).await {
         Ok(batch) => Documents::new(batch),
@@ -310,8 +310,8 @@ async fn answer(client: &Client, answers: &mut Answers, after: Position) -> Resu
     }
 }
 
-/// Looks into an error that may say that a cursor fell out of the oplog, as one does on its way to its first entry, too. What it is to go
-/// on after may still be there, which a new one will see, or not.
+/// Examines an error that may mean that the cursor fell out of the oplog. That can also happen on its way to the first entry. The entry to
+/// resume after may still exist, in which case a new cursor finds it, or not.
 async fn fell_out(client: &Client, error: Error, after: Position) -> Error {
     if error.kind() != ErrorKind::PositionLost {
         return error;
@@ -323,7 +323,7 @@ async fn fell_out(client: &Client, error: Error, after: Position) -> Error {
     }
 }
 
-/// The error of a history that does not hold the entry to go on after.
+/// Returns the error for a history that does not hold the entry to resume after.
 async fn lost(client: &Client, after: Position) -> Error {
     const RESYNC: &str = "the tail has to start anew, and the data must be compared with the source again (resync)";
     let message = match in_time(oldest_position(client)).await {
@@ -337,13 +337,13 @@ async fn lost(client: &Client, after: Position) -> Error {
             "the source's history does not hold {after}, although its oldest entry is {oldest}: it was restored or rolled back, or \
              is another replica set; {RESYNC}"
         ),
-        // This error is the one that matters, whether or not its reason can be told.
+        // This error is the one that matters, whether or not its reason can be determined.
         Err(_) => format!("the oplog does not hold {after}; {RESYNC}"),
     };
     Error::new(ErrorKind::PositionLost, OPERATION, message).with_context("position", after)
 }
 
-/// Gives up on an answer that takes too long.
+/// Fails if an answer takes too long.
 async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
     answered(OPERATION, REPLY, call).await
 }

@@ -1,4 +1,4 @@
-//! Ranges whose bounds do not fit into one command.
+//! Cuts off ranges whose bounds do not fit into one command.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::model::Batch;
 use crate::order::Key;
 
-/// Ends a stream of documents in `_id` order in front of the first one above `upper`.
+/// Ends a stream of documents in `_id` order before the first document above `upper`.
 pub(super) fn cut_off(batches: BoxStream<'static, Result<Batch>>, upper: Key) -> BoxStream<'static, Result<Batch>> {
     let upper = Arc::new(upper);
     stream::unfold(Some(batches), move |batches| {

@@ -1,4 +1,4 @@
-//! The `find` that reads one range of `_id`, for source and sink alike.
+//! The `find` that reads one range of `_id`, for source and target.
 
 mod cut_off;
 mod open_end;
@@ -14,24 +14,25 @@ use crate::model::raw::writer::RawWriter;
 use crate::model::{Batch, CollectionKind, Namespace, Range};
 use crate::order::{Key, element_type};
 
-/// How many documents a reply should hold to have about `batch_bytes`, when a document has about `document_bytes` (0: not known).
+/// Returns how many documents a reply of about `batch_bytes` holds. `document_bytes` is the approximate size of a document, or 0 if it is
+/// not known.
 pub(crate) fn batch_size(batch_bytes: usize, document_bytes: usize) -> u32 {
     let document_bytes = if document_bytes == 0 { 4096 } else { document_bytes };
     u32::try_from((batch_bytes / document_bytes).clamp(1, 100_000)).unwrap_or(1)
 }
 
-/// The most bytes that both bounds may have: with the rest of the command they stay below the server's 16 MB + 16 KB.
+/// Maximum size of both bounds together, in bytes. The whole command then stays below the server's limit, 16 MB plus 16 KB.
 const MOST_BOUND_BYTES: usize = 16 * 1024 * 1024;
 
-/// A `find`, and where its documents end.
+/// A `find` command, and where its documents end.
 pub(crate) struct RangeFind {
     pub command: RawDocumentBuf,
-    /// The range's upper end, where the command does not say it and further documents follow.
+    /// Upper end of the range, if the command does not state it and returns documents beyond it.
     cut_off: Option<Key>,
 }
 
 impl RangeFind {
-    /// The documents of the range among those that the command gives.
+    /// Restricts the documents that the command returns to those of the range.
     pub fn within(self, batches: BoxStream<'static, Result<Batch>>) -> BoxStream<'static, Result<Batch>> {
         match self.cut_off {
             Some(upper) => cut_off(batches, upper),
@@ -40,13 +41,13 @@ impl RangeFind {
     }
 }
 
-/// The `find` for the documents of `range`, in `_id` order where `kind` has ranges, else all of them in natural order.
+/// Builds the `find` for the documents of `range`: in `_id` order if `kind` has ranges, otherwise all documents in natural order.
 ///
-/// A query's `$gt` and `$lte` see only values of the type they are given, so that a range over several types cannot be asked for with
-/// them. The index bounds `min` and `max` see all types, but are inclusive below and exclusive above, the opposite of a [`Range`].
-/// Hence both bounds are moved up to the next value that can exist: exactly the documents between `lower` (not included) and `upper`
-/// (included) lie between these. Only where there is no upper end a filter has to do it. Of two bounds that do not fit into one command
-/// the lower one is sent.
+/// In a query, `$gt` and `$lte` match only values of the type of their argument. They cannot express a range over several types. The index
+/// bounds `min` and `max` cover all types, but `min` is inclusive and `max` is exclusive, the opposite of a [`Range`]. Both bounds are
+/// therefore moved up to the next value that can exist. Exactly the documents between `lower` (excluded) and `upper` (included) lie between
+/// the moved bounds. A filter is needed only if there is no upper end. If both bounds do not fit into one command, only the lower one is
+/// sent.
 pub(crate) fn range_find(
     namespace: &Namespace,
     kind: CollectionKind,
@@ -94,7 +95,7 @@ pub(crate) fn range_find(
     }
 }
 
-/// The least values that are in the range and above it; `None` when nothing can be in it.
+/// Returns the least value in the range and the least value above it, or `None` if nothing can be in the range.
 fn bounds(range: &Range) -> Option<(Option<Key>, Option<Key>)> {
     let min = match &range.lower {
         // Nothing is above MaxKey.
@@ -112,13 +113,13 @@ fn natural(command: &mut RawWriter) {
     command.open_document("hint").int32("$natural", 1).close();
 }
 
-/// Buckets have no index on `_id` but are stored by it, and every `_id` is an ObjectId. 5.0 takes neither `min` nor `max` for them, but
+/// Buckets are stored by `_id` and have no index on it. Every `_id` is an ObjectId. 5.0 accepts neither `min` nor `max` for buckets, but
 /// scans only the part of the collection that a filter on `_id` allows.
 fn buckets(command: &mut RawWriter, range: &Range, (min, max): &(Option<Key>, Option<Key>)) {
     let is_object_id = |key: &Key| key.as_raw().element_type() == element_type::OBJECT_ID;
     let first = Key::from(bson::RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0; 12])));
     let last = Key::from(bson::RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0xff; 12])));
-    // A bound of another type lies below every bucket or above every bucket.
+    // A bound of another type lies below all buckets or above all buckets.
     let above_all = min.as_ref().is_some_and(|min| *min > last) || max.as_ref().is_some_and(|max| *max <= first);
     command.open_document("filter").open_document("_id");
     if above_all {

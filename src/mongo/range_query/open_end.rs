@@ -1,8 +1,8 @@
-//! The range that ends with MaxKey.
+//! The filter for a range that ends with MaxKey.
 //!
-//! An index scan that begins at `min` and has no `max` ends in front of MaxKey, and there is nothing above to name as `max`. A range
-//! without an upper end is therefore asked for by what is not in it: the values up to `lower` of its own type, and all types below.
-//! Each is an interval that the server leaves out of the scan, or a type of which there is at most a handful of documents.
+//! An index scan that begins at `min` and has no `max` ends before MaxKey, and there is no value above MaxKey to use as `max`. The filter
+//! for a range without an upper end therefore excludes what is not in the range: the values up to `lower` of the same type, and all types
+//! below. Each of these is an interval that the server skips in the scan, or a type with a handful of documents at most.
 
 use crate::model::raw::writer::RawWriter;
 use crate::order::{Key, element_type};
@@ -15,10 +15,11 @@ pub(super) fn write(command: &mut RawWriter, lower: &Key) {
     }
 }
 
-/// For the three types that the server has no interval for, of which it takes only the last from a client as an `_id`: arrays, regular
-/// expressions, DBPointers. There can only be few documents above such a one, so that each may be looked at.
+/// Writes the filter for the three types without intervals on the server: arrays, regular expressions, DBPointers. Of these, the server
+/// accepts only DBPointers as an `_id` from a client. There can be only few documents above such a value, so the server may examine each
+/// one.
 fn compare_each(command: &mut RawWriter, lower: &Key) {
-    /// The numbers of these types and all above, in the order of the index.
+    /// The `$type` numbers of these types and of all types above them, in index order.
     const ABOVE: [i32; 11] = [4, 5, 7, 8, 9, 17, 11, 12, 13, 15, 127];
     let own = i32::from(lower.as_raw().element_type());
     command.open_document("filter");
@@ -62,7 +63,7 @@ fn leave_out(command: &mut RawWriter, lower: &Key, rank: usize) {
                 command.value_bytes("$gte", element_type, bytes);
             }),
             Bracket::From(..) => condition(command, "$lte", &|command| {
-                // A symbol is compared as the string it holds, but the server has no interval for it.
+                // A symbol compares as the string it holds, but the server has no interval for symbols.
                 let value = lower.as_raw();
                 let element_type = match value.element_type() {
                     element_type::SYMBOL => element_type::STRING,
@@ -71,7 +72,7 @@ fn leave_out(command: &mut RawWriter, lower: &Key, rank: usize) {
                 command.value_bytes("$lte", element_type, value.bytes());
             }),
         }
-        // To comparisons in queries NaN is neither more nor less than a number; to the index it is the least.
+        // In query comparisons, NaN is neither less nor greater than a number. In the index, NaN is the least.
         if matches!(bracket, Bracket::From([element_type::DOUBLE, ..], _)) {
             condition(command, "$ne", &|command| {
                 command.value_bytes("$ne", element_type::DOUBLE, &f64::NAN.to_le_bytes());
@@ -81,11 +82,11 @@ fn leave_out(command: &mut RawWriter, lower: &Key, rank: usize) {
     command.close().close();
 }
 
-/// Types that comparisons in queries take together, in the order of the index.
+/// Types that query comparisons treat as one, in index order.
 enum Bracket {
-    /// The types, and the type and bytes of the least value, NaN apart.
+    /// The types, and the type and bytes of their least value other than NaN.
     From(&'static [u8], (u8, &'static [u8])),
-    /// Types of few documents, by their numbers in `$type`: all of them are left out.
+    /// Types with few documents, by their numbers in `$type`. The filter excludes all of their documents.
     Types(&'static [i32]),
 }
 
@@ -125,7 +126,7 @@ const BRACKETS: &[Bracket] = &[
     ),
 ];
 
-/// Where among the brackets a type stands, unless the server has no interval for its values.
+/// Returns the index of a type's bracket, or `None` if the server has no interval for its values.
 fn rank(element_type: u8) -> Option<usize> {
     let number = match element_type {
         element_type::MIN_KEY => -1,

@@ -1,11 +1,11 @@
-//! The next value in the server's order.
+//! The next value in the server's sort order.
 
 use bson::oid::ObjectId;
 
 use crate::order::{Key, RawValue, element_type};
 
-/// The least `_id` that is greater than `key`, or one so little greater that no value which can be stored lies between; `None` for
-/// MaxKey.
+/// Returns the least `_id` that is greater than `key`, or one so little greater that no value that can be stored lies between. Returns
+/// `None` for MaxKey.
 pub(super) fn successor(key: &Key) -> Option<Key> {
     let value = key.as_raw();
     let bytes = value.bytes();
@@ -18,7 +18,7 @@ pub(super) fn successor(key: &Key) -> Option<Key> {
         element_type::INT64 => number(key, |bytes| Number::of_integer(i64::from_le_bytes(bytes))),
         element_type::DECIMAL128 => number(key, |bytes| Number::of_decimal(u128::from_le_bytes(bytes))),
         element_type::STRING | element_type::SYMBOL => lengthened(element_type::STRING, bytes),
-        // A document or array that has one field more is greater, and least when that field is.
+        // A document or array with one more field is greater. It is the least such value if the added field is the least.
         element_type::DOCUMENT | element_type::ARRAY => of(value.element_type(), &extended(bytes)),
         element_type::BINARY => binary(bytes),
         element_type::OBJECT_ID => match incremented(bytes) {
@@ -37,7 +37,7 @@ pub(super) fn successor(key: &Key) -> Option<Key> {
             Some(next) => of(element_type::TIMESTAMP, &next.to_le_bytes()),
             None => of(element_type::REGEX, &[0, 0]),
         },
-        // Pattern and options end with a NUL and hold none, so that the next are the options with a 1 at their end.
+        // Pattern and options each end with a NUL and contain none. The next value has a 1 at the end of the options.
         element_type::REGEX => of(
             element_type::REGEX,
             &[bytes.get(..bytes.len().saturating_sub(1))?, &[1, 0]].concat(),
@@ -47,7 +47,7 @@ pub(super) fn successor(key: &Key) -> Option<Key> {
                 bytes.split_at_checked(bytes.len().checked_sub(ObjectId::default().bytes().len())?)?;
             match incremented(id) {
                 Some(next) => of(element_type::DB_POINTER, &[namespace, &next].concat()),
-                // No driver makes the last of all ids, and the namespaces that follow are those of the same length.
+                // No driver generates the greatest id. The namespaces that follow it have the same length.
                 None => of(element_type::CODE, &[1, 0, 0, 0, 0]),
             }
         }
@@ -70,20 +70,20 @@ fn of(element_type: u8, bytes: &[u8]) -> Option<Key> {
     RawValue::from_parts(element_type, bytes).map(Key::from)
 }
 
-/// The string with a NUL at its end, in front of the one that ends every string.
+/// Appends a NUL to the string, before the NUL that ends every string.
 fn lengthened(element_type: u8, bytes: &[u8]) -> Option<Key> {
     let length = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?) + 1;
     of(element_type, &[&length.to_le_bytes(), bytes.get(4..)?, &[0]].concat())
 }
 
-/// The document with the least field of all at its end: MinKey under an empty name.
+/// Appends the least possible field to the document: MinKey under an empty name.
 fn extended(bytes: &[u8]) -> Vec<u8> {
     let fields = bytes.get(4..bytes.len().saturating_sub(1)).unwrap_or_default();
     let length = (bytes.len() + 2) as u32;
     [&length.to_le_bytes(), fields, &[element_type::MIN_KEY, 0, 0]].concat()
 }
 
-/// The next bytes of the same length; `None` after the last.
+/// Returns the next bytes of the same length, or `None` after the last.
 fn incremented(bytes: &[u8]) -> Option<Vec<u8>> {
     let at = bytes.iter().rposition(|byte| *byte != 0xff)?;
     let mut next = bytes.to_vec();
@@ -93,7 +93,7 @@ fn incremented(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(next)
 }
 
-/// By length, then subtype, then bytes. What the old subtype 2 says of its length once more counts as part of the bytes.
+/// Binary values sort by length, then subtype, then bytes. The second length of the old subtype 2 counts as part of the bytes.
 fn binary(bytes: &[u8]) -> Option<Key> {
     let (head, data) = bytes.split_at_checked(5)?;
     if let Some(next) = incremented(data) {
@@ -116,8 +116,8 @@ fn number<const N: usize>(key: &Key, read: impl Fn([u8; N]) -> Number) -> Option
         return of(element_type::STRING, &[1, 0, 0, 0, 0]);
     };
     let next = of(element_type::DECIMAL128, &next.to_bits().to_le_bytes())?;
-    // Most doubles are no Decimal128 but lie between two of them; those between the number and the next is the double that is nearest
-    // to the number, if any.
+    // Most doubles are not a Decimal128 but lie between two of them. Only one double can lie between the number and the next Decimal128:
+    // the double nearest to the number.
     let nearest = of(element_type::DOUBLE, &number.nearest_double().to_le_bytes())?;
     Some(if *key < nearest && nearest < next {
         nearest
@@ -126,14 +126,14 @@ fn number<const N: usize>(key: &Key, read: impl Fn([u8; N]) -> Number) -> Option
     })
 }
 
-/// What a Decimal128 can say, but with the value of any number.
+/// The value of any number, in the form of a Decimal128.
 #[derive(Clone, Copy)]
 enum Number {
     NaN,
     Infinite {
         negative: bool,
     },
-    /// `coefficient * 10^exponent`, and a little further from zero if it is not `exact`.
+    /// `coefficient * 10^exponent`, and slightly further from zero unless it is `exact`.
     Finite {
         negative: bool,
         coefficient: u128,
@@ -165,7 +165,7 @@ impl Number {
         if double.is_infinite() {
             return Self::Infinite { negative };
         }
-        // No double has more than 767 significant digits, so that this is its exact value.
+        // No double has more than 767 significant digits, so this is its exact value.
         let text = format!("{:.766e}", double.abs());
         let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let mut digits = digits.bytes().filter(u8::is_ascii_digit);
@@ -181,7 +181,7 @@ impl Number {
         }
     }
 
-    /// Reads the binary integer encoding of IEEE 754. A coefficient of more than 34 digits stands for zero there.
+    /// Reads the binary integer encoding of IEEE 754. In this encoding, a coefficient of more than 34 digits means zero.
     fn of_decimal(bits: u128) -> Self {
         let negative = bits >> 127 == 1;
         let (coefficient, exponent) = match bits >> 122 & 0b11111 {
@@ -198,7 +198,7 @@ impl Number {
         }
     }
 
-    /// The least Decimal128 that is greater; wherever doubles and integers are, the Decimal128 are denser.
+    /// Returns the least Decimal128 that is greater. Decimal128 values are denser than doubles and integers over their whole range.
     fn successor(self) -> Option<Self> {
         let finite = |negative, coefficient, exponent| {
             Some(Self::Finite {
@@ -418,7 +418,7 @@ mod tests {
     #[test]
     fn nothing_lies_between_a_value_and_its_successor() {
         let mut keys = corpus();
-        // Successors of successors are as good a test as any value.
+        // Successors of successors are as good test values as any.
         keys.extend(corpus().iter().filter_map(successor));
         for key in &keys {
             let Some(next) = successor(key) else {

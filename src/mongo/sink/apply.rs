@@ -1,4 +1,4 @@
-//! Logged writes, in order for each document.
+//! Applies logged writes, in order for each document.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,10 +18,10 @@ use crate::sink::{Refusal, RefusalReason};
 
 pub(super) const OPERATION: &str = "apply writes";
 
-/// Applies writes, as [`Sink::apply`](crate::Sink::apply) says.
+/// Applies writes; see [`Sink::apply`](crate::Sink::apply).
 ///
 /// # Errors
-/// What concerns more than single writes.
+/// Any error that concerns more than single writes.
 pub(super) async fn apply(
     target: &TargetConnection,
     namespace: &Namespace,
@@ -35,8 +35,8 @@ pub(super) async fn apply(
     };
     let mut refused = Vec::new();
     for step in &steps {
-        // Deletes go first: they may free a key of a unique index that another write of the step takes.
-        // A capped collection of 5.0 or older deletes by itself, and refuses to be told.
+        // Deletes go first: they may free a key of a unique index that another write of the step takes. A capped collection of 5.0 or older
+        // deletes documents by itself and refuses delete commands.
         if kind != CollectionKind::Capped || target.is_at_least(6, 0) {
             refused.extend(delete(target, namespace, kind, &step.deletes).await?);
         }
@@ -51,8 +51,8 @@ pub(super) async fn apply(
         .collect())
 }
 
-/// Whether writes of different documents may not be exchanged: the order of inserts is what a capped collection keeps, and `_id`s with
-/// strings in them that differ here may be the same to a collation.
+/// Whether writes of different documents must stay in order. A capped collection keeps the order of its inserts. Under a collation, `_id`s
+/// with strings that differ here may be equal.
 fn keeps_order(kind: CollectionKind, writes: &[Write]) -> bool {
     match kind {
         CollectionKind::Capped => true,
@@ -61,7 +61,7 @@ fn keeps_order(kind: CollectionKind, writes: &[Write]) -> bool {
     }
 }
 
-/// Writes of different documents, which may be sent together.
+/// Writes of different documents. They may be sent together.
 #[derive(Default)]
 struct Step<'a> {
     deletes: Vec<(usize, &'a Key)>,
@@ -86,7 +86,7 @@ impl<'a> Step<'a> {
     }
 }
 
-/// The first writes of all documents, then the second ones, and so on.
+/// Puts the first writes of all documents into one step, the second ones into the next, and so on.
 fn rounds(writes: &[Write]) -> Vec<Step<'_>> {
     let mut counts: HashMap<&Key, usize> = HashMap::with_capacity(writes.len());
     let mut steps: Vec<Step<'_>> = Vec::new();
@@ -103,7 +103,7 @@ fn rounds(writes: &[Write]) -> Vec<Step<'_>> {
     steps
 }
 
-/// Consecutive writes of one sort.
+/// Puts consecutive writes of the same operation into one step.
 fn runs(writes: &[Write]) -> Vec<Step<'_>> {
     let mut steps: Vec<Step<'_>> = Vec::new();
     let mut keys = HashSet::new();
@@ -135,7 +135,7 @@ async fn insert(
         .collect())
 }
 
-/// One statement for each document, or one for many of them.
+/// Delete statements, each for one document or for several.
 struct Deletes<'a>(Vec<&'a [(usize, &'a Key)]>);
 
 impl Items for Deletes<'_> {
@@ -174,7 +174,7 @@ impl Items for Deletes<'_> {
     }
 }
 
-/// The deletes in groups of at most so many, whose keys fit into one command.
+/// Splits the deletes into groups of at most `most`, whose keys fit into one command.
 fn groups<'a, 'k>(deletes: &'a [(usize, &'k Key)], most: usize) -> Vec<&'a [(usize, &'k Key)]> {
     const MOST_KEY_BYTES: usize = 4 * 1024 * 1024;
     let mut groups = Vec::new();
@@ -192,8 +192,8 @@ fn groups<'a, 'k>(deletes: &'a [(usize, &'k Key)], most: usize) -> Vec<&'a [(usi
     groups
 }
 
-/// Keeps the deletes of documents that are there with this very `_id`. A collation finds one with another `_id` too; and with the simple
-/// collation named, a delete would look through the whole collection.
+/// Keeps only the deletes whose document exists with exactly this `_id`. Under a collation, a delete also matches a document with another
+/// `_id`. A delete that names the simple collation would scan the whole collection.
 async fn retain_exact(
     target: &TargetConnection,
     namespace: &Namespace,
@@ -220,7 +220,7 @@ async fn delete(
     kind: CollectionKind,
     deletes: &[(usize, &Key)],
 ) -> Result<Vec<(usize, RefusalReason)>> {
-    /// `$in` takes half the server's time, and is refused or not as a whole.
+    /// `$in` takes half the server's time, and is accepted or refused as a whole.
     const MOST_TOGETHER: usize = 1_000;
     let together = if takes_in(kind) { MOST_TOGETHER } else { 1 };
     let mut deletes = deletes.to_vec();

@@ -1,4 +1,4 @@
-//! Documents read by `_id`.
+//! Reads documents of the target by `_id`.
 
 use bson::doc;
 use bson::raw::{RawDocument, RawDocumentBuf};
@@ -16,21 +16,21 @@ use crate::order::Key;
 
 const OPERATION: &str = "read documents";
 
-/// How many documents are asked for at a time, and how many bytes their keys may have.
+/// Maximum number of documents per command, and maximum size of their keys in bytes.
 const MOST_KEYS: usize = 10_000;
 const MOST_KEY_BYTES: usize = 8 * 1024 * 1024;
 
-/// How many commands are under way at a time where each asks for one document.
+/// Maximum number of commands in flight, where each requests one document.
 pub(super) const CONCURRENCY: usize = 8;
 
-/// How much of each document is wanted.
+/// Which part of each document to return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Whole,
     Id,
 }
 
-/// Those of the documents that exist, as the primary has them.
+/// Returns those of the documents that exist, as the primary has them.
 ///
 /// # Errors
 /// A server error.
@@ -65,7 +65,7 @@ pub(super) async fn find(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Keys that can be asked for in one command.
+/// Groups the keys so that each group fits into one command.
 pub(super) fn groups<'a>(kind: CollectionKind, keys: &[&'a Key]) -> Vec<Vec<&'a Key>> {
     let (plain, singly): (Vec<&Key>, Vec<&Key>) = keys
         .iter()
@@ -89,13 +89,13 @@ pub(super) fn groups<'a>(kind: CollectionKind, keys: &[&'a Key]) -> Vec<Vec<&'a 
     groups
 }
 
-/// Whether the server finds the documents of an `$in` on `_id` by an index. Where documents are stored by `_id` there is none, and the
-/// whole collection is looked through.
+/// Whether the server has an index for an `$in` on `_id`. Collections that are stored by `_id` have none, so the server scans the whole
+/// collection.
 pub(super) fn takes_in(kind: CollectionKind) -> bool {
     !matches!(kind, CollectionKind::Clustered | CollectionKind::TimeSeriesBuckets)
 }
 
-/// Whether the collection is stored by `_id`, which decides how its documents can be asked for.
+/// Returns whether the collection is stored by `_id`, which decides how its documents can be requested.
 ///
 /// # Errors
 /// A server error.
@@ -164,7 +164,7 @@ fn command(namespace: &Namespace, keys: &[&Key], part: Part) -> RawDocumentBuf {
     if part == Part::Id {
         command.open_document("projection").int32("_id", 1).close();
     }
-    // As much in each reply as the server's 16 MB allow.
+    // As many documents in each reply as the server's 16 MB allow.
     command.int32("batchSize", 100_000);
     command.finish()
 }

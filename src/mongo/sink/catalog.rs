@@ -1,4 +1,4 @@
-//! Collections, views and databases.
+//! Creates, changes and drops collections, views and databases.
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Document, doc, rawdoc};
@@ -11,7 +11,7 @@ use crate::model::{CollectionKind, Namespace};
 use crate::mongo::client;
 use crate::sink::CatalogCommand;
 
-/// The server's error codes that say that it is already as asked.
+/// Error codes with which the server says that the catalog already is as requested.
 mod code {
     pub const NAMESPACE_NOT_FOUND: i32 = 26;
     pub const INDEX_NOT_FOUND: i32 = 27;
@@ -19,10 +19,10 @@ mod code {
     pub const UNKNOWN_FIELD: i32 = 40415;
 }
 
-/// Makes a change to the catalogue, as [`Sink::execute`](crate::Sink::execute) says.
+/// Changes the catalog; see [`Sink::execute`](crate::Sink::execute).
 ///
 /// # Errors
-/// [`TargetRefused`](ErrorKind::TargetRefused) with the server's reason; a connection error once patience has run out.
+/// [`TargetRefused`](ErrorKind::TargetRefused) with the server's reason, or a connection error once the patience has run out.
 pub(super) async fn execute(target: &TargetConnection, command: &CatalogCommand) -> Result<()> {
     match command {
         CatalogCommand::Create {
@@ -30,7 +30,7 @@ pub(super) async fn execute(target: &TargetConnection, command: &CatalogCommand)
             kind,
             options,
         } => create(target, namespace, *kind, options).await,
-        // Servers do not let it be dropped but with its database.
+        // Servers drop `system.js` only together with its database.
         CatalogCommand::Drop { namespace } if namespace.collection() == "system.js" => {
             let empty = doc! { "delete": namespace.collection(), "deletes": [{ "q": {}, "limit": 0 }] };
             let database = namespace.database();
@@ -116,8 +116,8 @@ async fn create(
         target.unique_names().created(namespace);
     }
     if kind == CollectionKind::TimeSeriesBuckets && target.is_at_least(6, 0) {
-        // 5.0 puts values of different types into one bucket; later releases take such buckets only where they are announced. The first
-        // releases of 6.0 do not know the option and take all.
+        // 5.0 puts values of different types into one bucket. Later releases accept such buckets only if they are announced. The first
+        // releases of 6.0 do not know the option and accept all buckets.
         let modify = doc! { "collMod": shown.collection(), "timeseriesBucketsMayHaveMixedSchemaData": true };
         run(
             target,
@@ -151,7 +151,7 @@ fn with_fields(mut command: RawDocumentBuf, fields: &RawDocument) -> RawDocument
     command
 }
 
-/// Catalogue commands name a time-series collection, not its buckets.
+/// Returns the name for catalog commands. They name a time-series collection, not its buckets.
 fn shown(namespace: &Namespace) -> Namespace {
     namespace.time_series().unwrap_or_else(|| namespace.clone())
 }
@@ -169,16 +169,16 @@ async fn run(
     Ok(())
 }
 
-/// What became of a command.
+/// Outcome of a command.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sent {
-    /// It was carried out.
+    /// The server carried it out.
     Done,
-    /// It was as asked before.
+    /// The catalog already was as requested.
     AsAsked,
 }
 
-/// Sends a command until a majority has it. Of the server's errors, those of the codes `fine` say that it is already as asked.
+/// Sends a command until a majority has it. The error codes in `fine` mean that the catalog already is as requested.
 async fn send(
     target: &TargetConnection,
     operation: &'static str,

@@ -1,4 +1,4 @@
-//! The connection to the target, what it can do, and how commands are sent to it.
+//! Connection to the target: its capabilities, and how to send it commands.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::mongo::client::{self, Answer};
 use crate::mongo::error_codes;
 use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, WRITE_TIMEOUT, answered, retry};
 
-/// How long a majority may take to confirm a write before it is asked for again.
+/// Maximum time for a majority to confirm a write before the write is sent again.
 const MAJORITY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection to the target.
@@ -28,7 +28,7 @@ pub(super) struct TargetConnection {
 }
 
 impl TargetConnection {
-    /// Asks the server what it can do.
+    /// Asks the server for its version and capabilities.
     pub async fn probe(client: Client) -> Result<Self> {
         let version = client::describe(&client).await?.version;
         let applies_deltas = applies_deltas(&client).await?;
@@ -55,31 +55,31 @@ impl TargetConnection {
         (has_major, has_minor) >= (major, minor)
     }
 
-    /// The series of its servers.
+    /// The release series of its servers.
     pub fn series(&self) -> Series {
         [self.version[0], self.version[1]]
     }
 
-    /// Whether logged `$v: 2` deltas can be sent to the server as they are.
+    /// Whether the server accepts logged `$v: 2` deltas as they are.
     pub fn applies_deltas(&self) -> bool {
         self.applies_deltas
     }
 
-    /// The terms of the primaries that acknowledged writes.
+    /// Terms of the primaries that acknowledged writes.
     pub fn terms(&self) -> &Terms {
         &self.terms
     }
 
-    /// The collections without repeated names.
+    /// Collections without repeated names.
     pub fn unique_names(&self) -> &UniqueNames {
         &self.unique_names
     }
 
-    /// Sends a write command, through elections. Its answer may have been lost, so that it is executed twice. The driver takes the body,
-    /// so that one is made for each attempt.
+    /// Sends a write command, with retries through elections. Its answer may be lost, so the command may run twice. The driver consumes the
+    /// body, so `body` creates one for each attempt.
     ///
     /// # Errors
-    /// The server's answer for the command as a whole; [`ErrorKind::Connection`] once patience has run out.
+    /// The server's answer if it concerns the command as a whole; [`ErrorKind::Connection`] once the patience has run out.
     pub async fn write(
         &self,
         operation: &'static str,
@@ -102,10 +102,10 @@ impl TargetConnection {
         Ok(reply)
     }
 
-    /// Sends a command that is complete when a majority has journaled what it did, through elections.
+    /// Sends a command that completes when a majority has journaled its effect. It is retried through elections.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
+    /// Same as [`write`](Self::write).
     pub async fn write_durably(&self, operation: &'static str, database: &str, command: &RawDocument) -> Result<Reply> {
         let mut body = command.to_owned();
         body.append(cstr!("writeConcern"), durable());
@@ -117,14 +117,14 @@ impl TargetConnection {
     }
 }
 
-/// The write concern of what must not be lost: on the disks of a majority.
+/// Write concern for what must not be lost: on the disks of a majority.
 fn durable() -> RawDocumentBuf {
     let timeout = i64::try_from(MAJORITY_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
     rawdoc! { "w": "majority", "j": true, "wtimeout": timeout }
 }
 
-/// Whether an ordinary client may use the stage that the server's own secondaries apply deltas with. It is not documented, hence asked
-/// for; the filter matches nothing.
+/// Whether an ordinary client may use the stage with which the server's own secondaries apply deltas. The stage is not documented, hence
+/// the probe. Its filter matches nothing.
 async fn applies_deltas(client: &Client) -> Result<bool> {
     let update = doc! {
         "update": "probe",
@@ -136,37 +136,37 @@ async fn applies_deltas(client: &Client) -> Result<bool> {
     };
     match client::run(client, "probe the target", crate::METADATA_DATABASE, update).await {
         Ok(reply) => Ok(!reply.contains_key("writeErrors")),
-        // A missing privilege shows again, and with its reason, where it is needed.
+        // A missing privilege shows up again, with its reason, where it is needed.
         Err(error) if matches!(error.kind(), ErrorKind::Server | ErrorKind::Unauthorized) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// What a write command has done.
+/// Result of a write command.
 #[derive(Debug)]
 pub(super) struct Reply {
-    /// Documents inserted, matched or upserted, or deleted.
+    /// Number of documents inserted, matched, upserted or deleted.
     pub count: u64,
     /// Statements or documents that failed, in order.
     pub errors: Vec<WriteError>,
-    /// The primary's term.
+    /// Term of the primary.
     pub term: Option<i64>,
 }
 
 /// Why a statement or document failed.
 #[derive(Clone, Debug)]
 pub(super) struct WriteError {
-    /// Its index in the command.
+    /// Index in the command.
     pub index: usize,
     pub code: i32,
     pub message: String,
-    /// For a duplicate key: whether it is that of the index on `_id`.
+    /// For a duplicate key: whether the index is the one on `_id`.
     pub on_id: bool,
 }
 
 impl Reply {
     fn read(operation: &'static str, reply: &Document) -> Result<Self> {
-        // Where the write concern was not met the write itself may well be there, but asking again is all that can be done.
+        // If the write concern was not met, the write itself may exist. All that can be done is to send it again.
         if let Ok(error) = reply.get_document("writeConcernError") {
             return Err(transient(
                 operation,
@@ -187,11 +187,11 @@ impl Reply {
                     .is_ok_and(|pattern| pattern.len() == 1 && pattern.contains_key("_id")),
             })
             .collect();
-        // What a server cannot do while it steps down or shuts down, it says for each write.
+        // A server that steps down or shuts down reports that for each write.
         if let Some(error) = errors.iter().find(|error| error_codes::is_retried(error.code)) {
             return Err(transient(operation, error.code, &error.message));
         }
-        // Nor is it the fault of a document that the target takes none.
+        // A target that takes no writes is not the fault of a document, either.
         if let Some((error, what)) = errors
             .iter()
             .find_map(|error| client::blocked(error.code).map(|what| (error, what)))

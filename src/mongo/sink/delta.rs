@@ -1,4 +1,4 @@
-//! Updates that the source logged as what changed.
+//! Applies updates that the source logged as deltas.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,10 +19,11 @@ use crate::oplog::delta::{self, DeltaFormat};
 use crate::order::Key;
 use crate::sink::RefusalReason;
 
-/// A server takes time by the square of the paths of an update. So many and more are set here, in one pass.
+/// Maximum number of paths in one update. The time that the server needs grows with the square of the paths. Deltas with more paths are
+/// applied here, in one pass.
 const MOST_PATHS: usize = 100;
 
-/// Where each path takes an update of its own, each of these writes and logs the whole document.
+/// Maximum number of paths where each path needs its own update. Each of these updates writes and logs the whole document.
 const MOST_ORDERED_PATHS: usize = 4;
 
 /// One update statement.
@@ -32,9 +33,9 @@ struct Statement<'a> {
 }
 
 enum Update<'a> {
-    /// The logged delta, for the server to apply as a secondary does.
+    /// The logged delta, which the server applies as a secondary does.
     Logged(&'a RawDocument),
-    /// Ordinary operators.
+    /// Ordinary update operators.
     Operators(RawDocumentBuf),
 }
 
@@ -80,11 +81,11 @@ impl Items for Statements<'_> {
     }
 }
 
-/// Applies one delta to each of different documents; `document` of each is the delta. The answer names those that could not be applied,
-/// by their write.
+/// Applies one delta to each of several different documents. The `document` of each item is the delta. Returns the writes that could not be
+/// applied.
 ///
 /// # Errors
-/// What concerns more than single writes.
+/// Any error that concerns more than single writes.
 pub(super) async fn apply(
     target: &TargetConnection,
     namespace: &Namespace,
@@ -116,7 +117,7 @@ pub(super) async fn apply(
         let doubtful: Vec<&Key> = doubtful.map(|statement| statement.delta.key).collect();
         let mut found = find_repeated_names(target, namespace, kind, &doubtful).await?;
         if kind == CollectionKind::Unordered {
-            // The statement may find a document with another `_id`, if the collation takes it for the same.
+            // The statement may match a document with another `_id` that is equal by the collation.
             found.extend(doubtful.into_iter().filter(|key| key.is_collated()).cloned());
         }
         if !found.is_empty() {
@@ -133,7 +134,7 @@ pub(super) async fn apply(
     }
     for (write, (delta, error)) in failed {
         match error.code {
-            // PathNotViable, DuplicateKey: neither would be different in memory.
+            // PathNotViable, DuplicateKey: the result in memory would be the same.
             28 | 11000 => {
                 refused.insert(write, reason(error));
             }
@@ -153,13 +154,13 @@ pub(super) async fn apply(
     Ok(refused.into_iter().collect())
 }
 
-/// Whether a statement does to a document with repeated names what the source did, on every member. Before 5.0 the log has the very
-/// operators.
+/// Whether a statement does the same to a document with repeated names as the source did, on every member. Before 5.0, the oplog contains
+/// the operators themselves.
 fn suits_repeated_names(target: &TargetConnection, statement: &Statement<'_>) -> bool {
     !target.is_at_least(5, 0) && matches!(delta::format_of(statement.delta.document), Ok(Some(DeltaFormat::V1)))
 }
 
-/// Of these documents those in which a name stands twice. Nothing of the others is kept.
+/// Returns the keys of those documents in which a name occurs twice. Nothing of the other documents is kept.
 async fn find_repeated_names(
     target: &TargetConnection,
     namespace: &Namespace,
@@ -190,7 +191,7 @@ async fn find_repeated_names(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// The statements that apply a delta; `None` where it has to be applied in memory.
+/// Returns the statements that apply a delta, or `None` if it has to be applied in memory.
 fn updates<'a>(
     target: &TargetConnection,
     delta: &'a RawDocument,
@@ -198,7 +199,7 @@ fn updates<'a>(
     match delta::format_of(delta)? {
         Some(DeltaFormat::V2) => Ok(match delta::v2_as_operators(delta)? {
             Some(update) => Some(vec![Update::Operators(update)]),
-            // The server compares what was and what is, and cannot where a name stands twice in either.
+            // The server compares the document before and after the update. It cannot do that if a name occurs twice in either.
             None if target.applies_deltas() && !has_repeated_names(delta.as_bytes()) => {
                 Some(vec![Update::Logged(delta)])
             }
@@ -221,7 +222,7 @@ fn updates<'a>(
     }
 }
 
-/// Of the deltas those whose document does not exist.
+/// Returns those of the deltas whose document does not exist.
 async fn missing(
     target: &TargetConnection,
     namespace: &Namespace,
@@ -244,7 +245,7 @@ async fn missing(
         .collect())
 }
 
-/// Reads the documents, applies the deltas to them here, and stores the whole.
+/// Reads the documents, applies the deltas to them in memory, and stores the whole documents.
 async fn apply_in_memory(
     target: &TargetConnection,
     namespace: &Namespace,
@@ -256,7 +257,7 @@ async fn apply_in_memory(
     let mut refused = Vec::new();
     for group in by_id::groups(kind, &keys) {
         let mut attempts = RetryPolicy::SERVER.begin();
-        // What was stored before an attempt failed is read as it is now; a delta that is applied twice leaves the same document.
+        // The next attempt reads documents that were already stored in their new state. Applying a delta twice gives the same document.
         let refusals = loop {
             match apply_to_group(target, namespace, &deltas, &group).await {
                 Ok(refusals) => break refusals,
@@ -271,7 +272,7 @@ async fn apply_in_memory(
     Ok(refused)
 }
 
-/// One reply of documents, up to 16 MB, is held at a time.
+/// Applies the deltas of one group. Holds one reply of documents at a time, up to 16 MB.
 async fn apply_to_group(
     target: &TargetConnection,
     namespace: &Namespace,

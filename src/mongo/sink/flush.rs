@@ -1,4 +1,4 @@
-//! SharedFlush: which primaries acknowledged writes since the last flush, and the flush itself.
+//! The flush, and the terms of the primaries that acknowledged writes before it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -9,12 +9,12 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The election terms in which writes were acknowledged since the last flush.
 ///
-/// A write that a primary acknowledged alone is lost when another is elected without it. Within one term there is one primary, and
-/// what it has written before a write that a majority has, the majority has too.
+/// A write that only the primary acknowledged is lost if another primary is elected without it. Within one term there is one primary. If a
+/// majority has one of its writes, the majority also has everything that it wrote before.
 #[derive(Debug, Default)]
 pub(super) struct Terms(Mutex<Option<Span>>);
 
-/// The lowest and the highest.
+/// Lowest and highest term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Span {
     lowest: i64,
@@ -31,8 +31,8 @@ impl Span {
 }
 
 impl Terms {
-    /// Notes the term of a reply that acknowledged writes. This comes before the caller is told, so that a flush the caller begins
-    /// afterwards finds it.
+    /// Records the term of a reply that acknowledged writes. This happens before the caller gets the reply, so that a flush that the caller
+    /// starts afterwards includes the term.
     pub fn acknowledged(&self, term: i64) {
         self.merge(Span {
             lowest: term,
@@ -45,7 +45,7 @@ impl Terms {
         *terms = Some(terms.map_or(span, |terms| terms.with(span)));
     }
 
-    /// Takes what was noted so far: what is noted from now on is left to the next flush.
+    /// Takes the terms recorded so far. Terms recorded from now on belong to the next flush.
     fn take(&self) -> Taken<'_> {
         Taken {
             terms: self,
@@ -54,19 +54,19 @@ impl Terms {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Span>> {
-        // A span is changed in one assignment, so it is whole even after a panic elsewhere.
+        // A span changes in one assignment, so it is consistent even after a panic elsewhere.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Terms taken by a flush. They are put back unless the flush has come to an end, so that a failed or dropped one forgets nothing.
+/// Terms taken by a flush. Dropping them puts them back, unless the flush has completed. A flush that fails or is dropped forgets nothing.
 struct Taken<'a> {
     terms: &'a Terms,
     span: Option<Span>,
 }
 
 impl Taken<'_> {
-    /// Whether everything was acknowledged in `term`; whatever the answer, it has been given.
+    /// Completes the flush, whatever the result. Returns `true` if everything was acknowledged in `term`.
     fn settle(mut self, term: i64) -> bool {
         self.span.take().is_none_or(|span| {
             span == Span {
@@ -85,7 +85,7 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// The term of the primary that gave a reply: the last 8 bytes of its election id, or that of its newest entry.
+/// Returns the term of the primary that sent a reply: the last 8 bytes of its election id, or the term of its newest entry.
 pub(super) fn term_of(reply: &Document) -> Option<i64> {
     if let Ok(id) = reply.get_object_id("electionId") {
         let [_, _, _, _, term @ ..] = id.bytes();
@@ -94,11 +94,11 @@ pub(super) fn term_of(reply: &Document) -> Option<i64> {
     reply.get_document("opTime").ok()?.get_i64("t").ok()
 }
 
-/// Makes everything acknowledged so far durable, by one write that a majority has to journal.
+/// Makes everything acknowledged so far durable, with one write that a majority has to journal.
 pub(super) async fn flush(target: &TargetConnection) -> Result<()> {
     const OPERATION: &str = "flush the target";
     let taken = target.terms().take();
-    // Counting makes sure that there is something to write, so that the reply is that of a write in the primary's own term.
+    // The counter ensures that there is something to write. The reply is then that of a write in the primary's own term.
     let update = rawdoc! {
         "update": "flush",
         "updates": [{ "q": { "_id": "flush" }, "u": { "$inc": { "flushes": 1_i64 } }, "upsert": true }],
@@ -107,7 +107,7 @@ pub(super) async fn flush(target: &TargetConnection) -> Result<()> {
         .write_durably(OPERATION, crate::METADATA_DATABASE, &update)
         .await?;
     if !reply.errors.is_empty() {
-        // Two first flushes at a time insert the same document; the one that lost finds it the second time.
+        // Two concurrent first flushes insert the same document. The one that lost finds it on its second attempt.
         reply = target
             .write_durably(OPERATION, crate::METADATA_DATABASE, &update)
             .await?;

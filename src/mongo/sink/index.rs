@@ -1,4 +1,4 @@
-//! Indexes.
+//! Builds indexes on the target.
 
 use std::collections::BTreeSet;
 
@@ -19,13 +19,13 @@ use crate::mongo::{client, listing};
 
 const OPERATION: &str = "create an index";
 
-/// So many calls may wait for one build.
+/// Maximum number of calls that wait for one build.
 const MOST_ASKED: usize = 3;
 
-/// Builds one index, as [`Sink::create_index`](crate::Sink::create_index) says, however long it takes.
+/// Builds one index, however long it takes; see [`Sink::create_index`](crate::Sink::create_index).
 ///
 /// # Errors
-/// [`TargetRefused`](ErrorKind::TargetRefused) with the server's reason; a connection error once patience has run out.
+/// [`TargetRefused`](ErrorKind::TargetRefused) with the server's reason, or a connection error once the patience has run out.
 pub(super) async fn create(
     target: &TargetConnection,
     namespace: &Namespace,
@@ -43,13 +43,13 @@ pub(super) async fn create(
     .map_err(|error| refusal(error, namespace, specification))
 }
 
-/// Servers that refuse a long expiry of a new index take it of one that is there.
+/// Builds an index with a long expiry, for servers that refuse it for a new index. They accept it for an existing one.
 async fn build_with_long_expiry(
     target: &TargetConnection,
     namespace: &Namespace,
     specification: &RawDocument,
 ) -> Result<()> {
-    match build(target, namespace, specification, Expiry::BlockedByIndex).await {
+    match build(target, namespace, specification, Expiry::HeldBack).await {
         Err(error) if is_conflict(&error) && exists(target, namespace, specification).await? => return Ok(()),
         built => built?,
     }
@@ -62,23 +62,23 @@ async fn build_with_long_expiry(
         .map(|_| ())
 }
 
-/// Whether a specification is sent with its `expireAfterSeconds`.
+/// How to send the `expireAfterSeconds` of a specification.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Expiry {
     AsGiven,
     Left,
-    BlockedByIndex,
+    HeldBack,
 }
 
-/// Whether the target refuses an expiry that reaches back beyond 1970 from now.
+/// Whether the target refuses an expiry that, counted back from now, lies before 1970.
 fn is_expiry_too_long(error: &Error) -> bool {
     client::code(error) == Some(67) && client::answer(error).contains("must be within an acceptable range")
 }
 
-/// Whether the target refuses that an index of a capped collection expires documents. Servers up to 5.0 take such an index, and their
-/// expiry never takes effect, since documents of a capped collection cannot be deleted there; 6.0 refuses it.
+/// Whether the target refuses an index of a capped collection that expires documents. Servers up to 5.0 accept such an index. Its expiry
+/// never takes effect, since documents of a capped collection cannot be deleted there. 6.0 refuses the index.
 pub(super) fn is_expiry_of_capped(error: &Error) -> bool {
-    // CannotCreateIndex and, of collMod, InvalidOptions.
+    // CannotCreateIndex and, from `collMod`, InvalidOptions.
     matches!(client::code(error), Some(67 | 72)) && {
         let answer = client::answer(error);
         answer.contains("TTL index") && answer.contains("capped collection")
@@ -97,7 +97,7 @@ async fn build(
     command.document("0", &to_send(target, specification, expiry));
     command.close();
     if target.is_at_least(4, 4) {
-        // By default every voting member has to be ready, so that one that is down would hold the build up for as long.
+        // By default every voting member has to be ready. A member that is down would block the build for as long as it is down.
         command.string("commitQuorum", "majority");
     }
     command.open_document("writeConcern").string("w", "majority").close();
@@ -108,7 +108,7 @@ async fn build(
         let began = Instant::now();
         let error = match ask(target, namespace, collection, &command).await {
             Ok(reply) => match reply.get_document("writeConcernError") {
-                // The index is there; asking again waits until a majority has it.
+                // The index exists. Sending the command again waits until a majority has it.
                 Ok(error) => Error::new(
                     ErrorKind::Connection,
                     OPERATION,
@@ -119,10 +119,10 @@ async fn build(
             Err(error) => error,
         };
         if began.elapsed() > RetryPolicy::SERVER.patience {
-            // The build went on for longer than elections take, so that this is a new incident.
+            // The build ran longer than elections take, so this is a new incident.
             attempts = RetryPolicy::SERVER.begin();
         }
-        // Asking again joins a build that survived the election.
+        // Sending the command again joins a build that survived the election.
         match attempts.next_pause(&error) {
             Some(pause) => tokio::time::sleep(pause).await,
             None => return Err(error),
@@ -140,15 +140,16 @@ fn gone() -> Error {
     Error::new(
         ErrorKind::TargetRefused,
         OPERATION,
-        "its collection does not stand any more",
+        "its collection does not exist any more",
     )
 }
 
-/// Asks for the build. It may take hours, so that no limit tells an answer that was lost. Asked once more on another connection the server
-/// answers at once where the index stands, and joins the build where it is going on; the first call, which may be answered first, is not
-/// dropped meanwhile.
+/// Requests the build. It may take hours, so no timeout can detect a lost answer. The request is therefore sent again on another
+/// connection. The server answers at once if the index exists, and joins the build if it is running. The first call is not dropped
+/// meanwhile, because it may be answered first.
 ///
-/// The server would make a collection that is missing. A new primary can lack one that the last one had, or have another one under its name.
+/// The server would create a missing collection. A new primary can lack a collection that the last one had, or have another one under its
+/// name.
 async fn ask(
     target: &TargetConnection,
     namespace: &Namespace,
@@ -188,7 +189,7 @@ async fn ask(
     }
 }
 
-/// Ends the builds of an index that this user has asked for. Servers from 4.4 on do that when the index is dropped.
+/// Kills the builds of an index that this user has started. Servers from 4.4 on do that when the index is dropped.
 ///
 /// # Errors
 /// A server error.
@@ -210,7 +211,7 @@ pub(super) async fn end_builds(target: &TargetConnection, namespace: &Namespace,
     Ok(())
 }
 
-/// Whether the collection is never without this index: the one on `_id`, or the order in which a clustered collection is stored.
+/// Whether every collection has this index from the start: the one on `_id`, or the order in which a clustered collection is stored.
 fn comes_with_collection(specification: &RawDocument) -> bool {
     is_id_index(specification)
         || specification
@@ -218,7 +219,7 @@ fn comes_with_collection(specification: &RawDocument) -> bool {
             .is_ok_and(|key| are_same_keys(key, &rawdoc! { "_id": 1 }))
 }
 
-/// The specification as the target takes it.
+/// Returns the specification in the form that the target accepts.
 fn to_send(target: &TargetConnection, specification: &RawDocument, expiry: Expiry) -> RawDocumentBuf {
     let mut sent = RawDocumentBuf::new();
     for (name, value) in index_for(specification, target.series())
@@ -227,14 +228,14 @@ fn to_send(target: &TargetConnection, specification: &RawDocument, expiry: Expir
     {
         match expiry {
             Expiry::Left if name == "expireAfterSeconds" => {}
-            Expiry::BlockedByIndex if name == "expireAfterSeconds" => sent.append(name, TTL_DISABLED_SECONDS),
+            Expiry::HeldBack if name == "expireAfterSeconds" => sent.append(name, TTL_DISABLED_SECONDS),
             _ => sent.append(name, value),
         }
     }
     sent
 }
 
-/// Whether the target has the index already, under its name and with its specification, written in another way than it was asked for now.
+/// Whether the target already has the index, under its name and with its specification, but written in another way than in this request.
 async fn exists(target: &TargetConnection, namespace: &Namespace, specification: &RawDocument) -> Result<bool> {
     let names = BTreeSet::from([namespace.clone()]);
     let listed = listing::collections_named(target.client(), &names).await?;
@@ -247,7 +248,7 @@ async fn exists(target: &TargetConnection, namespace: &Namespace, specification:
     }))
 }
 
-/// IndexOptionsConflict and IndexKeySpecsConflict.
+/// Whether the error is IndexOptionsConflict or IndexKeySpecsConflict.
 fn is_conflict(error: &Error) -> bool {
     matches!(client::code(error), Some(85 | 86))
 }

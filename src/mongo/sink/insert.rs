@@ -1,4 +1,4 @@
-//! Documents that are expected to be new.
+//! Inserts documents that are expected to be new.
 
 use bson::raw::RawDocument;
 
@@ -11,7 +11,7 @@ use crate::model::{Batch, Namespace};
 use crate::order::Key;
 use crate::sink::{Refusal, RefusalReason};
 
-/// Documents of ordinary shape, in one `insert` after the other.
+/// Documents of ordinary shape, sent with consecutive `insert` commands.
 struct Inserts<'a> {
     documents: &'a [&'a RawDocument],
     whole: Option<&'a [u8]>,
@@ -46,10 +46,10 @@ impl Items for Inserts<'_> {
     }
 }
 
-/// Inserts a batch in its order, as [`Sink::insert`](crate::Sink::insert) says.
+/// Inserts a batch in order; see [`Sink::insert`](crate::Sink::insert).
 ///
 /// # Errors
-/// What concerns more than the documents.
+/// Any error that concerns more than the documents.
 pub(super) async fn insert_batch(
     target: &TargetConnection,
     namespace: &Namespace,
@@ -70,14 +70,14 @@ pub(super) async fn insert_batch(
         .collect())
 }
 
-/// Inserts documents in order. `whole` is the array of them all, where there is one. The answer is by index in `documents`.
+/// Inserts documents in order. `whole` is the array of all of them, if there is one. The result is by index in `documents`.
 ///
-/// Where an `_id` exists already, as it does when the same documents were sent before and the answer was lost, the rest is inserted
-/// without stopping at each such document, and they are replaced afterwards. Those that do not exist are still inserted in order, which
-/// is what a capped collection keeps.
+/// An `_id` exists already if, for example, the same documents were sent before and the answer was lost. After the first such document, the
+/// inserts no longer stop at existing documents, which are replaced afterwards. New documents are still inserted in order, because a capped
+/// collection keeps that order.
 ///
 /// # Errors
-/// What concerns more than the documents.
+/// Any error that concerns more than the documents.
 pub(super) async fn insert_all(
     target: &TargetConnection,
     operation: &'static str,

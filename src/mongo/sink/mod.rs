@@ -35,9 +35,9 @@ use connection::TargetConnection;
 
 /// Writes to a MongoDB replica set of version 4.2 to 6.0.
 ///
-/// Documents are copied into the commands byte by byte; a document that a command would change or refuse goes by another one that
-/// stores it exactly. Writes are acknowledged by the primary alone; [`flush`](Sink::flush) makes them durable on a majority. Every
-/// command sits out elections for up to 45 seconds, and may then have been executed twice, which gives the same result.
+/// Documents are copied into the commands byte by byte. If a command would change or refuse a document, another command is used that stores
+/// it exactly. Writes are acknowledged by the primary alone; [`flush`](Sink::flush) makes them durable on a majority. Every command is
+/// retried through elections for up to 45 seconds. It may then have run twice, which gives the same result.
 ///
 /// The migration's own records are in the database `__mdb_internal_mongoferry`.
 pub struct MongoSink {
@@ -46,10 +46,10 @@ pub struct MongoSink {
 }
 
 impl MongoSink {
-    /// Connects to the replica set that a connection string names, as [`ConnectOptions::uri`] says.
+    /// Connects to the replica set that a connection string names; see [`ConnectOptions::uri`].
     ///
     /// # Errors
-    /// As [`connect_with`](Self::connect_with).
+    /// Same as [`connect_with`](Self::connect_with).
     pub async fn connect(uri: &str) -> Result<Self> {
         Self::connect_with(ConnectOptions::uri(uri)).await
     }
@@ -57,10 +57,10 @@ impl MongoSink {
     /// Connects to a replica set.
     ///
     /// # Errors
-    /// As [`MongoSource::connect_with`](crate::MongoSource::connect_with).
+    /// Same as [`MongoSource::connect_with`](crate::MongoSource::connect_with).
     ///
     /// # Cancellation
-    /// Dropping the future gives the connection up.
+    /// Dropping the future abandons the connection.
     pub async fn connect_with(options: ConnectOptions) -> Result<Self> {
         let connected = connect::connect(options, Side::Target).await?;
         let probed = TargetConnection::probe(connected.client.clone());
@@ -69,15 +69,15 @@ impl MongoSink {
         Ok(Self { target, connection })
     }
 
-    /// Writes through a client that the host has made, as [`ConnectOptions::client`] says.
+    /// Writes through a client that the host has created; see [`ConnectOptions::client`].
     ///
     /// # Errors
-    /// As [`connect_with`](Self::connect_with).
+    /// Same as [`connect_with`](Self::connect_with).
     pub async fn from_client(client: Client) -> Result<Self> {
         Self::connect_with(ConnectOptions::client(client)).await
     }
 
-    /// The client, for what is asked of the server besides.
+    /// Returns the client, for other requests to the server.
     pub fn client(&self) -> &Client {
         self.target.client()
     }

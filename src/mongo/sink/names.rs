@@ -1,8 +1,9 @@
-//! Names that stand twice in one document.
+//! Detects names that occur twice in one document.
 //!
-//! Servers store such documents and mind them nowhere, but from 5.0 on they log an update as a diff of names. A change of a repeated name
-//! then reaches the members as another one than the primary has made, and where a server has to find the diff itself, after an update by
-//! a pipeline, it ends itself over it (5.0.4, 6.0.5). Where a document may hold such names, it is looked at before a delta is sent.
+//! Servers store such documents and never complain about them. From 5.0 on, however, they log an update as a diff of names. A change of a
+//! repeated name then reaches the other members as a different change than the primary made. If a server has to compute the diff itself,
+//! after an update with a pipeline, it aborts (5.0.4, 6.0.5). Where a document may contain such names, it is examined before a delta is
+//! sent.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,11 +13,11 @@ use bson::raw::RawDocument;
 use crate::model::Namespace;
 use crate::order::{Element, Elements, element_type};
 
-/// With fewer fields than this, each name is compared with each.
+/// Number of fields up to which each name is compared with each other name.
 const MOST_COMPARED: usize = 24;
 
-/// The collections that this process made and to which it has written only documents without repeated names. Updates of those need no
-/// look at the document: applied to one without repeated names, a delta makes no other.
+/// Collections that this process created and to which it has written only documents without repeated names. Their documents need not be
+/// examined before an update: a delta adds no repeated name to a document without one.
 #[derive(Debug, Default)]
 pub(super) struct UniqueNames(Mutex<HashSet<Namespace>>);
 
@@ -25,12 +26,12 @@ impl UniqueNames {
         self.lock().contains(namespace)
     }
 
-    /// Notes that a collection was made and is empty.
+    /// Records that a collection was created and is empty.
     pub fn created(&self, namespace: &Namespace) {
         self.lock().insert(namespace.clone());
     }
 
-    /// Forgets a collection, and returns whether names were unique in it.
+    /// Forgets a collection. Returns `true` if names were unique in it.
     pub fn forget(&self, namespace: &Namespace) -> bool {
         self.lock().remove(namespace)
     }
@@ -39,7 +40,7 @@ impl UniqueNames {
         self.lock().retain(|namespace| namespace.database() != database);
     }
 
-    /// Looks at documents that are about to be written. This comes before the write, so that an update that follows finds it.
+    /// Examines documents that are about to be written. This happens before the write, so that an update that follows sees the result.
     pub fn write<'a>(&self, namespace: &Namespace, documents: impl IntoIterator<Item = &'a RawDocument>) {
         if self.hold_for(namespace)
             && documents
@@ -51,12 +52,12 @@ impl UniqueNames {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<Namespace>> {
-        // It is changed in one call each, so it is whole even after a panic elsewhere.
+        // Each change is one call, so the set is consistent even after a panic elsewhere.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether a name stands twice in the document or in one inside it.
+/// Whether a name occurs twice in the document or in one inside it.
 pub(super) fn has_repeated_names(document: &[u8]) -> bool {
     let mut few: [&[u8]; MOST_COMPARED] = [&[]; MOST_COMPARED];
     let mut many: HashSet<&[u8]> = HashSet::new();

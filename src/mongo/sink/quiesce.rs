@@ -1,4 +1,4 @@
-//! Waiting for writes that somebody else sent, or that nobody waits for any more.
+//! Waits for running writes that others sent, or that nobody awaits any more.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::mongo::client;
 
 const OPERATION: &str = "wait for earlier writes";
 
-/// How long they may take.
+/// Maximum wait for the writes to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long between two looks.
+/// Pause between two polls.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Commands that write. An index build is none of these: building the same index again joins it.
+/// Commands that write. An index build is not one of them: building the same index again joins it.
 const WRITING: [&str; 10] = [
     "insert",
     "update",
@@ -31,19 +31,19 @@ const WRITING: [&str; 10] = [
     "dropIndexes",
 ];
 
-/// Waits until the writes that the server is carrying out now have ended, as [`Sink::quiesce`](crate::Sink::quiesce) says.
+/// Waits until the writes that the server is executing now have ended; see [`Sink::quiesce`](crate::Sink::quiesce).
 ///
-/// Every user may see its own operations. Where nobody has to log in these are everybody's, which only makes the wait longer.
+/// Every user may see its own operations. Without authentication these are the operations of all users, which only makes the wait longer.
 ///
 /// # Errors
-/// A retryable error when one has not ended after a minute, or a server error.
+/// A retryable error if a write has not ended after a minute, or a server error.
 pub(super) async fn quiesce(target: &TargetConnection) -> Result<()> {
     let mut waited_for: Option<Vec<Bson>> = None;
     let began = Instant::now();
     loop {
         let running = running_writes(target).await?;
         let left: Vec<Bson> = match waited_for {
-            // What has begun since is of no interest.
+            // Writes that have started since then do not matter.
             Some(before) => before.into_iter().filter(|id| running.contains(id)).collect(),
             None => running,
         };
@@ -65,7 +65,7 @@ pub(super) async fn quiesce(target: &TargetConnection) -> Result<()> {
     }
 }
 
-/// The server's numbers of the writes that it is carrying out.
+/// Returns the operation ids of the writes that the server is executing.
 async fn running_writes(target: &TargetConnection) -> Result<Vec<Bson>> {
     let reply = client::run(
         target.client(),
@@ -96,7 +96,7 @@ fn is_write(operation: &Document) -> bool {
             .and_then(|command| command.keys().next())
             .is_some_and(|name| WRITING.contains(&name.as_str()))
     };
-    // Records are safe by their fences.
+    // Records are protected by their fences.
     !is_ours && (matches!(operation.get_str("op"), Ok("insert" | "update" | "remove")) || of_a_command())
 }
 

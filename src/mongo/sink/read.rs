@@ -1,4 +1,4 @@
-//! Reading the target back.
+//! Reads ranges of documents from the target.
 
 use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
@@ -13,7 +13,7 @@ use crate::mongo::range_query::{batch_size, range_find};
 use crate::mongo::retry::{RetryPolicy, retry};
 use crate::sink::SinkRead;
 
-/// The documents of a range as the primary has them. A stream that breaks is not resumed.
+/// Returns the documents of a range as the primary has them. A stream that breaks is not resumed.
 ///
 /// # Errors
 /// A server error, from the call or from the stream.

@@ -1,4 +1,4 @@
-//! The migration's own records on the target.
+//! Stores the migration's own records on the target.
 
 use bson::raw::RawDocumentBuf;
 use bson::spec::BinarySubtype;
@@ -10,12 +10,12 @@ use crate::mongo::client;
 
 const COLLECTION: &str = "records";
 
-/// A record is kept as bytes beside its fence: its names need not be such as every server takes.
+/// A record. It is stored as bytes beside its fence, because not every server may accept its field names.
 struct Record {
     bytes: Vec<u8>,
 }
 
-/// Reads a record with what a majority has of it.
+/// Reads a record in the state that a majority has.
 ///
 /// # Errors
 /// A server error.
@@ -29,7 +29,7 @@ pub(super) async fn load(target: &TargetConnection, name: &str) -> Result<Option
     }
 }
 
-/// Stores a record if the stored one's fence is `expected`, as [`Sink::save_record`](crate::Sink::save_record) says.
+/// Stores a record if the fence of the stored one is `expected`; see [`Sink::save_record`](crate::Sink::save_record).
 ///
 /// # Errors
 /// A server error.
@@ -50,7 +50,7 @@ pub(super) async fn save(
         "updates": [{
             "q": { "_id": name, "fence": expected },
             "u": { "_id": name, "fence": fence, "record": bytes },
-            // Where there is none the fence counts as 0. Where there is one with another fence the insert fails.
+            // A missing record has fence 0. If there is a record with another fence, the insert fails.
             "upsert": expected == 0,
         }],
     };
@@ -62,7 +62,7 @@ pub(super) async fn save(
         Some(error) if error.code != 11000 => Err(Error::new(ErrorKind::Server, OPERATION, error.message.clone())
             .with_context("record", name)
             .with_context("code", error.code)),
-        // Either another has stored its own, or this very record was stored and the answer lost.
+        // Either another process has stored its own record, or this record was stored and the answer was lost.
         _ => Ok(read(target, OPERATION, name)
             .await?
             .is_some_and(|stored| stored.bytes == record.as_bytes())),

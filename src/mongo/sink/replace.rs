@@ -1,4 +1,4 @@
-//! Whole documents, stored byte for byte.
+//! Stores whole documents byte for byte.
 
 use bson::raw::RawDocument;
 
@@ -12,27 +12,27 @@ use crate::model::{CollectionKind, Namespace};
 use crate::order::{Element, Elements, Key, element_type};
 use crate::sink::RefusalReason;
 
-/// A document that is to replace the one with its `_id`, or to be inserted.
+/// A document to insert, or to replace the one with its `_id`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stored<'a> {
-    /// Index of the write, for the answer.
+    /// Index of the write, for the result.
     pub write: usize,
     pub key: &'a Key,
     pub document: &'a RawDocument,
 }
 
-/// How a document can be stored as it is.
+/// How a document can be stored unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// The server does not change it; some version may refuse it.
+    /// The server does not change it, but some versions may refuse it.
     Ordinary,
-    /// An insert or replacement would put the current time for a `Timestamp(0, 0)` in it.
+    /// It contains a `Timestamp(0, 0)`, for which an insert or replacement would substitute the current time.
     EmptyTimestamp,
-    /// The server would move its `_id` to the front, or give it one.
+    /// The server would move its `_id` to the front, or add one.
     Misplaced,
 }
 
-/// Looks at the names and types of a document's own fields; nothing is decoded.
+/// Determines the shape from the names and types of the document's top-level fields. Nothing is decoded.
 pub(super) fn shape_of(document: &RawDocument) -> Shape {
     let mut shape = Shape::Misplaced;
     for (at, element) in Elements::of(document.as_bytes()).enumerate() {
@@ -54,10 +54,10 @@ pub(super) fn shape_of(document: &RawDocument) -> Shape {
     shape
 }
 
-/// Replacements by `update`, each an upsert.
+/// Replacements with `update`. Each is an upsert.
 struct Replacements<'a> {
     items: &'a [Stored<'a>],
-    /// Whether the update is a pipeline that gives the document as a literal, which the server does not touch.
+    /// Whether the update is a pipeline with the document as a literal, which the server does not change.
     as_literal: bool,
 }
 
@@ -91,7 +91,7 @@ impl Items for Replacements<'_> {
     }
 }
 
-/// The filter `q` for one `_id`. A regular expression or array would be matched against, unless it is compared.
+/// Writes the filter `q` for one `_id`. Without an explicit comparison, a regular expression or array would be matched against.
 pub(super) fn command_filter(command: &mut RawWriter, key: &Key) {
     if needs_comparison(key) {
         command.open_document("q").open_document("_id");
@@ -102,13 +102,13 @@ pub(super) fn command_filter(command: &mut RawWriter, key: &Key) {
     }
 }
 
-/// Whether the document and its `_id`, for the filter, do not fit into one command.
+/// Whether the document, together with its `_id` for the filter, does not fit into one command.
 fn is_oversized(item: &Stored<'_>) -> bool {
     const MOST_BYTES: usize = 16 * 1024 * 1024;
     item.key.document_bytes().len() + item.document.as_bytes().len() > MOST_BYTES
 }
 
-/// Whether the bare value as a filter, or within `$in`, would not mean the value itself.
+/// Whether the bare value in a filter or within `$in` would not mean the value itself.
 pub(super) fn needs_comparison(key: &Key) -> bool {
     matches!(
         key.as_raw().element_type(),
@@ -116,10 +116,10 @@ pub(super) fn needs_comparison(key: &Key) -> bool {
     )
 }
 
-/// Replaces documents, or inserts those that are missing. The answer names those that the target refused, by their write.
+/// Replaces documents, and inserts those that are missing. Returns the writes that the target refused.
 ///
 /// # Errors
-/// What concerns more than the documents.
+/// Any error that concerns more than the documents.
 pub(super) async fn store_all(
     target: &TargetConnection,
     operation: &'static str,
@@ -159,10 +159,10 @@ pub(super) async fn store_all(
     Ok(refused)
 }
 
-/// Replaces or inserts one document, by whatever way stores it exactly.
+/// Replaces or inserts one document in whatever way stores it exactly.
 ///
 /// # Errors
-/// What concerns more than the document.
+/// Any error that concerns more than the document.
 pub(super) async fn store_one(
     target: &TargetConnection,
     operation: &'static str,
@@ -170,7 +170,7 @@ pub(super) async fn store_one(
     item: Stored<'_>,
 ) -> Result<Option<RefusalReason>> {
     match shape_of(item.document) {
-        // Here the `_id` is sent once.
+        // This command contains the `_id` only once.
         Shape::Ordinary if is_oversized(&item) => {
             let refused = apply_as_logged(target, operation, namespace, item.document).await?;
             Ok(refused.map(|message| RefusalReason::Other { code: 0, message }))
@@ -180,8 +180,8 @@ pub(super) async fn store_one(
             None => Ok(None),
         },
         Shape::EmptyTimestamp => {
-            // From 5.0 on the server compares the document with the one it replaces, and cannot when a name stands twice in either:
-            // 5.0.4 and 6.0.5 even abort. Where there is none to compare with all is well.
+            // From 5.0 on, the server compares the document with the one it replaces. It cannot do that if a name occurs twice in either;
+            // 5.0.4 and 6.0.5 even abort. If there is no document to compare with, nothing goes wrong.
             if has_repeated_names(item.document.as_bytes())
                 || replaces_repeated_names(target, namespace, item.key).await?
             {
@@ -204,10 +204,10 @@ pub(super) async fn store_one(
     }
 }
 
-/// Stores one document of ordinary shape whose replacement, or insert, has failed.
+/// Stores one document of ordinary shape after its replacement or insert has failed.
 ///
 /// # Errors
-/// What concerns more than the document.
+/// Any error that concerns more than the document.
 pub(super) async fn store_refused(
     target: &TargetConnection,
     operation: &'static str,
@@ -216,7 +216,7 @@ pub(super) async fn store_refused(
     error: WriteError,
 ) -> Result<Option<RefusalReason>> {
     let error = match error {
-        // Two upserts of a document that did not exist; now it does.
+        // Two upserts raced to create the document. It exists now.
         error if error.on_id => match replace(target, operation, namespace, item, false).await? {
             Some(error) => error,
             None => return Ok(None),
@@ -227,19 +227,19 @@ pub(super) async fn store_refused(
         return Ok(Some(reason_of(error)));
     }
     if is_id_changed(&error) {
-        // The document there has an `_id` that is equal only by the collection's collation.
+        // The existing document has an `_id` that is equal only by the collection's collation.
         delete(target, operation, namespace, item.key).await?;
         let error = replace(target, operation, namespace, item, false).await?;
         return Ok(error.map(reason_of));
     }
-    // `applyOps` takes what older servers refuse from clients: names with a `$`, deeper nesting, any `_id`.
+    // `applyOps` accepts what older servers refuse from clients: names with a `$`, deeper nesting, any `_id`.
     match apply_as_logged(target, operation, namespace, item.document).await? {
         None => Ok(None),
         Some(_) => Ok(Some(reason_of(error))),
     }
 }
 
-/// Whether the document that the target has under this `_id` holds a name twice, as far as that is of concern.
+/// Whether the target's document with this `_id` contains a name twice, on servers where that matters.
 async fn replaces_repeated_names(target: &TargetConnection, namespace: &Namespace, key: &Key) -> Result<bool> {
     if !target.is_at_least(5, 0) || target.unique_names().hold_for(namespace) {
         return Ok(false);
@@ -278,7 +278,8 @@ async fn delete(target: &TargetConnection, operation: &'static str, namespace: &
     Ok(())
 }
 
-/// Writes the document as a secondary would that reads its insert in the oplog: one with its `_id` is replaced. The answer is the error.
+/// Writes the document as a secondary does that reads the insert in the oplog: a document with the same `_id` is replaced. Returns the
+/// error message, if there is one.
 async fn apply_as_logged(
     target: &TargetConnection,
     operation: &'static str,
@@ -292,7 +293,7 @@ async fn apply_as_logged(
         .string("ns", namespace.as_str())
         .document("o", document);
     command.close().close();
-    // The reply does not say in which term it was; once a majority has it, it does not matter.
+    // The reply does not state its term. Once a majority has the write, the term does not matter.
     command.open_document("writeConcern").string("w", "majority").close();
     let command = command.finish();
     match target.write(operation, "admin", || command.clone()).await {
@@ -308,12 +309,12 @@ fn is_duplicate(error: &WriteError) -> bool {
     matches!(error.code, 11000 | 11001 | 12582)
 }
 
-/// ImmutableField.
+/// Whether the error is ImmutableField.
 fn is_id_changed(error: &WriteError) -> bool {
     error.code == 66
 }
 
-/// The reason for the answer.
+/// Returns the reason to report for a failed write.
 pub(super) fn reason_of(error: WriteError) -> RefusalReason {
     if is_duplicate(&error) {
         RefusalReason::DuplicateKey(error.message)

@@ -1,4 +1,4 @@
-//! Many documents or statements as few commands.
+//! Sends many documents or statements in few commands.
 
 use std::ops::Range;
 
@@ -10,16 +10,16 @@ use crate::model::Namespace;
 use crate::model::raw::writer::{IndexNames, RawWriter};
 use crate::mongo::client;
 
-/// The server takes no more in one command.
+/// The server's limit for one command.
 const MOST_ITEMS: usize = 100_000;
 
-/// Commands of a few MB are best; a single document may be greater, up to the server's 16 MB.
+/// Target size of a command in bytes. Commands of a few MB work best. A single document may be larger, up to the server's 16 MB.
 const COMMAND_BYTES: usize = 8 * 1024 * 1024;
 
-/// The most that an array in a command can hold, with room for the command around it below the server's 16 MB + 16 KB.
+/// Maximum size of an array in a command, in bytes. The rest of the command fits below the server's limit, 16 MB plus 16 KB.
 pub(super) const MOST_ARRAY_BYTES: usize = 16 * 1024 * 1024;
 
-/// What an item takes besides its own bytes: type, name and framing.
+/// Overhead of an item in bytes: type, name and framing.
 const ITEM_BYTES: usize = 64;
 
 /// The three write commands.
@@ -52,41 +52,41 @@ impl Verb {
 pub(super) trait Items {
     fn verb(&self) -> Verb;
 
-    /// Whether what follows a failed item must not be executed.
+    /// Whether the items after a failed one must not be executed.
     fn is_ordered(&self) -> bool {
         false
     }
 
     fn count(&self) -> usize;
 
-    /// About how many bytes the item takes in a command.
+    /// Approximate size of the item in a command, in bytes.
     fn size(&self, item: usize) -> usize;
 
     /// Appends the item to the command's array, under `name`.
     fn write(&self, item: usize, name: &str, command: &mut RawWriter);
 
-    /// All items as the bytes of an array, where they are at hand.
+    /// All items as the bytes of an array, if available.
     fn whole(&self) -> Option<&[u8]> {
         None
     }
 }
 
-/// What became of the items.
+/// Result of sending items.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// Those that failed, by their index.
+    /// Items that failed, by index.
     pub errors: Vec<WriteError>,
-    /// The commands of which some item found no document.
+    /// Commands in which some item matched no document.
     pub short: Vec<Range<usize>>,
-    /// Where an ordered run has stopped: the items from here on were not executed.
+    /// Where an ordered run has stopped. The items from this index on were not executed.
     pub stopped: Option<usize>,
 }
 
-/// Sends items in as few commands as fit. A command that the server refuses as a whole, because of one item in it, is sent in halves
-/// until that item is found.
+/// Sends items in as few commands as possible. If the server refuses a command as a whole because of one item, the command is split in
+/// halves until that item is found.
 ///
 /// # Errors
-/// What concerns more than the items: connection, privileges.
+/// Any error that concerns more than the items, such as a connection error or a missing privilege.
 pub(super) async fn send(
     target: &TargetConnection,
     operation: &'static str,
@@ -95,7 +95,7 @@ pub(super) async fn send(
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut pending = cut(items);
-    // The next is at the end.
+    // `pop` takes the next range from the end.
     pending.reverse();
     while let Some(range) = pending.pop() {
         let body = || body(namespace, items, range.clone());
@@ -138,19 +138,19 @@ pub(super) async fn send(
     Ok(outcome)
 }
 
-/// Whether the server refused a command for what one of its items holds. The driver cannot show an answer that quotes a key which is
-/// not UTF-8; that is such an item too.
+/// Whether the server refused a command for the content of one of its items. The driver cannot decode an answer that quotes a key that is
+/// not UTF-8, which also means such an item.
 fn concerns_content(error: &Error) -> bool {
     error.kind() == ErrorKind::Server
         && matches!(
             client::code(error),
-            // BadValue, FailedToParse, Overflow, InvalidBSON, DollarPrefixedFieldName and its kin, BSONObjectTooLarge, an object of an
-            // invalid size.
+            // BadValue, FailedToParse, Overflow, InvalidBSON, DollarPrefixedFieldName and related codes, BSONObjectTooLarge, an object of
+            // an invalid size.
             None | Some(2 | 9 | 15 | 22 | 51 | 52 | 53 | 54 | 55 | 56 | 57 | 10334 | 17419 | 17420)
         )
 }
 
-/// The ranges of items that go into one command each.
+/// Splits the items into ranges, one for each command.
 fn cut(items: &impl Items) -> Vec<Range<usize>> {
     let count = items.count();
     if count <= MOST_ITEMS && items.whole().is_some_and(|whole| whole.len() <= MOST_ARRAY_BYTES) {

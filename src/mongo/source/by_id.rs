@@ -1,4 +1,4 @@
-//! Reads documents by their `_id`.
+//! Reads documents of the source by their `_id`.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -14,15 +14,15 @@ use crate::model::raw::writer::RawWriter;
 use crate::order::Key;
 use crate::source::PointRequest;
 
-/// How many keys one `find` may ask for, and how many bytes they may have: small beside the 16 MB of a command, large enough that the
-/// number of commands does not matter.
+/// Maximum number of keys in one `find`, and their maximum size in bytes. Both are small compared with the 16 MB of a command, and large
+/// enough that the number of commands does not matter.
 const KEYS: usize = 10_000;
 const KEY_BYTES: usize = 4 << 20;
 
-/// How many `find`s are under way at once.
+/// Maximum number of `find`s in flight.
 const FINDS: usize = 8;
 
-/// The documents that exist of those asked for.
+/// Returns those of the requested documents that exist.
 pub(super) async fn read(
     client: &Client,
     version: [u32; 3],
@@ -46,9 +46,9 @@ pub(super) async fn read(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// The keys in groups that one `find` can ask for.
+/// Groups the keys so that each group fits into one `find`.
 ///
-/// A collection that is stored by `_id` finds a single key at once, but reads all of itself to find one of several (5.0 and 6.0).
+/// A clustered collection finds a single key at once, but scans all its documents to find one of several keys (5.0 and 6.0).
 fn groups(keys: &[Key], is_clustered: bool) -> Vec<Range<usize>> {
     let mut groups = Vec::new();
     let mut start = 0;
@@ -93,7 +93,7 @@ fn find(namespace: &Namespace, keys: &[Key], read_concern: &RawDocument) -> RawD
     command.finish()
 }
 
-/// One more than there can be, so that the first batch is the only one unless it exceeds the 16 MB of a reply.
+/// One more than the `find` can return. The first batch is then the only one, unless it exceeds the 16 MB of a reply.
 fn batch_size(keys: &[Key]) -> u32 {
     u32::try_from(keys.len()).unwrap_or(u32::MAX).saturating_add(1)
 }
@@ -104,7 +104,7 @@ async fn documents(
     keys: &[Key],
     read_concern: &RawDocument,
 ) -> Result<Vec<RawDocumentBuf>> {
-    // Where a default collation makes more values equal than are the same, another document can be found than the one asked for.
+    // Under a default collation, different values can compare as equal. The `find` can then return a document that was not requested.
     let wanted: HashSet<&Key> = keys.iter().collect();
     let mut batches = reader
         .open(&find(namespace, keys, read_concern), batch_size(keys))

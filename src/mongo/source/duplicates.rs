@@ -1,4 +1,4 @@
-//! Looks for documents that break a unique index.
+//! Finds documents that violate a unique index.
 
 use bson::raw::RawDocument;
 use bson::{Bson, Document, RawBson, doc};
@@ -12,8 +12,8 @@ use crate::order::Key;
 
 const OPERATION: &str = "look for duplicates";
 
-/// The `_id`s of two documents for each key that more than one document has. The server reads the whole collection, and does not use the index, whose entries may be what is
-/// wrong.
+/// Returns the `_id`s of two documents for each key that more than one document has. The server reads the whole collection and does not use
+/// the index, because the entries of the index may be what is wrong.
 ///
 /// # Errors
 /// A server error.
@@ -60,7 +60,7 @@ pub(super) async fn find(
         .collect()
 }
 
-/// Groups the documents by their keys in the index: one for each element of an array, null for a missing field.
+/// Groups the documents by their keys in the index. Each element of an array is a key, and a missing field is null.
 fn pipeline(key: &Document, index: &Document, limit: usize) -> Vec<Document> {
     let mut stages = Vec::new();
     if let Ok(filter) = index.get_document("partialFilterExpression") {
@@ -68,7 +68,7 @@ fn pipeline(key: &Document, index: &Document, limit: usize) -> Vec<Document> {
     }
     let is_sparse = !matches!(index.get("sparse"), None | Some(Bson::Boolean(false) | Bson::Int32(0)));
     if is_sparse {
-        // Documents that have none of the fields are not in such an index.
+        // A sparse index does not contain documents that have none of its fields.
         let any: Vec<Document> = key.keys().map(|field| doc! { field: { "$exists": true } }).collect();
         stages.push(doc! { "$match": { "$or": any } });
     }
@@ -83,7 +83,7 @@ fn pipeline(key: &Document, index: &Document, limit: usize) -> Vec<Document> {
         let path = format!("${field}");
         values.insert(format!("k{position}"), doc! { "$ifNull": [path, Bson::Null] });
     }
-    // An array may have an element twice; that is one document all the same.
+    // An array may contain an element twice. That is still one document.
     stages.push(doc! { "$group": { "_id": { "key": values, "document": "$_id" } } });
     stages.push(doc! { "$group": {
         "_id": "$_id.key",

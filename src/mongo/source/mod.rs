@@ -26,50 +26,50 @@ use crate::oplog::{Entry, OplogCursor};
 use crate::order::Key;
 use crate::source::{PointRequest, ReadMode, ReadRequest, Source, WriteLoad};
 
-/// A replica set of MongoDB 4.2 to 6.0 to migrate from.
+/// A replica set of MongoDB 4.2 to 6.0 as the source of a migration.
 ///
-/// Everything is read from the primary, through elections. Nothing is ever written, except that writes are blocked at the cutover where the
-/// host [wants that](crate::MigrationBuilder::block_source_writes), and that the server notes reads with read concern `linearizable` in its
-/// oplog, by an entry without effect: a few at the start and at a cutover.
+/// All reads go to the primary and are retried through elections. The source is never written to, with two exceptions. Writes are blocked
+/// at the cutover if the host [requests it](crate::MigrationBuilder::block_source_writes). And the server itself notes reads with read
+/// concern `linearizable` in its oplog, as an entry without effect: a few at the start and at a cutover.
 ///
 /// # Snapshots
-/// Servers from 5.0 on are read outside transactions; they keep 300 seconds of history by default. Older ones give a snapshot only to
-/// a transaction, of which each read opens its own; they keep some seconds of history, fewer under heavy writes, and end a transaction
-/// after 60 seconds. A transaction is ended when its last batch has arrived or the stream is dropped, so that none is left behind to
-/// hold old data in the server's cache.
+/// Servers from 5.0 on are read outside transactions. They keep 300 seconds of history by default. Older servers provide a snapshot only to
+/// a transaction, so each read opens its own. They keep a few seconds of history, less under heavy writes, and end a transaction after 60
+/// seconds. A transaction is ended when its last batch has arrived or the stream is dropped. None is left behind to hold old data in the
+/// server's cache.
 ///
 /// # Cancellation
-/// Dropping a stream closes its cursor. When a read is dropped in the moment in which the server opens the cursor, before its name is
-/// known here, the server closes it by its own rule, after 10 idle minutes by default. Such a cursor holds no snapshot.
+/// Dropping a stream closes its cursor. If a read is dropped at the moment in which the server opens the cursor, before the cursor's id is
+/// known here, the server closes the cursor by its own rule, after 10 idle minutes by default. Such a cursor holds no snapshot.
 pub struct MongoSource {
     client: Client,
     version: [u32; 3],
     connection: Connection,
-    /// The newest position that was ever given out.
+    /// Newest position ever returned.
     newest: Mutex<Position>,
-    /// Collections that are stored by `_id` without an index on it, as far as they were listed: they want to be asked differently.
+    /// Clustered collections among those listed so far: stored by `_id`, without an index on it. They need different queries.
     clustered: RwLock<HashSet<Namespace>>,
 }
 
 impl MongoSource {
-    /// Connects to the replica set that a connection string names, as [`ConnectOptions::uri`] says.
+    /// Connects to the replica set that a connection string names; see [`ConnectOptions::uri`].
     ///
     /// # Errors
-    /// As [`connect_with`](Self::connect_with).
+    /// Same as [`connect_with`](Self::connect_with).
     pub async fn connect(uri: &str) -> Result<Self> {
         Self::connect_with(ConnectOptions::uri(uri)).await
     }
 
-    /// Connects to a replica set. Each range that is read at the same time takes one of the client's connections, and the tail takes one.
+    /// Connects to a replica set. Each range that is read concurrently takes one connection of the client, and the tail takes one.
     ///
     /// # Errors
-    /// [`InvalidConfiguration`](crate::ErrorKind::InvalidConfiguration) for a malformed connection string and for TLS that cannot be agreed
-    /// on, [`Unauthorized`](crate::ErrorKind::Unauthorized) for credentials that are refused, [`Refused`](crate::ErrorKind::Refused) for what
-    /// is no replica set or not its primary, [`Connection`](crate::ErrorKind::Connection) for what is not reached in time, or a server error.
-    /// What stands in the way is among the error's [findings](crate::Error::findings).
+    /// [`InvalidConfiguration`](crate::ErrorKind::InvalidConfiguration) for a malformed connection string or if TLS cannot be negotiated,
+    /// [`Unauthorized`](crate::ErrorKind::Unauthorized) if the credentials are refused, [`Refused`](crate::ErrorKind::Refused) if the
+    /// server is not a replica set or not its primary, [`Connection`](crate::ErrorKind::Connection) if no primary is reached in time, or a
+    /// server error. The error's [findings](crate::Error::findings) name the causes.
     ///
     /// # Cancellation
-    /// Dropping the future gives the connection up.
+    /// Dropping the future abandons the connection.
     pub async fn connect_with(options: ConnectOptions) -> Result<Self> {
         let connected = connect::connect(options, Side::Source).await?;
         let described = client::describe(&connected.client);
@@ -84,10 +84,10 @@ impl MongoSource {
         })
     }
 
-    /// Reads through a client that the host has made, as [`ConnectOptions::client`] says.
+    /// Reads through a client that the host has created; see [`ConnectOptions::client`].
     ///
     /// # Errors
-    /// As [`connect_with`](Self::connect_with).
+    /// Same as [`connect_with`](Self::connect_with).
     pub async fn from_client(client: Client) -> Result<Self> {
         Self::connect_with(ConnectOptions::client(client)).await
     }
@@ -138,7 +138,7 @@ impl Source for MongoSource {
 
     async fn position(&self) -> Result<Position> {
         let newest = crate::mongo::oplog::position::newest_position(&self.client).await?;
-        // A new primary may learn later than the old one did what a majority has. It stays committed all the same.
+        // A new primary may learn later than the old one what a majority has. A position that was committed once stays committed.
         let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         *known = newest.max(*known);
         Ok(*known)
@@ -151,7 +151,7 @@ impl Source for MongoSource {
         Ok(position)
     }
 
-    // The driver goes back to no older primary than one that it has read from.
+    // The driver never returns to an older primary than one it has read from.
     async fn read_position(&self) -> Result<Position> {
         let position = crate::mongo::oplog::position::newest_written(&self.client).await?;
         let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,7 +162,8 @@ impl Source for MongoSource {
     async fn start_position(&self) -> Result<Position> {
         let newest = crate::mongo::oplog::position::newest_position(&self.client).await?;
         let start = crate::mongo::oplog::position::start_position(&self.client).await?;
-        // Whoever asks begins anew. The source may have been restored from a backup, and what was known be of a history that is no more.
+        // The caller begins anew. The source may have been restored from a backup, so the position known before may belong to a history
+        // that no longer exists.
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = newest;
         Ok(start)
     }
@@ -232,7 +233,7 @@ impl Source for MongoSource {
     }
 }
 
-/// Without the client, whose options hold credentials.
+/// Omits the client: its options hold credentials.
 impl fmt::Debug for MongoSource {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter

@@ -1,4 +1,4 @@
-//! Reads documents at a position: by snapshot, outside or inside a transaction, or by a majority read that comes after it.
+//! Reads documents at a position: from a snapshot, or with a majority read after it.
 
 use bson::raw::{RawDocumentBuf, cstr};
 use bson::{doc, rawdoc};
@@ -17,7 +17,7 @@ use crate::source::{ReadMode, ReadRequest};
 
 const OPERATION: &str = "read documents";
 
-/// The documents of a range.
+/// Returns the documents of a range.
 pub(super) async fn range(
     client: &Client,
     version: [u32; 3],
@@ -44,12 +44,12 @@ pub(super) async fn range(
         .boxed())
 }
 
-/// How documents can be read as they stood at a position.
+/// How to read documents as they were at a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// 5.0 and newer give a snapshot to any read.
+    /// 5.0 and newer provide a snapshot to any read.
     Snapshot,
-    /// 4.2 and 4.4 give it to transactions alone.
+    /// 4.2 and 4.4 provide a snapshot only to transactions.
     Transaction,
     /// No snapshot, but nothing older than the position.
     Interval,
@@ -64,11 +64,11 @@ impl Way {
         }
     }
 
-    /// The `readConcern` of a read at `at`.
+    /// Returns the `readConcern` for a read at `at`.
     pub fn read_concern(self, at: Position) -> RawDocumentBuf {
         match self {
             Self::Snapshot | Self::Transaction => rawdoc! { "level": "snapshot", "atClusterTime": at.timestamp() },
-            // The server refuses the zero timestamp, after which everything is.
+            // The server refuses the zero timestamp. Everything is newer than that anyway.
             Self::Interval if at.time == 0 => rawdoc! { "level": "majority" },
             Self::Interval => rawdoc! { "level": "majority", "afterClusterTime": at.timestamp() },
         }
@@ -83,14 +83,14 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Opens the cursor of a `find` that carries its read concern and batch size, again and again through an election.
+    /// Opens the cursor of a `find` that carries its read concern and batch size. Opening is retried through elections.
     ///
-    /// The stream has no empty batches. Once it is open nothing is tried again: what breaks it is a retryable error.
+    /// The stream has no empty batches. Once it is open, nothing is retried: it ends with a retryable error if it breaks.
     pub async fn open(&self, find: &RawDocumentBuf, batch_size: u32) -> Result<BoxStream<'static, Result<Batch>>> {
         let batches = retry(RetryPolicy::SERVER, || async {
             let opened = tokio::time::timeout(FIRST_BATCH_TIMEOUT, self.open_once(find, batch_size)).await;
             match opened.unwrap_or_else(|_| Err(no_answer())) {
-                // This snapshot will not come back: it is for the caller to take a newer one.
+                // This snapshot will not come back. The caller has to take a newer one.
                 Err(error) if error.kind() == ErrorKind::SnapshotUnavailable => Ok(Err(error)),
                 opened => opened.map(Ok),
             }
@@ -106,7 +106,7 @@ impl Reader {
     async fn open_once(&self, find: &RawDocumentBuf, batch_size: u32) -> Result<BoxStream<'static, Result<Batch>>> {
         let opened = match self.way {
             Way::Snapshot | Way::Interval => {
-                // Longer than the limit on the first batch, whose error says more.
+                // Longer than the timeout for the first batch, whose error says more.
                 let limit = FIRST_BATCH_TIMEOUT + COMMAND_TIMEOUT;
                 open_cursor_within(
                     limit,
@@ -131,30 +131,31 @@ impl Reader {
 }
 
 impl Way {
-    /// What an error of a read means for its caller.
+    /// Classifies an error of a read for the caller.
     fn judge(self, error: Error) -> Error {
         let code = code(&error);
         match self {
             Self::Snapshot | Self::Transaction if error.kind() == ErrorKind::SnapshotUnavailable => {
-                // 5.0 and newer never give a snapshot of a capped collection, with the code of those that have aged.
+                // 5.0 and newer never provide a snapshot of a capped collection. They report that with the code for snapshots that are too
+                // old.
                 let never = std::error::Error::source(&error)
                     .is_some_and(|source| source.to_string().contains("capped collections"));
                 error.with_retryable(!never)
             }
-            // InvalidOptions, OperationNotSupportedInTransaction: what cannot be read at a snapshot at all.
+            // InvalidOptions, OperationNotSupportedInTransaction: it cannot be read at a snapshot at all.
             Self::Snapshot | Self::Transaction if matches!(code, Some(72 | 263)) => {
                 error.with_kind(ErrorKind::SnapshotUnavailable).with_retryable(false)
             }
             // LockTimeout, WriteConflict, NoSuchTransaction, TransactionTooOld, ExceededTimeLimit, TransactionExceededLifetimeLimitSeconds:
-            // the server has ended the transaction, for its age, to relieve its cache, or because DDL went on beside it.
+            // the server has ended the transaction because of its age, to relieve its cache, or because of concurrent DDL.
             Self::Transaction if matches!(code, Some(24 | 112 | 225 | 251 | 262 | 290)) => {
                 error.with_kind(ErrorKind::SnapshotUnavailable).with_retryable(true)
             }
-            // A majority read asks for no snapshot; it is refused so for an instant after DDL.
+            // A majority read requests no snapshot. The server still refuses it with this error for an instant after DDL.
             Self::Interval if error.kind() == ErrorKind::SnapshotUnavailable => {
                 error.with_kind(ErrorKind::Server).with_retryable(true)
             }
-            // CappedPositionLost: the documents that were to be read next have been pushed out meanwhile.
+            // CappedPositionLost: the documents to read next have been pushed out of the capped collection.
             _ if code == Some(136) => error.with_kind(ErrorKind::Server).with_retryable(true),
             _ => error,
         }
@@ -172,10 +173,10 @@ fn no_answer() -> Error {
     )
 }
 
-/// A read-only transaction and the one cursor in it.
+/// A read-only transaction and its only cursor.
 ///
-/// Dropping it ends both on the server, at whatever point: the driver kills the cursor of a dropped `SessionRawBatchCursor`, and aborts
-/// the transaction of a dropped `ClientSession` that is in progress. The session itself is then the driver's, which uses it again.
+/// Dropping it ends both on the server, at any point. The driver kills the cursor of a dropped `SessionRawBatchCursor`, and aborts the
+/// transaction of a dropped `ClientSession` that is in progress. The session itself returns to the driver, which reuses it.
 struct Transaction {
     cursor: SessionRawBatchCursor,
     session: ClientSession,
@@ -185,7 +186,7 @@ impl Transaction {
     async fn open(client: &Client, database: &str, find: RawDocumentBuf, batch_size: u32) -> Result<Self> {
         let failed = |error| convert(OPERATION, error);
         let mut session = client.start_session().causal_consistency(false).await.map_err(failed)?;
-        // The client's own defaults could be ones that a transaction refuses.
+        // A transaction might refuse the client's own defaults.
         session
             .start_transaction()
             .selection_criteria(ReadPreference::Primary.into())
@@ -193,9 +194,9 @@ impl Transaction {
             .await
             .map_err(failed)?;
         let database = client.database(database);
-        // For the driver a transaction is in progress, and to be aborted on drop, only when its first command has ended. Were this
-        // future dropped while the server works on the `find`, the transaction would stay open until the server's own limit of 60
-        // seconds. So an empty command goes first, which ends in the driver itself, and the `find` says that it starts the transaction.
+        // The driver considers a transaction in progress, and aborts it on drop, only after its first command has ended. If this future
+        // were dropped while the server works on the `find`, the transaction would stay open until the server's own limit of 60 seconds. So
+        // an empty command goes first, which ends in the driver itself. The `find` then states that it starts the transaction.
         if database
             .run_command(bson::Document::new())
             .session(&mut session)
@@ -222,7 +223,7 @@ impl Transaction {
         Ok(Self { cursor, session })
     }
 
-    /// Ends all of it, the session too, which the server would else keep for half an hour. A failure leaves it at that.
+    /// Ends the transaction and its session. The server would otherwise keep the session for half an hour. Errors are ignored.
     async fn end(self) {
         let Self { cursor, mut session } = self;
         drop(cursor);
@@ -260,7 +261,7 @@ impl Transaction {
                         .is_ok_and(|id| id == 0);
                     let documents = Batch::from_reply(batch).map_err(|error| Error::malformed(OPERATION, error));
                     if is_last {
-                        // The snapshot is let go with the last batch, not when the caller is done with that.
+                        // Releases the snapshot with the last batch, not when the caller has processed that batch.
                         transaction.end().await;
                         return Some((documents, None));
                     }

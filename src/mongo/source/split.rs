@@ -1,4 +1,4 @@
-//! Finds the keys that cut a collection into ranges of about the same size.
+//! Finds the keys that split a collection into ranges of about equal size.
 
 use bson::raw::RawDocumentBuf;
 use bson::{Document, doc};
@@ -13,27 +13,27 @@ use crate::order::Key;
 
 const OPERATION: &str = "split a collection";
 
-/// The most keys of one answer.
+/// Maximum number of keys returned.
 const CUTS: u64 = 2_000;
 
-/// How many documents are looked at for each cut: the ranges then differ by about a third in size.
+/// Documents to sample for each cut. With this number, the ranges differ by about a third in size.
 const SAMPLES_PER_CUT: u64 = 10;
 
-/// The server reads at random what is less than a twentieth of a collection, and reads all of it for more. The metadata's count may be
-/// off, hence the distance.
+/// The server picks documents at random if the sample is less than a twentieth of the collection. For a larger sample it reads the whole
+/// collection. The count in the metadata may be off, hence the margin.
 const RANDOM_PART: u64 = 25;
 
-/// `_id`s of more bytes cut nothing: the cuts are held in memory, and each is part of commands and checkpoints.
+/// Maximum size in bytes of an `_id` used as a cut. The cuts are kept in memory, and each is part of commands and checkpoints.
 const MOST_KEY_BYTES: usize = 16 << 10;
 
-/// Up to how many documents the index on `_id` is read as a whole, which takes about a second. Random documents of a small tree are
-/// not very random: one that was just filled gave half of them out of a tenth of it.
+/// Maximum number of documents for reading the whole index on `_id`, which takes about a second. Random documents of a small tree are not
+/// very random: a tree that had just been filled returned half of its samples from a tenth of itself.
 const INDEX_WALK: u64 = 1_000_000;
 
-/// How many `_id`s are asked for at a time.
+/// Number of `_id`s per batch.
 const BATCH: u32 = 20_000;
 
-/// Keys that cut `collection` into ranges of about `bytes` each, in ascending order.
+/// Returns the keys that split `collection` into ranges of about `bytes` each, in ascending order.
 pub(super) async fn split(client: &Client, collection: &Collection, bytes: u64) -> Result<Vec<Key>> {
     let ranges = collection.bytes.div_ceil(bytes.max(1)).min(CUTS + 1);
     if !collection.kind.has_ranges() || ranges <= 1 {
@@ -42,7 +42,7 @@ pub(super) async fn split(client: &Client, collection: &Collection, bytes: u64) 
     let samples = (ranges * SAMPLES_PER_CUT).min(collection.documents / RANDOM_PART);
     let is_small = match collection.kind {
         CollectionKind::Plain => collection.documents <= INDEX_WALK,
-        // Here the documents themselves would have to be read.
+        // For these kinds, a walk would have to read the documents themselves.
         _ => samples < 2 * ranges,
     };
     let keys = retry(RetryPolicy::SERVER, || async {
@@ -50,7 +50,7 @@ pub(super) async fn split(client: &Client, collection: &Collection, bytes: u64) 
             return walk(client, collection, ranges).await;
         }
         match sample(client, collection, samples, ranges).await {
-            // A random cursor that has met the same documents again and again. It happens with small or lopsided trees.
+            // The random cursor has met the same documents again and again. This happens with small or lopsided trees.
             Err(error) if code(&error) == Some(28799) => walk(client, collection, ranges).await,
             answer => answer,
         }
@@ -83,11 +83,11 @@ async fn sample(client: &Client, collection: &Collection, samples: u64, ranges: 
     Ok(quantiles(keys, ranges))
 }
 
-/// Reads every `_id` in order and takes one after each equal number of documents.
+/// Reads every `_id` in order and takes one key after each equal share of the documents.
 async fn walk(client: &Client, collection: &Collection, ranges: u64) -> Result<Vec<Key>> {
     let hint = match collection.kind {
         CollectionKind::Plain => doc! { "_id": 1 },
-        // Stored by `_id`.
+        // The other kinds are stored by `_id`.
         _ => doc! { "$natural": 1 },
     };
     let command = doc! {
@@ -115,7 +115,7 @@ fn can_cut(key: &Key) -> bool {
     key.size_in_bytes() <= MOST_KEY_BYTES
 }
 
-/// Passes the `_id` of each document of the answer to `take` until that returns false.
+/// Passes the `_id` of each returned document to `take` until `take` returns `false`.
 async fn each_key(
     client: &Client,
     collection: &Collection,
@@ -125,7 +125,7 @@ async fn each_key(
     let malformed = |error| Error::malformed(OPERATION, error);
     let command = RawDocumentBuf::try_from(command).map_err(malformed)?;
     let database = collection.namespace.database();
-    // Random documents of a large collection on slow disks take their time.
+    // Sampling a large collection on slow disks takes a long time.
     let mut batches = open_cursor_within(WHOLE_COLLECTION, client, OPERATION, database, command, Some(BATCH)).await?;
     while let Some(batch) = batches.try_next().await? {
         for key in batch.iter().filter_map(Key::of_document) {
@@ -137,7 +137,7 @@ async fn each_key(
     Ok(())
 }
 
-/// The keys that cut `sorted` into `ranges` equal parts, each once.
+/// Returns the keys that split `sorted` into `ranges` equal parts, without duplicates.
 fn quantiles(sorted: Vec<Key>, ranges: u64) -> Vec<Key> {
     let ranges = usize::try_from(ranges).unwrap_or(usize::MAX);
     let samples = sorted.len();

@@ -1,4 +1,4 @@
-//! Blocks writes of clients on a replica set.
+//! Blocks the writes of clients on a replica set.
 
 use bson::doc;
 use mongodb::Client;
@@ -7,13 +7,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mongo::client::{self, number};
 use crate::mongo::retry::WRITE_TIMEOUT;
 
-/// The first version that can do it.
+/// First version that can block writes.
 const SINCE: [u32; 3] = [6, 0, 0];
 
-/// Blocks writes, or lets clients write again.
+/// Blocks the writes of clients, or allows them again.
 ///
 /// # Errors
-/// [`Refused`](ErrorKind::Refused) by a server that is too old or runs at a feature compatibility version that is, or a server error.
+/// [`Refused`](ErrorKind::Refused) if the server or its feature compatibility version is too old, or a server error.
 pub(super) async fn set(client: &Client, version: [u32; 3], blocked: bool) -> Result<()> {
     let operation = match blocked {
         true => "block writes on the source",
@@ -21,17 +21,17 @@ pub(super) async fn set(client: &Client, version: [u32; 3], blocked: bool) -> Re
     };
     if version < SINCE {
         if !blocked {
-            // There is none.
+            // There is no block to lift.
             return Ok(());
         }
         let [major, minor, _] = version;
         return Err(Error::new(
             ErrorKind::Refused,
             operation,
-            format!("it is of version {major}.{minor}, and servers can do that from 6.0 on"),
+            format!("its version is {major}.{minor}; servers support this from 6.0 on"),
         ));
     }
-    // The server gives it up before it is sent again, so that it is never carried out after a later command.
+    // The server abandons the command before it is sent again, so that it never takes effect after a later command.
     let limit = i64::try_from(WRITE_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
     let command = doc! { "setUserWriteBlockMode": 1, "global": blocked, "maxTimeMS": limit };
     client::run(client, operation, "admin", command).await.map(|_| ())
@@ -49,7 +49,7 @@ pub(super) async fn is_set(client: &Client, version: [u32; 3]) -> Result<bool> {
     match client::server_status(client, OPERATION, "repl").await {
         // 1 means that writes are allowed.
         Ok(set) => Ok(number(&set, "userWriteBlockMode") == 2),
-        // What cannot be known is told by preflight.
+        // Preflight reports what the user may not see.
         Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(false),
         Err(error) => Err(error),
     }
@@ -61,7 +61,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_old_server_has_nothing_to_lift() {
-        // It is not asked.
+        // The server is never contacted.
         let client = Client::with_uri_str("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=1")
             .await
             .unwrap();

@@ -1,4 +1,4 @@
-//! Asks a replica set's primary how long writes take.
+//! Reads from a replica set's primary how long writes take.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::mongo::client::{self, number};
 use crate::source::WriteLoad;
 
-/// The writes of all clients since the server was started; `None` from a server that does not tell.
+/// Returns the number and total time of all clients' writes since the server started. Returns `None` if the server does not report them.
 ///
 /// # Errors
 /// A server error.

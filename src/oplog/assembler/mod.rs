@@ -1,9 +1,9 @@
-//! Puts transactions together that the source logged in several entries.
+//! Assembles transactions that the source logged in several entries.
 //!
-//! A transaction of more than 16 MB is logged in parts, and a prepared one is logged before it is known whether it commits. The parts
-//! have no effect of their own: they are kept as they came and become one entry at the position of the commit. Those that there is no room
-//! for in memory go to a temporary file, and the transaction becomes several entries, one for each part. From 7.0 on servers log large batches
-//! of writes in the same way without a session: each part names the one before it, and that alone says what belongs together.
+//! A transaction of more than 16 MB is logged in parts. A prepared transaction is logged before it is known whether it commits. The parts
+//! have no effect on their own: they are kept unchanged, and become one entry at the position of the commit. Parts that do not fit into
+//! memory are written to a temporary file. Their transaction then becomes several entries, one for each part. From 7.0 on, servers log
+//! large batches of writes in the same way, but without a session. Each part refers to the one before it, and only that links them.
 
 mod parts;
 
@@ -19,82 +19,82 @@ use crate::oplog::entry::Entry;
 use crate::oplog::parse::Parser;
 use crate::oplog::raw_entry::{OPERATION, RawEntry};
 
-/// Turns raw oplog entries, given in order and without a gap, into committed steps of the history.
+/// Turns raw oplog entries, given in order and without gaps, into committed steps of the history.
 #[derive(Debug)]
 pub(crate) struct Assembler {
     parser: Parser,
-    /// The transactions that have begun and neither committed nor aborted.
+    /// Transactions that have neither committed nor aborted.
     open: HashMap<Owner, Open>,
-    /// The committed transaction whose parts are given one by one.
+    /// The committed transaction that is being returned part by part.
     closing: Option<Closing>,
-    /// How many bytes of parts may be kept in memory.
+    /// Limit in bytes for parts in memory.
     limit: usize,
-    /// The position of the entry that was taken last.
+    /// The position of the last entry taken.
     last: Position,
 }
 
-/// What the entries of one transaction have in common.
+/// Identifies the entries of one transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Owner {
-    /// The bytes of its session's id. A session has one transaction at a time.
+    /// The bytes of the session's id. A session has one transaction at a time.
     Session(Vec<u8>),
-    /// The position of its newest part, where there is no session.
+    /// The position of the newest part, if there is no session.
     Chain(Position),
 }
 
 /// A transaction that is neither committed nor aborted.
 #[derive(Debug)]
 struct Open {
-    /// Its number within the session.
+    /// The number of the transaction within the session.
     number: Option<i64>,
-    /// The position of the entry just before its first one: a tail that starts after it meets the whole transaction.
+    /// The position of the entry just before the first one. A tail that starts after it sees the whole transaction.
     before: Position,
-    /// The position of its newest entry.
+    /// The position of the newest entry.
     last: Position,
-    /// Where the part before the first one kept is, if there is one.
+    /// The position of the part before the first one in `parts`, if there is one.
     previous: Option<Position>,
-    /// Its entries, in order.
+    /// The entries, in order.
     parts: Parts,
 }
 
-/// A transaction that has committed and is too large for memory.
+/// A committed transaction that is too large for memory.
 #[derive(Debug)]
 struct Closing {
     position: Position,
     wall: DateTime,
-    /// The position to start after so that all of it is met.
+    /// The position to start after to see the whole transaction.
     before: Position,
     parts: Parts,
 }
 
-/// What taking an entry gave.
+/// The result of taking an entry.
 #[derive(Debug)]
 pub(crate) enum Taken {
     /// A step of the history.
     Entry(Entry),
-    /// The entry commits a transaction that is too large for memory: [`next_part`](Assembler::next_part) gives it part by part.
+    /// The entry commits a transaction that is too large for memory. [`next_part`](Assembler::next_part) returns its parts.
     Large,
-    /// The entry ends a transaction of which an earlier part, at this position, was never seen, because the tail started after it. It must be
-    /// [supplied](Assembler::supply), and then the same entry be given again.
+    /// The entry ends a transaction, but an earlier part at this position was never seen, because the tail started after it. The caller
+    /// must [supply](Assembler::supply) that part, and then take the same entry again.
     Missing(Position),
 }
 
-/// What an entry means for transactions.
+/// The role of an entry in a transaction.
 enum Role {
-    /// It stands for itself.
+    /// Not part of a transaction.
     Alone,
-    /// It is a part that has no effect yet.
+    /// A part without effect until the commit.
     Part,
-    /// It is the last part, and commits.
+    /// The last part, which also commits.
     Last,
-    /// It commits what was prepared.
+    /// Commits a prepared transaction.
     Commit,
-    /// It undoes what was prepared, or the parts that a failed primary left.
+    /// Aborts a prepared transaction, or one that a failed primary left unfinished.
     Abort,
 }
 
 impl Assembler {
-    /// Starts after the entry at `after`, keeping about `limit` bytes of parts in memory.
+    /// Creates an assembler that starts after the entry at `after`, and keeps about `limit` bytes of parts in memory.
     pub fn new(after: Position, limit: usize) -> Self {
         Self {
             parser: Parser::default(),
@@ -105,27 +105,27 @@ impl Assembler {
         }
     }
 
-    /// The position of the entry that was taken last, or where it started.
+    /// The position of the last entry taken, or the position to start after.
     pub fn last(&self) -> Position {
         self.last
     }
 
-    /// Bytes of the parts kept in memory of transactions that have neither committed nor aborted.
+    /// Size in bytes of the parts in memory of open transactions.
     pub fn bytes(&self) -> usize {
         self.open.values().map(|open| open.parts.bytes()).sum()
     }
 
-    /// The position to start after so that nothing that is not yielded yet is missed.
+    /// The position to resume after, so that nothing is missed that has not been yielded yet.
     pub fn resume(&self) -> Position {
         let closing = self.closing.iter().map(|closing| closing.before);
         let open = self.open.values().map(|open| open.before);
         closing.chain(open).fold(self.last, Position::min)
     }
 
-    /// Takes the next entry. Afterwards [room](Self::make_room) has to be made.
+    /// Takes the next entry. Call [`make_room`](Self::make_room) afterwards.
     ///
     /// # Errors
-    /// [`Protocol`](ErrorKind::Protocol) for bytes that no server writes.
+    /// [`Protocol`](ErrorKind::Protocol) if the bytes are not what a server writes.
     pub fn take(&mut self, raw: &RawDocument) -> Result<Taken> {
         let entry = RawEntry::read(raw)?;
         let position = entry.position()?;
@@ -141,7 +141,7 @@ impl Assembler {
             Role::Alone => self.parser.items(&entry, position, &mut items)?,
             Role::Part => {
                 self.keep(&entry, raw)?;
-                // They are counted when the transaction commits.
+                // The bytes are counted when the transaction commits.
                 bytes = 0;
             }
             Role::Abort => self.forget(&owner(&entry)?),
@@ -152,7 +152,7 @@ impl Assembler {
                     return Ok(Taken::Missing(previous));
                 }
                 let Some(mut open) = self.open.remove(&owner) else {
-                    return Err(inconsistent(position, "a transaction commits that never began"));
+                    return Err(inconsistent(position, "a transaction commits that has never begun"));
                 };
                 if open.parts.are_in_file() {
                     if let Role::Last = role {
@@ -168,7 +168,7 @@ impl Assembler {
                     return Ok(Taken::Large);
                 }
                 bytes += open.parts.bytes();
-                // Each part is freed as soon as it is read, so that a large transaction is not held twice.
+                // Frees each part as soon as it is parsed, so that a large transaction is not in memory twice.
                 for part in open.parts.into_memory() {
                     self.parser.items(&RawEntry::read(&part)?, position, &mut items)?;
                 }
@@ -188,10 +188,11 @@ impl Assembler {
         }))
     }
 
-    /// The next part of a transaction that was [too large](Taken::Large) for memory; `None` when there is none.
+    /// The next part of a transaction that is [too large](Taken::Large) for memory; `None` at the end.
     ///
     /// # Errors
-    /// [`Protocol`](ErrorKind::Protocol) for bytes that no server writes, [`Io`](ErrorKind::Io) when the temporary file cannot be read.
+    /// [`Protocol`](ErrorKind::Protocol) if the bytes are not what a server writes, [`Io`](ErrorKind::Io) if the temporary file cannot be
+    /// read.
     pub async fn next_part(&mut self) -> Result<Option<Entry>> {
         let Some(closing) = &mut self.closing else {
             return Ok(None);
@@ -216,13 +217,13 @@ impl Assembler {
         }))
     }
 
-    /// Moves parts to a temporary file until those in memory take no more than allowed.
+    /// Moves parts to a temporary file until those in memory are within the limit.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) when the file cannot be written.
+    /// [`Io`](ErrorKind::Io) if the file cannot be written.
     ///
     /// # Cancellation
-    /// Dropping the future loses what was being moved: the assembler must not be used any more.
+    /// Not cancel safe. Dropping the future loses the parts that are being moved, and the assembler must not be used any more.
     pub async fn make_room(&mut self) -> Result<()> {
         while self.bytes() > self.limit {
             let largest = self.open.values_mut().max_by_key(|open| open.parts.bytes());
@@ -234,22 +235,22 @@ impl Assembler {
         Ok(())
     }
 
-    /// Takes the part that [`Taken::Missing`] asked for, read from the oplog at that position.
+    /// Takes the part that [`Taken::Missing`] asked for. The caller reads it from the oplog at that position.
     ///
     /// # Errors
-    /// As [`take`](Self::take), and [`Protocol`](ErrorKind::Protocol) when it is no part of a transaction.
+    /// As [`take`](Self::take), and [`Protocol`](ErrorKind::Protocol) if the entry is not part of a transaction.
     pub fn supply(&mut self, raw: &RawDocument) -> Result<()> {
         let entry = RawEntry::read(raw)?;
         if !matches!(role(&entry), Role::Part) {
             return Err(inconsistent(
                 entry.position()?,
-                "a transaction names an entry as its part that is none",
+                "a transaction refers to an entry that is not one of its parts",
             ));
         }
         let (before, position) = (self.last, entry.position()?);
         let owner = match entry.lsid {
             Some(_) => owner(&entry)?,
-            // It is the part before the first one of what is kept, or the newest of which anything is known.
+            // Either the part before the oldest part of an open transaction, or the newest part of a transaction that is not known yet.
             None => self
                 .open
                 .iter()
@@ -268,7 +269,7 @@ impl Assembler {
         Ok(())
     }
 
-    /// Keeps a part of a transaction, the first or a further one.
+    /// Keeps a part of a transaction.
     fn keep(&mut self, entry: &RawEntry<'_>, raw: &RawDocument) -> Result<()> {
         let position = entry.position()?;
         let mut owner = owner(entry)?;
@@ -289,7 +290,7 @@ impl Assembler {
         Ok(())
     }
 
-    /// The open transaction that the entry goes on with, if parts of it were seen. One that the session left unfinished is forgotten.
+    /// Returns the open transaction that the entry continues, if parts of it were seen. Drops one that the session left unfinished.
     fn continued(&mut self, owner: &Owner, entry: &RawEntry<'_>) -> Result<Option<&Open>> {
         if self.open.get(owner).is_some_and(|open| open.number != entry.txn_number) {
             self.forget(owner);
@@ -308,13 +309,13 @@ impl Assembler {
         self.open.remove(owner);
     }
 
-    /// Forgets what has no session and was not finished by the primary that began it: no other primary goes on with it or aborts it.
+    /// Drops transactions without a session that an earlier primary began and did not finish. No other primary continues or aborts them.
     fn forget_chains(&mut self) {
         self.open.retain(|owner, _| !matches!(owner, Owner::Chain(_)));
     }
 }
 
-/// What the entry, which belongs to a transaction, is kept under. The first part of a chain has none yet but itself.
+/// The key of the transaction that the entry belongs to. The first part of a chain has only its own position.
 fn owner(entry: &RawEntry<'_>) -> Result<Owner> {
     Ok(match (entry.lsid, entry.previous) {
         (Some(lsid), _) => Owner::Session(lsid.as_bytes().to_vec()),
@@ -333,7 +334,7 @@ fn role(entry: &RawEntry<'_>) -> Role {
     }
     let is_set = |name: &str| entry.o.get_bool(name).is_ok_and(|set| set);
     match entry.first_name() {
-        // Each has its effect at once; a `prevOpTime` leads to what the session wrote before.
+        // Each takes effect immediately. Their `prevOpTime` refers to an earlier write of the session.
         "applyOps" if entry.groups_retryable_writes => Role::Alone,
         "applyOps" if is_set("partialTxn") || is_set("prepare") => Role::Part,
         "applyOps" if entry.previous.is_some() => Role::Last,

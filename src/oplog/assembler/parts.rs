@@ -1,4 +1,4 @@
-//! The entries of a transaction: in memory, or in a temporary file.
+//! Stores the entries of a transaction in memory or in a temporary file.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use crate::spill::{Place, Spill};
 pub(super) struct Parts {
     parts: VecDeque<Part>,
     file: Option<Spill>,
-    /// Bytes of those in memory.
+    /// Size in bytes of the entries in memory.
     bytes: usize,
 }
 
@@ -38,17 +38,17 @@ impl Parts {
         self.parts.is_empty()
     }
 
-    /// Bytes of those in memory.
+    /// Size in bytes of the entries in memory.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether some are in a file.
+    /// Whether some entries are in a file.
     pub fn are_in_file(&self) -> bool {
         self.file.is_some()
     }
 
-    /// All of them, where none is in a file.
+    /// Returns all entries, provided that none is in a file.
     pub fn into_memory(self) -> impl Iterator<Item = RawDocumentBuf> {
         self.parts.into_iter().filter_map(|part| match part {
             Part::Memory(raw) => Some(raw),
@@ -56,10 +56,10 @@ impl Parts {
         })
     }
 
-    /// Takes the first one out. Nothing may be [moved](Self::spill) afterwards.
+    /// Removes and returns the first entry. Do not [`spill`](Self::spill) afterwards.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) when the file cannot be read.
+    /// [`Io`](ErrorKind::Io) if the file cannot be read.
     pub async fn pop_front(&mut self) -> Result<Option<RawDocumentBuf>> {
         match (self.parts.pop_front(), &mut self.file) {
             (Some(Part::Memory(raw)), _) => {
@@ -81,10 +81,10 @@ impl Parts {
         }
     }
 
-    /// Moves those in memory to the file.
+    /// Moves the entries in memory to the file.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) when the file cannot be written.
+    /// [`Io`](ErrorKind::Io) if the file cannot be written.
     pub async fn spill(&mut self) -> Result<()> {
         let file = match self.file.take() {
             Some(file) => file,

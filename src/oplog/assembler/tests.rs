@@ -1,4 +1,4 @@
-//! The assembler against histories in which sessions take turns at random.
+//! Tests the assembler on histories of randomly interleaved sessions.
 
 use bson::raw::{RawBsonRef, RawDocumentBuf};
 use bson::{Binary, Bson, Document, Timestamp, Uuid, doc};
@@ -12,7 +12,7 @@ use crate::model::Position;
 use crate::oplog::entry::{Entry, Item};
 use crate::order::Key;
 
-/// A history as a server would log it, and what each of its entries must give.
+/// A history as a server would log it, and the expected result of each entry.
 #[derive(Default)]
 struct History {
     entries: Vec<RawDocumentBuf>,
@@ -21,9 +21,9 @@ struct History {
     written: i32,
 }
 
-/// A transaction under way.
+/// An open transaction.
 struct Session {
-    /// None for a batch of writes outside a transaction, as servers log it from 7.0 on.
+    /// `None` for a batch of writes outside of a transaction, as servers log it from 7.0 on.
     lsid: Option<Document>,
     number: i64,
     previous: Option<Position>,
@@ -44,7 +44,7 @@ impl Session {
 }
 
 fn position(index: usize) -> Position {
-    // Several in one second, and gaps, as on real servers.
+    // Several entries per second, and gaps, as on real servers.
     Position {
         time: 100 + index as u32 / 3,
         increment: 1 + (index as u32 % 3) * 2,
@@ -79,7 +79,7 @@ impl History {
         self.log(write, &[id]);
     }
 
-    /// Logs an `applyOps` of the session's transaction with these further fields.
+    /// Logs an `applyOps` of the session's transaction with additional fields.
     fn operations(&mut self, session: &mut Session, count: usize, fields: Document, commits: bool) {
         let mut operations = Vec::new();
         for _ in 0..count {
@@ -101,7 +101,7 @@ impl History {
         session.previous = Some(self.log(entry, &ids));
     }
 
-    /// A history of four sessions and three batches without any that take turns at random.
+    /// A history of four sessions, and three batches without a session, randomly interleaved.
     fn random(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let mut history = History::default();
@@ -131,7 +131,7 @@ impl History {
             } else {
                 let count = random.random_range(1..4);
                 match random.random_range(0..5) {
-                    // Only a session can prepare and abort.
+                    // Only sessions prepare and abort.
                     0..=3 if session.lsid.is_none() => {
                         history.operations(session, count, doc! { "partialTxn": true }, false);
                         false
@@ -145,7 +145,7 @@ impl History {
                         session.prepared = true;
                         false
                     }
-                    // A new primary does this to what a failed one left.
+                    // A new primary aborts what a failed one left unfinished.
                     3 if begun => {
                         history.end(session, doc! { "abortTransaction": 1 }, false);
                         true
@@ -166,7 +166,7 @@ impl History {
         history
     }
 
-    /// What an assembler gives that starts after `after`, and the entries for which it asked for parts that it had not seen.
+    /// The entries of an assembler that starts after `after`, and the entries for which it asked for missing parts.
     fn tail(&self, after: Position) -> (Vec<Entry>, Vec<Position>) {
         let mut assembler = Assembler::new(after, 1 << 20);
         let mut entries = Vec::new();
@@ -258,7 +258,8 @@ fn nothing_is_missed_after_any_resume_position() {
                 "seed {seed} after {}",
                 entry.resume
             );
-            // One that has committed by now is given again, and may be asked for; one that is open is met from its beginning.
+            // A transaction that has committed before is returned again, and its earlier parts may be missing. One that is open is seen
+            // from its beginning.
             assert!(
                 asked.iter().all(|asked| *asked <= entry.position),
                 "seed {seed}: {} is past the first entry of an open transaction",
@@ -282,7 +283,7 @@ fn what_was_logged_before_the_start_is_asked_for() {
     assert!(asked > 1000, "{asked}");
 }
 
-/// What an assembler gives that keeps so many bytes in memory.
+/// The entries of an assembler that keeps at most `limit` bytes in memory.
 async fn tail_with(history: &History, after: Position, limit: usize) -> (Vec<Entry>, usize) {
     let mut assembler = Assembler::new(after, limit);
     let (mut entries, mut large) = (Vec::new(), 0);
@@ -374,7 +375,7 @@ fn a_session_that_begins_anew_gives_up_what_it_left() {
     let mut history = History::default();
     let mut session = Session::new(Some(doc! { "id": 1 }), 1);
     history.operations(&mut session, 2, doc! { "partialTxn": true }, false);
-    // Its end is lost with the primary that had it.
+    // The primary fails, and the end of the transaction is lost with it.
     session.number = 2;
     session.previous = None;
     session.ids.clear();

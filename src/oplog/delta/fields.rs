@@ -1,19 +1,19 @@
-//! The fields of a document that is being changed, found by name in about the same time however many they are.
+//! Fields of a document under change, with fast lookup by name.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// Fewer fields than this are looked through.
+/// Maximum number of fields to search one by one. Larger documents get an index.
 const MOST_COMPARED: usize = 16;
 
-/// Fields in their order. Of several with one name, the first is the one that is meant.
+/// Fields in document order. If a name is repeated, a lookup finds the first of them.
 pub(super) struct Fields<'a, T> {
-    /// One that was removed leaves its place empty.
+    /// A removed field leaves its place empty.
     places: Vec<Option<(&'a [u8], T)>>,
     index: Option<Index<'a>>,
 }
 
-/// Where the first field of each name is.
+/// Maps each name to the place of its first field.
 struct Index<'a> {
     first: HashMap<&'a [u8], usize>,
     has_repeated_names: bool,
@@ -46,7 +46,7 @@ impl<'a, T> Fields<'a, T> {
         Some(value)
     }
 
-    /// The field of that name, which is added at the end if there is none.
+    /// Returns the field called `name`. Appends it if there is none.
     pub(super) fn get_or_push(&mut self, name: &'a [u8], value: impl Fn() -> T) -> &mut T {
         let place = self.place_of(name).unwrap_or(self.places.len());
         if place == self.places.len() {

@@ -1,17 +1,17 @@
-//! Tells whether an update leaves a document's `_id` alone.
+//! Detects updates that change a document's `_id`.
 
 use super::scan::{Element, elements, find};
 use super::{DeltaError, MAX_DEPTH};
 use crate::order::element_type;
 
-/// True when the `_id` after an update is another value than before.
+/// Returns `true` if the `_id` after an update is a different value than before.
 ///
-/// A pipeline update may write an `_id` that compares equal but has another numeric type (`1` and `1.0`), and servers log
-/// that as a delta like any other, so comparing bytes would refuse it. Decimals are compared as bytes nevertheless: deciding
-/// that `1` and `1.00` are equal takes decimal arithmetic, and no application is known to rewrite its `_id` like that.
+/// A pipeline update may write an `_id` that compares as equal but has another numeric type (`1` and `1.0`). Servers log that like any
+/// other delta, so comparing bytes would refuse it. Decimals are compared as bytes nevertheless: finding that `1` and `1.00` are equal
+/// takes decimal arithmetic, and no application is known to rewrite its `_id` like that.
 pub(super) fn changes_id(before: &[u8], after: &[u8]) -> Result<bool, DeltaError> {
     match (find(before, b"_id")?, find(after, b"_id")?) {
-        // A document without an `_id` may be given one.
+        // An update may add an `_id` to a document without one.
         (None, _) => Ok(false),
         (Some(_), None) => Ok(true),
         (Some(before), Some(after)) => Ok(!is_same_value(&before, &after, 1)?),

@@ -1,4 +1,4 @@
-//! Two `$v: 2` deltas as one.
+//! Merges two `$v: 2` deltas into one.
 
 use bson::{RawDocument, RawDocumentBuf};
 
@@ -7,15 +7,18 @@ use super::write::Writer;
 use super::{DeltaError, DeltaFormat, format_of, into_document};
 use crate::order::element_type;
 
-/// Deltas of more fields, multiplied, are left as they are: each name is looked for among the others.
+/// Maximum product of the field counts of two deltas to merge. The cost is proportional to it, because each name is searched among the
+/// others.
 const MOST_COMPARISONS: usize = 10_000;
 
-/// The two deltas of one document as one that does the same, where both change or remove fields of the document itself and add none: the
-/// later value of a field is then all that counts. Deltas of any other kind must never be merged, and a replacement is none.
+/// Merges two deltas of the same document into one with the same effect.
+///
+/// Both must only change or remove top-level fields, and add none: then only the last value of each field counts. Returns `None` for all
+/// other deltas, which must not be merged, and for replacements.
 ///
 /// # Errors
 ///
-/// [`DeltaError::UnknownFormat`] for a `$v` other than 1 or 2, [`DeltaError::Malformed`] when a section or field is broken.
+/// [`DeltaError::UnknownFormat`] for a `$v` other than 1 or 2, [`DeltaError::Malformed`] if a section or field is malformed.
 pub fn merge(earlier: &RawDocument, later: &RawDocument) -> Result<Option<RawDocumentBuf>, DeltaError> {
     if format_of(earlier)? != Some(DeltaFormat::V2) || format_of(later)? != Some(DeltaFormat::V2) {
         return Ok(None);
@@ -28,7 +31,7 @@ pub fn merge(earlier: &RawDocument, later: &RawDocument) -> Result<Option<RawDoc
     }
     let names = |fields: &[Element<'_>], name: &[u8]| fields.iter().any(|field| field.name == name);
     if later.updated.iter().any(|field| names(&earlier.removed, field.name)) {
-        // No server logs it, since a field that is gone is added and not updated.
+        // No server logs this: a removed field is added again, not updated.
         return Ok(None);
     }
     let mut output = Writer::with_capacity(64);
@@ -46,7 +49,7 @@ pub fn merge(earlier: &RawDocument, later: &RawDocument) -> Result<Option<RawDoc
     into_document(output).map(Some)
 }
 
-/// Writes fields as one subdocument, unless there are none.
+/// Writes fields as one subdocument. Writes nothing if there are no fields.
 pub(super) fn write_section<'a>(
     output: &mut Writer,
     name: &[u8],
@@ -64,7 +67,7 @@ pub(super) fn write_section<'a>(
     output.close(section)
 }
 
-/// What a `$v: 2` delta does that adds no field and changes none in part.
+/// The content of a `$v: 2` delta that adds no fields and changes none in part.
 #[derive(Default)]
 pub(super) struct Fields<'a> {
     pub removed: Vec<Element<'a>>,
@@ -76,7 +79,7 @@ impl<'a> Fields<'a> {
         self.removed.len() + self.updated.len()
     }
 
-    /// `None` for a `$v: 2` delta of any other kind.
+    /// Returns `None` for any other `$v: 2` delta.
     pub(super) fn parse(delta: &'a RawDocument) -> Result<Option<Self>, DeltaError> {
         let malformed = |reason| DeltaError::Malformed { reason };
         let diff = find(delta.as_bytes(), b"diff")?.and_then(|diff| diff.document());
@@ -103,7 +106,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Whether a name means the same in an operator as in a diff. An `_id` may be logged whose type has changed, which operators may not do.
+/// Whether a name has the same meaning in an operator as in a diff. Excludes `_id`: a diff may change its type, which operators cannot do.
 fn is_plain_field(field: &Element<'_>) -> bool {
     !(field.name.is_empty() || field.name == b"_id" || field.name.starts_with(b"$") || field.name.contains(&b'.'))
 }

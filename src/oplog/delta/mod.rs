@@ -1,9 +1,9 @@
-//! Delta updates of the oplog, applied to a document in memory.
+//! Applies delta updates of the oplog to documents in memory.
 //!
-//! An update that is not a replacement is logged as what changed: `$v: 1` (`$set` and `$unset` over dotted paths, written by
-//! 4.4 and earlier) or `$v: 2` (a nested diff, written by 5.0 and later). [`apply`] gives the document that the server would
-//! store, byte for byte and with its fields in the same order. Nothing is decoded, so values and names that are not UTF-8,
-//! deprecated types and NaN payloads go through as they are.
+//! Unless an update is a replacement, the oplog contains only what changed. `$v: 1`, written by 4.4 and earlier, is `$set` and `$unset`
+//! over dotted paths. `$v: 2`, written by 5.0 and later, is a nested diff. [`apply`] returns the document that the server would store, byte
+//! for byte and with its fields in the same order. Nothing is decoded, so values and names that are not UTF-8, deprecated types and NaN
+//! payloads pass through unchanged.
 
 use bson::{RawDocument, RawDocumentBuf};
 
@@ -25,16 +25,16 @@ pub use operators::{v1_as_operators, v1_as_ordered_operators, v1_needs_ordered_s
 use scan::find;
 use write::Writer;
 
-/// The largest document a server handles internally: the 16 MiB of a user document and 16 KiB more.
+/// Maximum size of a document inside a server: the 16 MiB of a user document and 16 KiB more.
 const MAX_DOCUMENT_BYTES: usize = 16 * 1024 * 1024 + 16 * 1024;
 
-/// How deep a diff or path may go. Servers store 180 levels, and `applyOps` lets 200 through.
+/// Maximum depth of a diff or path. Servers store 180 levels, and `applyOps` accepts 200.
 const MAX_DEPTH: usize = 250;
 
-/// How many nulls a `$v: 1` path may add before the element it sets; the server's own limit.
+/// Maximum number of nulls that a `$v: 1` path may add before the element it sets. This is the server's own limit.
 const MAX_BACKFILL: usize = 1_500_000;
 
-/// How an update entry's `o` says what changed.
+/// The format of a delta in the `o` of an update entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeltaFormat {
     /// `$set` and `$unset` over dotted paths.
@@ -47,16 +47,16 @@ pub enum DeltaFormat {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeltaError {
-    /// The update is neither `$v: 1` nor `$v: 2`; a replacement is not a delta either.
+    /// The update is neither `$v: 1` nor `$v: 2`. Replacements are not deltas either.
     #[error("the update's format is not known: its $v is neither 1 nor 2")]
     UnknownFormat,
-    /// The delta has a part that its format does not have, so a part of the change would be lost.
+    /// The delta has a section that its format does not define. Ignoring it would lose a part of the change.
     #[error("the delta has an unexpected section '{section}'")]
     UnexpectedSection {
         /// The name of the section.
         section: String,
     },
-    /// A `$set` path leads through a value that can have no such field. Servers answer with code 28, `PathNotViable`.
+    /// A `$set` path leads through a value that cannot have such a field. Servers respond with code 28, `PathNotViable`.
     #[error("cannot create field '{field}' of the path '{path}': its parent is neither a document nor a fitting array")]
     PathConflict {
         /// The whole path.
@@ -64,48 +64,48 @@ pub enum DeltaError {
         /// The part that cannot be created.
         field: String,
     },
-    /// Two paths name one array element in two spellings, such as `l.1` and `l.01`. What a server makes of that depends on
-    /// how it stores the change, and 5.0 and later end themselves over it; only reading the document again is exact.
+    /// Two paths spell the same array element in two ways, such as `l.1` and `l.01`. The result on a server depends on how it stores the
+    /// change, and 5.0 and later abort. The exact result is known only by reading the document again.
     #[error("an array element is named in two spellings: '{path}'")]
     AliasedIndex {
-        /// One of the paths, or the array's own.
+        /// One of the paths, or the path of the array.
         path: String,
     },
-    /// The delta changes a field of which the document has several with the same name. An operator changes the first of them, a
-    /// pipeline may have changed all, and the log does not say which it was; only reading the document again is exact.
+    /// The delta changes a field whose name the document repeats. An operator changes the first of these fields, and a pipeline may have
+    /// changed all. The oplog does not tell which it was. The exact result is known only by reading the document again.
     #[error("the document has more than one field '{name}', and which of them the delta changes is not known")]
     RepeatedName {
-        /// The name.
+        /// The name that the document repeats.
         name: String,
     },
     /// The delta would change the document's `_id`.
     #[error("the delta would change the immutable field '_id'")]
     ImmutableId,
-    /// A `$set` path would add more nulls to an array than a server does.
+    /// A `$set` path would add more nulls to an array than a server allows.
     #[error("the delta would add more than {MAX_BACKFILL} elements to an array")]
     Backfill,
-    /// The document would grow larger than a server's limit of 16 MiB (and 16 KiB for its own use).
+    /// The document would exceed a server's limit of 16 MiB (and 16 KiB for its own use).
     #[error("the document would exceed {MAX_DOCUMENT_BYTES} bytes")]
     TooLarge,
-    /// The delta goes deeper than any document a server stores.
+    /// The delta is nested deeper than any document that a server stores.
     #[error("the delta goes deeper than {MAX_DEPTH} levels")]
     TooDeep,
-    /// The document or the delta is broken.
+    /// The document or the delta is malformed.
     #[error("the document or the delta is malformed: {reason}")]
     Malformed {
-        /// What was found.
+        /// What is malformed.
         reason: &'static str,
     },
 }
 
-/// Tells the format of an update entry's `o`; `None` is a replacement.
+/// Returns the format of the `o` of an update entry, or `None` for a replacement.
 ///
-/// A replacement carries its `_id` and a delta never does, so a replacement may have a field of its own that is called `$v`:
-/// 5.0 and later store such fields.
+/// A replacement contains its `_id`, and a delta never does. So a replacement may have a field of its own called `$v`, which 5.0 and later
+/// can store.
 ///
 /// # Errors
 ///
-/// [`DeltaError::UnknownFormat`] for a `$v` other than 1 or 2, [`DeltaError::Malformed`] for broken BSON.
+/// [`DeltaError::UnknownFormat`] for a `$v` other than 1 or 2, [`DeltaError::Malformed`] for malformed BSON.
 pub fn format_of(update: &RawDocument) -> Result<Option<DeltaFormat>, DeltaError> {
     let update = update.as_bytes();
     if find(update, b"_id")?.is_some() {
@@ -121,14 +121,14 @@ pub fn format_of(update: &RawDocument) -> Result<Option<DeltaFormat>, DeltaError
     }
 }
 
-/// Gives the document as it is after a logged delta, an update entry's `o`.
+/// Returns `document` with a logged delta applied. `delta` is the `o` of an update entry.
 ///
-/// A `$v: 2` delta can be applied to a newer document than it was made for: what does not fit becomes null, as on a server,
-/// and later deltas put it right. A `$v: 1` delta then may end in [`DeltaError::PathConflict`] instead.
+/// A `$v: 2` delta can be applied to a newer document than it was made for. Fields that do not fit become null, as on a server, and later
+/// deltas correct them. A `$v: 1` delta may fail with [`DeltaError::PathConflict`] instead.
 ///
 /// # Errors
 ///
-/// See [`DeltaError`]. The result is never partly changed: there is a whole document or an error.
+/// See [`DeltaError`]. The document is never changed in part: the result is a complete document or an error.
 pub fn apply(document: &RawDocument, delta: &RawDocument) -> Result<RawDocumentBuf, DeltaError> {
     let before = document.as_bytes();
     let format = format_of(delta)?.ok_or(DeltaError::UnknownFormat)?;
@@ -157,7 +157,7 @@ fn into_document(output: Writer) -> Result<RawDocumentBuf, DeltaError> {
     })
 }
 
-/// The number that a name made of digits stands for; none for other names and for numbers no array can reach.
+/// The number that a name spells in digits. `None` for other names, and for numbers too large for any array.
 fn parse_index(name: &[u8]) -> Option<usize> {
     if name.is_empty() || !name.iter().all(u8::is_ascii_digit) {
         return None;

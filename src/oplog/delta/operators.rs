@@ -1,4 +1,4 @@
-//! A delta as operators that an ordinary `update` command takes.
+//! Converts deltas to operators for an ordinary `update` command.
 
 use bson::{RawDocument, RawDocumentBuf};
 
@@ -10,21 +10,21 @@ use super::write::Writer;
 use super::{DeltaError, DeltaFormat, format_of, into_document};
 use crate::order::element_type;
 
-/// A server takes time by the square of the fields that operators name: 50 ms for 2,000, where the logged form takes 8 (6.0).
+/// Maximum number of fields to change by operators. The time that a server takes grows with the square of that number: 50 ms for 2,000
+/// fields, where the logged form takes 8 ms (6.0).
 const MOST_OPERATORS: usize = 100;
 
-/// The update as an ordinary update document: the same operators without `$v`.
+/// Converts a `$v: 1` update to an ordinary update document: the same operators without `$v`.
 ///
-/// Servers from 5.0 on add new fields with numeric names in numeric order, whatever the order of the paths; see
-/// [`v1_needs_ordered_sets`].
+/// Servers from 5.0 on add new fields with numeric names in numeric order, whatever the order of the paths. See [`v1_needs_ordered_sets`].
 ///
 /// # Errors
 ///
-/// [`DeltaError::UnexpectedSection`] and [`DeltaError::Malformed`] when this is not a `$v: 1` update. One without any
-/// operator is refused too: what is left of it would replace the whole document.
+/// [`DeltaError::UnexpectedSection`] and [`DeltaError::Malformed`] if this is not a `$v: 1` update. An update without operators is refused,
+/// too: the rest of it would replace the whole document.
 ///
-/// [`DeltaError::AliasedIndex`] when two paths could name one array element: 5.0 and later abort over such an update. It may
-/// be harmless, if they are names in a document, but that cannot be told from the paths; [`apply`](super::apply) can tell.
+/// [`DeltaError::AliasedIndex`] if two paths could refer to the same array element: 5.0 and later abort on such an update. It is harmless
+/// if they are names in a document, but the paths alone do not tell. [`apply`](super::apply) can tell.
 pub fn v1_as_operators(delta: &RawDocument) -> Result<RawDocumentBuf, DeltaError> {
     let sections = Sections::parse(delta.as_bytes())?;
     if sections.set.is_none() && sections.unset.is_none() {
@@ -45,22 +45,22 @@ pub fn v1_as_operators(delta: &RawDocument) -> Result<RawDocumentBuf, DeltaError
     into_document(output)
 }
 
-/// True when a 5.0 or later target could add the update's new fields in another order than the source did, because its
+/// Returns `true` if a target of 5.0 or later could add the new fields of the update in another order than the source did. This happens if
 /// `$set` lists a larger number before a smaller one below the same parent (`10` before `9`). Such a target needs
 /// [`v1_as_ordered_operators`].
 ///
 /// # Errors
 ///
-/// As [`v1_as_operators`], but an update without any operator needs nothing.
+/// As [`v1_as_operators`], except that an update without operators returns `false`.
 pub fn v1_needs_ordered_sets(delta: &RawDocument) -> Result<bool, DeltaError> {
     Ok(numbering(&Sections::parse(delta.as_bytes())?)?.descends)
 }
 
-/// How many paths a `$v: 1` update sets and removes.
+/// Returns the number of paths that a `$v: 1` update sets and removes.
 ///
 /// # Errors
 ///
-/// [`DeltaError::UnexpectedSection`] and [`DeltaError::Malformed`] when this is not a `$v: 1` update.
+/// [`DeltaError::UnexpectedSection`] and [`DeltaError::Malformed`] if this is not a `$v: 1` update.
 pub fn v1_path_count(delta: &RawDocument) -> Result<usize, DeltaError> {
     let sections = Sections::parse(delta.as_bytes())?;
     let sections = sections.set.into_iter().chain(sections.unset);
@@ -69,12 +69,11 @@ pub fn v1_path_count(delta: &RawDocument) -> Result<usize, DeltaError> {
         .try_fold(0, |count, path| path.map(|_| count + 1))
 }
 
-/// The update as several update documents to be sent one after the other: one `$set` for each path in listed order, then
-/// the `$unset`.
+/// Converts a `$v: 1` update to several update documents, to be sent in order: one `$set` for each path in listed order, then the `$unset`.
 ///
 /// # Errors
 ///
-/// As [`v1_as_operators`], but an update without any operator gives no documents.
+/// As [`v1_as_operators`], except that an update without operators returns no documents.
 pub fn v1_as_ordered_operators(delta: &RawDocument) -> Result<Vec<RawDocumentBuf>, DeltaError> {
     let sections = Sections::parse(delta.as_bytes())?;
     numbering(&sections)?;
@@ -89,19 +88,21 @@ pub fn v1_as_ordered_operators(delta: &RawDocument) -> Result<Vec<RawDocumentBuf
     Ok(updates)
 }
 
-/// The `$v: 2` update as `$set` and `$unset`, where these do the same: it changes or removes fields of the document itself, and adds none.
+/// Converts a `$v: 2` update to `$set` and `$unset`, if these do the same: it changes or removes top-level fields, and adds none. Returns
+/// `None` for other updates, and if there are too many fields.
 ///
-/// A server takes a quarter less time for them than for the logged form, a pipeline (6.0), unless they are many. A field that is added is
-/// not for `$set`, which leaves one that exists where it stands; nor is one whose name would be read as a path or an operator.
+/// A server needs a quarter less time for operators than for the logged form, a pipeline (6.0), unless there are many fields. `$set` cannot
+/// express an added field, because it leaves an existing field in its place. Nor can it express a field whose name would be read as a path
+/// or an operator.
 ///
 /// # Errors
 ///
-/// [`DeltaError::UnknownFormat`] when this is not a `$v: 2` update, [`DeltaError::Malformed`] when it is broken.
+/// [`DeltaError::UnknownFormat`] if this is not a `$v: 2` update, [`DeltaError::Malformed`] if it is malformed.
 pub fn v2_as_operators(delta: &RawDocument) -> Result<Option<RawDocumentBuf>, DeltaError> {
     if format_of(delta)? != Some(DeltaFormat::V2) {
         return Err(DeltaError::UnknownFormat);
     }
-    // Without an operator it would replace the document.
+    // An update without operators would replace the document.
     let Some(fields) = Fields::parse(delta)?.filter(|fields| (1..=MOST_OPERATORS).contains(&fields.count())) else {
         return Ok(None);
     };
@@ -113,7 +114,7 @@ pub fn v2_as_operators(delta: &RawDocument) -> Result<Option<RawDocumentBuf>, De
     into_document(output).map(Some)
 }
 
-/// An update document of one operator.
+/// Builds an update document with one operator.
 fn operator(
     name: &[u8],
     write_paths: impl FnOnce(&mut Writer) -> Result<(), DeltaError>,

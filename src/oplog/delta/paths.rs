@@ -1,4 +1,4 @@
-//! What can be told from the paths of a `$v: 1` update alone.
+//! Analyzes the paths of a `$v: 1` update, without the document.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -7,7 +7,7 @@ use super::scan::elements;
 use super::v1::Sections;
 use super::{DeltaError, MAX_DEPTH};
 
-/// The parts of a path. The server refuses empty parts in an update, so it never logs them.
+/// Splits a path into its parts. The server refuses empty parts in an update, so it never logs them.
 pub(super) fn path_parts(path: &[u8]) -> Result<Vec<&[u8]>, DeltaError> {
     let parts: Vec<&[u8]> = path.split(|&byte| byte == b'.').collect();
     if parts.iter().any(|part| part.is_empty()) {
@@ -21,12 +21,12 @@ pub(super) fn path_parts(path: &[u8]) -> Result<Vec<&[u8]>, DeltaError> {
     Ok(parts)
 }
 
-/// How the numeric parts of an update's paths stand to each other.
+/// Properties of the numeric parts of an update's paths.
 pub(super) struct Numbering<'a> {
-    /// The parents below which two parts spell one number in two ways, such as `1` and `01`: two names in a document, but
-    /// one element of an array. Given as the parts of the path up to the parent, with a dot after each.
+    /// Parents below which two parts spell the same number in two ways, such as `1` and `01`: two names in a document, but the same element
+    /// of an array. Each is the path up to the parent, with a dot after each part.
     pub aliased: HashSet<&'a [u8]>,
-    /// Whether below one parent a larger number of `$set` is listed before a smaller one, or one is spelled in two ways.
+    /// Whether `$set` lists a larger number before a smaller one below the same parent, or spells one in two ways.
     pub descends: bool,
 }
 
@@ -52,7 +52,7 @@ impl<'a> Numbering<'a> {
                 let zeros = part.iter().take_while(|&&digit| digit == b'0').count();
                 let number = &part[zeros..];
                 let spelled_twice = *spellings.entry((parent, number)).or_insert(part) != part;
-                // What has no parent is a field of the document itself.
+                // A part without a parent is a field of the document itself.
                 if spelled_twice && !parent.is_empty() {
                     numbering.aliased.insert(parent);
                 }
@@ -67,7 +67,7 @@ impl<'a> Numbering<'a> {
     }
 }
 
-/// Compares two numbers given as digits without leading zeros, however many.
+/// Compares two numbers of any length, given as digits without leading zeros.
 fn compare(left: &[u8], right: &[u8]) -> Ordering {
     left.len().cmp(&right.len()).then_with(|| left.cmp(right))
 }

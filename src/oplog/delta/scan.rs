@@ -1,7 +1,7 @@
-//! A scanner over raw BSON that looks at lengths and nothing else.
+//! Scans raw BSON by lengths only, without decoding values.
 //!
-//! A replica set may hold strings and names that are not UTF-8, deprecated types and NaN payloads. Copying element bytes
-//! keeps all of them as they are; decoding and encoding again would not.
+//! A replica set may contain strings and names that are not UTF-8, deprecated types and NaN payloads. Copying the bytes of elements
+//! preserves them; decoding and encoding them would not.
 
 use super::DeltaError;
 use crate::order::element_type;
@@ -18,12 +18,12 @@ pub(super) struct Element<'a> {
 }
 
 impl<'a> Element<'a> {
-    /// The value's bytes, when it is a document.
+    /// The bytes of the value, if it is a document.
     pub(super) fn document(&self) -> Option<&'a [u8]> {
         (self.kind == element_type::DOCUMENT).then_some(self.value)
     }
 
-    /// The value as an integer, when it is a number that is one.
+    /// The value as an integer, if it is a number without a fraction. Decimals are not supported.
     pub(super) fn integer(&self) -> Option<i64> {
         match self.kind {
             element_type::INT32 => Some(i64::from(i32::from_le_bytes(self.value.try_into().ok()?))),
@@ -38,9 +38,9 @@ impl<'a> Element<'a> {
     }
 }
 
-/// Iterates over the elements of a document or array given with its length prefix and terminator.
+/// Iterates over the elements of a document or array, given with its length prefix and terminator.
 ///
-/// A broken document yields one error and then ends.
+/// A malformed document yields one error and then ends.
 pub(super) fn elements(document: &[u8]) -> Elements<'_> {
     Elements {
         rest: body(document),
@@ -48,7 +48,7 @@ pub(super) fn elements(document: &[u8]) -> Elements<'_> {
     }
 }
 
-/// Finds the first element of that name.
+/// Returns the first element called `name`.
 pub(super) fn find<'a>(document: &'a [u8], name: &[u8]) -> Result<Option<Element<'a>>, DeltaError> {
     for element in elements(document) {
         let element = element?;
@@ -92,7 +92,7 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// What lies between the length prefix and the terminator, if the two agree with the slice.
+/// The bytes between the length prefix and the terminator, if both match the slice.
 fn body(document: &[u8]) -> Option<&[u8]> {
     let length = length_at(document)?;
     if length < EMPTY_DOCUMENT.len() || length != document.len() || document[length - 1] != 0 {
@@ -138,7 +138,7 @@ fn value_length(kind: u8, bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// The little-endian length that starts a document, string or binary. Negative lengths are none.
+/// Reads the little-endian length prefix of a document, string or binary. `None` if it is negative.
 fn length_at(bytes: &[u8]) -> Option<usize> {
     let prefix = bytes.get(..4)?.try_into().ok()?;
     usize::try_from(i32::from_le_bytes(prefix)).ok()

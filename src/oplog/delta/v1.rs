@@ -1,4 +1,6 @@
-//! `$v: 1`: `$set` and `$unset` over dotted paths, as 4.4 and earlier log every operator update.
+//! Applies `$v: 1` updates, the format of 4.4 and earlier.
+//!
+//! Every operator update is logged as `$set` and `$unset` over dotted paths.
 
 use std::collections::HashSet;
 
@@ -9,8 +11,8 @@ use super::write::{IndexName, Writer};
 use super::{DeltaError, MAX_BACKFILL, MAX_DOCUMENT_BYTES, parse_index};
 use crate::order::element_type;
 
-/// The two sections of a `$v: 1` update. The server writes them in either order, which makes no difference: it never logs
-/// a path that overlaps another one.
+/// The two sections of a `$v: 1` update. The server writes them in either order. The order does not matter, because paths in one update
+/// never overlap.
 pub(super) struct Sections<'a> {
     pub set: Option<&'a [u8]>,
     pub unset: Option<&'a [u8]>,
@@ -44,7 +46,7 @@ impl<'a> Sections<'a> {
     }
 }
 
-/// Writes `document` as it is after `delta` to `output`.
+/// Applies `delta` to `document`, and writes the result to `output`.
 pub(super) fn apply_to_document(document: &[u8], delta: &[u8], output: &mut Writer) -> Result<(), DeltaError> {
     let sections = Sections::parse(delta)?;
     let mut editor = Editor {
@@ -64,7 +66,7 @@ pub(super) fn apply_to_document(document: &[u8], delta: &[u8], output: &mut Writ
     root.write_value(output)
 }
 
-/// A value that is taken apart only along the paths that change, so that many paths into a large document cost one pass.
+/// A value that is expanded only along the paths that change, so that many paths into a large document cost one pass.
 enum Node<'a> {
     Raw { kind: u8, value: &'a [u8] },
     Document(Fields<'a, Node<'a>>),
@@ -84,7 +86,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Takes a document or array apart, one level deep. Other values stay as they are.
+    /// Expands a document or array by one level. Other values stay as they are.
     fn expand(&mut self) -> Result<(), DeltaError> {
         if let Self::Raw { kind, value } = *self {
             match kind {
@@ -127,7 +129,7 @@ impl<'a> Node<'a> {
                     item.write_element(IndexName::new(index).as_bytes(), output)?;
                 }
             }
-            // Only a root that no path went into comes here; its elements are copied.
+            // Only a root that no path leads into gets here. Its elements are copied.
             Self::Raw { value, .. } => {
                 for element in elements(value) {
                     output.element(&element?)?;
@@ -148,10 +150,10 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Makes the changes of one update.
+/// Applies the changes of one update.
 struct Editor<'a> {
     aliased: HashSet<&'a [u8]>,
-    /// Nulls added so far: each takes space that the finished document has to have.
+    /// Number of nulls added so far. Each takes space in the finished document.
     backfilled: usize,
 }
 
@@ -202,7 +204,7 @@ impl<'a> Editor<'a> {
                     self.check_alias(removal.name, parent)?;
                     let child = parse_index(part).and_then(|index| items.get_mut(index));
                     match child {
-                        // It becomes null, so that the other elements keep their places.
+                        // The element becomes null, so that the others keep their indexes.
                         Some(item) if deeper.is_empty() => {
                             *item = NULL;
                             None
@@ -221,7 +223,7 @@ impl<'a> Editor<'a> {
         Ok(())
     }
 
-    /// Fails when the update spells an index of the array in two ways; `parent` is where the array's part of the path ends.
+    /// Fails if the update spells an index of this array in two ways. `parent` is the length of the path up to the array.
     fn check_alias(&self, path: &[u8], parent: usize) -> Result<(), DeltaError> {
         if self.aliased.contains(&path[..parent]) {
             return Err(DeltaError::AliasedIndex {
@@ -231,14 +233,14 @@ impl<'a> Editor<'a> {
         Ok(())
     }
 
-    /// Adds nulls until `index` is the next one or there already.
+    /// Appends nulls until `index` exists or is the next one.
     fn backfill(&mut self, items: &mut Vec<Node<'a>>, index: usize) -> Result<(), DeltaError> {
         let missing = index.saturating_sub(items.len());
         if missing > MAX_BACKFILL {
             return Err(DeltaError::Backfill);
         }
         self.backfilled += missing;
-        // A null takes a type byte, a digit and the terminator of its name at least.
+        // A null takes at least three bytes: the type, a digit, and the terminator of its name.
         if self.backfilled > MAX_DOCUMENT_BYTES / 3 {
             return Err(DeltaError::TooLarge);
         }
@@ -254,7 +256,7 @@ fn conflict(path: &[u8], field: &[u8]) -> DeltaError {
     }
 }
 
-/// What a path creates for a part that is not there: a document when more parts follow, even numeric ones.
+/// The value that a path creates for a missing part: a document if more parts follow, even numeric ones.
 fn missing<'a>(deeper: &[&[u8]]) -> Node<'a> {
     if deeper.is_empty() {
         NULL

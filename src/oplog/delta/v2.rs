@@ -1,4 +1,4 @@
-//! `$v: 2`: the nested document diff of 5.0 and later.
+//! Applies `$v: 2` updates, the nested document diff of 5.0 and later.
 //!
 //! ```text
 //! o        = { $v: 2, diff: DOCUMENT }
@@ -8,7 +8,7 @@
 //! SPLICE   = { o: offset, d: binary }
 //! ```
 //!
-//! Section `b` came with 8.0, which appends to the compressed columns of time-series buckets with it.
+//! Section `b` exists since 8.0, which uses it to append to compressed columns of time-series buckets.
 
 use std::collections::HashMap;
 
@@ -17,10 +17,10 @@ use super::write::{IndexName, Writer};
 use super::{DeltaError, MAX_DEPTH};
 use crate::order::element_type;
 
-/// What comes before the bytes of a binary value: its length and its subtype.
+/// Size of the length and subtype before the bytes of a binary value.
 const BINARY_HEAD: usize = 5;
 
-/// Writes `document` as it is after `diff` to the end of `output`.
+/// Applies `diff` to `document`, and appends the result to `output`.
 pub(super) fn apply_to_document(
     document: &[u8],
     diff: &[u8],
@@ -45,7 +45,7 @@ pub(super) fn apply_to_document(
         }
         field.is_met = true;
         match &field.change {
-            // An insert of a name that exists moves the field: that is how a reordering is logged.
+            // An insert of an existing name moves the field. This is how a new order of fields is logged.
             Change::Delete | Change::Insert => {}
             Change::Update(value) => output.element(value)?,
             Change::Splice(splice) => splice.apply(&element, output)?,
@@ -62,10 +62,10 @@ pub(super) fn apply_to_document(
     output.close(opened)
 }
 
-/// Writes the element `before` as it is after a nested diff, under the name it has in the result.
+/// Writes the element `before` with a nested diff applied, under its name in the result.
 ///
-/// A diff that does not fit the value can only be met when a newer document is read than the diff was made for; a later
-/// change will write the field anew. The server makes it null until then, and so does this.
+/// A diff fails to fit the value only if the document is newer than the one the diff was made for. A later change then rewrites the field.
+/// Until then, the field is null, as on a server.
 fn apply_to_value(
     before: &Element<'_>,
     name: &[u8],
@@ -124,7 +124,7 @@ fn apply_to_array(array: &[u8], diff: &[u8], output: &mut Writer, depth: usize) 
     output.close(opened)
 }
 
-/// What a diff does to one field.
+/// The change of a diff to one field.
 enum Change<'a> {
     Delete,
     Update(Element<'a>),
@@ -136,11 +136,11 @@ enum Change<'a> {
 /// A field that a diff changes.
 struct Field<'a> {
     change: Change<'a>,
-    /// Whether the old document has been seen to have it.
+    /// Whether the field has been found in the old document.
     is_met: bool,
 }
 
-/// What a binary value ends with from an offset on.
+/// New bytes of a binary value from an offset to its end.
 struct Splice<'a> {
     offset: usize,
     data: &'a [u8],
@@ -162,8 +162,8 @@ impl<'a> Splice<'a> {
         })
     }
 
-    /// Writes the binary value with the data in place of everything from the offset on. One that does not fit becomes null, as with a
-    /// nested diff.
+    /// Writes the binary value with `data` in place of everything from the offset on. If the offset does not fit, the value becomes null,
+    /// as with a nested diff.
     fn apply(&self, before: &Element<'_>, output: &mut Writer) -> Result<(), DeltaError> {
         let kept = match before.kind {
             element_type::BINARY => before
@@ -203,7 +203,7 @@ impl<'a> Nested<'a> {
         let is_array = first.name == b"a";
         if is_array && (first.kind != element_type::BOOLEAN || first.value != [1]) {
             return Err(DeltaError::Malformed {
-                reason: "the array barrier of a diff is not true",
+                reason: "the array flag of a diff is not true",
             });
         }
         Ok(Self { bytes, is_array })
@@ -212,7 +212,7 @@ impl<'a> Nested<'a> {
 
 struct DocumentChanges<'a> {
     by_name: HashMap<&'a [u8], Field<'a>>,
-    /// Updates, then inserts, in listed order: what is not in the old document follows its fields in this order.
+    /// Updates, then inserts, in listed order. Those that are not in the old document follow its fields in this order.
     appended: Vec<Element<'a>>,
 }
 
@@ -227,7 +227,7 @@ impl<'a> DocumentChanges<'a> {
                 reason: "a diff is empty",
             });
         }
-        // Each section may come once, and only in this order.
+        // Each section may occur once, and only in this order.
         let mut allowed: &[&[u8]] = &[b"d", b"u", b"i", b"b"];
         for section in elements(diff) {
             let section = section?;
@@ -292,7 +292,7 @@ struct ArrayChanges<'a> {
 impl<'a> ArrayChanges<'a> {
     fn parse(diff: &'a [u8]) -> Result<Self, DeltaError> {
         let mut rest = elements(diff).peekable();
-        // The barrier was looked at when the diff was taken for an array's.
+        // `Nested::parse` has checked the field `a` already.
         rest.next().transpose()?;
         let mut new_length = None;
         if let Some(Ok(element)) = rest.peek()
@@ -330,9 +330,9 @@ impl<'a> ArrayChanges<'a> {
             }
         };
         let index = super::parse_index(digits).ok_or(DeltaError::Malformed {
-            reason: "an array index is no number",
+            reason: "an array index is not a number",
         })?;
-        // Applying these would never end, or abort a server: the result would be shorter than the change needs.
+        // Applying such a diff would abort a server or never end: the result would be shorter than the change needs.
         if self.previous.is_some_and(|previous| index <= previous)
             || self.new_length.is_some_and(|length| index >= length)
         {

@@ -1,18 +1,18 @@
-//! Writes documents and arrays element by element into one buffer that cannot outgrow a server document.
+//! Writes documents element by element into a buffer of limited size.
 
 use super::scan::Element;
 use super::{DeltaError, MAX_DOCUMENT_BYTES};
 use crate::order::element_type;
 
-/// The buffer that a delta's result is written to.
+/// The buffer for the result of a delta.
 ///
-/// Every write checks the size, so that a delta that asks for a huge array fails instead of taking all memory.
+/// Every write checks the size. A delta that asks for a huge array fails instead of using up all memory.
 #[derive(Default)]
 pub(super) struct Writer {
     bytes: Vec<u8>,
 }
 
-/// Where the length prefix of a document or array that is being written belongs.
+/// Offset of the length prefix of a document or array that is being written.
 #[must_use]
 pub(super) struct Opened(usize);
 
@@ -27,7 +27,7 @@ impl Writer {
         self.bytes
     }
 
-    /// Begins the outermost document, or the value of an element whose head has been written.
+    /// Begins the outermost document, or the value of an element after its head.
     pub(super) fn open(&mut self) -> Opened {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 4]);
@@ -38,12 +38,12 @@ impl Writer {
         self.bytes.push(0);
         let length = self.bytes.len() - opened.0;
         self.check()?;
-        // The check above keeps the length far below what an int32 holds.
+        // The check above ensures that the length fits into an int32.
         self.bytes[opened.0..opened.0 + 4].copy_from_slice(&(length as i32).to_le_bytes());
         Ok(())
     }
 
-    /// Writes a type byte and a name; the value has to follow.
+    /// Writes a type byte and a name. The value must follow.
     pub(super) fn head(&mut self, kind: u8, name: &[u8]) {
         self.bytes.push(kind);
         self.bytes.extend_from_slice(name);
@@ -72,7 +72,7 @@ impl Writer {
     }
 }
 
-/// The name of an array element, without an allocation.
+/// The name of an array element, formatted without an allocation.
 pub(super) struct IndexName {
     digits: [u8; 20],
     start: usize,

@@ -1,4 +1,4 @@
-//! Keys: their bytes, hashes and serialized forms.
+//! Tests of the bytes, hashes and serialized forms of keys.
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn keys_go_into_hash_tables_by_value() {
 
 #[test]
 fn the_stable_hash_never_changes() {
-    // It is promised to be the same in every process and release.
+    // The hash must be the same in every process and release.
     let values = [
         rawbson!(1),
         rawbson!("mongoferry"),

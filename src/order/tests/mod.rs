@@ -1,4 +1,4 @@
-//! The rules one by one. That they are the server's is for `tests/scenarios/order.rs` to show.
+//! Tests of each rule. `tests/scenarios/order.rs` compares the order with that of servers.
 
 mod keys;
 
@@ -11,7 +11,7 @@ use bson::{Binary, DateTime, Regex, Timestamp, rawbson, rawdoc};
 
 use super::*;
 
-/// Checks the order, the equality and the hash of each pair, as `RawBsonRef`, as `Key` and as a field of a document and of an array.
+/// Checks the order, equality and hash of each pair, as `RawBsonRef`, as `Key`, and as a field of a document and of an array.
 #[track_caller]
 fn assert_ascending(values: &[RawBson]) {
     for (index, left) in values.iter().enumerate() {
@@ -264,7 +264,7 @@ fn arrays_compare_element_by_element() {
         rawbson!(["a"]),
         rawbson!([[]]),
     ]);
-    // Index keys do not hold the names of array elements.
+    // Index keys do not contain the names of array elements.
     let named = rawdoc! { "x": 1, "y": 2 };
     assert_eq!(
         raw(0x04, named.as_bytes()),
@@ -287,15 +287,15 @@ fn binary_data_compares_by_length_then_subtype_then_bytes() {
         binary(0, b"\xffb"),
         binary(0xff, b"ab"),
         binary(0, b"abcd"),
-        // The inner length that subtype 2 begins with counts: these are six bytes.
+        // The inner length that subtype 2 starts with counts: this is six bytes.
         binary(2, b"ab"),
         binary(4, b"abcdef"),
     ]);
-    // No inner length is not the same as one that says zero.
+    // A missing inner length differs from one of zero.
     let (without, zero) = (raw(0x05, b"\0\0\0\0\x02"), raw(0x05, b"\x04\0\0\0\x02\0\0\0\0"));
     assert!(without < zero);
     assert_ne!(without.stable_hash(), zero.stable_hash());
-    // The inner length is compared too where it is not the length of the content.
+    // The inner length is compared, too, if it is not the length of the content.
     assert!(raw(0x05, b"\x05\0\0\0\x02\x01\0\0\0a") < raw(0x05, b"\x05\0\0\0\x02\x02\0\0\0a"));
 }
 
@@ -361,7 +361,7 @@ fn malformed_bytes_have_a_place_above_every_field() {
         document(b""),
         document(b"\x08a\0\0"),
         document(b"\x7fa\0"),
-        // Too short, then of an unknown type, then without the end of its name.
+        // Too short, of an unknown type, and without the end of a name.
         document(b"\x10a\0\x01\0"),
         document(b"\x33a\0\x01\0\0\0"),
         document(b"\x33a\0\x01\0\0\x01"),

@@ -1,4 +1,4 @@
-//! Shares of the memory that a run may use.
+//! Division of a run's memory limit among its tasks.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -8,30 +8,31 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 
-/// Batches that a walker has under way: one that is written, one that was read, one that is being read.
+/// Batches of one walker in memory: one being written, one already read, and one being read.
 const BATCHES_OF_A_WALKER: usize = 3;
 
-/// One applier may be given most of the changes, hence no less; with more the target would be busy with one batch for too long.
+/// Limits in bytes for the batch of one applier. It is no less because one applier may receive most of the changes. It is no more because a
+/// single batch would occupy the target for too long.
 const APPLIER_BATCHES: RangeInclusive<usize> = 16 << 20..=64 << 20;
 
-/// How a run shares out the memory that it may use, in bytes.
+/// Shares of a run's memory limit, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shares {
-    /// One batch of documents that a walker reads.
+    /// One batch of documents read by a walker.
     pub batch: usize,
-    /// The batches of all walkers.
+    /// Batches of all walkers.
     pub batches: usize,
-    /// Changes on their way through all appliers.
+    /// Changes queued or in flight in all appliers.
     pub appliers: usize,
-    /// Changes that one applier applies at once.
+    /// Changes that one applier applies in one batch.
     pub applier_batch: usize,
-    /// Changes held for chunks.
+    /// Held changes of chunks.
     pub held: usize,
-    /// Entries of the oplog read ahead.
+    /// Oplog entries that were read ahead.
     pub read_ahead: usize,
-    /// `_id`s of what has changed since it was compared.
+    /// `_id`s of documents that have changed since they were compared.
     pub changed: usize,
-    /// What all appliers remember of documents that they have read from the source, and as much of documents that the target refused.
+    /// What all appliers remember of refetched documents. The same amount again is for documents that the target refused.
     pub settled: usize,
 }
 
@@ -41,7 +42,7 @@ impl Shares {
         let most = settings.walkers * BATCHES_OF_A_WALKER;
         let batch = (percent * 30 / most).clamp(64 << 10, 2 << 20);
         let batches = (batch * most).min(percent * 30);
-        // What walkers have no use for: the more changes wait the fewer writes are made of them.
+        // Appliers also get what the walkers do not need: the more changes wait, the more of them coalesce into one write.
         let appliers = percent * 25 + (percent * 30 - batches);
         Self {
             batch,
@@ -56,14 +57,14 @@ impl Shares {
     }
 }
 
-/// So many bytes that several tasks use in turn.
+/// A limit in bytes, shared by several tasks.
 #[derive(Clone, Debug)]
 pub(crate) struct MemoryBudget {
     free: Arc<Semaphore>,
     bytes: u32,
 }
 
-/// Bytes in use. They are free again when this is dropped.
+/// A number of bytes in use. Dropping the permit frees them.
 #[derive(Debug)]
 pub(crate) struct MemoryPermit {
     _permit: OwnedSemaphorePermit,
@@ -78,10 +79,10 @@ impl MemoryBudget {
         }
     }
 
-    /// Waits until so many bytes are free. What is larger than the whole share waits for all of it, so that it passes alone.
+    /// Waits until `bytes` are free and takes them. A request for more than the whole budget takes all of it, so it runs alone.
     ///
     /// # Errors
-    /// None as long as nobody closes the share, which nobody does.
+    /// Fails only if the semaphore is closed, which never happens.
     ///
     /// # Cancellation
     /// Dropping the future takes nothing.

@@ -1,4 +1,4 @@
-//! Limits of a run: memory, rates, tasks at a time.
+//! Limits of a run: memory, rates and concurrency.
 
 pub(crate) mod allocator;
 pub(crate) mod memory;

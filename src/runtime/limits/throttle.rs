@@ -1,4 +1,4 @@
-//! RateLimiters how fast a run goes: a token bucket whose rate can be changed while it is used.
+//! Rate limiters of a run: token buckets whose rate can change during use.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::config::Throttle;
 
-/// The limits of a run, shared by everything that keeps to them.
+/// All rate limits of a run, shared by its tasks.
 #[derive(Debug, Default)]
 pub(crate) struct RateLimiters {
     pub copy: RateLimiter,
@@ -31,13 +31,13 @@ impl RateLimiters {
     }
 }
 
-/// The share of a second for which a limit may be saved up, and of which about one portion should be.
+/// Share of a second for which unused capacity accumulates. It is also the target size of one portion of work.
 const BURST: f64 = 0.25;
 
-/// A token bucket. What is done may be more than what is left of it: then the next has to wait for longer.
+/// A token bucket. Work may exceed what is left in the bucket. The next piece of work then waits for longer.
 #[derive(Debug, Default)]
 pub(crate) struct RateLimiter {
-    /// How much each second; 0 for no limit. Apart from the bucket, so that no limit costs next to nothing.
+    /// Amount per second, or 0 for no limit. It is kept outside the bucket so that the unlimited case costs next to nothing.
     per_second: AtomicU64,
     bucket: Mutex<Bucket>,
     changed: Notify,
@@ -45,19 +45,19 @@ pub(crate) struct RateLimiter {
 
 #[derive(Debug, Default)]
 struct Bucket {
-    /// Less than nothing when more was done than what was there.
+    /// Negative if more was spent than was available.
     left: f64,
     filled: Option<Instant>,
 }
 
 impl RateLimiter {
-    /// Sets the limit. `Some(0)` would never end, so it is the least that there is.
+    /// Sets the limit. `Some(0)` would block forever and is therefore raised to 1.
     pub fn set(&self, per_second: Option<u64>) {
         let per_second = per_second.map_or(0, |per_second| per_second.max(1));
         {
             let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
             bucket.fill(self.per_second.load(Relaxed));
-            // A debt that was made at a high rate would take too long to be paid at a low one.
+            // A debt from a high rate would take too long to pay off at a low rate.
             bucket.left = bucket.left.clamp(-(per_second as f64), 0.0);
             self.per_second.store(per_second, Relaxed);
         }
@@ -71,7 +71,7 @@ impl RateLimiter {
         }
     }
 
-    /// How much should be done at once, so that the limit is kept evenly; `most` where there is none.
+    /// Returns how much work to do at once to keep an even rate, or `most` if there is no limit.
     pub fn portion(&self, most: u64) -> u64 {
         match self.get() {
             None => most,
@@ -79,7 +79,7 @@ impl RateLimiter {
         }
     }
 
-    /// Counts what was done.
+    /// Counts an amount of work done.
     pub fn spend(&self, amount: u64) {
         let per_second = self.per_second.load(Relaxed);
         if per_second > 0 {
@@ -89,7 +89,7 @@ impl RateLimiter {
         }
     }
 
-    /// How long the next has to wait; `None` when it may be done now.
+    /// Returns how long the next piece of work has to wait, or `None` if it can begin now.
     pub fn wait(&self) -> Option<Duration> {
         let per_second = self.per_second.load(Relaxed);
         if per_second == 0 {
@@ -97,18 +97,18 @@ impl RateLimiter {
         }
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         bucket.fill(per_second);
-        // The clock is no finer than this.
+        // The timer has a resolution of one millisecond.
         let wait = || Duration::from_secs_f64(-bucket.left / per_second as f64).max(Duration::from_millis(1));
         (bucket.left < 0.0).then(wait)
     }
 
-    /// Waits until the next may be done.
+    /// Waits until the next piece of work can begin.
     ///
     /// # Cancellation
-    /// Nothing was counted yet when the future is dropped.
+    /// Dropping the future counts nothing.
     pub async fn ready(&self) {
         loop {
-            // Made before the state is looked at, so that no change in between is slept through.
+            // Created before the state is read, so that no change in between is missed.
             let changed = self.changed.notified();
             let Some(wait) = self.wait() else { return };
             let _ = timeout(wait, changed).await;
@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    /// Does `count` times `amount`, and answers how long that takes in seconds.
+    /// Spends `amount` `count` times. Returns how many seconds that takes.
     async fn do_it(limit: &RateLimiter, count: u64, amount: u64) -> f64 {
         let started = Instant::now();
         for _ in 0..count {
@@ -192,7 +192,7 @@ mod tests {
             limit.set(Some(1));
             limit.spend(1_000_000);
         }
-        // From fast to slow: the debt of before does not keep it waiting for a day.
+        // From fast to slow: the earlier debt does not block it for a day.
         limit.set(Some(1_000_000));
         limit.spend(100_000_000);
         limit.set(Some(10));

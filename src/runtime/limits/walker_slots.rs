@@ -1,52 +1,53 @@
-//! How many walkers may be at work at the same time, which can be changed while they are.
+//! Limit on the number of concurrent walkers, which can change during a run.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use tokio::sync::Notify;
 
-/// The places of a run, as many as it has walkers unless fewer are to be used.
+/// Walker slots of a run. There are as many as walkers, unless the limit is lower.
 #[derive(Debug)]
 pub(crate) struct WalkerSlots {
     most: AtomicUsize,
     taken: AtomicUsize,
-    /// Whether anybody was at work since that was last asked.
+    /// Whether any walker has worked since the flag was last read.
     used: AtomicBool,
-    /// Told when there may be room.
+    /// Notified when a slot may be free.
     room: Notify,
 }
 
-/// HeldChanges by a walker that is at work.
+/// Slot held by a working walker.
 #[derive(Debug)]
 pub(crate) struct WalkerSlot<'a> {
-    places: &'a WalkerSlots,
+    slots: &'a WalkerSlots,
     held: bool,
 }
 
 impl WalkerSlots {
-    /// Sets how many may be at work. Those that are too many give their places back when they are [asked](WalkerSlot::is_wanted_back) next.
+    /// Sets the maximum number of slots. Surplus walkers give their slots back at the next call of
+    /// [`is_wanted_back`](WalkerSlot::is_wanted_back).
     pub fn set(&self, most: usize) {
         self.most.store(most.max(1), Relaxed);
         self.room.notify_waiters();
     }
 
-    /// How many may be at work.
+    /// Maximum number of slots.
     pub fn most(&self) -> usize {
         self.most.load(Relaxed)
     }
 
-    /// Waits for a place.
+    /// Waits for a slot.
     ///
     /// # Cancellation
-    /// None is taken when the future is dropped.
+    /// Dropping the future takes no slot.
     pub async fn take(&self) -> WalkerSlot<'_> {
         loop {
-            // Made before the number is looked at, so that no place that is given back in between is slept through.
+            // Created before the count is read, so that no slot given back in between is missed.
             let room = self.room.notified();
             let take = |taken| (taken < self.most()).then_some(taken + 1);
             if self.taken.fetch_update(Relaxed, Relaxed, take).is_ok() {
                 return WalkerSlot {
-                    places: self,
+                    slots: self,
                     held: true,
                 };
             }
@@ -54,7 +55,7 @@ impl WalkerSlots {
         }
     }
 
-    /// Whether anybody was at work since this was last asked.
+    /// Whether any walker has worked since the last call.
     pub fn were_used(&self) -> bool {
         self.used.swap(false, Relaxed)
     }
@@ -72,15 +73,15 @@ impl Default for WalkerSlots {
 }
 
 impl WalkerSlot<'_> {
-    /// Says that the walker is at work, and not waiting for some.
+    /// Records that the walker is working rather than waiting for work.
     pub fn note_use(&self) {
-        self.places.used.store(true, Relaxed);
+        self.slots.used.store(true, Relaxed);
     }
 
-    /// Whether there are too many at work, so that this walker has to come to an end. The place is given back then.
+    /// Whether there are more walkers than slots, so that this walker has to stop. If so, its slot is given back.
     pub fn is_wanted_back(&mut self) -> bool {
-        let leave = |taken| (taken > self.places.most()).then(|| taken - 1);
-        if self.held && self.places.taken.fetch_update(Relaxed, Relaxed, leave).is_ok() {
+        let leave = |taken| (taken > self.slots.most()).then(|| taken - 1);
+        if self.held && self.slots.taken.fetch_update(Relaxed, Relaxed, leave).is_ok() {
             self.held = false;
         }
         !self.held
@@ -90,8 +91,8 @@ impl WalkerSlot<'_> {
 impl Drop for WalkerSlot<'_> {
     fn drop(&mut self) {
         if self.held {
-            self.places.taken.fetch_sub(1, Relaxed);
-            self.places.room.notify_waiters();
+            self.slots.taken.fetch_sub(1, Relaxed);
+            self.slots.room.notify_waiters();
         }
     }
 }
@@ -104,10 +105,10 @@ mod tests {
 
     #[test]
     fn no_more_than_the_number_are_taken() {
-        let places = WalkerSlots::default();
-        places.set(2);
-        let (first, _second) = (places.take().now_or_never().unwrap(), places.take().now_or_never());
-        let mut third = Box::pin(places.take());
+        let slots = WalkerSlots::default();
+        slots.set(2);
+        let (first, _second) = (slots.take().now_or_never().unwrap(), slots.take().now_or_never());
+        let mut third = Box::pin(slots.take());
         assert!(third.as_mut().now_or_never().is_none());
         drop(first);
         assert!(third.now_or_never().is_some(), "one was given back");
@@ -115,46 +116,44 @@ mod tests {
 
     #[test]
     fn a_higher_number_wakes_who_waits() {
-        let places = WalkerSlots::default();
-        places.set(1);
-        let _first = places.take().now_or_never().unwrap();
-        let mut second = Box::pin(places.take());
+        let slots = WalkerSlots::default();
+        slots.set(1);
+        let _first = slots.take().now_or_never().unwrap();
+        let mut second = Box::pin(slots.take());
         assert!(second.as_mut().now_or_never().is_none());
-        places.set(2);
+        slots.set(2);
         assert!(second.now_or_never().is_some());
     }
 
     #[test]
     fn only_as_many_as_are_too_many_give_their_places_back() {
-        let places = WalkerSlots::default();
-        let mut taken: Vec<WalkerSlot<'_>> = (0..4).map(|_| places.take().now_or_never().unwrap()).collect();
+        let slots = WalkerSlots::default();
+        let mut taken: Vec<WalkerSlot<'_>> = (0..4).map(|_| slots.take().now_or_never().unwrap()).collect();
         assert!(!taken.iter_mut().any(WalkerSlot::is_wanted_back));
-        places.set(1);
-        let back = taken
-            .iter_mut()
-            .filter_map(|place| place.is_wanted_back().then_some(()));
+        slots.set(1);
+        let back = taken.iter_mut().filter_map(|slot| slot.is_wanted_back().then_some(()));
         assert_eq!(back.count(), 3);
-        // What was given back is not given back twice.
-        assert!(places.take().now_or_never().is_none());
+        // A slot is not given back twice.
+        assert!(slots.take().now_or_never().is_none());
         drop(taken);
-        let _one = places.take().now_or_never().unwrap();
-        assert!(places.take().now_or_never().is_none());
+        let _one = slots.take().now_or_never().unwrap();
+        assert!(slots.take().now_or_never().is_none());
     }
 
     #[test]
     fn no_number_is_so_low_that_nothing_goes_on() {
-        let places = WalkerSlots::default();
-        places.set(0);
-        assert!(places.take().now_or_never().is_some());
+        let slots = WalkerSlots::default();
+        slots.set(0);
+        assert!(slots.take().now_or_never().is_some());
     }
 
     #[test]
     fn use_is_told_once() {
-        let places = WalkerSlots::default();
-        let place = places.take().now_or_never().unwrap();
-        assert!(!places.were_used(), "it may be waiting for work");
-        place.note_use();
-        assert!(places.were_used());
-        assert!(!places.were_used());
+        let slots = WalkerSlots::default();
+        let slot = slots.take().now_or_never().unwrap();
+        assert!(!slots.were_used(), "it may be waiting for work");
+        slot.note_use();
+        assert!(slots.were_used());
+        assert!(!slots.were_used());
     }
 }

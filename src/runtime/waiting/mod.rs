@@ -1,4 +1,4 @@
-//! Tells the host when a server keeps it waiting.
+//! Events that report when a server keeps a run waiting.
 
 mod sink;
 mod source;
@@ -14,18 +14,18 @@ use crate::model::{Side, report_slow};
 use crate::mongo::retry::{COMMAND_TIMEOUT, FIRST_BATCH_TIMEOUT, RetryPolicy};
 use crate::report::{Event, Events};
 
-/// How long one call to a server takes at most: an answer that never comes, patience, and one more attempt.
+/// Maximum duration of one call to a server: a response that never arrives, the patience, and one more attempt.
 pub(crate) const LONGEST_CALL: Duration = COMMAND_TIMEOUT
     .saturating_mul(2)
     .saturating_add(RetryPolicy::SERVER.patience);
 
-/// The same of a read of documents.
+/// Maximum duration of a read of documents.
 const LONGEST_READ: Duration = FIRST_BATCH_TIMEOUT
     .saturating_mul(2)
     .saturating_add(RetryPolicy::SERVER.patience);
 
-/// Awaits what a server answers. Elections, restarts and lost connections are sat out by whoever asks, which the host would else see only
-/// as a run that stands still.
+/// Awaits a server's response and emits an event while that takes long. Callers retry through elections, restarts and lost connections.
+/// Without these events the host would only see a run that makes no progress.
 ///
 /// # Cancellation
 /// Dropping the future drops `answer`.
@@ -38,7 +38,7 @@ pub(crate) async fn telling<T>(
     telling_within(events, side, operation, Some(LONGEST_CALL), answer).await
 }
 
-/// As [`telling`], for what may take as long as `limit` instead of one call.
+/// Like [`telling`], with `limit` as the maximum duration instead of that of one call.
 pub(crate) async fn telling_within<T>(
     events: &Events,
     side: Side,
@@ -57,10 +57,10 @@ pub(crate) async fn telling_within<T>(
     report_slow(tell, answer).await
 }
 
-/// A source, sink or checkpoint store that tells the host when it keeps a run waiting.
+/// Wrapper of a source, sink or checkpoint store that emits an event when it keeps a run waiting.
 ///
-/// Each call is forwarded by hand, so that none can be forgotten. A stream of what may never come tells nothing: an idle source has no
-/// entries, and a target that nobody else writes to has no foreign writes.
+/// Each method is forwarded explicitly, so that none can be forgotten. Open-ended streams are not reported: an idle source has no entries,
+/// and a target that no other program writes to has no foreign writes.
 pub(crate) struct Waiting<T: ?Sized> {
     inner: Arc<T>,
     side: Side,
@@ -77,12 +77,12 @@ impl<T: ?Sized> Waiting<T> {
         telling(&self.events, self.side, operation, answer).await
     }
 
-    /// Awaits a call whose time depends on the amount of data.
+    /// Awaits a call whose duration depends on the amount of data.
     async fn unbounded<A>(&self, operation: &'static str, answer: impl Future<Output = A>) -> A {
         telling_within(&self.events, self.side, operation, None, answer).await
     }
 
-    /// Awaits a call that reads documents, and later each batch of its stream.
+    /// Awaits a call that reads documents. Each batch of the returned stream is awaited in the same way.
     async fn read<B: Send + 'static>(
         &self,
         answer: impl Future<Output = Result<BoxStream<'static, B>>>,
@@ -125,7 +125,7 @@ mod tests {
                 limit,
             })) = told.next().now_or_never()
             else {
-                panic!("it was not told");
+                panic!("no event was emitted");
             };
             assert_eq!((side, operation), (Side::Target, "flush"));
             assert_eq!(limit, Some(LONGEST_CALL));

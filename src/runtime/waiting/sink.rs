@@ -1,4 +1,4 @@
-//! Tells when a sink keeps a run waiting.
+//! Sink that reports when it keeps a run waiting.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Tells when a source keeps a run waiting.
+//! Source that reports when it keeps a run waiting.
 
 use std::collections::BTreeSet;
 

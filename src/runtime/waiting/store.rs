@@ -1,4 +1,4 @@
-//! Tells when a checkpoint store keeps a run waiting.
+//! Checkpoint store that reports when it keeps a run waiting.
 
 use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;

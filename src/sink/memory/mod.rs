@@ -1,4 +1,4 @@
-//! A replica set in memory that is written to.
+//! A sink in memory, for tests.
 
 mod state;
 #[cfg(test)]
@@ -24,11 +24,11 @@ use crate::model::{Batch, Collection, CollectionKind, Deployment, Namespace, Ope
 use crate::order::Key;
 use crate::test_util::{Faults, Gate, Moment, digest, lock};
 
-/// A replica set in memory, for tests: it knows what is durable, and keeps a journal of what was written.
+/// A replica set in memory, for tests. It tracks what is durable and keeps a journal of what was written.
 ///
-/// Clones share the same data: a test keeps one to look at and hands another to the migration. Unique indexes are enforced, except those
-/// with a partial filter. Capped collections keep their order but evict nothing. As on a server, a write makes a missing collection; the
-/// journal tells.
+/// Clones share the same data: a test keeps one clone to inspect and passes another one to the migration. Unique indexes are enforced,
+/// except those with a partial filter. Capped collections keep their order but evict nothing. As on a server, a write creates a missing
+/// collection; the journal records this.
 #[derive(Clone)]
 pub struct MemorySink {
     shared: Arc<Shared>,
@@ -37,16 +37,16 @@ pub struct MemorySink {
 struct Shared {
     state: Mutex<State>,
     faults: Faults<SinkCall>,
-    /// After how many documents the next call of a kind stops, and with which error.
+    /// Planned cuts: after how many documents the next call of a kind fails, and with which error.
     cuts: Mutex<Vec<(SinkCall, usize, Error)>>,
-    /// The collections that others wrote to, and how many of these writes the history still holds the position after.
+    /// The collections that other programs wrote to, one per write, and the number of writes at the front that the history has forgotten.
     foreign: watch::Sender<(Vec<Namespace>, usize)>,
 }
 
-/// How often whoever watches for writes of others is told that there are none.
+/// Interval at which a watch for foreign writes yields an empty item if there are no writes.
 const WATCHED: Duration = Duration::from_secs(1);
 
-/// The points of a [`MemorySink`] where faults and gates can be set.
+/// Points of a [`MemorySink`] where a test can inject faults and gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SinkCall {
@@ -82,48 +82,48 @@ pub enum SinkCall {
     DeleteRecord,
 }
 
-/// What a [`MemorySink`] did, in the order it was done.
+/// An action of a [`MemorySink`]. The journal lists them in the order in which they happened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum JournalEntry {
     /// A call of [`Sink::insert`] wrote these documents.
     Inserted {
-        /// Into which collection.
+        /// The collection.
         namespace: Namespace,
         /// Their `_id`s, in order.
         keys: Vec<Key>,
     },
-    /// A write of [`Sink::apply`] was made.
+    /// A call of [`Sink::apply`] made this write.
     Applied {
-        /// In which collection.
+        /// The collection.
         namespace: Namespace,
-        /// What was done.
+        /// The write.
         write: Write,
     },
     /// A write or document was refused.
     Refused {
-        /// In which collection.
+        /// The collection.
         namespace: Namespace,
         /// The document's `_id`.
         key: Key,
-        /// Why.
+        /// The reason.
         reason: RefusalReason,
     },
     /// A command was executed.
     Executed(CatalogCommand),
-    /// A write met no collection and made one with default options.
+    /// A write found no collection and created one with default options.
     ImplicitlyCreated {
         /// The collection.
         namespace: Namespace,
     },
-    /// An index was built that did not exist.
+    /// An index that did not exist before was built.
     IndexBuilt {
         /// The collection.
         namespace: Namespace,
         /// The index's name.
         name: String,
     },
-    /// Everything before is durable.
+    /// Everything before this entry became durable.
     Flushed,
     /// Everything since the last flush was lost.
     Crashed,
@@ -142,7 +142,7 @@ pub enum JournalEntry {
 }
 
 impl MemorySink {
-    /// An empty replica set.
+    /// Creates an empty replica set.
     pub fn new() -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -154,59 +154,61 @@ impl MemorySink {
         }
     }
 
-    /// How many documents a batch has at most. Default: as many as fit into the bytes that are asked for.
+    /// Sets the maximum number of documents in a batch. Default: as many as fit into the requested bytes.
     pub fn set_batch_documents(&self, documents: usize) {
         lock(&self.shared.state).batch_documents = documents;
     }
 
-    /// Loses everything that was acknowledged since the last flush, records excepted, as when a primary dies before it has replicated. The
-    /// next flush answers [`PrimaryChanged`](ErrorKind::PrimaryChanged).
+    /// Loses everything that was acknowledged since the last flush except records, as if a primary had died before it replicated. The next
+    /// flush returns [`PrimaryChanged`](ErrorKind::PrimaryChanged).
     pub fn crash(&self) {
         lock(&self.shared.state).crash();
     }
 
-    /// How many such calls have begun.
+    /// Number of calls of this kind that have begun.
     pub fn calls(&self, call: SinkCall) -> usize {
         self.shared.faults.calls(call)
     }
 
-    /// Makes the next such call fail before it does anything.
+    /// Makes the next call of this kind fail before it does anything.
     pub fn fail_next(&self, call: SinkCall, error: Error) {
         self.shared.faults.fail_next(call, Moment::Before, error);
     }
 
-    /// Makes the next such call do its work and then fail with a retryable error, as when the connection breaks before the answer comes.
+    /// Makes the next call of this kind do its work and then fail with a retryable error, as if the connection broke before the response
+    /// arrived.
     pub fn lose_next_answer(&self, call: SinkCall) {
         let error = Error::new(ErrorKind::Connection, "wait for the answer", "the connection broke");
         self.shared.faults.fail_next(call, Moment::Answer, error);
     }
 
-    /// Makes the next [`SinkCall::Insert`] or [`SinkCall::Apply`] of more than `documents` fail once it has written so many.
+    /// Makes the next [`SinkCall::Insert`] or [`SinkCall::Apply`] of more than `documents` documents fail once it has written that many.
     pub fn cut_next(&self, call: SinkCall, documents: usize, error: Error) {
         lock(&self.shared.cuts).push((call, documents, error));
     }
 
-    /// Stops every such call, as it begins, until the gate is released.
+    /// Blocks every call of this kind at its beginning, until the gate is released.
     pub fn hold(&self, call: SinkCall) -> Gate {
         self.shared.faults.hold(call, Moment::Before)
     }
 
-    /// Stops every such call when it has done its work, until the gate is released. A read that yields can be held before only.
+    /// Blocks every call of this kind once its work is done, until the gate is released. A read that is about to yield can only be held
+    /// with `hold`.
     pub fn hold_answer(&self, call: SinkCall) -> Gate {
         self.shared.faults.hold(call, Moment::Answer)
     }
 
-    /// Tells whoever watches for [foreign writes](Sink::foreign_writes) of one to this collection.
+    /// Reports a write to this collection as one of another program, to everyone who watches for [foreign writes](Sink::foreign_writes).
     ///
     /// # Errors
-    /// A malformed name.
+    /// The name is malformed.
     pub fn tell_foreign_write(&self, namespace: &str) -> Result<()> {
         let namespace = namespace.parse()?;
         self.shared.foreign.send_modify(|(written, _)| written.push(namespace));
         Ok(())
     }
 
-    /// Forgets the sink's history up to now, so that nobody can watch from an earlier position on.
+    /// Forgets the sink's history up to now, so that no watch can start from an earlier position.
     pub fn forget_history(&self) {
         self.shared.foreign.send_modify(|(written, forgotten)| {
             written.push(Namespace::new("admin", "$cmd"));
@@ -214,15 +216,15 @@ impl MemorySink {
         });
     }
 
-    /// What was done so far, in order.
+    /// Returns everything done so far, in order.
     pub fn journal(&self) -> Vec<JournalEntry> {
         lock(&self.shared.state).journal.clone()
     }
 
-    /// The documents: in natural order for capped collections, else in `_id` order. Empty when there is no such collection.
+    /// Returns the documents: in natural order for capped collections, otherwise in `_id` order. Empty if the collection does not exist.
     ///
     /// # Errors
-    /// A malformed name.
+    /// The name is malformed.
     pub fn documents(&self, namespace: &str) -> Result<Vec<RawDocumentBuf>> {
         let namespace: Namespace = namespace.parse()?;
         Ok(lock(&self.shared.state).documents(&namespace))
@@ -237,7 +239,7 @@ impl MemorySink {
         Ok(answer)
     }
 
-    /// The planned cut of a call that has so many documents.
+    /// Takes the planned cut for a call with `documents` documents, if there is one.
     fn cut(&self, call: SinkCall, documents: usize) -> Option<(usize, Error)> {
         let mut cuts = lock(&self.shared.cuts);
         let index = cuts
@@ -434,7 +436,7 @@ impl Sink for MemorySink {
         self.before(SinkCall::ReadDocuments).await?;
         let documents = {
             let state = lock(&self.shared.state);
-            // The contract leaves the order open; a caller that relies on it is to notice.
+            // The contract leaves the order open. The reversed order exposes callers that rely on one.
             keys.iter()
                 .rev()
                 .filter_map(|key| state.document(namespace, key))
@@ -483,14 +485,14 @@ struct Reader {
 }
 
 enum Progress {
-    /// In `_id` order: the last key.
+    /// In `_id` order: the last key read.
     After(Option<Key>),
-    /// In natural order: what is left.
+    /// In natural order: the documents left to yield.
     Rest(VecDeque<RawDocumentBuf>),
 }
 
 impl Reader {
-    /// The next batch; an empty one at the end.
+    /// The next batch; empty at the end.
     async fn next(&mut self) -> Result<Batch> {
         self.sink.before(SinkCall::ReadBatch).await?;
         let request = &self.request;

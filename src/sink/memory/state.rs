@@ -1,4 +1,4 @@
-//! The replica set in memory that is written to, and how to take back what is not durable yet.
+//! State of the in-memory sink, with an undo log for what is not durable yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -22,7 +22,7 @@ pub(super) struct State {
     pub(super) collections: BTreeMap<Namespace, Table>,
     pub(super) records: BTreeMap<String, RawDocumentBuf>,
     pub(super) journal: Vec<JournalEntry>,
-    /// How to take back what was done since the last flush, in the order it was done.
+    /// Undo log of everything since the last flush, in the order it was done.
     undo: Vec<Undo>,
     pub(super) primary_changed: bool,
     pub(super) batch_documents: usize,
@@ -39,7 +39,7 @@ pub(super) struct Table {
 
 #[derive(Clone)]
 struct Stored {
-    /// The place in natural order.
+    /// Place in natural order.
     record: u64,
     document: RawDocumentBuf,
 }
@@ -54,7 +54,7 @@ enum Undo {
         namespace: Namespace,
         before: Option<Table>,
     },
-    /// Backwards: the collection of the new name gets its old one again.
+    /// To undo, the collection named `to` gets its old name `from` again.
     Rename { from: Namespace, to: Namespace },
     Settings {
         namespace: Namespace,
@@ -76,13 +76,13 @@ impl State {
         }
     }
 
-    /// What was done before is durable from now on.
+    /// Makes everything done so far durable.
     pub(super) fn flush(&mut self) {
         self.undo.clear();
         self.journal.push(JournalEntry::Flushed);
     }
 
-    /// Takes back everything that is not durable.
+    /// Undoes everything that is not durable.
     pub(super) fn crash(&mut self) {
         while let Some(undo) = self.undo.pop() {
             match undo {
@@ -118,7 +118,7 @@ impl State {
         self.journal.push(JournalEntry::Crashed);
     }
 
-    /// Applies one write to one document, or says why not.
+    /// Applies one write to one document, or returns why it cannot.
     pub(super) fn write(&mut self, namespace: &Namespace, write: &Write) -> Result<(), RefusalReason> {
         self.ensure(namespace);
         let Some(table) = self.collections.get_mut(namespace) else {
@@ -159,7 +159,7 @@ impl State {
         Ok(())
     }
 
-    /// Notes that a write was refused.
+    /// Records in the journal that a write was refused.
     pub(super) fn refuse(&mut self, namespace: &Namespace, key: Key, index: usize, reason: RefusalReason) -> Refusal {
         self.journal.push(JournalEntry::Refused {
             namespace: namespace.clone(),
@@ -302,7 +302,7 @@ impl State {
         standing.map(|(name, table)| (name.clone(), table.id)).collect()
     }
 
-    /// The documents that follow `after` in `_id` order, up to the limits, and the last key; an empty batch at the end.
+    /// The documents after `after` in `_id` order, up to the limits, and the last key. The batch is empty at the end.
     pub(super) fn read_range(
         &self,
         namespace: &Namespace,
@@ -359,7 +359,7 @@ impl State {
         Some(stored.document.clone())
     }
 
-    /// Makes the collection when there is none, as a server does at the first write.
+    /// Creates the collection if it does not exist, as a server does at the first write.
     fn ensure(&mut self, namespace: &Namespace) {
         if !self.collections.contains_key(namespace) {
             self.create(
@@ -428,7 +428,7 @@ impl Table {
         self.kind
     }
 
-    /// Puts a document in the place of the one there, in the indexes too, and gives that.
+    /// Replaces the stored document, in the indexes too, and returns the old one.
     fn swap(&mut self, key: Key, after: Option<Stored>) -> Option<Stored> {
         let before = self.documents.remove(&key);
         for index in &mut self.indexes {
@@ -463,7 +463,7 @@ fn refused(operation: &'static str, namespace: &Namespace, message: &'static str
     Error::new(ErrorKind::TargetRefused, operation, message).with_context("namespace", namespace)
 }
 
-/// Whether a server takes one for the other: it leaves an index that is hidden or not as it is.
+/// Whether a server treats the two specifications as the same index. It ignores whether an index is hidden.
 fn is_same(one: &RawDocument, other: &RawDocument) -> bool {
     let unhidden = |index: &RawDocument| {
         let mut kept = RawDocumentBuf::new();

@@ -81,7 +81,7 @@ async fn a_crash_takes_back_what_was_not_flushed() {
         ),
         durable
     );
-    // The index is whole again, too.
+    // The index is complete again, too.
     assert_eq!(
         apply(&sink, &[write(9, Operation::Insert(rawdoc! { "_id": 9, "n": 0 }))])
             .await
@@ -118,7 +118,7 @@ async fn unique_indexes_refuse_documents_and_are_refused() {
     let refused: Vec<_> = refusals.iter().map(|refusal| refusal.index).collect();
     assert_eq!(refused, [1, 3]);
     assert!(matches!(refusals[0].reason, RefusalReason::DuplicateKey(_)));
-    // A document does not stand in its own way, and a key that was given up is free.
+    // A document does not conflict with itself, and a key that is no longer used is free.
     assert!(
         apply(
             &sink,
@@ -180,7 +180,7 @@ async fn an_index_on_id_has_the_version_asked_for() {
     let made = sink.collections().await.unwrap();
     assert_eq!(made[0].indexes, [old]);
     assert_eq!(made[0].options, rawdoc! { "validationLevel": "off" });
-    // Written in another way it is the same index.
+    // A specification that is written differently is the same index.
     let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n_1", "sparse": 1 };
     let again = rawdoc! { "v": 2.0, "key": { "n": 1.0 }, "sparse": true, "name": "n_1", "ns": "shop.orders" };
     let other = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n_1" };

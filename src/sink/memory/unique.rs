@@ -1,4 +1,4 @@
-//! Unique indexes of the sink in memory.
+//! Unique indexes of the in-memory sink.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use crate::order::Key;
 
-/// An index, with what it holds when it is unique.
+/// An index, with its keys if it is unique.
 pub(super) struct Index {
     pub(super) specification: RawDocumentBuf,
     unique: Option<Unique>,
@@ -19,7 +19,7 @@ struct Unique {
 }
 
 impl Index {
-    /// An empty index. One with a partial filter enforces nothing, since filters cannot be evaluated here.
+    /// Creates an empty index. An index with a partial filter enforces nothing, because filters cannot be evaluated here.
     pub(super) fn new(specification: RawDocumentBuf) -> Self {
         let is_set = |name: &str| specification.get_bool(name).unwrap_or(false);
         let partial = matches!(specification.get("partialFilterExpression"), Ok(Some(_)));
@@ -38,7 +38,7 @@ impl Index {
         self.specification.get_str("name").unwrap_or_default()
     }
 
-    /// Whether another document holds one of the document's keys.
+    /// Whether another document has one of this document's keys.
     pub(super) fn conflicts(&self, id: &Key, document: &RawDocument) -> bool {
         self.unique.as_ref().is_some_and(|unique| {
             unique
@@ -66,7 +66,7 @@ impl Index {
 }
 
 impl Unique {
-    /// The keys of a document: one for each element of an array that a path ends in. A missing field counts as null.
+    /// The keys of a document. A path that ends in an array gives one key for each element. A missing field counts as null.
     fn keys(&self, document: &RawDocument) -> Vec<Vec<Key>> {
         let values: Vec<_> = self.paths.iter().map(|path| values_at(document, path)).collect();
         if self.sparse && values.iter().all(Vec::is_empty) {

@@ -1,4 +1,4 @@
-//! Changes to the catalogue of the replica set in memory, logged as a server does.
+//! Catalogue changes of the in-memory source, logged as a server logs them.
 
 use std::sync::Arc;
 
@@ -127,7 +127,7 @@ impl State {
         Ok(self.command(Some(id), CommandOperation::Drop { namespace: shared }, raw))
     }
 
-    /// Drops the collections by entries of their own, then the database.
+    /// Drops each collection with a separate entry, then the database.
     pub(super) fn drop_database(&mut self, database: &str) -> Result<Position> {
         let names: Vec<_> = self
             .tables
@@ -148,7 +148,7 @@ impl State {
         ))
     }
 
-    /// Renames a collection; one that has the new name is dropped in the same step.
+    /// Renames a collection. A collection that already has the new name is dropped in the same step.
     pub(super) fn rename(&mut self, from: &Namespace, to: &Namespace) -> Result<Position> {
         let index = self.collection("rename a collection", from)?;
         if from == to || self.views.contains_key(to) {
@@ -174,7 +174,7 @@ impl State {
         ))
     }
 
-    /// Logs a command at the next position.
+    /// Appends an entry with the command at the next position, and returns that position.
     pub(super) fn command(
         &mut self,
         collection: Option<Uuid>,

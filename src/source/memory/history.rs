@@ -1,4 +1,4 @@
-//! What a test lets happen on the replica set in memory: each method appends to its history, or cuts it short.
+//! Methods of the in-memory replica set that write to, or shorten, its history.
 
 use bson::raw::{RawBson, RawDocumentBuf};
 
@@ -11,19 +11,19 @@ use crate::oplog::CommandOperation;
 use crate::test_util::lock;
 
 impl MemorySource {
-    /// Makes a collection, or a view when the options have `viewOn`.
+    /// Creates a collection, or a view if the options contain `viewOn`.
     ///
     /// # Errors
-    /// A malformed name, or one that is taken.
+    /// The name is malformed or taken.
     pub fn create_collection(&self, namespace: &str, options: RawDocumentBuf) -> Result<Position> {
         let namespace = namespace.parse()?;
         self.change(|state| state.create(&namespace, options))
     }
 
-    /// Makes an index.
+    /// Creates an index.
     ///
     /// # Errors
-    /// A missing collection, or a name that is taken.
+    /// The collection does not exist, or the index name is taken.
     pub fn create_index(&self, namespace: &str, specification: RawDocumentBuf) -> Result<Position> {
         let namespace = namespace.parse()?;
         self.change(|state| state.create_index(&namespace, specification))
@@ -32,16 +32,16 @@ impl MemorySource {
     /// Drops an index.
     ///
     /// # Errors
-    /// A missing collection or index.
+    /// The collection or index does not exist.
     pub fn drop_index(&self, namespace: &str, name: &str) -> Result<Position> {
         let namespace = namespace.parse()?;
         self.change(|state| state.drop_index(&namespace, name))
     }
 
-    /// Changes options by the fields of `collMod`.
+    /// Changes options of a collection or index. `arguments` holds the fields of `collMod`.
     ///
     /// # Errors
-    /// A missing collection or index.
+    /// The collection or index does not exist.
     pub fn modify(&self, namespace: &str, arguments: RawDocumentBuf) -> Result<Position> {
         let namespace = namespace.parse()?;
         self.change(|state| state.modify(&namespace, arguments))
@@ -50,13 +50,13 @@ impl MemorySource {
     /// Drops a collection or view.
     ///
     /// # Errors
-    /// A missing collection.
+    /// The collection does not exist.
     pub fn drop_collection(&self, namespace: &str) -> Result<Position> {
         let namespace = namespace.parse()?;
         self.change(|state| state.drop(&namespace))
     }
 
-    /// Drops a database: each collection by an entry of its own, then the database.
+    /// Drops a database. The history gets one entry for each collection and then one for the database.
     ///
     /// # Errors
     /// None at present.
@@ -64,16 +64,16 @@ impl MemorySource {
         self.change(|state| state.drop_database(database))
     }
 
-    /// Renames a collection; one that has the new name is dropped in the same step.
+    /// Renames a collection. A collection that already has the new name is dropped in the same step.
     ///
     /// # Errors
-    /// A missing collection, or a view that has the new name.
+    /// The collection does not exist, or a view has the new name.
     pub fn rename(&self, from: &str, to: &str) -> Result<Position> {
         let (from, to) = (from.parse()?, to.parse()?);
         self.change(|state| state.rename(&from, &to))
     }
 
-    /// Appends an entry that cannot be applied.
+    /// Appends an entry that a migration cannot apply.
     pub fn unsupported(&self, namespace: &str, reason: &str) -> Position {
         let operation = CommandOperation::Unsupported {
             namespace: namespace.to_owned(),
@@ -82,18 +82,18 @@ impl MemorySource {
         self.change(|state| state.command(None, operation, RawDocumentBuf::new()))
     }
 
-    /// Inserts a document. A missing collection is made first, by an entry of its own.
+    /// Inserts a document. A missing collection is created first, with a separate entry.
     ///
     /// # Errors
-    /// An `_id` that is missing or exists.
+    /// The document has no `_id`, or the `_id` exists already.
     pub fn insert(&self, namespace: &str, document: RawDocumentBuf) -> Result<Position> {
         self.transaction(|transaction| transaction.insert(namespace, document))
     }
 
-    /// Inserts documents by one entry each, and gives the position of the last.
+    /// Inserts documents with one entry each, and returns the position of the last entry.
     ///
     /// # Errors
-    /// As [`insert`](Self::insert); the documents before are inserted.
+    /// Same as [`insert`](Self::insert). Documents before the failing one stay inserted.
     pub fn insert_many(
         &self,
         namespace: &str,
@@ -106,18 +106,18 @@ impl MemorySource {
         Ok(position)
     }
 
-    /// Replaces the document that has the new one's `_id`.
+    /// Replaces the document with the same `_id`.
     ///
     /// # Errors
-    /// A missing document or collection.
+    /// The document or collection does not exist.
     pub fn replace(&self, namespace: &str, document: RawDocumentBuf) -> Result<Position> {
         self.transaction(|transaction| transaction.replace(namespace, document))
     }
 
-    /// Applies a delta, the `o` of an update entry in the format `$v: 1` or `$v: 2`.
+    /// Applies a delta: the `o` of an update entry in the format `$v: 1` or `$v: 2`.
     ///
     /// # Errors
-    /// A missing document, or a delta that does not apply to it.
+    /// The document does not exist, or the delta does not apply to it.
     pub fn update(&self, namespace: &str, id: impl Into<RawBson>, delta: RawDocumentBuf) -> Result<Position> {
         self.transaction(|transaction| transaction.update(namespace, id, delta))
     }
@@ -125,7 +125,7 @@ impl MemorySource {
     /// Applies the delta `{$v: 2, diff: <diff>}`.
     ///
     /// # Errors
-    /// As [`update`](Self::update).
+    /// Same as [`update`](Self::update).
     pub fn update_v2(&self, namespace: &str, id: impl Into<RawBson>, diff: RawDocumentBuf) -> Result<Position> {
         self.update(namespace, id, bson::rawdoc! { "$v": 2, "diff": diff })
     }
@@ -133,23 +133,23 @@ impl MemorySource {
     /// Deletes a document.
     ///
     /// # Errors
-    /// A missing document or collection.
+    /// The document or collection does not exist.
     pub fn delete(&self, namespace: &str, id: impl Into<RawBson>) -> Result<Position> {
         self.transaction(|transaction| transaction.delete(namespace, id))
     }
 
-    /// Writes at one position, by one entry, all or nothing.
+    /// Makes all writes at one position and in one entry, or none of them.
     ///
     /// # Errors
-    /// The closure's, or that of the first write that cannot be made.
+    /// The error of the closure, or of the first write that fails.
     pub fn transaction(&self, write: impl FnOnce(&mut Transaction) -> Result<()>) -> Result<Position> {
         let mut transaction = Transaction::default();
         write(&mut transaction)?;
         self.change(|state| state.write(transaction.into_writes(), None))
     }
 
-    /// Begins a transaction whose first entry is in the history before its commit, such as a prepared one. Until it ends, the resume
-    /// position of every entry stays before its first.
+    /// Begins a transaction whose first entry precedes its commit in the history, such as a prepared one. Until the transaction ends, the
+    /// resume position of every entry stays before its first entry.
     pub fn open_transaction(&self) -> OpenTransaction {
         let (number, first) = self.change(State::begin);
         OpenTransaction::new(self.clone(), number, first)
@@ -164,7 +164,7 @@ impl MemorySource {
         })
     }
 
-    /// Begins a new term, as an election does, by an entry without effect.
+    /// Begins a new term with an entry without effect, as an election does.
     pub fn elect(&self) -> Position {
         self.change(|state| {
             state.term += 1;
@@ -174,8 +174,8 @@ impl MemorySource {
         })
     }
 
-    /// Goes back to what it was at a position of its history and into a new term, as when a backup is restored: everything after it never
-    /// happened. Options, indexes and views stay as they are.
+    /// Restores the state at a position of its history and begins a new term, like restoring a backup. Everything after the position never
+    /// happened. Options, indexes and views keep their current state.
     pub fn restore(&self, at: Position) {
         self.change(|state| state.restore(at));
     }

@@ -1,4 +1,4 @@
-//! A replica set in memory.
+//! A source in memory, for tests.
 
 mod catalog;
 mod history;
@@ -28,13 +28,14 @@ use crate::test_util::{Faults, Gate, Moment, digest, lock};
 
 pub use self::transaction::{OpenTransaction, Transaction};
 
-/// A replica set in memory, for tests: it keeps its whole history, so that a snapshot can be read at any position.
+/// A replica set in memory, for tests. It keeps its whole history, so a snapshot can be read at any position.
 ///
-/// Clones share the same data: a test keeps one to write and hands another to the migration. Reads in [`ReadMode::Interval`](super::ReadMode::Interval) mix versions
-/// as far as the contract allows: each document is as of a point of its own, chosen by the seed.
+/// Clones share the same data: a test keeps one clone to write to and passes another one to the migration. Reads in
+/// [`ReadMode::Interval`](super::ReadMode::Interval) mix versions as much as the contract allows. Each document is as of a point of its
+/// own, which the seed determines.
 ///
-/// Capped collections keep their order but evict nothing, and unique indexes are not enforced. While writes are blocked, those of documents
-/// are refused, and changes of the catalogue are not.
+/// Capped collections keep their order but evict nothing. Unique indexes are not enforced. While writes are blocked, writes to documents
+/// are refused, but catalogue changes are not.
 #[derive(Clone)]
 pub struct MemorySource {
     shared: Arc<Shared>,
@@ -43,12 +44,12 @@ pub struct MemorySource {
 struct Shared {
     seed: u64,
     state: Mutex<State>,
-    /// Counts changes of the state, for those who wait for one.
+    /// Counts changes of the state, so that tasks can wait for one.
     changes: watch::Sender<u64>,
     faults: Faults<SourceCall>,
 }
 
-/// The points of a [`MemorySource`] where faults and gates can be set.
+/// Points of a [`MemorySource`] where a test can inject faults and gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceCall {
@@ -68,7 +69,8 @@ pub enum SourceCall {
     OldestPosition,
     /// [`Source::tail`]
     Tail,
-    /// A tail that is about to yield entries. They are taken out of the history after the gate, so that later ones may be among them.
+    /// A tail that is about to yield entries. The tail takes them from the history after the gate, so they may include entries that were
+    /// appended while it waited.
     TailEntries,
     /// [`Source::split`]
     Split,
@@ -90,23 +92,23 @@ pub enum SourceCall {
     WriteLoad,
 }
 
-/// Which collection a read by name meets when names have changed since its position.
+/// Which collection a read by name finds if names have changed since its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameResolution {
-    /// The one that had the name at the position, as the contract says. The default.
+    /// The collection that had the name at the position, as the contract requires. The default.
     AtPosition,
-    /// The one that has the name now, as on a server: a name that was given after the position makes a snapshot unavailable, one that
-    /// is gone reads as empty, and a cursor dies with a connection error when its collection loses the name.
+    /// The collection that has the name now, as on a server. A name that was assigned after the position makes a snapshot unavailable. A
+    /// name that is gone reads as empty. A cursor fails with a connection error once its collection loses the name.
     Newest,
 }
 
 impl MemorySource {
-    /// An empty replica set.
+    /// Creates an empty replica set.
     pub fn new() -> Self {
         Self::with_seed(0)
     }
 
-    /// An empty replica set whose random choices follow the seed.
+    /// Creates an empty replica set whose random choices depend on the seed.
     pub fn with_seed(seed: u64) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -118,27 +120,27 @@ impl MemorySource {
         }
     }
 
-    /// The version that it says it has; before 6.0 writes cannot be blocked. Default: 6.0.0.
+    /// Sets the server version that the source reports. Writes cannot be blocked before 6.0. Default: 6.0.0.
     pub fn set_version(&self, version: [u32; 3]) {
         self.change(|state| state.version = version);
     }
 
-    /// Whether snapshots can be read. Default: they can.
+    /// Sets whether snapshots can be read. Default: `true`.
     pub fn set_snapshots(&self, available: bool) {
         self.change(|state| state.snapshots = available);
     }
 
-    /// Keeps snapshots for the newest `entries` entries only. Default: all.
+    /// Keeps snapshots for the newest `entries` entries only. Default: for all.
     pub fn set_snapshot_window(&self, entries: usize) {
         self.change(|state| state.snapshot_window = Some(entries));
     }
 
-    /// Makes every position before the newest too old for a snapshot.
+    /// Makes every position before the newest one too old for a snapshot.
     pub fn expire_snapshots(&self) {
         self.change(|state| state.snapshot_floor = state.newest());
     }
 
-    /// Keeps the newest `entries` entries of the history only; a tail that still needs an older one loses its position. Default: all.
+    /// Keeps only the newest `entries` entries of the history. A tail that still needs an older entry loses its position. Default: all.
     pub fn set_history_window(&self, entries: usize) {
         self.change(|state| {
             state.history_window = Some(entries);
@@ -146,42 +148,43 @@ impl MemorySource {
         });
     }
 
-    /// Which collection a read meets when names have changed. Default: [`NameResolution::AtPosition`].
+    /// Sets which collection a read finds if names have changed. Default: [`NameResolution::AtPosition`].
     pub fn set_name_resolution(&self, resolution: NameResolution) {
         self.change(|state| state.name_resolution = resolution);
     }
 
-    /// How many documents a batch has at most. Default: as many as fit into the bytes that are asked for.
+    /// Sets the maximum number of documents in a batch. Default: as many as fit into the requested bytes.
     pub fn set_batch_documents(&self, documents: usize) {
         self.change(|state| state.batch_documents = documents);
     }
 
-    /// How many entries a tail yields at once. Default: 100.
+    /// Sets the maximum number of entries that a tail yields at once. Default: 100.
     pub fn set_batch_entries(&self, entries: usize) {
         self.change(|state| state.batch_entries = entries);
     }
 
-    /// What it says of the writes of its clients. Default: nothing.
+    /// Sets the write load that the source reports. Default: none.
     pub fn set_write_load(&self, load: WriteLoad) {
         self.change(|state| state.write_load = Some(load));
     }
 
-    /// How many such calls have begun.
+    /// Number of calls of this kind that have begun.
     pub fn calls(&self, call: SourceCall) -> usize {
         self.shared.faults.calls(call)
     }
 
-    /// Makes the next such call fail.
+    /// Makes the next call of this kind fail.
     pub fn fail_next(&self, call: SourceCall, error: Error) {
         self.shared.faults.fail_next(call, Moment::Before, error);
     }
 
-    /// Stops every such call, as it begins, until the gate is released.
+    /// Blocks every call of this kind at its beginning, until the gate is released.
     pub fn hold(&self, call: SourceCall) -> Gate {
         self.shared.faults.hold(call, Moment::Before)
     }
 
-    /// Stops every such call when it has its answer, until the gate is released. A tail or read that yields can be held before only.
+    /// Blocks every call of this kind once its result is computed, until the gate is released. A tail or read that is about to yield can
+    /// only be held with `hold`.
     pub fn hold_answer(&self, call: SourceCall) -> Gate {
         self.shared.faults.hold(call, Moment::Answer)
     }
@@ -191,31 +194,32 @@ impl MemorySource {
         self.change(|state| state.disconnects += 1);
     }
 
-    /// Sets the clock of the positions forward. Together they follow the clock of the machine, which does not stand still in a test with a
-    /// paused clock, nor go on with it.
+    /// Advances the clock that positions are taken from. This clock runs with the clock of the machine: it does not stop in a test with a
+    /// paused clock, and does not advance with the test's clock.
     pub fn skip_time(&self, seconds: u32) {
         self.change(|state| state.skipped += seconds);
     }
 
-    /// The documents of now: in natural order for capped collections, else in `_id` order. Empty when there is no such collection.
+    /// Returns the current documents: in natural order for capped collections, otherwise in `_id` order. Empty if the collection does not
+    /// exist.
     ///
     /// # Errors
-    /// A malformed name.
+    /// The name is malformed.
     pub fn documents(&self, namespace: &str) -> Result<Vec<RawDocumentBuf>> {
         let position = lock(&self.shared.state).newest();
         self.documents_at(namespace, position)
     }
 
-    /// The documents at a position, whatever the snapshot window is.
+    /// Returns the documents at a position, regardless of the snapshot window.
     ///
     /// # Errors
-    /// A malformed name.
+    /// The name is malformed.
     pub fn documents_at(&self, namespace: &str, at: Position) -> Result<Vec<RawDocumentBuf>> {
         let namespace: Namespace = namespace.parse()?;
         Ok(lock(&self.shared.state).documents_at(&namespace, at))
     }
 
-    /// Every entry that the history still holds.
+    /// Returns every entry that the history still holds.
     pub fn history(&self) -> Vec<Entry> {
         lock(&self.shared.state).history()
     }
@@ -330,7 +334,7 @@ impl Source for MemorySource {
         }
         self.change(|state| {
             state.writes_blocked = blocked;
-            // A server notes the block in a collection of its own.
+            // A server records the block in a collection of its own, which adds an entry to the history.
             let position = state.next_position();
             state.record(position, Vec::new());
         });

@@ -1,4 +1,4 @@
-//! Reads of ranges and documents.
+//! Reads of ranges and documents from the in-memory source.
 
 use std::collections::VecDeque;
 
@@ -18,16 +18,16 @@ use crate::test_util::lock;
 struct Reader {
     source: MemorySource,
     request: ReadRequest,
-    /// The collection, by its place in the state.
+    /// Index of the collection in the state.
     index: usize,
     progress: Progress,
 }
 
 enum Progress {
-    /// In `_id` order: the last key that was looked at. Each batch is read when it is asked for, so that an interval read sees later writes
-    /// in later batches.
+    /// In `_id` order: the last key that was examined. Each batch is read when it is requested, so later batches of an interval read see
+    /// later writes.
     After(Option<Key>),
-    /// In natural order: what is left.
+    /// In natural order: the documents left to yield.
     Rest(VecDeque<RawDocumentBuf>),
 }
 
@@ -77,13 +77,13 @@ pub(super) async fn read_documents(source: &MemorySource, request: PointRequest<
         .iter()
         .filter_map(|key| tables[index].read_key(random, key, view(request.at, request.mode)))
         .collect();
-    // The contract leaves the order open; a caller that relies on it is to notice.
+    // The contract leaves the order open. The reversed order exposes callers that rely on one.
     documents.reverse();
     Ok(documents)
 }
 
 impl Reader {
-    /// The next batch; an empty one at the end.
+    /// The next batch; empty at the end.
     async fn next(&mut self) -> Result<Batch> {
         self.source.before(SourceCall::ReadBatch).await?;
         let request = &self.request;
@@ -122,10 +122,10 @@ fn view(at: Position, mode: ReadMode) -> View {
 }
 
 impl MemorySource {
-    /// Waits until the history has reached the position, as a server does that is asked for a time to come.
+    /// Waits until the history has reached the position, as a server does for a read at a future time.
     async fn wait_for(&self, position: Position) {
         let mut changes = self.shared.changes.subscribe();
-        // The sender lives in `self`, so that the wait cannot fail.
+        // The sender lives in `self`, so the wait cannot fail.
         let _ = changes
             .wait_for(|_| lock(&self.shared.state).newest() >= position)
             .await;
@@ -133,7 +133,7 @@ impl MemorySource {
 }
 
 impl State {
-    /// Keys that cut the collection of now into ranges of about so many bytes.
+    /// Keys that split the current collection into ranges of about `bytes` bytes.
     pub(super) fn split(&self, collection: &Collection, bytes: u64) -> Vec<Key> {
         let Some(table) = self.tables.iter().find(|table| table.id == collection.id) else {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! The replica set in memory: its history, and every version of every document, so that any position can be read.
+//! State of the in-memory replica set: its history, and every version of every document.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use crate::order::Key;
 use crate::source::{ReadMode, WriteLoad};
 use crate::test_util::Random;
 
-/// Bytes that an entry has in the oplog beside its documents, roughly.
+/// Approximate size in bytes of an oplog entry without its documents.
 const ENTRY_OVERHEAD: usize = 120;
 
 pub(super) struct State {
     pub(super) random: Random,
     pub(super) term: i64,
-    /// How many seconds the clock is ahead of the machine's.
+    /// Seconds by which the clock is ahead of the machine's.
     pub(super) skipped: u32,
-    /// Every position there ever was, in order.
+    /// Every position ever assigned, in order.
     positions: Vec<Position>,
-    /// The entries that a tail can still reach. Never empty.
+    /// The entries a tail can still reach. Never empty.
     history: VecDeque<Recorded>,
     pub(super) tables: Vec<Table>,
     pub(super) views: BTreeMap<Namespace, RawDocumentBuf>,
@@ -40,26 +40,26 @@ pub(super) struct State {
     pub(super) name_resolution: NameResolution,
     pub(super) batch_documents: usize,
     pub(super) batch_entries: usize,
-    /// How often all tails were disconnected.
+    /// How often all tails have been disconnected.
     pub(super) disconnects: u64,
     pub(super) writes_blocked: bool,
     pub(super) write_load: Option<WriteLoad>,
-    /// The version that it says it has.
+    /// The server version that the source reports.
     pub(super) version: [u32; 3],
 }
 
-/// A transaction that is open.
+/// An open transaction.
 struct Open {
-    /// The position of its first entry.
+    /// Position of its first entry.
     first: Position,
-    /// The position before that.
+    /// Position of the entry before that.
     before: Position,
     since: Instant,
 }
 
 struct Recorded {
     entry: Entry,
-    /// For a commit the position of the transaction's first entry.
+    /// For a commit: the position of the transaction's first entry.
     began: Option<Position>,
 }
 
@@ -92,7 +92,6 @@ impl State {
         state
     }
 
-    /// The newest position.
     pub(super) fn newest(&self) -> Position {
         self.positions.last().copied().unwrap_or(Position::ZERO)
     }
@@ -115,7 +114,7 @@ impl State {
             .map_or(position, |before| before.min(position))
     }
 
-    /// The position that the next entry gets: of the clock's second, or of the newest entry's where the clock is behind.
+    /// The position of the next entry. It is in the clock's current second, or in the newest entry's second if the clock is behind that.
     pub(super) fn next_position(&self) -> Position {
         let newest = self.newest();
         let now = u32::try_from(DateTime::now().timestamp_millis() / 1000).unwrap_or(u32::MAX);
@@ -135,7 +134,7 @@ impl State {
         }
     }
 
-    /// Appends an entry at the position, which is that of [`Self::next_position`].
+    /// Appends an entry at `position`, which [`Self::next_position`] has returned.
     pub(super) fn record(&mut self, position: Position, items: Vec<Item>) {
         self.record_commit(position, items, None);
     }
@@ -182,7 +181,7 @@ impl State {
         }
     }
 
-    /// Begins a transaction by an entry of its own that has no effect yet, and gives its number.
+    /// Begins a transaction with a separate entry that has no effect yet. Returns the transaction's number and the entry's position.
     pub(super) fn begin(&mut self) -> (u64, Position) {
         let before = self.newest();
         let first = self.next_position();
@@ -194,7 +193,7 @@ impl State {
         (number, first)
     }
 
-    /// For how long each open transaction has been open.
+    /// How long each open transaction has been open.
     pub(super) fn open_for(&self) -> Vec<Duration> {
         self.open.values().map(|open| open.since.elapsed()).collect()
     }
@@ -206,7 +205,7 @@ impl State {
         }
     }
 
-    /// Applies the writes at one position, all or none. `transaction` is the number of the open transaction that is committed.
+    /// Applies all writes at one position, or none. `transaction` is the number of the open transaction to commit.
     pub(super) fn write(&mut self, writes: Vec<(Namespace, Write)>, transaction: Option<u64>) -> Result<Position> {
         if self.writes_blocked {
             return Err(Error::new(ErrorKind::Server, "write", "writes of clients are blocked"));
@@ -216,7 +215,7 @@ impl State {
                 self.create(namespace, RawDocumentBuf::new())?;
             }
         }
-        // What the documents become, before anything is changed.
+        // The new state of each document, computed before anything is changed.
         let mut staged: BTreeMap<(usize, Key), Option<RawDocumentBuf>> = BTreeMap::new();
         let mut changes = Vec::with_capacity(writes.len());
         let position = self.next_position();
@@ -261,7 +260,7 @@ impl State {
         Ok(position)
     }
 
-    /// The collection that has the name now.
+    /// Index of the collection that has the name now.
     pub(super) fn live(&self, namespace: &Namespace) -> Option<usize> {
         self.tables.iter().position(|table| table.name() == Some(namespace))
     }
@@ -306,7 +305,7 @@ impl State {
             .collect()
     }
 
-    /// Whether documents can be read in this mode at this position.
+    /// Checks that documents can be read in this mode at this position.
     pub(super) fn check_snapshot(&self, at: Position, mode: ReadMode) -> Result<()> {
         let window = match self.snapshot_window {
             Some(window) => self.positions[self.positions.len().saturating_sub(window.max(1))],
@@ -323,7 +322,7 @@ impl State {
         Ok(())
     }
 
-    /// The collection that a read of this name meets, if there is one.
+    /// Index of the collection that a read of this name finds, if any.
     pub(super) fn resolve(&self, namespace: &Namespace, at: Position, mode: ReadMode) -> Result<Option<usize>> {
         match self.name_resolution {
             NameResolution::AtPosition => Ok(self
@@ -346,7 +345,7 @@ impl State {
         }
     }
 
-    /// As a cursor on a server that follows names: it ends when the collection loses its name.
+    /// Fails if the collection has lost its name and names are resolved as on a server, where the cursor dies then.
     pub(super) fn check_cursor(&self, index: usize, namespace: &Namespace) -> Result<()> {
         if self.name_resolution == NameResolution::Newest && self.tables[index].name() != Some(namespace) {
             return Err(Error::new(
@@ -359,13 +358,13 @@ impl State {
         Ok(())
     }
 
-    /// The documents at the position, whatever the windows are: in natural order for capped collections, else in `_id` order.
+    /// The documents at the position, regardless of the windows: in natural order for capped collections, otherwise in `_id` order.
     pub(super) fn documents_at(&self, namespace: &Namespace, at: Position) -> Vec<RawDocumentBuf> {
         let table = self.tables.iter().find(|table| table.name_at(at) == Some(namespace));
         table.map(|table| table.documents_at(at)).unwrap_or_default()
     }
 
-    /// Whether a tail can start after the position.
+    /// Checks that a tail can start after the position.
     pub(super) fn check_tail(&self, after: Position) -> Result<()> {
         if after < self.oldest() || self.positions.binary_search(&after).is_err() {
             return Err(position_lost(after));
@@ -373,7 +372,7 @@ impl State {
         Ok(())
     }
 
-    /// The entries after `after`, for a tail that was started after `started`.
+    /// The entries after `after`, for a tail that started after `started`.
     pub(super) fn entries_after(&self, after: Position, started: Position) -> Result<Vec<Entry>> {
         if after < self.oldest() {
             return Err(position_lost(after));
@@ -393,7 +392,7 @@ impl State {
                 return Err(Error::new(
                     ErrorKind::PositionLost,
                     "read the history",
-                    "a transaction that was open where the tail was started has its first entry no longer in the history",
+                    "the history no longer holds the first entry of a transaction that was open where the tail started",
                 )
                 .with_context("transaction", began)
                 .with_context("started after", started));
@@ -403,7 +402,6 @@ impl State {
         Ok(entries)
     }
 
-    /// Every entry that the history still holds.
     pub(super) fn history(&self) -> Vec<Entry> {
         self.history.iter().map(|recorded| recorded.entry.clone()).collect()
     }

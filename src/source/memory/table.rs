@@ -1,4 +1,4 @@
-//! A collection with all versions of its documents.
+//! A collection of the in-memory source, with all versions of its documents.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -11,13 +11,13 @@ use crate::order::Key;
 use crate::source::ReadMode;
 use crate::test_util::Random;
 
-/// A collection. One that was dropped stays, for reads in the past.
+/// A collection. A dropped collection stays here, for reads in the past.
 pub(super) struct Table {
     pub(super) id: Uuid,
     pub(super) kind: CollectionKind,
     pub(super) options: RawDocumentBuf,
     pub(super) indexes: Vec<RawDocumentBuf>,
-    /// The names it had, each from a position on; the last is `None` once it is dropped. Never empty.
+    /// The names of the collection, each valid from its position on. The last one is `None` once the collection is dropped. Never empty.
     names: Vec<(Position, Option<Namespace>)>,
     documents: BTreeMap<Key, Vec<Version>>,
     next_record: u64,
@@ -25,7 +25,7 @@ pub(super) struct Table {
 
 struct Version {
     position: Position,
-    /// The place in natural order; it stays while the document lives.
+    /// Place in natural order. It stays the same while the document exists.
     record: u64,
     /// `None` for a deletion.
     document: Option<RawDocumentBuf>,
@@ -38,7 +38,7 @@ pub(super) struct View {
     pub(super) mode: ReadMode,
 }
 
-/// How large a batch may get.
+/// Maximum size of a batch.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     pub(super) documents: usize,
@@ -70,12 +70,12 @@ impl Table {
         }
     }
 
-    /// Its name now; `None` when it is dropped.
+    /// Its current name; `None` if it is dropped.
     pub(super) fn name(&self) -> Option<&Namespace> {
         self.names.last()?.1.as_ref()
     }
 
-    /// Since when it has its name.
+    /// The position at which it got its current name, or was dropped.
     pub(super) fn named_at(&self) -> Position {
         self.names.last().map_or(Position::ZERO, |(position, _)| *position)
     }
@@ -89,7 +89,7 @@ impl Table {
         self.names.push((position, name));
     }
 
-    /// Forgets everything after the position: of a table that did not exist then, its names too.
+    /// Forgets everything after the position. A table that did not exist then is left without names.
     pub(super) fn restore(&mut self, at: Position) {
         self.names.retain(|(position, _)| *position <= at);
         for versions in self.documents.values_mut() {
@@ -102,14 +102,14 @@ impl Table {
         self.documents.get(key)?.last()?.document.as_ref()
     }
 
-    /// The documents of now with their keys, in `_id` order.
+    /// The current documents with their keys, in `_id` order.
     pub(super) fn live_documents(&self) -> impl Iterator<Item = (&Key, &RawDocumentBuf)> {
         self.documents
             .iter()
             .filter_map(|(key, versions)| Some((key, versions.last()?.document.as_ref()?)))
     }
 
-    /// The documents at the position: in natural order for capped collections, else in `_id` order.
+    /// The documents at the position: in natural order for capped collections, otherwise in `_id` order.
     pub(super) fn documents_at(&self, at: Position) -> Vec<RawDocumentBuf> {
         let mut found: Vec<_> = self
             .documents
@@ -126,7 +126,7 @@ impl Table {
         found.into_iter().map(|(_, document)| document).collect()
     }
 
-    /// The documents that follow `after` in `_id` order, up to the limits, and the last key that was looked at; an empty batch at the end.
+    /// The documents after `after` in `_id` order, up to the limits, and the last key that was examined. The batch is empty at the end.
     pub(super) fn read_range(
         &self,
         random: &mut Random,
@@ -181,7 +181,7 @@ impl Table {
         view.choose(random, self.documents.get(key)?)?.document.clone()
     }
 
-    /// Adds a version, which is the newest.
+    /// Adds a newest version.
     pub(super) fn put(&mut self, position: Position, key: Key, document: Option<RawDocumentBuf>) {
         let versions = self.documents.entry(key).or_default();
         let record = match versions.last() {
@@ -200,7 +200,7 @@ impl Table {
 }
 
 impl View {
-    /// The version at the position, or, for an interval read, any of those from there on.
+    /// The version to read. A snapshot sees the version at the position; an interval read sees that one or a random later one.
     fn choose<'a>(&self, random: &mut Random, versions: &'a [Version]) -> Option<&'a Version> {
         let count = versions.partition_point(|version| version.position <= self.at);
         let later = match self.mode {

@@ -1,4 +1,4 @@
-//! The history as a stream.
+//! The history of the in-memory source as a stream.
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -43,15 +43,15 @@ pub(super) fn tail(source: MemorySource, after: Position) -> Result<BoxStream<'s
 }
 
 impl Tail {
-    /// Waits for entries, or for what ends the tail.
+    /// Waits for entries, or for an error that ends the tail.
     async fn next(&mut self) -> Result<Vec<Entry>> {
         loop {
-            // Marked as seen before the state is looked at, so that no change in between is slept through.
+            // Marks the change as seen before looking at the state, so a change in between wakes the wait below.
             self.changes.borrow_and_update();
             if !self.entries()?.is_empty() {
                 break;
             }
-            // The sender lives as long as the source.
+            // The sender lives in the source, so the wait cannot fail.
             let _ = self.changes.changed().await;
         }
         self.source.before(SourceCall::TailEntries).await?;

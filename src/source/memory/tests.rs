@@ -21,7 +21,7 @@ fn request(at: Position, mode: ReadMode) -> ReadRequest {
     }
 }
 
-/// What a tail yields within a deadline, so that a test that goes wrong ends.
+/// The next item of a tail. A deadline makes a failing test end.
 async fn next(tail: &mut BoxStream<'static, Result<Vec<Entry>>>) -> Option<Result<Vec<Entry>>> {
     tokio::time::timeout(Duration::from_secs(10), tail.next())
         .await
@@ -96,8 +96,8 @@ async fn an_open_transaction_holds_the_resume_position_back() {
     let history = source.history();
     let resume_of = |position| history.iter().find(|entry| entry.position == position).unwrap().resume;
     assert_eq!((resume_of(later), resume_of(commit)), (before, commit));
-    // A tail that was started at the resume position of a later transaction meets the commit of this one, and gets it whole while its
-    // first entry is there.
+    // A tail that starts at the resume position of a later transaction reaches the commit of this one. It gets the transaction whole while
+    // the first entry is in the history.
     assert!(next(&mut late).await.unwrap().is_ok());
     let mut worse = source.tail(later).await.unwrap();
     source.set_history_window(2);

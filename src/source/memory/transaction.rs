@@ -1,4 +1,4 @@
-//! Writes that become visible at one position.
+//! Transactions of the in-memory replica set: writes that become visible at one position.
 
 use bson::raw::{RawBson, RawDocumentBuf};
 
@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, Operation, Position, Write};
 use crate::order::Key;
 
-/// Collects the writes of a transaction. Whether they can be made is seen at its commit.
+/// Collects the writes of a transaction. The commit finds out whether they can be made.
 #[derive(Debug, Default)]
 pub struct Transaction {
     writes: Vec<(Namespace, Write)>,
@@ -17,25 +17,25 @@ impl Transaction {
     /// Inserts a document.
     ///
     /// # Errors
-    /// A malformed name, or a document without `_id`.
+    /// The name is malformed, or the document has no `_id`.
     pub fn insert(&mut self, namespace: &str, document: RawDocumentBuf) -> Result<()> {
         let key = key_of(&document)?;
         self.push(namespace, key, Operation::Insert(document))
     }
 
-    /// Replaces the document that has the new one's `_id`.
+    /// Replaces the document with the same `_id`.
     ///
     /// # Errors
-    /// A malformed name, or a document without `_id`.
+    /// The name is malformed, or the document has no `_id`.
     pub fn replace(&mut self, namespace: &str, document: RawDocumentBuf) -> Result<()> {
         let key = key_of(&document)?;
         self.push(namespace, key, Operation::Replace(document))
     }
 
-    /// Applies a delta, the `o` of an update entry in the format `$v: 1` or `$v: 2`.
+    /// Applies a delta: the `o` of an update entry in the format `$v: 1` or `$v: 2`.
     ///
     /// # Errors
-    /// A malformed name.
+    /// The name is malformed.
     pub fn update(&mut self, namespace: &str, id: impl Into<RawBson>, delta: RawDocumentBuf) -> Result<()> {
         self.push(
             namespace,
@@ -47,7 +47,7 @@ impl Transaction {
     /// Deletes a document.
     ///
     /// # Errors
-    /// A malformed name.
+    /// The name is malformed.
     pub fn delete(&mut self, namespace: &str, id: impl Into<RawBson>) -> Result<()> {
         self.push(namespace, Key::from(id.into().as_raw_bson_ref()), Operation::Delete)
     }
@@ -62,7 +62,7 @@ impl Transaction {
     }
 }
 
-/// A transaction whose first entry is in the history, and whose writes become visible at its commit. Dropping it aborts it.
+/// A transaction whose first entry is in the history already. Its writes become visible when it commits. Dropping it aborts it.
 #[derive(Debug)]
 pub struct OpenTransaction {
     source: MemorySource,
@@ -81,15 +81,15 @@ impl OpenTransaction {
         }
     }
 
-    /// The position of its first entry.
+    /// Returns the position of its first entry.
     pub fn first_position(&self) -> Position {
         self.first
     }
 
-    /// Makes the writes at one position, which is given.
+    /// Makes the writes at one position and returns that position.
     ///
     /// # Errors
-    /// The closure's, or that of the first write that cannot be made. The transaction is aborted then.
+    /// The error of the closure, or of the first write that fails. The transaction is aborted in both cases.
     pub fn commit(mut self, write: impl FnOnce(&mut Transaction) -> Result<()>) -> Result<Position> {
         let mut transaction = Transaction::default();
         write(&mut transaction)?;
@@ -100,7 +100,7 @@ impl OpenTransaction {
         Ok(position)
     }
 
-    /// Ends it without effect.
+    /// Ends the transaction without effect.
     pub fn abort(self) {}
 }
 
@@ -112,7 +112,6 @@ impl Drop for OpenTransaction {
     }
 }
 
-/// The `_id` of a document to write.
 fn key_of(document: &RawDocumentBuf) -> Result<Key> {
     Key::of_document(document).ok_or_else(|| Error::new(ErrorKind::Server, "write", "the document has no `_id`"))
 }

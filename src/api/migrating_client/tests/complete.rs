@@ -1,4 +1,4 @@
-//! The moment in which the migration is complete is that in which the operations go on with the target.
+//! Tests that operations continue with the target exactly when the migration is complete.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -21,7 +21,7 @@ use crate::source::MemorySource;
 const DEADLINE: Duration = Duration::from_secs(60);
 const ORDERS: &str = "shop.orders";
 
-/// What becomes of the save of the checkpoint that says that the migration is complete.
+/// Result of saving the checkpoint that marks the migration as complete.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum Save {
     #[default]
@@ -30,7 +30,7 @@ enum Save {
     LosesItsAnswer,
 }
 
-/// Lets everything else that can go on do so before it stores, and before it answers.
+/// A store that lets all other ready tasks run before it stores and before it returns.
 #[derive(Clone, Default)]
 struct SlowStore {
     store: MemoryStore,
@@ -78,7 +78,7 @@ impl CheckpointStore for SlowStore {
     }
 }
 
-/// A host that is slow, and counts how often it was told that the migration is complete.
+/// A slow host that counts how often it was told that the migration is complete.
 #[derive(Clone, Default)]
 struct Slow {
     told: Arc<AtomicUsize>,
@@ -141,7 +141,7 @@ impl Bench {
     fn check(&self) {
         assert!(
             !self.store.is_complete() || self.side() == Side::Target,
-            "it is complete, and the operations would go on with the source"
+            "the migration is complete, but operations would continue with the source"
         );
     }
 
@@ -154,7 +154,7 @@ impl Bench {
         index.unwrap().get_i32("expireAfterSeconds").unwrap()
     }
 
-    /// The run is over, and everything has gone over with it.
+    /// Checks that the run is over, and that everything has switched to the target with it.
     async fn assert_complete(&self, run: &MigrationHandle) {
         assert_eq!(self.side(), Side::Target);
         let entered = self.gate.enter().now_or_never().expect("nothing is held");
@@ -175,8 +175,8 @@ async fn until(condition: impl Fn() -> bool) {
     timeout(5 * DEADLINE, wait).await.expect("it comes about");
 }
 
-/// Polls a future so often once the operations are held, whenever anything else may have gone on, and looks after each time. Answers what it
-/// came to before.
+/// Polls a future `times` times after the operations are held, giving other tasks a chance to run in between. Checks the invariant after
+/// each poll. Returns the future's output if it completes earlier.
 async fn poll_so_often<T>(bench: &Bench, future: impl Future<Output = T>, times: usize) -> Option<T> {
     let (mut future, mut polled) = (Box::pin(future), 0);
     poll_fn(|context| {
@@ -187,7 +187,7 @@ async fn poll_so_often<T>(bench: &Bench, future: impl Future<Output = T>, times:
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending if polled >= times => Poll::Ready(None),
             Poll::Pending => {
-                // Now and then nothing goes on without a timer.
+                // Every 50th poll lets timers fire, because some progress depends on them.
                 if polled % 50 != 0 {
                     context.waker().wake_by_ref();
                 }
@@ -207,7 +207,7 @@ async fn a_cutover_dropped_anywhere_has_gone_over_or_not() {
         let held_back = bench.expiry().await;
         let ended = poll_so_often(&bench, bench.hand_over(&run), times).await;
         bench.check();
-        // The rest is the hook's.
+        // The remaining polls only await the hook.
         if ended.is_some() || gone_over > 100 {
             assert!(gone_over > 10 && stayed > 10, "{gone_over} {stayed}");
             return;
@@ -253,7 +253,7 @@ async fn operations_go_on_before_the_hooks_are_done() {
     bench.assert_complete(&run).await;
 }
 
-/// Nobody waits for the hooks of a cutover that finds differences or fails either.
+/// Held operations do not wait for the hooks of a cutover that fails or finds differences, either.
 #[tokio::test(start_paused = true)]
 async fn operations_go_on_before_the_hooks_of_a_failure_are_done() {
     struct Never;

@@ -16,7 +16,7 @@ fn gate() -> Gate<()> {
     Gate::new((), ())
 }
 
-/// What a run's cutover comes to.
+/// Result of a run's cutover.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ends {
     Complete,
@@ -24,7 +24,7 @@ enum Ends {
     Failed,
 }
 
-/// As the cutover of a run: it waits until it is ready, stops the writes, and compares.
+/// Acts like the cutover of a run: waits until it is ready, stops the writes, and compares.
 async fn run(stop_writes: BoxFuture<'static, ()>, take: TakeSwitch, took: Duration, ends: Ends) -> Result<Ends> {
     sleep(SECOND).await;
     stop_writes.await;
@@ -37,7 +37,7 @@ async fn run(stop_writes: BoxFuture<'static, ()>, take: TakeSwitch, took: Durati
     }
 }
 
-/// As the run does when its checkpoint is durable.
+/// Acts like the run when its checkpoint is durable.
 fn complete(switch: Option<Box<dyn Switch>>) -> Ends {
     switch.expect("the writes were stopped").begin();
     Ends::Complete
@@ -48,7 +48,7 @@ async fn hand_over(gate: &Gate<()>, drain: Duration, ends: Ends) -> Result<(Ends
     gate.hand_over(drain, cut_over).await
 }
 
-/// Enters after some time; answers the side and when it was let in.
+/// Enters after `pause`. Returns the side, and the time at which it was let in.
 async fn enter_after(gate: &Gate<()>, pause: Duration) -> (Side, Duration) {
     let began = Instant::now();
     sleep(pause).await;
@@ -60,7 +60,7 @@ async fn operations_are_held_and_go_on_with_the_target() {
     let gate = gate();
     let (handed_over, before, first, second, given_up) = tokio::join!(
         hand_over(&gate, SECOND, Ends::Complete),
-        // While the run is not ready yet nothing is held.
+        // Nothing is held while the run is not ready.
         enter_after(&gate, SECOND / 2),
         enter_after(&gate, SECOND + SECOND / 2),
         enter_after(&gate, 2 * SECOND),
@@ -72,7 +72,7 @@ async fn operations_are_held_and_go_on_with_the_target() {
     assert!(given_up.is_err());
     let longest = SECOND + SECOND / 2;
     assert_eq!(handed_over.unwrap(), (Ends::Complete, HeldCalls { calls: 3, longest }));
-    // And back, by the run in the opposite direction.
+    // And back, with a run in the opposite direction.
     hand_over(&gate, SECOND, Ends::Complete).await.unwrap();
     assert_eq!(gate.enter().await.side, Side::Source);
 }
@@ -140,7 +140,7 @@ async fn a_cutover_that_does_not_come_to_its_end_leaves_all_with_the_source() {
         assert_eq!(result.is_ok(), ends == Ends::Different);
         assert_eq!(held, (Side::Source, 3 * SECOND));
     }
-    // Dropped while it waits for the run, for the operations under way, and for the comparison.
+    // Dropped while it waits for the run, for running operations, and for the comparison.
     for (at, pass) in [(SECOND / 2, false), (SECOND * 3 / 2, true), (SECOND * 3 / 2, false)] {
         let gate = gate();
         let mut under_way = pass.then(|| gate.enter().now_or_never().unwrap());
@@ -176,8 +176,9 @@ async fn a_cutover_that_takes_no_time_switches_all_the_same() {
     assert_eq!(gate.enter().await.side, Side::Source);
 }
 
-/// Many applications and one host that cuts over again and again, with every end there is: no operation is under way from the moment in
-/// which writes are stopped until it is decided, none works with the wrong side, and all come to their end.
+/// Many applications, and one host that cuts over repeatedly with every possible result.
+///
+/// No operation runs between the stop of writes and the decision, none uses the wrong side, and all of them end.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_under_way_while_it_is_decided_whatever_happens() {
     for seed in 0..200 {
@@ -243,7 +244,7 @@ async fn nothing_is_under_way_while_it_is_decided_whatever_happens() {
     }
 }
 
-/// The cutover has ended, or was dropped.
+/// Marks the cutover as decided when the cutover ends or is dropped.
 struct Decided(Arc<AtomicBool>);
 
 impl Drop for Decided {

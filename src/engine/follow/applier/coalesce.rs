@@ -1,4 +1,6 @@
-//! Folding of the writes of one batch, so that a document changed ten times is written once. Pure.
+//! Coalesces the writes of one batch, so a document changed ten times is written once.
+//!
+//! Does no I/O.
 
 use std::collections::HashMap;
 
@@ -6,12 +8,14 @@ use crate::model::{Operation, Position, Write};
 use crate::oplog::delta;
 use crate::order::Key;
 
-/// Folds writes of one collection, which are given in source order with their positions.
+/// Coalesces writes of one collection, which are given in source order with their positions.
 ///
-/// A later whole document or delete takes the place of everything before it on that document; a delta on a whole document that is in the
-/// batch is applied in memory; deltas on a document that is not are merged where that is exact, and else kept one by one. The writes of one
-/// document stay in order; each keeps the position of the last change that is in it. With `by_id` those of different documents are put
-/// into the order of their `_id`s.
+/// - A later whole document or delete replaces all earlier writes to that document.
+/// - A delta on a whole document in the batch is applied in memory.
+/// - Deltas on a document that is not in the batch are merged where that is exact. Otherwise they are kept one by one.
+///
+/// The writes of one document stay in order. Each keeps the position of the last change that is in it. With `by_id`, the writes of
+/// different documents are sorted by `_id`.
 pub(crate) fn coalesce(changes: impl Iterator<Item = (Position, Write)>, by_id: bool) -> (Vec<Position>, Vec<Write>) {
     let mut slots: Vec<Slot> = Vec::with_capacity(changes.size_hint().0);
     let mut last_of: HashMap<Key, usize> = HashMap::with_capacity(changes.size_hint().0);
@@ -24,7 +28,7 @@ pub(crate) fn coalesce(changes: impl Iterator<Item = (Position, Write)>, by_id: 
             earlier = Some(last);
         }
         if !matches!(write.operation, Operation::Delta(_)) {
-            // A whole document may take the place of one that exists, whatever came before in the batch.
+            // The earlier writes are dropped, so the document may still exist on the sink. A replacement works in both cases.
             if let (Operation::Insert(document), Some(_)) = (&mut write.operation, earlier) {
                 write.operation = Operation::Replace(std::mem::take(document));
             }
@@ -52,14 +56,14 @@ pub(crate) fn coalesce(changes: impl Iterator<Item = (Position, Write)>, by_id: 
     coalesced.into_iter().unzip()
 }
 
-/// A write, unless a later one has taken its place, and the slot of the write before it on the same document.
+/// A write, and the slot of the write before it on the same document. `write` is `None` once a later write has replaced it.
 struct Slot {
     write: Option<(Position, Write)>,
     earlier: Option<usize>,
 }
 
 impl Slot {
-    /// Makes this write do what that delta does as well, where that is exact.
+    /// Merges a later delta into this write if that is exact. Returns `true` if it was merged.
     fn take_in(&mut self, at: Position, later: &Write) -> bool {
         let (Some((position, write)), Operation::Delta(change)) = (&mut self.write, &later.operation) else {
             return false;

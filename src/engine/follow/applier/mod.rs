@@ -1,4 +1,6 @@
-//! Applies changes to the sink. Changes of one document always come through the same applier, in source order.
+//! Applies changes to the sink.
+//!
+//! All changes of one document go through the same applier, in source order.
 
 pub(crate) mod coalesce;
 mod refetch;
@@ -29,18 +31,18 @@ use crate::runtime::progress::RunState;
 use crate::sink::{RefusalReason, Sink};
 use crate::source::Source;
 
-/// After a batch an applier waits for as long as that took, at most this long, so that more comes together: a command of a few changes costs
-/// the target many times what they cost in a command of many.
+/// Maximum rest after a batch. An applier rests for as long as the batch took, so that more changes come together. Per change, a command
+/// with few changes costs the target many times more than a command with many.
 const MOST_REST: Duration = Duration::from_millis(50);
 
-/// So many bytes of changes are worth a command; there is no waiting for more.
+/// Number of bytes of changes that are worth a command. The applier does not wait for more.
 const WORTHWHILE: usize = 256 << 10;
 
-/// A barrier names stuck documents up to so many bytes of `_id`s, those that were refused first. The others have their turn when these are no
+/// Limit in bytes for the stuck documents that a barrier names. It names those that were refused first. The others follow when these are no
 /// longer stuck.
 const STUCK_BYTES: usize = 256 << 10;
 
-/// What an applier remembers after so many documents were read from the source, with so much room.
+/// Returns what an applier remembers after it has refetched `documents` documents, with a limit of `bytes`.
 #[cfg(feature = "test-util")]
 pub(crate) async fn refetched_for_bench(documents: u32, bytes: usize) -> Result<impl std::fmt::Debug> {
     let mut refetched = RefetchedDocuments::new(bytes);
@@ -58,7 +60,7 @@ pub(crate) async fn refetched_for_bench(documents: u32, bytes: usize) -> Result<
     Ok(refetched)
 }
 
-/// What an applier begins with.
+/// Parameters of `Applier::new`.
 pub(crate) struct ApplierParts {
     pub index: usize,
     pub source: Arc<dyn Source>,
@@ -66,15 +68,15 @@ pub(crate) struct ApplierParts {
     pub progress: Arc<RunState>,
     pub messages: mpsc::Receiver<ApplierMessage>,
     pub reached: mpsc::Sender<BarrierReached>,
-    /// What the applier may remember of documents that it has read from the source, in bytes, and as much of those that the sink refused.
+    /// Limit in bytes for what the applier remembers of refetched documents. The same limit applies to documents that the sink refused.
     pub refetched_bytes: usize,
-    /// Bytes of changes to apply at once. The more wait the more are coalesced, and the target writes a page once that many of them are on.
+    /// Bytes of changes to apply at once. In a larger batch more changes are coalesced, and the target writes a page once for many of them.
     pub batch_bytes: usize,
-    /// Changes up to here may have been applied by an earlier run already.
+    /// Changes up to here may already have been applied by an earlier run.
     pub replay_until: Position,
 }
 
-/// The state of one applier.
+/// Applies the changes of the documents that are assigned to it.
 pub(crate) struct Applier {
     index: usize,
     source: Arc<dyn Source>,
@@ -86,21 +88,21 @@ pub(crate) struct Applier {
     replay_until: Position,
     refetched: RefetchedDocuments,
     refused: RefusedDocuments,
-    /// Collections with a unique index that a write was refused for: in another order than the source's more would be.
+    /// Collections with a unique index that refused a write. Their writes stay in source order: in another order more would be refused.
     in_source_order: HashSet<Uuid>,
 }
 
 /// The writes to one collection, in order.
 type Group = (Arc<CollectionMapping>, Vec<(Position, Write)>);
 
-/// A document that was read from the source itself.
+/// A read of a document from the source.
 #[derive(Debug)]
 struct Refetched {
-    /// The position the document was read at: its changes up to here are in it.
+    /// Position of the read. The document contains its changes up to here.
     at: Position,
     /// A position at or after the end of the read. A rename up to here may have misled the read.
     read_until: Position,
-    /// Whether the read was a snapshot. Else a change up to `read_until` may or may not be in the document, which is then read again.
+    /// Whether the read was a snapshot. If not, the document may or may not contain a change up to `read_until`. It is then read again.
     exact: bool,
 }
 
@@ -124,7 +126,7 @@ impl Applier {
     /// Handles messages until the router is gone or the run is cancelled.
     ///
     /// # Errors
-    /// What the source or sink answered for good. The run then goes back to its last checkpoint.
+    /// The source or sink failed for good. The run then goes back to its last checkpoint.
     pub async fn run(mut self, cancel: CancellationToken) -> Result<()> {
         let (mut next, mut rested) = (None, Instant::now());
         loop {
@@ -136,7 +138,7 @@ impl Applier {
                 },
             };
             if cancel.is_cancelled() {
-                // What still waits in the queue must not be applied: another process may be at work by now.
+                // Queued changes must not be applied any more: another process may have taken over.
                 return Ok(());
             }
             match message {
@@ -199,7 +201,7 @@ impl Applier {
                         unsettled: self.unsettled(unsettled_bytes),
                         ahead: self.refetched.ahead(),
                     };
-                    // The router may be gone when the run ends; then nobody needs the answer.
+                    // The router may be gone when the run ends. Nobody needs the answer then.
                     let _ = self.reached.send(reached).await;
                 }
                 ApplierMessage::Resolve { stuck, step, reply } => {
@@ -210,7 +212,7 @@ impl Applier {
         }
     }
 
-    /// The documents that were refused first, and whether there are others.
+    /// Returns the documents that were refused first, and whether there are others.
     fn stuck(&self) -> (Vec<Stuck>, bool) {
         let mut all: Vec<_> = self.refused.iter().collect();
         all.sort_by_key(|(_, refused)| refused.position);
@@ -233,7 +235,7 @@ impl Applier {
         (stuck, more)
     }
 
-    /// What is not refetched, named up to so many bytes of `_id`s.
+    /// Returns the unsettled documents. If their `_id`s take more than `most` bytes, only their collections are named.
     fn unsettled(&self, most: usize) -> Unsettled {
         let refused = || self.refused.iter().map(|(document, _)| document);
         if let Some(refetched) = self.refetched.names() {
@@ -299,7 +301,7 @@ impl Applier {
                     continue;
                 }
             }
-            // Replaying a `$v: 1` delta over a newer document can leave its fields in another order than the source has.
+            // Replaying a `$v: 1` delta on a newer document can leave its fields in another order than on the source.
             if position <= self.replay_until
                 && let Operation::Delta(delta) = &write.operation
                 && matches!(format_of(delta), Ok(Some(DeltaFormat::V1)))
@@ -311,7 +313,7 @@ impl Applier {
         }
         for (target, writes) in groups {
             if cancel.is_cancelled() {
-                // What is left may take longer than the run has to end.
+                // The rest may take longer than a run is given to end.
                 return Ok(());
             }
             self.apply_group(&target, writes).await?;
@@ -325,16 +327,16 @@ impl Applier {
         Ok(())
     }
 
-    /// Applies the writes of one collection; those that are refused make their documents stuck.
+    /// Applies the writes of one collection. Documents whose writes are refused become stuck.
     async fn apply_group(&mut self, target: &Arc<CollectionMapping>, writes: Vec<(Position, Write)>) -> Result<()> {
         if writes.is_empty() {
             return Ok(());
         }
-        // In a capped collection the order of all inserts is data, so nothing may be moved.
+        // In a capped collection the order of all inserts is data, so writes must not be reordered.
         let (positions, writes) = if target.kind == CollectionKind::Capped {
             writes.into_iter().unzip()
         } else {
-            // The target's pages hold documents about in the order of their `_id`s.
+            // The target's pages hold documents roughly in `_id` order.
             let by_id = target.kind.has_ranges() && !self.in_source_order.contains(&target.id);
             coalesce(writes.into_iter(), by_id)
         };
@@ -355,7 +357,7 @@ impl Applier {
                     "the sink named a write that it was not given",
                 ));
             };
-            // A delta that is replayed can meet a document newer than itself, or none.
+            // A replayed delta can meet a document that is newer than itself, or none.
             let met_newer = replayed && matches!(refusal.reason, RefusalReason::CannotApply(_));
             if met_newer || matches!(refusal.reason, RefusalReason::Ambiguous(_)) {
                 to_refetch.push(write.key.clone());
@@ -387,7 +389,7 @@ impl Applier {
         Box::pin(self.refetch(target, to_refetch)).await
     }
 
-    /// Notes that the sink refused a document. When there is no room for it, it is given up at once.
+    /// Notes that the sink refused a document. If there is no room for it, the document is reported and abandoned at once.
     fn refuse(&mut self, target: &Arc<CollectionMapping>, key: &Key, position: Position, reason: RefusalReason) {
         let text = reason.to_string();
         if !self.refused.refuse(target, key, position, reason) {

@@ -1,4 +1,4 @@
-//! Documents that are read from the source itself, and those whose changes were refused.
+//! Refetches documents from the source, and resolves documents whose changes were refused.
 
 use bson::raw::RawDocumentBuf;
 
@@ -7,15 +7,16 @@ use crate::compare::by_id::{self, Portions};
 use crate::engine::messages::{ResolveStep, Stuck};
 use crate::source::{PointRequest, ReadMode};
 
-/// Documents that are re-read from the source at once: at most so many, and about so many bytes.
+/// Maximum number of documents that are read from the source at once.
 const REFETCH_DOCUMENTS: usize = 200;
+/// Approximate number of bytes that are read from the source at once.
 const REFETCH_BYTES: usize = 1 << 20;
 
-/// So often a refetching read asks for a snapshot before it does without.
+/// Number of attempts to refetch with a snapshot before reading without one.
 const SNAPSHOT_ATTEMPTS: u32 = 3;
 
 impl Applier {
-    /// Writes documents as the source has them now, and remembers at which position that was.
+    /// Writes documents as the source has them now, and remembers the position of the read.
     pub(super) async fn refetch(&mut self, target: &Arc<CollectionMapping>, keys: Vec<Key>) -> Result<()> {
         let mut portions = Portions::of(&keys, REFETCH_BYTES, 0).at_most(REFETCH_DOCUMENTS);
         while let Some(keys) = portions.next() {
@@ -35,7 +36,7 @@ impl Applier {
                     operation: found.remove(key).unwrap_or(Operation::Delete),
                 })
                 .collect();
-            // To a collation the next document may have the same `_id` as one that is gone.
+            // Deletes come first: to a collation, another document may have the same `_id` as one that is gone.
             writes.sort_by_key(|write| !matches!(write.operation, Operation::Delete));
             let refusals = self.sink.apply(&target.target, target.kind, &writes).await?;
             for key in keys {
@@ -62,7 +63,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Refetchs again every document of a collection that was refetched and may not be routed yet.
+    /// Refetches again every document of a collection that was refetched at a position that may not be routed yet.
     pub(super) async fn refetch_all(&mut self, target: &Arc<CollectionMapping>) -> Result<()> {
         let keys = self.refetched.of_collection(target.id);
         let more = self.refetched.take_more().await?;
@@ -82,7 +83,7 @@ impl Applier {
         self.refetch(target, keys).await
     }
 
-    /// Applies changes of a refetched document that are newer than the document read.
+    /// Applies changes of a refetched document that are newer than the read.
     async fn apply_later(&mut self, target: &Arc<CollectionMapping>, writes: Vec<(Position, Write)>) -> Result<()> {
         for write in writes {
             self.apply_group(target, vec![write]).await?;
@@ -90,8 +91,8 @@ impl Applier {
         Ok(())
     }
 
-    /// The documents as they stood at a position, or, where the answer is false, at some point between it and the end of the read. Nothing
-    /// that this applier has been sent is newer than the position.
+    /// Returns the position of the read, the documents, and whether they are exactly as of that position. If not, each is as it stood at
+    /// some point between the position and the end of the read. Nothing that this applier has been sent is newer than the position.
     async fn read_refetched(
         &self,
         target: &CollectionMapping,
@@ -114,7 +115,7 @@ impl Applier {
                 .await
             {
                 Ok(documents) => return Ok((at, documents, exact)),
-                // The history that a server keeps can be shorter than one command under heavy writes; the next snapshot is newer.
+                // Under heavy writes, the server's history can be shorter than one command takes. The next snapshot is newer.
                 Err(error) if error.kind() == ErrorKind::SnapshotUnavailable && exact => attempts += 1,
                 Err(error) => return Err(error.with_context("namespace", &target.namespace)),
             }
@@ -124,12 +125,12 @@ impl Applier {
     pub(super) async fn resolve(&mut self, stuck: &Stuck, step: ResolveStep) -> Result<bool> {
         let document = (stuck.target.id, stuck.key.clone());
         match step {
-            // The changes of another document may have been applied since, which the collation takes for the same.
+            // Changes of another document, which the collation takes for the same one, may have been applied since.
             ResolveStep::Retry if stuck.target.kind == CollectionKind::Unordered && stuck.key.is_collated() => {
                 self.refetch(&stuck.target, vec![stuck.key.clone()]).await?;
             }
             ResolveStep::Retry => {
-                // Settling is what is left for a document of which some writes were made.
+                // Some of the document's writes were made, so only a refetch can resolve it.
                 if self.refused.get(&document).is_some_and(|refused| refused.partly) {
                     return Ok(false);
                 }
@@ -142,7 +143,7 @@ impl Applier {
                             self.apply_group(&stuck.target, vec![(position, write)]).await?;
                         }
                         if self.refetched.read_at(&document) != before {
-                            // It was read from the source meanwhile, with all of the writes in it.
+                            // The document was read from the source meanwhile, with all of the writes in it.
                             break;
                         }
                     }
@@ -157,7 +158,7 @@ impl Applier {
         Ok(!self.refused.contains(&document))
     }
 
-    /// Puts the changes of a stuck document together into one image, as it would stand after them, and deletes it from the sink.
+    /// Combines the changes of a stuck document into one image, as it would be after them, and deletes the document from the sink.
     async fn clear(&mut self, document: &(Uuid, Key)) -> Result<()> {
         let Some(refused) = self.refused.get(document) else {
             return Ok(());
@@ -171,7 +172,7 @@ impl Applier {
             operation: Operation::Delete,
         };
         if refused.partly {
-            // Without its writes it will be written as the source has it.
+            // The queued writes were forgotten, so a refetch will write the document as the source has it.
             if refused.writes.is_empty() {
                 self.sink.apply(&target.target, target.kind, &[delete]).await?;
             }
@@ -193,7 +194,7 @@ impl Applier {
                 (Operation::Delete, _) => None,
                 (Operation::Delta(change), Some(before)) => match delta::apply(&before, change) {
                     Ok(after) => Some(after),
-                    // Settling is what is left for it.
+                    // Only a refetch can resolve it.
                     Err(_) => return Ok(()),
                 },
                 (Operation::Delta(_), None) => return Ok(()),

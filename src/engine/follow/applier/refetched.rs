@@ -1,7 +1,7 @@
-//! The documents that an applier has read from the source itself, at positions that are not routed yet.
+//! Documents that an applier has refetched at positions that are not routed yet.
 //!
-//! With more of them than there is room for, their names go to a file, and it is only remembered up to which position changes of their
-//! collections may be in a document already: a document that changes up to there is read once more.
+//! If there are more than memory allows, their names go to a file. What remains in memory is a position for each collection. Up to it, a
+//! change of the collection may already be in one of these documents. A document with such a change is read once more.
 
 use std::collections::HashMap;
 
@@ -16,12 +16,13 @@ use crate::model::Position;
 use crate::order::Key;
 use crate::spill::{Spill, failed};
 
-/// Documents that were read from the source.
+/// The documents that were refetched.
 #[derive(Debug)]
 pub(super) struct RefetchedDocuments {
     documents: HashMap<(Uuid, Key), Refetched>,
-    /// What they take in memory, and may take.
+    /// Bytes of memory that the documents take.
     bytes: usize,
+    /// Limit for `bytes`.
     limit: usize,
     more: Option<More>,
 }
@@ -30,18 +31,18 @@ pub(super) struct RefetchedDocuments {
 #[derive(Debug)]
 struct More {
     file: Spill,
-    /// The collections that some are of, and the position up to which a change may be in one of them.
+    /// For each of their collections, the position up to which a change may be in one of the documents.
     until: HashMap<Uuid, Position>,
 }
 
-/// What is known of a change of a document.
+/// Whether a document that was read contains a change.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Known {
-    /// It is not in the document.
+    /// The document does not contain the change.
     Nothing,
-    /// It is in the document that was read.
+    /// The document contains the change.
     Contained,
-    /// It may be in the document, which has to be read again.
+    /// The document may contain the change and has to be read again.
     Unclear,
 }
 
@@ -59,18 +60,18 @@ impl RefetchedDocuments {
         self.documents.is_empty() && self.more.is_none()
     }
 
-    /// What they take in memory.
+    /// Bytes of memory that the documents take.
     #[cfg(test)]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// When the document was read last, where it is known.
+    /// Returns the position of the last read of a document, if it is known.
     pub fn read_at(&self, document: &(Uuid, Key)) -> Option<Position> {
         self.documents.get(document).map(|refetched| refetched.at)
     }
 
-    /// Whether a change at this position is in the document that was read.
+    /// Whether a document that was read contains a change at `position`.
     pub fn know(&self, document: &(Uuid, Key), position: Position) -> Known {
         match self.documents.get(document) {
             Some(refetched) if position <= refetched.at => Known::Contained,
@@ -89,7 +90,7 @@ impl RefetchedDocuments {
     /// Notes that a document was read.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) when there is no room for it and the temporary file cannot be written.
+    /// [`Io`](ErrorKind::Io) if there is no room for the document and the temporary file cannot be written.
     pub async fn insert(&mut self, document: (Uuid, Key), refetched: Refetched) -> Result<()> {
         let bytes = bytes_of(&document.1);
         if self.documents.insert(document, refetched).is_none() {
@@ -101,7 +102,7 @@ impl RefetchedDocuments {
         Ok(())
     }
 
-    /// Forgets what is routed by now.
+    /// Forgets documents whose reads ended at or before `routed`.
     pub fn pass(&mut self, routed: Position) {
         let is_ahead = |refetched: &Refetched| refetched.at.max(refetched.read_until) > routed;
         self.retain(|_, refetched| is_ahead(refetched));
@@ -124,26 +125,28 @@ impl RefetchedDocuments {
         }
     }
 
-    /// The documents, unless there are more than are in memory.
+    /// Returns the documents, or `None` if some of them are in the file.
     pub fn names(&self) -> Option<impl Iterator<Item = &(Uuid, Key)>> {
         self.more.is_none().then(|| self.documents.keys())
     }
 
-    /// The collections that they are of; one can come more than once.
+    /// Returns the collections of the documents. A collection can occur more than once.
     pub fn collections(&self) -> impl Iterator<Item = Uuid> {
         let more = self.more.iter().flat_map(|more| more.until.keys());
         self.documents.keys().map(|(id, _)| *id).chain(more.copied())
     }
 
-    /// A position at or after the newest state of one of them.
+    /// Returns a position at or after the newest state of any of the documents.
     pub fn ahead(&self) -> Position {
         let read = self.documents.values().map(|refetched| refetched.read_until);
         let more = self.more.iter().flat_map(|more| more.until.values().copied());
         read.chain(more).max().unwrap_or(Position::ZERO)
     }
 
-    /// Up to which position documents of a collection with a collation were read. A change up to here, of whatever `_id`, is not applied but
-    /// its document read as well: the collation may take the `_id` for that of a document that was read with later changes in it.
+    /// Returns the position up to which documents of a collection with a collation were read.
+    ///
+    /// A change up to this position is not applied, whatever its `_id`. Its document is read instead: to the collation, its `_id` may equal
+    /// that of a document that was read with later changes in it.
     pub fn collated_until(&self, collection: Uuid) -> Position {
         let of_it = self.documents.iter();
         let of_it = of_it.filter(|((id, key), _)| *id == collection && key.is_collated());
@@ -158,13 +161,13 @@ impl RefetchedDocuments {
         read.chain(more).max().unwrap_or(Position::ZERO)
     }
 
-    /// Takes the names of all documents out that are of a collection, those in memory as a whole.
+    /// Returns the `_id`s of the documents of a collection that are in memory.
     pub fn of_collection(&self, collection: Uuid) -> Vec<Key> {
         let documents = self.documents.keys().filter(|(id, _)| *id == collection);
         documents.map(|(_, key)| key.clone()).collect()
     }
 
-    /// Takes those out whose names are in a file.
+    /// Takes out the documents whose names are in the file.
     ///
     /// # Errors
     /// [`Io`](ErrorKind::Io) when the file cannot be read.
@@ -176,7 +179,7 @@ impl RefetchedDocuments {
         }))
     }
 
-    /// Puts a document back whose name was in a file.
+    /// Puts back a document whose name was in the file.
     ///
     /// # Errors
     /// As [`insert`](Self::insert).
@@ -184,7 +187,7 @@ impl RefetchedDocuments {
         if self.documents.contains_key(&document) {
             return Ok(());
         }
-        // A change up to there may be in it or not.
+        // The document may or may not contain a change up to `until`.
         let refetched = Refetched {
             at: Position::ZERO,
             read_until: until,
@@ -227,14 +230,14 @@ impl RefetchedDocuments {
     }
 }
 
-/// Reads the names of documents from a file.
+/// Reads the names of documents back from the file.
 pub(super) struct NamesReader {
     file: BufReader<File>,
     until: HashMap<Uuid, Position>,
 }
 
 impl NamesReader {
-    /// The next document of a collection that is not forgotten, with the position up to which a change may be in it.
+    /// Returns the next document of a collection that is not forgotten, and the position up to which a change may be in it.
     ///
     /// # Errors
     /// [`Io`](ErrorKind::Io) when the file cannot be read.
@@ -269,7 +272,7 @@ fn damaged() -> Error {
     )
 }
 
-/// The memory that the name of a document takes, in bytes. A map has about as much room again.
+/// The memory in bytes that the name of a document takes. A map has about as much spare room again.
 pub(super) fn bytes_of(key: &Key) -> usize {
     (size_of::<Uuid>() + size_of::<Refetched>() + key.size_in_bytes()) * 2
 }

@@ -1,6 +1,6 @@
 //! The documents whose changes the sink refused, with the changes that wait.
 //!
-//! Where there is no room for these they are forgotten, and the documents are read from the source instead, which has all of them.
+//! If there is no room for the changes, they are forgotten. The documents are then refetched, which includes all of the changes.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -13,23 +13,24 @@ use crate::model::{CollectionMapping, Position, Write};
 use crate::order::Key;
 use crate::sink::RefusalReason;
 
-/// Refused documents.
+/// The documents that the sink refused.
 #[derive(Debug)]
 pub(super) struct RefusedDocuments {
     documents: HashMap<(Uuid, Key), Refused>,
-    /// What they take in memory, and may take.
+    /// Bytes of memory that the documents and their writes take.
     bytes: usize,
+    /// Limit for `bytes`.
     limit: usize,
 }
 
-/// The writes of a document that wait because the first of them was refused.
+/// A refused document. Its writes wait because the first of them was refused.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub target: Arc<CollectionMapping>,
     pub writes: VecDeque<(Position, Write)>,
     pub position: Position,
     pub reason: RefusalReason,
-    /// Whether some of the writes were made or forgotten. All that are left, made again, could leave another document than the source has.
+    /// Whether some of the writes were made or forgotten. Making the remaining ones could then leave another document than the source has.
     pub partly: bool,
 }
 
@@ -58,7 +59,7 @@ impl RefusedDocuments {
         self.documents.iter()
     }
 
-    /// Notes that the sink refused a document, and puts nothing into its queue. Answers whether there is room for it.
+    /// Notes that the sink refused a document, with an empty queue. Returns `true` if there is room for it.
     pub fn refuse(
         &mut self,
         target: &Arc<CollectionMapping>,
@@ -89,13 +90,13 @@ impl RefusedDocuments {
         true
     }
 
-    /// Puts a write into the queue of a refused document, at its beginning or its end.
+    /// Adds a write to the queue of a refused document: at the front if `first` is set, otherwise at the back.
     pub fn queue(&mut self, document: &(Uuid, Key), write: (Position, Write), first: bool) {
         let Some(refused) = self.documents.get_mut(document) else {
             return;
         };
         if refused.partly && !first {
-            // What the source has is what is left for it, and this is in it.
+            // Only a refetch can resolve the document, and that includes this write.
             return;
         }
         let bytes = size_of::<(Position, Write)>() + write.1.size_in_bytes();
@@ -118,7 +119,7 @@ impl RefusedDocuments {
         }
     }
 
-    /// Puts one write in the place of all that wait for a document. Answers whether there is room for it.
+    /// Replaces all queued writes of a document by one. Returns `true` if there is room for it.
     pub fn replace(&mut self, document: &(Uuid, Key), write: (Position, Write)) -> bool {
         let is_alone = self.documents.len() == 1;
         let Some(refused) = self.documents.get_mut(document) else {
@@ -126,7 +127,7 @@ impl RefusedDocuments {
         };
         let bytes = size_of::<(Position, Write)>() + write.1.size_in_bytes();
         let without = self.bytes - refused.writes_bytes();
-        // One that is larger than the whole share passes alone, as everywhere.
+        // As with every memory limit, a write that is larger than the whole limit is accepted if its document is the only one.
         if without + bytes > self.limit && !is_alone {
             return false;
         }
@@ -135,7 +136,7 @@ impl RefusedDocuments {
         true
     }
 
-    /// Takes a document out.
+    /// Removes a document and returns it.
     pub fn remove(&mut self, document: &(Uuid, Key)) -> Option<Refused> {
         match self.documents.entry(document.clone()) {
             Entry::Occupied(occupied) => {
@@ -159,7 +160,7 @@ impl RefusedDocuments {
         });
     }
 
-    /// Gives the documents of a collection its new name.
+    /// Sets the new name of a collection on its documents.
     pub fn rename(&mut self, target: &Arc<CollectionMapping>) {
         for ((id, _), refused) in &mut self.documents {
             if *id == target.id {
@@ -181,7 +182,7 @@ impl Refused {
         self.writes.iter().map(bytes).sum()
     }
 
-    /// Answers the bytes that this sets free.
+    /// Forgets the queued writes. Returns the bytes of memory that this frees.
     fn forget_writes(&mut self) -> usize {
         let bytes = self.writes_bytes();
         self.writes = VecDeque::new();

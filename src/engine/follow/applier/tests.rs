@@ -27,12 +27,12 @@ struct Bench {
 }
 
 impl Bench {
-    /// An applier whose collection has a unique index on `u`, and the same documents on both sides.
+    /// Creates an applier with a collection that has a unique index on `u` and the same documents on both sides.
     async fn new(replay_until: Position, documents: &[RawDocumentBuf]) -> Self {
         Self::with_room(1 << 20, replay_until, documents).await
     }
 
-    /// The same with so many bytes for what it remembers.
+    /// Like `new`, with a limit in bytes for what the applier remembers.
     async fn with_room(refetched_bytes: usize, replay_until: Position, documents: &[RawDocumentBuf]) -> Self {
         let (source, sink) = (MemorySource::new(), MemorySink::new());
         for document in documents {
@@ -83,7 +83,7 @@ impl Bench {
         bench
     }
 
-    /// Writes to the sink as another applier does.
+    /// Writes to the sink as another applier would.
     async fn write(&self, operation: Operation, key: Key) {
         let refused = self
             .sink
@@ -128,7 +128,7 @@ impl Bench {
         self.barrier_naming(1 << 20, routed).await
     }
 
-    /// A barrier that is answered with so many bytes of names.
+    /// Sends a barrier with a limit of `unsettled_bytes` for the names in its answer.
     async fn barrier_naming(&mut self, unsettled_bytes: usize, routed: Position) -> BarrierReached {
         self.message(ApplierMessage::Barrier {
             id: 0,
@@ -167,7 +167,7 @@ async fn what_follows_a_refused_write_does_not_change_the_order_of_fields() {
         &[rawdoc! { "_id": 1 }, rawdoc! { "_id": 2, "u": 5 }, rawdoc! { "_id": 3 }],
     )
     .await;
-    // The value moves from the second document to the first, which its applier hears before the other applier has written that.
+    // The value moves from the second document to the first. This applier gets its change before another applier has written the second.
     bench.source.replace(NAME, rawdoc! { "_id": 2 }).unwrap();
     let update = |id: i32, set: RawDocumentBuf| {
         let position = bench
@@ -204,7 +204,7 @@ async fn a_replayed_delta_without_its_document_reads_it_again() {
     let bench = Bench::new(replay_until, &[rawdoc! { "_id": 1, "n": 0 }]).await;
     let delta = rawdoc! { "$v": 2, "diff": { "u": { "n": 1 } } };
     let position = bench.source.update(NAME, 1, delta.clone()).unwrap();
-    // As a run leaves it that had cleared the document, to write it anew, when it ended.
+    // As left by a run that ended between clearing the document and writing it again.
     bench.write(Operation::Delete, Key::from(RawBsonRef::Int32(1))).await;
     bench.send(vec![(position, 1, Operation::Delta(delta))]).await;
     let (source, sink) = (bench.source.clone(), bench.sink.clone());
@@ -212,7 +212,7 @@ async fn a_replayed_delta_without_its_document_reads_it_again() {
     assert_eq!(source.documents(NAME).unwrap(), sink.documents(NAME).unwrap());
 }
 
-/// No other applier has to wait for it.
+/// The document is read from the source, so no other applier has to wait for it.
 #[tokio::test]
 async fn an_ambiguous_change_reads_the_document_from_the_source() {
     let before = rawdoc! { "_id": 1, "x": 1, "x": 2 };
@@ -227,7 +227,7 @@ async fn an_ambiguous_change_reads_the_document_from_the_source() {
     bench.end().await;
 }
 
-/// The collation may take `a` for `A`, which the insert would then replace.
+/// The collation may treat `a` and `A` as equal, and the insert would then replace `A`.
 #[tokio::test]
 async fn changes_before_a_read_of_a_collated_collection_are_read_as_well() {
     let other = rawdoc! { "_id": 1 };
@@ -294,7 +294,7 @@ async fn a_collection_whose_unique_values_move_is_written_in_the_order_of_the_so
         &[rawdoc! { "_id": 1, "u": 1 }, rawdoc! { "_id": 2, "u": 2 }],
     )
     .await;
-    // The first document takes each value that the second one has just given up.
+    // The first document takes each value that the second one has just dropped.
     let mut moved = async |value: i32, stuck: usize| {
         let update = |id: i32, value: i32| {
             let set = rawdoc! { "u": value };
@@ -316,7 +316,7 @@ async fn a_collection_whose_unique_values_move_is_written_in_the_order_of_the_so
     bench.end().await;
 }
 
-/// A change is applied once the applier has rested, and at once where a barrier is behind it.
+/// A change is applied once the applier has rested, or at once if a barrier follows it.
 #[tokio::test(start_paused = true)]
 async fn a_applier_rests_after_work_unless_somebody_waits_for_it() {
     let mut bench = Bench::new(Position::ZERO, &[rawdoc! { "_id": 0 }]).await;
@@ -346,7 +346,7 @@ async fn a_applier_rests_after_work_unless_somebody_waits_for_it() {
     bench.end().await;
 }
 
-/// So many documents, each with `n: 0`.
+/// Returns `count` documents, each with `n: 0`.
 fn documents(count: i32) -> Vec<RawDocumentBuf> {
     (0..count).map(|id| rawdoc! { "_id": id, "n": 0 }).collect()
 }
@@ -375,12 +375,12 @@ async fn refetched_documents_beyond_the_limit_are_read_again() {
     );
     let is_same = |bench: &Bench| bench.source.documents(NAME).unwrap() == bench.sink.documents(NAME).unwrap();
     assert!(is_same(&bench));
-    // Changes that are in the documents already leave them as they are.
+    // Changes that the documents already contain leave them as they are.
     bench.send(first).await;
     let reached = bench.barrier(routed).await;
     assert!(is_same(&bench));
     assert_eq!(reached.unsettled.collections, HashSet::from([bench.target.id]));
-    // The same documents under another name.
+    // The documents of the same collection, under another name.
     let target = Arc::new(CollectionMapping {
         id: bench.target.id,
         namespace: bench.target.namespace.clone(),
@@ -391,7 +391,7 @@ async fn refetched_documents_beyond_the_limit_are_read_again() {
     bench.barrier(routed).await;
     let (ours, theirs) = (bench.source.documents(NAME), bench.sink.documents("shop.renamed"));
     assert_eq!(ours.unwrap(), theirs.unwrap());
-    // When everything is routed nothing of it is left.
+    // Once everything is routed, nothing remains unsettled.
     let ahead = bench.source.position().await.unwrap();
     bench.send(second).await;
     let reached = bench.barrier(ahead).await;
@@ -440,7 +440,7 @@ async fn writes_of_a_refused_document_take_no_more_than_allowed() {
     let changes: Vec<_> = changes.collect();
     let routed = changes[199].0;
     for change in changes {
-        // Else they would be coalesced.
+        // One at a time, otherwise they would be coalesced.
         bench.send(vec![change]).await;
         bench.barrier(Position::ZERO).await;
     }
@@ -459,7 +459,7 @@ async fn writes_of_a_refused_document_take_no_more_than_allowed() {
     bench.end().await;
 }
 
-/// Both have lost the writes that wait, so that neither can be put in order by these.
+/// Both documents have lost their queued writes, so these cannot put either of them in order.
 #[tokio::test]
 async fn large_documents_that_exchange_unique_values_are_resolved() {
     let large = |id: i32, u: i32| rawdoc! { "_id": id, "u": u, "text": "x".repeat(20_000) };
@@ -470,7 +470,7 @@ async fn large_documents_that_exchange_unique_values_are_resolved() {
         changes.push((position, id, Operation::Replace(large(id, u))));
     }
     let routed = changes[2].0;
-    // The first is coalesced away, as it is where another applier is behind.
+    // The first change is coalesced away, as happens when another applier is behind.
     changes.remove(0);
     bench.send(changes).await;
     let reached = bench.barrier(routed).await;

@@ -1,4 +1,6 @@
-//! Carries changes of the source's catalogue over. Each is a barrier: everything before it is applied first.
+//! Applies changes of the source's catalogue to the target.
+//!
+//! Each change is a barrier: everything before it is applied first.
 
 mod options;
 pub(crate) mod policy;
@@ -25,13 +27,13 @@ use crate::sink::CatalogCommand;
 
 pub(crate) use crate::catalog::expiry::expiry_held_back;
 
-/// So many fields of an entry are named in an error.
+/// Maximum number of fields of an entry that an error names.
 const FIELDS_NAMED: usize = 20;
 
 impl Router {
-    /// Applies one command. Answers whether a checkpoint must follow before anything else is applied.
+    /// Applies one command. Returns `true` if a checkpoint must be saved before anything else is applied.
     pub(crate) async fn apply_command(&mut self, command: Command) -> Result<bool> {
-        // What is compared goes by one state of the catalogue, and holds the watermark back.
+        // A comparison relies on one state of the catalogue, and holds the watermark back.
         self.stop_checks().await?;
         let (position, raw) = (command.position, command.raw);
         let applied = match self.judge(position, command.collection, &command.operation).await {
@@ -115,10 +117,10 @@ impl Router {
         let tracked = match room {
             Room::Free => CollectionProgress {
                 made: self.ownership.create(&target, kind, made_with).await?,
-                // Just before, since a transaction makes a collection and writes to it at one position.
+                // Just before this entry, because a transaction creates a collection and writes to it at one position.
                 ranges: Ranges::done(position.predecessor()),
                 index_work: IndexWork::Done,
-                // Of the others a comparison of documents by their `_id`s says too little: in a capped collection their order is data.
+                // For other kinds, comparing documents by `_id` is not enough: in a capped collection their order is data.
                 verification: RangeVerification::of_empty(self.verify && kind.has_ranges()),
                 ..CollectionProgress::unread(&collection, target, Vec::new())
             },
@@ -130,7 +132,7 @@ impl Router {
         Ok(())
     }
 
-    /// Whether none of the other collections has the name on the target that this one is to get.
+    /// Fails if another collection already has the target name that this one is to get.
     fn check_free(
         &self,
         operation: &'static str,
@@ -145,15 +147,15 @@ impl Router {
         Err(Error::new(
             ErrorKind::UnsupportedEntry,
             operation,
-            "another collection has its name on the target: give one of them another name, or exclude it, and start anew",
+            "another collection has its name on the target: give one of them another name, or exclude it, and start again",
         )
         .with_context("namespace", namespace)
         .with_context("other", &other.target.namespace))
     }
 
-    /// A collection that others have made on the target, and that is to be made equal to the source's: nothing of it counts as copied.
+    /// Takes over a collection that other programs made on the target, to make it equal to the source's. Nothing in it counts as copied.
     async fn take_over(&self, collection: &Collection, target: Namespace) -> Result<CollectionProgress> {
-        // As of a checkpoint: the target may have documents in every range.
+        // Converted as if from a checkpoint: the target may have documents in every range.
         let mut tracked = CollectionProgress::from_checkpoint(
             &CollectionProgress::unread(collection, target, Vec::new()).to_checkpoint(),
         );
@@ -179,7 +181,7 @@ impl Router {
         let Some(tracked) = self.tracked.get_mut(&id) else {
             return Ok(());
         };
-        // A walker builds them, since that can take longer than the tail may wait.
+        // The indexes are built in the background, because a build can take longer than the tail may wait.
         tracked.add_indexes(indexes);
         self.update_progress();
         let names: Vec<&str> = indexes.iter().map(|index| name_of(index)).collect();
@@ -236,7 +238,7 @@ impl Router {
                         None => {}
                     }
                 }
-                // Documents expire on the source alone until cutover.
+                // Until the cutover, documents expire on the source only.
                 "expireAfterSeconds" => tracked.set_option(field.as_str(), value)?,
                 _ => {
                     tracked.set_option(field.as_str(), value)?;
@@ -247,8 +249,8 @@ impl Router {
         tracked.complete_validation(arguments)?;
         self.report(position, format!("modified {namespace}"));
         if let Some(name) = unbuilt {
-            // An earlier run may have built it after the checkpoint. Then building it as it is now would leave it as it was: to a server the
-            // two are the same index.
+            // An earlier run may have built the old form of the index after the checkpoint. Building the new form would then change
+            // nothing, because to a server the two are the same index.
             let namespace = target.clone();
             self.sink
                 .execute(&CatalogCommand::DropIndex { namespace, name })
@@ -262,7 +264,7 @@ impl Router {
             arguments: carried,
         };
         match self.sink.execute(&command).await {
-            // What it changes was dropped by an entry that an earlier run has applied, and that comes again.
+            // An earlier run already applied the entry that dropped what this command changes. That entry comes again.
             Err(error) if error.kind() == ErrorKind::TargetRefused && position <= self.replay_until => Ok(()),
             other => other,
         }
@@ -284,7 +286,7 @@ impl Router {
         Ok(())
     }
 
-    /// Drops a collection on the sink and forgets it. Answers whether others have something in its place, which is left.
+    /// Drops a collection on the sink and forgets it. Returns `true` if other programs made something under its name. That is left alone.
     async fn remove(&mut self, id: Uuid) -> Result<bool> {
         self.stop_work_on(id).await?;
         self.drain().await?;
@@ -299,7 +301,7 @@ impl Router {
         }
     }
 
-    /// The collections were dropped by entries of their own, so that only the empty database is left to go; views have no such entries.
+    /// Drops the empty database. Its collections were dropped by entries of their own. Views have no such entries and are dropped here.
     async fn drop_database(&mut self, position: Position, database: &str) -> Result<()> {
         let ids: Vec<Uuid> = self
             .tracked
@@ -314,7 +316,7 @@ impl Router {
         if !self.selection.reaches(database) {
             return Ok(());
         }
-        // What the server keeps of views that are gone would keep the database. What has been made there since stays.
+        // What the server keeps of dropped views would keep the database, so drop it explicitly. Anything created there since stays.
         let mut is_left = false;
         for name in self.sink.names_in(database).await? {
             is_left |= !self.is_emptied(&name).await?;
@@ -327,7 +329,7 @@ impl Router {
         Ok(())
     }
 
-    /// Whether the collection is what is left on the sink of stored functions that were dropped: it goes with its database alone.
+    /// Whether the collection is the remainder of stored functions that were dropped. It is dropped only with its database.
     async fn is_emptied(&self, standing: &Namespace) -> Result<bool> {
         let can_be = standing.collection() == "system.js"
             && self.selection.source_of(standing).is_some()
@@ -335,7 +337,7 @@ impl Router {
         Ok(can_be && self.ownership.is_empty(standing).await?)
     }
 
-    /// A collection that is migrated, with every change before this applied and none of its indexes being built.
+    /// Returns a migrated collection after every earlier change is applied and its index builds are stopped.
     async fn at_rest(&mut self, id: Option<Uuid>, namespace: &Namespace) -> Result<Option<&mut CollectionProgress>> {
         let Some(id) = self.known(id, namespace)? else {
             return Ok(None);
@@ -345,7 +347,7 @@ impl Router {
         Ok(self.tracked.get_mut(&id))
     }
 
-    /// The id of a collection that is migrated, or `None` for one that is not.
+    /// Returns the id of a migrated collection, or `None` if the collection is not migrated.
     fn known(&self, id: Option<Uuid>, namespace: &Namespace) -> Result<Option<Uuid>> {
         if id.is_none() && !self.selection.contains(namespace) {
             return Ok(None);
@@ -363,7 +365,7 @@ impl Router {
 
     fn report_drop(&self, position: Position, mut description: String, is_left: bool) {
         if is_left {
-            description.push_str("; what others made on the target in its place is left there");
+            description.push_str("; what other programs made on the target in its place is kept");
         }
         self.report(position, description);
     }
@@ -373,7 +375,7 @@ impl Router {
     }
 }
 
-/// An entry as it may stand in an error: where it belongs and what its fields are called, and none of the user's data in them.
+/// Describes an entry for an error: its namespace and the names of its fields, without any of the user's data.
 fn shape(entry: &RawDocument) -> String {
     let namespace = entry.get_str("ns").unwrap_or("no namespace");
     let fields: Vec<&str> = entry

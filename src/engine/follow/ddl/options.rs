@@ -1,4 +1,4 @@
-//! What changes of the catalogue make of the options of a collection and of its indexes.
+//! Applies catalogue changes to the recorded options of a collection and its indexes.
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 
@@ -9,8 +9,8 @@ use crate::engine::track::collection::CollectionProgress;
 use crate::error::{Error, Result};
 
 impl CollectionProgress {
-    /// Changes an index in the collection's list as collMod does. Answers its name and the change that the target has to make now: one of
-    /// the expiry waits for cutover.
+    /// Changes an index in the collection's list as `collMod` does. Returns its name and the change to make on the target now. A change of
+    /// the expiry waits for the cutover.
     pub(super) fn modify_index(&mut self, change: &RawDocument) -> Result<Option<(String, RawDocumentBuf)>> {
         let named = change.get_str("name").ok();
         let pattern = change.get_document("keyPattern").ok();
@@ -21,7 +21,7 @@ impl CollectionProgress {
                 key.is_ok_and(|key| are_same_keys(key, pattern))
             }),
         }) else {
-            // The list can be newer than the change, and the index be gone from it: where the collection was renamed into the selection.
+            // If the collection was renamed into the selection, the list can be newer than the change and no longer have the index.
             return Ok(None);
         };
         let name = name_of(index).to_owned();
@@ -32,7 +32,7 @@ impl CollectionProgress {
             match field.as_str() {
                 "name" | "keyPattern" => carried.append(field, value),
                 "expireAfterSeconds" => {
-                    // An index that did not expire anything yet must become one that does, with the expiry held back.
+                    // An index without an expiry must become one that has one, with the expiry held back.
                     if expiry_of(index).is_none() {
                         carried.append(field, TTL_DISABLED_SECONDS);
                         changes = true;
@@ -49,8 +49,8 @@ impl CollectionProgress {
         Ok(changes.then_some((name, carried)))
     }
 
-    /// With a change to one of them the server also notes the defaults of those that the collection does not have yet. A collection that is
-    /// copied again is made anew with all of them.
+    /// Notes the defaults of the validation options that the collection does not have yet. The server does the same when one of these
+    /// options is changed. A collection that is copied again is created with all of them.
     pub(super) fn complete_validation(&mut self, arguments: &RawDocument) -> Result<()> {
         let is_set = |options: &RawDocument, name: &str| options.get(name).is_ok_and(|value| value.is_some());
         let fields = ["validator", "validationLevel", "validationAction"];
@@ -70,7 +70,7 @@ impl CollectionProgress {
     }
 }
 
-/// Sets a field in its place, or at the end.
+/// Sets a field in place, or appends it.
 fn set_field(document: &mut RawDocumentBuf, name: &str, value: bson::RawBsonRef<'_>) -> Result<()> {
     let mut changed = RawDocumentBuf::new();
     let mut set = false;
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_change_of_the_validation_notes_what_it_leaves_to_the_default() {
-        // As servers from 4.2 to 6.0 list the options after these commands.
+        // How servers from 4.2 to 6.0 list the options after these commands.
         for (before, arguments, after) in [
             (
                 rawdoc! {},

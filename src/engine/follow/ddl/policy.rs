@@ -1,4 +1,4 @@
-//! What a run does when the catalogue of the source is changed while it goes on.
+//! Applies the DDL policy when the source's catalogue changes during a run.
 
 use bson::Uuid;
 
@@ -12,7 +12,7 @@ use crate::oplog::CommandOperation;
 use crate::report::Event;
 
 impl Router {
-    /// Goes by the policy, before a change of the catalogue is carried over.
+    /// Applies the policy to a catalogue change, before the change is applied to the target.
     ///
     /// # Errors
     /// [`CatalogChanged`](ErrorKind::CatalogChanged), or as [`Router::run`].
@@ -42,13 +42,13 @@ impl Router {
         Err(Error::new(
             ErrorKind::CatalogChanged,
             "follow the source",
-            "its catalogue was changed, which is not to be carried over: find out who did it; a start with `DdlPolicy::Apply` goes on from here",
+            "its catalogue was changed and `DdlPolicy::Fail` is set: find out who changed it; a start with `DdlPolicy::Apply` resumes here",
         )
         .with_context("change", change)
         .with_context("namespace", namespace))
     }
 
-    /// What a command changes of the selection: a collection or view, or `database.*`.
+    /// Returns what a command changes in the selection: the name of a collection or view, or `database.*`.
     fn changed_by(&self, id: Option<Uuid>, operation: &CommandOperation) -> Option<String> {
         use CommandOperation as Op;
         let tracked = id.and_then(|id| self.tracked.get(&id));
@@ -75,7 +75,7 @@ impl Router {
             Op::DropDatabase { database } => {
                 return self.has_any(database).then(|| format!("{database}.*"));
             }
-            // It ends the run by itself.
+            // An unsupported entry ends the run by itself.
             Op::Unsupported { .. } => false,
         };
         match operation {
@@ -95,7 +95,7 @@ impl Router {
     }
 }
 
-/// The command that makes such a change.
+/// Name of the command that makes such a change.
 fn name_of_change(operation: &CommandOperation) -> &'static str {
     use CommandOperation as Op;
     match operation {

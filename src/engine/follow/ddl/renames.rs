@@ -17,8 +17,8 @@ use crate::error::Result;
 use crate::model::{CollectionMapping, Namespace, Position};
 
 impl Router {
-    /// Renames a collection of the selection, or one that comes into it or leaves it. Answers whether a checkpoint must follow before anything
-    /// else is applied.
+    /// Applies a rename within the selection, out of it, or into it. Returns `true` if a checkpoint must be saved before anything else is
+    /// applied.
     pub(super) async fn rename(
         &mut self,
         position: Position,
@@ -38,7 +38,7 @@ impl Router {
         }
         match (self.tracked.contains_key(&id), self.selection.contains(to)) {
             (true, true) => {}
-            // Out of the selection: for the target the collection is gone.
+            // Renamed out of the selection: the collection is dropped on the target.
             (true, false) => {
                 self.remove(id).await?;
                 self.progress.left_selection.note(&self.events, from, to, position);
@@ -61,7 +61,7 @@ impl Router {
         if let Some(tracked) = self.tracked.get(&id)
             && tracked.target.target.database() != target.database()
         {
-            // The target would copy all of it for the rename, however long that takes.
+            // The target would copy the whole collection for the rename, however long that takes.
             for id in [dropped, Some(id)].into_iter().flatten() {
                 self.remove(id).await?;
             }
@@ -83,7 +83,7 @@ impl Router {
             .ownership
             .may_rename(&before, made, &target, replaced, is_replay)
             .await?;
-        // From here to the checkpoint after it nothing else is done, so that a run that goes on from here can tell whether it was.
+        // Nothing else happens until the checkpoint after the rename, so a run that resumes from here can tell whether the rename was done.
         let renaming = Renaming {
             collection: id,
             to: to.clone(),
@@ -109,7 +109,7 @@ impl Router {
             tracked.target = Arc::clone(&renamed);
             tracked.made = made;
             if self.verify {
-                // Who else wrote to it on the target is known by its name at the time.
+                // Writes made by other programs were recorded under the old name, so verification starts over.
                 tracked.verification.begin();
             }
         }
@@ -118,7 +118,7 @@ impl Router {
         Ok(true)
     }
 
-    /// Begins to copy a collection that was renamed into the selection, or to where the target has to copy it.
+    /// Starts copying a collection that was renamed into the selection, or to a name for which the target would have to copy it.
     async fn adopt(&mut self, position: Position, id: Uuid, from: &Namespace, to: &Namespace) -> Result<()> {
         self.progress.left_selection.came_back(from);
         let target = self.selection.target(to);
@@ -132,7 +132,7 @@ impl Router {
             .into_iter()
             .find(|collection| collection.id == id && collection.namespace == *to)
         else {
-            // It has another name by now, or is gone; the entry that says so is still to come.
+            // The collection was renamed again or dropped. The entry that says so is still to come.
             self.ghosts.insert(id);
             return Ok(());
         };

@@ -1,4 +1,4 @@
-//! Views, which the server keeps as documents of `system.views`.
+//! Views, which the server stores as documents of `system.views`.
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::rawdoc;
@@ -12,7 +12,7 @@ use crate::model::{CollectionKind, Namespace, Position};
 use crate::oplog::delta;
 
 impl Router {
-    /// Drops all views of a database, which the server does by dropping the collection that defines them.
+    /// Drops all views of a database. The server does so by dropping `system.views`, the collection that defines them.
     pub(super) async fn drop_views(&mut self, position: Position, database: &str) -> Result<()> {
         let views: Vec<Namespace> = self
             .views
@@ -38,7 +38,7 @@ impl Router {
         if self.views.get(namespace).is_some_and(|view| view.options == options) {
             return Ok(());
         }
-        // Changes of a collection that had the name before must not come again once the view stands in its place.
+        // Once the view exists, changes of a collection that had the name before must not be replayed.
         self.save_now(None).await?;
         let target = self.selection.target(namespace);
         let made = if let Some(view) = self.views.get(namespace) {
@@ -46,7 +46,7 @@ impl Router {
                 .replace(&target, view.made, CollectionKind::View, options.clone())
                 .await?
         } else {
-            // What others have there is not looked at any closer where it is to be kept: a view has nothing to lose.
+            // Existing data that is to be kept is not examined any further: a view has no data to lose.
             match self.ownership.claim(&target, position <= self.replay_until).await? {
                 Room::Free => {
                     self.ownership
@@ -82,7 +82,7 @@ impl Router {
             .views
             .get(namespace)
             .ok_or_else(|| unexpected("a view was changed whose creation was never seen"))?;
-        // The entry is an update of the view's document in `system.views`, which is its options and an `_id`.
+        // The entry updates the view's document in `system.views`. That document consists of the view's options and an `_id`.
         let mut document = rawdoc! { "_id": namespace.as_str() };
         for element in &view.options {
             let (field, value) = element.map_err(malformed)?;

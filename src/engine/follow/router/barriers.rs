@@ -1,28 +1,31 @@
-//! Barriers through the appliers: what has been applied for certain, what is stuck, and the checkpoints that follow from it.
+//! Barriers through the appliers, and the checkpoints that follow from them.
+//!
+//! A barrier tells what is applied for certain and which documents are stuck.
 
 use super::*;
 
-/// A barrier ends what an applier applies at once, and the more that is the better; while appliers have not reached the last one the next comes
-/// only after so long. Appliers that are slow still let the watermark move in small steps. During the copy each barrier is one more checkpoint
-/// that knows what is copied.
+/// Minimum time between barriers while appliers have not reached the last one.
+///
+/// A barrier ends the batch that an applier applies at once, and larger batches are better. With slow appliers the watermark still moves in
+/// small steps. This does not apply during the copy, where each barrier is one more checkpoint that knows what is copied.
 const BUSY_BARRIER_INTERVAL: Duration = Duration::from_secs(2);
 
-/// So many barriers may be under way when one is sent that moves the watermark.
+/// With this many barriers in flight, no other is sent to move the watermark.
 const MOST_BARRIERS: usize = 8;
 
-/// So many may be when one is sent for a comparison.
+/// With this many barriers in flight, no other is sent for a comparison.
 pub(super) const MAX_VERIFICATION_BARRIERS: usize = 16;
 
-/// So many may be at all: one more is sent to wait for it at once.
+/// Maximum number of barriers in flight. The additional one is for a barrier that the router sends and waits for at once.
 pub(crate) const BARRIERS_PER_APPLIER: usize = MAX_VERIFICATION_BARRIERS + 1;
 
-/// A document that stays refused for so long, through many attempts, is reported and given up.
+/// A document that stays refused for this long, through many attempts, is reported and abandoned.
 const STUCK_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A checkpoint names documents that have to be read again, up to so many bytes of `_id`s; a document holds 16 MiB.
+/// Limit in bytes for the `_id`s of documents that a checkpoint names to be read again. A document holds at most 16 MiB.
 const UNREFETCHED_BYTES: usize = 4 << 20;
 
-/// As many bytes of `_id`s are kept of documents that were given up. The comparison at cutover names all of them.
+/// Limit in bytes for the `_id`s of abandoned documents that are remembered. The comparison at the cutover names all of them.
 const GIVEN_UP_BYTES: usize = 1 << 20;
 
 /// A barrier that not every applier has reached yet.
@@ -43,7 +46,7 @@ pub(super) struct GivenUp {
 }
 
 impl GivenUp {
-    /// Adds a document; answers whether it was added.
+    /// Adds a document. Returns `true` if it was added.
     pub(super) fn insert(&mut self, document: (Uuid, Key)) -> bool {
         let bytes = document.1.size_in_bytes();
         let is_new = self.bytes + bytes <= GIVEN_UP_BYTES && self.documents.insert(document);
@@ -99,7 +102,7 @@ impl Router {
             None | Some(Err(oneshot::error::TryRecvError::Empty)) => {}
             Some(saved) => {
                 self.saving = None;
-                // Without a later one nothing would say what this one did.
+                // The checkpoint was not saved. A later one has to record what it contained.
                 self.dirty |= saved == Ok(false);
             }
         }
@@ -114,11 +117,11 @@ impl Router {
         let is_busy = self.barriers.len() >= MOST_BARRIERS
             || (self.progress.is_indexed()
                 && !self.barriers.is_empty()
-                && self.marked_at.elapsed() < BUSY_BARRIER_INTERVAL);
+                && self.last_barrier_at.elapsed() < BUSY_BARRIER_INTERVAL);
         if is_busy || (self.routed == self.marked && !self.dirty) {
             return Ok(());
         }
-        (self.marked, self.marked_at) = (self.routed, Instant::now());
+        (self.marked, self.last_barrier_at) = (self.routed, Instant::now());
         self.tracked.join_ranges(self.routed);
         let checkpoint = self.checkpoint_now();
         self.dirty = false;
@@ -127,7 +130,8 @@ impl Router {
         Ok(())
     }
 
-    /// Each applier answers with the documents that are not refetched, up to so many bytes of their `_id`s; with more it names none.
+    /// Sends a barrier to every applier. Each one answers with its unsettled documents, unless their `_id`s take more than
+    /// `unsettled_bytes`.
     pub(super) async fn send_barrier(
         &mut self,
         checkpoint: Option<PendingCheckpoint>,
@@ -161,7 +165,7 @@ impl Router {
         Ok(id)
     }
 
-    /// One applier has applied everything before a barrier. Answers the barrier when all have.
+    /// Notes that one applier has reached a barrier. Returns the barrier once all have.
     pub(super) fn note(&mut self, reached: BarrierReached) -> Option<Barrier> {
         let barrier = self.barriers.get_mut(&reached.id)?;
         barrier.waiting -= 1;
@@ -176,8 +180,10 @@ impl Router {
         self.barriers.remove(&reached.id)
     }
 
-    /// When all appliers have reached a barrier its checkpoint is saved. It names the documents that are stuck, or that were read when a rename
-    /// may have come in between, since of them it cannot be said that they are on the sink as of the watermark.
+    /// Handles an applier's acknowledgement of a barrier. Once all appliers have reached the barrier, its checkpoint is saved.
+    ///
+    /// The checkpoint names the documents that are stuck, and those that were refetched when a rename may have come in between.
+    /// These may not be on the sink as of the watermark.
     pub(super) async fn barrier_reached(&mut self, reached: BarrierReached) -> Result<()> {
         let id = reached.id;
         let Some(barrier) = self.note(reached) else {
@@ -194,12 +200,12 @@ impl Router {
             return Ok(());
         };
         if !barrier.unsettled.collections.is_empty() {
-            // They become fewer as the watermark passes the positions they were read at.
+            // They become fewer as the watermark passes the positions at which they were read. A later barrier tries again.
             self.dirty = true;
             return Ok(());
         }
         checkpoint.head.unsettled = by_collection(self.with_given_up(barrier.unsettled.documents));
-        // While one is being saved only the newest that follows it counts.
+        // While a checkpoint is being saved, only the newest one after it is kept.
         if self.saving.is_some() {
             self.next_save = Some(checkpoint);
         } else {
@@ -222,7 +228,7 @@ impl Router {
         Ok(saved)
     }
 
-    /// Waits until every applier has applied everything sent so far, as far as no document is stuck.
+    /// Waits until every applier has applied everything sent so far, except for stuck documents.
     ///
     /// # Errors
     /// As [`Router::run`].
@@ -238,7 +244,8 @@ impl Router {
                 let reached_id = reached.id;
                 match self.note(reached) {
                     Some(barrier) if reached_id == id => break barrier,
-                    // An older one: what is stuck there is still stuck at this one, and its checkpoint will be made anew.
+                    // This is an older barrier. What is stuck there is still stuck at the new one. Its checkpoint is replaced by a later
+                    // one.
                     Some(_) => self.dirty = true,
                     None => {}
                 }
@@ -255,7 +262,7 @@ impl Router {
             if is_resolved && barrier.more_stuck {
                 continue;
             }
-            // A unique key may be held by a document whose own change is not routed yet; nothing more can be done at this position then.
+            // A unique key may belong to a document whose own change is not routed yet. Nothing more can be done at this position then.
             if is_resolved || self.stuck_since.values().any(|since| !self.is_hopeless(since)) {
                 drained.ahead = drained.ahead.max(self.source.read_position().await?);
                 return Ok(drained);
@@ -263,7 +270,7 @@ impl Router {
         }
     }
 
-    /// Every applier has applied all it was sent, except for these documents. Answers whether none is stuck any more.
+    /// Tries to resolve stuck documents. Every applier has applied everything else. Returns `true` if no document is stuck any more.
     pub(super) async fn resolve(&mut self, mut stuck: Vec<Stuck>) -> Result<bool> {
         stuck.sort_by_key(|stuck| stuck.position);
         for step in [
@@ -309,7 +316,7 @@ impl Router {
         Ok(all)
     }
 
-    /// Remembers a document that the target refused for good: a run that goes on from the checkpoint reads it again.
+    /// Remembers a document that the target refused for good. A run that resumes from the checkpoint reads it again.
     fn give_up_document(&mut self, document: (Uuid, Key)) {
         self.dirty |= self.given_up.insert(document);
     }
@@ -347,8 +354,8 @@ impl Router {
             .map(drop)
     }
 
-    /// Makes everything routed so far durable, and saves a checkpoint of it, or leaves that to a later one unless it has to be saved `now`.
-    /// Answers whether it was saved.
+    /// Makes everything routed so far durable and saves a checkpoint of it. Unless `now` is set, the save may be left to a later
+    /// checkpoint. Returns `true` if the checkpoint was saved.
     ///
     /// # Errors
     /// As [`Router::run`].
@@ -356,18 +363,18 @@ impl Router {
         self.send_all_held_back().await?;
         let Unsettled { documents, collections } = self.drain().await?.unsettled;
         let unsettled = by_collection(self.with_given_up(documents));
-        // It must not be followed by one from before it.
+        // An older checkpoint must not be saved after this one.
         self.next_save = None;
         let mut checkpoint = self.checkpoint_now();
         checkpoint.head.unsettled = unsettled;
         if !collections.is_empty() {
-            // Whoever goes on from here compares them as a whole.
+            // A run that resumes from here compares these collections as a whole.
             checkpoint.states = self.tracked.states_without_ranges(&collections);
         }
         change(&mut checkpoint.head);
         let saved = self.request_save(checkpoint, now).await?;
         let saved = saved.await.map_err(|_| Error::stopped("save a checkpoint"))?;
-        // Without a later one nothing would say what this one did.
+        // If the checkpoint was not saved, a later one has to record what it contained.
         self.dirty |= !saved;
         Ok(saved)
     }

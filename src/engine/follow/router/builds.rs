@@ -1,36 +1,38 @@
-//! Has indexes built, and ends their builds where the catalogue changes.
+//! Starts index builds, and stops them when the catalogue changes.
 
 use super::*;
 use crate::runtime::index_builds::{EndedBuild, IndexJob};
 
-/// What is held back of a collection that stands still while an index is built that was refused before.
+/// Changes of a collection that are held back while a refused index is built again.
 ///
-/// Appliers run apart, so that two documents can hold one unique key for a moment. While nothing of the collection is applied its documents are
-/// those of one position, and an index is refused for what is wrong with them alone. Other collections go on.
+/// Appliers run independently, so two documents can have the same unique key for a moment. While nothing is applied to the collection, its
+/// documents are those of one position. The index can then be refused only for what is wrong with the documents themselves. Other
+/// collections continue.
 #[derive(Debug)]
 pub(super) struct BlockedByIndex {
-    /// Everything up to here is applied, and where a tail would have to start again.
+    /// Position up to which everything is applied.
     low: Position,
+    /// Position from which a tail would have to start again.
     resume: Position,
     held: HeldChanges,
-    /// The indexes that it has stood still for since their builds began.
+    /// Indexes whose builds have run with changes held back from their start.
     builds: BTreeSet<String>,
 }
 
 impl BlockedByIndex {
-    /// Keeps a change; answers the bytes of memory it takes.
+    /// Holds a change. Returns the bytes of memory that it takes.
     pub fn push(&mut self, change: Change) -> usize {
         self.held.push(change.position, change.write)
     }
 
-    /// The position up to which everything is applied, and where a tail would have to start again.
+    /// Returns the position up to which everything is applied, and the position from which a tail would have to start again.
     pub fn since(&self) -> (Position, Position) {
         (self.low, self.resume)
     }
 }
 
 impl Router {
-    /// Has indexes built once nothing is left to be copied, beside the chunks that are in flight.
+    /// Starts index builds once nothing is left to be copied, alongside the chunks that are in flight.
     pub(super) fn begin_builds(&mut self) {
         if self.routed < self.replay_until || self.tracked.next_unread().is_some() {
             return;
@@ -48,7 +50,7 @@ impl Router {
         let id = job.target.id;
         let is_awaited = |tracked: &CollectionProgress| tracked.is_being_built(&job.name);
         if !self.tracked.get(&id).is_some_and(is_awaited) {
-            // An earlier run has begun it. This one asks for it once it has come so far.
+            // An earlier run started this build. This run asks for it when it has come that far.
             return Ok(());
         }
         let stood_still = self.end_standing_still(id, &job.name).await?;
@@ -68,7 +70,7 @@ impl Router {
         Ok(())
     }
 
-    /// Builds an index that was refused once more, when all documents are at one position.
+    /// Builds a refused index once more, while all documents are at one position.
     async fn build_again(&mut self, job: IndexJob) -> Result<()> {
         let id = job.target.id;
         let drained = self.drain().await?;
@@ -101,12 +103,12 @@ impl Router {
             Some(error) => Event::IndexFailed {
                 namespace,
                 name,
-                reason: format!("{error}; put that right and start again: the index is tried anew then"),
+                reason: format!("{error}; correct that and start again: the index is then built again"),
             },
         });
     }
 
-    /// Ends the index builds of a collection. They begin again when what follows is done.
+    /// Stops the index builds of a collection. They start again once the change that follows is done.
     ///
     /// # Errors
     /// As [`Router::run`].
@@ -122,7 +124,7 @@ impl Router {
         self.send_held_back(collection).await
     }
 
-    /// A collection need not stand still any more for this index. Returns `true` if it has done so all the time.
+    /// Stops holding changes back for one index. Returns `true` if they were held back during its whole build.
     async fn end_standing_still(&mut self, collection: Uuid, index: &str) -> Result<bool> {
         let Some(held_back) = self.held_back.get_mut(&collection) else {
             return Ok(false);
@@ -157,7 +159,7 @@ impl Router {
         Ok(())
     }
 
-    /// Moves what is held back to files.
+    /// Moves the changes that are held back to files.
     pub(super) async fn spill_held_back(&mut self) -> Result<()> {
         for held_back in self
             .held_back

@@ -1,17 +1,20 @@
-//! Gives work out and takes it back: chunks of collections.
+//! Gives chunks of collections to walkers, and takes finished chunks back.
 
 use super::*;
 use crate::catalog::to_create;
 
-/// After so many refused snapshots in a row a chunk is read as an interval.
+/// Number of refused snapshots in a row after which a chunk is read as an interval.
 const SNAPSHOT_ATTEMPTS: u32 = 3;
 
-/// So many bytes of `_id`s are given to the appliers at once to be refetched.
+/// Limit in bytes for the `_id`s that are sent to the appliers for one refetch.
 const REFETCH_BYTES: usize = 256 << 10;
 
 impl Router {
-    /// When held changes use up their share of memory, chunks are hurried first. At last the chunk that holds most is given up, to be read
-    /// again in smaller parts; where that is not possible what it holds goes to a file.
+    /// Keeps the memory that held changes take within its limit.
+    ///
+    /// At half of the limit, chunks and comparisons are asked to finish. At the limit, comparisons are stopped, and changes held back for
+    /// index builds move to files. If that is not enough, the chunk that holds most is cancelled and read again later in smaller parts. If
+    /// its collection has no ranges, its held changes move to a file instead.
     pub(super) async fn relieve(&mut self) -> Result<()> {
         if self.held < self.held_limit / 2 {
             self.hurried = false;
@@ -24,7 +27,7 @@ impl Router {
         if self.held < self.held_limit {
             return Ok(());
         }
-        // What is compared can wait, what is copied cannot be had for less.
+        // A comparison can be repeated later. Giving up a chunk costs more.
         self.stop_checks().await?;
         self.spill_held_back().await?;
         if self.held < self.held_limit {
@@ -50,7 +53,7 @@ impl Router {
         Ok(())
     }
 
-    /// Asks every chunk to come to its end.
+    /// Asks every chunk to finish.
     fn hurry_chunks(&mut self) {
         for id in self.tracked.in_flight() {
             let chunks = self
@@ -64,7 +67,7 @@ impl Router {
         }
     }
 
-    /// The chunk that most is held for in memory.
+    /// Returns the chunk whose held changes take the most memory.
     fn largest_chunk(&mut self) -> Option<(Uuid, ChunkId)> {
         let in_flight = self.tracked.in_flight();
         let collections = in_flight.iter().filter_map(|id| Some((id, self.tracked.get(id)?)));
@@ -74,7 +77,7 @@ impl Router {
             .map(|(id, (chunk, _))| (id, *chunk))
     }
 
-    /// Stops a chunk: what it holds is dropped, since its range will be read again at a newer position.
+    /// Cancels a chunk and drops its held changes. Its range will be read again at a newer position.
     pub(crate) fn give_up(&mut self, collection: Uuid, chunk: ChunkId) {
         if let Some(tracked) = self.tracked.get_mut(&collection)
             && let Some(chunk) = tracked.chunks.get_mut(&chunk)
@@ -88,7 +91,7 @@ impl Router {
         }
     }
 
-    /// Gives work to walkers that wait for it: chunks first, then ranges to compare, unless somebody waits for these.
+    /// Gives work to waiting walkers: first chunks, then comparisons. A comparison that somebody waits for can come before chunks.
     pub(super) async fn serve_idle(&mut self) -> Result<()> {
         while let Some((majority, reply)) = self.idle.pop_front() {
             if reply.is_closed() {
@@ -118,23 +121,23 @@ impl Router {
 
     pub(super) fn next_work(&mut self, majority: Position) -> Option<Work> {
         if self.routed < self.replay_until {
-            // An earlier run may have carried out a rename whose entry comes again. Until it does, a walker would make a collection of the
-            // old name, which would then take the place of the renamed one.
+            // An earlier run may have carried out a rename whose entry is still to be replayed. Until then, a walker would create a
+            // collection with the old name, which would then replace the renamed one.
             return None;
         }
         let id = self.tracked.next_unread()?;
         self.assign(id, majority).map(Work::Chunk)
     }
 
-    /// Registers a chunk. Its position is never before what has been routed (I1): changes that were dropped because the range was not
-    /// read yet are in its snapshot.
+    /// Registers a chunk. Its position is never before what has been routed (I1): changes that were dropped because the range was not read
+    /// yet are in its snapshot.
     pub(super) fn assign(&mut self, collection: Uuid, majority: Position) -> Option<Assignment> {
         let at = majority.max(self.routed);
         let tracked = self.tracked.get_mut(&collection)?;
         let chunk = ChunkId(self.next_chunk);
         let (range, repair) = tracked.ranges.take(chunk)?;
         self.next_chunk += 1;
-        // It has not been asked yet.
+        // The new chunk has not been asked to finish yet.
         self.hurried = false;
         let (cancel, hurry) = (self.cancel.child_token(), CancellationToken::new());
         tracked.chunks.insert(
@@ -146,7 +149,7 @@ impl Router {
                 hurry: hurry.clone(),
             },
         );
-        // A snapshot may last for a smaller chunk; what is read without one need not be small.
+        // A smaller chunk may finish before its snapshot expires. An interval read need not be small.
         let interval = tracked.target.kind == CollectionKind::Capped || tracked.snapshots_refused >= SNAPSHOT_ATTEMPTS;
         let shrunk = if interval { 1 } else { 1 << tracked.snapshots_refused };
         Some(Assignment {
@@ -183,7 +186,7 @@ impl Router {
         }
     }
 
-    /// Marks chunks done whose reads nothing can contradict any more, and sends on what was held for them (I2).
+    /// Finishes chunks whose reads no entry can contradict any more, and sends on the changes held for them (I2).
     pub(crate) async fn finish_chunks(&mut self) -> Result<()> {
         let mut at = 0;
         while at < self.finishing.len() {
@@ -217,7 +220,8 @@ impl Router {
         };
         tracked.snapshots_refused = 0;
         tracked.made = finished.made.or(tracked.made);
-        // Else a range to which the application adds more than a small chunk, while that is finished, would never come to its end.
+        // Let chunks grow again. Otherwise a range would never end if the application adds more to it than a small chunk in the time that
+        // the chunk takes.
         tracked.chunk_divisor = (tracked.chunk_divisor / 2).max(1);
         tracked
             .ranges
@@ -228,8 +232,8 @@ impl Router {
         self.dirty = true;
         let target = Arc::clone(&tracked.target);
         let copied = tracked.ranges.all_done();
-        // Documents that changed during an interval read may or may not have been read with the change in them, so they are read again. In
-        // a capped collection, where only inserts matter, sending all changes again in order gives the same.
+        // An interval read may or may not have seen a change that was made during it, so the changed documents are read again. In a capped
+        // collection only inserts matter, and sending all changes again in order gives the same result.
         let refetch_until = finished
             .high
             .filter(|_| target.kind != CollectionKind::Capped)
@@ -238,7 +242,7 @@ impl Router {
         let mut refetch_bytes = 0;
         let mut held = chunk.held.read().await?;
         while let Some((position, write)) = held.next().await? {
-            // What lies above the last document that was read is in a later chunk's snapshot.
+            // Documents above the last one that was read are in a later chunk's snapshot.
             if finished.last.as_ref().is_some_and(|last| write.key > *last) {
                 continue;
             }
@@ -249,7 +253,7 @@ impl Router {
                     continue;
                 }
                 refetch_bytes = 0;
-                // Those that come again are refetched once more.
+                // A document that changes once more is refetched once more.
                 self.refetch(&target, std::mem::take(&mut refetch)).await?;
                 continue;
             }
@@ -273,7 +277,7 @@ impl Router {
         Ok(())
     }
 
-    /// Reads again what the checkpoint could not vouch for. What is in a range that is not done will be read with it.
+    /// Refetches the documents that the checkpoint could not vouch for. Those in a range that is not done are read with that range.
     pub(super) async fn refetch_again(&mut self) -> Result<()> {
         for UnsettledDocuments { collection, ids } in std::mem::take(&mut self.checkpoint.unsettled) {
             let Some(tracked) = self.tracked.get(&collection) else {
@@ -302,7 +306,7 @@ impl Router {
         Ok(())
     }
 
-    /// Gives up the chunks of a collection that are in flight, ends its index builds, and waits until all have stopped.
+    /// Cancels the chunks of a collection that are in flight, stops its index builds, and waits until all have stopped.
     ///
     /// # Errors
     /// As [`Router::run`].

@@ -1,4 +1,4 @@
-//! A router with collections that are copied, and with appliers and a store that do nothing.
+//! Test fixture: a router with copied collections, and appliers and a store that do nothing.
 
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -10,13 +10,13 @@ use crate::runtime::limits::memory::MemoryBudget;
 use crate::sink::MemorySink;
 use crate::source::MemorySource;
 
-/// The changes of one turn.
+/// Number of changes in one turn.
 const TURN: usize = 1000;
 
-/// So many collections are written to, however many there are.
+/// Number of collections that are written to, however many there are.
 const WRITTEN: usize = 10;
 
-/// A router that has `collections` collections, and what it is given and asked.
+/// A router that is not started yet, and the other ends of its channels.
 pub(crate) struct Fixture {
     pub router: Router,
     entries: mpsc::Sender<ReadAhead>,
@@ -27,7 +27,7 @@ pub(crate) struct Fixture {
     written: Vec<(Uuid, Arc<Namespace>)>,
 }
 
-/// A router that runs.
+/// A router that is running.
 pub(crate) struct Started {
     entries: mpsc::Sender<ReadAhead>,
     pub requests: mpsc::Sender<Request>,
@@ -36,7 +36,7 @@ pub(crate) struct Started {
 }
 
 impl Started {
-    /// Gives the router entries.
+    /// Sends entries to the router.
     pub async fn route(&self, entries: Vec<Entry>) {
         if let Ok(taken) = self.budget.take(1).await {
             let _ = self.entries.send(ReadAhead { entries, taken }).await;
@@ -45,7 +45,8 @@ impl Started {
 }
 
 impl Fixture {
-    /// With `held` a range of each collection that is written to is being copied, so that changes wait for it.
+    /// Creates a router with `collections` collections. If `held` is set, a range of each collection that is written to is being copied, so
+    /// that changes are held for it.
     pub fn new(collections: usize, held: bool) -> Self {
         let (entries, read) = mpsc::channel(4);
         let (requests, asked) = mpsc::channel(4);
@@ -76,7 +77,7 @@ impl Fixture {
             tracked
         });
         let builds = Arc::new(Mutex::new(IndexBuilds::default()));
-        #[expect(clippy::expect_used, reason = "nobody else knows the lock")]
+        #[expect(clippy::expect_used, reason = "nobody else holds the lock")]
         let builds = builds.try_lock_owned().expect("it is free");
         let mut router = Router::new(RouterParts {
             source: Arc::new(MemorySource::new()),
@@ -103,7 +104,7 @@ impl Fixture {
             replay_until: Position::ZERO,
         });
         if held {
-            // As much as lets chunks be hurried, and no more.
+            // Just enough for chunks to be asked to finish.
             router.held = router.held_limit / 2;
             for (id, _) in &written {
                 router.assign(*id, Position::ZERO);
@@ -120,7 +121,7 @@ impl Fixture {
         }
     }
 
-    /// The entries of a turn, each of one change.
+    /// Returns the entries of one turn, with one change each.
     pub fn turn(&self, number: usize) -> Vec<Entry> {
         let entry = |change: usize| {
             let number = number * TURN + change;
@@ -152,7 +153,7 @@ impl Fixture {
         (0..TURN).map(entry).collect()
     }
 
-    /// Routes so many turns while a walker waits for something to do.
+    /// Routes `turns` turns while a walker waits for work.
     pub async fn run(self, turns: usize) {
         let batches: Vec<Vec<Entry>> = (0..turns).map(|number| self.turn(number)).collect();
         let mut started = self.start();
@@ -163,11 +164,11 @@ impl Fixture {
             started.route(batch).await;
         }
         drop((started.entries, started.requests));
-        // It ends with the entries.
+        // The router ends when its entries do.
         while started.tasks.join_next().await.is_some() {}
     }
 
-    /// Runs the router, with appliers and a store that answer at once.
+    /// Starts the router, with appliers and a store that answer at once.
     pub fn start(mut self) -> Started {
         let mut tasks = self.run_appliers();
         let mut saves = self.saves;
@@ -188,7 +189,7 @@ impl Fixture {
         }
     }
 
-    /// Lets the appliers answer by themselves.
+    /// Starts tasks that answer for the appliers.
     pub fn run_appliers(&mut self) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         for mut applier in self.appliers.drain(..) {
@@ -202,7 +203,7 @@ impl Fixture {
         tasks
     }
 
-    /// So many checkpoints, each after a change in the state of a collection.
+    /// Returns `count` checkpoints, each after a change in the state of a collection.
     pub fn checkpoints(&mut self, count: usize) -> Vec<PendingCheckpoint> {
         let mut checkpoints = Vec::new();
         for (id, _) in self.written.iter().cycle().take(count) {
@@ -214,7 +215,7 @@ impl Fixture {
         checkpoints
     }
 
-    /// Does what a turn of the router does, and a tick after it.
+    /// Runs one turn of the router, followed by a tick.
     #[cfg(test)]
     pub async fn step(&mut self, number: usize) {
         for entry in self.turn(number) {
@@ -238,7 +239,7 @@ impl Fixture {
         }
     }
 
-    /// A walker that waits for something to do.
+    /// Registers a walker that waits for work.
     #[cfg(test)]
     pub fn wait_for_work(&mut self) -> oneshot::Receiver<Work> {
         let (reply, work) = oneshot::channel();

@@ -1,4 +1,4 @@
-//! Tells a cutover which writes still came after the writers of the source were to have stopped.
+//! Serves a cutover, and reports writes that came after the source's writers were stopped.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use crate::catalog::expiry_of;
 use crate::oplog::CommandOperation;
 
 impl Router {
-    /// Begins to watch at a position after everything that was written before. Nothing is routed meanwhile, so that no entry after it can have
-    /// passed unnoticed.
+    /// Starts watching at a position after everything written before the call. Returns that position. Nothing is routed meanwhile, so no
+    /// later entry can pass unnoticed.
     ///
     /// # Errors
     /// A server error.
@@ -21,7 +21,7 @@ impl Router {
         Ok(stopped)
     }
 
-    /// Answers what a cutover waits for, between two entries.
+    /// Answers the requests of a cutover, between two entries.
     ///
     /// # Errors
     /// As [`Router::run`].
@@ -34,7 +34,7 @@ impl Router {
         Ok(())
     }
 
-    /// Answers whoever waits for a position once everything up to it is applied and durable, all with one flush.
+    /// Answers everybody who waits for a position, once everything up to it is applied and durable. One flush serves all of them.
     async fn serve_reports(&mut self) -> Result<()> {
         if self.reports.is_empty() {
             return Ok(());
@@ -48,7 +48,7 @@ impl Router {
             self.save(|_| {}, false).await?;
         }
         if !self.is_refetched() {
-            // The next barrier finds out whether it is by then.
+            // Try again after the next barrier.
             self.dirty = true;
             return Ok(());
         }
@@ -70,10 +70,10 @@ impl Router {
         self.progress.is_indexed() && self.stuck_since.is_empty()
     }
 
-    /// Ends the migration as it was offered, unless more writes have come late than these. Nothing is routed from the look to the checkpoint that
-    /// says so, and nothing afterwards.
+    /// Completes the migration as it was offered, if the number of late writes is still `late_writes`. Nothing is routed between reading
+    /// that number and the checkpoint that completes the migration, and nothing afterwards.
     async fn complete(&mut self, late_writes: u64) -> Result<()> {
-        // What has been read already counts, too.
+        // Entries that were read but not routed yet count, too.
         for _ in 0..self.entries.len() {
             let Ok(read) = self.entries.try_recv() else { break };
             self.route_all(read).await?;
@@ -91,7 +91,8 @@ impl Router {
         Ok(())
     }
 
-    /// Notes the writes of an entry that count. Called before the entry is routed, so that a collection that it drops is still known.
+    /// Notes those writes of an entry that count as late. Called before the entry is routed, so that a collection that it drops is still
+    /// known.
     pub(super) fn note_late_writes(&self, entry: &Entry) {
         let writes = entry.items.iter().filter_map(|item| match item {
             Item::Change(change) => {
@@ -107,7 +108,7 @@ impl Router {
         self.progress.late_writes.note(entry.position, entry.continues, writes);
     }
 
-    /// The collection or view of the selection that a command changes.
+    /// Returns the collection or view of the selection that a command changes.
     pub(crate) fn selected_by<'a>(&self, operation: &'a CommandOperation) -> Option<&'a Namespace> {
         use CommandOperation as Op;
         let names = match operation {
@@ -120,7 +121,7 @@ impl Router {
             | Op::ChangeView { namespace, .. }
             | Op::DropView { namespace } => [Some(namespace), None],
             Op::Rename { from, to, .. } => [Some(from), Some(to)],
-            // The collections of the database were dropped by entries of their own. What cannot be applied ends the run.
+            // The collections of a dropped database have entries of their own. An unsupported entry ends the run.
             Op::DropDatabase { .. } | Op::Unsupported { .. } => [None, None],
         };
         names

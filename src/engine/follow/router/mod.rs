@@ -1,4 +1,6 @@
-//! The one task that sees every change in order and drops it, holds it or sends it to its applier.
+//! The router: the one task that sees every change in order.
+//!
+//! It drops a change, holds it, or sends it to its applier.
 
 mod barriers;
 mod builds;
@@ -44,19 +46,19 @@ use crate::source::{ReadMode, Source};
 pub(crate) use self::barriers::BARRIERS_PER_APPLIER;
 pub(crate) use crate::engine::messages::{Assignment, Finished, ReadAhead, Report, Request, VerificationRequest, Work};
 
-/// How often the watermark is moved.
+/// Interval at which the watermark is moved.
 const BARRIER_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Changes are sent to an applier when so many bytes have come together, or when the router has nothing else to do.
+/// Changes are sent to an applier once this many bytes are buffered, or when the router has nothing else to do.
 const APPLIER_BUFFER_BYTES: usize = 256 << 10;
 
-/// What the router is made from.
+/// Parameters of `Router::new`.
 pub(crate) struct RouterParts {
     pub source: Arc<dyn Source>,
     pub sink: Arc<dyn Sink>,
     pub ownership: Arc<Ownership>,
     pub builds: OwnedMutexGuard<IndexBuilds>,
-    /// How many indexes are built at the same time.
+    /// Maximum number of concurrent index builds.
     pub most_builds: usize,
     pub selection: Selection,
     pub ddl: DdlPolicy,
@@ -67,17 +69,17 @@ pub(crate) struct RouterParts {
     pub applier_bytes: usize,
     pub held_limit: usize,
     pub chunk_bytes: u64,
-    /// Whether collections are compared all the time.
+    /// Whether collections are verified continuously.
     pub verify: bool,
-    /// So many bytes of `_id`s are kept of documents that have changed since they were compared.
+    /// Limit in bytes for the `_id`s of documents that have changed since they were compared.
     pub changed_limit: usize,
     pub reached: mpsc::Receiver<BarrierReached>,
     pub saves: mpsc::Sender<SaveRequest>,
     pub cancel: CancellationToken,
-    /// The checkpoint to go on from.
+    /// The checkpoint to resume from.
     pub checkpoint: Checkpoint,
     pub collections: Vec<CollectionProgress>,
-    /// Changes up to here may have been applied by an earlier run already.
+    /// Changes up to here may already have been applied by an earlier run.
     pub replay_until: Position,
 }
 
@@ -92,43 +94,44 @@ pub(crate) struct Router {
     pub(crate) events: Events,
     pub(crate) tracked: Collections,
     pub(crate) views: Noticed<BTreeMap<Namespace, CollectionProgress>>,
-    /// Collections that were renamed into the selection but are gone from the source by now: a later entry says how.
+    /// Collections that were renamed into the selection, but were renamed again or dropped since. A later entry says which.
     pub(crate) ghosts: HashSet<Uuid>,
-    /// Changes up to here may have been applied by an earlier run already.
+    /// Changes up to here may already have been applied by an earlier run.
     pub(crate) replay_until: Position,
-    /// The position up to which everything has been routed, and where a tail would have to start again.
+    /// Position up to which everything is routed.
     pub(crate) routed: Position,
+    /// Position from which a tail would have to start again.
     resume: Position,
     pub(crate) progress: Arc<RunState>,
     entries: mpsc::Receiver<ReadAhead>,
     requests: mpsc::Receiver<Request>,
-    /// Requests that came while the router was waiting for something else.
+    /// Requests that arrived while the router was waiting for something else.
     deferred: VecDeque<Request>,
     idle: VecDeque<(Position, oneshot::Sender<Work>)>,
     finishing: Vec<(Finished, oneshot::Sender<()>)>,
-    /// Who waits for a position to be applied.
+    /// Requesters that wait for a position to be applied.
     reports: Vec<(Position, oneshot::Sender<Report>)>,
-    /// A cutover that wants to end the migration, and how many late writes it knows of.
+    /// A cutover that wants to end the migration, and the number of late writes that it knows of.
     completing: Option<(u64, oneshot::Sender<()>)>,
-    /// What was found by comparing ranges, and does not count yet.
+    /// Results of comparisons that do not count yet.
     compared: Vec<(Uuid, ChunkId, Compared)>,
     appliers: Vec<ApplierOut>,
     applier_permits: Arc<Semaphore>,
     applier_bytes: usize,
-    /// The changes of collections that stand still for the sake of an index.
+    /// Changes of collections that are held back for an index build.
     held_back: HashMap<Uuid, BlockedByIndex>,
     held: usize,
     held_limit: usize,
-    /// Whether everything that changes are held for was asked to come to its end.
+    /// Whether everything that changes are held for was asked to finish.
     hurried: bool,
     chunk_bytes: u64,
     pub(crate) verify: bool,
     changed_limit: usize,
-    /// So many bytes more can be noted.
+    /// Number of bytes that can still be noted as changed.
     changed_room: usize,
-    /// What has changed is not compared again before, unless there is little room left.
+    /// Changed documents are not compared again before this time, unless there is little room left.
     compare_again_at: Instant,
-    /// Whether a walker was last given something to compare that somebody waits for.
+    /// Whether the last work given to a walker was a comparison that somebody waits for.
     asked_last: bool,
     next_chunk: u64,
     next_barrier: u64,
@@ -140,11 +143,12 @@ pub(crate) struct Router {
     saves: mpsc::Sender<SaveRequest>,
     saving: Option<oneshot::Receiver<bool>>,
     next_save: Option<PendingCheckpoint>,
-    /// How far the last barrier was, and when it was sent.
+    /// Position of the last barrier that was sent to move the watermark.
     marked: Position,
-    marked_at: Instant,
+    /// When that barrier was sent.
+    last_barrier_at: Instant,
     dirty: bool,
-    /// What a new checkpoint has from the one that the run began with.
+    /// The checkpoint that the run started with. New checkpoints copy the fields that they do not set themselves.
     checkpoint: Checkpoint,
     cancel: CancellationToken,
 }
@@ -155,11 +159,11 @@ struct ApplierOut {
     bytes: usize,
 }
 
-/// The state of the appliers when all have applied everything they were sent.
+/// State of the appliers once all have applied everything they were sent.
 pub(crate) struct Drained {
-    /// What a run that goes on from here has to read again.
+    /// What a run that resumes from here has to read again.
     unsettled: Unsettled,
-    /// A position at or after the newest state of a document on the sink.
+    /// A position at or after the newest document state on the sink.
     ahead: Position,
 }
 
@@ -167,8 +171,8 @@ pub(crate) struct Drained {
 #[derive(Clone, Copy)]
 struct StuckSince {
     time: Instant,
-    /// The source's newest position then. Until it is routed the document, read from the source, can be refused for the sake of another
-    /// one whose change is still to come.
+    /// The source's newest position at that time. Until it is routed, the document as read from the source can be refused because of
+    /// another document whose change is still to come.
     position: Position,
 }
 
@@ -242,7 +246,7 @@ impl Router {
             saving: None,
             next_save: None,
             marked: parts.checkpoint.watermark,
-            marked_at: Instant::now(),
+            last_barrier_at: Instant::now(),
             dirty: true,
             checkpoint: Checkpoint {
                 collections: Vec::new(),
@@ -255,7 +259,7 @@ impl Router {
     /// Routes until the run ends.
     ///
     /// # Errors
-    /// An entry that cannot be applied, or what source or sink answered for good.
+    /// An entry cannot be applied, or the source or sink failed for good.
     pub async fn run(mut self) -> Result<()> {
         let mut tick = interval(BARRIER_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -277,8 +281,8 @@ impl Router {
                     self.route_all(read).await?;
                     self.finish_chunks().await?;
                     self.finish_checks().await?;
-                    // With nothing more to route the watermark need not wait for the next tick.
-                    if self.entries.is_empty() && self.marked_at.elapsed() >= BARRIER_INTERVAL {
+                    // There is nothing more to route, so the watermark need not wait for the next tick.
+                    if self.entries.is_empty() && self.last_barrier_at.elapsed() >= BARRIER_INTERVAL {
                         tick.reset();
                         self.send_barrier_if_due().await?;
                     }
@@ -291,8 +295,8 @@ impl Router {
         }
     }
 
-    /// Routes entries, and those that follow where they end within a transaction: nothing else is done before all of it is routed, since no
-    /// position says that a part of it is.
+    /// Routes entries. If they end within a transaction, also routes the entries that follow, up to its end. Nothing else is done before
+    /// the whole transaction is routed, because no position says that a part of it is.
     async fn route_all(&mut self, mut read: ReadAhead) -> Result<()> {
         loop {
             let mut is_whole = true;
@@ -313,8 +317,8 @@ impl Router {
 
     async fn route(&mut self, entry: Entry) -> Result<()> {
         if entry.position <= self.routed {
-            // A tail that starts before a transaction that was open at the checkpoint shows again what is durable already. It must not be
-            // applied again: to a collection that was dropped since, it would do so under a name that may be another's by now.
+            // A tail that starts before a transaction that was open at the checkpoint repeats entries that are already durable. They must
+            // not be applied again: if their collection was dropped since, its name may belong to another collection by now.
             self.resume = entry.resume;
             return Ok(());
         }
@@ -322,7 +326,7 @@ impl Router {
             self.note_late_writes(&entry);
         }
         if entry.continues {
-            // What is compared would be held up for as long as the whole transaction takes.
+            // Otherwise the comparisons would be held up by the whole transaction.
             self.stop_checks().await?;
         }
         let mut renamed = false;
@@ -338,7 +342,8 @@ impl Router {
         self.routed = entry.position;
         self.resume = entry.resume;
         if renamed {
-            // Replaying a rename after later entries could move another collection, so nothing may come between it and its checkpoint.
+            // Replaying a rename after later entries could move another collection. So nothing may come between the rename and its
+            // checkpoint.
             self.save_now(None).await?;
         }
         Ok(())
@@ -393,7 +398,7 @@ impl Router {
         }
     }
 
-    /// Puts a change into the buffer of its document's applier.
+    /// Buffers a change for the applier of its document.
     pub(crate) async fn send(&mut self, routed: Routed) -> Result<()> {
         let applier = self.applier_of(&routed.target, &routed.write.key);
         let out = &mut self.appliers[applier];
@@ -412,8 +417,8 @@ impl Router {
         let collection = bytes
             .iter()
             .fold(0u64, |hash, byte| hash.rotate_left(5) ^ u64::from(*byte));
-        // The order of all inserts of a capped collection is data, and `_id`s that differ here may be one to a collation, so they share a
-        // applier.
+        // The order of all inserts into a capped collection is data, so they share one applier. So do `_id`s with a collation: two that
+        // differ here may be equal to the collation.
         let document = match target.kind {
             CollectionKind::Capped => 0,
             CollectionKind::Unordered if key.is_collated() => 0,
@@ -433,7 +438,7 @@ impl Router {
             .await
     }
 
-    /// Waits until the appliers have room for so many bytes. A single change can be larger than the whole share; it then waits for all of it.
+    /// Waits until the appliers have room for `bytes`. A single change can be larger than the whole budget. It then waits for all of it.
     async fn applier_permit(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
         let permits = u32::try_from(bytes.min(self.applier_bytes)).unwrap_or(u32::MAX);
         tokio::select! {
@@ -452,7 +457,7 @@ impl Router {
     }
 
     async fn message(&self, applier: usize, message: ApplierMessage) -> Result<()> {
-        // An applier that is gone has failed; its own error is the one that counts.
+        // An applier that is gone has failed. Its own error is the one that counts.
         self.appliers[applier]
             .sender
             .send(message)
@@ -480,7 +485,7 @@ impl Router {
                 }
                 self.given_up.forget(collection);
                 self.update_progress();
-                // A walker may make it anew on the target, after which no checkpoint may say that it is copied.
+                // A walker may create the collection again on the target. From then on no checkpoint may say that it is copied.
                 self.save_now(None).await?;
                 let _ = reply.send(());
             }
@@ -506,7 +511,7 @@ impl Router {
         Ok(())
     }
 
-    /// Tells the host how far the copy and the indexes are.
+    /// Updates the progress of the copy and the indexes, and the phase that follows from it.
     pub(crate) fn update_progress(&mut self) {
         self.count_changed();
         let copied = self.tracked.are_copied();
@@ -517,7 +522,7 @@ impl Router {
         let all_compared = self.verify && indexed && self.tracked.are_settled();
         self.progress.set_all_compared(all_compared);
         self.progress.set_copied(copied, indexed);
-        // A run that is catching up or ready goes back to these phases when the work has turned out not to be done within a moment.
+        // A run in `CatchUp` or `Ready` is not set back here: the work may be done within a moment. `watch_source` sets it back if not.
         let next = match (self.progress.phase(), copied, indexed) {
             (Phase::Preflight | Phase::Index, false, _) => Phase::Copy,
             (Phase::Preflight | Phase::Copy, true, false) => Phase::Index,
@@ -527,7 +532,7 @@ impl Router {
         self.progress.set_phase(next);
     }
 
-    /// Tells every applier that a collection is gone.
+    /// Notifies every applier that a collection is gone.
     pub(crate) async fn announce_drop(&mut self, collection: Uuid) -> Result<()> {
         for applier in 0..self.appliers.len() {
             self.message(applier, ApplierMessage::Dropped { collection }).await?;
@@ -537,7 +542,7 @@ impl Router {
         Ok(())
     }
 
-    /// Tells every applier that a collection has another name now.
+    /// Notifies every applier that a collection was renamed.
     pub(crate) async fn announce_rename(&mut self, target: &Arc<CollectionMapping>) -> Result<()> {
         for applier in 0..self.appliers.len() {
             self.message(

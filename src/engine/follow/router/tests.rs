@@ -16,11 +16,11 @@ use crate::oplog::{Command, CommandOperation, Entry};
 use crate::order::Key;
 use crate::runtime::index_builds::{EndedBuild, IndexJob};
 
-/// Collections that the router looks at in a few turns, of so many.
+/// Returns how many collections the router looks at in a few turns, out of `collections`.
 async fn looks(collections: usize, held: bool) -> u64 {
     let mut fixture = Fixture::new(collections, held);
     let _work = fixture.wait_for_work();
-    // The first turn looks at all.
+    // The first turn looks at all collections.
     fixture.step(0).await;
     let before = fixture.router.tracked.looks();
     for turn in 1..5 {
@@ -55,7 +55,7 @@ fn given_up_documents_of_a_dropped_collection_make_room() {
     assert!(!given_up.insert((other, key(fitted))));
 }
 
-/// A checkpoint in between would say of no part that it is applied, and a chunk could be read at a position before it.
+/// A checkpoint in between would contain no part of the transaction, and a chunk could be read at a position before it.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_done_between_parts_of_a_transaction() {
     let fixture = Fixture::new(10, false);
@@ -71,7 +71,7 @@ async fn nothing_is_done_between_parts_of_a_transaction() {
     for part in parts {
         router.route(vec![part]).await;
     }
-    // Everything that has been given to it so far is dealt with.
+    // The router has now handled everything that was sent to it.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (reply, mut report) = oneshot::channel();
     let at = Position::ZERO;
@@ -82,8 +82,8 @@ async fn nothing_is_done_between_parts_of_a_transaction() {
     assert_eq!(report.position, position);
 }
 
-/// Changes were applied while its build went on, so that its refusal says nothing of one position, although the collection stands still for
-/// another index by now.
+/// Changes were applied during the build of `b`, so its refusal does not hold for any one position. It makes no difference that changes are
+/// held back for another index by then.
 #[tokio::test(start_paused = true)]
 async fn an_index_fails_only_if_its_collection_stood_still_all_the_time() {
     let mut fixture = Fixture::new(1, false);
@@ -100,7 +100,7 @@ async fn an_index_fails_only_if_its_collection_stood_still_all_the_time() {
         result: Err(Error::new(ErrorKind::TargetRefused, "create an index", "duplicate key")),
     };
     router.build_ended(refused(&a, false)).await.unwrap();
-    // As for a checkpoint of everything.
+    // As a checkpoint of everything does.
     router.send_all_held_back().await.unwrap();
     router.build_ended(refused(&b, false)).await.unwrap();
     router.build_ended(refused(&a, true)).await.unwrap();
@@ -110,7 +110,7 @@ async fn an_index_fails_only_if_its_collection_stood_still_all_the_time() {
     assert!(router.tracked.get(&id).unwrap().failed_indexes.contains("a"));
 }
 
-/// What has changed while a chunk was read without a snapshot can be millions of documents.
+/// Millions of documents may change while a chunk is read without a snapshot.
 #[tokio::test(start_paused = true)]
 async fn documents_to_refetch_go_to_appliers_in_small_portions() {
     const MOST: usize = 300 << 10;
@@ -137,7 +137,7 @@ async fn documents_to_refetch_go_to_appliers_in_small_portions() {
     for applier in &mut fixture.appliers {
         while let Ok(message) = applier.try_recv() {
             let ApplierMessage::Refetch { keys, permit, .. } = message else {
-                panic!("nothing else is to be done");
+                panic!("only refetches are expected");
             };
             let size: usize = keys.iter().map(Key::size_in_bytes).sum();
             assert!(size <= MOST, "{size}");
@@ -152,7 +152,7 @@ async fn documents_to_refetch_go_to_appliers_in_small_portions() {
 
 #[tokio::test(start_paused = true)]
 async fn barriers_that_no_applier_has_reached_are_few() {
-    // Something is left to be copied, so that every turn has a reason for one.
+    // There is something left to copy, so every turn has a reason to send a barrier.
     let mut fixture = Fixture::new(1, true);
     for entry in fixture.turn(0).into_iter().take(100) {
         fixture.router.route(entry).await.unwrap();
@@ -162,7 +162,7 @@ async fn barriers_that_no_applier_has_reached_are_few() {
     assert!((2..10).contains(&count), "{count}");
 }
 
-/// By its namespace alone it cannot be told which collection it is of.
+/// The namespace alone does not tell which collection a command belongs to.
 #[tokio::test]
 async fn a_command_without_uuid_counts_only_in_the_selection() {
     let name = |name: &str| Arc::new(name.parse::<Namespace>().unwrap());

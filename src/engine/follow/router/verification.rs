@@ -1,5 +1,6 @@
-//! Compares collections part by part while they are written to: the router sees to it that the target stands at the very position at
-//! which the source is read.
+//! Verifies collections part by part while they are written to.
+//!
+//! The router makes sure that the target is at exactly the position at which the source is read.
 
 use super::barriers::MAX_VERIFICATION_BARRIERS;
 use super::*;
@@ -7,34 +8,35 @@ use crate::engine::messages::Check;
 use crate::engine::track::verification::{Compared, Portion, RangeVerification, VerificationInFlight};
 use crate::model::Write;
 
-/// Nothing is compared while so many seconds of the source's history have still to be routed: the position that has been may be too old
-/// for a snapshot, and the tail has better things to do. A range that keeps the watermark back by more than that is given up.
+/// Maximum lag, in seconds of the source's history, at which a comparison starts. Beyond it the routed position may be too old for a
+/// snapshot, and the tail comes first. A comparison that holds the watermark back by more than this is stopped.
 const MOST_BEHIND: u32 = 2;
 
-/// Nor does a comparison last longer than this. Sources up to 4.4 are read in a transaction: a change of the catalogue would wait for its end,
-/// and everybody who uses the collection for that.
+/// Maximum duration of a comparison. Sources up to 4.4 are read in a transaction: a catalogue change would wait for its end, and everybody
+/// who uses the collection would wait for that change.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// The changes of a range that is being compared are held, and the watermark with them, so that it is small.
+/// Maximum size in bytes of a range to compare. It is small because changes to the range are held meanwhile, and the watermark with them.
 const CHUNK_BYTES: u64 = 16 << 20;
 
-/// So many documents are taken at once to be compared again; a comparison that has no time for all of them gives the rest back.
+/// Maximum number of changed documents that are compared again at once. A comparison that runs out of time gives the rest back.
 const CHANGED_AT_ONCE: usize = 4096;
 
-/// A checkpoint keeps up to so many bytes of `_id`s of what has changed; collections with more are compared anew by the next run.
+/// Limit in bytes for the `_id`s of changed documents that a checkpoint keeps. The next run compares collections with more from the
+/// beginning.
 const KEPT_BYTES: usize = 512 << 10;
 
-/// Comparing again what has changed takes this part of the time of one walker.
+/// Comparing changed documents again takes one part in this many of one walker's time.
 const TIME_SHARE: u32 = 10;
 
 impl Router {
-    /// Something to compare, if it is due.
+    /// Returns the next part to compare, if one is due.
     pub(super) async fn next_check(&mut self) -> Result<Option<Check>> {
         let newest = self.progress.source_position().map_or(0, |position| position.time);
         if self.routed < self.replay_until
             || self.routed.time.saturating_add(MOST_BEHIND) < newest
             || !self.stuck_since.is_empty()
-            // The digests read the same documents, and the applications wait for these.
+            // During a cutover the digests read the same documents, and the applications wait for the digests.
             || self.progress.late_writes.is_on()
             || self.held >= self.held_limit / 4
             || self.barriers.len() >= MAX_VERIFICATION_BARRIERS
@@ -45,7 +47,7 @@ impl Router {
             return Ok(None);
         };
         let (low, resume) = (self.routed, self.resume);
-        // It goes through the appliers behind everything up to here, and nothing of the range follows.
+        // The barrier passes through the appliers behind everything up to here. No change of the range follows it.
         let barrier = self.send_barrier(None, 0).await?;
         let Some(tracked) = self.tracked.get_mut(&id) else {
             return Ok(None);
@@ -55,7 +57,7 @@ impl Router {
         let (applied, wait) = oneshot::channel();
         let (cancel, hurry) = (self.cancel.child_token(), CancellationToken::new());
         let what = if is_again {
-            // One at a time; its end says when the next may begin.
+            // One at a time. When it ends, the time of the next one is set.
             self.compare_again_at = Instant::now() + LONGEST;
             tracked.verification.next_changed(CHANGED_AT_ONCE)
         } else {
@@ -81,7 +83,8 @@ impl Router {
         }))
     }
 
-    /// Whether something to compare, for which somebody waits, comes before what is still to be copied: every other time, and one at a time.
+    /// Whether a comparison that somebody waits for comes before what is still to be copied. It does so every other time, for one
+    /// comparison at a time.
     pub(super) fn is_turn_of_asked(&mut self) -> bool {
         !self.asked_last
             && !self.progress.is_indexed()
@@ -89,7 +92,7 @@ impl Router {
             && self.tracked.compared().is_empty()
     }
 
-    /// The collection of which something is to be compared now, and whether that is what has changed since it was.
+    /// Returns the collection to compare now, and `true` if it is its changed documents that are to be compared again.
     fn next_due(&mut self) -> Option<(Uuid, bool)> {
         let now = Instant::now();
         let is_indexed = self.progress.is_indexed();
@@ -104,7 +107,7 @@ impl Router {
         due.map(|id| (id, false))
     }
 
-    /// Counts what has been noted. When it is too much, the collection of which it is most will be compared anew.
+    /// Counts noted bytes. When they exceed the limit, the collection with the most will be compared from the beginning.
     pub(super) fn noted(&mut self, bytes: usize) {
         if bytes == 0 {
             return;
@@ -121,12 +124,12 @@ impl Router {
         }
     }
 
-    /// Finds out how much more can be noted: collections may be gone, or begin anew.
+    /// Recomputes how many more bytes can be noted: collections may be gone, or have started over.
     pub(super) fn count_changed(&mut self) {
         self.changed_room = self.changed_limit.saturating_sub(self.tracked.changed_bytes());
     }
 
-    /// All appliers have applied what came before a barrier: if a range is compared there, the target can be read now.
+    /// All appliers have reached a barrier. If a comparison waits for it, its walker can read the target now.
     pub(super) async fn let_compare(&mut self, id: u64, barrier: &Barrier) -> Result<()> {
         let is_of_barrier = |tracked: &CollectionProgress| {
             tracked
@@ -143,7 +146,7 @@ impl Router {
         let Some(running) = tracked.verification.running_mut() else {
             return Ok(());
         };
-        // Documents that were read from the source by themselves may be newer than the position.
+        // Documents that were refetched may be newer than the position.
         if barrier.stuck.is_empty() && barrier.ahead <= running.low {
             if let Some(applied) = running.applied.take() {
                 let _ = applied.send(());
@@ -154,7 +157,7 @@ impl Router {
         self.stop_check(collection).await
     }
 
-    /// A walker has compared a range, or could not.
+    /// Handles the result of a comparison.
     pub(super) async fn checked(&mut self, collection: Uuid, chunk: ChunkId, result: Result<Compared>) -> Result<()> {
         match result {
             Ok(compared) => {
@@ -171,7 +174,7 @@ impl Router {
         }
     }
 
-    /// Takes over what was found by reads that nothing can contradict any more: a rename or drop would have stopped them by now.
+    /// Records results that no entry can contradict any more: a rename or drop would have stopped the comparison.
     pub(super) async fn finish_checks(&mut self) -> Result<()> {
         let mut at = 0;
         while at < self.compared.len() {
@@ -198,7 +201,7 @@ impl Router {
         Ok(())
     }
 
-    /// The collection of a range that is still being compared; what was stopped meanwhile may have been misled.
+    /// Returns the collection of a comparison that is still running. One that was stopped meanwhile may have been misled.
     fn checked_by(&mut self, collection: Uuid, chunk: ChunkId) -> Option<&mut CollectionProgress> {
         let tracked = self.tracked.get_mut(&collection)?;
         tracked
@@ -208,7 +211,7 @@ impl Router {
             .then_some(tracked)
     }
 
-    /// Ends what is being compared, so that everything routed goes to the appliers again.
+    /// Stops all comparisons, so that everything routed goes to the appliers again.
     pub(crate) async fn stop_checks(&mut self) -> Result<()> {
         for id in self.tracked.compared() {
             if let Some(tracked) = self.tracked.get_mut(&id) {
@@ -219,7 +222,7 @@ impl Router {
         Ok(())
     }
 
-    /// Ends what takes so long, on servers that are slow to answer, that the run would not be ready to cut over for its sake.
+    /// Stops comparisons that take too long because the servers are slow. They would keep the run from becoming ready for the cutover.
     pub(super) async fn stop_slow_checks(&mut self) -> Result<()> {
         let routed = self.routed.time;
         let is_slow = |running: &VerificationInFlight| {
@@ -236,7 +239,7 @@ impl Router {
         Ok(())
     }
 
-    /// Sends on what was held for the range that is compared.
+    /// Ends the comparison in a collection and sends on the changes held for it.
     async fn stop_check(&mut self, collection: Uuid) -> Result<()> {
         let Some(tracked) = self.tracked.get_mut(&collection) else {
             return Ok(());
@@ -254,7 +257,7 @@ impl Router {
         };
         self.held -= bytes;
         self.progress.held_bytes.store(self.held as u64, Relaxed);
-        // The watermark was kept back.
+        // The comparison held the watermark back.
         self.dirty = true;
         for (position, write) in held {
             self.send_on(collection, position, write).await?;
@@ -278,14 +281,15 @@ impl Router {
         .await
     }
 
-    /// The collections that are being compared of which this is true.
+    /// Returns the collections with a running comparison for which `is_meant` is `true`.
     fn compared_where(&mut self, is_meant: impl Fn(&CollectionProgress) -> bool) -> Vec<Uuid> {
         let mut ids = self.tracked.compared();
         ids.retain(|id| self.tracked.get(id).is_some_and(&is_meant));
         ids
     }
 
-    /// How far a checkpoint may say that everything is applied, and where the history has to be read from to go on there.
+    /// Returns the position up to which a checkpoint may say that everything is applied, and the position to read the history from to
+    /// resume there.
     pub(super) fn applied_until(&mut self) -> (Position, Position) {
         let compared = self.tracked.compared();
         let running = compared
@@ -298,9 +302,9 @@ impl Router {
             .unwrap_or((self.routed, self.resume))
     }
 
-    /// What is known of collections' being the same on both sides; `None` where others may have written to any of them.
+    /// Returns the verification state for a checkpoint. `None` if other programs may have written to any of the collections.
     pub(super) fn compared_until(&mut self) -> Option<ComparedUntil> {
-        // First the position: what is seen later lies behind it.
+        // Read the position first: writes seen after this come after it.
         let watched = self.progress.foreign_writes_until()?;
         let foreign = self.progress.foreign_writes().into_iter();
         Some(ComparedUntil {
@@ -310,7 +314,7 @@ impl Router {
         })
     }
 
-    /// Asks everything that is being compared to come to its end.
+    /// Asks all comparisons to finish.
     pub(super) fn hurry_checks(&mut self) {
         for id in self.tracked.compared() {
             if let Some(running) = self.tracked.get(&id).and_then(|tracked| tracked.verification.running()) {
@@ -320,21 +324,21 @@ impl Router {
     }
 
     pub(super) async fn verify(&mut self, request: VerificationRequest) -> Result<()> {
-        // Whoever asked may have stopped waiting.
+        // The requester may have stopped waiting.
         match request {
             VerificationRequest::Begin { collections, reply } => {
-                self.each_proof(&collections, RangeVerification::ask).await?;
+                self.each_verification(&collections, RangeVerification::ask).await?;
                 let _ = reply.send(());
             }
             VerificationRequest::End { collections, reply } => {
-                self.each_proof(&collections, |verification| {
+                self.each_verification(&collections, |verification| {
                     *verification = RangeVerification::default()
                 })
                 .await?;
                 let _ = reply.send(());
             }
             VerificationRequest::State { collections, reply } => {
-                let _ = reply.send(self.proof_states(&collections));
+                let _ = reply.send(self.verification_states(&collections));
             }
             VerificationRequest::Open { collection, reply } => {
                 let open = self
@@ -351,8 +355,12 @@ impl Router {
         Ok(())
     }
 
-    /// Does something to the verifications of these collections, of all when there are none.
-    async fn each_proof(&mut self, collections: &[Namespace], change: impl Fn(&mut RangeVerification)) -> Result<()> {
+    /// Applies `change` to the verifications of these collections, or of all collections if none are given.
+    async fn each_verification(
+        &mut self,
+        collections: &[Namespace],
+        change: impl Fn(&mut RangeVerification),
+    ) -> Result<()> {
         self.stop_checks().await?;
         let is_meant =
             |tracked: &&CollectionProgress| collections.is_empty() || collections.contains(&tracked.target.namespace);
@@ -365,7 +373,7 @@ impl Router {
         Ok(())
     }
 
-    fn proof_states(&self, collections: &[Namespace]) -> Vec<CollectionVerification> {
+    fn verification_states(&self, collections: &[Namespace]) -> Vec<CollectionVerification> {
         self.tracked
             .values()
             .filter(|tracked| collections.is_empty() || collections.contains(&tracked.target.namespace))
@@ -381,7 +389,7 @@ impl Router {
             .collect()
     }
 
-    /// Writes documents as the source has them.
+    /// Refetches documents, so that the sink has them as the source does.
     async fn repair_documents(&mut self, namespace: &Namespace, keys: Vec<Key>) -> Result<()> {
         self.stop_checks().await?;
         let found = self

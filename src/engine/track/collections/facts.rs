@@ -1,4 +1,4 @@
-//! What counts of one collection when something is asked of all of them.
+//! Facts about each collection, and their totals over all of them.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -9,33 +9,33 @@ use crate::engine::track::collection::{CollectionProgress, IndexWork};
 use crate::engine::track::ranges::RangeStatus;
 use crate::report::IndexCounts;
 
-/// What is known of one collection.
+/// Facts about one collection.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Facts {
     is_copied: bool,
     is_indexed: bool,
     is_settled: bool,
     is_asked: bool,
-    /// Where it stands among those with ranges to be read: what is changed least for its size comes first, then what is largest.
+    /// Rank among the collections with unread ranges: the least changed for its size comes first, then the largest.
     unread: Option<(u64, Reverse<u64>)>,
     /// Whether neighbouring ranges are done, so that they can be joined once their positions are routed.
     can_join: bool,
-    /// Whether its index work goes on by itself once everything is routed.
+    /// Whether its index work advances without a build once everything is routed.
     can_begin_indexes: bool,
     has_waiting_indexes: bool,
     is_in_flight: bool,
     is_compared: bool,
     /// When a range of it can be compared.
     due: Option<Turn>,
-    /// When what has changed can be compared again, and with hurry.
+    /// When its changed documents can be compared again without hurry. With hurry, `Totals::changed` counts instead.
     again: Option<Turn>,
     changed_bytes: usize,
-    /// The same without those that are being compared.
+    /// Same as `changed_bytes`, without documents that are being compared.
     waiting_bytes: usize,
     indexes: IndexCounts,
 }
 
-/// When something comes to its turn, at once where there is no time; whether somebody waits for it.
+/// When a collection's turn comes, at once if there is no time; and whether a caller waits for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Turn {
     is_asked: bool,
@@ -57,7 +57,7 @@ impl Facts {
             is_indexed: tracked.is_indexed(),
             is_settled: !tracked.target.kind.has_ranges() || verification.is_settled(),
             is_asked: verification.is_asked(),
-            // Never negative, so that its bits are in the same order.
+            // The heat is never negative, so its bits are in the same order.
             unread: ranges
                 .has_unread()
                 .then(|| (tracked.heat().to_bits(), Reverse(tracked.bytes))),
@@ -84,7 +84,7 @@ impl Facts {
     }
 }
 
-/// What follows from the facts of all collections. Collections are named by their slots.
+/// Totals over the facts of all collections. Collections are identified by slot.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
     pub not_copied: usize,
@@ -101,11 +101,11 @@ pub(super) struct Totals {
     pub compared: BTreeSet<usize>,
     pub due: Queue,
     pub again: Queue,
-    /// Those with changed documents that wait to be compared again, by the bytes of their `_id`s.
+    /// Collections whose changed documents wait to be compared again, by the size of the `_id`s in bytes.
     pub changed: BTreeSet<(usize, usize)>,
 }
 
-/// Collections by the time at which their turn comes.
+/// Collections ordered by the time of their turn.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     asked: BTreeSet<(Option<Instant>, usize)>,
@@ -113,7 +113,8 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Those whose turn has come, the longest ago first; without `others` only those that somebody waits for.
+    /// Returns the collections whose turn has come. Those that a caller waits for come first, and are the only ones without `others`.
+    /// Within each group, the longest wait comes first.
     pub fn until(&self, now: Instant, others: bool) -> impl Iterator<Item = usize> {
         let is_past = move |(time, _): &&(Option<Instant>, usize)| time.is_none_or(|time| time <= now);
         let others = self.others.iter().filter(move |_| others);

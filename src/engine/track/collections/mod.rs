@@ -1,7 +1,7 @@
-//! All collections of a run, and what the router asks of them as a whole.
+//! All collections of a run, and queries over all of them.
 //!
-//! There can be tens of thousands, of which what happens concerns a few at a time. So what is asked of all is kept as counts and ordered sets,
-//! which are brought up to date by looking at those collections alone that were touched since they were last asked.
+//! A run can have tens of thousands of collections, and an event concerns only a few of them. So the answers to queries over all are kept
+//! as counts and ordered sets. To update these, a query examines only the collections that were touched since the last one.
 
 mod facts;
 #[cfg(test)]
@@ -21,27 +21,27 @@ use crate::model::Position;
 use crate::report::IndexCounts;
 use crate::runtime::index_builds::IndexJob;
 
-/// Of the collections with most changed documents so many are looked at for one that can be compared again now.
+/// Maximum number of collections that are examined for one that can be compared again now, those with the most changed documents first.
 const LARGEST_LOOKED_AT: usize = 64;
 
-/// The collections that are migrated, views left out.
+/// The collections that are migrated, without views.
 #[derive(Debug, Default)]
 pub(crate) struct Collections {
     slots_by_id: HashMap<Uuid, usize>,
     slots: Vec<Option<Slot>>,
     free: Vec<usize>,
-    /// Slots whose facts have to be found anew.
+    /// Slots whose facts must be computed again.
     touched: Vec<usize>,
-    /// Slots whose state has to be written anew.
+    /// Slots whose checkpoint state must be written again.
     unsaved: Vec<usize>,
     totals: Totals,
     states: States,
-    /// How many collections were looked at so far.
+    /// Number of times that a collection was examined so far.
     #[cfg(test)]
     looks: std::sync::atomic::AtomicU64,
 }
 
-/// Something of which it is known whether it may have changed since it was last looked at.
+/// A value that records whether it may have changed since the last query.
 #[derive(Debug)]
 pub(crate) struct Noticed<T> {
     value: T,
@@ -65,13 +65,13 @@ impl Collections {
         self.at(*self.slots_by_id.get(id)?)
     }
 
-    /// A collection that may be changed in any way.
+    /// Returns a collection for changes of any kind.
     pub fn get_mut(&mut self, id: &Uuid) -> Option<&mut CollectionProgress> {
         let slot = *self.slots_by_id.get(id)?;
         self.touch(slot, true)
     }
 
-    /// A collection in which nothing is changed that a checkpoint keeps, but for which documents have changed since they were compared.
+    /// Returns a collection for changes that a checkpoint does not keep, except which documents have changed since they were compared.
     pub fn get_routed(&mut self, id: &Uuid) -> Option<&mut CollectionProgress> {
         let slot = *self.slots_by_id.get(id)?;
         self.touch(slot, false)
@@ -121,13 +121,13 @@ impl Collections {
         self.totals.not_copied == 0
     }
 
-    /// Whether every index of every collection is built, or was given up.
+    /// Whether every index of every collection is built or was abandoned.
     pub fn are_indexed(&mut self) -> bool {
         self.refresh();
         self.totals.not_indexed == 0
     }
 
-    /// Whether of no collection anything more will be compared for now.
+    /// Whether no collection has anything more to compare for now.
     pub fn are_settled(&mut self) -> bool {
         self.refresh();
         self.totals.not_settled == 0
@@ -138,7 +138,7 @@ impl Collections {
         self.totals.indexes
     }
 
-    /// The memory that the `_id`s of what has changed since it was compared take, in bytes.
+    /// Memory taken by the `_id`s of documents that have changed since they were compared, in bytes.
     pub fn changed_bytes(&mut self) -> usize {
         self.refresh();
         self.totals.changed_bytes
@@ -156,7 +156,7 @@ impl Collections {
         }
     }
 
-    /// Goes on with the indexes of collections for which there is nothing more to wait for.
+    /// Advances the index work of collections that have nothing more to wait for.
     pub fn advance_index_work(&mut self, routed: Position) {
         self.refresh();
         let mut next = 0;
@@ -168,7 +168,7 @@ impl Collections {
         }
     }
 
-    /// The next index to be built.
+    /// Returns the next index to build.
     pub fn next_index(&mut self, routed: Position) -> Option<IndexJob> {
         self.refresh();
         for are_waiting in [true, false] {
@@ -191,33 +191,33 @@ impl Collections {
         None
     }
 
-    /// The collection to be copied next. What is changed most comes last: changes of what was not read yet are dropped, while those of what was
-    /// have to be applied.
+    /// Returns the collection to copy next. Collections that change most come last: changes to unread ranges are dropped, while changes to
+    /// copied ranges have to be applied.
     pub fn next_unread(&mut self) -> Option<Uuid> {
         self.refresh();
         let (_, slot) = *self.totals.unread.first()?;
         self.id(slot)
     }
 
-    /// The collections of which ranges are being copied.
+    /// Returns the collections with chunks in flight.
     pub fn in_flight(&mut self) -> Vec<Uuid> {
         self.refresh();
         self.ids(&self.totals.in_flight)
     }
 
-    /// The collections of which something is being compared.
+    /// Returns the collections with a comparison in flight.
     pub fn compared(&mut self) -> Vec<Uuid> {
         self.refresh();
         self.ids(&self.totals.compared)
     }
 
-    /// Whether somebody waits for the comparison of a collection.
+    /// Whether a caller waits for the comparison of any collection.
     pub fn any_asked(&mut self) -> bool {
         self.refresh();
         self.totals.asked > 0
     }
 
-    /// A collection of which a range can be compared now; without `others` only one that somebody waits for.
+    /// Returns a collection with a range that can be compared now. Without `others`, returns only one that a caller waits for.
     pub fn next_due(&mut self, now: Instant, routed: Position, others: bool) -> Option<Uuid> {
         self.refresh();
         let due = self.totals.due.until(now, others);
@@ -226,7 +226,8 @@ impl Collections {
             .map(|tracked| tracked.target.id)
     }
 
-    /// A collection whose changed documents can be compared again now: with hurry the one with most, else the one whose turn came first.
+    /// Returns a collection whose changed documents can be compared again now. With `hurry` it is the one with the most of them, otherwise
+    /// the one whose turn came first.
     pub fn next_due_again(&mut self, now: Instant, routed: Position, others: bool, hurry: bool) -> Option<Uuid> {
         self.refresh();
         let is_due = |tracked: &&CollectionProgress| {
@@ -244,19 +245,19 @@ impl Collections {
         found.map(|tracked| tracked.target.id)
     }
 
-    /// The collection with most changed documents.
+    /// Returns the collection with the most changed documents.
     pub fn most_changed(&mut self) -> Option<&mut CollectionProgress> {
         self.refresh();
         let (_, slot) = *self.totals.changed.last()?;
         self.touch(slot, true)
     }
 
-    /// What is known of collections of which documents have changed since they were compared, those with fewest first, within so many bytes of
-    /// `_id`s.
+    /// Returns the verification states of collections whose documents have changed since they were compared. Collections with the fewest
+    /// changed documents come first. `room` limits the size of all their `_id`s in bytes.
     pub fn changed_states(&mut self, mut room: usize) -> HashMap<Uuid, ComparedState> {
         self.refresh();
         let mut states = HashMap::new();
-        // What is being compared again counts as changed, too, and is not among those that wait.
+        // Documents that are being compared again count as changed, too, and are not among those that wait.
         let (compared, changed) = (self.totals.compared.iter(), self.totals.changed.iter());
         for slot in compared.chain(changed.map(|(_, slot)| slot)) {
             let Some(tracked) = self.at(*slot) else { continue };
@@ -273,7 +274,7 @@ impl Collections {
         states
     }
 
-    /// The states of all collections, of which those alone are written anew that have changed.
+    /// Returns the states of all collections. Only those that have changed are written again.
     pub fn states(&mut self) -> States {
         self.refresh();
         for slot in std::mem::take(&mut self.unsaved) {
@@ -291,7 +292,7 @@ impl Collections {
         self.states.clone()
     }
 
-    /// The same with these collections as if nothing of them had been copied.
+    /// Same as `states`, with these collections as if none of their documents had been copied.
     pub fn states_without_ranges(&mut self, collections: &HashSet<Uuid>) -> States {
         let mut states = self.states();
         for slot in collections.iter().filter_map(|id| self.slots_by_id.get(id)) {
@@ -311,13 +312,13 @@ impl Collections {
         self.states.set_views(views.map(CollectionProgress::to_checkpoint));
     }
 
-    /// How many collections were looked at so far.
+    /// Number of times that a collection was examined so far.
     #[cfg(test)]
     pub fn looks(&self) -> u64 {
         self.looks.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Brings counts and sets up to date.
+    /// Updates counts and sets.
     fn refresh(&mut self) {
         for slot in std::mem::take(&mut self.touched) {
             self.note_look();
@@ -354,7 +355,7 @@ impl Collections {
         slots.iter().filter_map(|slot| self.id(*slot)).collect()
     }
 
-    /// A collection whose facts need not be found anew unless it is [touched](Self::touch) afterwards.
+    /// Returns a collection without marking its facts as outdated. The caller must [touch](Self::touch) it if they change.
     fn look_at(&mut self, slot: usize) -> Option<&mut CollectionProgress> {
         self.note_look();
         self.slots.get_mut(slot)?.as_mut().map(|slot| &mut slot.tracked)
@@ -378,7 +379,7 @@ impl Collections {
     }
 }
 
-/// Whether everything of the collection is on the sink as of a position that is routed.
+/// Whether the whole collection is on the sink as of a position that is routed.
 fn is_done(tracked: &CollectionProgress, routed: Position) -> bool {
     matches!(tracked.ranges.only(), Some(RangeStatus::Done(at)) if at <= routed)
 }
@@ -391,7 +392,7 @@ impl<T> Noticed<T> {
         }
     }
 
-    /// Whether it may have changed since this was last asked.
+    /// Whether the value may have changed since the last call.
     pub fn may_have_changed(&mut self) -> bool {
         std::mem::take(&mut self.may_have_changed)
     }
@@ -412,7 +413,7 @@ impl<T> DerefMut for Noticed<T> {
     }
 }
 
-/// The first slot from this one on. The sets stay as they are until they are brought up to date, so that one can be walked through while its
+/// Returns the first slot at or after `from`. The sets do not change before the next update, so a caller can iterate over one while its
 /// collections change.
 fn first_from(slots: &BTreeSet<usize>, from: usize) -> Option<usize> {
     slots.range(from..).next().copied()

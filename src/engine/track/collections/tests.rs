@@ -32,7 +32,7 @@ fn key(number: usize) -> Key {
     Key::from(RawBsonRef::Int64(number as i64))
 }
 
-/// Does something to a collection.
+/// Changes a collection in a random way.
 fn change(tracked: &mut CollectionProgress, random: &mut Random, step: u32) {
     let chunk = ChunkId(step.into());
     match random.below(8) {

@@ -1,4 +1,4 @@
-//! Which documents have changed since they were compared.
+//! The set of documents to compare again.
 
 use std::collections::HashSet;
 
@@ -6,18 +6,18 @@ use crate::order::Key;
 
 /// Documents that have changed since they were compared.
 ///
-/// They are compared again a few at a time. Those that come meanwhile wait until all before them have had their turn, so that what
-/// changes all the time keeps nothing else from it.
+/// They are compared again a few at a time. Documents that are added in the meantime wait until all earlier ones have had their turn. So
+/// documents that change all the time do not starve the others.
 #[derive(Debug, Default)]
 pub(crate) struct ChangedDocuments {
-    /// Whose turn it is.
+    /// Documents whose turn it is.
     turn: HashSet<Key>,
     waiting: HashSet<Key>,
     bytes: usize,
 }
 
 impl ChangedDocuments {
-    /// Adds a document; answers how many bytes more are kept.
+    /// Adds a document. Returns the additional memory in bytes.
     pub fn insert(&mut self, key: &Key) -> usize {
         if self.turn.contains(key) || self.waiting.contains(key) {
             return 0;
@@ -28,7 +28,7 @@ impl ChangedDocuments {
         bytes
     }
 
-    /// Takes up to so many documents out, which are to be compared next.
+    /// Removes up to `most` documents, which are compared next.
     pub fn take(&mut self, most: usize) -> Vec<Key> {
         if self.turn.is_empty() {
             std::mem::swap(&mut self.turn, &mut self.waiting);
@@ -45,7 +45,7 @@ impl ChangedDocuments {
         taken
     }
 
-    /// Gives back what was taken and not compared.
+    /// Gives back documents that were taken and not compared.
     pub fn give_back(&mut self, keys: impl IntoIterator<Item = Key>) {
         for key in keys {
             if !self.waiting.contains(&key) {
@@ -57,7 +57,7 @@ impl ChangedDocuments {
         }
     }
 
-    /// Whether some of those are left whose turn it is.
+    /// Whether any documents of the current turn are left.
     pub fn is_in_turn(&self) -> bool {
         !self.turn.is_empty()
     }
@@ -66,15 +66,15 @@ impl ChangedDocuments {
         self.turn.iter().chain(&self.waiting)
     }
 
-    /// The memory that they take, in bytes.
+    /// Memory taken by the `_id`s, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 }
 
-/// The memory that one takes, in bytes.
+/// Memory taken by one `_id`, in bytes.
 pub(super) fn bytes_of(key: &Key) -> usize {
-    // A set has about as much room again.
+    // A hash set needs about as much room again.
     key.size_in_bytes() * 2
 }
 
@@ -125,7 +125,7 @@ mod tests {
         let taken = changed.take(4);
         assert!(changed.is_in_turn());
         assert_eq!((taken.len(), changed.bytes()), (4, 6 * each));
-        // One of them has changed again meanwhile.
+        // One of them has changed again in the meantime.
         changed.insert(&taken[0]);
         changed.give_back(taken);
         assert_eq!((changed.iter().count(), changed.bytes()), (10, 10 * each));

@@ -1,4 +1,4 @@
-//! What is being compared, and the changes that wait for it.
+//! A comparison in flight, and the changes held for it.
 
 use std::collections::HashSet;
 
@@ -11,31 +11,31 @@ use crate::engine::track::ranges::ChunkId;
 use crate::model::{Change, Position, Write};
 use crate::order::Key;
 
-/// Documents that are being compared.
+/// A comparison in flight.
 #[derive(Debug)]
 pub(crate) struct VerificationInFlight {
     pub id: ChunkId,
     pub what: Portion,
-    /// The position at which both sides are compared, and where the history would have to be read from to go on there.
+    /// The position at which both sides are compared, and the position from which the oplog would have to be read to resume there.
     pub low: Position,
     pub resume: Position,
     pub since: Instant,
-    /// Changes after `low`, in order.
+    /// Held changes after `low`, in order.
     held: Vec<(Position, Write)>,
     held_bytes: usize,
-    /// Stops the walker; what it has found does not count.
+    /// Stops the walker. Its result is discarded.
     pub cancel: CancellationToken,
     /// Asks the walker to finish with what it has compared so far.
     pub hurry: CancellationToken,
-    /// The barrier behind everything up to `low`, and whom to tell when all appliers have applied it.
+    /// The barrier behind everything up to `low`, and the channel that signals that all appliers have reached it.
     pub barrier: u64,
     pub applied: Option<oneshot::Sender<()>>,
 }
 
-/// A part of a collection.
+/// A part of a collection to be compared.
 #[derive(Clone, Debug)]
 pub(crate) enum Portion {
-    /// Every document above this one, of all where there is none. It has no end, since the walker says how far it has come.
+    /// All documents above this `_id`, or all documents. There is no upper end, because the walker reports how far it got.
     Above(Option<Key>),
     /// These documents, which have changed since they were compared.
     Documents(HashSet<Key>),
@@ -64,12 +64,12 @@ impl VerificationInFlight {
         }
     }
 
-    /// Whether a change has to wait until its document is compared.
+    /// Whether a change must be held until its document is compared.
     pub fn must_hold(&self, key: &Key, position: Position) -> bool {
         position > self.low && self.what.contains(key)
     }
 
-    /// Keeps a change; answers its bytes.
+    /// Holds a change. Returns its size in bytes.
     pub fn hold(&mut self, change: Change) -> usize {
         let bytes = size_of::<Position>() + change.write.size_in_bytes();
         self.held.push((change.position, change.write));
@@ -77,14 +77,14 @@ impl VerificationInFlight {
         bytes
     }
 
-    /// The changes that waited, and their bytes.
+    /// Returns the held changes and their size in bytes.
     pub fn into_held(self) -> (Vec<(Position, Write)>, usize) {
         (self.held, self.held_bytes)
     }
 }
 
 impl Portion {
-    /// The memory that `_id`s of changed documents take, in bytes.
+    /// Memory taken by the `_id`s of changed documents, in bytes.
     pub fn changed_bytes(&self) -> usize {
         match self {
             Self::Above(_) => 0,

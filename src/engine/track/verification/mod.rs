@@ -1,7 +1,7 @@
-//! What is known of a collection's documents being the same on both sides. Pure.
+//! Verification state of one collection. Does no I/O.
 //!
-//! A collection is compared range by range while it is written to. What changes in a range afterwards is noted, so that at any time a
-//! comparison of these documents alone says whether all are the same. Now and then they are compared again, so that they stay few.
+//! A collection is compared range by range while it is written to. Documents that change in a compared range are recorded. So at any time,
+//! comparing these documents alone tells whether all are the same. They are compared again from time to time, so that they stay few.
 
 mod changed;
 mod in_flight;
@@ -19,37 +19,37 @@ use crate::order::Key;
 
 pub(crate) use self::in_flight::{Portion, VerificationInFlight};
 
-/// How long a collection rests that has changed by so much, or whose comparison has failed for good.
+/// Pause before a collection is compared again, if too much of it has changed or its comparison keeps failing.
 const REST: Duration = Duration::from_secs(600);
 
-/// How long it rests after a comparison that was given up, at first; each further time twice as long, up to [`LONGEST_PAUSE`].
+/// Pause before an abandoned comparison is tried again. It doubles with each consecutive failure, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The longest such rest.
+/// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What has changed is compared again after so long, so that what changes all the time is not compared all the time.
+/// Pause before changed documents are compared again, so that documents that change all the time are not compared all the time.
 const REST_BETWEEN: Duration = Duration::from_secs(5);
 
-/// After so many failures in a row the host is told that a collection cannot be compared at present.
+/// Number of consecutive failures after which the verification is reported as failing.
 const PATIENCE: u32 = 20;
 
-/// So many differences are named for a collection.
+/// Maximum number of differences named per collection.
 const NAMED: usize = 1000;
 
-/// How far the comparison of a collection's documents is.
+/// Verification state of a collection's documents.
 #[derive(Debug, Default)]
 pub(crate) struct RangeVerification {
     wanted: bool,
-    /// Whether somebody waits for it, so that it does not wait for other collections to be copied.
+    /// Whether a caller waits for the verification. If so, it does not wait for other collections to be copied.
     asked: bool,
     through: VerifiedUpTo,
     running: Option<VerificationInFlight>,
-    /// Documents of what was compared that have changed since.
+    /// Compared documents that have changed since.
     changed: ChangedDocuments,
-    /// They are not compared again before.
+    /// The changed documents are not compared again before this time.
     rest_until: Option<Instant>,
-    /// Whether that was done last, so that it is a range's turn.
+    /// Whether changed documents were compared last, so that it is a range's turn.
     was_again: bool,
     failures: u32,
     /// Why the last comparison failed.
@@ -58,7 +58,7 @@ pub(crate) struct RangeVerification {
     tally: VerifiedTotals,
 }
 
-/// Up to which `_id` everything was compared.
+/// The `_id` up to which everything was compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum VerifiedUpTo {
     #[default]
@@ -76,49 +76,49 @@ impl VerifiedUpTo {
     }
 }
 
-/// What was compared, and what differs.
+/// Totals of what was compared and what differs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct VerifiedTotals {
     pub documents: u64,
     pub bytes: u64,
     /// The position of the range that was compared last.
     pub position: Option<Position>,
-    /// The documents that differ, up to a number of them.
+    /// The documents that differ, up to a maximum number.
     pub differences: Vec<Difference>,
-    /// How many there are.
+    /// Total number of documents that differ.
     pub count: u64,
 }
 
-/// What a walker has found.
+/// Result of one comparison by a walker.
 #[derive(Debug)]
 pub(crate) struct Compared {
-    /// A position at or after the opening of the source's read: a rename or drop up to here may have misled it.
+    /// A position at or after the start of the source's read. A rename or drop up to here may have misled the read.
     pub opened: Position,
-    /// The last `_id` of a range that was compared; `None` when all of it was.
+    /// The last `_id` of a range that was compared; `None` if the whole range was.
     pub last: Option<Key>,
-    /// The documents that were to be compared by their `_id`s, and were not.
+    /// Documents that were to be compared by `_id` and were not.
     pub left: HashSet<Key>,
-    /// What was compared for the first time.
+    /// Number of documents compared for the first time.
     pub documents: u64,
     pub bytes: u64,
     pub differences: Vec<Difference>,
     pub count: u64,
 }
 
-/// How far a verification is, for whoever waits for it.
+/// Progress of a verification, for callers that wait for it.
 #[derive(Clone, Debug)]
 pub(crate) enum VerificationState {
-    /// Nobody has asked for one, or the run has begun again since.
+    /// Not requested, or the run has restarted since the request.
     NotWanted,
     Pending,
-    /// It fails again and again for this reason.
+    /// Fails repeatedly for this reason.
     Failing(String),
     Done(VerifiedTotals),
-    /// Its documents have no order in which ranges could be compared while it is written to.
+    /// The documents have no order by which ranges could be compared while the collection is written to.
     NoRanges,
 }
 
-/// How far the verification of a collection is.
+/// Progress of one collection's verification.
 #[derive(Clone, Debug)]
 pub(crate) struct CollectionVerification {
     pub namespace: Namespace,
@@ -127,7 +127,7 @@ pub(crate) struct CollectionVerification {
 }
 
 impl RangeVerification {
-    /// Of a collection that was made just now on both sides, and is empty.
+    /// Returns the state of a collection that was just created on both sides and is empty.
     pub fn of_empty(wanted: bool) -> Self {
         Self {
             wanted,
@@ -140,7 +140,7 @@ impl RangeVerification {
         }
     }
 
-    /// Begins anew. What is being compared must have been [taken](Self::take) before.
+    /// Starts over. A comparison in flight must have been [taken](Self::take) before.
     pub fn begin(&mut self) {
         *self = Self {
             wanted: true,
@@ -148,13 +148,13 @@ impl RangeVerification {
         };
     }
 
-    /// The same for somebody who waits for it.
+    /// Starts over for a caller that waits for the result.
     pub fn ask(&mut self) {
         self.begin();
         self.asked = true;
     }
 
-    /// What a checkpoint has kept of it.
+    /// Restores the state from a checkpoint.
     pub fn from_checkpoint(state: ComparedState) -> Self {
         let mut changed = ChangedDocuments::default();
         for key in &state.changed {
@@ -174,7 +174,8 @@ impl RangeVerification {
         }
     }
 
-    /// What a checkpoint keeps of it. What was found to differ is looked for anew.
+    /// Returns the state for a checkpoint. Returns `None` if nothing was compared, or if differences were found: the next run searches for
+    /// these again.
     pub fn to_checkpoint(&self) -> Option<ComparedState> {
         (self.wanted && self.through != VerifiedUpTo::Nothing && self.tally.count == 0).then(|| ComparedState {
             upper: self.through.key().cloned(),
@@ -185,7 +186,7 @@ impl RangeVerification {
         })
     }
 
-    /// The same without the documents that have changed.
+    /// Returns the state for a checkpoint, without the list of changed documents.
     pub fn compared(&self) -> checkpoint::Compared {
         if !self.wanted || self.through == VerifiedUpTo::Nothing || self.tally.count > 0 {
             checkpoint::Compared::No
@@ -201,7 +202,7 @@ impl RangeVerification {
         self.wanted
     }
 
-    /// Whether somebody waits for more of it.
+    /// Whether a caller waits for more of it.
     pub fn is_asked(&self) -> bool {
         self.asked && self.through != VerifiedUpTo::All
     }
@@ -215,7 +216,7 @@ impl RangeVerification {
         }
     }
 
-    /// Whether nothing more will come of it for now: everything was compared, or it fails again and again.
+    /// Whether no more progress is expected for now: everything was compared, or it fails repeatedly.
     pub fn is_settled(&self) -> bool {
         self.wanted && (self.through == VerifiedUpTo::All || self.is_failing())
     }
@@ -224,13 +225,13 @@ impl RangeVerification {
         self.failure.is_some() && self.failures >= PATIENCE
     }
 
-    /// The documents that may differ although everything else is known to be the same; `None` when that is not known.
+    /// Returns the documents that may differ when all others are known to be the same; `None` if that is not known.
     pub fn open(&self) -> Option<Vec<Key>> {
         (self.wanted && self.through == VerifiedUpTo::All && self.tally.count == 0)
             .then(|| self.all_changed().cloned().collect())
     }
 
-    /// Those that are being compared again are among them.
+    /// Returns all changed documents, including those that are being compared again.
     fn all_changed(&self) -> impl Iterator<Item = &Key> {
         let running = self.running.iter().filter_map(|running| match &running.what {
             Portion::Documents(documents) => Some(documents),
@@ -239,13 +240,13 @@ impl RangeVerification {
         self.changed.iter().chain(running.flatten())
     }
 
-    /// The memory that the `_id`s of what has changed take, in bytes.
+    /// Memory taken by the `_id`s of changed documents, in bytes.
     pub fn changed_bytes(&self) -> usize {
         let running = self.running.as_ref().map_or(0, |running| running.what.changed_bytes());
         self.changed.bytes() + running
     }
 
-    /// The same without those that are being compared.
+    /// Same as `changed_bytes`, without documents that are being compared.
     pub fn waiting_bytes(&self) -> usize {
         self.changed.bytes()
     }
@@ -258,12 +259,13 @@ impl RangeVerification {
         self.running.as_mut()
     }
 
-    /// When a range should be compared, at once where there is no time; `None` when none should.
+    /// Returns when a range should be compared; the inner `None` means at once, the outer one that none should.
     pub fn due_at(&self) -> Option<Option<Instant>> {
         (self.wanted && self.running.is_none() && self.through != VerifiedUpTo::All).then_some(self.not_before)
     }
 
-    /// When what has changed should be compared again, at once where there is no time; `None` when it should not, or a range comes first.
+    /// Returns when the changed documents should be compared again. The inner `None` means at once, the outer one that they should not, or
+    /// that a range comes first.
     pub fn due_again_at(&self) -> Option<Option<Instant>> {
         let is_turn_of_range = self.was_again && self.through != VerifiedUpTo::All;
         (self.wanted && self.running.is_none() && self.changed.bytes() > 0 && !is_turn_of_range)
@@ -275,7 +277,7 @@ impl RangeVerification {
         self.due_at().is_some_and(|time| time.is_none_or(|time| time <= now))
     }
 
-    /// Whether what has changed should be compared again now; `hurry` says that it has no rest.
+    /// Whether the changed documents should be compared again now. `hurry` skips the pause between comparisons.
     pub fn is_due_again(&self, now: Instant, hurry: bool) -> bool {
         let has_passed = |time: Option<Instant>| time.is_none_or(|time| time <= now);
         self.wanted
@@ -286,12 +288,12 @@ impl RangeVerification {
             && !(self.was_again && self.is_due(now))
     }
 
-    /// The range that is to be compared next.
+    /// Returns the range to compare next.
     pub fn next_range(&self) -> Portion {
         Portion::Above(self.through.key().cloned())
     }
 
-    /// Up to so many of the documents that have changed, to be compared again.
+    /// Takes up to `most` changed documents, to be compared again.
     pub fn next_changed(&mut self, most: usize) -> Portion {
         Portion::Documents(self.changed.take(most).into_iter().collect())
     }
@@ -301,14 +303,14 @@ impl RangeVerification {
         self.running = Some(running);
     }
 
-    /// Whether a change has to wait until its document is compared.
+    /// Whether a change must be held until its document is compared.
     pub fn must_hold(&self, key: &Key, position: Position) -> bool {
         self.running
             .as_ref()
             .is_some_and(|running| running.must_hold(key, position))
     }
 
-    /// Notes that a document changes, where it has been compared; answers how many bytes more are kept.
+    /// Records a change of a document that has been compared. Returns the additional memory in bytes.
     pub fn note(&mut self, key: &Key) -> usize {
         if !self.covers(key) {
             return 0;
@@ -319,7 +321,7 @@ impl RangeVerification {
         self.changed.insert(key)
     }
 
-    /// So much has changed that everything will be compared anew.
+    /// Starts over after a pause, because too much has changed.
     pub fn begin_later(&mut self) {
         *self = Self {
             wanted: true,
@@ -338,12 +340,12 @@ impl RangeVerification {
         }
     }
 
-    /// Ends what is being compared; what has no result will be compared again. Answers the changes that waited, and their bytes.
+    /// Ends the comparison in flight. What has no result is compared again later. Returns the held changes and their size in bytes.
     pub fn take(&mut self) -> Option<(Vec<(Position, Write)>, usize)> {
         let mut running = self.running.take()?;
         running.cancel.cancel();
         if let Portion::Documents(documents) = &mut running.what {
-            // Others begin anew by now.
+            // Documents that are no longer covered are compared with their ranges.
             documents.retain(|key| self.covers(key));
             self.changed.give_back(documents.drain());
             if !self.changed.is_in_turn() {
@@ -353,8 +355,8 @@ impl RangeVerification {
         Some(running.into_held())
     }
 
-    /// Takes over what was found in what is being compared; it has to be [taken](Self::take) next. Answers what of the differences was not
-    /// known before, and how many these are.
+    /// Adds the result of the comparison in flight, which must be [taken](Self::take) next. Returns the differences that were not known
+    /// before, and their total number.
     pub fn add(&mut self, mut compared: Compared) -> (Vec<Difference>, u64) {
         let nothing = (Vec::new(), 0);
         let Some(running) = &mut self.running else {
@@ -362,11 +364,11 @@ impl RangeVerification {
         };
         let mut known = HashSet::new();
         match &mut running.what {
-            // So much has changed meanwhile that everything is compared again.
+            // Too much has changed meanwhile, so everything is compared again.
             Portion::Documents(_) if self.through == VerifiedUpTo::Nothing => return nothing,
             Portion::Documents(documents) => {
                 documents.retain(|key| !compared.left.contains(key));
-                // What differed before does so still, or was put right.
+                // Earlier differences of these documents are replaced: they still exist, or were repaired.
                 self.tally.differences.retain(|difference| {
                     let is_compared = documents.contains(&difference.key);
                     if is_compared {
@@ -402,14 +404,14 @@ impl RangeVerification {
         (new, count)
     }
 
-    /// It could not be compared. A pause comes before it is tried again, by which time it has to be [taken](Self::take).
+    /// Records that the comparison failed. It is tried again after a pause, and must be [taken](Self::take) before that.
     pub fn fail(&mut self, reason: Option<String>) {
         if reason.is_some() {
             self.failures += 1;
             self.failure = reason;
         }
         let pause = if self.failures >= PATIENCE {
-            // A source that gives no snapshot would else be asked for one again and again, for each of its collections.
+            // Otherwise a source that gives no snapshots would be asked for one again and again, for each of its collections.
             REST
         } else {
             PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE)
@@ -440,12 +442,12 @@ mod tests {
         }
         assert!((PATIENCE..PATIENCE + 4).contains(&failures), "{failures}");
         assert!(matches!(verification.state(), VerificationState::Failing(_)));
-        // Whoever asks for a comparison does not wait for that.
+        // A caller that asks for a comparison does not wait for the pause to end.
         verification.begin();
         assert!(verification.is_due(Instant::now()));
     }
 
-    /// However much changes, there is time for what was not compared yet.
+    /// However many documents change, ranges that were not compared yet get their turn.
     #[tokio::test(start_paused = true)]
     async fn ranges_and_what_has_changed_take_turns() {
         let key = |id: i32| Key::from(bson::RawBsonRef::Int32(id));

@@ -132,7 +132,7 @@ fn values_and_names_of_every_kind_go_through_untouched() {
         (element_type::STRING, &[1, 0, 0, 0, 0]),
     ];
     for (index, (kind, value)) in values.iter().enumerate() {
-        // Names that are not UTF-8 either.
+        // The names are not UTF-8 either.
         writer.value(*kind, &[0xC0 + index as u8], value).unwrap();
     }
     writer.close(opened).unwrap();
@@ -153,7 +153,7 @@ fn values_and_names_of_every_kind_go_through_untouched() {
         applied(&wrapped(&odd, 1), &v1_set(rawdoc! { "n": 2 })),
         wrapped(&odd, 2)
     );
-    // And again when the odd elements are walked, and when they are the change.
+    // Again with the odd elements nested in a changed value, and as the change itself.
     let after = applied(&wrapped(&odd, 1), &v2(rawdoc! { "sodd": { "i": { "x": 1 } } }));
     let after_v1 = applied(&wrapped(&odd, 1), &v1_set(rawdoc! { "odd.x": 1 }));
     assert_eq!(after, after_v1);
@@ -216,7 +216,7 @@ fn broken_bson_is_an_error_and_never_a_panic() {
     assert_malformed(apply(&unterminated, &v2(rawdoc! { "se": { "i": { "g": 2 } } })));
     assert_malformed(apply(&unterminated, &v1_set(rawdoc! { "e.g": 2 })));
     let mut cut = good.as_bytes().to_vec();
-    // The length of the string "text" now reaches over the end.
+    // The length of the string "text" now extends beyond the end.
     let text = cut.windows(4).position(|window| window == b"text").unwrap();
     cut[text - 4] = 0xFF;
     assert_malformed(apply(&RawDocumentBuf::from_bytes(cut).unwrap(), &delta));
@@ -278,12 +278,12 @@ fn v1_two_spellings_of_one_index_are_refused() {
         assert!(v1_as_ordered_operators(&delta).is_err_and(aliased));
         assert!(v1_needs_ordered_sets(&delta).is_err_and(aliased));
         assert!(apply(&rawdoc! { "_id": 1, "l": [{}, {}] }, &delta).is_err_and(aliased));
-        // In a document they are two names.
+        // In a document, these are two names.
         assert!(apply(&rawdoc! { "_id": 1, "l": { "0": {} } }, &delta).is_ok());
     }
     let apart = v1_set(rawdoc! { "l.01": 1, "m.1": 2, "l.11": 3 });
     assert!(v1_as_operators(&apart).is_ok());
-    // Without a parent they are fields of the document.
+    // Without a parent, these are fields of the document.
     let fields = v1_set(rawdoc! { "01": 1, "1": 2 });
     assert!(v1_as_operators(&fields).is_ok());
     assert_eq!(v1_needs_ordered_sets(&fields), Ok(true));
@@ -305,7 +305,7 @@ fn v1_unset(paths: RawDocumentBuf) -> RawDocumentBuf {
     rawdoc! { "$v": 1, "$unset": paths }
 }
 
-/// Checks that a diff makes of one document another, byte for byte.
+/// Checks that a diff turns `before` into `after`, byte for byte.
 #[track_caller]
 fn check_v2(before: RawDocumentBuf, diff: RawDocumentBuf, after: RawDocumentBuf) {
     assert_eq!(applied(&before, &v2(diff)), after);
@@ -321,7 +321,7 @@ fn assert_malformed(result: Result<RawDocumentBuf, DeltaError>) {
     assert!(matches!(result, Err(DeltaError::Malformed { .. })), "{result:?}");
 }
 
-/// A document of int32 fields, whose names may repeat.
+/// A document of int32 fields. Names may repeat.
 fn raw(fields: &[(&[u8], i32)]) -> RawDocumentBuf {
     let mut writer = Writer::default();
     let opened = writer.open();

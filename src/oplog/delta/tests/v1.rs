@@ -34,7 +34,7 @@ fn pads_arrays_with_null() {
         v1_set(rawdoc! { "l.3": 4, "l.6.x.y": 7 }),
         rawdoc! { "_id": 1, "l": [1, null, null, 4, null, null, { "x": { "y": 7 } }] },
     );
-    // Paths come in string order, so a later element may be set first.
+    // Paths are in string order, so a later element may be set first.
     check_v1(
         rawdoc! { "_id": 1, "l": [] },
         v1_set(rawdoc! { "l.10": 10, "l.9": 9, "l.01": 1 }),
@@ -66,7 +66,7 @@ fn bounds_the_padding_of_all_arrays_together() {
         document.append(c_name(&name.to_string()), bson::rawbson!([]));
         paths.append(c_name(&format!("{name}.{MAX_BACKFILL}")), 1);
     }
-    // Refused before the next path is looked at, and not only when the document is written.
+    // It must fail before the next path is read, not only when the document is written.
     paths.append(c_name("_id.x"), 1);
     assert_eq!(apply(&document, &v1_set(paths)), Err(DeltaError::TooLarge));
 }
@@ -174,11 +174,11 @@ fn many_paths_into_a_large_array_are_quick() {
     }
     let items: Vec<Bson> = (0..40_000).map(Bson::Int32).collect();
     let after = RawDocumentBuf::try_from(&bson::doc! { "_id": 1, "l": items }).unwrap();
-    // Copying the document for each path would move some ten gigabytes and be noticed by anyone who waits for this test.
+    // Copying the document for each path would move about ten gigabytes, and make this test visibly slow.
     assert_eq!(applied(&before, &v1_set(paths)), after);
 }
 
-/// As an operator does. Fields are found in another way where they are many.
+/// As with an operator. Documents with many fields use another lookup.
 #[test]
 fn the_first_of_a_repeated_name_is_meant() {
     for count in [3, 40] {

@@ -149,7 +149,7 @@ fn descends_into_array_elements() {
     );
 }
 
-/// A binary value of the subtype that compressed columns have.
+/// A binary value of the subtype of compressed columns.
 fn column(bytes: &[u8]) -> bson::Binary {
     bson::Binary {
         subtype: bson::spec::BinarySubtype::Column,
@@ -157,7 +157,7 @@ fn column(bytes: &[u8]) -> bson::Binary {
     }
 }
 
-/// As an 8.0 server logs an insert into a bucket that exists.
+/// The diff that an 8.0 server logs for an insert into an existing bucket.
 #[test]
 fn a_binary_splice_replaces_what_comes_from_its_offset_on() {
     let splice = |offset: i32, data: &[u8]| {
@@ -180,7 +180,7 @@ fn a_binary_splice_replaces_what_comes_from_its_offset_on() {
             "data": { "t": column(b"abcdef\0"), "v": column(b"z\0"), "w": column(b"new\0") },
         },
     );
-    // At its very end, with nothing, and past it.
+    // At the very end, with no data, and beyond the end.
     check_v2(
         before(),
         rawdoc! { "sdata": { "b": { "t": splice(4, b"e"), "v": splice(2, b"") } } },
@@ -263,7 +263,7 @@ fn refuses_what_is_malformed() {
         rawdoc! { "b": { "a": { "o": -1, "d": column(b"x") } } },
         rawdoc! { "b": { "a": { "o": 1, "d": "text" } } },
         rawdoc! { "u": { "a": 1 }, "b": { "a": { "o": 1, "d": column(b"x") } } },
-        // These would abort a server or never end there.
+        // These would abort a server, or never end on it.
         rawdoc! { "sl": { "a": true, "l": 1, "u3": 1 } },
         rawdoc! { "sl": { "a": true, "u2": 1, "u1": 1 } },
         rawdoc! { "sl": { "a": true, "u2": 1, "u2": 1 } },
