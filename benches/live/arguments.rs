@@ -33,7 +33,7 @@ pub(crate) enum Mode {
         target: String,
     },
     /// Make many collections, likewise.
-    Catalogue {
+    Catalog {
         target: String,
         source: Option<String>,
         collections: usize,
@@ -84,7 +84,7 @@ impl Arguments {
         };
         let mut words = words.peekable();
         let (mut migrate, mut insert, mut read, mut to) = (None, None, None, None);
-        let (mut catalogue, mut from) = (None, None);
+        let (mut catalog, mut from) = (None, None);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
             match word.as_str() {
@@ -103,15 +103,15 @@ impl Arguments {
                 "--read" => read = Some(value()?),
                 "--to" => to = Some(value()?),
                 "--collections" => arguments.collections = value()?.parse()?,
-                "--catalogue" => catalogue = Some(value()?),
+                "--catalog" => catalog = Some(value()?),
                 "--from" => from = Some(value()?),
                 "--insert" => insert = Some(value()?),
                 _ => return Err(format!("there is no option {word}\n\n{USAGE}").into()),
             }
         }
         let (scale, walkers) = (arguments.scale, arguments.walkers);
-        if let Some(target) = catalogue {
-            return Ok(Mode::Catalogue {
+        if let Some(target) = catalog {
+            return Ok(Mode::Catalog {
                 target,
                 source: from,
                 collections: arguments.collections,

@@ -5,7 +5,7 @@
 //! own.
 
 mod arguments;
-mod catalogue;
+mod catalog;
 mod child;
 mod copy;
 mod data;
@@ -42,11 +42,11 @@ fn main() -> ExitCode {
             Mode::Bench(arguments) => runtime.block_on(bench(&arguments)),
             Mode::Migrate(deployments) => runtime.block_on(migration::serve(&deployments)),
             Mode::Read { source, target } => runtime.block_on(reading::serve(&source, &target)),
-            Mode::Catalogue {
+            Mode::Catalog {
                 target,
                 source,
                 collections,
-            } => runtime.block_on(catalogue::serve(&target, source.as_deref(), collections)),
+            } => runtime.block_on(catalog::serve(&target, source.as_deref(), collections)),
             Mode::Insert { target, scale } => runtime.block_on(insertion::serve(&target, scale)),
         }
     });
@@ -71,7 +71,7 @@ async fn bench(arguments: &Arguments) -> Result<()> {
         follow::run(arguments, &mut report).await?;
     }
     if arguments.collections > 0 {
-        catalogue::run(arguments, &mut report).await?;
+        catalog::run(arguments, &mut report).await?;
     }
     print!("{}", report.table());
     report.save(&arguments.json)?;

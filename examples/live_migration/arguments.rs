@@ -32,7 +32,7 @@ Options:
       --reverse                      after the migration is complete, migrate in the opposite direction, so that the
                                      source remains a way back; `cutover` hands back to the source, `abandon` stops;
                                      with --block-writes, the user on the source must be able to bypass the block
-      --ddl apply|warn|fail          what to do when the source's catalogue changes during the run: apply the change,
+      --ddl apply|warn|fail          what to do when the source's catalog changes during the run: apply the change,
                                      apply it with a warning, or stop [default: apply]
       --max-lag SECONDS              maximum lag that counts as small [default: 2]
       --window-hours N               hours to follow the source after the run is first ready [default: 120]

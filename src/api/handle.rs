@@ -64,7 +64,7 @@ impl MigrationHandle {
         // An error that exists from the beginning fails the start, not the run.
         let loaded = engine.load();
         let waits = &engine.settings.on_wait;
-        let loaded = waits.telling(Side::Target, "load the checkpoint", Some(LONGEST_CALL), loaded);
+        let loaded = waits.report_waits(Side::Target, "load the checkpoint", Some(LONGEST_CALL), loaded);
         let kept = match loaded.await? {
             Some(checkpoint) if checkpoint.complete => {
                 return Err(Error::new(

@@ -3,7 +3,7 @@
 //! This module compares the two sides, decides what to send to a target, and finds what the target cannot keep. Servers store a
 //! specification in their own form. They fill in defaults, round numbers, drop fields without meaning, and store a number as an int, a long
 //! or a double, depending on their version. Both sides are therefore converted to one normal form first. All knowledge about that form is
-//! in this module. The listing of both sides at the cutover, the target's catalogue before a copy, certificates and preflight all use it.
+//! in this module. The listing of both sides at the cutover, the target's catalog before a copy, certificates and preflight all use it.
 //!
 //! The rows were measured on 4.2.6, 4.4.2, 5.0.4, 5.0.32, 6.0.5 and 6.0.27 unless they say otherwise. "Nothing" means that the option
 //! counts as absent. *Not kept* means that the target cannot store it. Numbers are equal by value everywhere, whatever their types and

@@ -24,7 +24,7 @@ impl WayBack {
     }
 }
 
-/// Omits the catalogue, which may be too large to print.
+/// Omits the catalog, which may be too large to print.
 impl fmt::Debug for WayBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WayBack")

@@ -1,4 +1,4 @@
-//! Checks of a sink's description, and of changes to its catalogue.
+//! Checks of a sink's description, and of changes to its catalog.
 
 use std::collections::{BTreeMap, BTreeSet};
 

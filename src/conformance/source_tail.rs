@@ -39,7 +39,7 @@ pub(super) async fn run(fixture: &dyn SourceFixture) -> Result<(), ConformanceFa
     )
     .await?;
     check("the tail of an idle source reaches the newest position", idle(fixture)).await?;
-    check("changes to the catalogue are in the history", commands(fixture)).await?;
+    check("changes to the catalog are in the history", commands(fixture)).await?;
     check("a position that the history does not hold is lost", lost(fixture)).await
 }
 

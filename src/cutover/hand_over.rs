@@ -27,7 +27,7 @@ use crate::runtime::completion::{Offer, Switch};
 use crate::runtime::expiry::{self, Form};
 use crate::runtime::job::Job;
 use crate::runtime::progress::RunState;
-use crate::runtime::waiting::{telling, telling_within};
+use crate::runtime::waiting::{report_waits, report_waits_within};
 
 /// Operation name in events: reads the source's position once nothing may write to it any more.
 const CONFIRM: &str = "confirm the position of the last write";
@@ -106,7 +106,7 @@ impl HandOver<'_> {
         let (engine, events) = (self.engine, &self.progress.events);
         wait_for_transactions(&*engine.source, &engine.settings.selection, events).await?;
         let watched = self.watch_for_late_writes();
-        let mut position = telling(events, Side::Source, CONFIRM, watched).await?;
+        let mut position = report_waits(events, Side::Source, CONFIRM, watched).await?;
         let mut compared: Option<Compared> = None;
         let mut known = LateWrites::default();
         let mut rounds = 0;
@@ -121,12 +121,12 @@ impl HandOver<'_> {
                 known = late_writes;
             }
             let look = self.look(&run, &report, &mut compared);
-            let looked = telling_within(events, Side::Target, "list and compare both sides", None, look).await?;
+            let looked = report_waits_within(events, Side::Target, "list and compare both sides", None, look).await?;
             let Some(sides) = looked else {
                 // The run has restarted from its checkpoint.
                 continue;
             };
-            position = telling(events, Side::Source, CONFIRM, engine.source.sentinel()).await?;
+            position = report_waits(events, Side::Source, CONFIRM, engine.source.sentinel()).await?;
             let (last, same_run) = self.applied_to(position).await?;
             let unchanged = self.check_late_writes()?.count == known.count;
             if !unchanged || !same_run.same_channel(&run) {
@@ -143,7 +143,7 @@ impl HandOver<'_> {
                 switch: switch.take(),
             };
             let complete = self.complete(&run, offer, known.count);
-            match telling(events, Side::Target, "save that the migration is complete", complete).await? {
+            match report_waits(events, Side::Target, "save that the migration is complete", complete).await? {
                 Ended::Complete(summary) => {
                     self.tell(&summary);
                     return Ok(*summary);
@@ -475,7 +475,7 @@ impl HandOver<'_> {
         };
         let events = &self.progress.events;
         let applied = timeout(PATIENCE, applied);
-        let applied = telling_within(events, Side::Target, "apply the last changes", Some(PATIENCE), applied);
+        let applied = report_waits_within(events, Side::Target, "apply the last changes", Some(PATIENCE), applied);
         applied.await.map_err(|_| {
             Error::new(
                 ErrorKind::Connection,

@@ -48,7 +48,7 @@ use crate::runtime::lease::Lease;
 use crate::runtime::limits::memory::{MemoryBudget, Shares};
 use crate::runtime::progress::RunState;
 use crate::runtime::tasks::flatten;
-use crate::runtime::waiting::{telling, telling_within};
+use crate::runtime::waiting::{report_waits, report_waits_within};
 
 /// Maximum time for the tasks of a run to finish their writes when the run ends.
 const ENDING: Duration = Duration::from_secs(15);
@@ -80,7 +80,7 @@ impl Job {
         lost: Option<&str>,
     ) -> Result<()> {
         let lease = Lease::acquire(Arc::clone(&self.unfenced.sink), self.fence.clone());
-        let lease = telling(&progress.events, Side::Target, "take the lease", lease).await?;
+        let lease = report_waits(&progress.events, Side::Target, "take the lease", lease).await?;
         let cancel = cancel.child_token();
         // Tasks may still write after the run is cancelled. The lease is kept until all of them have ended.
         let ended = CancellationToken::new();
@@ -164,7 +164,7 @@ impl Job {
             of_job.is_some_and(|state| state.target == job.target.target && state.made == job.made)
         });
         if lost.is_some() || loaded.as_ref().is_none_or(|checkpoint| !checkpoint.created) {
-            // The target's catalogue will be created again.
+            // The target's catalog will be created again.
             builds.stop_all(&*self.sink).await?;
         }
         let beginning = match loaded {
@@ -177,12 +177,12 @@ impl Job {
                 Some(reason) => self.resync(checkpoint, &ownership, progress, reason).await?,
                 None => {
                     let begun = self.go_on(checkpoint, &ownership, progress);
-                    telling_within(events, Side::Source, "find the position to resume from", None, begun).await?
+                    report_waits_within(events, Side::Source, "find the position to resume from", None, begun).await?
                 }
             },
             None => {
                 let begun = self.begin_anew(&ownership);
-                telling_within(
+                report_waits_within(
                     events,
                     Side::Source,
                     "list the collections and create them on the target",

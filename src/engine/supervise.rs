@@ -19,7 +19,7 @@ use crate::mongo::retry::{RetryPolicy, retry};
 use crate::report::{Event, Phase};
 use crate::runtime::job::Job;
 use crate::runtime::progress::RunState;
-use crate::runtime::waiting::telling;
+use crate::runtime::waiting::report_waits;
 use crate::source::Source;
 
 /// Maximum pause before a failed run resumes from its checkpoint.
@@ -203,7 +203,7 @@ async fn until_it_may_end(wanted: &mut watch::Receiver<Wanted>, progress: &RunSt
         progress.whole_copies.close();
         if progress.whole_copies.are_running() {
             let ended = progress.whole_copies.ended();
-            telling(
+            report_waits(
                 &progress.events,
                 Side::Source,
                 "finish copies that cannot be resumed",

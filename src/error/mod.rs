@@ -68,7 +68,7 @@ pub enum ErrorKind {
     WritesAfterStop,
     /// A hook of the host failed, panicked or timed out. The context names it.
     Hook,
-    /// The catalogue of the source changed, and the host has configured the run to end in that case. The context names the change, the
+    /// The catalog of the source changed, and the host has configured the run to end in that case. The context names the change, the
     /// namespace and the position.
     CatalogChanged,
     /// The call is not possible in the current phase of the run. The message says what is possible.

@@ -52,7 +52,7 @@ impl OnWait {
     ///
     /// # Cancellation
     /// Dropping the future drops `answer`.
-    pub async fn telling<T>(
+    pub async fn report_waits<T>(
         &self,
         side: Side,
         operation: impl Into<Cow<'static, str>>,
@@ -114,7 +114,7 @@ mod tests {
         let on_wait = OnWait::new(move |wait| heard.lock().unwrap().push(wait.to_string()));
         let limit = Some(Duration::from_secs(30));
         on_wait
-            .telling(Side::Target, "connect to h:1", limit, sleep(Duration::from_secs(5)))
+            .report_waits(Side::Target, "connect to h:1", limit, sleep(Duration::from_secs(5)))
             .await;
         assert_eq!(
             *told.lock().unwrap(),

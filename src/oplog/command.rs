@@ -1,4 +1,4 @@
-//! Parses command entries of the oplog: changes to the catalogue.
+//! Parses command entries of the oplog: changes to the catalog.
 
 use bson::raw::RawDocumentBuf;
 
@@ -7,7 +7,7 @@ use crate::oplog::entry::CommandOperation;
 use crate::oplog::parse::{Namespaces, is_skipped, text};
 use crate::oplog::raw_entry::{RawEntry, malformed, uuid, without};
 
-/// Returns what a command entry other than `applyOps` does to the catalogue, or `None` if it does nothing that matters to a migration.
+/// Returns what a command entry other than `applyOps` does to the catalog, or `None` if it does nothing that matters to a migration.
 ///
 /// The server drops `system.views` when it drops a database. That is returned as a drop of that collection: all views of the database are
 /// gone.

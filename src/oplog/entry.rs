@@ -39,11 +39,11 @@ impl Entry {
 pub enum Item {
     /// A write to one document.
     Change(Change),
-    /// A change to the catalogue.
+    /// A change to the catalog.
     Command(Command),
 }
 
-/// A change to the catalogue, as the source logged it.
+/// A change to the catalog, as the source logged it.
 #[derive(Clone, Debug)]
 pub struct Command {
     /// The position in the history.
@@ -56,7 +56,7 @@ pub struct Command {
     pub raw: RawDocumentBuf,
 }
 
-/// The kinds of change to the catalogue.
+/// The kinds of change to the catalog.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CommandOperation {

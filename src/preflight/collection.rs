@@ -23,7 +23,7 @@ const OPTIONS_SINCE: &[(&str, [u32; 2])] = &[
     ("encryptedFields", [6, 0]),
 ];
 
-/// Checks the catalogue of the migrated collections.
+/// Checks the catalog of the migrated collections.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     collisions(context.planned, findings);
     names(context, findings);

@@ -401,7 +401,11 @@ async fn asked<T>(
             None => answer.await,
         }
     };
-    engine.settings.on_wait.telling(side, operation, limit, answer).await
+    engine
+        .settings
+        .on_wait
+        .report_waits(side, operation, limit, answer)
+        .await
 }
 
 fn side_facts(

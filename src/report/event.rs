@@ -95,14 +95,14 @@ pub enum Event {
         /// Reason given by the target.
         reason: String,
     },
-    /// A change to the source's catalogue was applied to the target.
+    /// A change to the source's catalog was applied to the target.
     CatalogChanged {
         /// Position in the source's oplog.
         position: Position,
         /// What was done, as text.
         description: String,
     },
-    /// The catalogue of selected namespaces was changed on the source, and the host [wants a warning](crate::DdlPolicy::Warn). The change
+    /// The catalog of selected namespaces was changed on the source, and the host [wants a warning](crate::DdlPolicy::Warn). The change
     /// is applied next. A run that goes back to its checkpoint may emit the event again.
     CatalogChangeMet {
         /// Position in the source's oplog.

@@ -36,7 +36,7 @@ pub struct LateWrite {
     pub position: Position,
     /// The collection's name on the source.
     pub namespace: Namespace,
-    /// The document's `_id` in extended JSON, shortened if it is long; `None` for a change to the catalogue.
+    /// The document's `_id` in extended JSON, shortened if it is long; `None` for a change to the catalog.
     pub id: Option<String>,
 }
 
@@ -70,7 +70,7 @@ impl fmt::Display for LateWrites {
             write!(f, "{separator}{}", write.namespace)?;
             match &write.id {
                 Some(id) => write!(f, " _id {id}")?,
-                None => f.write_str(" (its catalogue)")?,
+                None => f.write_str(" (its catalog)")?,
             }
             separator = ", ";
         }
@@ -93,7 +93,7 @@ struct State {
     writes: LateWrites,
     /// Position of the last write in each collection.
     last: HashMap<Namespace, Position>,
-    /// Position of the last change to the catalogue.
+    /// Position of the last change to the catalog.
     last_of_catalog: Option<Position>,
 }
 
@@ -160,7 +160,7 @@ impl LateWatch {
         }
     }
 
-    /// Whether a collection may have late writes after a position. After a change to the catalogue this is `true` for every collection.
+    /// Whether a collection may have late writes after a position. After a change to the catalog this is `true` for every collection.
     pub fn may_have_changed(&self, namespace: &Namespace, after: Position) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let last = state.last.get(namespace).copied().max(state.last_of_catalog);

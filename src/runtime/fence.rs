@@ -183,7 +183,7 @@ impl Sink for FencedSink {
 
     async fn execute(&self, command: &CatalogCommand) -> Result<()> {
         let call = self.sink.execute(command);
-        self.fence.guard("change the target's catalogue", call).await
+        self.fence.guard("change the target's catalog", call).await
     }
 
     async fn create_index(&self, namespace: &Namespace, specification: &RawDocumentBuf) -> Result<()> {

@@ -83,7 +83,7 @@ impl IndexBuilds {
         }
     }
 
-    /// Cancels all builds of a collection, so that its catalogue can be changed. Returns those that ended by themselves in the meantime.
+    /// Cancels all builds of a collection, so that its catalog can be changed. Returns those that ended by themselves in the meantime.
     /// Waits up to a second for a build that has only just begun.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ pub use crate::mongo::sink::MongoSink;
 #[cfg(feature = "test-util")]
 pub use memory::{JournalEntry, MemorySink, SinkCall};
 
-/// A replica set, or anything that can take the documents, indexes and catalogue commands of one.
+/// A replica set, or anything that can take the documents, indexes and catalog commands of one.
 ///
 /// # Contract
 /// - `Ok` means acknowledged: a later read through the sink sees the write. `Ok` of [`flush`](Sink::flush) means that everything
@@ -105,7 +105,7 @@ pub trait Sink: Send + Sync + 'static {
             .collect())
     }
 
-    /// Executes a catalogue command. Each command is idempotent: if the catalogue already is as requested, that is no error.
+    /// Executes a catalog command. Each command is idempotent: if the catalog already is as requested, that is no error.
     ///
     /// # Errors
     /// [`TargetRefused`](crate::ErrorKind::TargetRefused) with the server's reason.
@@ -208,7 +208,7 @@ pub trait Sink: Send + Sync + 'static {
     async fn delete_record(&self, name: &str) -> Result<()>;
 }
 
-/// A change to the sink's catalogue.
+/// A change to the sink's catalog.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CatalogCommand {
     /// Creates a collection or view with the options that the source lists. An existing one is left unchanged.

@@ -81,7 +81,7 @@ pub trait Source: Send + Sync + 'static {
     /// A server error.
     async fn sentinel(&self) -> Result<Position>;
 
-    /// Returns a position at or after everything that earlier reads of this source and its catalogue have shown, once that position is
+    /// Returns a position at or after everything that earlier reads of this source and its catalog have shown, once that position is
     /// majority-committed. A run calls this for every range it reads, so it should be cheaper than [`sentinel`](Source::sentinel), which is
     /// the default.
     ///

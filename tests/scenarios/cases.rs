@@ -1,4 +1,4 @@
-//! One migration a version pair that meets every kind of write and of change to the catalogue, each twice: while collections are being
+//! One migration a version pair that meets every kind of write and of change to the catalog, each twice: while collections are being
 //! copied, and while the oplog is followed.
 //!
 //! A case is a list of commands, those that make what stands before the migration and those that run during it. Each has databases of its

@@ -89,7 +89,7 @@ impl Scenario {
         let mut random = StdRng::seed_from_u64(seed);
         let habits = Habits {
             ids: [20, 50, 200][random.random_range(0..3)],
-            catalogue: [0, 3, 10, 25][random.random_range(0..4)],
+            catalog: [0, 3, 10, 25][random.random_range(0..4)],
             moves: random.random_bool(0.7),
             unique: random.random_bool(0.6),
             old_deltas: random.random_bool(0.5),
@@ -285,7 +285,7 @@ impl Scenario {
         }
     }
 
-    /// Prints what happened to the documents whose writes hold all of the words in `MONGOFERRY_TRACE`, and to the catalogue.
+    /// Prints what happened to the documents whose writes hold all of the words in `MONGOFERRY_TRACE`, and to the catalog.
     fn trace(&self) {
         let Ok(words) = std::env::var("MONGOFERRY_TRACE") else {
             return;

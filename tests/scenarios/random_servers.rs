@@ -1,4 +1,4 @@
-//! Random workloads on real servers: documents, transactions and the catalogue change while a migration copies, follows, is paused, is
+//! Random workloads on real servers: documents, transactions and the catalog change while a migration copies, follows, is paused, is
 //! started anew and hands over; then both sides are identical, indexes and options included.
 //!
 //! `MONGOFERRY_SEED=17` runs one seed with what happens printed, `MONGOFERRY_SEEDS=100` that many from `MONGOFERRY_FIRST_SEED` on, and
@@ -47,7 +47,7 @@ const IDLE: Duration = Duration::from_millis(5);
 const LEFT_OUT: &str = "one.d";
 const RENAMED: (&str, &str) = ("one.a", "uno.a");
 
-/// Every so many seeds the source has a catalogue of so many collections besides.
+/// Every so many seeds the source has a catalog of so many collections besides.
 const MANY_COLLECTIONS_EVERY: u64 = 40;
 const MANY_COLLECTIONS: i32 = 300;
 
@@ -250,11 +250,11 @@ impl Scenario {
         for _ in 0..random.random_range(0..4) {
             sleep(Duration::from_millis(random.random_range(0..700))).await;
             if shape.change_between_failures && random.random_bool(0.5) {
-                // Two processes fail around one change of the catalogue.
+                // Two processes fail around one change of the catalog.
                 self.diary.add("failing twice");
                 drop(handle);
                 for _ in 0..2 {
-                    before.next_of_catalogue().perform(&self.source, self.loud).await;
+                    before.next_of_catalog().perform(&self.source, self.loud).await;
                     let failing = self.start(&shape).await;
                     sleep(Duration::from_millis(random.random_range(0..400))).await;
                     drop(failing);
@@ -427,7 +427,7 @@ struct Shape {
     compared: bool,
     /// What becomes of collections that stand on the target before; without it there are none.
     existing: Option<ExistingData>,
-    /// Whether the catalogue changes between processes that fail soon one after the other.
+    /// Whether the catalog changes between processes that fail soon one after the other.
     change_between_failures: bool,
     /// Whether a transaction is open at the cutover.
     open_transaction: bool,

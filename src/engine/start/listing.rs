@@ -34,12 +34,12 @@ struct Touched {
     unreadable: Vec<String>,
 }
 
-/// Lists the selected collections. The catalogue cannot be read at a snapshot. So the tail shows what changed during the listing, and only
+/// Lists the selected collections. The catalog cannot be read at a snapshot. So the tail shows what changed during the listing, and only
 /// that is listed again, until nothing has changed. The time to list many collections thus depends on their number, however busy a few of
 /// them are.
 ///
 /// # Errors
-/// A server error, or the catalogue keeps changing for too long.
+/// A server error, or the catalog keeps changing for too long.
 pub(crate) async fn list(source: &dyn Source, selection: &Selection) -> Result<Listing> {
     let begun = Instant::now();
     let mut position = source.start_position().await?;
@@ -85,7 +85,7 @@ pub(crate) async fn list(source: &dyn Source, selection: &Selection) -> Result<L
             return Err(Error::new(
                 ErrorKind::Server,
                 "list the collections",
-                "the source's catalogue changes faster than it can be listed: stop creating and dropping collections until the copy has begun",
+                "the source's catalog changes faster than it can be listed: stop creating and dropping collections until the copy has begun",
             ));
         }
         low = source.position().await?;
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
     use crate::source::{MemorySource, SourceCall};
 
-    /// Constant changes in a part of a large catalogue must not require that the whole catalogue is listed again.
+    /// Constant changes in a part of a large catalog must not require that the whole catalog is listed again.
     #[tokio::test]
     async fn only_what_has_changed_is_listed_again() {
         const DEADLINE: Duration = Duration::from_secs(10);

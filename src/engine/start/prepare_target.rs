@@ -1,4 +1,4 @@
-//! Brings the target's catalogue to the source's state at the time of the listing.
+//! Brings the target's catalog to the source's state at the time of the listing.
 
 use std::collections::HashMap;
 

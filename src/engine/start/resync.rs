@@ -80,7 +80,7 @@ impl Job {
     }
 }
 
-/// Ensures that each collection has a name of its own on the target. Preflight covers the names at the start, and the catalogue covers
+/// Ensures that each collection has a name of its own on the target. Preflight covers the names at the start, and the catalog covers
 /// later changes. Neither covers changes made while no process followed the oplog.
 fn check_names(collections: &[CollectionProgress]) -> Result<()> {
     let mut names: BTreeMap<&Namespace, &Namespace> = BTreeMap::new();

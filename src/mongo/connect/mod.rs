@@ -124,7 +124,7 @@ impl Connected {
     /// The errors of `answer`, or [`Connection`](ErrorKind::Connection) if there is no answer within 30 seconds.
     pub async fn ask<T>(&self, operation: &'static str, answer: impl Future<Output = Result<T>>) -> Result<T> {
         let answer = timeout(DESCRIBED, answer);
-        let answer = self.on_wait.telling(self.side, operation, Some(DESCRIBED), answer);
+        let answer = self.on_wait.report_waits(self.side, operation, Some(DESCRIBED), answer);
         answer.await.unwrap_or_else(|_| {
             let finding = Finding::blocker(
                 Code::NoAnswer,
@@ -156,7 +156,7 @@ pub(crate) async fn connect(options: ConnectOptions, side: Side) -> Result<Conne
     let (client, connection) = match to {
         To::Client(client) => {
             let greeted = greet_until(&client, Instant::now() + LIMIT);
-            let hello = on_wait.telling(side, OPERATION, Some(LIMIT), greeted).await;
+            let hello = on_wait.report_waits(side, OPERATION, Some(LIMIT), greeted).await;
             let hello = hello.map_err(|error| diagnose::unreached_client(error.as_ref()))?;
             check(&client, &hello).await?;
             let connection = connection_of_client(&client, &hello).await;
@@ -203,7 +203,7 @@ async fn parse(uri: &str, side: Side, on_wait: &OnWait) -> Result<ClientOptions>
     let limit = parsed.server_selection_timeout.unwrap_or(LIMIT);
     // This takes time only if names have to be looked up.
     let parse = timeout(limit, ClientOptions::parse(uri));
-    let parsed = on_wait.telling(side, "look up the hosts of the connection string", Some(limit), parse);
+    let parsed = on_wait.report_waits(side, "look up the hosts of the connection string", Some(limit), parse);
     match parsed.await {
         Ok(parsed) => parsed.map_err(malformed),
         Err(_) => {
@@ -236,7 +236,7 @@ async fn connect_by(mut options: ClientOptions, side: Side, on_wait: &OnWait) ->
     let client = Client::with_options(options.clone()).map_err(|error| diagnose::refused_options(&options, &error))?;
     let operation = format!("connect to {}", hosts_of(&options));
     match on_wait
-        .telling(side, operation, Some(limit), reach(&options, &client, limit))
+        .report_waits(side, operation, Some(limit), reach(&options, &client, limit))
         .await?
     {
         Reached::Set => Ok((client, connection)),

@@ -29,17 +29,17 @@ const LONGEST_READ: Duration = FIRST_BATCH_TIMEOUT
 ///
 /// # Cancellation
 /// Dropping the future drops `answer`.
-pub(crate) async fn telling<T>(
+pub(crate) async fn report_waits<T>(
     events: &Events,
     side: Side,
     operation: &'static str,
     answer: impl Future<Output = T>,
 ) -> T {
-    telling_within(events, side, operation, Some(LONGEST_CALL), answer).await
+    report_waits_within(events, side, operation, Some(LONGEST_CALL), answer).await
 }
 
-/// Like [`telling`], with `limit` as the maximum duration instead of that of one call.
-pub(crate) async fn telling_within<T>(
+/// Like [`report_waits`], with `limit` as the maximum duration instead of that of one call.
+pub(crate) async fn report_waits_within<T>(
     events: &Events,
     side: Side,
     operation: &'static str,
@@ -74,12 +74,12 @@ impl<T: ?Sized> Waiting<T> {
 
     /// Awaits a call that takes at most [`LONGEST_CALL`].
     async fn call<A>(&self, operation: &'static str, answer: impl Future<Output = A>) -> A {
-        telling(&self.events, self.side, operation, answer).await
+        report_waits(&self.events, self.side, operation, answer).await
     }
 
     /// Awaits a call whose duration depends on the amount of data.
     async fn unbounded<A>(&self, operation: &'static str, answer: impl Future<Output = A>) -> A {
-        telling_within(&self.events, self.side, operation, None, answer).await
+        report_waits_within(&self.events, self.side, operation, None, answer).await
     }
 
     /// Awaits a call that reads documents. Each batch of the returned stream is awaited in the same way.
@@ -98,7 +98,7 @@ impl<T: ?Sized> Waiting<T> {
 }
 
 async fn read<A>(events: &Events, side: Side, answer: impl Future<Output = A>) -> A {
-    telling_within(events, side, "read documents", Some(LONGEST_READ), answer).await
+    report_waits_within(events, side, "read documents", Some(LONGEST_READ), answer).await
 }
 
 #[cfg(test)]
@@ -113,10 +113,10 @@ mod tests {
     async fn only_long_waits_are_told_and_again_as_they_last() {
         let events = Events::new();
         let mut told = events.subscribe(false);
-        assert_eq!(telling(&events, Side::Source, "ask", async { 5 }).await, 5);
-        telling(&events, Side::Source, "ask", sleep(FIRST / 2)).await;
+        assert_eq!(report_waits(&events, Side::Source, "ask", async { 5 }).await, 5);
+        report_waits(&events, Side::Source, "ask", sleep(FIRST / 2)).await;
         assert!(told.next().now_or_never().is_none());
-        telling(&events, Side::Target, "flush", sleep(FIRST + AGAIN + AGAIN / 2)).await;
+        report_waits(&events, Side::Target, "flush", sleep(FIRST + AGAIN + AGAIN / 2)).await;
         for expected in [FIRST, FIRST + AGAIN] {
             let Some(Some(Event::Waiting {
                 side,

@@ -48,8 +48,7 @@ impl Sink for Waiting<dyn Sink> {
     }
 
     async fn execute(&self, command: &CatalogCommand) -> Result<()> {
-        self.unbounded("change the catalogue", self.inner.execute(command))
-            .await
+        self.unbounded("change the catalog", self.inner.execute(command)).await
     }
 
     async fn create_index(&self, namespace: &Namespace, specification: &RawDocumentBuf) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Catalogue changes of the in-memory source, logged as a server logs them.
+//! Catalog changes of the in-memory source, logged as a server logs them.
 
 use std::sync::Arc;
 

@@ -35,7 +35,7 @@ pub use self::transaction::{OpenTransaction, Transaction};
 /// own, which the seed determines.
 ///
 /// Capped collections keep their order but evict nothing. Unique indexes are not enforced. While writes are blocked, writes to documents
-/// are refused, but catalogue changes are not.
+/// are refused, but catalog changes are not.
 #[derive(Clone)]
 pub struct MemorySource {
     shared: Arc<Shared>,

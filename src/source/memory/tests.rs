@@ -143,7 +143,7 @@ async fn windows_lose_positions_and_snapshots() {
 }
 
 #[tokio::test]
-async fn names_follow_the_history_or_the_newest_catalogue() {
+async fn names_follow_the_history_or_the_newest_catalog() {
     let source = MemorySource::new();
     let before = source.insert("shop.orders", rawdoc! { "_id": 1 }).unwrap();
     let renamed = source.rename("shop.orders", "shop.old").unwrap();
@@ -198,7 +198,7 @@ async fn a_disconnected_tail_ends_with_an_error_and_gates_stop_a_call() {
 }
 
 #[tokio::test]
-async fn changes_to_the_catalogue_are_listed_and_logged() {
+async fn changes_to_the_catalog_are_listed_and_logged() {
     let source = MemorySource::new();
     let start = source.position().await.unwrap();
     source

@@ -1,4 +1,4 @@
-//! Index builds: what changes the catalogue does not wait for them, and they outlive a run.
+//! Index builds: what changes the catalog does not wait for them, and they outlive a run.
 
 use futures::{FutureExt, StreamExt};
 use mongoferry::sink::SinkCall;
@@ -62,7 +62,7 @@ async fn others_go_on(bench: &Bench, what: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn changes_of_the_catalogue_do_not_wait_for_a_build() {
+async fn changes_of_the_catalog_do_not_wait_for_a_build() {
     for (what, change) in CHANGES {
         let bench = bench();
         let building = bench.sink.hold(SinkCall::CreateIndex);
@@ -174,7 +174,7 @@ async fn a_collection_alone_stands_still_for_an_index_that_was_refused() {
     assert_eq!(told.iter().filter(|event| built(event)).count(), 1, "{told:?}");
 }
 
-/// A catalogue change of another collection needs a checkpoint of everything. What stands still goes on for that, and the index is built
+/// A catalog change of another collection needs a checkpoint of everything. What stands still goes on for that, and the index is built
 /// once more.
 #[tokio::test(start_paused = true)]
 async fn a_rename_does_not_wait_for_a_collection_that_stands_still() {

@@ -243,7 +243,7 @@ async fn what_was_not_compared_again_to_its_end_has_still_changed() {
     let reads = bench.sink.hold(SinkCall::ReadDocuments);
     bench.set("shop.orders", 3, 7);
     timeout(DEADLINE, reads.reached()).await.expect("it is compared again");
-    // A change of the catalogue stops it.
+    // A change of the catalog stops it.
     bench.source.create_collection("shop.parts", rawdoc! {}).unwrap();
     bench.caught_up().await;
     reads.release();

@@ -58,7 +58,7 @@ async fn writes_after_the_stop_fail_the_cutover_and_it_can_be_called_again() {
         "3 writes",
         "shop.orders _id {\"$numberInt\":\"6\"}",
         "shop.orders _id {\"$numberInt\":\"1\"}",
-        "shop.late (its catalogue)",
+        "shop.late (its catalog)",
     ] {
         assert!(error.message().contains(part), "{part}: {error}");
     }

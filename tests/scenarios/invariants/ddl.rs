@@ -1,4 +1,4 @@
-//! What a change of the source's catalogue does to a run, as the host has chosen.
+//! What a change of the source's catalog does to a run, as the host has chosen.
 
 use futures::{FutureExt, Stream, StreamExt};
 use mongoferry::{DdlPolicy, ErrorKind, Event, Position};

@@ -1,4 +1,4 @@
-//! The order of changes, and the catalogue as a barrier.
+//! The order of changes, and the catalog as a barrier.
 
 use std::time::Duration;
 

@@ -136,7 +136,7 @@ async fn what_differs_is_found_and_nothing_else() {
     }
 }
 
-/// However slow and uneven the target is, and whatever happens to the catalogue meanwhile, nothing is a false alarm.
+/// However slow and uneven the target is, and whatever happens to the catalog meanwhile, nothing is a false alarm.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_a_false_alarm() {
     for seed in 0..6 {
@@ -270,7 +270,7 @@ async fn what_is_read_by_another_name_is_no_difference() {
     bench.finish(run).await;
 }
 
-/// What is compared holds up neither the catalogue nor a cutover.
+/// What is compared holds up neither the catalog nor a cutover.
 #[tokio::test(start_paused = true)]
 async fn nothing_waits_for_what_is_compared() {
     for renamed in [true, false] {

@@ -19,7 +19,7 @@ async fn told(run: &MigrationHandle, operation: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_index_build_and_a_change_of_the_catalogue_are_told() {
+async fn an_index_build_and_a_change_of_the_catalog_are_told() {
     let bench = Bench::with_orders(5);
     let run = bench.start().await;
     run.ready_to_cut_over(DEADLINE).await.unwrap();
@@ -31,7 +31,7 @@ async fn an_index_build_and_a_change_of_the_catalogue_are_told() {
     bench.caught_up().await;
     let executing = bench.sink.hold(SinkCall::Execute);
     bench.source.create_collection("shop.parts", rawdoc! {}).unwrap();
-    told(&run, "change the catalogue").await;
+    told(&run, "change the catalog").await;
     executing.release();
     bench.finish(run).await;
 }
@@ -86,7 +86,7 @@ async fn giving_up_an_index_build_is_told() {
     timeout(DEADLINE, building.reached()).await.expect("it is begun");
     let giving_up = bench.sink.hold(SinkCall::Execute);
     bench.source.drop_collection("shop.orders").unwrap();
-    told(&run, "change the catalogue").await;
+    told(&run, "change the catalog").await;
     giving_up.release();
     building.release();
     bench.finish(run).await;

@@ -282,7 +282,7 @@ async fn the_least_roles_carry_a_whole_migration() {
     let writer = Writer::start(&on_source, 8).await.unwrap();
     let run = migration.start().await.unwrap();
     ready(&run).await;
-    // Changes of the catalogue want privileges of their own.
+    // Changes of the catalog want privileges of their own.
     for command in [
         doc! { "createIndexes": "orders", "indexes": [{ "key": { "late": 1 }, "name": "late" }] },
         doc! { "dropIndexes": "orders", "index": "late" },

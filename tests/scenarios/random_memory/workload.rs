@@ -1,4 +1,4 @@
-//! Random writes and changes to the catalogue that a replica set would have let pass: within a collection no two documents ever have
+//! Random writes and changes to the catalog that a replica set would have let pass: within a collection no two documents ever have
 //! the same `u`, so that a unique index on it can be made at any time.
 
 use bson::raw::{RawBson, RawDocumentBuf};
@@ -17,8 +17,8 @@ const NAMES: [&str; 6] = ["shop.a", "shop.b", "shop.c", "shop.d", "shop.tmp_x", 
 pub struct Habits {
     /// Document ids that a collection can have.
     pub ids: i32,
-    /// Of a hundred steps, so many change the catalogue.
-    pub catalogue: u32,
+    /// Of a hundred steps, so many change the catalog.
+    pub catalog: u32,
     /// Whether collections are dropped and renamed, beside indexes and options.
     pub moves: bool,
     /// Whether unique indexes are made.
@@ -81,8 +81,8 @@ impl Workload {
     /// One step: usually a write.
     pub async fn step(&mut self) {
         let roll = self.random.random_range(0..100);
-        if roll < self.habits.catalogue {
-            self.change_catalogue().await;
+        if roll < self.habits.catalog {
+            self.change_catalog().await;
             return;
         }
         match self.random.random_range(0..20) {
@@ -357,7 +357,7 @@ impl Workload {
         let _ = self.source.create_index(name, specification);
     }
 
-    async fn change_catalogue(&mut self) {
+    async fn change_catalog(&mut self) {
         let name = NAMES[self.random.random_range(0..NAMES.len())];
         let other = NAMES[self.random.random_range(0..NAMES.len())];
         // What cannot be done, such as dropping what is not there, is not done.

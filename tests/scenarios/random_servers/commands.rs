@@ -25,8 +25,8 @@ pub(super) struct Commands {
     random: StdRng,
     /// How many different `_id`s there are.
     ids: i32,
-    /// Of a hundred commands, so many change the catalogue.
-    catalogue: u32,
+    /// Of a hundred commands, so many change the catalog.
+    catalog: u32,
 }
 
 /// One step of a writer.
@@ -101,15 +101,15 @@ impl Commands {
         Self {
             version,
             ids: [10, 60, 400][random.random_range(0..3)],
-            catalogue: [0, 3, 10, 30][random.random_range(0..4)],
+            catalog: [0, 3, 10, 30][random.random_range(0..4)],
             random,
         }
     }
 
     pub fn next(&mut self) -> Step {
         let database = self.database();
-        if self.random.random_range(0..100) < self.catalogue {
-            let (database, command) = self.catalogue(database);
+        if self.random.random_range(0..100) < self.catalog {
+            let (database, command) = self.catalog(database);
             return Step::Run(database, command);
         }
         if self.random.random_bool(0.03) {
@@ -123,10 +123,10 @@ impl Commands {
         Step::Run(database, self.write())
     }
 
-    /// A change of the catalogue.
-    pub fn next_of_catalogue(&mut self) -> Step {
+    /// A change of the catalog.
+    pub fn next_of_catalog(&mut self) -> Step {
         let database = self.database();
-        let (database, command) = self.catalogue(database);
+        let (database, command) = self.catalog(database);
         Step::Run(database, command)
     }
 
@@ -303,8 +303,8 @@ impl Commands {
         Bson::Document(operators)
     }
 
-    /// A command on the catalogue, and the database that it runs on.
-    fn catalogue(&mut self, database: &'static str) -> (&'static str, Document) {
+    /// A command on the catalog, and the database that it runs on.
+    fn catalog(&mut self, database: &'static str) -> (&'static str, Document) {
         let collection = self.collection();
         let other = self.collection();
         let command = match self.random.random_range(0..20) {

@@ -1,4 +1,4 @@
-//! Applies changes of the source's catalogue to the target.
+//! Applies changes of the source's catalog to the target.
 //!
 //! Each change is a barrier: everything before it is applied first.
 
@@ -33,7 +33,7 @@ const FIELDS_NAMED: usize = 20;
 impl Router {
     /// Applies one command. Returns `true` if a checkpoint must be saved before anything else is applied.
     pub(crate) async fn apply_command(&mut self, command: Command) -> Result<bool> {
-        // A comparison relies on one state of the catalogue, and holds the watermark back.
+        // A comparison relies on one state of the catalog, and holds the watermark back.
         self.stop_checks().await?;
         let (position, raw) = (command.position, command.raw);
         let applied = match self.judge(position, command.collection, &command.operation).await {

@@ -1,4 +1,4 @@
-//! Applies catalogue changes to the recorded options of a collection and its indexes.
+//! Applies catalog changes to the recorded options of a collection and its indexes.
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 

@@ -1,4 +1,4 @@
-//! Applies the DDL policy when the source's catalogue changes during a run.
+//! Applies the DDL policy when the source's catalog changes during a run.
 
 use bson::Uuid;
 
@@ -12,7 +12,7 @@ use crate::oplog::CommandOperation;
 use crate::report::Event;
 
 impl Router {
-    /// Applies the policy to a catalogue change, before the change is applied to the target.
+    /// Applies the policy to a catalog change, before the change is applied to the target.
     ///
     /// # Errors
     /// [`CatalogChanged`](ErrorKind::CatalogChanged), or as [`Router::run`].
@@ -42,7 +42,7 @@ impl Router {
         Err(Error::new(
             ErrorKind::CatalogChanged,
             "follow the source",
-            "its catalogue was changed and `DdlPolicy::Fail` is set: find out who changed it; a start with `DdlPolicy::Apply` resumes here",
+            "its catalog was changed and `DdlPolicy::Fail` is set: find out who changed it; a start with `DdlPolicy::Apply` resumes here",
         )
         .with_context("change", change)
         .with_context("namespace", namespace))

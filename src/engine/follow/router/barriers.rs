@@ -23,7 +23,7 @@ pub(crate) const BARRIERS_PER_APPLIER: usize = MAX_VERIFICATION_BARRIERS + 1;
 const STUCK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Limit in bytes for the `_id`s of documents that a checkpoint names to be read again. A document holds at most 16 MiB.
-const UNREFETCHED_BYTES: usize = 4 << 20;
+const UNSETTLED_BYTES: usize = 4 << 20;
 
 /// Limit in bytes for the `_id`s of abandoned documents that are remembered. The comparison at the cutover names all of them.
 const GIVEN_UP_BYTES: usize = 1 << 20;
@@ -125,7 +125,7 @@ impl Router {
         self.tracked.join_ranges(self.routed);
         let checkpoint = self.checkpoint_now();
         self.dirty = false;
-        self.send_barrier(Some(checkpoint), UNREFETCHED_BYTES / self.appliers.len())
+        self.send_barrier(Some(checkpoint), UNSETTLED_BYTES / self.appliers.len())
             .await?;
         Ok(())
     }
@@ -235,7 +235,7 @@ impl Router {
     pub(crate) async fn drain(&mut self) -> Result<Drained> {
         self.stop_checks().await?;
         loop {
-            let id = self.send_barrier(None, UNREFETCHED_BYTES / self.appliers.len()).await?;
+            let id = self.send_barrier(None, UNSETTLED_BYTES / self.appliers.len()).await?;
             let barrier = loop {
                 let reached = tokio::select! {
                     () = self.cancel.cancelled() => return Err(Error::stopped("apply changes")),

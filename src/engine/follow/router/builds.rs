@@ -1,4 +1,4 @@
-//! Starts index builds, and stops them when the catalogue changes.
+//! Starts index builds, and stops them when the catalog changes.
 
 use super::*;
 use crate::runtime::index_builds::{EndedBuild, IndexJob};

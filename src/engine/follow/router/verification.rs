@@ -12,7 +12,7 @@ use crate::model::Write;
 /// snapshot, and the tail comes first. A comparison that holds the watermark back by more than this is stopped.
 const MOST_BEHIND: u32 = 2;
 
-/// Maximum duration of a comparison. Sources up to 4.4 are read in a transaction: a catalogue change would wait for its end, and everybody
+/// Maximum duration of a comparison. Sources up to 4.4 are read in a transaction: a catalog change would wait for its end, and everybody
 /// who uses the collection would wait for that change.
 const LONGEST: Duration = Duration::from_secs(5);
 

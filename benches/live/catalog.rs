@@ -38,7 +38,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
                 0 => {
                     report.progress("listing and creation alone");
                     let words = [
-                        "--catalogue",
+                        "--catalog",
                         &target.uri(),
                         "--from",
                         &source.uri(),
@@ -91,7 +91,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
 }
 
 async fn fill(target: &str, count: &str) -> Result<Helper> {
-    Ok(Helper::start(&["--catalogue", target, "--collections", count]).await?.0)
+    Ok(Helper::start(&["--catalog", target, "--collections", count]).await?.0)
 }
 
 /// Makes collections on a target when it is told: those it was told the number of, or as they are listed on a source.
