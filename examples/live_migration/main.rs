@@ -1,6 +1,6 @@
 //! Command-line program that migrates a live MongoDB replica set to another one.
 //!
-//! `cargo run --release --example live_migration` shows a whole migration on two replica sets of its own;
+//! `cargo run --example live_migration` shows a whole migration on two replica sets of its own;
 //! `cargo run --release --example live_migration -- --help` explains how to migrate others.
 //!
 //! The two files that matter to a host program are `assembly.rs` and `session.rs`. `assembly.rs` describes a migration.
