@@ -32,14 +32,14 @@ use crate::engine::expiry::keep_expiry;
 use crate::engine::follow::applier::{Applier, ApplierParts};
 use crate::engine::follow::reader::{READ_AHEAD, read_oplog};
 use crate::engine::follow::router::{BARRIERS_PER_APPLIER, Router, RouterParts};
-use crate::engine::messages::Requests;
+use crate::engine::messages::{ApplierMessage, BarrierReached, Request, Requests};
 use crate::engine::ownership::Ownership;
 use crate::engine::start::begin::StartPoint;
 use crate::engine::watch::source::watch_source;
 use crate::engine::watch::target::{ForeignWatch, open_foreign_watch, watch_deployments, watch_foreign_writes};
 use crate::engine::watch::write_latency::yield_to_writes;
 use crate::error::{ErrorKind, Result};
-use crate::model::{Amount, Side};
+use crate::model::{Amount, Position, Side};
 use crate::report::Event;
 use crate::runtime::flush::SharedFlush;
 use crate::runtime::index_builds::IndexBuilds;
@@ -102,7 +102,14 @@ impl Job {
             () = patience => Ok(()),
             began = self.begin(progress, lost) => match began {
                 Ok(begun) if !cancel.is_cancelled() => {
-                    self.spawn_tasks(&mut tasks, begun, progress, requests, &cancel);
+                    let mut tasks = Tasks {
+                        job: self,
+                        tasks: &mut tasks,
+                        progress,
+                        cancel: &cancel,
+                        shares: Shares::of(&self.settings),
+                    };
+                    tasks.spawn(begun, requests);
                     Ok(())
                 }
                 Ok(_) => Ok(()),
@@ -237,15 +244,20 @@ impl Job {
         }
         watch
     }
+}
 
-    fn spawn_tasks(
-        &self,
-        tasks: &mut JoinSet<Result<()>>,
-        begun: Begun,
-        progress: &Arc<RunState>,
-        requests: &Requests,
-        cancel: &CancellationToken,
-    ) {
+/// The tasks of a run, as they are started.
+struct Tasks<'a> {
+    job: &'a Job,
+    tasks: &'a mut JoinSet<Result<()>>,
+    progress: &'a Arc<RunState>,
+    cancel: &'a CancellationToken,
+    shares: Shares,
+}
+
+impl Tasks<'_> {
+    /// Starts all of them. `requests` receives the router's queue.
+    fn spawn(&mut self, begun: Begun, requests: &Requests) {
         let Begun {
             beginning,
             foreign_writes,
@@ -253,122 +265,146 @@ impl Job {
             ownership,
             builds,
         } = begun;
-        let settings = &self.settings;
+        let (job, settings) = (self.job, &self.job.settings);
         let (send_entries, entries) = mpsc::channel(READ_AHEAD);
         let (send_requests, received) = mpsc::channel(settings.walkers * 2);
         // Large enough that an applier never waits to send.
         let (reached, barriers) = mpsc::channel(settings.appliers * BARRIERS_PER_APPLIER);
         let (saves, save_requests) = mpsc::channel(1);
-        let shares = Shares::of(settings);
-        let batches = MemoryBudget::new(shares.batches);
-        let mut appliers = Vec::with_capacity(settings.appliers);
-        for index in 0..settings.appliers {
-            let (sender, messages) = mpsc::channel(APPLIER_MESSAGES);
-            appliers.push(sender);
-            let applier = Applier::new(ApplierParts {
-                index,
-                source: Arc::clone(&self.source),
-                sink: Arc::clone(&self.sink),
-                progress: Arc::clone(progress),
-                messages,
-                reached: reached.clone(),
-                refetched_bytes: shares.settled / settings.appliers,
-                batch_bytes: shares.applier_batch,
-                replay_until: beginning.replay_until,
-            });
-            tasks.spawn(applier.run(cancel.clone()));
-        }
         let router = Router::new(RouterParts {
-            source: Arc::clone(&self.source),
-            sink: Arc::clone(&self.sink),
+            source: Arc::clone(&job.source),
+            sink: Arc::clone(&job.sink),
             ownership: Arc::clone(&ownership),
             builds,
             most_builds: settings.walkers,
             selection: settings.selection.clone(),
             ddl: settings.ddl,
-            progress: Arc::clone(progress),
+            progress: Arc::clone(self.progress),
             entries,
             requests: received,
-            appliers,
-            applier_bytes: shares.appliers,
-            held_limit: shares.held,
+            appliers: self.spawn_appliers(beginning.replay_until, &reached),
+            applier_bytes: self.shares.appliers,
+            held_limit: self.shares.held,
             chunk_bytes: settings.chunk_bytes,
             verify: settings.verification == Verification::Continuous,
-            changed_limit: shares.changed,
+            changed_limit: self.shares.changed,
             reached: barriers,
             saves,
-            cancel: cancel.clone(),
+            cancel: self.cancel.clone(),
             checkpoint: beginning.checkpoint,
             collections: beginning.collections,
             replay_until: beginning.replay_until,
         });
-        tasks.spawn(router.run());
-        tasks.spawn(save_checkpoints(
+        self.tasks.spawn(router.run());
+        self.tasks.spawn(save_checkpoints(
             durability.clone(),
-            Arc::clone(&self.store),
+            Arc::clone(&job.store),
             Arc::clone(&ownership),
             beginning.replay_until,
-            Arc::clone(progress),
+            Arc::clone(self.progress),
             save_requests,
         ));
-        tasks.spawn(read_oplog(
+        self.tasks.spawn(read_oplog(
             beginning.tail,
             send_entries,
-            MemoryBudget::new(shares.read_ahead),
-            Arc::clone(progress),
-            cancel.clone(),
+            MemoryBudget::new(self.shares.read_ahead),
+            Arc::clone(self.progress),
+            self.cancel.clone(),
         ));
-        tasks.spawn(watch_source(
-            Arc::clone(&self.source),
-            Arc::clone(progress),
+        self.tasks.spawn(keep_expiry(
+            Arc::clone(&job.sink),
+            Arc::clone(self.progress),
+            send_requests.clone(),
+            self.cancel.clone(),
+        ));
+        self.spawn_watchers(foreign_writes);
+        self.spawn_walkers(&ownership, &durability, &send_requests);
+        requests.send_replace(Some(send_requests));
+    }
+
+    /// Starts the appliers, and returns where their messages go.
+    fn spawn_appliers(
+        &mut self,
+        replay_until: Position,
+        reached: &mpsc::Sender<BarrierReached>,
+    ) -> Vec<mpsc::Sender<ApplierMessage>> {
+        let count = self.job.settings.appliers;
+        let mut appliers = Vec::with_capacity(count);
+        for index in 0..count {
+            let (sender, messages) = mpsc::channel(APPLIER_MESSAGES);
+            appliers.push(sender);
+            let applier = Applier::new(ApplierParts {
+                index,
+                source: Arc::clone(&self.job.source),
+                sink: Arc::clone(&self.job.sink),
+                progress: Arc::clone(self.progress),
+                messages,
+                reached: reached.clone(),
+                refetched_bytes: self.shares.settled / count,
+                batch_bytes: self.shares.applier_batch,
+                replay_until,
+            });
+            self.tasks.spawn(applier.run(self.cancel.clone()));
+        }
+        appliers
+    }
+
+    /// Starts what watches both sides.
+    fn spawn_watchers(&mut self, foreign_writes: Option<ForeignWatch>) {
+        let (job, settings) = (self.job, &self.job.settings);
+        self.tasks.spawn(watch_source(
+            Arc::clone(&job.source),
+            Arc::clone(self.progress),
             settings.max_lag,
-            cancel.clone(),
+            self.cancel.clone(),
         ));
-        tasks.spawn(watch_deployments(
-            Arc::clone(&self.source),
-            Arc::clone(&self.sink),
-            Arc::clone(&self.seen),
-            Arc::clone(progress),
-            cancel.clone(),
+        self.tasks.spawn(watch_deployments(
+            Arc::clone(&job.source),
+            Arc::clone(&job.sink),
+            Arc::clone(&job.seen),
+            Arc::clone(self.progress),
+            self.cancel.clone(),
         ));
         if let Some(writes) = foreign_writes {
-            tasks.spawn(watch_foreign_writes(
+            self.tasks.spawn(watch_foreign_writes(
                 writes,
                 settings.selection.clone(),
-                Arc::clone(progress),
-                cancel.clone(),
+                Arc::clone(self.progress),
+                self.cancel.clone(),
             ));
         }
-        tasks.spawn(keep_expiry(
-            Arc::clone(&self.sink),
-            Arc::clone(progress),
-            send_requests.clone(),
-            cancel.clone(),
-        ));
         // At least one walker always runs.
         if settings.yield_to_source_writes && settings.walkers > 1 {
-            tasks.spawn(yield_to_writes(
-                Arc::clone(&self.source),
-                Arc::clone(progress),
+            self.tasks.spawn(yield_to_writes(
+                Arc::clone(&job.source),
+                Arc::clone(self.progress),
                 settings.walkers,
-                cancel.clone(),
+                self.cancel.clone(),
             ));
         }
-        for _ in 0..settings.walkers {
+    }
+
+    fn spawn_walkers(
+        &mut self,
+        ownership: &Arc<Ownership>,
+        durability: &SharedFlush,
+        requests: &mpsc::Sender<Request>,
+    ) {
+        let batches = MemoryBudget::new(self.shares.batches);
+        for _ in 0..self.job.settings.walkers {
             let walker = Walker {
-                source: Arc::clone(&self.source),
-                sink: Arc::clone(&self.sink),
-                ownership: Arc::clone(&ownership),
+                source: Arc::clone(&self.job.source),
+                sink: Arc::clone(&self.job.sink),
+                ownership: Arc::clone(ownership),
                 durability: durability.clone(),
-                progress: Arc::clone(progress),
-                requests: send_requests.clone(),
-                batch_bytes: shares.batch,
+                progress: Arc::clone(self.progress),
+                requests: requests.clone(),
+                batch_bytes: self.shares.batch,
                 batches: batches.clone(),
-                cancel: cancel.clone(),
+                cancel: self.cancel.clone(),
             };
-            tasks.spawn(walker.run());
+            self.tasks.spawn(walker.run());
         }
-        requests.send_replace(Some(send_requests));
     }
 }
 
