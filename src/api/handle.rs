@@ -17,6 +17,7 @@ use crate::config::{Throttle, Verification};
 use crate::cutover::hand_over;
 use crate::engine::messages::Requests;
 use crate::engine::supervise::{State, Wanted, supervise};
+use crate::engine::window;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, Side};
 use crate::order::Key;
@@ -314,7 +315,7 @@ impl MigrationHandle {
                 "the window begins when the run is first ready; there is nothing to extend before that",
             ));
         }
-        crate::engine::window::save(&self.requests).await;
+        window::save(&self.requests).await;
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::api::handle::MigrationHandle;
 use crate::api::reverse;
 use crate::checkpoint::{CheckpointStore, SinkStore, WayBack};
-use crate::config::{DdlPolicy, ExistingData, LostPosition, Settings, Throttle, Verification};
+use crate::config::{Clock, DdlPolicy, ExistingData, LostPosition, Settings, Throttle, Verification};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{OnWait, Selection, Wait};
 use crate::preflight::{self, PathPolicy, Plan};
@@ -286,7 +286,7 @@ impl MigrationBuilder {
     /// Clock for the cutover window. Default: the system clock.
     #[must_use]
     pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        self.settings.clock = crate::config::Clock::new(now);
+        self.settings.clock = Clock::new(now);
         self
     }
 

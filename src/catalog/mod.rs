@@ -65,6 +65,8 @@ mod storage_engine;
 #[cfg(test)]
 mod tests;
 
+use crate::model::Deployment;
+
 pub(crate) use self::compare::{
     are_same_keys, compare_indexes, compare_options, index_difference, is_same_index, is_same_kind, option_differences,
 };
@@ -77,6 +79,6 @@ pub(crate) use self::options::{modification_for, options_for, to_create};
 pub(crate) type Series = [u32; 2];
 
 /// The release series of a deployment's servers.
-pub(crate) fn series(deployment: &crate::model::Deployment) -> Series {
+pub(crate) fn series(deployment: &Deployment) -> Series {
     [deployment.version[0], deployment.version[1]]
 }

@@ -19,9 +19,10 @@ use crate::checkpoint::{CollectionState, States, WayBack};
 use crate::config::Verification;
 use crate::cutover::compare::{self, Comparison};
 use crate::cutover::open_transactions::wait_for_transactions;
+use crate::cutover::verified::{verified_while_running, watched_until_now};
 use crate::engine::messages::{Report, Request, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{ByName, Collection, CollectionKind, Deployment, Namespace, Position, Side};
+use crate::model::{self, ByName, Collection, CollectionKind, Deployment, Namespace, Position, Side};
 use crate::report::{Certificate, CollectionSummary, Event, LateWrites, Outcome, Summary};
 use crate::runtime::completion::{Offer, Switch};
 use crate::runtime::expiry::{self, Form};
@@ -160,12 +161,12 @@ impl HandOver<'_> {
         let (listed, mut standing, watched, source, target) = try_join!(
             source.collections(),
             sink.collections(),
-            crate::cutover::verified::watched_until_now(self.engine, self.progress),
+            watched_until_now(self.engine, self.progress),
             source.describe(),
             sink.describe()
         )?;
         if self.engine.settings.verification != Verification::None {
-            let by_name = (&crate::model::by_name(&listed), &crate::model::by_name(&standing));
+            let by_name = (&model::by_name(&listed), &model::by_name(&standing));
             self.compare(run, report, watched, by_name, compared).await?;
         }
         let commands = expiry::commands(report.collections.iter(), Form::Final);
@@ -218,16 +219,16 @@ impl HandOver<'_> {
         let mut open: Vec<&CollectionState> = states.filter(|state| !found.contains_key(&state.namespace)).collect();
         let mut at = report.position;
         let verified = if watched {
-            crate::cutover::verified::verified(self.engine, self.progress, self.requests, (&open, at), by_name).await?
+            verified_while_running(self.engine, self.progress, self.requests, (&open, at), by_name).await?
         } else {
             Default::default()
         };
         open.retain(|state| {
-            let is_proven = verified.contains(&state.id);
-            if is_proven {
+            let is_verified = verified.contains(&state.id);
+            if is_verified {
                 found.insert(state.namespace.clone(), Comparison::default());
             }
-            !is_proven
+            !is_verified
         });
         for attempt in 0..=COMPARISONS {
             let comparing = open.iter().map(|state| self.compare_one(state).boxed());
@@ -297,10 +298,7 @@ impl HandOver<'_> {
         late_writes: &LateWrites,
     ) -> Summary {
         let (engine, progress) = (self.engine, self.progress);
-        let (listed, standing) = (
-            crate::model::by_name(&sides.listed),
-            crate::model::by_name(&sides.standing),
-        );
+        let (listed, standing) = (model::by_name(&sides.listed), model::by_name(&sides.standing));
         let servers = [catalog::series(&sides.source), catalog::series(&sides.target)];
         let (mut indexes, mut not_kept) = (Vec::new(), Vec::new());
         let mut collections = Vec::new();

@@ -26,7 +26,7 @@ use crate::runtime::progress::RunState;
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn verified(
+pub(crate) async fn verified_while_running(
     engine: &Job,
     progress: &RunState,
     requests: &Requests,
@@ -65,7 +65,7 @@ pub(crate) async fn verified(
 }
 
 /// Waits until all writes that other programs made to the target before the call are known. Returns `true` if they are, and if collections
-/// can be [verified](verified) at all.
+/// can be [verified](verified_while_running) at all.
 ///
 /// # Errors
 /// A server error.

@@ -41,6 +41,7 @@ use crate::engine::watch::write_latency::yield_to_writes;
 use crate::error::{ErrorKind, Result};
 use crate::model::{Amount, Position, Side};
 use crate::report::Event;
+use crate::runtime::expiry::restore;
 use crate::runtime::flush::SharedFlush;
 use crate::runtime::index_builds::IndexBuilds;
 use crate::runtime::job::{Job, mismatch};
@@ -155,8 +156,7 @@ impl Job {
             && checkpoint.expiry_final
             && !is_complete
         {
-            crate::runtime::expiry::restore(&*self.sink, checkpoint, |name| self.settings.selection.target(name))
-                .await?;
+            restore(&*self.sink, checkpoint, |name| self.settings.selection.target(name)).await?;
             checkpoint.expiry_final = false;
         }
         progress.expiry.restored();

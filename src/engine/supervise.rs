@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::LostPosition;
 use crate::engine::messages::Requests;
 use crate::engine::watch::source::{POSITION_INTERVAL, watch_window};
-use crate::engine::window::keep_window;
+use crate::engine::window::{self, keep_window};
 use crate::engine::write_block::keep_write_block;
 use crate::error::{ErrorKind, Result};
 use crate::model::{Position, Side};
@@ -211,7 +211,7 @@ async fn until_it_may_end(wanted: &mut watch::Receiver<Wanted>, progress: &RunSt
             )
             .await;
             // Otherwise the next run would not know that they are finished.
-            crate::engine::window::save(requests).await;
+            window::save(requests).await;
         }
     };
     tokio::select! {

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use crate::engine::messages::{Request, Requests};
+use crate::engine::window;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mongo::retry::{RetryPolicy, retry};
 use crate::report::Event;
@@ -40,7 +41,7 @@ pub(crate) async fn keep_write_block(engine: &Job, progress: &RunState, requests
                     sleep(PAUSE).await;
                     continue;
                 }
-                crate::engine::window::save(requests).await;
+                window::save(requests).await;
             }
             _ => {}
         }
@@ -94,7 +95,7 @@ async fn block_writes(engine: &Job, progress: &RunState, requests: &Requests) ->
     if set.as_ref().is_err_and(|error| error.kind() == ErrorKind::Refused) {
         // A source that cannot block writes cannot lift a block either, and no block is set.
         block.state.send_modify(|state| state.noted = false);
-        crate::engine::window::save(requests).await;
+        window::save(requests).await;
     }
     set?;
     progress.events.send(Event::SourceWritesBlocked);

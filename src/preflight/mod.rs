@@ -131,7 +131,7 @@ use std::time::Duration;
 use crate::catalog::not_migrated::{is_view_of_buckets, not_migrated};
 use crate::catalog::{self, NotKept, Part};
 use crate::config::{ExistingData, Settings};
-use crate::error::{ErrorKind, Result};
+use crate::error::{ErrorKind, Result, refuse};
 use crate::model::{Amount, Collection, CollectionKind, Deployment, Namespace, Side, shown, takes_name};
 use crate::mongo::retry::answered;
 use crate::runtime::job::Job;
@@ -366,7 +366,7 @@ pub(crate) async fn check_again(engine: &Job) -> Result<()> {
     let (source, _) = side_facts(Side::Source, "source", deployment, inspection, Ok(Vec::new()));
     let mut findings = Vec::new();
     write_block::check_source(&engine.settings, &source, &mut findings);
-    crate::error::refuse(&findings)
+    refuse(&findings)
 }
 
 async fn source_facts(engine: &Job) -> Result<(SideFacts, Vec<Collection>)> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::error::{Finding, Result, Severity};
+use crate::error::{Finding, Result, Severity, refuse};
 use crate::model::{Amount, CollectionKind, Deployment, Namespace};
 
 /// What a run would do, and everything that prevents it.
@@ -72,7 +72,7 @@ impl Plan {
 
     /// Returns an error that names every blocker, if there is one.
     pub(crate) fn refuse(&self) -> Result<()> {
-        crate::error::refuse(&self.findings)
+        refuse(&self.findings)
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{self, NotKept, Series, compare_indexes, option_differences};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{ByName, Collection, CollectionKind, Deployment, Namespace, Position};
+use crate::model::{ByName, Collection, CollectionKind, Deployment, Namespace, Position, by_name};
 use crate::report::{CollectionSummary, LateWrites};
 use crate::sink::Sink;
 use crate::source::Source;
@@ -138,7 +138,7 @@ impl Certificate {
             }
         }
         let (listed, standing) = futures::try_join!(source.collections(), sink.collections())?;
-        let (listed, standing) = (crate::model::by_name(&listed), crate::model::by_name(&standing));
+        let (listed, standing) = (by_name(&listed), by_name(&standing));
         for collection in &self.collections {
             let sides = [
                 (

@@ -18,6 +18,7 @@ use crate::error::{Code, Error, ErrorKind, Finding, Result};
 use crate::model::raw::batch_cursor;
 use crate::model::{Batch, Deployment, Position};
 use crate::mongo::error_codes::{self, Meaning};
+use crate::mongo::identify::imitation;
 use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, answered, panicked, retry};
 
 pub(crate) use self::answer::{Answer, of_system, plain};
@@ -233,7 +234,7 @@ fn if_allowed<T>(answer: Result<T>) -> Result<Option<T>> {
 
 /// Returns the finding for a server that belongs to no replica set: what it is, and what to do about it.
 pub(crate) fn not_a_replica_set(hello: &Document, build: &Document) -> Finding {
-    let (code, what, fix) = if let Some(kind) = crate::mongo::identify::imitation(hello, build) {
+    let (code, what, fix) = if let Some(kind) = imitation(hello, build) {
         (
             Code::NotMongodb,
             format!("it is {kind}, which has no oplog to follow"),

@@ -28,6 +28,7 @@ use crate::model::{
     Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Side, Write,
 };
 use crate::mongo::connect::{self, ConnectOptions, Connected};
+use crate::mongo::oplog::position;
 use crate::mongo::{client, digest, foreign_writes, inspect, listing};
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
@@ -146,9 +147,7 @@ impl Sink for MongoSink {
     }
 
     async fn sentinel(&self) -> Result<Option<Position>> {
-        crate::mongo::oplog::position::newest_written(self.client())
-            .await
-            .map(Some)
+        position::newest_written(self.client()).await.map(Some)
     }
 
     async fn read(&self, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {

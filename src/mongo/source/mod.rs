@@ -21,6 +21,7 @@ use crate::model::{
     Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Side, TransactionFacts,
 };
 use crate::mongo::connect::{self, ConnectOptions, Connected};
+use crate::mongo::oplog::position;
 use crate::mongo::{client, digest, foreign_writes, inspect, listing, transactions};
 use crate::oplog::{Entry, OplogCursor};
 use crate::order::Key;
@@ -137,7 +138,7 @@ impl Source for MongoSource {
     }
 
     async fn position(&self) -> Result<Position> {
-        let newest = crate::mongo::oplog::position::newest_position(&self.client).await?;
+        let newest = position::newest_position(&self.client).await?;
         // A new primary may learn later than the old one what a majority has. A position that was committed once stays committed.
         let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         *known = newest.max(*known);
@@ -145,7 +146,7 @@ impl Source for MongoSource {
     }
 
     async fn sentinel(&self) -> Result<Position> {
-        let position = crate::mongo::oplog::position::confirmed(&self.client).await?;
+        let position = position::confirmed(&self.client).await?;
         let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         *known = position.max(*known);
         Ok(position)
@@ -153,15 +154,15 @@ impl Source for MongoSource {
 
     // The driver never returns to an older primary than one it has read from.
     async fn read_position(&self) -> Result<Position> {
-        let position = crate::mongo::oplog::position::newest_written(&self.client).await?;
+        let position = position::newest_written(&self.client).await?;
         let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         *known = position.max(*known);
         Ok(position)
     }
 
     async fn start_position(&self) -> Result<Position> {
-        let newest = crate::mongo::oplog::position::newest_position(&self.client).await?;
-        let start = crate::mongo::oplog::position::start_position(&self.client).await?;
+        let newest = position::newest_position(&self.client).await?;
+        let start = position::start_position(&self.client).await?;
         // The caller begins anew. The source may have been restored from a backup, so the position known before may belong to a history
         // that no longer exists.
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = newest;
@@ -169,7 +170,7 @@ impl Source for MongoSource {
     }
 
     async fn oldest_position(&self) -> Result<Position> {
-        crate::mongo::oplog::position::oldest_position(&self.client).await
+        position::oldest_position(&self.client).await
     }
 
     async fn tail(&self, after: Position) -> Result<BoxStream<'static, Result<Vec<Entry>>>> {
