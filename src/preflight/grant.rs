@@ -34,6 +34,7 @@ pub(super) const TARGET_ACTIONS: &[&str] = &[
     "insert",
     "update",
     "remove",
+    "bypassDocumentValidation",
     "createCollection",
     "createIndex",
     "dropCollection",

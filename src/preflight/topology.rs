@@ -103,7 +103,7 @@ fn default_write_concern(target: &SideFacts, findings: &mut Vec<Finding>) {
         findings.push(Finding::warning(
             Code::DefaultWriteConcern,
             format!(
-                "by default a write to the target waits for {wanted} data-bearing members, of which {up} are up: application writes \
+                "by default a write to the target waits for {wanted} members with data, of which {up} are up: application writes \
                  without a write concern of their own get no answer"
             ),
             "start the members that are down, or on the target: `db.adminCommand({ setDefaultRWConcern: 1, defaultWriteConcern: { w: \

@@ -77,6 +77,7 @@ fn of_target() -> Vec<Privilege> {
                 "insert",
                 "update",
                 "remove",
+                "bypassDocumentValidation",
                 "createCollection",
                 "createIndex",
                 "dropCollection",
@@ -337,4 +338,44 @@ async fn a_user_who_may_not_ask_how_long_writes_take_is_told_so() {
     let source = MongoSource::connect(&uri(&set, "reader")).await.unwrap();
     let error = source.write_load().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
+}
+
+/// The privileges that preflight asks for do not include the one to drop a database.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_database_is_emptied_without_the_privilege_to_drop_it() {
+    let (source, target) = tokio::join!(ReplicaSet::builder(Version::V6_0).start(), secured("rs1"));
+    let source = source.unwrap();
+    let (on_source, on_target) = (source.client().await.unwrap(), target.client().await.unwrap());
+    let role = doc! { "role": "writer", "db": "admin" };
+    grant(&on_target, "createRole", "writer", &of_target(), None).await;
+    admin(
+        &on_target,
+        doc! { "createUser": "writer", "pwd": "a secret", "roles": [role] },
+    )
+    .await;
+    let gone = on_source.database("gone");
+    insert(&on_source, "gone.a", [doc! { "_id": 1 }]).await;
+    gone.run_command(doc! { "create": "view", "viewOn": "a", "pipeline": [] })
+        .await
+        .unwrap();
+    insert(&on_source, "shop.orders", [doc! { "_id": 1 }]).await;
+    let migration = between(&source.uri(), &uri(&target, "writer")).await.build().unwrap();
+    let run = migration.start().await.unwrap();
+    ready(&run).await;
+    assert_eq!(
+        on_target.database("gone").list_collection_names().await.unwrap().len(),
+        3
+    );
+    let mut events = run.events();
+    gone.drop().await.unwrap();
+    event(&mut events, |event| match event {
+        Event::CatalogChanged { description, .. } => (description == "dropped the database gone").then_some(()),
+        Event::Retrying { cause, .. } => panic!("the run goes back to its checkpoint: {cause}"),
+        _ => None,
+    })
+    .await;
+    let left = on_target.database("gone").list_collection_names().await.unwrap();
+    assert!(left.iter().all(|name| name == "system.views"), "{left:?}");
+    let summary = cut_over(&run).await;
+    assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
 }
