@@ -53,22 +53,13 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
     Ok(())
 }
 
-/// The limit of open files is lower than this on some machines, and a server keeps two files open for each collection.
-const MANY_FILES: usize = 16_000;
-
-/// Closes the files of collections soon after nobody uses them any more.
-const FEW_OPEN_FILES: &str = "file_manager=(close_idle_time=2,close_scan_interval=1,close_handle_minimum=100)";
-
 /// A replica set of one member.
 pub(crate) async fn start_set(arguments: &Arguments, name: &str) -> Result<ReplicaSet> {
-    let mut builder = ReplicaSet::builder(arguments.server)
+    let builder = ReplicaSet::builder(arguments.server)
         .name(name)
         .cache_gb(arguments.cache_gb)
         .oplog_size_mb(2048)
         .enable_test_commands(false);
-    if arguments.collections > MANY_FILES / 2 {
-        builder = builder.arg("--wiredTigerEngineConfigString").arg(FEW_OPEN_FILES);
-    }
     Ok(builder.start().await?)
 }
 
