@@ -36,6 +36,7 @@ pub(super) const TARGET_ACTIONS: &[&str] = &[
     "remove",
     "bypassDocumentValidation",
     "createCollection",
+    "convertToCapped",
     "createIndex",
     "dropCollection",
     "dropIndex",

@@ -79,6 +79,7 @@ fn of_target() -> Vec<Privilege> {
                 "remove",
                 "bypassDocumentValidation",
                 "createCollection",
+                "convertToCapped",
                 "createIndex",
                 "dropCollection",
                 "dropIndex",
@@ -340,9 +341,9 @@ async fn a_user_who_may_not_ask_how_long_writes_take_is_told_so() {
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
 }
 
-/// The privileges that preflight asks for do not include the one to drop a database.
+/// The privileges that preflight asks for are enough for changes of the catalog. The one to drop a database is not among them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_database_is_emptied_without_the_privilege_to_drop_it() {
+async fn the_listed_privileges_carry_catalog_changes_and_a_dropped_database() {
     let (source, target) = tokio::join!(ReplicaSet::builder(Version::V6_0).start(), secured("rs1"));
     let source = source.unwrap();
     let (on_source, on_target) = (source.client().await.unwrap(), target.client().await.unwrap());
@@ -367,6 +368,21 @@ async fn a_dropped_database_is_emptied_without_the_privilege_to_drop_it() {
         3
     );
     let mut events = run.events();
+    // Other changes of the catalog need no more than preflight asks for either.
+    let shop = on_source.database("shop");
+    for command in [
+        doc! { "createIndexes": "orders", "indexes": [{ "key": { "late": 1 }, "name": "late" }] },
+        doc! { "dropIndexes": "orders", "index": "late" },
+        doc! { "collMod": "orders", "validator": { "a": { "$exists": true } }, "validationAction": "warn" },
+        doc! { "create": "capped", "capped": true, "size": 4096 },
+        doc! { "create": "short" },
+        doc! { "drop": "short" },
+    ] {
+        shop.run_command(command).await.unwrap();
+    }
+    for (from, to) in [("shop.capped", "shop.ring"), ("shop.ring", "other.ring")] {
+        admin(&on_source, doc! { "renameCollection": from, "to": to }).await;
+    }
     gone.drop().await.unwrap();
     event(&mut events, |event| match event {
         Event::CatalogChanged { description, .. } => (description == "dropped the database gone").then_some(()),
