@@ -152,6 +152,9 @@ pub enum Access {
     CollectionStatistics(String),
     /// Read a collection in the database.
     ReadData(String),
+    /// List the indexes of a collection that privileges on its database do not cover (`system.js`, the buckets of a time-series collection),
+    /// and read it.
+    ReadSystemCollection(Namespace),
     /// Insert, update and delete in the database that holds the migration's own records.
     WriteRecords,
     /// `replSetGetConfig`, for the identity of the replica set.

@@ -1,6 +1,6 @@
 //! Minimum privileges of a migration's users, and the commands that grant them.
 
-use crate::model::{Access, Side};
+use crate::model::{Access, Namespace, Side};
 
 /// Built-in roles that are sufficient from a server version on.
 struct Roles {
@@ -46,6 +46,19 @@ pub(super) const TARGET_ACTIONS: &[&str] = &[
     "collStats",
 ];
 
+/// Actions that the target's user needs on `system.js` and on the buckets of time-series collections. Privileges on a database do not cover
+/// these collections. They do cover creating, changing and dropping time-series collections, which commands call by the name that users know.
+pub(super) const SYSTEM_COLLECTION_ACTIONS: &[&str] = &[
+    "find",
+    "insert",
+    "update",
+    "remove",
+    "bypassDocumentValidation",
+    "createIndex",
+    "dropIndex",
+    "listIndexes",
+];
+
 /// Actions that the source's user needs in each migrated database.
 pub(super) const SOURCE_ACTIONS: &[&str] = &["find", "listCollections", "listIndexes", "collStats"];
 
@@ -68,6 +81,15 @@ impl Grant {
         }
     }
 
+    /// Actions on `system.js`, or on all buckets of time-series collections of the database.
+    pub fn on_system_collection(namespace: &Namespace, actions: &[&str]) -> Self {
+        let mut grant = Self::on_collection(namespace.database(), namespace.collection(), actions);
+        if namespace.time_series().is_some() {
+            grant.resource = format!("{{ db: {:?}, system_buckets: \"\" }}", namespace.database());
+        }
+        grant
+    }
+
     pub fn on_collection(database: &str, collection: &str, actions: &[&str]) -> Self {
         Self {
             resource: format!("{{ db: {database:?}, collection: {collection:?} }}"),
@@ -85,6 +107,7 @@ impl Grant {
             Access::ListIndexes(database) => Self::in_database(database, &["listIndexes"]),
             Access::CollectionStatistics(database) => Self::in_database(database, &["collStats"]),
             Access::ReadData(database) => Self::in_database(database, &["find"]),
+            Access::ReadSystemCollection(namespace) => Self::on_system_collection(namespace, &["find", "listIndexes"]),
             Access::WriteRecords => Self::in_database(
                 crate::METADATA_DATABASE,
                 &["find", "insert", "update", "remove", "createCollection"],

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use bson::{Bson, Document};
 
-use super::grant::{self, Grant, SOURCE_ACTIONS, TARGET_ACTIONS};
+use super::grant::{self, Grant, SOURCE_ACTIONS, SYSTEM_COLLECTION_ACTIONS, TARGET_ACTIONS};
 use super::{Context, SideFacts, kind};
 use crate::error::{Code, Finding, Severity};
-use crate::model::{Access, Side};
+use crate::model::{Access, Namespace, Side};
 
 /// Reports every access that was tried and refused, and every privilege missing from the server's list.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
@@ -23,7 +23,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
             .collect();
         reported |= listed(side, &databases, findings);
         if side.side == Side::Target {
-            functions(context, side, findings);
+            system_collections(context, side, findings);
         }
         // An access that was not tried shows in the operation that failed.
         if let Some(refusal) = &side.unlisted
@@ -113,6 +113,7 @@ fn description(access: &Access) -> (String, bool) {
         Access::ListIndexes(database) => (format!("list the indexes in {database}"), true),
         Access::CollectionStatistics(database) => (format!("ask for the size of collections in {database}"), true),
         Access::ReadData(database) => (format!("read the collections of {database}"), true),
+        Access::ReadSystemCollection(namespace) => (format!("list the indexes of {namespace} and read it"), true),
         Access::WriteRecords => (
             format!("write the migration's own records to {}", crate::METADATA_DATABASE),
             true,
@@ -177,28 +178,41 @@ fn listed(side: &SideFacts, databases: &BTreeSet<&str>, findings: &mut Vec<Findi
     reported
 }
 
-/// Checks for stored functions. Roles for ordinary collections do not let them bypass validation.
-fn functions(context: &Context<'_>, side: &SideFacts, findings: &mut Vec<Finding>) {
-    const COLLECTION: &str = "system.js";
-    const ACTION: &str = "bypassDocumentValidation";
+/// Checks `system.js` and the buckets of time-series collections. Roles for ordinary collections do not cover them.
+fn system_collections(context: &Context<'_>, side: &SideFacts, findings: &mut Vec<Finding>) {
     let Some(privileges) = &side.inspection.privileges else {
         return;
     };
-    for planned in context
-        .planned
-        .iter()
-        .filter(|planned| planned.target.collection() == COLLECTION)
-    {
-        let database = planned.target.database();
-        if is_allowed_on(privileges, database, COLLECTION, ACTION) {
+    let mut reported = BTreeSet::new();
+    for planned in context.planned {
+        let name = &planned.target;
+        let is_function = name.collection() == "system.js";
+        if !is_function && name.time_series().is_none() {
             continue;
         }
-        let grant = Grant::on_collection(database, COLLECTION, &["find", "insert", "update", "remove", ACTION]);
+        let missing: Vec<&str> = SYSTEM_COLLECTION_ACTIONS
+            .iter()
+            .filter(|action| !is_allowed_on(privileges, name.database(), name.collection(), action))
+            .copied()
+            .collect();
+        let grant = Grant::on_system_collection(name, &missing);
+        // One finding is enough for all time-series collections of a database.
+        if missing.is_empty() || !reported.insert(grant.resource.clone()) {
+            continue;
+        }
+        let on = match is_function {
+            true => name.to_string(),
+            false => format!(
+                "the buckets of time-series collections of {}, such as {name}",
+                name.database()
+            ),
+        };
         findings.push(Finding::blocker(
             Code::MissingPrivilege,
             format!(
-                "the user on the {} lacks the privilege {ACTION} on {}",
-                side.name, planned.target
+                "the user on the {} lacks the privileges {} on {on}",
+                side.name,
+                missing.join(", ")
             ),
             grant::commands(side.side, side.deployment.version, side.user(), &[grant]),
         ));
@@ -229,19 +243,32 @@ fn is_allowed(privileges: &[Document], database: &str, action: &str) -> bool {
 
 /// Whether the privileges allow an action on a collection. An empty name stands for all ordinary collections.
 fn is_allowed_on(privileges: &[Document], database: &str, collection: &str, action: &str) -> bool {
-    privileges.iter().any(|privilege| {
-        let Ok(resource) = privilege.get_document("resource") else {
+    let shown = Namespace::new(database, collection).time_series();
+    let is_empty_or = |value: &str, name: &str| value.is_empty() || value == name;
+    let covers = |resource: &Document| {
+        let field = |name| resource.get_str(name).ok();
+        if resource.get_bool("anyResource").unwrap_or(false) {
+            return true;
+        }
+        // A resource of all buckets need not have a database.
+        if !is_empty_or(field("db").unwrap_or_default(), database) {
             return false;
-        };
-        let fits = resource.get_bool("anyResource").unwrap_or(false)
-            || (resource.get_str("collection").is_ok_and(|of| of == collection)
-                && resource.get_str("db").is_ok_and(|of| of.is_empty() || of == database));
+        }
+        match &shown {
+            Some(shown) if field("system_buckets").is_some_and(|of| is_empty_or(of, shown.collection())) => true,
+            _ => field("db").is_some() && field("collection") == Some(collection),
+        }
+    };
+    let allows = |privilege: &Document| {
         let listed = privilege.get_array("actions").map(Vec::as_slice).unwrap_or_default();
-        fits && listed
+        listed
             .iter()
             .filter_map(Bson::as_str)
             .any(|allowed| allowed == action || allowed == "anyAction")
-    })
+    };
+    privileges
+        .iter()
+        .any(|privilege| privilege.get_document("resource").is_ok_and(covers) && allows(privilege))
 }
 
 /// Whether the user may write while the writes of others are blocked.
@@ -277,6 +304,10 @@ mod tests {
             (Access::ListIndexes(shop()), Severity::Blocker),
             (Access::CollectionStatistics(shop()), Severity::Blocker),
             (Access::ReadData(shop()), Severity::Blocker),
+            (
+                Access::ReadSystemCollection(Namespace::new("shop", "system.js")),
+                Severity::Blocker,
+            ),
             (Access::WriteRecords, Severity::Blocker),
             (Access::ReplicaSetConfiguration, Severity::Note),
             (Access::ReplicaSetStatus, Severity::Note),
@@ -337,22 +368,82 @@ mod tests {
     }
 
     #[test]
-    fn stored_functions_want_a_privilege_of_their_own() {
-        let mut facts = Facts::new();
-        facts.plan("shop.system.js", "store.system.js");
+    fn system_collections_need_privileges_of_their_own() {
         let ordinary = doc! { "resource": { "db": "", "collection": "" }, "actions": ["anyAction"] };
-        facts.target.inspection.privileges = Some(vec![ordinary.clone()]);
-        let found = findings(&facts, check);
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert!(
-            found[0]
-                .message
-                .ends_with("bypassDocumentValidation on store.system.js"),
-            "{found:?}"
-        );
-        let own = doc! { "resource": { "db": "", "collection": "system.js" }, "actions": ["bypassDocumentValidation"] };
-        facts.target.inspection.privileges = Some(vec![ordinary, own]);
-        assert_eq!(codes(&facts, check), [""; 0]);
+        let on = |resource: Document, actions: &[&str]| doc! { "resource": resource, "actions": actions };
+        let buckets = "store.system.buckets.readings";
+        for (name, sufficient, insufficient, granted) in [
+            (
+                "store.system.js",
+                vec![
+                    doc! { "db": "", "collection": "system.js" },
+                    doc! { "db": "store", "collection": "system.js" },
+                ],
+                vec![
+                    doc! { "db": "shop", "collection": "system.js" },
+                    doc! { "system_buckets": "" },
+                ],
+                "{ db: \"store\", collection: \"system.js\" }",
+            ),
+            (
+                buckets,
+                vec![
+                    doc! { "system_buckets": "" },
+                    doc! { "db": "", "system_buckets": "" },
+                    doc! { "db": "store", "system_buckets": "" },
+                    doc! { "db": "store", "system_buckets": "readings" },
+                    doc! { "system_buckets": "readings" },
+                    doc! { "db": "store", "collection": "system.buckets.readings" },
+                ],
+                vec![
+                    doc! { "db": "shop", "system_buckets": "" },
+                    doc! { "db": "store", "system_buckets": "other" },
+                    doc! { "db": "store", "collection": "readings" },
+                ],
+                "{ db: \"store\", system_buckets: \"\" }",
+            ),
+        ] {
+            let mut facts = Facts::new();
+            facts.target.inspection.connection.user = Some(("anna".to_owned(), "admin".to_owned()));
+            facts.plan(&name.replace("store", "shop"), name);
+            for resource in sufficient {
+                facts.target.inspection.privileges =
+                    Some(vec![ordinary.clone(), on(resource.clone(), SYSTEM_COLLECTION_ACTIONS)]);
+                assert_eq!(codes(&facts, check), [""; 0], "{resource}");
+                for taken in SYSTEM_COLLECTION_ACTIONS {
+                    let actions: Vec<&str> = SYSTEM_COLLECTION_ACTIONS
+                        .iter()
+                        .filter(|action| *action != taken)
+                        .copied()
+                        .collect();
+                    facts.target.inspection.privileges = Some(vec![ordinary.clone(), on(resource.clone(), &actions)]);
+                    let found = findings(&facts, check);
+                    assert_eq!(found.len(), 1, "{found:?}");
+                    assert!(
+                        found[0].message.contains(&format!("privileges {taken} on ")),
+                        "{found:?}"
+                    );
+                    assert!(found[0].message.ends_with(name), "{found:?}");
+                    let privilege = format!("resource: {granted}, actions: [{taken:?}]");
+                    assert!(found[0].fix.contains(&privilege), "{found:?}");
+                }
+            }
+            for resource in insufficient {
+                facts.target.inspection.privileges =
+                    Some(vec![ordinary.clone(), on(resource.clone(), SYSTEM_COLLECTION_ACTIONS)]);
+                assert_eq!(codes(&facts, check), ["missing_privilege"], "{resource}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_time_series_collections_of_a_database_are_reported_together() {
+        let mut facts = Facts::new();
+        facts.plan("shop.system.buckets.a", "shop.system.buckets.a");
+        facts.plan("shop.system.buckets.b", "shop.system.buckets.b");
+        let ordinary = doc! { "resource": { "db": "", "collection": "" }, "actions": ["anyAction"] };
+        facts.target.inspection.privileges = Some(vec![ordinary]);
+        assert_eq!(codes(&facts, check), ["missing_privilege"]);
     }
 
     #[test]

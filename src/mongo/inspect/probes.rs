@@ -4,7 +4,7 @@ use bson::{Document, doc};
 
 use super::{Inspector, OPERATION, documents};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Access, Side};
+use crate::model::{Access, Namespace, Side};
 use crate::mongo::client;
 
 /// Maximum number of databases to try. Privileges are rarely granted for each database separately. If they are, the server's own list of
@@ -77,8 +77,27 @@ impl Inspector<'_> {
             let find = doc! { "find": name, "projection": { "_id": 1 }, "limit": 1, "singleBatch": true };
             self.ask(Access::ReadData(of()), database, find).await?;
         }
+        // A privilege on all collections of a database covers none of these, and one on all buckets covers those of every collection.
+        for prefix in ["system.js", "system.buckets."] {
+            let listed = documents(cursor, "firstBatch");
+            let mut names = listed.iter().filter_map(|collection| collection.get_str("name").ok());
+            if let Some(name) = names.find(|name| name.starts_with(prefix)) {
+                self.system_collection(&Namespace::new(database, name)).await?;
+            }
+        }
         if side == Side::Source {
             self.profiler(database).await?;
+        }
+        Ok(())
+    }
+
+    async fn system_collection(&mut self, namespace: &Namespace) -> Result<()> {
+        let access = || Access::ReadSystemCollection(namespace.clone());
+        let (database, name) = (namespace.database(), namespace.collection());
+        let listed = self.ask(access(), database, doc! { "listIndexes": name }).await?;
+        if listed.is_some() {
+            let find = doc! { "find": name, "projection": { "_id": 1 }, "limit": 1, "singleBatch": true };
+            self.ask(access(), database, find).await?;
         }
         Ok(())
     }

@@ -361,6 +361,22 @@ async fn the_listed_privileges_carry_catalog_changes_and_a_dropped_database() {
         .unwrap();
     insert(&on_source, "shop.orders", [doc! { "_id": 1 }]).await;
     let migration = between(&source.uri(), &uri(&target, "writer")).await.build().unwrap();
+    // A rehearsal cannot drop the database of its records, but none of them is left.
+    let rehearsal = migration
+        .rehearse(Duration::from_secs(2))
+        .clear_target(true)
+        .run(async {});
+    tokio::time::timeout(DEADLINE, rehearsal).await.unwrap().unwrap();
+    let records = on_target.database("__mdb_internal_mongoferry");
+    assert_eq!(
+        records
+            .collection::<Document>("records")
+            .count_documents(doc! {})
+            .await
+            .unwrap(),
+        0
+    );
+    let migration = between(&source.uri(), &uri(&target, "writer")).await.build().unwrap();
     let run = migration.start().await.unwrap();
     ready(&run).await;
     assert_eq!(
@@ -394,4 +410,99 @@ async fn the_listed_privileges_carry_catalog_changes_and_a_dropped_database() {
     assert!(left.iter().all(|name| name == "system.views"), "{left:?}");
     let summary = cut_over(&run).await;
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+}
+
+/// Privileges on the collections of a database cover neither `system.js` nor the buckets of time-series collections. Preflight asks for
+/// what they need, and that carries the migration.
+#[tokio::test(flavor = "multi_thread")]
+async fn system_collections_are_carried_by_what_preflight_asks_for() {
+    let (source, target) = tokio::join!(secured("rs0"), secured("rs1"));
+    let (on_source, on_target) = (source.client().await.unwrap(), target.client().await.unwrap());
+    for (root, role, all) in [(&on_source, "reader", of_source()), (&on_target, "writer", of_target())] {
+        grant(root, "createRole", role, &all, None).await;
+        create_user(root, role, &[role]).await;
+    }
+    let shop = on_source.database("shop");
+    for command in [
+        doc! { "create": "readings", "timeseries": { "timeField": "at" } },
+        doc! { "insert": "readings", "documents": [{ "at": bson::DateTime::now(), "value": 1 }] },
+        doc! { "insert": "system.js", "documents": [{ "_id": "one", "value": "1" }] },
+    ] {
+        shop.run_command(command).await.unwrap();
+    }
+    let reading = ["find", "listIndexes"];
+    let writing = [
+        "find",
+        "insert",
+        "update",
+        "remove",
+        "bypassDocumentValidation",
+        "createIndex",
+        "dropIndex",
+        "listIndexes",
+    ];
+    let mut privileges = [Vec::new(), Vec::new()];
+    for (side, root, role, actions) in [
+        (0, &on_source, "reader", &reading[..]),
+        (1, &on_target, "writer", &writing[..]),
+    ] {
+        for (resource, shown) in [
+            (
+                doc! { "db": "shop", "collection": "system.js" },
+                "{ db: \"shop\", collection: \"system.js\" }",
+            ),
+            (
+                doc! { "db": "shop", "system_buckets": "" },
+                "{ db: \"shop\", system_buckets: \"\" }",
+            ),
+        ] {
+            let found = plan(between(&uri(&source, "reader"), &uri(&target, "writer")).await).await;
+            let wanted = format!("resource: {shown}, actions: {actions:?}");
+            let missing = of_code(&found, "missing_privilege");
+            assert!(
+                missing.iter().any(|finding| finding.fix.contains(&wanted)),
+                "{wanted}: {found}"
+            );
+            privileges[side].push(doc! { "resource": resource, "actions": actions });
+            let (command, name) = match privileges[side].len() {
+                1 => ("createRole", format!("{role}More")),
+                _ => ("updateRole", format!("{role}More")),
+            };
+            let roles: [&str; 0] = [];
+            admin(
+                root,
+                doc! { command: &name, "privileges": privileges[side].clone(), "roles": roles },
+            )
+            .await;
+            admin(root, doc! { "grantRolesToUser": role, "roles": [&name] }).await;
+        }
+    }
+    let migration = between(&uri(&source, "reader"), &uri(&target, "writer"))
+        .await
+        .build()
+        .unwrap();
+    let found = migration.preflight().await.unwrap();
+    assert_eq!(refusals(&found), [""; 0], "{found}");
+    let run = migration.start().await.unwrap();
+    ready(&run).await;
+    for command in [
+        doc! { "insert": "readings", "documents": [{ "at": bson::DateTime::now(), "value": 2 }] },
+        doc! { "collMod": "readings", "expireAfterSeconds": 1_000_000 },
+        doc! { "createIndexes": "readings", "indexes": [{ "key": { "value": 1 }, "name": "late" }] },
+        doc! { "dropIndexes": "readings", "index": "late" },
+        doc! { "create": "later", "timeseries": { "timeField": "at" } },
+        doc! { "insert": "later", "documents": [{ "at": bson::DateTime::now(), "value": 3 }] },
+        doc! { "create": "short", "timeseries": { "timeField": "at" } },
+        doc! { "drop": "short" },
+        doc! { "update": "system.js", "updates": [{ "q": { "_id": "one" }, "u": { "$set": { "value": "2" } } }] },
+        doc! { "delete": "system.js", "deletes": [{ "q": { "_id": "one" }, "limit": 1 }] },
+        doc! { "insert": "system.js", "documents": [{ "_id": "two", "value": "2" }] },
+    ] {
+        shop.run_command(command).await.unwrap();
+    }
+    let summary = cut_over(&run).await;
+    assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
+    assert_identical(&on_source, &on_target, &CompareOptions::default())
+        .await
+        .unwrap();
 }
