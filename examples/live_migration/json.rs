@@ -45,6 +45,7 @@ pub fn status(status: &Status) -> Value {
         "eta_seconds": status.time_left.map(|left| left.as_secs()),
         "oplog_window_seconds": status.oplog_window.map(|window| window.as_secs()),
         "oplog_left_seconds": status.oplog_time_left.map(|left| left.as_secs()),
+        "cutover_estimate_ms": status.cutover_estimate.map(|estimate| estimate.as_millis() as u64),
         "cutover_deadline": status.cutover_deadline.map(rfc3339),
         "throttle": {
             "copy_bytes_per_second": status.throttle.copy_bytes_per_second,

@@ -131,7 +131,11 @@ impl MigrationHandle {
         self.progress.status(self.engine.settings.max_lag)
     }
 
-    /// Waits until everything is copied and indexed, and the lag has stayed at or below `max_lag` for two seconds.
+    /// Waits until everything is copied and indexed, everything is compared that can be compared during the run, and the lag has stayed at
+    /// or below `max_lag` for two seconds. A cutover that begins then is short.
+    ///
+    /// Only [`Verification::Continuous`](crate::Verification::Continuous) compares anything during the run. A collection that cannot be
+    /// compared, for example because too much of it keeps changing, is left to the cutover and does not delay this.
     ///
     /// # Errors
     /// The error that ended the run in the meantime.
@@ -142,7 +146,7 @@ impl MigrationHandle {
         let mut since: Option<Instant> = None;
         loop {
             self.check_running()?;
-            if self.progress.status(max_lag).can_cut_over {
+            if self.progress.status(max_lag).can_cut_over && self.progress.is_compared_but_for(max_lag) {
                 if since.get_or_insert_with(Instant::now).elapsed() >= STEADY {
                     return Ok(());
                 }
@@ -155,7 +159,7 @@ impl MigrationHandle {
 
     /// Performs the cutover and ends the run.
     ///
-    /// The call waits until the copy is complete and the lag is small, then awaits `stop_writes`. Once `stop_writes` has returned, nothing
+    /// The call waits until the run is [ready](Self::ready_to_cut_over), then awaits `stop_writes`. Once `stop_writes` has returned, nothing
     /// may write to the source any more. The call then applies the remaining changes, compares both sides, gives indexes their final form
     /// and ends the run.
     ///
@@ -194,7 +198,9 @@ impl MigrationHandle {
         self.hand_over(stop_writes, switch).await
     }
 
-    /// Like [`cutover`](Self::cutover), but does not wait for the run to be ready.
+    /// Like [`cutover`](Self::cutover), but does not wait for the run to be ready: it is enough that everything is copied and indexed and
+    /// that the lag is small. What was not compared during the run is compared while the applications stand still;
+    /// [`Status::cutover_estimate`] says how long that takes.
     ///
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) if a cutover is not possible now; `stop_writes` is not awaited in this case. Otherwise the

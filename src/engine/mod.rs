@@ -41,6 +41,7 @@ use crate::engine::watch::write_latency::yield_to_writes;
 use crate::error::{ErrorKind, Result};
 use crate::model::{Amount, Position, Side};
 use crate::report::Event;
+use crate::runtime::cutover_estimate::ComparedAtCutover;
 use crate::runtime::expiry::restore;
 use crate::runtime::flush::SharedFlush;
 use crate::runtime::index_builds::IndexBuilds;
@@ -209,6 +210,8 @@ impl Job {
             total.bytes += collection.bytes;
         }
         progress.begin_copy(total, already);
+        let (while_running, at_cutover) = self.comparison();
+        progress.begin_comparison(while_running, at_cutover);
         progress.set_watermark(beginning.checkpoint.watermark);
         progress.set_read(progress.read().max(beginning.checkpoint.watermark));
         progress.set_resume(beginning.checkpoint.resume);
@@ -223,6 +226,17 @@ impl Job {
             ownership: Arc::new(ownership),
             builds,
         })
+    }
+
+    /// Whether a cutover can rely on comparisons made during the run, and what it compares itself.
+    fn comparison(&self) -> (bool, ComparedAtCutover) {
+        match self.settings.verification {
+            Verification::None => (false, ComparedAtCutover::Nothing),
+            Verification::Continuous if self.settings.watch_foreign_writes => {
+                (true, ComparedAtCutover::Open(self.settings.cross_check_bytes))
+            }
+            Verification::Continuous | Verification::Digest => (false, ComparedAtCutover::Everything),
+        }
     }
 
     /// Starts watching for writes to the target made by other programs, from the position up to which the checkpoint says that they were

@@ -14,9 +14,11 @@ pub enum Phase {
     Copy,
     /// Everything is copied, and indexes are being built.
     Index,
-    /// Everything is copied and indexed, and the run is catching up with the oplog.
+    /// Everything is copied and indexed. The run is catching up with the oplog, and comparing both sides with
+    /// [`Verification::Continuous`](crate::Verification::Continuous).
     CatchUp,
-    /// The lag is small, and a cutover is possible now.
+    /// The lag is small, and what can be compared during the run is compared: the applications stand still for a moment only if the cutover
+    /// begins now.
     Ready,
     /// Writes are being stopped, and the remaining changes are applied and verified.
     Cutover,

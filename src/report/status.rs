@@ -19,8 +19,9 @@ pub struct Status {
     pub lag: Option<Duration>,
     /// Whether every collection has been copied.
     pub copy_complete: bool,
-    /// Whether the lag is small and everything is copied and indexed, so that `cutover` would succeed. The cutover takes seconds if little
-    /// is left to compare (see `all_compared`).
+    /// Whether the lag is small and everything is copied and indexed, so that
+    /// [`cutover_now`](crate::MigrationHandle::cutover_now) would go ahead. The run is [`Ready`](Phase::Ready) once everything is compared,
+    /// too, that can be compared before the applications are stopped.
     pub can_cut_over: bool,
     /// Documents and bytes copied since the migration began.
     pub copied: Amount,
@@ -32,7 +33,7 @@ pub struct Status {
     pub compared: Amount,
     /// Whether everything has been compared that can be compared during the run, with
     /// [`Verification::Continuous`](crate::Verification::Continuous). An earlier cutover compares the rest while the applications are
-    /// stopped, which takes as long as reading it.
+    /// stopped, which takes as long as reading it: see `cutover_estimate`.
     pub all_compared: bool,
     /// Number of documents that differed in comparisons during the run, since this process began.
     pub differences: u64,
@@ -43,6 +44,10 @@ pub struct Status {
     /// How long the oplog will still contain the position to resume from, at the speed at which the oplog rolled over in the last 10
     /// minutes; `None` if it did not, or if not known. In a run that keeps up, this is always about the whole window.
     pub oplog_time_left: Option<Duration>,
+    /// Estimate of how long the applications would stand still if the cutover began now, from their last write to the end of the cutover;
+    /// `None` until everything is copied. It is the lag, the time to list both sides, and the time to compare at the measured speed of the
+    /// copy what a cutover would have to compare now. Usually it takes less.
+    pub cutover_estimate: Option<Duration>,
     /// When the cutover window and thus the run ends; `None` before the run was first ready, and for a window without an end.
     pub cutover_deadline: Option<SystemTime>,
     /// Current rate limits of the run.

@@ -1,6 +1,7 @@
 //! State and services that the tasks of a run share.
 
 pub(crate) mod completion;
+pub(crate) mod cutover_estimate;
 pub(crate) mod expiry;
 pub(crate) mod fence;
 pub(crate) mod flush;

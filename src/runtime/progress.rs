@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::model::{Amount, Namespace, Position};
 use crate::report::{ChangeCounts, Event, Events, ForeignWrites, IndexCounts, LateWatch, Phase, Recent, Status};
 use crate::runtime::completion::Completion;
+use crate::runtime::cutover_estimate::{ComparedAtCutover, CutoverWork};
 use crate::runtime::expiry::ExpiryForm;
 use crate::runtime::lag::OplogSpan;
 use crate::runtime::left_selection::AllLeft;
@@ -27,7 +28,7 @@ const MOST_REFUSED: usize = 1000;
 /// Maximum number of collections with writes of other programs that are named.
 const MOST_FOREIGN: usize = 1000;
 
-/// Whether collections remain to be copied or indexes to be built.
+/// Whether anything remains to be done: collections to be copied and indexes to be built, or documents to be compared.
 #[derive(Clone, Copy, Debug)]
 enum Work {
     /// The initial work is not done yet.
@@ -35,6 +36,35 @@ enum Work {
     Done,
     /// Everything was done before. The source has made more work since then.
     More(Instant),
+}
+
+impl Work {
+    fn set(&mut self, is_done: bool) {
+        *self = match *self {
+            _ if is_done => Self::Done,
+            Self::Done => Self::More(Instant::now()),
+            before => before,
+        };
+    }
+
+    /// Whether everything is done, except for work that the source has made within `latest`. Without this exception an application that
+    /// keeps creating small collections and indexes would never be ready for cutover. The cutover waits for such work as it does for the
+    /// lag.
+    fn is_done_but_for(self, latest: Duration) -> bool {
+        match self {
+            Self::First => false,
+            Self::Done => true,
+            Self::More(since) => since.elapsed() <= latest,
+        }
+    }
+}
+
+/// What is compared during a run and at its cutover.
+#[derive(Debug, Default)]
+struct Comparison {
+    /// What remains to be compared during the run; `None` if nothing is compared then.
+    while_running: Option<Work>,
+    at_cutover: ComparedAtCutover,
 }
 
 /// State shared by all tasks of a run and by its handle.
@@ -48,7 +78,8 @@ pub(crate) struct RunState {
     pub held_bytes: AtomicU64,
     compared_documents: AtomicU64,
     compared_bytes: AtomicU64,
-    all_compared: AtomicBool,
+    comparison: Mutex<Comparison>,
+    cutover_work: Mutex<CutoverWork>,
     differences: AtomicU64,
     total_documents: AtomicU64,
     total_bytes: AtomicU64,
@@ -58,6 +89,8 @@ pub(crate) struct RunState {
     watermark: watch::Sender<Option<Position>>,
     source_position: watch::Sender<Option<Position>>,
     pace: Mutex<Option<(Instant, u64)>>,
+    /// Average speed of the copy in bytes per second, once the copy is complete.
+    copy_speed: Mutex<Option<f64>>,
     /// Position up to which this run or an earlier one has read the source's oplog.
     read: Mutex<Position>,
     /// Number of operations read since this process began.
@@ -98,7 +131,8 @@ impl RunState {
             held_bytes: AtomicU64::new(0),
             compared_documents: AtomicU64::new(0),
             compared_bytes: AtomicU64::new(0),
-            all_compared: AtomicBool::new(false),
+            comparison: Mutex::default(),
+            cutover_work: Mutex::default(),
             differences: AtomicU64::new(0),
             total_documents: AtomicU64::new(0),
             total_bytes: AtomicU64::new(0),
@@ -108,6 +142,7 @@ impl RunState {
             watermark: watch::Sender::new(None),
             source_position: watch::Sender::new(None),
             pace: Mutex::new(None),
+            copy_speed: Mutex::new(None),
             read: Mutex::new(Position::ZERO),
             read_operations: AtomicU64::new(0),
             resume: Mutex::new(None),
@@ -143,13 +178,16 @@ impl RunState {
 
     /// Sets whether every collection is copied and every index is built.
     pub fn set_copied(&self, copied: bool, indexed: bool) {
+        if copied && !self.copied.load(Relaxed) {
+            let speed = self.speed_so_far(self.copied_bytes.load(Relaxed));
+            let mut known = self.copy_speed.lock().unwrap_or_else(PoisonError::into_inner);
+            *known = speed.or(*known);
+        }
         self.copied.store(copied, Relaxed);
-        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        *work = match *work {
-            _ if copied && indexed => Work::Done,
-            Work::Done => Work::More(Instant::now()),
-            before => before,
-        };
+        self.work
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .set(copied && indexed);
     }
 
     pub fn is_copied(&self) -> bool {
@@ -160,15 +198,16 @@ impl RunState {
         matches!(*self.work.lock().unwrap_or_else(PoisonError::into_inner), Work::Done)
     }
 
-    /// Whether everything is copied and indexed, except for work that the source has made within `latest`. Without this exception an
-    /// application that keeps creating small collections and indexes would never be ready for cutover. The cutover waits for such work as
-    /// it does for the lag.
+    /// Whether everything is copied and indexed, except for work that the source has made within `latest`.
     pub fn is_indexed_but_for(&self, latest: Duration) -> bool {
-        match *self.work.lock().unwrap_or_else(PoisonError::into_inner) {
-            Work::First => false,
-            Work::Done => true,
-            Work::More(since) => since.elapsed() <= latest,
-        }
+        let work = *self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        work.is_done_but_for(latest)
+    }
+
+    /// Whether everything is compared that can be compared during the run, except for what the source has made within `latest`.
+    pub fn is_compared_but_for(&self, latest: Duration) -> bool {
+        let comparison = self.comparison.lock().unwrap_or_else(PoisonError::into_inner);
+        comparison.while_running.is_none_or(|work| work.is_done_but_for(latest))
     }
 
     /// Emits an event for a document that the target refused for good, and keeps it for the summary.
@@ -310,9 +349,25 @@ impl RunState {
         self.watermark.subscribe()
     }
 
+    /// Begins a run that compares documents during the run if `while_running` is set. The cutover compares the rest.
+    pub fn begin_comparison(&self, while_running: bool, at_cutover: ComparedAtCutover) {
+        *self.comparison.lock().unwrap_or_else(PoisonError::into_inner) = Comparison {
+            while_running: while_running.then_some(Work::First),
+            at_cutover,
+        };
+    }
+
     /// Sets whether everything is compared that can be compared during the run.
     pub fn set_all_compared(&self, all: bool) {
-        self.all_compared.store(all, Relaxed);
+        let mut comparison = self.comparison.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(work) = &mut comparison.while_running {
+            work.set(all);
+        }
+    }
+
+    /// Sets what a cutover would have to examine now.
+    pub fn set_cutover_work(&self, work: CutoverWork) {
+        *self.cutover_work.lock().unwrap_or_else(PoisonError::into_inner) = work;
     }
 
     /// Adds to the amount compared during the run, and to the differences found.
@@ -413,7 +468,7 @@ impl RunState {
                 documents: self.compared_documents.load(Relaxed),
                 bytes: self.compared_bytes.load(Relaxed),
             },
-            all_compared: self.all_compared.load(Relaxed),
+            all_compared: self.all_compared(),
             differences: self.differences.load(Relaxed),
             time_left: if copy_complete {
                 Some(Duration::ZERO)
@@ -422,6 +477,7 @@ impl RunState {
             },
             oplog_window: window.map(|window| window.span),
             oplog_time_left: window.and_then(|window| window.left),
+            cutover_estimate: lag.filter(|_| copy_complete).map(|lag| self.cutover_estimate(lag)),
             cutover_deadline: self.window.deadline(),
             throttle: self.limits.get(),
             walkers: self.walker_slots.most(),
@@ -431,14 +487,31 @@ impl RunState {
         }
     }
 
+    /// Whether everything is compared that is compared during the run.
+    fn all_compared(&self) -> bool {
+        let comparison = self.comparison.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(comparison.while_running, Some(Work::Done))
+    }
+
+    /// Estimates how long a cutover would take if it began now.
+    fn cutover_estimate(&self, lag: Duration) -> Duration {
+        let work = *self.cutover_work.lock().unwrap_or_else(PoisonError::into_inner);
+        let comparison = self.comparison.lock().unwrap_or_else(PoisonError::into_inner);
+        let speed = *self.copy_speed.lock().unwrap_or_else(PoisonError::into_inner);
+        work.estimate(comparison.at_cutover, lag, speed)
+    }
+
     /// Estimates the time for the remaining bytes at the average speed of this process.
     fn time_left(&self, copied: Amount, total: Amount) -> Option<Duration> {
+        let left = total.bytes.saturating_sub(copied.bytes) as f64;
+        Duration::try_from_secs_f64(left / self.speed_so_far(copied.bytes)?).ok()
+    }
+
+    /// Returns the average speed of this process's copy, in bytes per second.
+    fn speed_so_far(&self, copied_bytes: u64) -> Option<f64> {
         let (since, before) = (*self.pace.lock().unwrap_or_else(PoisonError::into_inner))?;
-        let (seconds, done) = (since.elapsed().as_secs_f64(), copied.bytes.saturating_sub(before));
-        if seconds < 1.0 || done == 0 {
-            return None;
-        }
-        Duration::try_from_secs_f64(total.bytes.saturating_sub(copied.bytes) as f64 * seconds / done as f64).ok()
+        let (seconds, done) = (since.elapsed().as_secs_f64(), copied_bytes.saturating_sub(before));
+        (seconds >= 1.0 && done > 0).then(|| done as f64 / seconds)
     }
 }
 

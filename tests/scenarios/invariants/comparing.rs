@@ -1,7 +1,7 @@
 //! Both sides are compared while a run goes on, unless it has something better to do; and a cutover relies on it for what it says alone.
 
 use mongoferry::sink::SinkCall;
-use mongoferry::{CollectionKind, Operation, Summary, Write};
+use mongoferry::{CollectionKind, Operation, Phase, Summary, Write};
 
 use super::*;
 
@@ -94,7 +94,8 @@ async fn what_differs_in_a_collated_collection_is_named() {
     assert_found(&bench, &run, 40).await;
 }
 
-/// Neither the lag nor the readiness suffers when nothing can be compared; and a cutover does not take that for granted.
+/// When nothing can be compared, the lag does not suffer, and the run is ready once it has given up comparing for now. A cutover takes
+/// nothing for granted then.
 #[tokio::test(start_paused = true)]
 async fn a_comparison_that_does_not_end_keeps_nothing_back() {
     let bench = Bench::with_orders(50);
@@ -109,7 +110,7 @@ async fn a_comparison_that_does_not_end_keeps_nothing_back() {
         }
     };
     let watching = async {
-        timeout(DEADLINE, run.ready_to_cut_over(Duration::from_secs(3)))
+        timeout(DEADLINE * 10, run.ready_to_cut_over(Duration::from_secs(3)))
             .await
             .expect("it is ready")
             .unwrap();
@@ -126,7 +127,7 @@ async fn a_comparison_that_does_not_end_keeps_nothing_back() {
     assert_eq!(run.status().compared.documents, 0);
     tamper(&bench, 40).await;
     let release = async {
-        until("it is cut over", || run.status().phase == mongoferry::Phase::Cutover).await;
+        until("it is cut over", || run.status().phase == Phase::Cutover).await;
         reads.release();
     };
     futures::join!(assert_found(&bench, &run, 40), release);
@@ -160,6 +161,85 @@ async fn nothing_is_compared_before_everything_is_indexed_nor_during_a_cutover()
         reads.release();
         digest.release();
     };
-    let (summary, ()) = futures::join!(timeout(DEADLINE * 10, run.cutover(async {})), during);
+    let (summary, ()) = futures::join!(timeout(DEADLINE * 10, run.cutover_now(async {})), during);
     assert_eq!(summary.expect("the cutover ends").unwrap().outcome, Outcome::Complete);
+}
+
+/// A run is ready once everything is compared. Whoever is impatient can cut over before that.
+#[tokio::test(start_paused = true)]
+async fn a_run_is_ready_once_everything_is_compared() {
+    for is_impatient in [false, true] {
+        let bench = Bench::with_orders(50);
+        let reads = bench.sink.hold(SinkCall::ReadBatch);
+        let run = bench
+            .migration()
+            .cross_check_bytes(0)
+            .build()
+            .unwrap()
+            .start()
+            .await
+            .unwrap();
+        timeout(DEADLINE, reads.reached()).await.expect("it compares");
+        let ready = timeout(Duration::from_secs(4), run.ready_to_cut_over(DEADLINE)).await;
+        assert!(ready.is_err(), "it is ready before it has compared");
+        let before = run.status();
+        assert_eq!(before.phase, Phase::CatchUp);
+        assert!(before.can_cut_over && !before.all_compared, "{before:?}");
+        if is_impatient {
+            reads.release();
+            let summary = timeout(DEADLINE * 10, run.cutover_now(async {}))
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(summary.outcome, Outcome::Complete);
+            continue;
+        }
+        let cutover = run.cutover(async {
+            let now = run.status();
+            assert_eq!(now.phase, Phase::Ready);
+            assert!(
+                now.all_compared && now.cutover_estimate < before.cutover_estimate,
+                "{now:?}"
+            );
+        });
+        let release = async {
+            sleep(Duration::from_secs(1)).await;
+            reads.release();
+        };
+        let (summary, ()) = futures::join!(timeout(DEADLINE * 10, cutover), release);
+        assert_eq!(summary.expect("it ends").unwrap().outcome, Outcome::Complete);
+    }
+}
+
+/// A collection of which too much changes to remember is left to the cutover. It does not keep the run from being ready.
+#[tokio::test(start_paused = true)]
+async fn what_changes_too_much_does_not_delay_the_cutover() {
+    let bench = Bench::default();
+    bench.source.create_collection("shop.wide", rawdoc! {}).unwrap();
+    let id = |number: u32| format!("{number:0>20000}");
+    let insert = |number| bench.source.insert("shop.wide", rawdoc! { "_id": id(number) }).unwrap();
+    for number in 0..100 {
+        insert(number);
+    }
+    let migration = bench.migration().memory_bytes(16 << 20).cross_check_bytes(0);
+    let run = migration.build().unwrap().start().await.unwrap();
+    compared(&run, 100).await;
+    let reads = bench.sink.hold(SinkCall::Read);
+    // Their `_id`s take more than the share of the memory for changed documents.
+    for number in 0..100 {
+        bench.set("shop.wide", id(number), 7);
+    }
+    bench.caught_up().await;
+    sleep(DEADLINE).await;
+    assert_eq!(run.status().phase, Phase::Ready);
+    let digest = bench.sink.hold(SinkCall::Digest);
+    let release = async {
+        timeout(DEADLINE, digest.reached())
+            .await
+            .expect("a digest is asked for");
+        reads.release();
+        digest.release();
+    };
+    let (summary, ()) = futures::join!(timeout(DEADLINE * 10, run.cutover(async {})), release);
+    assert_eq!(summary.expect("it ends").unwrap().outcome, Outcome::Complete);
 }

@@ -519,9 +519,11 @@ impl Router {
             self.tracked.advance_index_work(self.routed);
         }
         let indexed = self.tracked.are_indexed();
-        let all_compared = self.verify && indexed && self.tracked.are_settled();
-        self.progress.set_all_compared(all_compared);
         self.progress.set_copied(copied, indexed);
+        if self.verify {
+            self.progress.set_all_compared(indexed && self.tracked.are_settled());
+        }
+        self.progress.set_cutover_work(self.tracked.cutover_work());
         // A run in `CatchUp` or `Ready` is not set back here: the work may be done within a moment. `watch_source` sets it back if not.
         let next = match (self.progress.phase(), copied, indexed) {
             (Phase::Preflight | Phase::Index, false, _) => Phase::Copy,

@@ -30,6 +30,10 @@ pub(super) struct Facts {
     /// When its changed documents can be compared again without hurry. With hurry, `Totals::changed` counts instead.
     again: Option<Turn>,
     changed_bytes: usize,
+    /// Bytes of its documents.
+    bytes: u64,
+    /// The same if a cutover has to compare them all, otherwise 0.
+    open_bytes: u64,
     /// Same as `changed_bytes`, without documents that are being compared.
     waiting_bytes: usize,
     indexes: IndexCounts,
@@ -73,6 +77,11 @@ impl Facts {
             due: verification.due_at().filter(|_| is_whole).map(turn),
             again: verification.due_again_at().filter(|_| is_whole).map(turn),
             changed_bytes: verification.changed_bytes(),
+            bytes: tracked.bytes,
+            open_bytes: match tracked.target.kind.has_ranges() && !verification.is_open_as_a_whole() {
+                true => 0,
+                false => tracked.bytes,
+            },
             waiting_bytes: verification.waiting_bytes(),
             indexes: IndexCounts { built, total },
         }
@@ -92,6 +101,8 @@ pub(super) struct Totals {
     pub not_settled: usize,
     pub asked: usize,
     pub changed_bytes: usize,
+    pub bytes: u64,
+    pub open_bytes: u64,
     pub indexes: IndexCounts,
     pub unread: BTreeSet<((u64, Reverse<u64>), usize)>,
     pub can_join: BTreeSet<usize>,
@@ -138,6 +149,8 @@ impl Totals {
         self.not_settled += usize::from(!facts.is_settled);
         self.asked += usize::from(facts.is_asked);
         self.changed_bytes += facts.changed_bytes;
+        self.bytes += facts.bytes;
+        self.open_bytes += facts.open_bytes;
         self.indexes.built += facts.indexes.built;
         self.indexes.total += facts.indexes.total;
         if let Some(place) = facts.unread {
@@ -165,6 +178,8 @@ impl Totals {
         self.not_settled -= usize::from(!facts.is_settled);
         self.asked -= usize::from(facts.is_asked);
         self.changed_bytes -= facts.changed_bytes;
+        self.bytes -= facts.bytes;
+        self.open_bytes -= facts.open_bytes;
         self.indexes.built -= facts.indexes.built;
         self.indexes.total -= facts.indexes.total;
         if let Some(place) = facts.unread {

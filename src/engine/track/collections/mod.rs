@@ -19,6 +19,7 @@ use crate::engine::track::collection::CollectionProgress;
 use crate::engine::track::ranges::{RangeStatus, Ranges};
 use crate::model::Position;
 use crate::report::IndexCounts;
+use crate::runtime::cutover_estimate::CutoverWork;
 use crate::runtime::index_builds::IndexJob;
 
 /// Maximum number of collections that are examined for one that can be compared again now, those with the most changed documents first.
@@ -142,6 +143,16 @@ impl Collections {
     pub fn changed_bytes(&mut self) -> usize {
         self.refresh();
         self.totals.changed_bytes
+    }
+
+    /// What a cutover would have to examine.
+    pub fn cutover_work(&mut self) -> CutoverWork {
+        self.refresh();
+        CutoverWork {
+            collections: self.slots_by_id.len() as u64,
+            bytes: self.totals.bytes,
+            open_bytes: self.totals.open_bytes,
+        }
     }
 
     /// Joins ranges whose positions are routed.

@@ -96,6 +96,11 @@ async fn counts_and_sets_equal_a_look_at_all() {
                     .iter()
                     .map(|tracked| tracked.verification.changed_bytes())
                     .sum::<usize>(),
+                values
+                    .iter()
+                    .filter(|tracked| tracked.verification.open().is_none() || !tracked.target.kind.has_ranges())
+                    .map(|tracked| tracked.bytes)
+                    .sum::<u64>(),
                 values.iter().map(|tracked| tracked.index_counts().0).sum::<u64>(),
                 values.iter().filter(|tracked| !tracked.chunks.is_empty()).count(),
             );
@@ -116,6 +121,7 @@ async fn counts_and_sets_equal_a_look_at_all() {
                 all.are_settled(),
                 all.any_asked(),
                 all.changed_bytes(),
+                all.cutover_work().open_bytes,
                 all.index_counts().built,
                 all.in_flight().len(),
             );

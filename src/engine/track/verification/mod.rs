@@ -55,6 +55,8 @@ pub(crate) struct RangeVerification {
     /// Why the last comparison failed.
     failure: Option<String>,
     not_before: Option<Instant>,
+    /// Whether too much has changed to keep track of, so that the comparison started over after a long pause.
+    put_off: bool,
     tally: VerifiedTotals,
 }
 
@@ -216,9 +218,14 @@ impl RangeVerification {
         }
     }
 
-    /// Whether no more progress is expected for now: everything was compared, or it fails repeatedly.
+    /// Whether no more progress is expected for now: everything was compared, or the comparison fails repeatedly, or it was put off.
     pub fn is_settled(&self) -> bool {
-        self.wanted && (self.through == VerifiedUpTo::All || self.is_failing())
+        self.wanted && (self.through == VerifiedUpTo::All || self.is_failing() || self.put_off)
+    }
+
+    /// Whether a cutover has to compare the whole collection.
+    pub fn is_open_as_a_whole(&self) -> bool {
+        !self.wanted || self.through != VerifiedUpTo::All || self.tally.count > 0
     }
 
     fn is_failing(&self) -> bool {
@@ -227,8 +234,7 @@ impl RangeVerification {
 
     /// Returns the documents that may differ when all others are known to be the same; `None` if that is not known.
     pub fn open(&self) -> Option<Vec<Key>> {
-        (self.wanted && self.through == VerifiedUpTo::All && self.tally.count == 0)
-            .then(|| self.all_changed().cloned().collect())
+        (!self.is_open_as_a_whole()).then(|| self.all_changed().cloned().collect())
     }
 
     /// Returns all changed documents, including those that are being compared again.
@@ -328,6 +334,7 @@ impl RangeVerification {
             asked: self.asked,
             running: self.running.take(),
             not_before: Some(Instant::now() + REST),
+            put_off: true,
             ..Self::default()
         };
     }
@@ -385,6 +392,7 @@ impl RangeVerification {
                 }
                 self.tally.position = Some(running.low);
                 self.through = compared.last.map_or(VerifiedUpTo::All, VerifiedUpTo::Key);
+                self.put_off &= self.through != VerifiedUpTo::All;
             }
         }
         let named = compared.differences.len();
