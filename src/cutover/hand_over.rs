@@ -13,17 +13,16 @@ use futures::{FutureExt, try_join};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::catalog;
-use crate::catalog::not_migrated::{is_view_of_buckets, not_migrated};
-use crate::checkpoint::{CollectionState, States, WayBack};
+use crate::checkpoint::CollectionState;
 use crate::config::Verification;
 use crate::cutover::compare::{self, Comparison};
 use crate::cutover::open_transactions::wait_for_transactions;
+use crate::cutover::summary::{Sides, summarize};
 use crate::cutover::verified::{verified_while_running, watched_until_now};
 use crate::engine::messages::{Report, Request, Requests};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{self, ByName, Collection, CollectionKind, Deployment, Namespace, Position, Side};
-use crate::report::{Certificate, CollectionSummary, Event, LateWrites, Outcome, Summary};
+use crate::model::{self, ByName, CollectionKind, Namespace, Position, Side};
+use crate::report::{Event, LateWrites, Outcome, Summary};
 use crate::runtime::completion::{Offer, Switch};
 use crate::runtime::expiry::{self, Form};
 use crate::runtime::job::Job;
@@ -62,14 +61,15 @@ struct Compared {
     found: HashMap<Namespace, Comparison>,
 }
 
-/// Both sides at the end of the migration.
-struct Sides {
-    listed: Vec<Collection>,
-    standing: Vec<Collection>,
-    source: Deployment,
-    target: Deployment,
-    /// The position from which the way back starts.
-    handed_over: Option<Position>,
+/// What the rounds of a hand-over know so far.
+struct Rounds {
+    /// Everything up to here has to be applied.
+    position: Position,
+    compared: Option<Compared>,
+    /// The late writes that were known when the last round began.
+    known: LateWrites,
+    /// Number of additional rounds.
+    count: usize,
 }
 
 /// Applies the remaining changes, compares both sides, and ends the run if they are the same. `switch` then goes over to the target.
@@ -104,37 +104,19 @@ pub(crate) async fn hand_over(
 
 impl HandOver<'_> {
     async fn run(&self, switch: &mut Option<Box<dyn Switch>>) -> Result<Summary> {
-        let (engine, events) = (self.engine, &self.progress.events);
-        wait_for_transactions(&*engine.source, &engine.settings.selection, events).await?;
+        let events = &self.progress.events;
+        wait_for_transactions(&*self.engine.source, &self.engine.settings.selection, events).await?;
         let watched = self.watch_for_late_writes();
-        let mut position = report_waits(events, Side::Source, CONFIRM, watched).await?;
-        let mut compared: Option<Compared> = None;
-        let mut known = LateWrites::default();
-        let mut rounds = 0;
+        let mut rounds = Rounds {
+            position: report_waits(events, Side::Source, CONFIRM, watched).await?,
+            compared: None,
+            known: LateWrites::default(),
+            count: 0,
+        };
         loop {
-            let (report, run) = self.applied_to(position).await?;
-            let late_writes = self.check_late_writes()?;
-            if late_writes.count > known.count {
-                rounds += 1;
-                if rounds > ROUNDS {
-                    return Err(self.refuse(late_writes));
-                }
-                known = late_writes;
-            }
-            let look = self.look(&run, &report, &mut compared);
-            let looked = report_waits_within(events, Side::Target, "list and compare both sides", None, look).await?;
-            let Some(sides) = looked else {
-                // The run has restarted from its checkpoint.
+            let Some((run, summary)) = self.round(&mut rounds).await? else {
                 continue;
             };
-            position = report_waits(events, Side::Source, CONFIRM, engine.source.sentinel()).await?;
-            let (last, same_run) = self.applied_to(position).await?;
-            let unchanged = self.check_late_writes()?.count == known.count;
-            if !unchanged || !same_run.same_channel(&run) {
-                continue;
-            }
-            let found = compared.as_ref().map(|compared| &compared.found);
-            let summary = self.summary(last.position, &report.collections, found, &sides, &known);
             if summary.outcome != Outcome::Complete {
                 self.tell(&summary);
                 return Ok(summary);
@@ -143,7 +125,7 @@ impl HandOver<'_> {
                 summary: Box::new(summary),
                 switch: switch.take(),
             };
-            let complete = self.complete(&run, offer, known.count);
+            let complete = self.complete(&run, offer, rounds.known.count);
             match report_waits(events, Side::Target, "save that the migration is complete", complete).await? {
                 Ended::Complete(summary) => {
                     self.tell(&summary);
@@ -152,6 +134,36 @@ impl HandOver<'_> {
                 Ended::NotYet(offer) => *switch = offer.switch,
             }
         }
+    }
+
+    /// Applies everything that is known to be written, compares both sides, and summarizes. Returns `None` if another round is needed,
+    /// because the run has restarted from its checkpoint or the source was written to again.
+    async fn round(&self, rounds: &mut Rounds) -> Result<Option<(Run, Summary)>> {
+        let events = &self.progress.events;
+        let (report, run) = self.applied_to(rounds.position).await?;
+        let late_writes = self.check_late_writes()?;
+        if late_writes.count > rounds.known.count {
+            rounds.count += 1;
+            if rounds.count > ROUNDS {
+                return Err(self.refuse(late_writes));
+            }
+            rounds.known = late_writes;
+        }
+        let look = self.look(&run, &report, &mut rounds.compared);
+        let looked = report_waits_within(events, Side::Target, "list and compare both sides", None, look).await?;
+        let Some(sides) = looked else {
+            return Ok(None);
+        };
+        rounds.position = report_waits(events, Side::Source, CONFIRM, self.engine.source.sentinel()).await?;
+        let (last, same_run) = self.applied_to(rounds.position).await?;
+        let unchanged = self.check_late_writes()?.count == rounds.known.count;
+        if !unchanged || !same_run.same_channel(&run) {
+            return Ok(None);
+        }
+        let found = rounds.compared.as_ref().map(|compared| &compared.found);
+        let job = (self.engine, &**self.progress);
+        let summary = summarize(job, last.position, &report.collections, found, &sides, &rounds.known);
+        Ok(Some((run, summary)))
     }
 
     /// Does everything that takes time: lists both sides, compares them, and lets documents expire on the target. Returns `None` if the run
@@ -286,86 +298,6 @@ impl HandOver<'_> {
             let _ = begun.await;
         }
         Ok(())
-    }
-
-    /// Builds the summary of the hand-over.
-    fn summary(
-        &self,
-        position: Position,
-        states: &States,
-        found: Option<&HashMap<Namespace, Comparison>>,
-        sides: &Sides,
-        late_writes: &LateWrites,
-    ) -> Summary {
-        let (engine, progress) = (self.engine, self.progress);
-        let (listed, standing) = (model::by_name(&sides.listed), model::by_name(&sides.standing));
-        let servers = [catalog::series(&sides.source), catalog::series(&sides.target)];
-        let (mut indexes, mut not_kept) = (Vec::new(), Vec::new());
-        let mut collections = Vec::new();
-        for state in states.iter() {
-            let comparison = found.and_then(|found| found.get(&state.namespace));
-            let mut differences = match comparison {
-                Some(comparison) => comparison.differences.clone(),
-                None => progress.refused_of(&state.namespace),
-            };
-            let target = standing.get(&state.target).copied();
-            match listed.get(&state.namespace) {
-                Some(source) => {
-                    differences.extend(catalog::compare_options(source, target, &servers));
-                    indexes.extend(catalog::compare_indexes(source, target, &servers));
-                    let lost = catalog::not_kept(source, target, servers[1]);
-                    not_kept.extend(lost.into_iter().map(|(_, lost)| lost));
-                }
-                None => differences.push("it no longer exists on the source".to_owned()),
-            }
-            collections.push(CollectionSummary {
-                namespace: state.namespace.clone(),
-                target: state.target.clone(),
-                documents: target.map(|target| target.documents).unwrap_or_default(),
-                verified: comparison.is_some() && differences.is_empty(),
-                digest: comparison.and_then(|comparison| comparison.digest.clone()),
-                differences,
-            });
-        }
-        let same = collections.iter().all(|collection| collection.differences.is_empty())
-            && indexes.iter().all(|index| index.ok);
-        let selection = &engine.settings.selection;
-        let left_out: Vec<_> = sides
-            .listed
-            .iter()
-            .filter(|collection| !selection.contains(&collection.namespace) || is_view_of_buckets(collection))
-            .collect();
-        let not_migrated = not_migrated(&left_out);
-        let deployments = (&sides.source, &sides.target);
-        let certificate = same.then(|| {
-            let notes = (&*not_migrated, &*not_kept, late_writes);
-            Certificate::issue(
-                engine.settings.run_id.clone(),
-                deployments,
-                position,
-                &collections,
-                (&listed, &standing),
-                notes,
-            )
-        });
-        let way_back = sides
-            .handed_over
-            .filter(|_| same)
-            .map(|handed_over| WayBack::begin(engine, deployments, handed_over, states, &standing));
-        Summary {
-            outcome: if same { Outcome::Complete } else { Outcome::Differences },
-            position: Some(position),
-            collections,
-            indexes,
-            late_writes: late_writes.clone(),
-            resyncs: progress.resyncs(),
-            foreign_writes: progress.foreign_writes(),
-            left_selection: progress.left_selection.all(),
-            not_migrated,
-            not_kept,
-            certificate,
-            way_back,
-        }
     }
 
     fn tell(&self, summary: &Summary) {

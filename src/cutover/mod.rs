@@ -3,5 +3,6 @@
 pub(crate) mod compare;
 pub(crate) mod hand_over;
 pub(crate) mod open_transactions;
+mod summary;
 pub(crate) mod verified;
 pub(crate) mod way_back;

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bson::Uuid;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -90,10 +90,28 @@ pub(crate) struct Applier {
     refused: RefusedDocuments,
     /// Collections with a unique index that refused a write. Their writes stay in source order: in another order more would be refused.
     in_source_order: HashSet<Uuid>,
+    /// A message that was received and not handled yet.
+    next: Option<ApplierMessage>,
+    /// Until then a small batch waits for more changes.
+    rested: Instant,
+}
+
+/// Changes that are added to a batch.
+struct MoreChanges {
+    changes: Vec<Routed>,
+    bytes: usize,
+    permit: OwnedSemaphorePermit,
 }
 
 /// The writes to one collection, in order.
 type Group = (Arc<CollectionMapping>, Vec<(Position, Write)>);
+
+/// Changes by collection, and the documents to read from the source again instead.
+#[derive(Default)]
+struct Sorted {
+    groups: Vec<Group>,
+    to_refetch: Vec<(Arc<CollectionMapping>, Vec<Key>)>,
+}
 
 /// A read of a document from the source.
 #[derive(Debug)]
@@ -120,6 +138,8 @@ impl Applier {
             refetched: RefetchedDocuments::new(parts.refetched_bytes),
             refused: RefusedDocuments::new(parts.refetched_bytes),
             in_source_order: HashSet::new(),
+            next: None,
+            rested: Instant::now(),
         }
     }
 
@@ -128,9 +148,8 @@ impl Applier {
     /// # Errors
     /// The source or sink failed for good. The run then goes back to its last checkpoint.
     pub async fn run(mut self, cancel: CancellationToken) -> Result<()> {
-        let (mut next, mut rested) = (None, Instant::now());
         loop {
-            let message = match next.take() {
+            let message = match self.next.take() {
                 Some(message) => message,
                 None => match self.messages.recv().await {
                     Some(message) => message,
@@ -141,73 +160,80 @@ impl Applier {
                 // Queued changes must not be applied any more: another process may have taken over.
                 return Ok(());
             }
-            match message {
-                ApplierMessage::Changes {
-                    mut changes,
-                    mut bytes,
-                    permit,
-                } => {
-                    let mut permits = vec![permit];
-                    while bytes < self.batch_bytes && next.is_none() {
-                        let more = match self.messages.try_recv() {
-                            Ok(more) => more,
-                            Err(_) if bytes >= WORTHWHILE => break,
-                            Err(_) => match timeout_at(rested, self.messages.recv()).await {
-                                Ok(Some(more)) => more,
-                                _ => break,
-                            },
-                        };
-                        match more {
-                            ApplierMessage::Changes {
-                                changes: more,
-                                bytes: more_bytes,
-                                permit,
-                            } => {
-                                changes.extend(more);
-                                permits.push(permit);
-                                bytes += more_bytes;
-                            }
-                            other => next = Some(other),
-                        }
-                    }
-                    let started = Instant::now();
-                    self.apply(changes, &cancel).await?;
-                    rested = Instant::now() + started.elapsed().min(MOST_REST);
+            self.handle(message, &cancel).await?;
+        }
+    }
+
+    async fn handle(&mut self, message: ApplierMessage, cancel: &CancellationToken) -> Result<()> {
+        match message {
+            ApplierMessage::Changes {
+                mut changes,
+                mut bytes,
+                permit,
+            } => {
+                let mut permits = vec![permit];
+                while bytes < self.batch_bytes
+                    && let Some(more) = self.more_changes(bytes).await
+                {
+                    changes.extend(more.changes);
+                    bytes += more.bytes;
+                    permits.push(more.permit);
                 }
-                ApplierMessage::Refetch { target, keys, permit } => {
-                    self.refetch(&target, keys).await?;
-                    drop(permit);
-                }
-                ApplierMessage::Dropped { collection } => {
-                    self.refetched.forget(collection);
-                    self.refused.forget(collection);
-                    self.in_source_order.remove(&collection);
-                }
-                ApplierMessage::Renamed { target } => {
-                    self.refused.rename(&target);
-                    self.refetch_all(&target).await?;
-                }
-                ApplierMessage::Barrier {
+                let started = Instant::now();
+                self.apply(changes, cancel).await?;
+                self.rested = Instant::now() + started.elapsed().min(MOST_REST);
+            }
+            ApplierMessage::Refetch { target, keys, permit } => {
+                self.refetch(&target, keys).await?;
+                drop(permit);
+            }
+            ApplierMessage::Dropped { collection } => {
+                self.refetched.forget(collection);
+                self.refused.forget(collection);
+                self.in_source_order.remove(&collection);
+            }
+            ApplierMessage::Renamed { target } => {
+                self.refused.rename(&target);
+                self.refetch_all(&target).await?;
+            }
+            ApplierMessage::Barrier {
+                id,
+                routed,
+                unsettled_bytes,
+            } => {
+                self.refetched.pass(routed);
+                let (stuck, more_stuck) = self.stuck();
+                let reached = BarrierReached {
                     id,
-                    routed,
-                    unsettled_bytes,
-                } => {
-                    self.refetched.pass(routed);
-                    let (stuck, more_stuck) = self.stuck();
-                    let reached = BarrierReached {
-                        id,
-                        stuck,
-                        more_stuck,
-                        unsettled: self.unsettled(unsettled_bytes),
-                        ahead: self.refetched.ahead(),
-                    };
-                    // The router may be gone when the run ends. Nobody needs the answer then.
-                    let _ = self.reached.send(reached).await;
-                }
-                ApplierMessage::Resolve { stuck, step, reply } => {
-                    let resolved = self.resolve(&stuck, step).await?;
-                    let _ = reply.send(resolved);
-                }
+                    stuck,
+                    more_stuck,
+                    unsettled: self.unsettled(unsettled_bytes),
+                    ahead: self.refetched.ahead(),
+                };
+                // The router may be gone when the run ends. Nobody needs the answer then.
+                let _ = self.reached.send(reached).await;
+            }
+            ApplierMessage::Resolve { stuck, step, reply } => {
+                let resolved = self.resolve(&stuck, step).await?;
+                let _ = reply.send(resolved);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns further changes for a batch that has `bytes` bytes. If the batch is small, waits a moment for them. Any other message is kept
+    /// and ends the batch.
+    async fn more_changes(&mut self, bytes: usize) -> Option<MoreChanges> {
+        let message = match self.messages.try_recv() {
+            Ok(message) => message,
+            Err(_) if bytes >= WORTHWHILE => return None,
+            Err(_) => timeout_at(self.rested, self.messages.recv()).await.ok().flatten()?,
+        };
+        match message {
+            ApplierMessage::Changes { changes, bytes, permit } => Some(MoreChanges { changes, bytes, permit }),
+            other => {
+                self.next = Some(other);
+                None
             }
         }
     }
@@ -262,11 +288,32 @@ impl Applier {
     }
 
     async fn apply(&mut self, changes: Vec<Routed>, cancel: &CancellationToken) -> Result<()> {
-        let mut groups: Vec<Group> = Vec::new();
-        let mut to_refetch: Vec<(Arc<CollectionMapping>, Vec<Key>)> = Vec::new();
+        let applied = changes.len() as u64;
+        let Sorted { groups, to_refetch } = self.sort(changes);
+        for (target, writes) in groups {
+            if cancel.is_cancelled() {
+                // The rest may take longer than a run is given to end.
+                return Ok(());
+            }
+            self.apply_group(&target, writes).await?;
+        }
+        for (target, mut keys) in to_refetch {
+            keys.sort_unstable();
+            keys.dedup();
+            self.refetch(&target, keys).await?;
+        }
+        self.progress.applied.fetch_add(applied, Relaxed);
+        Ok(())
+    }
+
+    /// Sorts changes by collection. Leaves out those that a refetched document contains, and queues those of refused documents.
+    fn sort(&mut self, changes: Vec<Routed>) -> Sorted {
+        let Sorted {
+            mut groups,
+            mut to_refetch,
+        } = Sorted::default();
         let mut group_of: HashMap<Uuid, usize> = HashMap::new();
         let mut read_until: HashMap<Uuid, Position> = HashMap::new();
-        let mut applied = 0;
         for Routed {
             target,
             position,
@@ -278,7 +325,6 @@ impl Applier {
                 to_refetch.push((Arc::clone(&target), Vec::new()));
                 groups.len() - 1
             });
-            applied += 1;
             if !(self.refetched.is_empty() && self.refused.is_empty()) {
                 let document = (target.id, write.key.clone());
                 match self.refetched.know(&document, position) {
@@ -311,20 +357,7 @@ impl Applier {
             }
             groups[group].1.push((position, write));
         }
-        for (target, writes) in groups {
-            if cancel.is_cancelled() {
-                // The rest may take longer than a run is given to end.
-                return Ok(());
-            }
-            self.apply_group(&target, writes).await?;
-        }
-        for (target, mut keys) in to_refetch {
-            keys.sort_unstable();
-            keys.dedup();
-            self.refetch(&target, keys).await?;
-        }
-        self.progress.applied.fetch_add(applied, Relaxed);
-        Ok(())
+        Sorted { groups, to_refetch }
     }
 
     /// Applies the writes of one collection. Documents whose writes are refused become stuck.
