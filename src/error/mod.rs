@@ -6,6 +6,7 @@ mod finding;
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 pub(crate) use self::code::Code;
 pub(crate) use self::finding::refuse;
@@ -17,11 +18,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// An error: its kind, the operation that failed, the context and the cause.
 ///
 /// `Display` writes one sentence: what failed, where, and how to fix it if that is known. Neither `Display` nor `Debug` shows passwords of
-/// connection strings.
+/// connection strings. A clone shares its contents with the original and costs nothing.
+#[derive(Clone)]
 pub struct Error {
-    inner: Box<Inner>,
+    inner: Arc<Inner>,
 }
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     operation: Cow<'static, str>,
@@ -29,7 +32,7 @@ struct Inner {
     context: Vec<(&'static str, String)>,
     retryable: bool,
     findings: Vec<Finding>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 /// The kind of an error. Hosts match on it; the message is for people.
@@ -98,7 +101,7 @@ impl Error {
             ErrorKind::Connection | ErrorKind::PrimaryChanged | ErrorKind::SnapshotUnavailable
         );
         Self {
-            inner: Box::new(Inner {
+            inner: Arc::new(Inner {
                 kind,
                 operation: operation.into(),
                 message: message.into(),
@@ -118,36 +121,40 @@ impl Error {
             .map(|finding| format!("{} ({})", finding.message, finding.fix))
             .collect();
         let mut error = Self::new(ErrorKind::Refused, operation, blockers.join("; "));
-        error.inner.findings = findings;
+        error.inner_mut().findings = findings;
         error
     }
 
     /// Adds a named fact that helps to locate the error, such as the namespace.
     #[must_use]
     pub fn with_context(mut self, name: &'static str, value: impl fmt::Display) -> Self {
-        self.inner.context.push((name, value.to_string()));
+        self.inner_mut().context.push((name, value.to_string()));
         self
     }
 
     /// Sets the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.inner.source = Some(source.into());
+        self.inner_mut().source = Some(Arc::from(source.into()));
         self
     }
 
     /// Sets whether repeating the same call may succeed.
     #[must_use]
     pub fn with_retryable(mut self, retryable: bool) -> Self {
-        self.inner.retryable = retryable;
+        self.inner_mut().retryable = retryable;
         self
     }
 
     /// Sets the kind, for callers that know more than the code that created the error.
     #[must_use]
     pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
-        self.inner.kind = kind;
+        self.inner_mut().kind = kind;
         self
+    }
+
+    fn inner_mut(&mut self) -> &mut Inner {
+        Arc::make_mut(&mut self.inner)
     }
 
     /// The kind of the error.
@@ -234,5 +241,21 @@ impl StdError for Error {
             .source
             .as_deref()
             .map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_is_independent_and_keeps_the_cause() {
+        let cause = std::io::Error::other("the disk is gone");
+        let error = Error::new(ErrorKind::Io, "save the checkpoint", "it failed").with_source(cause);
+        let clone = error.clone().with_context("file", "a.bson").with_retryable(true);
+        assert_eq!(error.context().count(), 0);
+        assert!(!error.is_retryable() && clone.is_retryable());
+        let cause = StdError::source(&clone).map(ToString::to_string);
+        assert_eq!(cause.as_deref(), Some("the disk is gone"));
     }
 }
