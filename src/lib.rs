@@ -98,6 +98,7 @@ pub mod conformance;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
+pub use api::cutover::StopWritesResult;
 pub use api::handle::MigrationHandle;
 pub use api::migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};
 pub use api::migration::{Migration, MigrationBuilder};

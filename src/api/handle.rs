@@ -1,20 +1,17 @@
 //! [`MigrationHandle`]: controls a running migration.
 
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::Stream;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::verify::{self, BothSides, VerifyReport};
 use crate::checkpoint::CutoverWindow;
 use crate::config::{Throttle, Verification};
-use crate::cutover::hand_over;
 use crate::engine::messages::Requests;
 use crate::engine::supervise::{State, Wanted, supervise};
 use crate::engine::window;
@@ -22,8 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, Side};
 use crate::order::Key;
 use crate::preflight;
-use crate::report::{Call, Event, Events, Outcome, Phase, Status, Summary};
-use crate::runtime::completion::Switch;
+use crate::report::{Call, Event, Phase, Status};
 use crate::runtime::job::Job;
 use crate::runtime::limits::allocator::keep_freed_memory;
 use crate::runtime::progress::RunState;
@@ -34,16 +30,25 @@ const STEADY: Duration = Duration::from_secs(2);
 
 /// A running migration.
 ///
-/// All tasks of the run belong to the handle. Dropping the handle stops them and keeps the checkpoint. Starting the same migration again
-/// resumes from that checkpoint.
+/// All tasks of the run belong to the handle and its clones. Dropping the last of them stops the run and keeps the checkpoint. Starting the
+/// same migration again resumes from that checkpoint.
+#[must_use = "dropping the last handle stops the run"]
+#[derive(Clone)]
 pub struct MigrationHandle {
-    engine: Arc<Job>,
-    progress: Arc<RunState>,
-    requests: Arc<Requests>,
+    pub(super) run: Arc<Run>,
+}
+
+/// What the clones of a handle share.
+pub(super) struct Run {
+    pub engine: Arc<Job>,
+    pub progress: Arc<RunState>,
+    pub requests: Arc<Requests>,
     wanted: watch::Sender<Wanted>,
-    state: watch::Receiver<State>,
+    pub state: watch::Receiver<State>,
+    /// Held by the one cutover that is in progress.
+    pub cutover: Mutex<()>,
     cancel: CancellationToken,
-    supervisor: AbortOnDropHandle<Result<()>>,
+    supervisor: AbortOnDropHandle<()>,
     /// The last phase that was reported to the host's hook, and the task that reports it.
     told: watch::Receiver<Phase>,
     _phases: AbortOnDropHandle<()>,
@@ -51,12 +56,20 @@ pub struct MigrationHandle {
 
 impl MigrationHandle {
     pub(crate) async fn start(engine: Arc<Job>) -> Result<Self> {
-        engine.hooks.before_start().await?;
         let hooks = engine.hooks.clone();
-        let started = Self::start_allowed(engine).await;
+        let events = engine.events.clone();
+        let started = match hooks.before_start().await {
+            Ok(()) => {
+                let started = Self::start_allowed(engine).await;
+                if let Err(error) = &started {
+                    hooks.on_failure(&events, error).await;
+                }
+                started
+            }
+            Err(error) => Err(error),
+        };
         if let Err(error) = &started {
-            // No run exists yet that could emit an event about this error.
-            hooks.on_failure(&Events::new(), error).await;
+            events.send(Event::Failed { error: error.clone() });
         }
         started
     }
@@ -84,9 +97,8 @@ impl MigrationHandle {
             }
         };
         keep_freed_memory();
-        let events = Events::new();
-        let engine = Arc::new(engine.waiting(&events));
-        let progress = Arc::new(RunState::new(events));
+        let engine = Arc::new(engine.waiting());
+        let progress = Arc::new(RunState::new(engine.events.clone()));
         progress.limits.set(engine.settings.throttle);
         progress.walker_slots.set(engine.settings.walkers_at_first());
         let (length, now) = (engine.settings.cutover_window, engine.settings.clock.now());
@@ -106,29 +118,31 @@ impl MigrationHandle {
         let supervisor = AbortOnDropHandle::new(tokio::spawn(supervisor));
         let (tell, told) = watch::channel(progress.phase());
         let phases = engine.hooks.clone().follow_phases(Arc::clone(&progress), tell);
-        Ok(Self {
+        let run = Run {
             engine,
             progress,
             requests,
             wanted,
             state,
+            cutover: Mutex::new(()),
             cancel,
             supervisor,
             told,
             _phases: AbortOnDropHandle::new(tokio::spawn(phases)),
-        })
+        };
+        Ok(Self { run: Arc::new(run) })
     }
 
     /// Returns the events from now on. The stream ends with the run.
     ///
     /// A slow reader misses events, and is notified by [`Event::Missed`]. It never slows down the run.
     pub fn events(&self) -> impl Stream<Item = Event> + Send + Unpin + use<> {
-        self.progress.events.subscribe(self.progress.phase().is_last())
+        self.run.progress.events.subscribe(self.run.progress.phase().is_last())
     }
 
     /// Returns the current state of the run.
     pub fn status(&self) -> Status {
-        self.progress.status(self.engine.settings.max_lag)
+        self.run.progress.status(self.run.engine.settings.max_lag)
     }
 
     /// Waits until everything is copied and indexed, everything is compared that can be compared during the run, and the lag has stayed at
@@ -146,7 +160,7 @@ impl MigrationHandle {
         let mut since: Option<Instant> = None;
         loop {
             self.check_running()?;
-            if self.progress.status(max_lag).can_cut_over && self.progress.is_compared_but_for(max_lag) {
+            if self.run.progress.status(max_lag).can_cut_over && self.run.progress.is_compared_but_for(max_lag) {
                 if since.get_or_insert_with(Instant::now).elapsed() >= STEADY {
                     return Ok(());
                 }
@@ -155,129 +169,6 @@ impl MigrationHandle {
             }
             sleep(Duration::from_millis(50)).await;
         }
-    }
-
-    /// Performs the cutover and ends the run.
-    ///
-    /// The call waits until the run is [ready](Self::ready_to_cut_over), then awaits `stop_writes`. Once `stop_writes` has returned, nothing
-    /// may write to the source any more. The call then applies the remaining changes, compares both sides, gives indexes their final form
-    /// and ends the run.
-    ///
-    /// The summary says for each collection and index whether both sides are identical. Applications may use the target only if the outcome
-    /// is [`Complete`](crate::Outcome::Complete). With any other outcome, and after an error that did not end the run, the run keeps
-    /// following the source, and `cutover` may be called again.
-    ///
-    /// # Errors
-    /// - [`WrongPhase`](ErrorKind::WrongPhase): the run is paused, or another cutover is in progress.
-    /// - [`Hook`](ErrorKind::Hook): a hook of the host that runs before `stop_writes` failed.
-    /// - [`OperationsUnderWay`](ErrorKind::OperationsUnderWay): transactions that were open on the source when `stop_writes` returned did
-    ///   not end within 10 seconds.
-    /// - [`WritesAfterStop`](ErrorKind::WritesAfterStop): the source was written to after `stop_writes` returned.
-    /// - A server error, or the error that ended the run.
-    ///
-    /// The checkpoint stays: the migration can be started again and cut over later.
-    ///
-    /// # Cancellation
-    /// Dropping the future leaves the run running, and `cutover` may be called again. Once the run saves the checkpoint that marks the
-    /// migration as complete, dropping the future has no effect. The run's own tasks then finish the migration, and
-    /// [`status`](Self::status) and [`wait`](Self::wait) report the result. If the checkpoint cannot be saved, the run keeps following the
-    /// source.
-    pub async fn cutover(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
-        self.cutover_with(stop_writes, || None).await
-    }
-
-    /// Like [`cutover`](Self::cutover), but also switches clients. `switch` is called once the writers are stopped. The [`Switch`] that it
-    /// returns takes effect when the checkpoint that marks the migration as complete is durable.
-    pub(crate) async fn cutover_with(
-        &self,
-        stop_writes: impl Future<Output = ()>,
-        switch: impl FnOnce() -> Option<Box<dyn Switch>>,
-    ) -> Result<Summary> {
-        self.check(Call::CutOver)?;
-        self.ready_to_cut_over(self.engine.settings.max_lag).await?;
-        self.hand_over(stop_writes, switch).await
-    }
-
-    /// Like [`cutover`](Self::cutover), but does not wait for the run to be ready: it is enough that everything is copied and indexed and
-    /// that the lag is small. What was not compared during the run is compared while the applications stand still;
-    /// [`Status::cutover_estimate`] says how long that takes.
-    ///
-    /// # Errors
-    /// [`WrongPhase`](ErrorKind::WrongPhase) if a cutover is not possible now; `stop_writes` is not awaited in this case. Otherwise the
-    /// same as `cutover`.
-    ///
-    /// # Cancellation
-    /// Same as `cutover`.
-    pub async fn cutover_now(&self, stop_writes: impl Future<Output = ()>) -> Result<Summary> {
-        self.check(Call::CutOver)?;
-        let status = self.status();
-        if !status.can_cut_over {
-            let (lag, most) = (status.lag, self.engine.settings.max_lag);
-            let message = match lag.filter(|lag| status.copy_complete && *lag > most) {
-                Some(lag) => {
-                    format!("the lag is {lag:?}, and must not exceed {most:?}: wait until the run has caught up")
-                }
-                None => "not everything is copied and indexed yet: wait until the run is ready".to_owned(),
-            };
-            return Err(Error::new(ErrorKind::WrongPhase, "cut over", message).with_context("phase", status.phase));
-        }
-        self.hand_over(stop_writes, || None).await
-    }
-
-    /// Runs the hand-over, and reports its result to the host's hooks.
-    async fn hand_over(
-        &self,
-        stop_writes: impl Future<Output = ()>,
-        switch: impl FnOnce() -> Option<Box<dyn Switch>>,
-    ) -> Result<Summary> {
-        let handed_over = self.try_hand_over(stop_writes, switch).await;
-        match &handed_over {
-            // The run itself reports its end to the host.
-            Ok(summary) if summary.outcome == Outcome::Complete => self.ended().await,
-            Ok(summary) => self.engine.hooks.after_cutover(&self.progress.events, summary).await,
-            Err(_)
-                if self
-                    .check_running()
-                    .is_err_and(|ended| ended.kind() != ErrorKind::Stopped) => {}
-            Err(error) => self.engine.hooks.on_failure(&self.progress.events, error).await,
-        }
-        if matches!(&*self.state.borrow(), State::Ended { .. }) {
-            self.last_phase_told().await;
-        }
-        handed_over
-    }
-
-    async fn try_hand_over(
-        &self,
-        stop_writes: impl Future<Output = ()>,
-        switch: impl FnOnce() -> Option<Box<dyn Switch>>,
-    ) -> Result<Summary> {
-        self.engine.hooks.before_cutover().await?;
-        pin!(stop_writes).await;
-        // Kept until the end: held operations continue only when the source accepts writes again.
-        let mut switch = switch();
-        // A run that was paused and resumed in the meantime starts within a moment.
-        while !self.progress.set_phase(Phase::Cutover) {
-            self.check(Call::CutOver)?;
-            sleep(Duration::from_millis(20)).await;
-        }
-        let _back = BackToCatchUp(&self.progress);
-        let hand_over = async {
-            if self.engine.settings.block_source_writes {
-                self.progress.write_block.block().await?;
-            }
-            hand_over::hand_over(&self.engine, &self.progress, &self.requests, &mut switch).await
-        };
-        let mut state = self.state.clone();
-        let handed_over = tokio::select! {
-            biased;
-            summary = hand_over => summary,
-            _ = state.wait_for(|state| matches!(state, State::Ended { .. })) => self.check_running().and(Err(Error::stopped("cut over"))),
-        };
-        if !matches!(&handed_over, Ok(summary) if summary.outcome == Outcome::Complete) {
-            self.progress.write_block.lifted().await;
-        }
-        handed_over
     }
 
     /// Stops reading and writing, and keeps the checkpoint. Returns when everything has stopped. [`resume`](Self::resume) continues from
@@ -290,9 +181,9 @@ impl MigrationHandle {
     /// [`WrongPhase`](ErrorKind::WrongPhase) during a cutover, or the error that ended the run earlier.
     pub async fn pause(&self) -> Result<()> {
         self.check(Call::Pause)?;
-        self.wanted.send_replace(Wanted::Pause);
-        let mut state = self.state.clone();
-        let _ = state.wait_for(|state| *state != State::Running).await;
+        self.run.wanted.send_replace(Wanted::Pause);
+        let mut state = self.run.state.clone();
+        let _ = state.wait_for(|state| !matches!(state, State::Running)).await;
         self.check_running()
     }
 
@@ -302,7 +193,7 @@ impl MigrationHandle {
     /// [`WrongPhase`](ErrorKind::WrongPhase) if the run is not paused, or the error that ended the run earlier.
     pub fn resume(&self) -> Result<()> {
         self.check(Call::Resume)?;
-        self.wanted.send_replace(Wanted::Run);
+        self.run.wanted.send_replace(Wanted::Run);
         Ok(())
     }
 
@@ -314,14 +205,14 @@ impl MigrationHandle {
     /// [`WrongPhase`](ErrorKind::WrongPhase) if the run has not been ready yet, or the error that ended the run.
     pub async fn extend(&self, by: Duration) -> Result<()> {
         self.check(Call::Extend)?;
-        if !self.progress.window.extend(by) {
+        if !self.run.progress.window.extend(by) {
             return Err(Error::new(
                 ErrorKind::WrongPhase,
                 "extend the cutover window",
                 "the window begins when the run is first ready; there is nothing to extend before that",
             ));
         }
-        window::save(&self.requests).await;
+        window::save(&self.run.requests).await;
         Ok(())
     }
 
@@ -342,8 +233,8 @@ impl MigrationHandle {
     /// If the future is dropped, the comparison continues in the background. The next call starts a new one.
     pub async fn verify(&self, collections: &[Namespace]) -> Result<VerifyReport> {
         self.check(Call::Verify)?;
-        let keep = self.engine.settings.verification == Verification::Continuous;
-        verify::verify(&self.requests, collections, keep, || self.check_running()).await
+        let keep = self.run.engine.settings.verification == Verification::Continuous;
+        verify::verify(&self.run.requests, collections, keep, || self.check_running()).await
     }
 
     /// Reads the current version of a document from both sides, to inspect a difference.
@@ -356,7 +247,10 @@ impl MigrationHandle {
     /// for a collection that is not migrated, a server error, or the error that ended the run.
     pub async fn both_sides(&self, namespace: &Namespace, id: &Key) -> Result<BothSides> {
         self.check(Call::Verify)?;
-        verify::both_sides(&self.engine, &self.requests, namespace, id, || self.check_running()).await
+        verify::both_sides(&self.run.engine, &self.run.requests, namespace, id, || {
+            self.check_running()
+        })
+        .await
     }
 
     /// Repairs the documents that a [`verify`](Self::verify) found to differ: writes them to the target as they are on the source now.
@@ -368,75 +262,92 @@ impl MigrationHandle {
     /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, or the error that ended the run.
     pub async fn repair(&self, report: &VerifyReport) -> Result<u64> {
         self.check(Call::Verify)?;
-        verify::repair(&self.requests, report, || self.check_running()).await
+        verify::repair(&self.run.requests, report, || self.check_running()).await
     }
 
     /// Changes the rate limits of the run, at any time. They stay in effect through pauses and restarts after errors.
     pub fn throttle(&self, throttle: Throttle) {
-        self.progress.limits.set(throttle);
+        self.run.progress.limits.set(throttle);
     }
 
-    /// Ends the run. The checkpoint and the copied data stay, so that the migration can be started again.
-    pub async fn abandon(self) {
-        self.end().await;
-        self.progress.set_phase(Phase::Failed);
+    /// Ends the run at once. The checkpoint and the copied data stay, so that the migration can be started again.
+    ///
+    /// Returns when everything has stopped. A copy that [`pause`](Self::pause) would finish first starts over in the next run.
+    pub async fn abandon(&self) {
+        self.run.wanted.send_replace(Wanted::Stop);
+        self.ended().await;
         self.last_phase_told().await;
     }
 
-    /// Waits until the run ends.
+    /// Ends the run for a program that is about to exit, and takes at most `deadline` for it. The checkpoint and the copied data stay, so
+    /// that the migration can be started again, and nothing is lost.
+    ///
+    /// Like [`pause`](Self::pause), it finishes the copies that cannot be resumed, and lets a cutover in progress end. What is not finished
+    /// in time is aborted, like everything that a killed process does.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves the run paused or about to pause.
+    pub async fn shutdown(&self, deadline: Duration) {
+        let end = Instant::now() + deadline;
+        let run = &*self.run;
+        let calmly = async {
+            let mut phases = run.progress.phases();
+            let _ = phases.wait_for(|phase| *phase != Phase::Cutover).await;
+            if self.pause().await.is_ok() {
+                self.abandon().await;
+            } else {
+                self.ended().await;
+            }
+        };
+        // What remains for the run to stop, which takes at most a few seconds unless a server does not answer.
+        let least = deadline / 4;
+        if timeout_at(end - least, calmly).await.is_err() && timeout_at(end, self.abandon()).await.is_err() {
+            run.supervisor.abort();
+            run.progress.set_phase(Phase::Stopped);
+        }
+    }
+
+    /// Waits until the run ends. All callers get the same result.
     ///
     /// # Errors
-    /// The error that ended the run. A run ends without an error only after `cutover`.
-    pub async fn wait(mut self) -> Result<()> {
-        let ended = (&mut self.supervisor).await;
-        if self.progress.phase().is_last() {
-            self.last_phase_told().await;
+    /// The error that ended the run, or [`Stopped`](ErrorKind::Stopped) after [`abandon`](Self::abandon) and [`shutdown`](Self::shutdown).
+    /// A run ends without an error only after [`cutover`](Self::cutover).
+    pub async fn wait(&self) -> Result<()> {
+        self.ended().await;
+        self.last_phase_told().await;
+        match self.run.progress.phase() {
+            Phase::Complete => Ok(()),
+            _ => self.check_running(),
         }
-        ended.unwrap_or_else(|error| {
-            Err(Error::new(
-                ErrorKind::Panic,
-                "run the migration",
-                "its task panicked; the checkpoint is kept",
-            )
-            .with_source(error))
-        })
     }
 
     /// Waits until the last phase has been reported to the host's hook. The call of the hook has its own timeout.
-    async fn last_phase_told(&self) {
+    pub(super) async fn last_phase_told(&self) {
         // This fails only if the reporting task has panicked or ended.
-        let _ = self.told.clone().wait_for(|phase| phase.is_last()).await;
-    }
-
-    /// Stops the run and waits until it has ended.
-    async fn end(&self) {
-        self.wanted.send_replace(Wanted::Stop);
-        self.ended().await;
+        let _ = self.run.told.clone().wait_for(|phase| phase.is_last()).await;
     }
 
     /// Waits until the run has ended.
-    async fn ended(&self) {
-        let mut state = self.state.clone();
+    pub(super) async fn ended(&self) {
+        let mut state = self.run.state.clone();
         let _ = state.wait_for(|state| matches!(state, State::Ended { .. })).await;
     }
 
-    fn check_running(&self) -> Result<()> {
-        match &*self.state.borrow() {
-            State::Ended {
-                error: Some((kind, message)),
-            } => Err(Error::new(*kind, "run the migration", message.clone())),
+    pub(super) fn check_running(&self) -> Result<()> {
+        match &*self.run.state.borrow() {
+            State::Ended { error: Some(error) } => Err(error.clone()),
             State::Ended { error: None } => Err(Error::stopped("run the migration")),
             State::Running | State::Paused => Ok(()),
         }
     }
 
     /// Checks that the run currently accepts `call`. If the run was ended by an error, returns that error.
-    fn check(&self, call: Call) -> Result<()> {
-        if self.progress.phase() != Phase::Complete {
+    pub(super) fn check(&self, call: Call) -> Result<()> {
+        if self.run.progress.phase() != Phase::Complete {
             self.check_running()?;
         }
         // The host's latest request counts already, although the run may need a moment to act on it.
-        let phase = match (self.progress.phase(), *self.wanted.borrow()) {
+        let phase = match (self.run.progress.phase(), *self.run.wanted.borrow()) {
             (Phase::Paused, Wanted::Run) => Phase::Preflight,
             (phase, Wanted::Pause) if phase.leads_to(Phase::Paused) => Phase::Paused,
             (phase, _) => phase,
@@ -445,19 +356,7 @@ impl MigrationHandle {
     }
 }
 
-/// Returns the run to catch-up when a cutover fails or is dropped, so that `cutover` may be called again. Does nothing if the run is about
-/// to be complete.
-struct BackToCatchUp<'a>(&'a RunState);
-
-impl Drop for BackToCatchUp<'_> {
-    fn drop(&mut self) {
-        if self.0.completion.give_up() {
-            self.0.back_to_catch_up();
-        }
-    }
-}
-
-impl Drop for MigrationHandle {
+impl Drop for Run {
     fn drop(&mut self) {
         self.cancel.cancel();
     }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::stream::Stream;
+
 use crate::api::handle::MigrationHandle;
 use crate::api::reverse;
 use crate::checkpoint::{CheckpointStore, SinkStore, WayBack};
@@ -10,6 +12,7 @@ use crate::config::{Clock, DdlPolicy, ExistingData, LostPosition, Settings, Thro
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{OnWait, Selection, Wait};
 use crate::preflight::{self, PathPolicy, Plan};
+use crate::report::{Event, Events};
 use crate::runtime::fence::{Fence, FencedSink, FencedStore};
 use crate::runtime::hooks::{Hooks, HostHooks};
 use crate::runtime::job::{Job, Unfenced};
@@ -69,6 +72,14 @@ impl Migration {
     /// A side cannot be reached, or cannot be described.
     pub async fn preflight(&self) -> Result<Plan> {
         preflight::check(&self.engine, preflight::Purpose::Plan).await
+    }
+
+    /// Returns the events of the run that [`start`](Self::start) begins, from its beginning on. The stream ends with the run, or with a start
+    /// that fails.
+    ///
+    /// A slow reader misses events, and is notified by [`Event::Missed`](crate::Event::Missed). It never slows down the run.
+    pub fn events(&self) -> impl Stream<Item = Event> + Send + Unpin + use<> {
+        self.engine.events.subscribe(false)
     }
 
     /// Starts the migration, or resumes it from its checkpoint if there is one.
@@ -384,6 +395,7 @@ impl MigrationBuilder {
                 fence,
                 seen: Arc::default(),
                 hooks: self.hooks,
+                events: Events::new(),
                 settings,
             }),
         })

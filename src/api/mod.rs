@@ -1,5 +1,6 @@
 //! Public API for migrations.
 
+pub(crate) mod cutover;
 pub(crate) mod handle;
 pub(crate) mod migrating_client;
 pub(crate) mod migration;

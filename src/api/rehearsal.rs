@@ -26,7 +26,7 @@ pub struct Rehearsal {
 }
 
 /// Result of a rehearsal.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Rehearsed<T> {
     /// The value that the host's tests returned.

@@ -1,9 +1,12 @@
 //! Keeps a run going as the host wants, and restarts it after transient errors.
 
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -13,10 +16,11 @@ use crate::engine::messages::Requests;
 use crate::engine::watch::source::{POSITION_INTERVAL, watch_window};
 use crate::engine::window::{self, keep_window};
 use crate::engine::write_block::keep_write_block;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Position, Side};
 use crate::mongo::retry::{RetryPolicy, retry};
 use crate::report::{Event, Phase};
+use crate::runtime::hooks::HostHooks;
 use crate::runtime::job::Job;
 use crate::runtime::progress::RunState;
 use crate::runtime::waiting::report_waits;
@@ -34,39 +38,65 @@ pub(crate) enum Wanted {
 }
 
 /// What the run is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum State {
     Running,
     Paused,
-    Ended { error: Option<(ErrorKind, String)> },
+    /// The error is `None` if the migration is complete or was stopped by the host.
+    Ended {
+        error: Option<Error>,
+    },
 }
 
-/// Runs the engine from its checkpoint again and again, for as long as the host wants it and errors are transient.
+/// Runs the engine from its checkpoint again and again, for as long as the host wants it and errors are transient. A panic ends the run like
+/// an error.
 pub(crate) async fn supervise(
     engine: Arc<Job>,
     progress: Arc<RunState>,
     requests: Arc<Requests>,
-    mut wanted: watch::Receiver<Wanted>,
+    wanted: watch::Receiver<Wanted>,
     state: watch::Sender<State>,
     cancel: CancellationToken,
+) {
+    let run = run_to_its_end(&engine, &progress, &requests, wanted, &state, cancel);
+    let result = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
+        let message = "a task panicked; the checkpoint is kept, and a new run can resume from it";
+        Err(Error::new(ErrorKind::Panic, "run the migration", message))
+    });
+    let error = result.err();
+    match &error {
+        Some(error) => {
+            engine.hooks.on_failure(&progress.events, error).await;
+            progress.fail(error.clone());
+        }
+        None if progress.completion.summary().is_some() => {}
+        None => {
+            progress.set_phase(Phase::Stopped);
+        }
+    }
+    state.send_replace(State::Ended { error });
+}
+
+async fn run_to_its_end(
+    engine: &Arc<Job>,
+    progress: &Arc<RunState>,
+    requests: &Arc<Requests>,
+    mut wanted: watch::Receiver<Wanted>,
+    state: &watch::Sender<State>,
+    cancel: CancellationToken,
 ) -> Result<()> {
-    let mut run = pin!(run_as_wanted(
-        &engine,
-        &progress,
-        &requests,
-        &mut wanted,
-        &state,
-        &cancel
-    ));
-    let mut write_block = pin!(keep_write_block(&engine, &progress, &requests));
+    let mut run = pin!(run_as_wanted(engine, progress, requests, &mut wanted, state, &cancel));
+    let mut write_block = pin!(keep_write_block(engine, progress, requests));
+    let mut application = pin!(resume_application(&engine.hooks, progress));
     let result = tokio::select! {
         result = &mut run => result,
         never = &mut write_block => match never {},
-        closed = keep_window(&progress, &requests, &engine.settings.clock) => {
+        never = &mut application => match never {},
+        closed = keep_window(progress, requests, &engine.settings.clock) => {
             cancel.cancel();
             run.await.and(Err(closed))
         }
-        never = watch_window(&*engine.source, &progress) => match never {},
+        never = watch_window(&*engine.source, progress) => match never {},
     };
     if progress.completion.is_in_doubt() {
         // The run ended in the middle of saving the final checkpoint. Load it to find out whether it was saved.
@@ -75,28 +105,33 @@ pub(crate) async fn supervise(
             Err(_) => progress.leave_in_doubt(),
         }
     }
+    let resumed = async {
+        progress.write_block.lifted().await;
+        progress.application.resumed().await;
+    };
     tokio::select! {
-        () = progress.write_block.lifted() => {}
+        () = resumed => {}
         never = &mut write_block => match never {},
+        never = &mut application => match never {},
     }
     engine.builds.lock().await.leave().await;
     // The hooks run here, where they cannot delay anything and are not cancelled together with the cutover's future.
-    let result = match progress.completion.summary() {
-        Some(summary) => {
-            engine.hooks.after_cutover(&progress.events, &summary).await;
-            progress.set_phase(Phase::Complete);
-            Ok(())
-        }
-        None => result,
+    let Some(summary) = progress.completion.summary() else {
+        return result;
     };
-    if let Err(error) = &result {
-        engine.hooks.on_failure(&progress.events, error).await;
-        progress.set_phase(Phase::Failed);
+    engine.hooks.after_cutover(&progress.events, &summary).await;
+    progress.set_phase(Phase::Complete);
+    Ok(())
+}
+
+/// Tells the application to go on whenever a cutover that had stopped it does not complete. Never returns.
+async fn resume_application(hooks: &HostHooks, progress: &RunState) -> Infallible {
+    loop {
+        progress.application.is_to_resume().await;
+        progress.write_block.lifted().await;
+        hooks.resume_application(&progress.events).await;
+        progress.application.note_resumed();
     }
-    state.send_replace(State::Ended {
-        error: result.as_ref().err().map(|error| (error.kind(), error.to_string())),
-    });
-    result
 }
 
 async fn run_as_wanted(

@@ -6,6 +6,7 @@ use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::broadcast;
 
 use crate::compare::difference::Difference;
+use crate::error::Error;
 use crate::model::{Namespace, Position, Side, TransactionFacts};
 use crate::report::{LateWrites, Phase};
 
@@ -20,6 +21,11 @@ pub enum Event {
     PhaseChanged {
         /// The new phase.
         phase: Phase,
+    },
+    /// The start failed, or an error ended the run. The checkpoint is kept, and the migration can be started again.
+    Failed {
+        /// The error, which [`Status::failure`](crate::Status::failure) and [`wait`](crate::MigrationHandle::wait) have as well.
+        error: Error,
     },
     /// The run began, from nothing or from a checkpoint.
     Started {

@@ -26,7 +26,9 @@ pub enum Phase {
     Complete,
     /// Stopped by `pause`. `resume` continues from the checkpoint.
     Paused,
-    /// Ended by an error or by `abandon`. The checkpoint is kept.
+    /// Ended by `abandon` or `shutdown`. The checkpoint is kept.
+    Stopped,
+    /// Ended by an error. The checkpoint is kept.
     Failed,
 }
 
@@ -43,7 +45,7 @@ pub(crate) enum Call {
 impl Phase {
     /// Whether this is a final phase.
     pub(crate) fn is_last(self) -> bool {
-        matches!(self, Self::Complete | Self::Failed)
+        matches!(self, Self::Complete | Self::Stopped | Self::Failed)
     }
 
     /// Whether a run in this phase may enter `next`.
@@ -71,7 +73,7 @@ impl Phase {
                 self,
                 Self::Preflight | Self::Copy | Self::Index | Self::CatchUp | Self::Ready
             ),
-            Self::Failed => !self.is_last(),
+            Self::Stopped | Self::Failed => !self.is_last(),
         }
     }
 
@@ -82,7 +84,7 @@ impl Phase {
     pub(crate) fn check(self, call: Call) -> Result<()> {
         let possible = match (self, call) {
             (Self::Complete, _) => "the migration has been handed over, and there is nothing left to do",
-            (Self::Failed, _) => {
+            (Self::Stopped | Self::Failed, _) => {
                 "the run has ended and its checkpoint is kept; start the migration again to continue from there"
             }
             (Self::Cutover, Call::Pause) => "wait for the cutover to end, or drop its future first",
@@ -99,6 +101,12 @@ impl Phase {
         Err(Error::new(ErrorKind::WrongPhase, call.operation(), possible).with_context("phase", self))
     }
 
+    /// The error for a second cutover while one is in progress.
+    pub(crate) fn second_cutover(self) -> Error {
+        let possible = "another cutover is in progress: wait for it to end, or drop its future first";
+        Error::new(ErrorKind::WrongPhase, Call::CutOver.operation(), possible).with_context("phase", self)
+    }
+
     /// The phase's name in snake case.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -110,6 +118,7 @@ impl Phase {
             Self::Cutover => "cutover",
             Self::Complete => "complete",
             Self::Paused => "paused",
+            Self::Stopped => "stopped",
             Self::Failed => "failed",
         }
     }
@@ -137,7 +146,7 @@ impl fmt::Display for Phase {
 mod tests {
     use super::*;
 
-    const ALL: [Phase; 9] = [
+    const ALL: [Phase; 10] = [
         Phase::Preflight,
         Phase::Copy,
         Phase::Index,
@@ -146,6 +155,7 @@ mod tests {
         Phase::Cutover,
         Phase::Complete,
         Phase::Paused,
+        Phase::Stopped,
         Phase::Failed,
     ];
 
@@ -154,16 +164,17 @@ mod tests {
     fn phases_follow_one_another_as_in_the_table() {
         #[rustfmt::skip]
         let table = [
-            //  Pre Cop Ind Cat Rea Cut Com Pau Fai
-            "    .   x   x   x   .   x   .   x   x",  // Preflight
-            "    .   .   x   x   .   x   .   x   x",  // Copy
-            "    .   x   .   x   .   x   .   x   x",  // Index
-            "    .   x   x   .   x   x   .   x   x",  // CatchUp
-            "    .   x   x   x   .   x   .   x   x",  // Ready
-            "    .   .   .   x   .   .   x   .   x",  // Cutover
-            "    .   .   .   .   .   .   .   .   .",  // Complete
-            "    x   .   .   .   .   .   .   .   x",  // Paused
-            "    .   .   .   .   .   .   .   .   .",  // Failed
+            //  Pre Cop Ind Cat Rea Cut Com Pau Sto Fai
+            "    .   x   x   x   .   x   .   x   x   x",  // Preflight
+            "    .   .   x   x   .   x   .   x   x   x",  // Copy
+            "    .   x   .   x   .   x   .   x   x   x",  // Index
+            "    .   x   x   .   x   x   .   x   x   x",  // CatchUp
+            "    .   x   x   x   .   x   .   x   x   x",  // Ready
+            "    .   .   .   x   .   .   x   .   x   x",  // Cutover
+            "    .   .   .   .   .   .   .   .   .   .",  // Complete
+            "    x   .   .   .   .   .   .   .   x   x",  // Paused
+            "    .   .   .   .   .   .   .   .   .   .",  // Stopped
+            "    .   .   .   .   .   .   .   .   .   .",  // Failed
         ];
         for (from, row) in ALL.into_iter().zip(table) {
             for (to, cell) in ALL.into_iter().zip(row.split_whitespace()) {
@@ -185,6 +196,7 @@ mod tests {
             (Phase::Cutover,   [false, false, false, true,  false]),
             (Phase::Complete,  [false, false, false, false, false]),
             (Phase::Paused,    [true,  true,  false, true,  false]),
+            (Phase::Stopped,   [false, false, false, false, false]),
             (Phase::Failed,    [false, false, false, false, false]),
         ];
         for (phase, expected) in table {

@@ -3,14 +3,17 @@
 use std::time::{Duration, SystemTime};
 
 use crate::config::Throttle;
+use crate::error::Error;
 use crate::model::{Amount, Position};
 use crate::report::{IndexCounts, LagSample, Phase};
 
 /// Status of a run at one moment.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Status {
     /// Current phase of the run.
     pub phase: Phase,
+    /// The error that ended the run; `None` while it runs, and if it ended without one.
+    pub failure: Option<Error>,
     /// Position up to which everything is durable on the target; `None` before the first checkpoint.
     pub position: Option<Position>,
     /// Newest known majority-committed position of the source; `None` before the source was first asked.

@@ -26,7 +26,8 @@ pub type HookResult = std::result::Result<(), Box<dyn StdError + Send + Sync>>;
 /// # Order
 /// [`start`](crate::Migration::start) calls [`before_start`](Hooks::before_start) before it does anything else. A
 /// [`cutover`](crate::MigrationHandle::cutover) waits until the run is ready. It then awaits [`before_cutover`](Hooks::before_cutover),
-/// [`quiesce_application`](Hooks::quiesce_application) and the `stop_writes` future that it was given, in this order. At its end it awaits
+/// [`quiesce_application`](Hooks::quiesce_application) and the `stop_writes` future that it was given, in this order. If it does not
+/// complete after that, [`resume_application`](Hooks::resume_application) is called. At its end it awaits
 /// [`after_cutover`](Hooks::after_cutover). Calls of [`phase_changed`](Hooks::phase_changed) run concurrently with all this, one at a time.
 ///
 /// # Errors
@@ -37,8 +38,8 @@ pub type HookResult = std::result::Result<(), Box<dyn StdError + Send + Sync>>;
 /// # Cancellation
 /// Only the run's own tasks and the futures of `start` and `cutover` call hooks. Dropping one of these futures, or the
 /// [`MigrationHandle`](crate::MigrationHandle), drops the call that it is making. The call of `after_cutover` for a complete migration
-/// belongs to the run, and the cutover only waits for it. If a cutover is dropped earlier, the only call that follows is the one for the
-/// phase to which the run returns.
+/// belongs to the run, and the cutover only waits for it. The same is true of `resume_application`: it is also called if the cutover is
+/// dropped. The only other call that follows then is the one for the phase to which the run returns.
 #[async_trait]
 pub trait Hooks: Send + Sync + 'static {
     /// Called before a migration starts or resumes from its checkpoint, and before preflight examines anything.
@@ -72,6 +73,16 @@ pub trait Hooks: Send + Sync + 'static {
     /// # Errors
     /// The cutover fails before it awaits `stop_writes`, and the run continues to follow the source.
     async fn quiesce_application(&self) -> HookResult {
+        Ok(())
+    }
+
+    /// Lets the application write to the source again, because a cutover that had begun to stop it did not complete: a call of
+    /// `quiesce_application` or `stop_writes` failed, there are differences, an error occurred, or the cutover's future was dropped. Writes
+    /// that were [blocked](crate::MigrationBuilder::block_source_writes) are possible again by then, unless an event says otherwise.
+    ///
+    /// # Errors
+    /// Reported by [`Event::HookFailed`].
+    async fn resume_application(&self) -> HookResult {
         Ok(())
     }
 
@@ -110,9 +121,17 @@ impl HostHooks {
     }
 
     pub async fn before_cutover(&self) -> Result<()> {
-        self.call("before_cutover", |hooks| hooks.before_cutover()).await?;
+        self.call("before_cutover", |hooks| hooks.before_cutover()).await
+    }
+
+    pub async fn quiesce_application(&self) -> Result<()> {
         self.call("quiesce_application", |hooks| hooks.quiesce_application())
             .await
+    }
+
+    pub async fn resume_application(&self, events: &Events) {
+        let called = self.call("resume_application", |hooks| hooks.resume_application());
+        tell("resume_application", events, called.await);
     }
 
     pub async fn after_cutover(&self, events: &Events, summary: &Summary) {

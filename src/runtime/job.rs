@@ -30,12 +30,14 @@ pub(crate) struct Job {
     pub builds: Arc<Mutex<IndexBuilds>>,
     pub seen: Arc<Seen>,
     pub hooks: HostHooks,
+    pub events: Events,
     pub settings: Settings,
 }
 
 impl Job {
     /// Returns the same migration with source, sink and store wrapped, so that each emits an event when it keeps a run waiting.
-    pub fn waiting(&self, events: &Events) -> Self {
+    pub fn waiting(&self) -> Self {
+        let events = &self.events;
         let sink = |sink: &Arc<dyn Sink>| Arc::new(Waiting::new(Arc::clone(sink), Side::Target, events.clone()));
         Self {
             source: Arc::new(Waiting::new(Arc::clone(&self.source), Side::Source, events.clone())),
@@ -48,6 +50,7 @@ impl Job {
             builds: Arc::clone(&self.builds),
             seen: Arc::clone(&self.seen),
             hooks: self.hooks.clone(),
+            events: events.clone(),
             settings: self.settings.clone(),
         }
     }

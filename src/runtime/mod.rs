@@ -1,5 +1,6 @@
 //! State and services that the tasks of a run share.
 
+pub(crate) mod application;
 pub(crate) mod completion;
 pub(crate) mod cutover_estimate;
 pub(crate) mod expiry;

@@ -9,8 +9,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::error::Error;
 use crate::model::{Amount, Namespace, Position};
 use crate::report::{ChangeCounts, Event, Events, ForeignWrites, IndexCounts, LateWatch, Phase, Recent, Status};
+use crate::runtime::application::Application;
 use crate::runtime::completion::Completion;
 use crate::runtime::cutover_estimate::{ComparedAtCutover, CutoverWork};
 use crate::runtime::expiry::ExpiryForm;
@@ -104,8 +106,10 @@ pub(crate) struct RunState {
     pub late_writes: LateWatch,
     pub window: window::Window,
     pub write_block: WriteBlock,
+    pub application: Application,
     pub expiry: ExpiryForm,
     pub completion: Completion,
+    failure: Mutex<Option<Error>>,
     recent: Recent,
     indexes: Mutex<IndexCounts>,
     pub left_selection: AllLeft,
@@ -153,8 +157,10 @@ impl RunState {
             late_writes: LateWatch::default(),
             window: window::Window::default(),
             write_block: WriteBlock::default(),
+            application: Application::default(),
             expiry: ExpiryForm::default(),
             completion: Completion::default(),
+            failure: Mutex::new(None),
             recent: Recent::default(),
             indexes: Mutex::default(),
             left_selection: AllLeft::default(),
@@ -303,11 +309,24 @@ impl RunState {
         changed
     }
 
+    /// Records the error that has ended the run, emits an event for it, and enters the last phase.
+    pub fn fail(&self, error: Error) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+        self.events.send(Event::Failed { error });
+        self.set_phase(Phase::Failed);
+    }
+
+    /// The error that has ended the run.
+    pub fn failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Resolves a completion in doubt, once it is known whether the checkpoint says that the migration is complete. Everything that moves
     /// with the migration moves or stays in the same step.
     pub fn resolve_completion(&self, is_complete: bool) {
         if is_complete {
             self.write_block.keep();
+            self.application.hand_over();
         }
         if self.completion.resolve(is_complete) {
             self.back_to_catch_up();
@@ -319,6 +338,7 @@ impl RunState {
     /// out.
     pub fn leave_in_doubt(&self) {
         self.write_block.keep();
+        self.application.hand_over();
         self.completion.leave_in_doubt();
     }
 
@@ -326,6 +346,7 @@ impl RunState {
     pub fn back_to_catch_up(&self) {
         self.late_writes.end();
         self.write_block.give_up();
+        self.application.give_up();
         self.expiry.give_up();
         if self.phase() == Phase::Cutover {
             self.set_phase(Phase::CatchUp);
@@ -452,6 +473,7 @@ impl RunState {
         let running = matches!(phase, Phase::Index | Phase::CatchUp | Phase::Ready);
         Status {
             phase,
+            failure: self.failure(),
             position: *self.watermark.borrow(),
             source_position: *self.source_position.borrow(),
             lag,

@@ -14,6 +14,7 @@ mod expiry;
 mod late_writes;
 mod lost_records;
 mod many_collections;
+mod handle;
 mod hooks;
 mod order;
 mod rehearsal;

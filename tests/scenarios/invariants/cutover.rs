@@ -271,7 +271,7 @@ async fn calls_that_do_not_fit_the_phase_are_refused() {
     let reads = bench.source.hold(SourceCall::ReadBatch);
     let run = bench.by_digest().build().unwrap().start().await.unwrap();
     timeout(DEADLINE, reads.reached()).await.unwrap();
-    let never = async { panic!("the writers must not be stopped") };
+    let never = std::future::poll_fn::<(), _>(|_| panic!("the writers must not be stopped"));
     assert_eq!(refused(run.cutover_now(never).await), ErrorKind::WrongPhase);
     assert_eq!(refused(run.resume()), ErrorKind::WrongPhase);
     reads.release();

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
+use mongoferry::sink::SinkCall;
 use mongoferry::source::SourceCall;
 use mongoferry::{Error, ErrorKind, Event, HookResult, Hooks, Phase, Summary};
 
@@ -67,6 +68,10 @@ impl Hooks for Notes {
 
     async fn quiesce_application(&self) -> HookResult {
         self.note("quiesce_application", "")
+    }
+
+    async fn resume_application(&self) -> HookResult {
+        self.note("resume_application", "")
     }
 
     async fn after_cutover(&self, summary: &Summary) -> HookResult {
@@ -143,11 +148,16 @@ async fn a_cutover_that_is_not_let_pass_fails_and_the_run_goes_on() {
             let bench = Bench::with_orders(5);
             let notes = Notes::failing(name, panics);
             let run = notes.start(&bench).await.unwrap();
-            let never = async { panic!("the writers must not be stopped") };
+            let never = std::future::poll_fn::<(), _>(|_| panic!("the writers must not be stopped"));
             let error = timeout(DEADLINE, run.cutover(never)).await.unwrap().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Hook, "{error}");
             let calls = notes.calls();
-            assert_eq!(calls[calls.len() - 2..], [name, "on_failure Hook"]);
+            let expected: &[&str] = match name {
+                "before_cutover" => &["before_cutover", "on_failure Hook"],
+                // It may have stopped a part of it.
+                _ => &[name, "resume_application", "on_failure Hook"],
+            };
+            assert_eq!(calls[calls.len() - expected.len()..], *expected);
             assert!(matches!(run.status().phase, Phase::CatchUp | Phase::Ready));
             *notes.failing.lock().unwrap() = None;
             bench.set("shop.orders", 1, 7);
@@ -219,4 +229,136 @@ async fn a_cutover_that_is_dropped_drops_its_call() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Hook, "{error}");
     assert!(error.message().contains("10 minutes"), "{error}");
+}
+
+/// What brings a cutover to its end after the application was stopped, other than completion.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ending {
+    NotStopped,
+    Differences,
+    LateWrites,
+    DroppedWhileStopping,
+    DroppedWhileComparing,
+    RunFails,
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_application_that_was_stopped_in_vain_is_told_to_go_on() {
+    use Ending::{Differences, DroppedWhileComparing, DroppedWhileStopping, LateWrites, NotStopped, RunFails};
+    for ending in [
+        NotStopped,
+        Differences,
+        LateWrites,
+        DroppedWhileStopping,
+        DroppedWhileComparing,
+        RunFails,
+    ] {
+        let bench = Bench::with_orders(5);
+        let notes = Notes::default();
+        let migration = bench.by_digest().hooks(notes.clone()).build().unwrap();
+        let run = migration.start().await.unwrap();
+        run.ready_to_cut_over(DEADLINE).await.unwrap();
+        let digest = bench.sink.hold(SinkCall::Digest);
+        if ending == Differences {
+            comparing::tamper(&bench, 3).await;
+        }
+        let stop = async {
+            match ending {
+                NotStopped => return Err("the load balancer does not answer"),
+                DroppedWhileStopping => std::future::pending().await,
+                RunFails => drop(bench.source.unsupported("shop.orders", "it is of another world")),
+                _ => {}
+            }
+            Ok(())
+        };
+        let during = async {
+            match ending {
+                DroppedWhileStopping => until("it stops", || notes.last() == "quiesce_application").await,
+                DroppedWhileComparing => timeout(DEADLINE, digest.reached()).await.unwrap(),
+                _ => {
+                    if ending == LateWrites {
+                        timeout(DEADLINE, digest.reached()).await.unwrap();
+                        bench.set("shop.orders", 1, 9);
+                    }
+                    digest.release();
+                    std::future::pending().await
+                }
+            }
+        };
+        let ended = tokio::select! {
+            ended = timeout(DEADLINE * 10, run.cutover(stop)) => Some(ended.unwrap()),
+            () = during => None,
+        };
+        let (kind, told) = match (ending, ended) {
+            (Differences, Some(Ok(summary))) if summary.outcome == Outcome::Differences => {
+                (None, Some("after_cutover Differences"))
+            }
+            (_, Some(Err(error))) => {
+                if ending == NotStopped {
+                    let source = std::error::Error::source(&error).map(ToString::to_string);
+                    assert_eq!(source.as_deref(), Some("the load balancer does not answer"));
+                }
+                let told = match ending {
+                    NotStopped => "on_failure Hook",
+                    LateWrites => "on_failure WritesAfterStop",
+                    _ => "on_failure UnsupportedEntry",
+                };
+                (Some(error.kind()), Some(told))
+            }
+            (_, None) => (None, None),
+            (_, ended) => panic!("{ending:?}: {ended:?}"),
+        };
+        assert_eq!(kind == Some(ErrorKind::Hook), ending == NotStopped, "{kind:?}");
+        let resumed = || {
+            notes
+                .calls()
+                .iter()
+                .filter(|call| *call == "resume_application")
+                .count()
+        };
+        until("the application is told", || resumed() == 1).await;
+        let calls = notes.calls();
+        let after: Vec<&str> = calls
+            .iter()
+            .map(String::as_str)
+            .skip_while(|call| *call != "resume_application")
+            .collect();
+        let expected: Vec<&str> = ["resume_application"].into_iter().chain(told).collect();
+        assert_eq!(after, expected, "{ending:?}");
+        if matches!(ending, RunFails | Differences) {
+            continue;
+        }
+        bench.set("shop.orders", 2, 7);
+        bench.finish(run).await;
+        assert_eq!(resumed(), 1, "{ending:?}");
+    }
+}
+
+/// Only one cutover is in progress, however many ask for one.
+#[tokio::test(start_paused = true)]
+async fn a_second_cutover_is_refused_and_leaves_the_first_alone() {
+    let bench = Bench::with_orders(5);
+    let notes = Notes::default();
+    let run = notes.start(&bench).await.unwrap();
+    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    let (stopped, stopping) = tokio::sync::oneshot::channel::<()>();
+    let first = run.cutover(stopping);
+    let second = async {
+        until("the first stops the writers", || notes.last() == "quiesce_application").await;
+        let other = run.clone();
+        for _ in 0..2 {
+            let never = std::future::poll_fn::<(), _>(|_| panic!("the writers are being stopped already"));
+            let error = timeout(DEADLINE, other.cutover(never)).await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::WrongPhase, "{error}");
+        }
+        stopped.send(()).unwrap();
+    };
+    let (summary, ()) = futures::join!(timeout(DEADLINE, first), second);
+    assert_eq!(summary.unwrap().unwrap().outcome, Outcome::Complete);
+    let failures = notes
+        .calls()
+        .iter()
+        .filter(|call| call.starts_with("on_failure"))
+        .count();
+    assert_eq!(failures, 0, "{:?}", notes.calls());
 }

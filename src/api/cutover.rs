@@ -1,0 +1,197 @@
+//! The cutover of a running migration.
+
+use std::error::Error as StdError;
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::api::handle::MigrationHandle;
+use crate::cutover::hand_over;
+use crate::engine::supervise::State;
+use crate::error::{Error, ErrorKind, Result};
+use crate::report::{Call, Outcome, Phase, Summary};
+use crate::runtime::completion::Switch;
+use crate::runtime::hooks::HookResult;
+use crate::runtime::progress::RunState;
+
+/// What the future that stops the writers of a cutover may return: `()` if it cannot fail, or a `Result<(), E>`.
+pub trait StopWritesResult {
+    /// Returns the result. The error can be of any type of the host.
+    ///
+    /// # Errors
+    /// The writers could not be stopped.
+    fn into_result(self) -> HookResult;
+}
+
+impl StopWritesResult for () {
+    fn into_result(self) -> HookResult {
+        Ok(())
+    }
+}
+
+impl<E: Into<Box<dyn StdError + Send + Sync>>> StopWritesResult for Result<(), E> {
+    fn into_result(self) -> HookResult {
+        self.map_err(Into::into)
+    }
+}
+
+impl MigrationHandle {
+    /// Performs the cutover and ends the run.
+    ///
+    /// The call waits until the run is [ready](Self::ready_to_cut_over), then awaits `stop_writes`. Once `stop_writes` has returned, nothing
+    /// may write to the source any more. The call then applies the remaining changes, compares both sides, gives indexes their final form
+    /// and ends the run.
+    ///
+    /// The summary says for each collection and index whether both sides are identical. Applications may use the target only if the outcome
+    /// is [`Complete`](crate::Outcome::Complete). With any other outcome, and after an error that did not end the run, the run keeps
+    /// following the source, and `cutover` may be called again.
+    ///
+    /// # Errors
+    /// - [`WrongPhase`](ErrorKind::WrongPhase): the run is paused, or another cutover is in progress.
+    /// - [`Hook`](ErrorKind::Hook): a hook of the host that runs before `stop_writes` failed, or `stop_writes` itself. Its error is the
+    ///   [source](std::error::Error::source).
+    /// - [`OperationsUnderWay`](ErrorKind::OperationsUnderWay): transactions that were open on the source when `stop_writes` returned did
+    ///   not end within 10 seconds.
+    /// - [`WritesAfterStop`](ErrorKind::WritesAfterStop): the source was written to after `stop_writes` returned.
+    /// - A server error, or the error that ended the run.
+    ///
+    /// The checkpoint stays: the migration can be started again and cut over later.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves the run running, and `cutover` may be called again. Once the run saves the checkpoint that marks the
+    /// migration as complete, dropping the future has no effect. The run's own tasks then finish the migration, and
+    /// [`status`](Self::status) and [`wait`](Self::wait) report the result. If the checkpoint cannot be saved, the run keeps following the
+    /// source.
+    pub async fn cutover(&self, stop_writes: impl Future<Output = impl StopWritesResult>) -> Result<Summary> {
+        self.cutover_with(stop_writes, || None).await
+    }
+
+    /// Like [`cutover`](Self::cutover), but also switches clients. `switch` is called once the writers are stopped. The [`Switch`] that it
+    /// returns takes effect when the checkpoint that marks the migration as complete is durable.
+    pub(crate) async fn cutover_with(
+        &self,
+        stop_writes: impl Future<Output = impl StopWritesResult>,
+        switch: impl FnOnce() -> Option<Box<dyn Switch>>,
+    ) -> Result<Summary> {
+        self.check(Call::CutOver)?;
+        self.ready_to_cut_over(self.run.engine.settings.max_lag).await?;
+        self.hand_over(stop_writes, switch).await
+    }
+
+    /// Like [`cutover`](Self::cutover), but does not wait for the run to be ready: it is enough that everything is copied and indexed and
+    /// that the lag is small. What was not compared during the run is compared while the applications stand still;
+    /// [`Status::cutover_estimate`] says how long that takes.
+    ///
+    /// # Errors
+    /// [`WrongPhase`](ErrorKind::WrongPhase) if a cutover is not possible now; `stop_writes` is not awaited in this case. Otherwise the
+    /// same as `cutover`.
+    ///
+    /// # Cancellation
+    /// Same as `cutover`.
+    pub async fn cutover_now(&self, stop_writes: impl Future<Output = impl StopWritesResult>) -> Result<Summary> {
+        self.check(Call::CutOver)?;
+        let status = self.status();
+        if !status.can_cut_over {
+            let (lag, most) = (status.lag, self.run.engine.settings.max_lag);
+            let message = match lag.filter(|lag| status.copy_complete && *lag > most) {
+                Some(lag) => {
+                    format!("the lag is {lag:?}, and must not exceed {most:?}: wait until the run has caught up")
+                }
+                None => "not everything is copied and indexed yet: wait until the run is ready".to_owned(),
+            };
+            return Err(Error::new(ErrorKind::WrongPhase, "cut over", message).with_context("phase", status.phase));
+        }
+        self.hand_over(stop_writes, || None).await
+    }
+
+    /// Runs the hand-over, and reports its result to the host's hooks.
+    async fn hand_over(
+        &self,
+        stop_writes: impl Future<Output = impl StopWritesResult>,
+        switch: impl FnOnce() -> Option<Box<dyn Switch>>,
+    ) -> Result<Summary> {
+        let run = &*self.run;
+        let Ok(_only) = run.cutover.try_lock() else {
+            return Err(run.progress.phase().second_cutover());
+        };
+        let handed_over = self.try_hand_over(stop_writes, switch).await;
+        let (hooks, events) = (&run.engine.hooks, &run.progress.events);
+        match &handed_over {
+            // The run itself reports its end to the host.
+            Ok(summary) if summary.outcome == Outcome::Complete => self.ended().await,
+            Ok(summary) => hooks.after_cutover(events, summary).await,
+            Err(_) if run.progress.failure().is_some() => {}
+            Err(error) => hooks.on_failure(events, error).await,
+        }
+        if matches!(&*run.state.borrow(), State::Ended { .. }) {
+            self.last_phase_told().await;
+        }
+        handed_over
+    }
+
+    async fn try_hand_over(
+        &self,
+        stop_writes: impl Future<Output = impl StopWritesResult>,
+        switch: impl FnOnce() -> Option<Box<dyn Switch>>,
+    ) -> Result<Summary> {
+        let progress = &*self.run.progress;
+        self.run.engine.hooks.before_cutover().await?;
+        let back = BackToCatchUp(progress);
+        let handed_over = self.stop_and_hand_over(stop_writes, switch).await;
+        drop(back);
+        if !matches!(&handed_over, Ok(summary) if summary.outcome == Outcome::Complete) {
+            progress.write_block.lifted().await;
+            progress.application.resumed().await;
+        }
+        handed_over
+    }
+
+    async fn stop_and_hand_over(
+        &self,
+        stop_writes: impl Future<Output = impl StopWritesResult>,
+        switch: impl FnOnce() -> Option<Box<dyn Switch>>,
+    ) -> Result<Summary> {
+        let (engine, progress) = (&self.run.engine, &self.run.progress);
+        progress.application.stop();
+        engine.hooks.quiesce_application().await?;
+        pin!(stop_writes).await.into_result().map_err(|error| {
+            let message = "the writers of the source could not be stopped, so the applications stay there";
+            Error::new(ErrorKind::Hook, "cut over", message)
+                .with_context("hook", "stop_writes")
+                .with_source(error)
+        })?;
+        // Kept until the end: held operations continue only when the source accepts writes again.
+        let mut switch = switch();
+        // A run that was paused and resumed in the meantime starts within a moment.
+        while !progress.set_phase(Phase::Cutover) {
+            self.check(Call::CutOver)?;
+            sleep(Duration::from_millis(20)).await;
+        }
+        let hand_over = async {
+            if engine.settings.block_source_writes {
+                progress.write_block.block().await?;
+            }
+            hand_over::hand_over(engine, progress, &self.run.requests, &mut switch).await
+        };
+        let mut state = self.run.state.clone();
+        tokio::select! {
+            biased;
+            summary = hand_over => summary,
+            _ = state.wait_for(|state| matches!(state, State::Ended { .. })) => self.check_running().and(Err(Error::stopped("cut over"))),
+        }
+    }
+}
+
+/// Returns the run to catch-up, and the application to its work, when a cutover fails or is dropped, so that `cutover` may be called again.
+/// Does nothing if the run is about to be complete.
+struct BackToCatchUp<'a>(&'a RunState);
+
+impl Drop for BackToCatchUp<'_> {
+    fn drop(&mut self) {
+        if self.0.completion.give_up() {
+            self.0.back_to_catch_up();
+        }
+    }
+}
