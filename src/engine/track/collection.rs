@@ -66,6 +66,8 @@ pub(crate) struct Chunk {
     pub cancel: CancellationToken,
     /// Asks the walker to finish with what it has read so far.
     pub hurry: CancellationToken,
+    /// Whether the walker was told to stop. Nothing is held for the chunk any more.
+    pub is_given_up: bool,
 }
 
 /// What the router does with a change.
@@ -202,7 +204,7 @@ impl CollectionProgress {
             RangeStatus::InFlight(id) => match self.chunks.get(&id) {
                 // An abandoned chunk is read again at a position at or after this change.
                 None => Route::Drop,
-                Some(chunk) if chunk.cancel.is_cancelled() || position <= chunk.low => Route::Drop,
+                Some(chunk) if chunk.is_given_up || position <= chunk.low => Route::Drop,
                 Some(_) => Route::Hold(id),
             },
         }

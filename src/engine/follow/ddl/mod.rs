@@ -73,7 +73,7 @@ impl Router {
             Op::ChangeView { namespace, delta } => self.change_view(position, &namespace, &delta).await?,
             Op::DropView { namespace } => self.drop_view(position, &namespace).await?,
             Op::Unsupported { namespace, reason } => {
-                if self.selection.may_concern(&namespace) {
+                if self.state.selection.may_concern(&namespace) {
                     return Err(Error::new(ErrorKind::UnsupportedEntry, "apply an oplog entry", reason)
                         .with_context("namespace", namespace));
                 }
@@ -90,19 +90,22 @@ impl Router {
         options: RawDocumentBuf,
         id_index: Option<RawDocumentBuf>,
     ) -> Result<()> {
-        if !self.selection.contains(namespace) {
+        if !self.state.selection.contains(namespace) {
             return Ok(());
         }
         let id = required(id)?;
-        if self.tracked.contains_key(&id) {
+        if self.state.tracked.contains_key(&id) {
             return Ok(());
         }
         let kind = kind_of(namespace, &options);
         ensure_migratable("create a collection", namespace, kind)?;
         self.drain().await?;
-        let target = self.selection.target(namespace);
+        let target = self.state.selection.target(namespace);
         self.check_free("create a collection", namespace, &target, &[])?;
-        let room = self.ownership.claim(&target, position <= self.replay_until).await?;
+        let room = self
+            .ownership
+            .claim(&target, position <= self.state.replay_until)
+            .await?;
         let indexes: Vec<_> = id_index.into_iter().collect();
         let collection = Collection {
             id,
@@ -121,12 +124,12 @@ impl Router {
                 ranges: Ranges::done(position.predecessor()),
                 index_work: IndexWork::Done,
                 // For other kinds, comparing documents by `_id` is not enough: in a capped collection their order is data.
-                verification: RangeVerification::of_empty(self.verify && kind.has_ranges()),
+                verification: RangeVerification::of_empty(self.state.verify && kind.has_ranges()),
                 ..CollectionProgress::unread(&collection, target, Vec::new())
             },
             Room::Kept => self.take_over(&collection, target).await?,
         };
-        self.tracked.insert(id, tracked);
+        self.state.tracked.insert(id, tracked);
         self.update_progress();
         self.report(position, format!("created {namespace}"));
         Ok(())
@@ -140,7 +143,7 @@ impl Router {
         target: &Namespace,
         but_for: &[Uuid],
     ) -> Result<()> {
-        let mut others = self.tracked.iter().filter(|(id, _)| !but_for.contains(id));
+        let mut others = self.state.tracked.iter().filter(|(id, _)| !but_for.contains(id));
         let Some((_, other)) = others.find(|(_, other)| other.target.target == *target) else {
             return Ok(());
         };
@@ -161,7 +164,7 @@ impl Router {
         );
         arrange_kept(&*self.source, &*self.sink, &self.ownership, &tracked).await?;
         tracked.made = self.ownership.identify(&tracked.target.target).await?;
-        if self.verify {
+        if self.state.verify {
             tracked.verification.begin();
         }
         Ok(tracked)
@@ -178,7 +181,7 @@ impl Router {
             return Ok(());
         };
         self.drain().await?;
-        let Some(tracked) = self.tracked.get_mut(&id) else {
+        let Some(tracked) = self.state.tracked.get_mut(&id) else {
             return Ok(());
         };
         // The indexes are built in the background, because a build can take longer than the tail may wait.
@@ -265,7 +268,7 @@ impl Router {
         };
         match self.sink.execute(&command).await {
             // An earlier run already applied the entry that dropped what this command changes. That entry comes again.
-            Err(error) if error.kind() == ErrorKind::TargetRefused && position <= self.replay_until => Ok(()),
+            Err(error) if error.kind() == ErrorKind::TargetRefused && position <= self.state.replay_until => Ok(()),
             other => other,
         }
     }
@@ -274,11 +277,11 @@ impl Router {
         if namespace.collection() == "system.views" {
             return self.drop_views(position, namespace.database()).await;
         }
-        if id.is_none() && !self.selection.contains(namespace) {
+        if id.is_none() && !self.state.selection.contains(namespace) {
             return Ok(());
         }
         let id = required(id)?;
-        if self.ghosts.remove(&id) || !self.tracked.contains_key(&id) {
+        if self.state.ghosts.remove(&id) || !self.state.tracked.contains_key(&id) {
             return Ok(());
         }
         let is_left = self.remove(id).await?;
@@ -291,10 +294,10 @@ impl Router {
         self.stop_work_on(id).await?;
         self.drain().await?;
         self.announce_drop(id).await?;
-        match self.tracked.remove(&id) {
+        match self.state.tracked.remove(&id) {
             Some(tracked) => {
                 self.ownership
-                    .remove(&tracked.target.target, tracked.made, self.routed)
+                    .remove(&tracked.target.target, tracked.made, self.state.routed)
                     .await
             }
             None => Ok(false),
@@ -304,6 +307,7 @@ impl Router {
     /// Drops the empty database. Its collections were dropped by entries of their own. Views have no such entries and are dropped here.
     async fn drop_database(&mut self, position: Position, database: &str) -> Result<()> {
         let ids: Vec<Uuid> = self
+            .state
             .tracked
             .iter()
             .filter(|(_, t)| t.target.namespace.database() == database)
@@ -313,7 +317,7 @@ impl Router {
             self.remove(id).await?;
         }
         self.drop_views(position, database).await?;
-        if !self.selection.reaches(database) {
+        if !self.state.selection.reaches(database) {
             return Ok(());
         }
         // What the server keeps of dropped views would keep the database, so drop it explicitly. Anything created there since stays.
@@ -336,8 +340,8 @@ impl Router {
     /// Whether the collection is the remainder of stored functions that were dropped. It is dropped only with its database.
     async fn is_emptied(&self, standing: &Namespace) -> Result<bool> {
         let can_be = standing.collection() == "system.js"
-            && self.selection.source_of(standing).is_some()
-            && !self.tracked.values().any(|t| t.target.target == *standing);
+            && self.state.selection.source_of(standing).is_some()
+            && !self.state.tracked.values().any(|t| t.target.target == *standing);
         Ok(can_be && self.ownership.is_empty(standing).await?)
     }
 
@@ -348,18 +352,18 @@ impl Router {
         };
         self.stop_builds(id).await?;
         self.drain().await?;
-        Ok(self.tracked.get_mut(&id))
+        Ok(self.state.tracked.get_mut(&id))
     }
 
     /// Returns the id of a migrated collection, or `None` if the collection is not migrated.
     fn known(&self, id: Option<Uuid>, namespace: &Namespace) -> Result<Option<Uuid>> {
-        if id.is_none() && !self.selection.contains(namespace) {
+        if id.is_none() && !self.state.selection.contains(namespace) {
             return Ok(None);
         }
         let id = required(id)?;
-        if self.tracked.contains_key(&id) {
+        if self.state.tracked.contains_key(&id) {
             Ok(Some(id))
-        } else if self.selection.contains(namespace) && !self.ghosts.contains(&id) {
+        } else if self.state.selection.contains(namespace) && !self.state.ghosts.contains(&id) {
             Err(unexpected("it concerns a collection whose creation was never seen")
                 .with_context("namespace", namespace))
         } else {

@@ -51,7 +51,7 @@ impl Router {
     /// Returns what a command changes in the selection: the name of a collection or view, or `database.*`.
     fn changed_by(&self, id: Option<Uuid>, operation: &CommandOperation) -> Option<String> {
         use CommandOperation as Op;
-        let tracked = id.and_then(|id| self.tracked.get(&id));
+        let tracked = id.and_then(|id| self.state.tracked.get(&id));
         let is_new = match operation {
             Op::Create { .. } => tracked.is_none(),
             Op::CreateIndexes { indexes, .. } => {
@@ -68,10 +68,14 @@ impl Router {
             }
             Op::Modify { .. } => tracked.is_some(),
             Op::Rename { to, .. } => tracked.is_none_or(|tracked| tracked.target.namespace != **to),
-            Op::SetView { namespace, options } => {
-                self.views.get(&**namespace).is_none_or(|view| view.options != *options)
+            Op::SetView { namespace, options } => self
+                .state
+                .views
+                .get(&**namespace)
+                .is_none_or(|view| view.options != *options),
+            Op::ChangeView { namespace, .. } | Op::DropView { namespace } => {
+                self.state.views.contains_key(&**namespace)
             }
-            Op::ChangeView { namespace, .. } | Op::DropView { namespace } => self.views.contains_key(&**namespace),
             Op::DropDatabase { database } => {
                 return self.has_any(database).then(|| format!("{database}.*"));
             }
@@ -80,18 +84,23 @@ impl Router {
         };
         match operation {
             Op::Drop { namespace } if is_new && tracked.is_none() => Some(namespace.to_string()),
-            _ if is_new => self.selected_by(operation).map(Namespace::to_string),
+            _ if is_new => self.state.selected_by(operation).map(Namespace::to_string),
             _ => None,
         }
     }
 
     fn has_views(&self, database: &str) -> bool {
-        self.views.keys().any(|view| view.database() == database)
+        self.state.views.keys().any(|view| view.database() == database)
     }
 
     fn has_any(&self, database: &str) -> bool {
         let is_there = |namespace: &Namespace| namespace.database() == database;
-        self.has_views(database) || self.tracked.values().any(|tracked| is_there(&tracked.target.namespace))
+        self.has_views(database)
+            || self
+                .state
+                .tracked
+                .values()
+                .any(|tracked| is_there(&tracked.target.namespace))
     }
 }
 

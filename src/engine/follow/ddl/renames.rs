@@ -27,16 +27,16 @@ impl Router {
         to: &Namespace,
         dropped: Option<Uuid>,
     ) -> Result<bool> {
-        if id.is_none() && !self.selection.contains(from) && !self.selection.contains(to) {
+        if id.is_none() && !self.state.selection.contains(from) && !self.state.selection.contains(to) {
             return Ok(false);
         }
         let id = required(id)?;
-        self.ghosts.remove(&id);
+        self.state.ghosts.remove(&id);
         if let Some(dropped) = dropped {
-            self.ghosts.remove(&dropped);
+            self.state.ghosts.remove(&dropped);
             self.stop_work_on(dropped).await?;
         }
-        match (self.tracked.contains_key(&id), self.selection.contains(to)) {
+        match (self.state.tracked.contains_key(&id), self.state.selection.contains(to)) {
             (true, true) => {}
             // Renamed out of the selection: the collection is dropped on the target.
             (true, false) => {
@@ -57,8 +57,8 @@ impl Router {
             }
             (false, false) => return Ok(false),
         }
-        let target = self.selection.target(to);
-        if let Some(tracked) = self.tracked.get(&id)
+        let target = self.state.selection.target(to);
+        if let Some(tracked) = self.state.tracked.get(&id)
             && tracked.target.target.database() != target.database()
         {
             // The target would copy the whole collection for the rename, however long that takes.
@@ -71,14 +71,14 @@ impl Router {
         let but_for = [Some(id), dropped].into_iter().flatten().collect::<Vec<_>>();
         self.check_free("rename a collection", to, &target, &but_for)?;
         self.stop_work_on(id).await?;
-        let Some(tracked) = self.tracked.get(&id) else {
+        let Some(tracked) = self.state.tracked.get(&id) else {
             return Ok(false);
         };
         let (before, made, kind) = (tracked.target.target.clone(), tracked.made, tracked.target.kind);
         let replaced = dropped
-            .and_then(|dropped| self.tracked.get(&dropped))
+            .and_then(|dropped| self.state.tracked.get(&dropped))
             .map(|dropped| dropped.made);
-        let is_replay = position <= self.replay_until;
+        let is_replay = position <= self.state.replay_until;
         let is_needed = self
             .ownership
             .may_rename(&before, made, &target, replaced, is_replay)
@@ -97,7 +97,7 @@ impl Router {
         };
         if let Some(dropped) = dropped {
             self.announce_drop(dropped).await?;
-            self.tracked.remove(&dropped);
+            self.state.tracked.remove(&dropped);
         }
         let renamed = Arc::new(CollectionMapping {
             id,
@@ -105,10 +105,10 @@ impl Router {
             target,
             kind,
         });
-        if let Some(tracked) = self.tracked.get_mut(&id) {
+        if let Some(tracked) = self.state.tracked.get_mut(&id) {
             tracked.target = Arc::clone(&renamed);
             tracked.made = made;
-            if self.verify {
+            if self.state.verify {
                 // Writes made by other programs were recorded under the old name, so verification starts over.
                 tracked.verification.begin();
             }
@@ -121,9 +121,9 @@ impl Router {
     /// Starts copying a collection that was renamed into the selection, or to a name for which the target would have to copy it.
     async fn adopt(&mut self, position: Position, id: Uuid, from: &Namespace, to: &Namespace) -> Result<()> {
         self.progress.left_selection.came_back(from);
-        let target = self.selection.target(to);
+        let target = self.state.selection.target(to);
         self.check_free("rename a collection", to, &target, &[])?;
-        let is_replay = position <= self.replay_until;
+        let is_replay = position <= self.state.replay_until;
         if is_replay {
             self.ownership.drop_earlier(&target).await?;
         }
@@ -133,7 +133,7 @@ impl Router {
             .find(|collection| collection.id == id && collection.namespace == *to)
         else {
             // The collection was renamed again or dropped. The entry that says so is still to come.
-            self.ghosts.insert(id);
+            self.state.ghosts.insert(id);
             return Ok(());
         };
         ensure_migratable("rename a collection", to, collection.kind)?;
@@ -145,14 +145,14 @@ impl Router {
                     made,
                     ..CollectionProgress::unread(&collection, target, Vec::new())
                 };
-                if self.verify {
+                if self.state.verify {
                     tracked.verification.begin();
                 }
                 tracked
             }
             Room::Kept => self.take_over(&collection, target).await?,
         };
-        self.tracked.insert(id, tracked);
+        self.state.tracked.insert(id, tracked);
         self.update_progress();
         self.report(
             position,

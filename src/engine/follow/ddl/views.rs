@@ -15,6 +15,7 @@ impl Router {
     /// Drops all views of a database. The server does so by dropping `system.views`, the collection that defines them.
     pub(super) async fn drop_views(&mut self, position: Position, database: &str) -> Result<()> {
         let views: Vec<Namespace> = self
+            .state
             .views
             .keys()
             .filter(|view| view.database() == database)
@@ -32,22 +33,31 @@ impl Router {
         namespace: &Namespace,
         options: RawDocumentBuf,
     ) -> Result<()> {
-        if !self.selection.contains(namespace) {
+        if !self.state.selection.contains(namespace) {
             return Ok(());
         }
-        if self.views.get(namespace).is_some_and(|view| view.options == options) {
+        if self
+            .state
+            .views
+            .get(namespace)
+            .is_some_and(|view| view.options == options)
+        {
             return Ok(());
         }
         // Once the view exists, changes of a collection that had the name before must not be replayed.
         self.save_now(None).await?;
-        let target = self.selection.target(namespace);
-        let made = if let Some(view) = self.views.get(namespace) {
+        let target = self.state.selection.target(namespace);
+        let made = if let Some(view) = self.state.views.get(namespace) {
             self.ownership
                 .replace(&target, view.made, CollectionKind::View, options.clone())
                 .await?
         } else {
             // Existing data that is to be kept is not examined any further: a view has no data to lose.
-            match self.ownership.claim(&target, position <= self.replay_until).await? {
+            match self
+                .ownership
+                .claim(&target, position <= self.state.replay_until)
+                .await?
+            {
                 Room::Free => {
                     self.ownership
                         .create(&target, CollectionKind::View, options.clone())
@@ -64,7 +74,7 @@ impl Router {
             made,
             ..CollectionProgress::view(namespace.clone(), target, options)
         };
-        self.views.insert(namespace.clone(), view);
+        self.state.views.insert(namespace.clone(), view);
         self.report(position, format!("defined the view {namespace}"));
         Ok(())
     }
@@ -75,10 +85,11 @@ impl Router {
         namespace: &Namespace,
         change: &RawDocument,
     ) -> Result<()> {
-        if !self.selection.contains(namespace) {
+        if !self.state.selection.contains(namespace) {
             return Ok(());
         }
         let view = self
+            .state
             .views
             .get(namespace)
             .ok_or_else(|| unexpected("a view was changed whose creation was never seen"))?;
@@ -108,11 +119,11 @@ impl Router {
     }
 
     pub(super) async fn drop_view(&mut self, position: Position, namespace: &Namespace) -> Result<()> {
-        if let Some(view) = self.views.remove(namespace) {
+        if let Some(view) = self.state.views.remove(namespace) {
             self.drain().await?;
             let is_left = self
                 .ownership
-                .remove(&view.target.target, view.made, self.routed)
+                .remove(&view.target.target, view.made, self.state.routed)
                 .await?;
             self.report_drop(position, format!("dropped the view {namespace}"), is_left);
         }

@@ -3,9 +3,13 @@
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use super::state::CheckpointFacts;
 use super::*;
+use crate::checkpoint::PendingCheckpoint;
+use crate::engine::messages::Unsettled;
 use crate::engine::track::ranges::Ranges;
-use crate::model::{Collection, Write};
+use crate::model::{Collection, CollectionKind, Namespace, Operation, Write};
+use crate::order::Key;
 use crate::runtime::limits::memory::MemoryBudget;
 use crate::sink::MemorySink;
 use crate::source::MemorySource;
@@ -105,9 +109,9 @@ impl Fixture {
         });
         if held {
             // Just enough for chunks to be asked to finish.
-            router.held = router.held_limit / 2;
+            router.state.held = router.state.held_limit / 2;
             for (id, _) in &written {
-                router.assign(*id, Position::ZERO);
+                router.state.assign(*id, Position::ZERO);
             }
         }
         Self {
@@ -207,10 +211,10 @@ impl Fixture {
     pub fn checkpoints(&mut self, count: usize) -> Vec<PendingCheckpoint> {
         let mut checkpoints = Vec::new();
         for (id, _) in self.written.iter().cycle().take(count) {
-            if let Some(tracked) = self.router.tracked.get_mut(id) {
+            if let Some(tracked) = self.router.state.tracked.get_mut(id) {
                 tracked.documents += 1;
             }
-            checkpoints.push(self.router.checkpoint_now());
+            checkpoints.push(self.router.state.checkpoint_now(CheckpointFacts::default()));
         }
         checkpoints
     }
@@ -221,8 +225,7 @@ impl Fixture {
         for entry in self.turn(number) {
             self.router.route(entry).await.unwrap();
         }
-        self.router.finish_chunks().await.unwrap();
-        self.router.finish_checks().await.unwrap();
+        self.router.finish().await.unwrap();
         self.router.flush_buffers().await.unwrap();
         self.router.serve_idle().await.unwrap();
         self.router.send_barrier_if_due().await.unwrap();

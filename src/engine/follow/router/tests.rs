@@ -6,8 +6,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::ApplierMessage;
-use super::barriers::GivenUp;
 use super::fixture::Fixture;
+use super::state::GivenUp;
 use crate::engine::messages::{Finished, Request};
 use crate::engine::track::ranges::ChunkId;
 use crate::error::{Error, ErrorKind};
@@ -22,11 +22,11 @@ async fn looks(collections: usize, held: bool) -> u64 {
     let _work = fixture.wait_for_work();
     // The first turn looks at all collections.
     fixture.step(0).await;
-    let before = fixture.router.tracked.looks();
+    let before = fixture.router.state.tracked.looks();
     for turn in 1..5 {
         fixture.step(turn).await;
     }
-    fixture.router.tracked.looks() - before
+    fixture.router.state.tracked.looks() - before
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,7 +89,7 @@ async fn an_index_fails_only_if_its_collection_stood_still_all_the_time() {
     let mut fixture = Fixture::new(1, false);
     let _appliers = fixture.run_appliers();
     let (router, id) = (&mut fixture.router, Uuid::from_bytes([0; 16]));
-    let tracked = router.tracked.get_mut(&id).unwrap();
+    let tracked = router.state.tracked.get_mut(&id).unwrap();
     tracked.add_indexes(&[
         rawdoc! { "v": 2, "key": { "a": 1 }, "name": "a" },
         rawdoc! { "v": 2, "key": { "b": 1 }, "name": "b" },
@@ -104,10 +104,10 @@ async fn an_index_fails_only_if_its_collection_stood_still_all_the_time() {
     router.send_all_held_back().await.unwrap();
     router.build_ended(refused(&b, false)).await.unwrap();
     router.build_ended(refused(&a, true)).await.unwrap();
-    let tracked = router.tracked.get(&id).unwrap();
+    let tracked = router.state.tracked.get(&id).unwrap();
     assert!(tracked.failed_indexes.is_empty() && tracked.is_being_built("a"));
     router.build_ended(refused(&a, true)).await.unwrap();
-    assert!(router.tracked.get(&id).unwrap().failed_indexes.contains("a"));
+    assert!(router.state.tracked.get(&id).unwrap().failed_indexes.contains("a"));
 }
 
 /// Millions of documents may change while a chunk is read without a snapshot.
@@ -132,7 +132,9 @@ async fn documents_to_refetch_go_to_appliers_in_small_portions() {
         high: Some(high),
         refused: Vec::new(),
     };
-    fixture.router.finish_chunk(finished).await.unwrap();
+    let router = &mut fixture.router;
+    router.state.finish_chunk(finished, &mut router.actions);
+    router.perform().await.unwrap();
     let (mut count, mut bytes) = (0, 0);
     for applier in &mut fixture.appliers {
         while let Ok(message) = applier.try_recv() {
@@ -158,7 +160,7 @@ async fn barriers_that_no_applier_has_reached_are_few() {
         fixture.router.route(entry).await.unwrap();
         fixture.router.send_barrier_if_due().await.unwrap();
     }
-    let count = fixture.router.barriers.len();
+    let count = fixture.router.state.barriers.len();
     assert!((2..10).contains(&count), "{count}");
 }
 
@@ -196,7 +198,7 @@ async fn a_command_without_uuid_counts_only_in_the_selection() {
         ]
     };
     let mut fixture = Fixture::new(1, false);
-    fixture.router.selection.include("shop.*").unwrap();
+    fixture.router.state.selection.include("shop.*").unwrap();
     let _appliers = fixture.run_appliers();
     for (namespace, is_taken) in [("other.things", true), ("shop.c0", false)] {
         for operation in operations(namespace) {

@@ -44,6 +44,7 @@ fn change(tracked: &mut CollectionProgress, random: &mut Random, step: u32) {
                     held: HeldChanges::default(),
                     cancel: CancellationToken::new(),
                     hurry: CancellationToken::new(),
+                    is_given_up: false,
                 };
                 tracked.chunks.insert(chunk, chunk_state);
             }
@@ -58,7 +59,7 @@ fn change(tracked: &mut CollectionProgress, random: &mut Random, step: u32) {
         3 => tracked.ranges = Ranges::done(at(step)),
         4 => tracked.verification = RangeVerification::of_empty(true),
         5 => {
-            tracked.verification.note(&key(random.below(50)));
+            tracked.verification.note(&key(random.below(50)), Instant::now());
         }
         6 => tracked.verification.ask(),
         _ => tracked.index_work = IndexWork::Done,

@@ -48,13 +48,14 @@ impl VerificationInFlight {
         (low, resume): (Position, Position),
         (cancel, hurry): (CancellationToken, CancellationToken),
         (barrier, applied): (u64, oneshot::Sender<()>),
+        since: Instant,
     ) -> Self {
         Self {
             id,
             what,
             low,
             resume,
-            since: Instant::now(),
+            since,
             held: Vec::new(),
             held_bytes: 0,
             cancel,
@@ -77,9 +78,19 @@ impl VerificationInFlight {
         bytes
     }
 
-    /// Returns the held changes and their size in bytes.
-    pub fn into_held(self) -> (Vec<(Position, Write)>, usize) {
-        (self.held, self.held_bytes)
+    /// Size of the held changes in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// The documents of the held changes.
+    pub fn held_keys(&self) -> impl Iterator<Item = &Key> {
+        self.held.iter().map(|(_, write)| &write.key)
+    }
+
+    /// Returns the held changes.
+    pub fn into_held(self) -> Vec<(Position, Write)> {
+        self.held
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use self::changed::ChangedDocuments;
 use crate::checkpoint::{self, ComparedState};
 use crate::compare::difference::Difference;
-use crate::model::{Namespace, Position, Write};
+use crate::model::{Namespace, Position};
 use crate::order::Key;
 
 pub(crate) use self::in_flight::{Portion, VerificationInFlight};
@@ -317,23 +317,23 @@ impl RangeVerification {
     }
 
     /// Records a change of a document that has been compared. Returns the additional memory in bytes.
-    pub fn note(&mut self, key: &Key) -> usize {
+    pub fn note(&mut self, key: &Key, now: Instant) -> usize {
         if !self.covers(key) {
             return 0;
         }
         if self.changed.bytes() == 0 {
-            self.rest_until = Some(Instant::now() + REST_BETWEEN);
+            self.rest_until = Some(now + REST_BETWEEN);
         }
         self.changed.insert(key)
     }
 
     /// Starts over after a pause, because too much has changed.
-    pub fn begin_later(&mut self) {
+    pub fn begin_later(&mut self, now: Instant) {
         *self = Self {
             wanted: true,
             asked: self.asked,
             running: self.running.take(),
-            not_before: Some(Instant::now() + REST),
+            not_before: Some(now + REST),
             put_off: true,
             ..Self::default()
         };
@@ -347,19 +347,19 @@ impl RangeVerification {
         }
     }
 
-    /// Ends the comparison in flight. What has no result is compared again later. Returns the held changes and their size in bytes.
-    pub fn take(&mut self) -> Option<(Vec<(Position, Write)>, usize)> {
+    /// Ends the comparison in flight and returns it. What has no result is compared again later. The caller cancels the walker and sends
+    /// on the held changes.
+    pub fn take(&mut self, now: Instant) -> Option<VerificationInFlight> {
         let mut running = self.running.take()?;
-        running.cancel.cancel();
         if let Portion::Documents(documents) = &mut running.what {
             // Documents that are no longer covered are compared with their ranges.
             documents.retain(|key| self.covers(key));
             self.changed.give_back(documents.drain());
             if !self.changed.is_in_turn() {
-                self.rest_until = Some(Instant::now() + REST_BETWEEN);
+                self.rest_until = Some(now + REST_BETWEEN);
             }
         }
-        Some(running.into_held())
+        Some(running)
     }
 
     /// Adds the result of the comparison in flight, which must be [taken](Self::take) next. Returns the differences that were not known
@@ -413,7 +413,7 @@ impl RangeVerification {
     }
 
     /// Records that the comparison failed. It is tried again after a pause, and must be [taken](Self::take) before that.
-    pub fn fail(&mut self, reason: Option<String>) {
+    pub fn fail(&mut self, reason: Option<String>, now: Instant) {
         if reason.is_some() {
             self.failures += 1;
             self.failure = reason;
@@ -424,7 +424,7 @@ impl RangeVerification {
         } else {
             PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE)
         };
-        self.not_before = self.not_before.max(Some(Instant::now() + pause));
+        self.not_before = self.not_before.max(Some(now + pause));
     }
 }
 
@@ -443,7 +443,7 @@ mod tests {
         let mut failures = 0;
         while begun.elapsed() < 3 * REST {
             if verification.is_due(Instant::now()) {
-                verification.fail(Some("there is no snapshot".to_owned()));
+                verification.fail(Some("there is no snapshot".to_owned()), Instant::now());
                 failures += 1;
             }
             tokio::time::advance(PAUSE).await;
@@ -479,6 +479,7 @@ mod tests {
                 (Position::ZERO, Position::ZERO),
                 tokens,
                 (turn, applied),
+                Instant::now(),
             ));
             let compared = Compared {
                 opened: Position::ZERO,
@@ -490,9 +491,9 @@ mod tests {
                 count: 0,
             };
             verification.add(compared);
-            verification.take();
+            verification.take(Instant::now());
             for id in 0..turn as i32 + 1 {
-                verification.note(&key(id));
+                verification.note(&key(id), Instant::now());
             }
         }
         assert_eq!(turns, "rcrcrcrc");

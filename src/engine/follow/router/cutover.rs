@@ -1,10 +1,12 @@
-//! Serves a cutover, and reports writes that came after the source's writers were stopped.
+//! Serves a cutover.
 
-use std::fmt;
+use tokio::sync::oneshot;
 
-use super::*;
-use crate::catalog::expiry_of;
-use crate::oplog::CommandOperation;
+use super::Router;
+use crate::checkpoint::Checkpoint;
+use crate::engine::messages::Report;
+use crate::error::{Error, Result};
+use crate::model::Position;
 
 impl Router {
     /// Starts watching at a position after everything written before the call. Returns that position. Nothing is routed meanwhile, so no
@@ -40,7 +42,7 @@ impl Router {
             return Ok(());
         }
         self.reports.retain(|(_, reply)| !reply.is_closed());
-        if !self.reports.iter().any(|(at, _)| *at <= self.routed) || !self.is_refetched() {
+        if !self.reports.iter().any(|(at, _)| *at <= self.state.routed) || !self.is_refetched() {
             return Ok(());
         }
         self.update_progress();
@@ -49,17 +51,17 @@ impl Router {
         }
         if !self.is_refetched() {
             // Try again after the next barrier.
-            self.dirty = true;
+            self.state.dirty = true;
             return Ok(());
         }
-        let position = self.routed;
+        let position = self.state.routed;
         let (met, waiting) = std::mem::take(&mut self.reports)
             .into_iter()
             .partition(|(at, _)| *at <= position);
         self.reports = waiting;
         let met: Vec<(Position, oneshot::Sender<Report>)> = met;
         for (_, reply) in met {
-            let collections = self.states();
+            let collections = self.state.states();
             let _ = reply.send(Report { position, collections });
         }
         Ok(())
@@ -67,7 +69,7 @@ impl Router {
 
     /// Whether everything is copied and indexed, and no document is stuck.
     fn is_refetched(&self) -> bool {
-        self.progress.is_indexed() && self.stuck_since.is_empty()
+        self.progress.is_indexed() && !self.state.is_any_stuck()
     }
 
     /// Completes the migration as it was offered, if the number of late writes is still `late_writes`. Nothing is routed between reading
@@ -89,52 +91,5 @@ impl Router {
             self.cancel.cancel();
         }
         Ok(())
-    }
-
-    /// Notes those writes of an entry that count as late. Called before the entry is routed, so that a collection that it drops is still
-    /// known.
-    pub(super) fn note_late_writes(&self, entry: &Entry) {
-        let writes = entry.items.iter().filter_map(|item| match item {
-            Item::Change(change) => {
-                let counts = match self.tracked.get(&change.collection) {
-                    Some(tracked) => !(matches!(change.write.operation, Operation::Delete) && tracked.expires()),
-                    None => self.selection.contains(&change.namespace),
-                };
-                let id: &dyn fmt::Debug = &change.write.key;
-                counts.then_some((&*change.namespace, Some(id)))
-            }
-            Item::Command(command) => self.selected_by(&command.operation).map(|namespace| (namespace, None)),
-        });
-        self.progress.late_writes.note(entry.position, entry.continues, writes);
-    }
-
-    /// Returns the collection or view of the selection that a command changes.
-    pub(crate) fn selected_by<'a>(&self, operation: &'a CommandOperation) -> Option<&'a Namespace> {
-        use CommandOperation as Op;
-        let names = match operation {
-            Op::Create { namespace, .. }
-            | Op::CreateIndexes { namespace, .. }
-            | Op::DropIndex { namespace, .. }
-            | Op::Modify { namespace, .. }
-            | Op::Drop { namespace }
-            | Op::SetView { namespace, .. }
-            | Op::ChangeView { namespace, .. }
-            | Op::DropView { namespace } => [Some(namespace), None],
-            Op::Rename { from, to, .. } => [Some(from), Some(to)],
-            // The collections of a dropped database have entries of their own. An unsupported entry ends the run.
-            Op::DropDatabase { .. } | Op::Unsupported { .. } => [None, None],
-        };
-        names
-            .into_iter()
-            .flatten()
-            .map(|name| &**name)
-            .find(|name| self.selection.contains(name))
-    }
-}
-
-impl CollectionProgress {
-    /// Whether the source deletes documents of the collection by their age.
-    fn expires(&self) -> bool {
-        expiry_of(&self.options).is_some() || self.indexes.iter().any(|index| expiry_of(index).is_some())
     }
 }
