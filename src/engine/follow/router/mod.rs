@@ -1,7 +1,44 @@
 //! The router: the one task that sees every change in order.
 //!
-//! It drops a change, holds it, or sends it to its applier. What it does is decided in [`state`], which does no I/O. The task performs what
-//! was decided, in order, before the next decision.
+//! It drops a change, holds it, or sends it to its applier. What it does with a change, a request or an answer is decided in [`state`]: a
+//! function from the state and an input to actions, without I/O and without a clock. The task performs the actions in order, before it asks
+//! for the next decision. What has to wait for answers is a loop of the task: draining the appliers, resolving stuck documents, stopping
+//! chunks, saving a checkpoint at once, and changes of the catalog.
+//!
+//! # Routing table
+//! For a change at `ts`. The first row that applies counts. Each one names its test.
+//!
+//! | The collection, or the range of the document, is | The change is | Test |
+//! |---|---|---|
+//! | not known and not selected | ignored | `a_change_outside_the_selection_is_ignored` |
+//! | not known, and a later entry says what became of it | ignored | `a_change_of_a_ghost_is_ignored` |
+//! | not known otherwise | an error | `a_change_of_a_collection_never_seen_is_an_error` |
+//! | not read yet | dropped: a later snapshot has it | `a_change_of_an_unread_range_is_dropped` |
+//! | in flight, and given up | dropped: the range is read again | `a_change_of_a_chunk_given_up_is_dropped` |
+//! | in flight at `S`, `ts <= S` | dropped: the snapshot has it | `a_change_of_a_range_in_flight_is_held_after_its_position` |
+//! | in flight at `S`, `ts > S` | held until the chunk is durable | `a_change_of_a_range_in_flight_is_held_after_its_position` |
+//! | done at `S`, `ts <= S` | dropped: the copy has it | `a_change_that_the_copy_has_is_dropped` |
+//! | done, and in the part that is compared at `low`, `ts > low` | held until the comparison ends | `a_change_of_a_part_being_compared_is_held` |
+//! | done, and outside that part | sent | `a_change_below_the_part_being_compared_is_sent` |
+//! | done, while a refused index is built again | held until the build ends | `a_change_is_held_back_while_a_refused_index_is_built_again` |
+//! | done otherwise | sent | `a_change_of_a_done_range_is_sent` |
+//!
+//! # Invariants
+//! All of them hold for random inputs: `random_inputs_keep_the_invariants`. Each one also has tests of its own:
+//! - I1: a chunk is registered at a position at or after everything routed, so its snapshot has what was dropped before:
+//!   `a_chunk_is_never_registered_before_what_is_routed`.
+//! - I2: nothing held for a chunk is applied before the chunk's documents are durable: `held_changes_are_sent_once_their_chunk_is_durable`. A
+//!   chunk does not count before every entry that could contradict its read is routed: `a_chunk_waits_for_entries_that_may_contradict_its_read`.
+//! - I3: what is held takes a limited amount of memory. The steps are `everything_is_hurried_once_at_half_of_the_limit`,
+//!   `comparisons_are_stopped_first_at_the_limit`, `held_back_changes_are_spilled_before_a_chunk_is_given_up`,
+//!   `the_chunk_that_holds_most_is_given_up_last` and `a_chunk_of_a_collection_without_ranges_is_spilled`.
+//! - I4: a checkpoint says of nothing that it is applied before it is: `a_checkpoint_is_saved_once_all_appliers_have_reached_its_barrier`,
+//!   `a_watermark_stays_before_what_is_held_for_a_comparison`, `a_watermark_stays_before_what_is_held_back_for_an_index`,
+//!   `a_range_in_flight_is_not_done_in_a_checkpoint`, `a_checkpoint_names_unsettled_documents`.
+//! - I5: changes of one document are applied in source order. They go to one applier, `changes_of_a_document_go_to_one_applier`, and those
+//!   that were held go before those that follow, `held_changes_are_sent_once_their_chunk_is_durable`.
+//! - I6: a transaction is routed as a whole, `nothing_is_done_between_parts_of_a_transaction`, and an entry that is shown once more is not
+//!   routed once more, `an_entry_that_is_routed_is_not_routed_again`.
 
 mod barriers;
 mod builds;

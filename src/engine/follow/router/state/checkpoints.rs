@@ -79,7 +79,7 @@ impl RoutingState {
 
     /// Returns the position up to which a checkpoint may say that everything is applied, and the position to read the history from to
     /// resume there. Changes that are held for a comparison or an index build come after it.
-    fn applied_until(&mut self) -> (Position, Position) {
+    pub(super) fn applied_until(&mut self) -> (Position, Position) {
         let compared = self.tracked.compared();
         let running = compared
             .iter()
