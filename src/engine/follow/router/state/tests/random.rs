@@ -179,7 +179,8 @@ impl World {
     }
 
     fn work(&mut self) {
-        let majority = self.between(self.routed(), CHANGES);
+        // The position was read a moment before the request.
+        let majority = self.between(self.routed().saturating_sub(3), CHANGES);
         let outside = self.bench.outside();
         let bench = &mut self.bench;
         match bench.state.next_work(position(majority), &outside, &mut bench.actions) {
@@ -219,10 +220,7 @@ impl World {
                 && chunk.range.upper.as_ref().is_none_or(|upper| key <= *upper)
         });
         let is_part = collection != CAPPED && !is_last && self.random.below(3) == 0;
-        let last = in_range
-            .iter()
-            .nth(self.random.below(in_range.len()))
-            .filter(|_| is_part);
+        let last = in_range.get(self.random.below(in_range.len())).filter(|_| is_part);
         let last = last.map(|(_, document)| key(*document));
         let mut refused = Vec::new();
         for document in in_range {
