@@ -121,7 +121,7 @@ pub use crate::report::{LateWrite, LateWrites};
 pub use catalog::NotKept;
 pub use catalog::compare::IndexSummary;
 pub use compare::difference::{Difference, DifferenceKind};
-pub use error::{Error, ErrorKind, Finding, Result, Severity};
+pub use error::{Error, ErrorKind, Finding, FindingCode, Result, Severity};
 pub use preflight::{Estimate, Plan, PlannedCollection};
 
 pub use crate::model::Batch;

@@ -89,12 +89,12 @@ impl Ending {
     pub fn of_error(error: &Error) -> Self {
         if error.kind() == ErrorKind::Refused || !error.findings().is_empty() {
             return Self {
-                error: Some(error.to_string()),
+                error: Some(error.report()),
                 findings: error.findings().to_vec(),
                 ..Self::new(2, "refused")
             };
         }
-        Self::failed(error.to_string())
+        Self::failed(error.report())
     }
 
     /// The result of any other failure.

@@ -224,7 +224,7 @@ impl<'a> Session<'a> {
                             self.console.report(&found);
                             report = Some(found);
                         }
-                        Err(error) => self.console.reply("verify", false, &error.to_string()),
+                        Err(error) => self.console.reply("verify", false, &error.report()),
                     }
                     continue;
                 }
@@ -234,7 +234,7 @@ impl<'a> Session<'a> {
                     Err(error) if error.kind() == ErrorKind::WritesAfterStop && self.manual => {
                         // The user can stop the remaining writers, and enter the command again.
                         (awaited, stop_writes) = (None, Some(std::future::ready(()).boxed_local()));
-                        self.console.reply("cutover", false, &error.to_string());
+                        self.console.reply("cutover", false, &error.report());
                         continue;
                     }
                     Err(error) => return End::Failed(error),
@@ -292,7 +292,7 @@ impl<'a> Session<'a> {
                 }
                 Wish::Extend(by) => match run.extend(by).await {
                     Ok(()) => self.console.reply("extend", true, "the cutover window is extended"),
-                    Err(error) => self.console.reply("extend", false, &error.to_string()),
+                    Err(error) => self.console.reply("extend", false, &error.report()),
                 },
                 Wish::Verify => {
                     verifying = Some(run.verify(&[]).boxed_local());
@@ -303,7 +303,7 @@ impl<'a> Session<'a> {
                         Ok(count) => self
                             .console
                             .reply("repair", true, &format!("{count} documents are rewritten")),
-                        Err(error) => self.console.reply("repair", false, &error.to_string()),
+                        Err(error) => self.console.reply("repair", false, &error.report()),
                     },
                     None => self
                         .console
@@ -353,8 +353,8 @@ impl<'a> Session<'a> {
             return;
         };
         let kept = match certificate.encode() {
-            Ok(bytes) => std::fs::write(path, bytes.into_bytes()).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+            Ok(bytes) => std::fs::write(path, bytes.into_bytes()).map_err(|error| error.report()),
+            Err(error) => Err(error.report()),
         };
         self.console.note(&match kept {
             Ok(()) => format!("the certificate is in {}", path.display()),

@@ -98,7 +98,7 @@ struct Found(String);
 
 impl From<Error> for Found {
     fn from(error: Error) -> Self {
-        Self(format!("unexpected error: {error}"))
+        Self(format!("unexpected error: {error:#}"))
     }
 }
 

@@ -70,7 +70,7 @@ async fn positions(fixture: &dyn SourceFixture) -> Outcome {
     for position in [oldest, start, newest] {
         let mut tail = source.tail(position).await?;
         if let Some(Some(Err(error))) = tail.next().now_or_never() {
-            return Err(Found(format!("a tail cannot start after {position}: {error}")));
+            return Err(Found(format!("a tail cannot start after {position}: {error:#}")));
         }
     }
     Ok(())

@@ -49,7 +49,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    use crate::error::Code;
+    use crate::error::FindingCode;
 
     const OPERATIONS: &str = include_str!("operations.md");
 
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn runbook_has_a_row_for_each_finding() {
-        let codes = Code::ALL.iter().map(|code| code.as_str()).collect();
+        let codes = FindingCode::ALL.iter().map(|code| code.as_str()).collect();
         assert_same(&first_cells("# Findings of preflight", "# After the cutover"), codes);
     }
 

@@ -196,7 +196,7 @@ async fn run_as_wanted(
             Err(error) => error,
         };
         if error.kind() == ErrorKind::PositionLost && engine.settings.lost_position == LostPosition::Resync {
-            lost = Some(error.to_string());
+            lost = Some(error.report());
         } else if !(error.is_retryable() || matches!(error.kind(), ErrorKind::Stopped | ErrorKind::TargetBlocked)) {
             // `TargetBlocked` is retried as well: people have to unblock writes, and may need a while.
             return Err(error);
@@ -215,7 +215,7 @@ async fn run_as_wanted(
             return Err(error);
         }
         progress.events.send(Event::Retrying {
-            cause: error.to_string(),
+            cause: error.report(),
             delay: pause,
         });
         tokio::select! {

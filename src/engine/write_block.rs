@@ -70,7 +70,7 @@ pub(crate) async fn lift(engine: &Job, progress: &RunState) -> Result<()> {
     progress.events.send(match &lifted {
         Ok(()) => Event::SourceWritesUnblocked,
         Err(error) => Event::SourceWriteBlockStays {
-            reason: error.to_string(),
+            reason: error.report(),
         },
     });
     if lifted.is_ok() {

@@ -1,23 +1,34 @@
 //! Stable names of the preflight rules.
 
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
 /// Defines each code once: as a variant, as its text, and as an entry of `ALL`.
 macro_rules! codes {
     ($($variant:ident = $name:literal,)*) => {
-        /// The name of a rule. Hosts match on its text, which never changes.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum Code {
-            $($variant,)*
+        /// The rule behind a [`Finding`](crate::Finding), or the cause that a failed connection has.
+        ///
+        /// The [`preflight`](crate::preflight#rules) module says what each one means. The text of a code never changes; it is also what a
+        /// code is serialized as, and it can be compared with.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum FindingCode {
+            $(
+                #[doc = concat!("`", $name, "`")]
+                $variant,
+            )*
         }
 
-        impl Code {
+        impl FindingCode {
             /// Every code.
             #[cfg(test)]
-            pub(crate) const ALL: &[Code] = &[$(Code::$variant,)*];
+            pub(crate) const ALL: &[FindingCode] = &[$(FindingCode::$variant,)*];
 
-            /// The text that findings carry.
-            pub(crate) const fn as_str(self) -> &'static str {
+            /// The text of the code, in snake case.
+            pub const fn as_str(self) -> &'static str {
                 match self {
-                    $(Code::$variant => $name,)*
+                    $(FindingCode::$variant => $name,)*
                 }
             }
         }
@@ -105,6 +116,30 @@ codes! {
     LenientIndexKeys = "lenient_index_keys",
 }
 
+impl fmt::Display for FindingCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Serialize for FindingCode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl PartialEq<str> for FindingCode {
+    fn eq(&self, text: &str) -> bool {
+        self.as_str() == text
+    }
+}
+
+impl PartialEq<&str> for FindingCode {
+    fn eq(&self, text: &&str) -> bool {
+        self.as_str() == *text
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -119,6 +154,6 @@ mod tests {
             .collect();
         let unique: BTreeSet<&str> = documented.iter().copied().collect();
         assert_eq!(unique.len(), documented.len(), "a code is in the table twice");
-        assert_eq!(unique, Code::ALL.iter().map(|code| code.as_str()).collect());
+        assert_eq!(unique, FindingCode::ALL.iter().map(|code| code.as_str()).collect());
     }
 }

@@ -2,17 +2,19 @@
 
 use std::fmt;
 
-use super::code::Code;
+use serde::Serialize;
+
+use super::code::FindingCode;
 use crate::error::{Error, Result};
 
 /// One finding of preflight.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
     /// How serious the finding is.
     pub severity: Severity,
-    /// Stable name of the rule, such as `downgrade`. The [`preflight`](crate::preflight) module lists all names.
-    pub code: &'static str,
+    /// The rule, such as [`FindingCode::Downgrade`]. The [`preflight`](crate::preflight#rules) module lists all of them.
+    pub code: FindingCode,
     /// What the rule found, and where.
     pub message: String,
     /// How to fix it, with the command to run if there is one.
@@ -20,7 +22,9 @@ pub struct Finding {
 }
 
 /// How serious a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Severity {
     /// The migration cannot succeed.
     Blocker,
@@ -40,25 +44,32 @@ impl fmt::Display for Severity {
     }
 }
 
+/// Shows the message and the fix on one line.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {} ({})", self.severity, self.code, self.message, self.fix)
+    }
+}
+
 impl Finding {
-    pub(crate) fn new(severity: Severity, code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn new(severity: Severity, code: FindingCode, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             severity,
-            code: code.as_str(),
+            code,
             message: message.into(),
             fix: fix.into(),
         }
     }
 
-    pub(crate) fn blocker(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn blocker(code: FindingCode, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::new(Severity::Blocker, code, message, fix)
     }
 
-    pub(crate) fn warning(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn warning(code: FindingCode, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::new(Severity::Warning, code, message, fix)
     }
 
-    pub(crate) fn note(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn note(code: FindingCode, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::new(Severity::Note, code, message, fix)
     }
 }

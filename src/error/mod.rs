@@ -8,7 +8,9 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-pub(crate) use self::code::Code;
+use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
+
+pub use self::code::FindingCode;
 pub(crate) use self::finding::refuse;
 pub use self::finding::{Finding, Severity};
 
@@ -17,8 +19,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error: its kind, the operation that failed, the context and the cause.
 ///
-/// `Display` writes one sentence: what failed, where, and how to fix it if that is known. Neither `Display` nor `Debug` shows passwords of
-/// connection strings. A clone shares its contents with the original and costs nothing.
+/// `Display` writes one sentence: what failed, where, and how to fix it if that is known. It leaves out the cause, which
+/// [`source`](StdError::source) returns. The alternate form `{:#}` and [`report`](Self::report) add the causes, on the same line: use them
+/// where only one line is logged. None of these, nor `Debug`, shows passwords of connection strings.
+///
+/// `Serialize` writes the kind, the operation, the message, the context, the findings, and the texts of the causes; see
+/// [`docs::format`](crate::docs::format#errors). A clone shares its contents with the original and costs nothing.
 #[derive(Clone)]
 pub struct Error {
     inner: Arc<Inner>,
@@ -36,7 +42,8 @@ struct Inner {
 }
 
 /// The kind of an error. Hosts match on it; the message is for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The builder got a value that cannot work, such as a malformed pattern or connection string.
@@ -188,6 +195,25 @@ impl Error {
         self.inner.retryable
     }
 
+    /// The error and its causes as one line: `cannot save the checkpoint: it cannot be written (file: a.bson): no space left on device`.
+    pub fn report(&self) -> String {
+        format!("{self:#}")
+    }
+
+    /// The texts of the causes, outermost first. A text that the one before it ends with is left out: some errors show their cause.
+    fn causes(&self) -> Vec<String> {
+        let mut causes: Vec<String> = Vec::new();
+        let mut next = StdError::source(self);
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            if !causes.last().is_some_and(|before| before.ends_with(&text)) {
+                causes.push(text);
+            }
+            next = cause.source();
+        }
+        causes
+    }
+
     /// The error of a run that was stopped.
     pub(crate) fn stopped(operation: &'static str) -> Self {
         Self::new(ErrorKind::Stopped, operation, "the run was stopped")
@@ -215,10 +241,41 @@ impl fmt::Display for Error {
         if !self.inner.context.is_empty() {
             f.write_str(")")?;
         }
-        if let Some(source) = &self.inner.source {
-            write!(f, ": {source}")?;
+        if f.alternate() {
+            for cause in self.causes() {
+                write!(f, ": {cause}")?;
+            }
         }
         Ok(())
+    }
+}
+
+/// Named facts as one object. Of two facts of the same name, the first is kept: it is from closer to the failure.
+struct Context<'a>(&'a [(&'static str, String)]);
+
+impl Serialize for Context<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (index, (name, value)) in self.0.iter().enumerate() {
+            if !self.0[..index].iter().any(|(before, _)| before == name) {
+                map.serialize_entry(name, value)?;
+            }
+        }
+        map.end()
+    }
+}
+
+impl Serialize for Error {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Error", 7)?;
+        fields.serialize_field("kind", &self.inner.kind)?;
+        fields.serialize_field("operation", &self.inner.operation)?;
+        fields.serialize_field("message", &self.inner.message)?;
+        fields.serialize_field("context", &Context(&self.inner.context))?;
+        fields.serialize_field("retryable", &self.inner.retryable)?;
+        fields.serialize_field("causes", &self.causes())?;
+        fields.serialize_field("findings", &self.inner.findings)?;
+        fields.end()
     }
 }
 
@@ -247,6 +304,45 @@ impl StdError for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cause_is_the_source_and_not_part_of_the_text() {
+        let inner = Error::new(ErrorKind::Connection, "read", "it broke")
+            .with_context("hosts", "h:1")
+            .with_source(std::io::Error::other("reset"));
+        let error = Error::new(ErrorKind::Connection, "copy", "the source is gone").with_source(inner);
+        assert_eq!(error.to_string(), "cannot copy: the source is gone");
+        assert_eq!(
+            error.report(),
+            "cannot copy: the source is gone: cannot read: it broke (hosts: h:1): reset"
+        );
+        assert_eq!(format!("{error:#}"), error.report());
+        let json = serde_json::to_value(&error).unwrap();
+        assert_eq!(
+            json["causes"],
+            serde_json::json!(["cannot read: it broke (hosts: h:1)", "reset"])
+        );
+    }
+
+    #[test]
+    fn a_cause_that_shows_its_own_cause_is_not_repeated() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer: {0}")]
+        struct Outer(#[source] std::io::Error);
+
+        let error = Error::new(ErrorKind::Io, "read", "it failed").with_source(Outer(std::io::Error::other("inner")));
+        assert_eq!(error.report(), "cannot read: it failed: outer: inner");
+    }
+
+    #[test]
+    fn of_two_facts_of_a_name_the_first_is_serialized() {
+        let error = Error::new(ErrorKind::Server, "read", "no")
+            .with_context("namespace", "shop.a")
+            .with_context("namespace", "shop");
+        let json = serde_json::to_value(&error).unwrap();
+        assert_eq!(json["context"], serde_json::json!({ "namespace": "shop.a" }));
+        assert_eq!(json["kind"], "server");
+    }
 
     #[test]
     fn a_clone_is_independent_and_keeps_the_cause() {

@@ -6,7 +6,7 @@ use bson::raw::{RawBsonRef, RawDocument};
 
 use super::{Context, PlannedCollection};
 use crate::catalog::Part;
-use crate::error::{Code, Finding};
+use crate::error::{FindingCode, Finding};
 use crate::model::{Collection, CollectionKind, Namespace};
 
 /// Maximum number of bytes of a name `database.collection`, by the target's feature compatibility version.
@@ -46,7 +46,7 @@ fn collisions(planned: &[PlannedCollection], findings: &mut Vec<Finding>) {
         let shown = target.time_series().unwrap_or_else(|| target.clone());
         if let Some(other) = sources.insert(shown.clone(), namespace) {
             findings.push(Finding::blocker(
-                Code::SameTarget,
+                FindingCode::SameTarget,
                 format!("`{other}` and `{namespace}` would both become `{shown}` on the target"),
                 "rename one of them, or exclude it",
             ));
@@ -72,7 +72,7 @@ fn names(context: &Context<'_>, findings: &mut Vec<Finding>) {
             continue;
         };
         findings.push(Finding::blocker(
-            Code::NameTooLong,
+            FindingCode::NameTooLong,
             seen,
             format!(
                 "give it a shorter one with `.rename(\"{}\", \"NAME\")`",
@@ -98,7 +98,7 @@ fn database_case(context: &Context<'_>, findings: &mut Vec<Finding>) {
             .find(|name| name.as_str() != *database && name.eq_ignore_ascii_case(database));
         if let Some(clash) = clash {
             findings.push(Finding::blocker(
-                Code::DatabaseCase,
+                FindingCode::DatabaseCase,
                 format!("the target has a database `{clash}`, and refuses the name `{database}`, which differs only in case"),
                 format!("on the target: `db.getSiblingDB(\"{clash}\").dropDatabase()` if it is not needed, or rename the collections"),
             ));
@@ -125,7 +125,7 @@ fn options(context: &Context<'_>, collection: &Collection, findings: &mut Vec<Fi
             _ => format!("use a newer target, or leave it out with `.exclude(\"{namespace}\")`"),
         };
         findings.push(Finding::blocker(
-            Code::CollectionOption,
+            FindingCode::CollectionOption,
             format!("`{namespace}` has the option `{option}`, which a target of {major}.{minor} does not support"),
             fix,
         ));
@@ -136,7 +136,7 @@ fn not_kept(context: &Context<'_>, collection: &Collection, findings: &mut Vec<F
     for (part, lost) in context.not_kept(collection) {
         if part == Part::Option {
             findings.push(Finding::warning(
-                Code::OptionNotKept,
+                FindingCode::OptionNotKept,
                 format!("the target will not have {lost}"),
                 "no action is needed if the option is not needed; the summary lists it again, and it does not count as a difference",
             ));
@@ -158,7 +158,7 @@ fn encryption(collection: &Collection, findings: &mut Vec<Finding>) {
     let namespace = &collection.namespace;
     if is_on(&collection.options, "encryptedFields") {
         findings.push(Finding::blocker(
-            Code::QueryableEncryption,
+            FindingCode::QueryableEncryption,
             format!(
                 "`{namespace}` uses queryable encryption; only clients with its keys can write its encrypted fields"
             ),
@@ -173,7 +173,7 @@ fn encryption(collection: &Collection, findings: &mut Vec<Finding>) {
         .is_ok_and(names_encryption);
     if is_encrypted {
         findings.push(Finding::warning(
-            Code::ClientEncryption,
+            FindingCode::ClientEncryption,
             format!("fields of `{namespace}` are encrypted by its clients; they are copied unchanged and cannot be read without their keys"),
             "migrate the key vault's collection as well (often `encryption.__keyVault`), under its own name",
         ));
@@ -212,7 +212,7 @@ fn view(context: &Context<'_>, view: &Collection, findings: &mut Vec<Finding>) {
         return;
     };
     findings.push(Finding::warning(
-        Code::ViewWithoutCollection,
+        FindingCode::ViewWithoutCollection,
         format!("the view `{}` shows `{shown}`, {seen}", view.namespace),
         fix,
     ));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Context, SideFacts};
-use crate::error::{Code, Finding};
+use crate::error::{FindingCode, Finding};
 
 /// Unencrypted traffic that leaves this machine has to be accepted by the host program.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
@@ -23,13 +23,13 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         findings.push(match encrypted {
             // Unknown: the traffic may be unencrypted.
             None => Finding::blocker(
-                Code::Unencrypted,
+                FindingCode::Unencrypted,
                 format!("documents and passwords may go to the {side} in the clear, because its client does not tell whether it uses TLS: {outside}"),
                 "connect with `ConnectOptions::uri` or `ConnectOptions::options`, which tell, or declare with \
                  `MigrationBuilder::accept_unencrypted(true)` that nobody else can listen",
             ),
             Some(_) => Finding::blocker(
-                Code::Unencrypted,
+                FindingCode::Unencrypted,
                 format!("documents and passwords go to the {side} in the clear: {outside}"),
                 "add `tls=true&tlsCAFile=FILE` to its connection string, or declare with `MigrationBuilder::accept_unencrypted(true)` that \
                  nobody else can listen",

@@ -4,7 +4,7 @@ use bson::raw::{RawBsonRef, RawDocument};
 
 use super::Context;
 use crate::catalog::Part;
-use crate::error::{Code, Finding};
+use crate::error::{FindingCode, Finding};
 use crate::model::{Collection, CollectionKind};
 
 /// First series without geoHaystack indexes.
@@ -70,7 +70,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         if wants_one && !has_id_index {
             let namespace = &collection.namespace;
             findings.push(Finding::warning(
-                Code::IdIndexMissing,
+                FindingCode::IdIndexMissing,
                 format!("`{namespace}` has no index on `_id`; the target creates one, and refuses documents with a duplicate `_id`"),
                 format!("on the source: `{}.createIndex({{ _id: 1 }})`", shell(collection)),
             ));
@@ -83,7 +83,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
             context.target.deployment.version[1],
         ];
         findings.push(Finding::warning(
-            Code::IndexKeyLimit,
+            FindingCode::IndexKeyLimit,
             format!(
                 "at the feature compatibility version {major}.{minor} the target refuses documents whose keys in an index have more than \
                  1024 bytes"
@@ -102,9 +102,9 @@ fn not_kept(context: &Context<'_>, collection: &Collection, findings: &mut Vec<F
         let seen = format!("the target will not have {lost}");
         let fix = "no action is needed; the summary lists it again, and it does not count as a difference";
         findings.push(match part {
-            Part::IndexField => Finding::note(Code::IndexOptionNotKept, seen, fix),
-            Part::IdIndexField => Finding::warning(Code::IdIndexOption, seen, fix),
-            Part::IdIndexVersion => Finding::note(Code::IdIndexVersion, seen, fix),
+            Part::IndexField => Finding::note(FindingCode::IndexOptionNotKept, seen, fix),
+            Part::IdIndexField => Finding::warning(FindingCode::IdIndexOption, seen, fix),
+            Part::IdIndexVersion => Finding::note(FindingCode::IdIndexVersion, seen, fix),
             // A missing index on `_id` has a finding with a fix of its own. Options are reported with the collection.
             Part::IdIndexMissing | Part::Option => continue,
         });
@@ -130,7 +130,7 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
     });
     if is_haystack && version_of_target >= WITHOUT_HAYSTACK {
         findings.push(Finding::blocker(
-            Code::GeoHaystack,
+            FindingCode::GeoHaystack,
             format!(
                 "the index `{name}` of `{namespace}` is a geoHaystack index, which servers of 5.0 and newer do not support"
             ),
@@ -145,7 +145,7 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
         .collect::<Vec<_>>();
     if !unknown.is_empty() {
         findings.push(Finding::blocker(
-            Code::IndexOption,
+            FindingCode::IndexOption,
             format!(
                 "the index `{name}` of `{namespace}` has {}, which the target does not accept",
                 list(&unknown)
@@ -161,7 +161,7 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
     }
     if !wrong.is_empty() {
         findings.push(Finding::blocker(
-            Code::IndexValue,
+            FindingCode::IndexValue,
             format!(
                 "the index `{name}` of `{namespace}` has a value of {} that the target does not accept",
                 wrong.join(", ")
@@ -176,7 +176,7 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
 fn version(collection: &Collection, index: &RawDocument, findings: &mut Vec<Finding>) {
     if index.get("v").ok().flatten().and_then(number) == Some(0.0) {
         findings.push(Finding::blocker(
-            Code::IndexVersion,
+            FindingCode::IndexVersion,
             format!(
                 "the index `{}` of `{}` has version 0",
                 name(index),

@@ -1,7 +1,7 @@
 //! Rules for imitations of MongoDB, and for services that hide their oplog.
 
 use super::{Context, SideFacts};
-use crate::error::{Code, Finding};
+use crate::error::{FindingCode, Finding};
 use crate::model::Access;
 use crate::mongo::identify::{imitation, service_of};
 
@@ -12,7 +12,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         let by_host = inspection.connection.hosts.iter().find_map(|host| service_of(host));
         if let Some(kind) = imitation(&inspection.hello, &inspection.build).or(by_host) {
             findings.push(Finding::blocker(
-                Code::NotMongodb,
+                FindingCode::NotMongodb,
                 format!("the {} is {kind}", side.name),
                 "use a replica set of MongoDB; copy the data of other services with mongodump and mongorestore",
             ));
@@ -31,7 +31,7 @@ fn oplog(source: &SideFacts, findings: &mut Vec<Finding>) {
         .and_then(|probe| probe.refusal.as_deref());
     if let Some(refusal) = refusal.filter(|refusal| !is_unauthorized(refusal)) {
         findings.push(Finding::blocker(
-            Code::OplogRefused,
+            FindingCode::OplogRefused,
             format!("the source does not allow reading its oplog: {refusal}"),
             "shared and serverless tiers hide their oplog: move the source to a dedicated replica set first",
         ));

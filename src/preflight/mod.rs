@@ -433,7 +433,7 @@ fn side_facts(
 fn unless_unauthorized<T>(answer: Result<T>) -> Result<Result<T, String>> {
     match answer {
         Ok(answer) => Ok(Ok(answer)),
-        Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(Err(error.to_string())),
+        Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(Err(error.report())),
         Err(error) => Err(error),
     }
 }

@@ -4,7 +4,7 @@ use bson::Document;
 
 use super::{Context, SideFacts};
 use crate::config::PathPolicy;
-use crate::error::{Code, Finding, Severity};
+use crate::error::{FindingCode, Finding, Severity};
 
 /// A release series, such as `[4, 2]`.
 type Series = [u32; 2];
@@ -39,7 +39,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     let (source, target) = (series(context.source), series(context.target));
     if source < OLDEST {
         findings.push(Finding::blocker(
-            Code::SourceTooOld,
+            FindingCode::SourceTooOld,
             format!(
                 "the source runs {}; {} is the oldest version whose oplog can be followed",
                 text(source),
@@ -53,7 +53,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
     if target < source {
         findings.push(Finding::blocker(
-            Code::Downgrade,
+            FindingCode::Downgrade,
             format!(
                 "the target runs {}, which is older than the source's {}",
                 text(target),
@@ -83,7 +83,7 @@ fn upward(policy: PathPolicy, source: Series, target: Series, findings: &mut Vec
                 false => format!("make the target a replica set of {}", offered.join(" or ")),
             };
             findings.push(Finding::blocker(
-                Code::PathNotOffered,
+                FindingCode::PathNotOffered,
                 format!(
                     "the path from {} to {} is not among the allowed ones",
                     text(source),
@@ -99,7 +99,7 @@ fn upward(policy: PathPolicy, source: Series, target: Series, findings: &mut Vec
                 false => "this version of mongoferry is older, and stops at what it does not know",
             };
             findings.push(Finding::warning(
-                Code::UntestedPath,
+                FindingCode::UntestedPath,
                 format!(
                     "the path from {} to {} is not covered by tests: {known}",
                     text(source),
@@ -116,7 +116,7 @@ fn upward(policy: PathPolicy, source: Series, target: Series, findings: &mut Vec
     let jump = target[0].saturating_sub(source[0]);
     if jump > 1 {
         findings.push(Finding::warning(
-            Code::VersionJump,
+            FindingCode::VersionJump,
             format!(
                 "from {} to {} is {jump} major versions; features deprecated in one are removed in the next",
                 text(source),
@@ -132,7 +132,7 @@ fn upward(policy: PathPolicy, source: Series, target: Series, findings: &mut Vec
             Finding::note
         };
         findings.push(make(
-            Code::TestApplication,
+            FindingCode::TestApplication,
             format!(
                 "the application will talk to {} instead of {}",
                 text(target),
@@ -155,7 +155,7 @@ fn feature_compatibility(context: &Context<'_>, findings: &mut Vec<Finding>) {
         };
         if is_changing(&side.inspection.parameters) {
             findings.push(Finding::blocker(
-                Code::FeatureCompatibilityChanging,
+                FindingCode::FeatureCompatibilityChanging,
                 format!(
                     "the feature compatibility version of the {} is being changed",
                     side.name
@@ -165,7 +165,7 @@ fn feature_compatibility(context: &Context<'_>, findings: &mut Vec<Finding>) {
         } else if compatibility < binary {
             findings.push(Finding::new(
                 side.severity(Severity::Note, Severity::Warning),
-                Code::FeatureCompatibilityBehind,
+                FindingCode::FeatureCompatibilityBehind,
                 format!(
                     "the {} runs {} with the feature compatibility version {}",
                     side.name,
@@ -179,7 +179,7 @@ fn feature_compatibility(context: &Context<'_>, findings: &mut Vec<Finding>) {
     let (source, target) = (&context.source.deployment, &context.target.deployment);
     if target.feature_compatibility < source.feature_compatibility && series(context.target) >= series(context.source) {
         findings.push(Finding::blocker(
-            Code::FeatureCompatibilityLower,
+            FindingCode::FeatureCompatibilityLower,
             format!(
                 "the target's feature compatibility version {} is lower than the source's {}",
                 text(target.feature_compatibility),

@@ -163,7 +163,7 @@ pub(super) fn duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Code;
+    use crate::error::FindingCode;
 
     #[test]
     fn durations_are_for_people() {
@@ -193,7 +193,7 @@ mod tests {
         let plan = Plan {
             source: deployment("rs0"),
             target: deployment("rs1"),
-            findings: vec![Finding::warning(Code::SmallCache, "it is small", "make it larger")],
+            findings: vec![Finding::warning(FindingCode::SmallCache, "it is small", "make it larger")],
             collections: vec![PlannedCollection {
                 namespace: "shop.orders".parse().unwrap(),
                 target: "store.orders".parse().unwrap(),

@@ -6,7 +6,7 @@ use bson::{Bson, Document};
 
 use super::grant::{self, Grant, SOURCE_ACTIONS, SYSTEM_COLLECTION_ACTIONS, TARGET_ACTIONS};
 use super::{Context, SideFacts, kind};
-use crate::error::{Code, Finding, Severity};
+use crate::error::{FindingCode, Finding, Severity};
 use crate::model::{Access, Namespace, Side};
 
 /// Reports every access that was tried and refused, and every privilege missing from the server's list.
@@ -30,7 +30,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
             && !reported
         {
             findings.push(Finding::blocker(
-                Code::MissingPrivilege,
+                FindingCode::MissingPrivilege,
                 format!("the collections of the {} cannot be listed: {refusal}", side.name),
                 grant::commands(
                     side.side,
@@ -54,7 +54,7 @@ fn tried(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
         if probe.access == Access::WriteRecords && !kind::is_unauthorized(refusal) {
             reported = true;
             findings.push(Finding::blocker(
-                Code::WritesBlocked,
+                FindingCode::WritesBlocked,
                 format!("the {} takes no writes: {refusal}", side.name),
                 "fix what the server reports, and start again",
             ));
@@ -72,13 +72,13 @@ fn tried(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
         if is_needed {
             reported = true;
             findings.push(Finding::blocker(
-                Code::MissingPrivilege,
+                FindingCode::MissingPrivilege,
                 format!("the user on the {} may not {what}: {refusal}", side.name),
                 fix(),
             ));
         } else {
             findings.push(Finding::note(
-                Code::Unchecked,
+                FindingCode::Unchecked,
                 format!("the {} was not asked to {what}, as it refused: {refusal}", side.name),
                 fix(),
             ));
@@ -95,7 +95,7 @@ fn unanswered(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
         reported |= is_needed;
         findings.push(Finding::new(
             if is_needed { Severity::Blocker } else { Severity::Warning },
-            Code::NoAnswer,
+            FindingCode::NoAnswer,
             format!("the {} did not answer in time when asked to {what}", side.name),
             "see on it with `db.currentOp()` what holds it up, and whether its writes are locked (`db.fsyncUnlock()` unlocks them)",
         ));
@@ -161,7 +161,7 @@ fn listed(side: &SideFacts, databases: &BTreeSet<&str>, findings: &mut Vec<Findi
         }
         reported = true;
         findings.push(Finding::blocker(
-            Code::MissingPrivilege,
+            FindingCode::MissingPrivilege,
             format!(
                 "the user on the {} lacks the privileges {} on the database {database}",
                 side.name,
@@ -208,7 +208,7 @@ fn system_collections(context: &Context<'_>, side: &SideFacts, findings: &mut Ve
             ),
         };
         findings.push(Finding::blocker(
-            Code::MissingPrivilege,
+            FindingCode::MissingPrivilege,
             format!(
                 "the user on the {} lacks the privileges {} on {on}",
                 side.name,

@@ -3,7 +3,7 @@
 use bson::raw::{RawArray, RawBsonRef, RawDocument};
 use futures::StreamExt;
 
-use crate::error::{Code, ErrorKind, Finding, Result};
+use crate::error::{FindingCode, ErrorKind, Finding, Result};
 use crate::model::{Collection, CollectionKind, Range};
 use crate::order::Key;
 use crate::source::{ReadMode, ReadRequest, Source};
@@ -31,9 +31,9 @@ pub(super) async fn check(source: &dyn Source, selected: &[&Collection], finding
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Connection => return Err(error),
             Err(error) => findings.push(Finding::note(
-                Code::Unchecked,
+                FindingCode::Unchecked,
                 format!(
-                    "the documents of `{}` could not be inspected: {error}",
+                    "the documents of `{}` could not be inspected: {error:#}",
                     collection.namespace
                 ),
                 "see the reason",
@@ -86,7 +86,7 @@ async fn documents(source: &dyn Source, collection: &Collection, findings: &mut 
     let namespace = &collection.namespace;
     if nested.count > 0 {
         findings.push(Finding::warning(
-            Code::NestedDocument,
+            FindingCode::NestedDocument,
             format!(
                 "{} documents of `{namespace}` are nested deeper than the {DEPTH} levels that clients may write: {}",
                 nested.count,
@@ -97,7 +97,7 @@ async fn documents(source: &dyn Source, collection: &Collection, findings: &mut 
     }
     if misplaced.count > 0 {
         findings.push(Finding::blocker(
-            Code::MisplacedId,
+            FindingCode::MisplacedId,
             format!(
                 "{} documents of `{namespace}` do not begin with their `_id`, unlike documents that a server writes: {}",
                 misplaced.count,
@@ -125,7 +125,7 @@ async fn unique(source: &dyn Source, collection: &Collection, findings: &mut Vec
         }
         let pairs = duplicates.iter().map(|[first, last]| format!("{first:?} and {last:?}"));
         findings.push(Finding::blocker(
-            Code::UniqueViolation,
+            FindingCode::UniqueViolation,
             format!(
                 "documents of `{}` have the same key in the unique index `{}`, with these `_id`s: {}",
                 collection.namespace,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Context;
 use super::plan::duration;
-use crate::error::{Code, Finding};
+use crate::error::{FindingCode, Finding};
 
 /// Age from which an open transaction is reported. Its first entry must still be in the oplog when the migration starts.
 const LONG_TRANSACTION: Duration = Duration::from_secs(30);
@@ -17,7 +17,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     let inspection = &context.source.inspection;
     if let Some(oplog) = inspection.oplog {
         findings.push(Finding::note(
-            Code::OplogWindow,
+            FindingCode::OplogWindow,
             format!(
                 "the source's oplog reaches back {}: this process may be down for that long and still resume; while it runs, the oplog's length \
                  does not matter",
@@ -40,7 +40,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
                 .to_owned(),
         };
         findings.push(Finding::warning(
-            Code::LongTransaction,
+            FindingCode::LongTransaction,
             format!(
                 "a transaction of {} has been open for {}; the oplog has to be read from its first entry on",
                 transaction.client,
@@ -51,21 +51,21 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
     for namespace in &inspection.index_builds {
         findings.push(Finding::warning(
-            Code::IndexBuild,
+            FindingCode::IndexBuild,
             format!("an index of `{namespace}` is being built on the source, which slows down both the build and the copy"),
             "wait until it is built: `db.currentOp({ \"command.createIndexes\": { $exists: true } })` shows how far it is",
         ));
     }
     for (database, level) in &inspection.profiled {
         findings.push(Finding::note(
-            Code::Profiler,
+            FindingCode::Profiler,
             format!("the profiler of the source's database `{database}` is at level {level}, and records every read of the migration"),
             format!("on the source: `db.getSiblingDB(\"{database}\").setProfilingLevel(0)`"),
         ));
     }
     if let Some(queue) = inspection.queued_operations.filter(|queue| *queue > QUEUE) {
         findings.push(Finding::warning(
-            Code::HeavyLoad,
+            FindingCode::HeavyLoad,
             format!("{queue} operations wait for a lock on the source; it has little left for a copy"),
             "start at a quieter time, or with fewer walkers: `.walkers(1)`",
         ));
@@ -76,7 +76,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         .is_ok_and(|refuses| !refuses)
     {
         findings.push(Finding::warning(
-            Code::LenientIndexKeys,
+            FindingCode::LenientIndexKeys,
             "the source runs with `failIndexKeyTooLong` off: its indexes may lack documents that those of the target have, and queries may \
              answer differently",
             "on the source: `db.adminCommand({ setParameter: 1, failIndexKeyTooLong: true })`, and look for keys of more than 1024 bytes",

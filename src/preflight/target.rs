@@ -3,7 +3,7 @@
 use super::privilege::passes_write_block;
 use super::{Checkpointed, Context};
 use crate::config::ExistingData;
-use crate::error::{Code, Finding};
+use crate::error::{FindingCode, Finding};
 
 /// Databases in which other migration tools keep their state.
 const OTHER_TOOLS: &[(&str, &str)] = &[
@@ -28,7 +28,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     let inspection = &context.target.inspection;
     if inspection.writes_blocked == Some(true) && !passes_write_block(context.target) {
         findings.push(Finding::blocker(
-            Code::WritesBlocked,
+            FindingCode::WritesBlocked,
             "the target blocks writes of clients (setUserWriteBlockMode)",
             "on the target: `db.adminCommand({ setUserWriteBlockMode: 1, global: false })`",
         ));
@@ -39,7 +39,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         && (target - source).abs() > CLOCK_SKEW_MS
     {
         findings.push(Finding::warning(
-            Code::ClockSkew,
+            FindingCode::ClockSkew,
             format!(
                 "the target's clock is {:.1} s {} the source's",
                 (target - source).abs() as f64 / 1e3,
@@ -59,19 +59,19 @@ fn records(context: &Context<'_>, findings: &mut Vec<Finding>) {
     match context.checkpointed {
         Checkpointed::Not | Checkpointed::Yes => {}
         Checkpointed::Complete => findings.push(Finding::blocker(
-            Code::AlreadyComplete,
+            FindingCode::AlreadyComplete,
             "the checkpoint says that this migration is complete",
             remove,
         )),
         Checkpointed::Otherwise(reason) => findings.push(Finding::blocker(
-            Code::OtherMigration,
+            FindingCode::OtherMigration,
             format!("the checkpoint is of another migration: {reason}"),
             remove,
         )),
     }
     if let Some(holder) = context.lease_holder {
         findings.push(Finding::blocker(
-            Code::LeaseHeld,
+            FindingCode::LeaseHeld,
             format!("the process {holder} is migrating to this target"),
             "stop it, or wait for it to end",
         ));
@@ -79,7 +79,7 @@ fn records(context: &Context<'_>, findings: &mut Vec<Finding>) {
     for database in &context.target.inspection.databases {
         if let Some((_, tool)) = OTHER_TOOLS.iter().find(|(name, _)| name == database) {
             findings.push(Finding::warning(
-                Code::OtherTool,
+                FindingCode::OtherTool,
                 format!("the target has the database `{database}`, where {tool} keeps its state"),
                 format!("make sure that {tool} is stopped, then on the target: `db.getSiblingDB(\"{database}\").dropDatabase()`"),
             ));
@@ -98,17 +98,17 @@ fn existing(context: &Context<'_>, findings: &mut Vec<Finding>) {
         );
         findings.push(match context.settings.existing_data {
             ExistingData::Refuse => Finding::blocker(
-                Code::ExistingData,
+                FindingCode::ExistingData,
                 format!("the target already has `{name}` with {documents} documents"),
                 format!("{drop}, or choose to clear or keep existing data"),
             ),
             ExistingData::Clear => Finding::warning(
-                Code::ExistingData,
+                FindingCode::ExistingData,
                 format!("`{name}` with {documents} documents on the target will be dropped"),
                 "choose to refuse or keep existing data if this is not wanted",
             ),
             ExistingData::Keep => Finding::warning(
-                Code::ExistingData,
+                FindingCode::ExistingData,
                 format!("`{name}` on the target will be made equal to the source; other documents in it are deleted"),
                 "choose to refuse existing data if this is not wanted",
             ),
@@ -122,7 +122,7 @@ fn sizes(context: &Context<'_>, findings: &mut Vec<Finding>) {
         && free < context.total.bytes
     {
         findings.push(Finding::warning(
-            Code::DiskSpace,
+            FindingCode::DiskSpace,
             format!(
                 "{} have to be copied and {} are free on the target's disk; the data may still fit after compression",
                 gigabytes(context.total.bytes),
@@ -135,7 +135,7 @@ fn sizes(context: &Context<'_>, findings: &mut Vec<Finding>) {
         && target < source / 2
     {
         findings.push(Finding::warning(
-            Code::SmallCache,
+            FindingCode::SmallCache,
             format!(
                 "the target's cache of {} is less than half the source's of {}",
                 gigabytes(target),
@@ -152,7 +152,7 @@ fn sizes(context: &Context<'_>, findings: &mut Vec<Finding>) {
         && target.limit_bytes < source.limit_bytes / 2
     {
         findings.push(Finding::note(
-            Code::SmallOplog,
+            FindingCode::SmallOplog,
             format!(
                 "the target's oplog of {} is less than half the source's of {}: its secondaries and change streams may be offline for a shorter \
                  time",

@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::catalog::not_migrated::{TIME_SERIES, time_series_fix};
-use crate::error::{Code, Finding};
+use crate::error::{FindingCode, Finding};
 use crate::model::CollectionKind;
 
 /// First series whose servers create time-series collections without buckets.
@@ -15,14 +15,14 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         let namespace = &collection.namespace;
         match collection.kind {
             CollectionKind::TimeSeries => findings.push(Finding::blocker(
-                Code::TimeSeries,
+                FindingCode::TimeSeries,
                 format!("`{namespace}` cannot be migrated: {TIME_SERIES}"),
                 time_series_fix(namespace),
             )),
             CollectionKind::TimeSeriesBuckets if [major, minor] >= WITHOUT_BUCKETS => {
                 let shown = namespace.time_series().unwrap_or_else(|| namespace.clone());
                 findings.push(Finding::blocker(
-                    Code::TimeSeries,
+                    FindingCode::TimeSeries,
                     format!("the time-series collection `{shown}` has buckets, which a target of {major}.{minor} does not support"),
                     format!("leave it out with `.exclude(\"{shown}\")`, or use a target of 8.x and upgrade it after the cutover"),
                 ));

@@ -1,7 +1,7 @@
 //! Rules for the members of both sets.
 
 use super::{Context, SideFacts};
-use crate::error::{Code, Finding, Severity};
+use crate::error::{FindingCode, Finding, Severity};
 use crate::model::Member;
 use crate::mongo::client::number;
 
@@ -9,7 +9,7 @@ use crate::mongo::client::number;
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     if context.source.deployment.identity == context.target.deployment.identity {
         findings.push(Finding::blocker(
-            Code::SameDeployment,
+            FindingCode::SameDeployment,
             format!(
                 "source and target are the same replica set `{}`",
                 context.source.deployment.name
@@ -24,7 +24,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     default_write_concern(context.target, findings);
     if let Some(preference) = &context.source.inspection.connection.read_preference {
         findings.push(Finding::note(
-            Code::ReadPreference,
+            FindingCode::ReadPreference,
             format!("the source's connection string asks for the read preference `{preference}`; it is ignored, all reads go to the primary"),
             "remove `readPreference` from the connection string",
         ));
@@ -35,7 +35,7 @@ fn members(side: &SideFacts, findings: &mut Vec<Finding>) {
     let members = &side.inspection.members;
     for member in members.iter().filter(|member| !is_up(member)) {
         findings.push(Finding::warning(
-            Code::MemberUnhealthy,
+            FindingCode::MemberUnhealthy,
             format!("the member {} of the {} is in the state {}", member.host, side.name, member.state),
             format!(
                 "bring it back, or take it out of the set with `rs.remove(\"{}\")`; `rs.status()` and its log show what it is doing",
@@ -46,7 +46,7 @@ fn members(side: &SideFacts, findings: &mut Vec<Finding>) {
     let votes = Votes::of(members);
     if votes.up < votes.majority {
         findings.push(Finding::blocker(
-            Code::NoMajority,
+            FindingCode::NoMajority,
             format!(
                 "of the {} votes of the {}, only {} belong to data-bearing members that are up; a majority needs {}",
                 votes.all, side.name, votes.up, votes.majority
@@ -57,7 +57,7 @@ fn members(side: &SideFacts, findings: &mut Vec<Finding>) {
         findings.push(Finding::new(
             // A run waits for the target's majority again and again.
             side.severity(Severity::Warning, Severity::Blocker),
-            Code::DelayedMajority,
+            FindingCode::DelayedMajority,
             format!(
                 "a majority of the {} includes delayed members, so everything that a majority has to confirm is delayed as well",
                 side.name
@@ -76,7 +76,7 @@ fn members(side: &SideFacts, findings: &mut Vec<Finding>) {
         .collect();
     if !unused.is_empty() {
         findings.push(Finding::note(
-            Code::UnusedMember,
+            FindingCode::UnusedMember,
             format!(
                 "the {} has hidden or delayed members, which are neither read nor written: {}",
                 side.name,
@@ -101,7 +101,7 @@ fn default_write_concern(target: &SideFacts, findings: &mut Vec<Finding>) {
     let up = members.iter().filter(|member| !member.arbiter && is_up(member)).count() as u64;
     if !members.is_empty() && wanted > up {
         findings.push(Finding::warning(
-            Code::DefaultWriteConcern,
+            FindingCode::DefaultWriteConcern,
             format!(
                 "by default a write to the target waits for {wanted} members with data, of which {up} are up: application writes \
                  without a write concern of their own get no answer"
@@ -173,7 +173,7 @@ fn reached(side: &SideFacts, findings: &mut Vec<Finding>) {
         )
     };
     findings.push(Finding::warning(
-        Code::DirectConnection,
+        FindingCode::DirectConnection,
         format!("{seen}; the run cannot follow an election, and ends until that member is the primary again"),
         fix,
     ));

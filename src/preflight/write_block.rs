@@ -5,7 +5,7 @@ use bson::{Bson, Document};
 use super::grant::{self, Grant};
 use super::{Context, SideFacts};
 use crate::config::Settings;
-use crate::error::{Code, Finding};
+use crate::error::{FindingCode, Finding};
 
 /// Action that the source's user needs on the cluster.
 const ACTION: &str = "setUserWriteBlockMode";
@@ -24,7 +24,7 @@ pub(super) fn check_source(settings: &Settings, source: &SideFacts, findings: &m
     let [compatible, with] = source.deployment.feature_compatibility;
     if [major, minor] < [6, 0] {
         findings.push(Finding::blocker(
-            Code::WriteBlockUnavailable,
+            FindingCode::WriteBlockUnavailable,
             format!("writes are to be blocked on the source, which has version {major}.{minor}; servers support this from 6.0 on"),
             "start with `.block_source_writes(false)`, and stop the writers in the future that is passed to `cutover`",
         ));
@@ -32,7 +32,7 @@ pub(super) fn check_source(settings: &Settings, source: &SideFacts, findings: &m
     }
     if [compatible, with] < [6, 0] {
         findings.push(Finding::blocker(
-            Code::WriteBlockUnavailable,
+            FindingCode::WriteBlockUnavailable,
             format!(
                 "writes are to be blocked on the source, whose feature compatibility version is {compatible}.{with}; servers support this \
                  from 6.0 on"
@@ -46,7 +46,7 @@ pub(super) fn check_source(settings: &Settings, source: &SideFacts, findings: &m
         && !is_allowed(privileges)
     {
         findings.push(Finding::blocker(
-            Code::MissingPrivilege,
+            FindingCode::MissingPrivilege,
             format!("the user on the source lacks the privilege {ACTION}, which it needs to block writes on the source at the cutover"),
             grant::alone((&user.0, &user.1), &[Grant::of_cluster(ACTION)]),
         ));

@@ -36,12 +36,12 @@ enum State {
     /// The checkpoint is being saved, or the save failed and it is unknown which checkpoint is stored.
     InDoubt {
         offer: Offer,
-        failure: Option<(ErrorKind, String)>,
+        failure: Option<Error>,
         /// Whether the cutover was dropped, so that nobody waits for the result.
         is_abandoned: bool,
     },
     /// The checkpoint was not saved.
-    Failed(ErrorKind, String),
+    Failed(Error),
     /// The checkpoint is durable.
     Complete(Box<Summary>),
 }
@@ -123,7 +123,7 @@ impl Completion {
     pub fn note_failure(&self, error: &Error) {
         self.state.send_if_modified(|state| {
             if let State::InDoubt { failure, .. } = state {
-                *failure = Some((error.kind(), error.to_string()));
+                *failure = Some(error.clone());
             }
             false
         });
@@ -149,14 +149,14 @@ impl Completion {
                     }
                     gives_up = is_abandoned;
                     if !is_abandoned {
-                        let ended = || {
-                            (
+                        *state = State::Failed(match failure {
+                            Some(error) => Error::new(error.kind(), "cut over", "the checkpoint was not saved").with_source(error),
+                            None => Error::new(
                                 ErrorKind::Stopped,
-                                "the run ended while the checkpoint was being saved".to_owned(),
-                            )
-                        };
-                        let (kind, message) = failure.unwrap_or_else(ended);
-                        *state = State::Failed(kind, message);
+                                "cut over",
+                                "the run ended while the checkpoint was being saved",
+                            ),
+                        });
                     }
                     true
                 }
@@ -213,7 +213,7 @@ impl Completion {
         let known = state.wait_for(|state| !matches!(state, State::Offered(_) | State::InDoubt { .. }));
         match known.await.as_deref() {
             Ok(State::Complete(summary)) => Ok((**summary).clone()),
-            Ok(State::Failed(kind, message)) => Err(Error::new(*kind, "cut over", message.clone())),
+            Ok(State::Failed(error)) => Err(error.clone()),
             _ => Err(Error::stopped("cut over")),
         }
     }

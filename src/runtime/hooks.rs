@@ -183,7 +183,7 @@ impl HostHooks {
 
 fn tell(hook: &'static str, events: &Events, called: Result<()>) {
     if let Err(error) = called {
-        let reason = error.to_string();
+        let reason = error.report();
         events.send(Event::HookFailed { hook, reason });
     }
 }

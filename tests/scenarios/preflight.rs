@@ -41,7 +41,7 @@ fn assert_found<'a>(plan: &'a Plan, severity: Severity, code: &str, text: &str) 
 /// An error says in two lines what is wrong, without what the driver or the server's reply has inside.
 #[track_caller]
 fn assert_plain(error: &Error) {
-    let mut texts = vec![error.to_string(), format!("{error:?}")];
+    let mut texts = vec![error.to_string(), error.report(), format!("{error:?}")];
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         texts.push(cause.to_string());
@@ -69,7 +69,7 @@ fn assert_plain(error: &Error) {
 /// The codes of blockers and warnings.
 fn grave(plan: &Plan) -> Vec<&'static str> {
     let grave = plan.findings.iter().filter(|finding| finding.severity < Severity::Note);
-    grave.map(|finding| finding.code).collect()
+    grave.map(|finding| finding.code.as_str()).collect()
 }
 
 async fn run(client: &Client, database: &str, command: Document) -> Document {

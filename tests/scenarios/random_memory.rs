@@ -208,7 +208,7 @@ impl Scenario {
                     return handle;
                 }
                 Err(error) if error.is_retryable() => sleep(Duration::from_millis(100)).await,
-                Err(error) => panic!("the migration does not start: {error}"),
+                Err(error) => panic!("the migration does not start: {error:#}"),
             }
         }
     }
@@ -280,7 +280,7 @@ impl Scenario {
                     }
                     sleep(Duration::from_millis(100)).await;
                 }
-                Err(error) => panic!("the migration ended: {error}"),
+                Err(error) => panic!("the migration ended: {error:#}"),
             }
         }
     }

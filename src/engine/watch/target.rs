@@ -189,7 +189,7 @@ pub(crate) async fn watch_foreign_writes(
 
 fn tell_unwatched(progress: &RunState, error: &Error) {
     progress.events.send(Event::ForeignWritesNotWatched {
-        reason: error.to_string(),
+        reason: error.report(),
     });
 }
 

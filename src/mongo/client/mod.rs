@@ -14,7 +14,7 @@ use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind};
 use mongodb::options::RunCursorCommandOptions;
 use mongodb::raw_batch_cursor::RawBatch;
 
-use crate::error::{Code, Error, ErrorKind, Finding, Result};
+use crate::error::{FindingCode, Error, ErrorKind, Finding, Result};
 use crate::model::raw::batch_cursor;
 use crate::model::{Batch, Deployment, Position};
 use crate::mongo::error_codes::{self, Meaning};
@@ -236,25 +236,25 @@ fn if_allowed<T>(answer: Result<T>) -> Result<Option<T>> {
 pub(crate) fn not_a_replica_set(hello: &Document, build: &Document) -> Finding {
     let (code, what, fix) = if let Some(kind) = imitation(hello, build) {
         (
-            Code::NotMongodb,
+            FindingCode::NotMongodb,
             format!("it is {kind}, which has no oplog to follow"),
             "only replica sets of MongoDB can be migrated",
         )
     } else if hello.get_str("msg").is_ok_and(|text| text == "isdbgrid") {
         (
-            Code::Mongos,
+            FindingCode::Mongos,
             "it is a mongos of a sharded cluster".to_owned(),
             "only replica sets can be migrated; give the connection string of one that is not a shard",
         )
     } else if hello.get_bool("isreplicaset").unwrap_or(false) {
         (
-            Code::NotInitiated,
+            FindingCode::NotInitiated,
             "it is a member of a replica set that has no configuration yet".to_owned(),
             "run `rs.initiate()` on it",
         )
     } else {
         (
-            Code::Standalone,
+            FindingCode::Standalone,
             "it is a standalone server".to_owned(),
             "restart mongod with `--replSet rs0` and run `rs.initiate()` to make it a replica set of one member",
         )
@@ -286,7 +286,7 @@ pub(crate) fn code(error: &Error) -> Option<i32> {
 
 /// Returns what the server said if the error is a server's answer, otherwise the whole error.
 pub(crate) fn answer(error: &Error) -> String {
-    said(error).map_or_else(|| error.to_string(), ToString::to_string)
+    said(error).map_or_else(|| error.report(), ToString::to_string)
 }
 
 fn said(error: &Error) -> Option<&Answer> {

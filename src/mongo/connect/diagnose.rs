@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::tls::{diagnose_plain, diagnose_tls};
 use super::{OPERATION, greet, other_primary};
-use crate::error::{Code, Error, ErrorKind, Finding};
+use crate::error::{FindingCode, Error, ErrorKind, Finding};
 use crate::mongo::client::{self, Answer};
 
 /// Timeout for asking a server what it is.
@@ -51,12 +51,12 @@ pub(super) fn unreached(seen: &[(ServerAddress, Seen)]) -> Error {
         Seen::Lasting(_, finding) | Seen::Passing(finding) => finding.clone(),
         Seen::Member(hello) => match hello.get_str("primary") {
             Ok(primary) => Finding::blocker(
-                Code::PrimaryNotReached,
+                FindingCode::PrimaryNotReached,
                 format!("{host} says that the primary is {primary}, which cannot be reached from here"),
                 "make this name known here, in DNS or in /etc/hosts, and its port open",
             ),
             Err(_) => Finding::blocker(
-                Code::NoPrimary,
+                FindingCode::NoPrimary,
                 format!("{host} knows of no primary"),
                 "run `rs.status()` on it to see which members are up; more than half of the voting members must be",
             ),
@@ -73,12 +73,12 @@ pub(super) fn unreached_client(error: Option<&DriverError>) -> Error {
     let (kind, code, fix) = match error.map(|error| &*error.kind) {
         Some(DriverErrorKind::Authentication { .. }) => (
             ErrorKind::Unauthorized,
-            Code::CredentialsRefused,
+            FindingCode::CredentialsRefused,
             "give the client the credentials of a user that the server knows",
         ),
         _ => (
             ErrorKind::Connection,
-            Code::NotReached,
+            FindingCode::NotReached,
             "see whether the members run, and whether the client can reach them from here",
         ),
     };
@@ -112,7 +112,7 @@ pub(super) fn of_driver(options: &ClientOptions, error: &DriverError) -> Option<
 pub(super) fn refused_options(options: &ClientOptions, error: &DriverError) -> Error {
     of_driver(options, error).unwrap_or_else(|| {
         let finding = Finding::blocker(
-            Code::ConnectionString,
+            FindingCode::ConnectionString,
             Answer::of(error).to_string(),
             "correct the options of the connection",
         );
@@ -123,7 +123,7 @@ pub(super) fn refused_options(options: &ClientOptions, error: &DriverError) -> E
 /// Returns the finding for a directly connected member that is not the primary.
 pub(super) fn not_primary(host: &str, primary: &str) -> Finding {
     Finding::blocker(
-        Code::NotPrimary,
+        FindingCode::NotPrimary,
         format!("{host} is a secondary and is connected to directly; the primary is {primary}"),
         "remove `directConnection` and name the set with `replicaSet`, or give the address of the primary",
     )
@@ -177,7 +177,7 @@ async fn look_at(options: &ClientOptions, host: &ServerAddress) -> Seen {
     match tls {
         Some(finding) => Seen::Lasting(ErrorKind::InvalidConfiguration, finding),
         None => Seen::Passing(Finding::blocker(
-            Code::NotReached,
+            FindingCode::NotReached,
             format!("{host} takes connections and does not answer as MongoDB does"),
             "see whether mongod listens on this port, and whether its log says why it does not answer",
         )),
@@ -190,7 +190,7 @@ async fn unreachable(options: &ClientOptions, host: &ServerAddress, name: &str, 
     let name = name.trim_start_matches('[').trim_end_matches(']');
     let unknown = |reason: String| {
         Some(Finding::blocker(
-            Code::UnknownHost,
+            FindingCode::UnknownHost,
             format!("the name of {host} is not known here: {reason}"),
             format!("correct it, or make it known in DNS or in /etc/hosts (`getent hosts {name}` shows what it is)"),
         ))
@@ -207,7 +207,7 @@ async fn unreachable(options: &ClientOptions, host: &ServerAddress, name: &str, 
         Err(_) => format!("no answer within {} s", limit.as_secs_f32()),
     };
     Some(Finding::blocker(
-        Code::NotReached,
+        FindingCode::NotReached,
         format!("{host} cannot be reached: {reason}"),
         "correct the address, or see whether mongod runs there, and whether its `net.bindIp` and the firewalls let this host in",
     ))
@@ -225,7 +225,7 @@ fn seen(options: &ClientOptions, host: &ServerAddress, hello: Document) -> Seen 
         && wanted != name
     {
         let finding = Finding::blocker(
-            Code::OtherSet,
+            FindingCode::OtherSet,
             format!("{host} belongs to the replica set `{name}`"),
             format!("use `replicaSet={name}`"),
         );
@@ -250,7 +250,7 @@ fn is_too_old(error: &DriverError) -> bool {
 
 fn too_old(error: &DriverError) -> Finding {
     Finding::blocker(
-        Code::ServerTooOld,
+        FindingCode::ServerTooOld,
         format!("{}; 4.2 is the oldest version that can be reached", Answer::of(error)),
         "upgrade the server to it first, one major version after the other, or carry the data over with mongodump and mongorestore of its \
          own version",
@@ -259,7 +259,7 @@ fn too_old(error: &DriverError) -> Finding {
 
 fn tls_files(error: &DriverError) -> Finding {
     Finding::blocker(
-        Code::TlsFiles,
+        FindingCode::TlsFiles,
         Answer::of(error).to_string(),
         "give PEM files that this process can read as `tlsCAFile` and `tlsCertificateKeyFile`",
     )
@@ -269,7 +269,7 @@ fn refused_credentials(options: &ClientOptions) -> Finding {
     let credential = options.credential.as_ref();
     if credential.is_some_and(|credential| credential.mechanism == Some(AuthMechanism::MongoDbX509)) {
         return Finding::blocker(
-            Code::CredentialsRefused,
+            FindingCode::CredentialsRefused,
             "the server knows no user by the subject of the client's certificate",
             "run `db.getSiblingDB(\"$external\").createUser({ user: \"SUBJECT\", roles: [...] })` with the subject that `openssl x509 -noout \
              -subject -nameopt RFC2253` prints for it",
@@ -282,7 +282,7 @@ fn refused_credentials(options: &ClientOptions) -> Finding {
         .and_then(|credential| credential.source.as_deref())
         .unwrap_or("admin");
     Finding::blocker(
-        Code::CredentialsRefused,
+        FindingCode::CredentialsRefused,
         format!("the server refuses user `{user}` of the database `{database}`, or the password"),
         "correct them, percent-encode special characters of the password, and name the database that holds the user as `authSource`",
     )

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::diagnose::{Seen, look};
 use self::known::{connection_of, connection_of_client, names_of};
-use crate::error::{Code, Error, ErrorKind, Finding, Result};
+use crate::error::{FindingCode, Error, ErrorKind, Finding, Result};
 use crate::model::{Connection, OnWait, Side, Wait};
 use crate::mongo::client::{self, Answer};
 
@@ -127,7 +127,7 @@ impl Connected {
         let answer = self.on_wait.report_waits(self.side, operation, Some(DESCRIBED), answer);
         answer.await.unwrap_or_else(|_| {
             let finding = Finding::blocker(
-                Code::NoAnswer,
+                FindingCode::NoAnswer,
                 format!(
                     "the server has not answered for {} s ({operation})",
                     DESCRIBED.as_secs()
@@ -179,7 +179,7 @@ async fn parse(uri: &str, side: Side, on_wait: &OnWait) -> Result<ClientOptions>
         let finding = match &*error.kind {
             DriverErrorKind::DnsResolve { .. } => {
                 let unknown = Finding::blocker(
-                    Code::UnknownHost,
+                    FindingCode::UnknownHost,
                     format!(
                         "the hosts of {} cannot be looked up: {}",
                         redacted(uri),
@@ -190,7 +190,7 @@ async fn parse(uri: &str, side: Side, on_wait: &OnWait) -> Result<ClientOptions>
                 return Error::refused(OPERATION, vec![unknown]).with_kind(ErrorKind::Connection);
             }
             _ => Finding::blocker(
-                Code::ConnectionString,
+                FindingCode::ConnectionString,
                 Answer::of(&error).to_string(),
                 "write it as `mongodb://USER:PASSWORD@HOST:PORT/?replicaSet=NAME`, with special characters of the password percent-encoded",
             ),
@@ -208,7 +208,7 @@ async fn parse(uri: &str, side: Side, on_wait: &OnWait) -> Result<ClientOptions>
         Ok(parsed) => parsed.map_err(malformed),
         Err(_) => {
             let finding = Finding::blocker(
-                Code::UnknownHost,
+                FindingCode::UnknownHost,
                 format!(
                     "the hosts of {} cannot be looked up: no answer within {limit:?}",
                     redacted(uri)

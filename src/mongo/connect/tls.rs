@@ -4,7 +4,7 @@ use mongodb::error::Error as DriverError;
 use mongodb::options::{ClientOptions, ServerAddress, Tls, TlsOptions};
 
 use super::diagnose::glance;
-use crate::error::{Code, Finding};
+use crate::error::{FindingCode, Finding};
 
 /// Returns the problem of a server that is connected to with TLS.
 pub(super) async fn diagnose_tls(
@@ -18,7 +18,7 @@ pub(super) async fn diagnose_tls(
     }
     glance(options, host, None).await.is_ok().then(|| {
         Finding::blocker(
-            Code::TlsNotOffered,
+            FindingCode::TlsNotOffered,
             format!("{host} does not speak TLS, which the connection string asks for"),
             "remove `tls=true` from it, or start the server with `--tlsMode requireTLS --tlsCertificateKeyFile FILE`",
         )
@@ -36,7 +36,7 @@ pub(super) async fn diagnose_plain(options: &ClientOptions, host: &ServerAddress
     };
     speaks_tls.then(|| {
         Finding::blocker(
-            Code::TlsRequired,
+            FindingCode::TlsRequired,
             format!("{host} takes connections with TLS only"),
             "add `tls=true&tlsCAFile=FILE` to the connection string, with the certificate of the authority that signed the server's",
         )
@@ -46,7 +46,7 @@ pub(super) async fn diagnose_plain(options: &ClientOptions, host: &ServerAddress
 /// Returns the certificate problem that an error of the TLS layer describes. The driver passes on only the text of the error.
 fn certificate_problem(text: &str, host: &ServerAddress, tls: &TlsOptions) -> Option<Finding> {
     let is = |marks: &[&str]| marks.iter().any(|mark| text.contains(mark));
-    let server = |message: String, fix: String| Some(Finding::blocker(Code::Certificate, message, fix));
+    let server = |message: String, fix: String| Some(Finding::blocker(FindingCode::Certificate, message, fix));
     if is(&["UnknownIssuer", "BadSignature", "CaUsedAsEndEntity"]) {
         let authority = match &tls.ca_file_path {
             Some(path) => format!("the authority in {}", path.display()),
@@ -90,13 +90,13 @@ fn certificate_problem(text: &str, host: &ServerAddress, tls: &TlsOptions) -> Op
     ]) {
         return Some(match &tls.cert_key_file_path {
             None => Finding::blocker(
-                Code::ClientCertificate,
+                FindingCode::ClientCertificate,
                 format!("{host} wants a certificate of the client"),
                 "add `tlsCertificateKeyFile=FILE` to the connection string, with a certificate that the server's authority has signed and \
                  its key",
             ),
             Some(path) => Finding::blocker(
-                Code::ClientCertificate,
+                FindingCode::ClientCertificate,
                 format!("{host} refuses the client's certificate in {}", path.display()),
                 "give one that the server's authority has signed and that has not expired",
             ),

@@ -196,7 +196,7 @@ async fn send(
         // The index was built without its expiry for the same reason.
         Some(_) if is_expiry_of_capped(&error) => Ok(Sent::AsAsked),
         Some(_) if error.kind() == ErrorKind::Server => {
-            Err(Error::new(ErrorKind::TargetRefused, operation, client::answer(&error)).with_context("name", subject))
+            Err(error.with_kind(ErrorKind::TargetRefused).with_context("name", subject))
         }
         _ => Err(error.with_context("name", subject)),
     }

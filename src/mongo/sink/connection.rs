@@ -231,7 +231,7 @@ mod tests {
         for (code, advice) in [(371, "setUserWriteBlockMode"), (14031, "make room")] {
             let error = reply(code).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::TargetBlocked);
-            let text = error.to_string();
+            let text = error.report();
             assert!(text.contains(advice) && text.contains("what the server says"), "{text}");
         }
         assert_eq!(reply(121).unwrap().errors.len(), 1);

@@ -256,7 +256,7 @@ fn is_conflict(error: &Error) -> bool {
 fn refusal(error: Error, namespace: &Namespace, specification: &RawDocument) -> Error {
     let name = specification.get_str("name").unwrap_or("(without a name)").to_owned();
     let error = if error.kind() == ErrorKind::Server {
-        Error::new(ErrorKind::TargetRefused, OPERATION, client::answer(&error))
+        error.with_kind(ErrorKind::TargetRefused)
     } else {
         error
     };

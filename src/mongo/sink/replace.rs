@@ -299,7 +299,7 @@ async fn apply_as_logged(
     match target.write(operation, "admin", || command.clone()).await {
         Ok(_) => Ok(None),
         Err(error) if matches!(error.kind(), ErrorKind::Server | ErrorKind::Unauthorized) => {
-            Ok(Some(error.to_string()))
+            Ok(Some(error.report()))
         }
         Err(error) => Err(error),
     }

@@ -28,7 +28,7 @@ fn assert_says(error: &Error, kind: ErrorKind, code: &str, texts: &[&str]) {
     let [finding] = error.findings() else {
         panic!("{error:?}")
     };
-    assert_eq!((finding.code, finding.severity), (code, Severity::Blocker));
+    assert_eq!((finding.code.as_str(), finding.severity), (code, Severity::Blocker));
     assert!(!finding.fix.is_empty());
     assert_plain(error);
     for text in texts {

@@ -169,7 +169,7 @@ impl RoutingState {
             Some(error) => Event::IndexFailed {
                 namespace,
                 name,
-                reason: format!("{error}; correct that and start again: the index is then built again"),
+                reason: format!("{error:#}; correct that and start again: the index is then built again"),
             },
         }));
     }

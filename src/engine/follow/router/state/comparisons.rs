@@ -134,7 +134,7 @@ impl RoutingState {
             }
             Err(error) => {
                 if self.checked_by(collection, chunk).is_some() {
-                    self.fail_check(collection, Some(error.to_string()), now, actions);
+                    self.fail_check(collection, Some(error.report()), now, actions);
                 }
             }
         }
