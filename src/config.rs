@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use crate::checkpoint::WayBack;
 use crate::model::{OnWait, Selection};
 
@@ -81,7 +83,9 @@ impl Default for Settings {
 ///
 /// The policy applies during the whole run. It covers the names that the source has at the start, and names that appear later through
 /// `create`, `renameCollection` or a view. It also covers data that other programs create on the target in the meantime.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ExistingData {
     /// Refuse to start, or end the run with [`Refused`](crate::ErrorKind::Refused) before any of the existing data is touched. The run can
     /// continue once that data is removed, or with another policy.
@@ -98,7 +102,9 @@ pub enum ExistingData {
 ///
 /// This happens when the process was down for longer than the oplog covers, when the oplog was made smaller, or when the source was
 /// restored from a backup.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum LostPosition {
     /// Follow the oplog from its current position, compare everything with the source, and write what differs.
     #[default]
@@ -109,7 +115,9 @@ pub enum LostPosition {
 }
 
 /// How both sides are compared at cutover.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Verification {
     /// Compare options and indexes, but not documents.
     None,
@@ -146,7 +154,9 @@ pub enum Verification {
 ///
 /// An application that inserts into a collection that does not exist creates it. A change that the run already has, because it listed the
 /// source after the change, does not count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum DdlPolicy {
     /// Apply the change to the target.
     #[default]
@@ -159,7 +169,8 @@ pub enum DdlPolicy {
 }
 
 /// Allowed migration paths; see [`MigrationBuilder::path_policy`](crate::MigrationBuilder::path_policy).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PathPolicy {
     /// Every path to the same or a newer version. Paths between 4.2, 4.4, 5.0 and 6.0 are tested. Other paths cause a warning that says
@@ -173,13 +184,43 @@ pub enum PathPolicy {
 
 /// Rate limits of a run. `None` means no limit, which is the default.
 ///
+/// ```
+/// let throttle = mongoferry::Throttle::unlimited().with_copy_bytes_per_second(50_000_000);
+/// ```
+///
 /// A change takes effect within a second, also on work in progress. It stays in effect through pauses and automatic restarts of the run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Throttle {
     /// Maximum number of bytes of documents read from the source per second, for copying and comparing.
     pub copy_bytes_per_second: Option<u64>,
     /// Maximum number of operations read from the source's oplog per second. While the source writes more than that, the run falls behind.
     pub tail_operations_per_second: Option<u64>,
+}
+
+impl Throttle {
+    /// No limits.
+    pub const fn unlimited() -> Self {
+        Self {
+            copy_bytes_per_second: None,
+            tail_operations_per_second: None,
+        }
+    }
+
+    /// Limits how many bytes of documents are read from the source per second.
+    #[must_use]
+    pub const fn with_copy_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.copy_bytes_per_second = Some(bytes);
+        self
+    }
+
+    /// Limits how many operations are read from the source's oplog per second.
+    #[must_use]
+    pub const fn with_tail_operations_per_second(mut self, operations: u64) -> Self {
+        self.tail_operations_per_second = Some(operations);
+        self
+    }
 }
 
 /// Source of the current time. Tests of hosts replace it.

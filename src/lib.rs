@@ -26,7 +26,7 @@
 //!     let mut events = run.events();
 //!     tokio::spawn(async move {
 //!         while let Some(event) = events.next().await {
-//!             println!("{event:?}");
+//!             println!("{event}");
 //!         }
 //!     });
 //!
@@ -44,7 +44,7 @@
 //!
 //! # Guides
 //! [`docs`] has a page on each topic: [concepts](docs::concepts), [cutover and way back](docs::cutover),
-//! [verification](docs::verification), [operations](docs::operations) (the runbook), [sizing](docs::sizing), [security](docs::security),
+//! [verification](docs::verification), [operations](docs::operations) (the runbook), [format](docs::format) (everything as JSON), [sizing](docs::sizing), [security](docs::security),
 //! [versions](docs::versions), [benchmarks](docs::benchmarks), [the hosted procedure](docs::hosted) and [contributing](docs::contributing).
 //!
 //! # Where to begin in the API

@@ -3,12 +3,12 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use mongoferry::{Event, Finding, Plan, Status, VerifyReport, Wait};
-use serde_json::Value;
+use mongoferry::{ComparedCollection, Event, Finding, Namespace, Plan, Status, VerifyReport, Wait};
+use serde::Serialize;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::ending::{Ending, shown};
-use crate::json;
+use crate::ending::Ending;
+use crate::json::{self, CommandLine, FindingLine};
 
 /// Width of the progress bar in characters.
 const BAR: usize = 30;
@@ -77,7 +77,7 @@ impl Console {
     /// Shows the status at each tick.
     pub fn status(&mut self, status: &Status) {
         match self.mode {
-            Mode::Json => self.line(json::status(status)),
+            Mode::Json => self.line(status),
             Mode::Terminal => self.draw(status),
             Mode::Lines => {
                 let further = self
@@ -94,85 +94,24 @@ impl Console {
     /// changes at the next tick.
     pub fn status_now(&mut self, status: &Status) {
         if self.mode == Mode::Json {
-            self.line(json::status(status));
+            self.line(status);
         }
     }
 
     /// Shows an event. As text, only events that need attention are shown.
     pub fn event(&mut self, event: &Event) {
         if self.mode == Mode::Json {
-            self.line(json::event(event));
+            self.line(event);
         }
-        let text = match event {
-            Event::Started { resumed: true, .. } => "resuming from the checkpoint".to_owned(),
-            Event::Resync { gap, reason, .. } => format!(
-                "the position is lost, with a gap of {} s: comparing everything with the source ({reason})",
-                gap.as_secs()
-            ),
-            Event::FallingBehind {
-                source_rate,
-                applied_rate,
-                lag,
-            } => format!(
-                "falling behind: the source writes {source_rate:.0} operations per second, {applied_rate:.0} are applied; the lag is {} s",
-                lag.as_secs()
-            ),
-            Event::OplogWindowShort { window, time_left, .. } => {
-                let left = time_left.map_or_else(|| "soon".to_owned(), |left| format!("in {} s", left.as_secs()));
-                format!(
-                    "the oplog spans {} s, and will no longer contain the position {left}",
-                    window.as_secs()
-                )
-            }
-            Event::WritesAfterStop { writes, accepted: true } => {
-                format!("the source was written to after its writers were stopped; these writes are accepted: {writes}")
-            }
-            Event::CutoverWindowShort { left, .. } => format!(
-                "the cutover window ends in {} minutes; `extend HOURS` extends it",
-                left.as_secs() / 60
-            ),
-            Event::SourceWritesBlocked => "writes on the source are blocked".to_owned(),
-            Event::SourceWritesUnblocked => "writes on the source are no longer blocked".to_owned(),
-            Event::SourceWriteBlockStays { reason } => {
-                format!("the block of writes on the source cannot be lifted: {reason}")
-            }
-            Event::HookFailed { hook, reason } => format!("the hook {hook} failed: {reason}"),
-            Event::CatalogChangeMet { namespace, change, .. } => format!("the source changed {namespace} by {change}"),
-            Event::CatalogChanged { description, .. } => format!("applied to the target: {description}"),
-            Event::DocumentDiffers { namespace, difference } => format!("{}: {difference}", shown(namespace)),
-            Event::IndexFailed {
-                namespace,
-                name,
-                reason,
-            } => format!("index `{name}` of {namespace}: {reason}"),
-            Event::DocumentRefused { namespace, id, reason } => format!("{namespace}: {id} was refused: {reason}"),
-            Event::Waiting {
-                side,
-                operation,
-                elapsed,
-                limit,
-            } => format!(
-                "waiting for the {side} for {:.0} s{}: {operation}",
-                elapsed.as_secs_f64(),
-                limit.map_or_else(String::new, |limit| format!(" (at most {:.0} s)", limit.as_secs_f64()))
-            ),
-            Event::Retrying { cause, delay } => format!("trying again in {:.1} s: {cause}", delay.as_secs_f64()),
-            Event::ForeignWrite { namespace, writes } => {
-                format!("another program writes to {namespace} on the target: {writes} writes so far")
-            }
-            Event::ForeignWritesNotWatched { reason } => format!("foreign writes to the target are not seen: {reason}"),
-            Event::MembersChanged { side, added, removed } => {
-                format!("the members of the {side} have changed: added {added:?}, removed {removed:?}")
-            }
-            _ => return,
-        };
-        self.text(&text);
+        if needs_attention(event) {
+            self.text(&event.to_string());
+        }
     }
 
     /// Shows the plan and the findings of preflight.
     pub fn plan(&mut self, plan: &Plan) {
         if self.mode == Mode::Json {
-            self.line(json::plan(plan));
+            self.line(plan);
         }
         self.finding_lines(&plan.findings);
         self.plan_shown = true;
@@ -182,7 +121,7 @@ impl Console {
     fn finding_lines(&self, findings: &[Finding]) {
         if self.mode == Mode::Json {
             for finding in findings {
-                self.line(json::finding_line(finding));
+                self.line(&FindingLine { finding });
             }
         }
     }
@@ -190,7 +129,7 @@ impl Console {
     /// Shows a wait that occurs before the run exists.
     pub fn wait(&mut self, wait: &Wait) {
         if self.mode == Mode::Json {
-            self.line(json::wait(wait));
+            self.line(wait);
         }
         self.text(&wait.to_string());
     }
@@ -198,7 +137,11 @@ impl Console {
     /// Shows the reply to a command.
     pub fn reply(&mut self, command: &str, accepted: bool, message: &str) {
         if self.mode == Mode::Json {
-            self.line(json::command(command, accepted, message));
+            self.line(&CommandLine {
+                command,
+                accepted,
+                message,
+            });
         }
         self.text(&format!(
             "{command}: {}{message}",
@@ -209,7 +152,7 @@ impl Console {
     /// Shows the result of a comparison.
     pub fn report(&mut self, report: &VerifyReport) {
         if self.mode == Mode::Json {
-            self.line(json::report(report));
+            self.line(report);
         }
         for collection in &report.collections {
             let what = match &collection.not_compared {
@@ -219,7 +162,7 @@ impl Console {
                     collection.documents, collection.difference_count
                 ),
             };
-            self.text(&format!("{}: {what}", shown(&collection.namespace)));
+            self.text(&format!("{}: {what}", shown(collection)));
         }
     }
 
@@ -232,23 +175,24 @@ impl Console {
     pub fn summary(&mut self, ending: &Ending) {
         if !self.plan_shown {
             // If connecting failed, its findings have not been shown yet.
-            self.finding_lines(&ending.findings);
+            self.finding_lines(ending.findings());
         }
         for line in ending.to_string().lines() {
             self.text(line);
         }
         if self.mode == Mode::Json {
-            self.line(json::summary(ending));
+            self.line(&json::summary(ending));
         }
     }
 
     // Write errors are ignored: whoever closes the output early wants to see no more, and the migration continues.
 
-    fn line(&self, mut line: Value) {
+    fn line(&self, content: &impl Serialize) {
+        let mut line = json::stamped(content);
         if self.reversed {
             line["direction"] = "reverse".into();
         }
-        let _ = writeln!(io::stdout(), "{}", json::stamped(line));
+        let _ = writeln!(io::stdout(), "{line}");
     }
 
     fn text(&mut self, text: &str) {
@@ -282,6 +226,27 @@ impl Console {
             lines => format!("\x1b[{lines}A\x1b[J"),
         }
     }
+}
+
+/// Whether an event is shown as text: what is good to know, and not already in the progress or in the summary.
+fn needs_attention(event: &Event) -> bool {
+    !matches!(
+        event,
+        Event::PhaseChanged { .. }
+            | Event::Started { resumed: false, .. }
+            | Event::CollectionCopied { .. }
+            | Event::IndexBuilt { .. }
+            | Event::CheckpointSaved { .. }
+            | Event::Verified { .. }
+            // The cutover fails with the same text.
+            | Event::WritesAfterStop { accepted: false, .. }
+    )
+}
+
+/// The name that users know. For a time series this is the name of the series rather than of its buckets.
+fn shown(collection: &ComparedCollection) -> Namespace {
+    let namespace = &collection.namespace;
+    namespace.time_series().unwrap_or_else(|| namespace.clone())
 }
 
 fn columns() -> usize {

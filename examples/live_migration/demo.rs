@@ -126,7 +126,7 @@ fn take_over(ending: &mut Ending, found: &[Difference]) {
     if found.is_empty() {
         return;
     }
-    for collection in &mut ending.collections {
+    for collection in ending.summary.iter_mut().flat_map(|summary| &mut summary.collections) {
         let of_collection = found
             .iter()
             .filter(|difference| difference.namespace == collection.namespace.as_str());

@@ -106,10 +106,10 @@ fn throttle(line: &str) -> Option<Throttle> {
     let mut words = line.split_whitespace();
     let (command, bytes, operations) = (words.next()?, words.next()?, words.next()?);
     (command == "throttle" && words.next().is_none()).then_some(())?;
-    Some(Throttle {
-        copy_bytes_per_second: limit(bytes.parse().ok()?),
-        tail_operations_per_second: limit(operations.parse().ok()?),
-    })
+    let mut throttle = Throttle::unlimited();
+    throttle.copy_bytes_per_second = limit(bytes.parse().ok()?);
+    throttle.tail_operations_per_second = limit(operations.parse().ok()?);
+    Some(throttle)
 }
 
 /// Returns the lines of standard input. They are read on a separate thread, because only the end of the process can

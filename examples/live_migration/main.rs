@@ -21,6 +21,7 @@ use arguments::{Arguments, USAGE};
 use console::Console;
 use ending::Ending;
 use input::Input;
+use mongoferry::{Error, ErrorKind};
 use session::Session;
 
 fn main() -> ExitCode {
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
         }
         Err(message) => {
             eprintln!("live_migration: {message}; --help lists the options");
-            Ending::failed(message)
+            Ending::failed(ErrorKind::InvalidConfiguration, "read the arguments", message)
         }
     };
     console.summary(&ending);
@@ -51,12 +52,12 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments, console: &mut Console) -> Ending {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return Ending::failed(format!("the runtime cannot be started: {error}")),
+        Err(error) => return Ending::of_error(failed("start the runtime", error)),
     };
     runtime.block_on(async {
         let input = match Input::new() {
             Ok(input) => input,
-            Err(error) => return Ending::failed(format!("signals cannot be received: {error}")),
+            Err(error) => return Ending::of_error(failed("receive signals", error)),
         };
         let mut session = Session::new(arguments, console, input);
         match &arguments.deployments {
@@ -68,4 +69,8 @@ fn run(arguments: &Arguments, console: &mut Console) -> Ending {
             None => demo::run(&mut session).await,
         }
     })
+}
+
+fn failed(operation: &'static str, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, operation, "the operating system refuses it").with_source(error)
 }

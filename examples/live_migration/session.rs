@@ -92,7 +92,7 @@ impl<'a> Session<'a> {
             None => {
                 let began = Instant::now();
                 let mut ending = self.migrate_one_way(migration, stop_writes).await?;
-                let Some(way_back) = ending.way_back.take().filter(|_| arguments.reverse) else {
+                let Some(way_back) = ending.take_way_back().filter(|_| arguments.reverse) else {
                     return Ok(ending);
                 };
                 ending.took = Some(began.elapsed());
@@ -155,11 +155,15 @@ impl<'a> Session<'a> {
             }
             End::Failed(error) => {
                 let _ = self.while_informing(run.abandon().map(Ok)).await;
-                Ending::of_error(&error)
+                Ending::of_error(error)
             }
             End::Over => match run.wait().await {
-                Ok(()) => Ending::failed("the run ended before it was complete".to_owned()),
-                Err(error) => Ending::of_error(&error),
+                Ok(()) => Ending::failed(
+                    ErrorKind::Stopped,
+                    "run the migration",
+                    "it ended before it was complete",
+                ),
+                Err(error) => Ending::of_error(error),
             },
         };
         while let Some(Some(event)) = events.next().now_or_never() {
@@ -331,7 +335,7 @@ impl<'a> Session<'a> {
         let mut tick = self.console.interval();
         loop {
             tokio::select! {
-                done = &mut step => return done.map_err(|error| Box::new(Ending::of_error(&error))),
+                done = &mut step => return done.map_err(|error| Box::new(Ending::of_error(error))),
                 _ = tick.tick() => self.console.status_now(&self.last),
                 Some(wait) = self.waits.1.recv() => self.console.wait(&wait),
                 wish = self.input.next() => match wish {
@@ -353,7 +357,7 @@ impl<'a> Session<'a> {
             return;
         };
         let kept = match certificate.encode() {
-            Ok(bytes) => std::fs::write(path, bytes.into_bytes()).map_err(|error| error.report()),
+            Ok(bytes) => std::fs::write(path, bytes.into_bytes()).map_err(|error| error.to_string()),
             Err(error) => Err(error.report()),
         };
         self.console.note(&match kept {

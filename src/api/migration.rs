@@ -136,6 +136,14 @@ impl MigrationBuilder {
         self
     }
 
+    /// Selects and renames as a selection says that was read from a file of settings. Patterns and renames that were added before are
+    /// dropped; further ones can be added.
+    #[must_use]
+    pub fn selection(mut self, selection: Selection) -> Self {
+        self.select(|current| current.replace(selection));
+        self
+    }
+
     /// What to do with existing collections on the target that are in the way. Default: [`ExistingData::Refuse`].
     #[must_use]
     pub fn existing_data(mut self, existing_data: ExistingData) -> Self {

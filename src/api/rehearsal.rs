@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +11,7 @@ use crate::api::handle::MigrationHandle;
 use crate::api::migration::Migration;
 use crate::engine::ownership::Ownership;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::format;
 use crate::report::Status;
 use crate::runtime::flush::SharedFlush;
 use crate::runtime::job::Job;
@@ -26,7 +28,8 @@ pub struct Rehearsal {
 }
 
 /// Result of a rehearsal.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename = "rehearsed")]
 #[non_exhaustive]
 pub struct Rehearsed<T> {
     /// The value that the host's tests returned.
@@ -34,6 +37,7 @@ pub struct Rehearsed<T> {
     /// The state of the run when it was ready, just before it was stopped.
     pub status: Status,
     /// Time from the start until the run was ready.
+    #[serde(rename = "ready_after_ms", serialize_with = "format::milliseconds")]
     pub ready_after: Duration,
 }
 

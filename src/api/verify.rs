@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
+use serde::Serialize;
+use serde::ser::{SerializeStruct, Serializer};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
@@ -10,7 +12,7 @@ use crate::compare::difference::Difference;
 use crate::engine::messages::{Request, Requests, VerificationRequest};
 use crate::engine::track::verification::{CollectionVerification, VerificationState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Namespace, Position};
+use crate::model::{Namespace, Position, format};
 use crate::order::Key;
 use crate::runtime::job::Job;
 use crate::source::{PointRequest, ReadMode};
@@ -20,17 +22,21 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Result of a comparison of both sides; see [`MigrationHandle::verify`](crate::MigrationHandle::verify).
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct VerifyReport {
     /// The requested collections, by their names on the source.
     pub collections: Vec<ComparedCollection>,
 }
 
 /// Result of the comparison for one collection.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct ComparedCollection {
     /// The collection's name on the source.
+    #[serde(serialize_with = "format::name")]
     pub namespace: Namespace,
     /// The collection's name on the target.
+    #[serde(serialize_with = "format::name")]
     pub target: Namespace,
     /// The source position at which the collection's last range was compared; `None` if no range was compared.
     pub position: Option<Position>,
@@ -46,8 +52,10 @@ pub struct ComparedCollection {
     pub not_compared: Option<String>,
 }
 
-/// One document from both sides; see [`MigrationHandle::both_sides`](crate::MigrationHandle::both_sides).
+/// One document from both sides; see [`MigrationHandle::both_sides`](crate::MigrationHandle::both_sides). It contains documents, so it does
+/// not implement `Serialize`.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct BothSides {
     /// The document on the source; `None` if it does not exist there.
     pub source: Option<RawDocumentBuf>,
@@ -69,6 +77,18 @@ impl VerifyReport {
             .iter()
             .map(|collection| collection.difference_count)
             .sum()
+    }
+}
+
+/// Writes the result as a whole next to that of each collection.
+impl Serialize for VerifyReport {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("VerifyReport", 4)?;
+        fields.serialize_field("type", "verify_report")?;
+        fields.serialize_field("identical", &self.is_identical())?;
+        fields.serialize_field("difference_count", &self.difference_count())?;
+        fields.serialize_field("collections", &self.collections)?;
+        fields.end()
     }
 }
 

@@ -4,13 +4,14 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use bson::raw::RawDocument;
+use serde::Serialize;
 
 use super::index_spec::{name_of, normal as normal_index};
 use super::normal::Fields;
 use super::not_kept::{is_lost, lacks_id_index};
 use super::options::{is_known, normal as normal_options};
 use super::{Series, is_id_index};
-use crate::model::{Collection, CollectionKind, Namespace};
+use crate::model::{Collection, CollectionKind, Namespace, format};
 use crate::order::compare_documents;
 
 /// Describes each difference between the options of a collection on the two sides. Here and in the functions below, an option is not
@@ -139,9 +140,11 @@ fn differences(source: &Fields, target: &Fields, is_compared: impl Fn(&str) -> b
 }
 
 /// Result for one index.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct IndexSummary {
     /// The collection's name on the source.
+    #[serde(serialize_with = "format::name")]
     pub namespace: Namespace,
     /// The index's name.
     pub name: String,

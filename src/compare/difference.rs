@@ -4,8 +4,11 @@ use std::fmt;
 
 use bson::raw::RawDocument;
 use bson::spec::ElementType;
+use serde::Serialize;
+use serde::ser::{SerializeStruct, Serializer};
 use sha2::{Digest, Sha256};
 
+use crate::model::format;
 use crate::order::{Element, Elements, Key, RawValue};
 
 /// Maximum number of paths to report.
@@ -18,11 +21,14 @@ const LONGEST_PATH: usize = 200;
 const DEEPEST: usize = 200;
 
 /// A document that differs between the two sides.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Difference {
     /// The `_id` of the document.
+    #[serde(rename = "id", serialize_with = "format::debug")]
     pub key: Key,
     /// How the document differs.
+    #[serde(flatten)]
     pub kind: DifferenceKind,
     /// SHA-256 of the document's bytes on the source, in hexadecimal; `None` if the source does not have it.
     pub source_hash: Option<String>,
@@ -44,6 +50,21 @@ pub enum DifferenceKind {
         /// different order. A lone `(order)` refers to the top level of the document.
         paths: Vec<String>,
     },
+}
+
+/// Writes the kind and the paths of each kind as fields of the same names.
+impl Serialize for DifferenceKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (kind, paths) = match self {
+            Self::Missing => ("missing", [].as_slice()),
+            Self::Extra => ("extra", [].as_slice()),
+            Self::Different { paths } => ("different", paths.as_slice()),
+        };
+        let mut fields = serializer.serialize_struct("DifferenceKind", 2)?;
+        fields.serialize_field("kind", kind)?;
+        fields.serialize_field("paths", paths)?;
+        fields.end()
+    }
 }
 
 impl Difference {

@@ -6,6 +6,7 @@
 //! | [cutover] | How do the applications move to the target, and how do they move back? |
 //! | [verification] | How is it known that both sides are identical? |
 //! | [operations] | How is a migration run, what is watched, and what is done about an error or a finding? |
+//! | [format] | How are status, events, findings, errors and results written as JSON, and how are settings read? |
 //! | [sizing] | How much memory, disk, oplog and bandwidth does it need? |
 //! | [security] | Which users and privileges does it need, and what does it store where? |
 //! | [versions] | Which server versions work, from which to which? |
@@ -24,6 +25,9 @@ pub mod verification {}
 
 #[doc = include_str!("operations.md")]
 pub mod operations {}
+
+#[doc = include_str!("format.md")]
+pub mod format {}
 
 #[doc = include_str!("sizing.md")]
 pub mod sizing {}
@@ -44,6 +48,8 @@ pub mod hosted;
 #[doc = include_str!("contributing.md")]
 pub mod contributing {}
 
+#[cfg(test)]
+mod format_test;
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -69,9 +69,7 @@ pub(crate) async fn lift(engine: &Job, progress: &RunState) -> Result<()> {
     .await;
     progress.events.send(match &lifted {
         Ok(()) => Event::SourceWritesUnblocked,
-        Err(error) => Event::SourceWriteBlockStays {
-            reason: error.report(),
-        },
+        Err(error) => Event::SourceWriteBlockStays { reason: error.report() },
     });
     if lifted.is_ok() {
         progress.write_block.state.send_modify(|state| state.noted = false);

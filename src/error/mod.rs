@@ -41,6 +41,9 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
+/// Maximum number of blockers in the message of a refusal.
+const BLOCKERS_SHOWN: usize = 3;
+
 /// The kind of an error. Hosts match on it; the message is for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -120,14 +123,19 @@ impl Error {
         }
     }
 
-    /// The error for an operation that preflight refused. The message lists every blocker among `findings`.
+    /// The error for an operation that preflight refused. The message has the first blockers among `findings`.
     pub(crate) fn refused(operation: &'static str, findings: Vec<Finding>) -> Self {
-        let blockers: Vec<String> = findings
-            .iter()
-            .filter(|finding| finding.severity == Severity::Blocker)
+        let blockers = || findings.iter().filter(|finding| finding.severity == Severity::Blocker);
+        let shown: Vec<String> = blockers()
+            .take(BLOCKERS_SHOWN)
             .map(|finding| format!("{} ({})", finding.message, finding.fix))
             .collect();
-        let mut error = Self::new(ErrorKind::Refused, operation, blockers.join("; "));
+        let mut message = shown.join("; ");
+        let more = blockers().count() - shown.len();
+        if more > 0 {
+            message += &format!("; and {more} more, which the findings of this error and preflight list");
+        }
+        let mut error = Self::new(ErrorKind::Refused, operation, message);
         error.inner_mut().findings = findings;
         error
     }
@@ -342,6 +350,18 @@ mod tests {
         let json = serde_json::to_value(&error).unwrap();
         assert_eq!(json["context"], serde_json::json!({ "namespace": "shop.a" }));
         assert_eq!(json["kind"], "server");
+    }
+
+    #[test]
+    fn a_refusal_has_every_finding_and_a_message_of_bounded_length() {
+        let blocker =
+            |number: usize| Finding::blocker(FindingCode::ExistingData, format!("number {number}"), "drop it");
+        let error = Error::refused("start the migration", (0..5).map(blocker).collect());
+        assert_eq!((error.kind(), error.findings().len()), (ErrorKind::Refused, 5));
+        assert_eq!(
+            error.message(),
+            "number 0 (drop it); number 1 (drop it); number 2 (drop it); and 2 more, which the findings of this error and preflight list"
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Collections and views, as a deployment lists them.
 
+use std::fmt;
+
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
@@ -27,7 +29,8 @@ pub struct Collection {
 }
 
 /// How a collection stores its documents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum CollectionKind {
     /// An ordinary index on `_id` in simple binary order. Any range of `_id` can be read on its own.
     Plain,
@@ -48,9 +51,28 @@ pub enum CollectionKind {
 }
 
 impl CollectionKind {
+    /// The kind's name in snake case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Capped => "capped",
+            Self::Unordered => "unordered",
+            Self::Clustered => "clustered",
+            Self::TimeSeriesBuckets => "time_series_buckets",
+            Self::TimeSeries => "time_series",
+            Self::View => "view",
+        }
+    }
+
     /// Whether ranges of `_id` can be read, so that the collection can be copied in several chunks.
     pub fn has_ranges(self) -> bool {
         matches!(self, Self::Plain | Self::Clustered | Self::TimeSeriesBuckets)
+    }
+}
+
+impl fmt::Display for CollectionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bson::Document;
+use serde::Serialize;
 
-use crate::model::Namespace;
+use crate::model::{Namespace, format};
 
 /// What a source or sink finds out about its deployment without changing anything.
 ///
@@ -104,16 +105,18 @@ pub struct OplogFacts {
 }
 
 /// An open transaction.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct TransactionFacts {
     /// The client that opened it, as reported by the server.
     pub client: String,
     /// How long it has been open.
+    #[serde(rename = "open_ms", serialize_with = "format::milliseconds")]
     pub open: Duration,
     /// The operation to pass to `killOp` to end it, if it has one.
     pub operation: Option<i64>,
     /// The collections it has read or written. Empty if unknown.
+    #[serde(serialize_with = "format::names")]
     pub namespaces: Vec<Namespace>,
 }
 

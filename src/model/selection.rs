@@ -10,15 +10,57 @@ use crate::model::namespace::is_internal_database;
 ///
 /// Without includes, everything is selected. Excludes win over includes. The server's own databases and collections are never selected. A
 /// pattern is a namespace in which `*` matches any characters.
+///
+/// A selection can be read from a file of settings, with the same checks as the methods of the builder:
+///
+/// ```
+/// let text = r#"{ "include": ["shop.*"], "exclude": ["shop.tmp_*"], "rename": [["shop.orders", "store.orders"]] }"#;
+/// let selection: mongoferry::Selection = serde_json::from_str(text)?;
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Selection {
     include: Vec<String>,
     exclude: Vec<String>,
     rename: Vec<(Namespace, Namespace)>,
     /// Whether this is the selection of a reverse migration. Its patterns and renames are those of the original migration, and are applied
     /// in the opposite direction.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     reversed: bool,
+}
+
+/// A selection as it was read, before its patterns and names are checked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unchecked {
+    #[serde(default)]
+    include: Vec<String>,
+    #[serde(default)]
+    exclude: Vec<String>,
+    #[serde(default)]
+    rename: Vec<(String, String)>,
+    #[serde(default)]
+    reversed: bool,
+}
+
+impl TryFrom<Unchecked> for Selection {
+    type Error = Error;
+
+    fn try_from(read: Unchecked) -> Result<Self> {
+        let mut selection = Self::all();
+        for pattern in &read.include {
+            selection.include(pattern)?;
+        }
+        for pattern in &read.exclude {
+            selection.exclude(pattern)?;
+        }
+        for (from, to) in &read.rename {
+            selection.rename(from, to)?;
+        }
+        selection.reversed = read.reversed;
+        Ok(selection)
+    }
 }
 
 impl Selection {
@@ -33,6 +75,14 @@ impl Selection {
             reversed: !self.reversed,
             ..self.clone()
         }
+    }
+
+    /// Takes another selection in place of this one, unless this is that of a reverse migration.
+    pub(crate) fn replace(&mut self, selection: Selection) -> Result<()> {
+        self.check_forward()?;
+        selection.check_forward()?;
+        *self = selection;
+        Ok(())
     }
 
     pub(crate) fn include(&mut self, pattern: &str) -> Result<()> {

@@ -1,7 +1,10 @@
 //! The two sides of a migration.
 
+use serde::Serialize;
+
 /// One of the two deployments of a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Side {
     /// The deployment to migrate.
     Source,

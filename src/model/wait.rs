@@ -6,12 +6,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
-use crate::model::Side;
+use crate::model::{Side, format};
 
 /// A call that is waiting for a server. It is reported before a run exists, whose [events](crate::MigrationHandle::events) would report it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename = "waiting")]
 #[non_exhaustive]
 pub struct Wait {
     /// The side that the server belongs to.
@@ -19,24 +21,32 @@ pub struct Wait {
     /// The operation that is waiting, such as `connect to db1.example:27017`.
     pub operation: Cow<'static, str>,
     /// How long the operation has been waiting.
+    #[serde(rename = "elapsed_ms", serialize_with = "format::milliseconds")]
     pub elapsed: Duration,
     /// Maximum wait, counted from the beginning. `None` if it depends on the amount of data.
+    #[serde(rename = "limit_ms", serialize_with = "format::optional_milliseconds")]
     pub limit: Option<Duration>,
 }
 
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "waiting for the {} for {:.0} s",
-            self.side,
-            self.elapsed.as_secs_f64()
-        )?;
-        if let Some(limit) = self.limit {
-            write!(f, " (at most {:.0} s)", limit.as_secs_f64())?;
-        }
-        write!(f, ": {}", self.operation)
+        write_wait(f, self.side, &self.operation, self.elapsed, self.limit)
     }
+}
+
+/// Writes a wait as a line for people.
+pub(crate) fn write_wait(
+    f: &mut fmt::Formatter<'_>,
+    side: Side,
+    operation: &str,
+    elapsed: Duration,
+    limit: Option<Duration>,
+) -> fmt::Result {
+    write!(f, "waiting for the {side} for {:.0} s", elapsed.as_secs_f64())?;
+    if let Some(limit) = limit {
+        write!(f, " (at most {:.0} s)", limit.as_secs_f64())?;
+    }
+    write!(f, ": {operation}")
 }
 
 /// The callback of the host for waits.

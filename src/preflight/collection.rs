@@ -6,7 +6,7 @@ use bson::raw::{RawBsonRef, RawDocument};
 
 use super::{Context, PlannedCollection};
 use crate::catalog::Part;
-use crate::error::{FindingCode, Finding};
+use crate::error::{Finding, FindingCode};
 use crate::model::{Collection, CollectionKind, Namespace};
 
 /// Maximum number of bytes of a name `database.collection`, by the target's feature compatibility version.
@@ -71,14 +71,17 @@ fn names(context: &Context<'_>, findings: &mut Vec<Finding>) {
         } else {
             continue;
         };
-        findings.push(Finding::blocker(
-            FindingCode::NameTooLong,
-            seen,
-            format!(
-                "give it a shorter one with `.rename(\"{}\", \"NAME\")`",
-                planned.namespace
-            ),
-        ));
+        findings.push(
+            Finding::blocker(
+                FindingCode::NameTooLong,
+                seen,
+                format!(
+                    "give it a shorter one with `.rename(\"{}\", \"NAME\")`",
+                    planned.namespace
+                ),
+            )
+            .about(target.as_str()),
+        );
     }
 }
 
@@ -124,11 +127,15 @@ fn options(context: &Context<'_>, collection: &Collection, findings: &mut Vec<Fi
             ),
             _ => format!("use a newer target, or leave it out with `.exclude(\"{namespace}\")`"),
         };
-        findings.push(Finding::blocker(
-            FindingCode::CollectionOption,
-            format!("`{namespace}` has the option `{option}`, which a target of {major}.{minor} does not support"),
-            fix,
-        ));
+        findings.push(
+            Finding::blocker(
+                FindingCode::CollectionOption,
+                format!("`{namespace}` has the option `{option}`, which a target of {major}.{minor} does not support"),
+                fix,
+            )
+            .about(namespace.as_str())
+            .because(option),
+        );
     }
 }
 
@@ -139,7 +146,7 @@ fn not_kept(context: &Context<'_>, collection: &Collection, findings: &mut Vec<F
                 FindingCode::OptionNotKept,
                 format!("the target will not have {lost}"),
                 "no action is needed if the option is not needed; the summary lists it again, and it does not count as a difference",
-            ));
+            ).about(collection.namespace.as_str()));
         }
     }
 }
@@ -157,13 +164,18 @@ fn is_on(options: &RawDocument, name: &str) -> bool {
 fn encryption(collection: &Collection, findings: &mut Vec<Finding>) {
     let namespace = &collection.namespace;
     if is_on(&collection.options, "encryptedFields") {
-        findings.push(Finding::blocker(
-            FindingCode::QueryableEncryption,
-            format!(
-                "`{namespace}` uses queryable encryption; only clients with its keys can write its encrypted fields"
-            ),
-            format!("leave it out with `.exclude(\"{namespace}\")` and copy it with an application that has the keys"),
-        ));
+        findings.push(
+            Finding::blocker(
+                FindingCode::QueryableEncryption,
+                format!(
+                    "`{namespace}` uses queryable encryption; only clients with its keys can write its encrypted fields"
+                ),
+                format!(
+                    "leave it out with `.exclude(\"{namespace}\")` and copy it with an application that has the keys"
+                ),
+            )
+            .about(namespace.as_str()),
+        );
         return;
     }
     let is_encrypted = collection
@@ -176,7 +188,7 @@ fn encryption(collection: &Collection, findings: &mut Vec<Finding>) {
             FindingCode::ClientEncryption,
             format!("fields of `{namespace}` are encrypted by its clients; they are copied unchanged and cannot be read without their keys"),
             "migrate the key vault's collection as well (often `encryption.__keyVault`), under its own name",
-        ));
+        ).about(namespace.as_str()));
     }
 }
 
@@ -211,11 +223,15 @@ fn view(context: &Context<'_>, view: &Collection, findings: &mut Vec<Finding>) {
     } else {
         return;
     };
-    findings.push(Finding::warning(
-        FindingCode::ViewWithoutCollection,
-        format!("the view `{}` shows `{shown}`, {seen}", view.namespace),
-        fix,
-    ));
+    findings.push(
+        Finding::warning(
+            FindingCode::ViewWithoutCollection,
+            format!("the view `{}` shows `{shown}`, {seen}", view.namespace),
+            fix,
+        )
+        .about(view.namespace.as_str())
+        .because(seen),
+    );
 }
 
 #[cfg(test)]

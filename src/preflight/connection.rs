@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Context, SideFacts};
-use crate::error::{FindingCode, Finding};
+use crate::error::{Finding, FindingCode};
 
 /// Unencrypted traffic that leaves this machine has to be accepted by the host program.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {

@@ -121,5 +121,8 @@ pub(super) fn findings(facts: &Facts, rule: fn(&Context<'_>, &mut Vec<Finding>))
 
 /// Returns the codes of a rule's findings.
 pub(super) fn codes(facts: &Facts, rule: fn(&Context<'_>, &mut Vec<Finding>)) -> Vec<&'static str> {
-    findings(facts, rule).iter().map(|finding| finding.code.as_str()).collect()
+    findings(facts, rule)
+        .iter()
+        .map(|finding| finding.code.as_str())
+        .collect()
 }

@@ -62,6 +62,9 @@ pub(super) const SYSTEM_COLLECTION_ACTIONS: &[&str] = &[
 /// Actions that the source's user needs in each migrated database.
 pub(super) const SOURCE_ACTIONS: &[&str] = &["find", "listCollections", "listIndexes", "collStats"];
 
+/// Action that the source's user needs on the cluster to block writes at the cutover.
+pub(super) const SET_WRITE_BLOCK: &str = "setUserWriteBlockMode";
+
 /// A privilege in the form that `createRole` accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Grant {
@@ -122,7 +125,34 @@ impl Grant {
     }
 }
 
-/// Returns the commands that grant the missing privileges to a user.
+/// Combines the actions on each resource, in the order of their first appearance.
+fn combined(grants: &[Grant]) -> Vec<Grant> {
+    let mut all: Vec<Grant> = Vec::new();
+    for grant in grants {
+        match all.iter_mut().find(|one| one.resource == grant.resource) {
+            Some(one) => {
+                let new = grant.actions.iter().filter(|action| !one.actions.contains(action));
+                let new: Vec<String> = new.cloned().collect();
+                one.actions.extend(new);
+            }
+            None => all.push(grant.clone()),
+        }
+    }
+    all
+}
+
+/// The built-in role that a user needs besides those of `ROLES`, if it has to be granted any of this.
+fn further_role(side: Side, grants: &[Grant]) -> Option<&'static str> {
+    let blocks_writes = |grant: &Grant| grant.actions.iter().any(|action| action == SET_WRITE_BLOCK);
+    let is_on_functions = |grant: &Grant| grant.resource.contains("\"system.js\"");
+    match side {
+        Side::Source if grants.iter().any(blocks_writes) => Some("backup"),
+        Side::Target if grants.iter().any(is_on_functions) => Some("restore"),
+        _ => None,
+    }
+}
+
+/// Returns the commands that grant all of these privileges to a user.
 pub(super) fn commands(side: Side, version: [u32; 3], user: Option<&(String, String)>, grants: &[Grant]) -> String {
     let [major, minor, _] = version;
     let roles = ROLES
@@ -132,8 +162,11 @@ pub(super) fn commands(side: Side, version: [u32; 3], user: Option<&(String, Str
             Side::Source => roles.source,
             Side::Target => roles.target,
         });
+    let further = further_role(side, grants).filter(|role| !roles.contains(role));
     let roles: Vec<String> = roles
         .iter()
+        .copied()
+        .chain(further)
         .map(|role| format!("{{ role: \"{role}\", db: \"admin\" }}"))
         .collect();
     let roles = roles.join(", ");
@@ -157,7 +190,7 @@ pub(super) fn commands(side: Side, version: [u32; 3], user: Option<&(String, Str
 /// Returns the commands that grant a user only these privileges.
 pub(super) fn alone(user: (&str, &str), grants: &[Grant]) -> String {
     let (name, database) = user;
-    let privileges: Vec<String> = grants
+    let privileges: Vec<String> = combined(grants)
         .iter()
         .map(|Grant { resource, actions }| format!("{{ resource: {resource}, actions: {actions:?} }}"))
         .collect();

@@ -4,7 +4,7 @@ use bson::raw::{RawBsonRef, RawDocument};
 
 use super::Context;
 use crate::catalog::Part;
-use crate::error::{FindingCode, Finding};
+use crate::error::{Finding, FindingCode};
 use crate::model::{Collection, CollectionKind};
 
 /// First series without geoHaystack indexes.
@@ -73,7 +73,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
                 FindingCode::IdIndexMissing,
                 format!("`{namespace}` has no index on `_id`; the target creates one, and refuses documents with a duplicate `_id`"),
                 format!("on the source: `{}.createIndex({{ _id: 1 }})`", shell(collection)),
-            ));
+            ).about(namespace.as_str()));
         }
     }
     let [major, minor] = context.target.deployment.feature_compatibility;
@@ -100,11 +100,15 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
 fn not_kept(context: &Context<'_>, collection: &Collection, findings: &mut Vec<Finding>) {
     for (part, lost) in context.not_kept(collection) {
         let seen = format!("the target will not have {lost}");
+        let concerned = match &lost.index {
+            Some(index) => format!("{} index {index}", lost.namespace),
+            None => lost.namespace.to_string(),
+        };
         let fix = "no action is needed; the summary lists it again, and it does not count as a difference";
         findings.push(match part {
-            Part::IndexField => Finding::note(FindingCode::IndexOptionNotKept, seen, fix),
-            Part::IdIndexField => Finding::warning(FindingCode::IdIndexOption, seen, fix),
-            Part::IdIndexVersion => Finding::note(FindingCode::IdIndexVersion, seen, fix),
+            Part::IndexField => Finding::note(FindingCode::IndexOptionNotKept, seen, fix).about(concerned),
+            Part::IdIndexField => Finding::warning(FindingCode::IdIndexOption, seen, fix).about(concerned),
+            Part::IdIndexVersion => Finding::note(FindingCode::IdIndexVersion, seen, fix).about(concerned),
             // A missing index on `_id` has a finding with a fix of its own. Options are reported with the collection.
             Part::IdIndexMissing | Part::Option => continue,
         });
@@ -138,20 +142,23 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
                 "on the source: `{}.dropIndex(\"{name}\")`; a 2d index with `$geoNear` replaces it",
                 shell(collection)
             ),
-        ));
+        ).about(named(collection, index)));
     }
     let unknown = fields(index)
         .filter(|field| !FIELDS.contains(field))
         .collect::<Vec<_>>();
     if !unknown.is_empty() {
-        findings.push(Finding::blocker(
-            FindingCode::IndexOption,
-            format!(
-                "the index `{name}` of `{namespace}` has {}, which the target does not accept",
-                list(&unknown)
-            ),
-            drop(),
-        ));
+        findings.push(
+            Finding::blocker(
+                FindingCode::IndexOption,
+                format!(
+                    "the index `{name}` of `{namespace}` has {}, which the target does not accept",
+                    list(&unknown)
+                ),
+                drop(),
+            )
+            .about(named(collection, index)),
+        );
     }
     let mut wrong: Vec<String> = Vec::new();
     for (field, value) in index.iter().flatten() {
@@ -160,33 +167,44 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
         }
     }
     if !wrong.is_empty() {
-        findings.push(Finding::blocker(
-            FindingCode::IndexValue,
-            format!(
-                "the index `{name}` of `{namespace}` has a value of {} that the target does not accept",
-                wrong.join(", ")
-            ),
-            drop(),
-        ));
+        findings.push(
+            Finding::blocker(
+                FindingCode::IndexValue,
+                format!(
+                    "the index `{name}` of `{namespace}` has a value of {} that the target does not accept",
+                    wrong.join(", ")
+                ),
+                drop(),
+            )
+            .about(named(collection, index)),
+        );
     }
     version(collection, index, findings);
+}
+
+/// The name of an index in what a finding concerns.
+fn named(collection: &Collection, index: &RawDocument) -> String {
+    format!("{} index {}", collection.namespace, name(index))
 }
 
 /// Version 0 dates from before 2.0. No server since 4.2 creates such an index.
 fn version(collection: &Collection, index: &RawDocument, findings: &mut Vec<Finding>) {
     if index.get("v").ok().flatten().and_then(number) == Some(0.0) {
-        findings.push(Finding::blocker(
-            FindingCode::IndexVersion,
-            format!(
-                "the index `{}` of `{}` has version 0",
-                name(index),
-                collection.namespace
-            ),
-            format!(
-                "on the source: `{}.reIndex()`, which rebuilds its indexes",
-                shell(collection)
-            ),
-        ));
+        findings.push(
+            Finding::blocker(
+                FindingCode::IndexVersion,
+                format!(
+                    "the index `{}` of `{}` has version 0",
+                    name(index),
+                    collection.namespace
+                ),
+                format!(
+                    "on the source: `{}.reIndex()`, which rebuilds its indexes",
+                    shell(collection)
+                ),
+            )
+            .about(named(collection, index)),
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! Rules for imitations of MongoDB, and for services that hide their oplog.
 
 use super::{Context, SideFacts};
-use crate::error::{FindingCode, Finding};
+use crate::error::{Finding, FindingCode};
 use crate::model::Access;
 use crate::mongo::identify::{imitation, service_of};
 

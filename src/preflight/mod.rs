@@ -112,6 +112,7 @@ mod connection;
 #[cfg(test)]
 mod fixture;
 mod grant;
+mod group;
 mod index;
 mod kind;
 mod path;
@@ -335,6 +336,7 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
             estimate = sample::estimate(&*engine.source, &source.inspection, &selected, total).await;
         }
     }
+    let mut findings = group::group(findings);
     findings.sort_by_key(|finding| finding.severity);
     let on_id = |collection: &PlannedCollection| usize::from(collection.kind != CollectionKind::View);
     Ok(Plan {

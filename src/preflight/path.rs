@@ -4,7 +4,7 @@ use bson::Document;
 
 use super::{Context, SideFacts};
 use crate::config::PathPolicy;
-use crate::error::{FindingCode, Finding, Severity};
+use crate::error::{Finding, FindingCode, Severity};
 
 /// A release series, such as `[4, 2]`.
 type Series = [u32; 2];

@@ -3,11 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use crate::error::{Finding, Result, Severity, refuse};
-use crate::model::{Amount, CollectionKind, Deployment, Namespace};
+use crate::model::{Amount, CollectionKind, Deployment, Namespace, format};
 
 /// What a run would do, and everything that prevents it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename = "plan")]
 #[non_exhaustive]
 pub struct Plan {
     /// Source deployment.
@@ -25,22 +28,27 @@ pub struct Plan {
     /// Estimated duration of the copy, if a sample could be measured.
     pub estimate: Option<Estimate>,
     /// Collections on the target that a start with [`ExistingData::Clear`](crate::ExistingData::Clear) would drop. No others are dropped.
+    #[serde(serialize_with = "format::names")]
     pub to_drop: Vec<Namespace>,
     /// What is not migrated.
     pub not_migrated: Vec<String>,
 }
 
 /// A collection or view that would be migrated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PlannedCollection {
     /// Its name on the source.
+    #[serde(serialize_with = "format::name")]
     pub namespace: Namespace,
     /// Its name on the target.
+    #[serde(serialize_with = "format::name")]
     pub target: Namespace,
     /// How its documents are stored.
+    #[serde(serialize_with = "kind")]
     pub kind: CollectionKind,
     /// Documents and bytes according to the source's metadata.
+    #[serde(flatten)]
     pub amount: Amount,
     /// Number of indexes, including the one on `_id`.
     pub indexes: usize,
@@ -48,7 +56,7 @@ pub struct PlannedCollection {
 
 /// Estimated duration of a copy, measured by reading a few megabytes of the source with one reader. It does not include writing, index
 /// builds or other load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Estimate {
     /// Documents and bytes that were read.
@@ -56,6 +64,7 @@ pub struct Estimate {
     /// Bytes of documents read per second.
     pub bytes_per_second: u64,
     /// Time to copy everything at this speed.
+    #[serde(rename = "copy_time_ms", serialize_with = "format::milliseconds")]
     pub copy_time: Duration,
     /// Bytes by which the source's oplog grows in that time, at the average rate of the entries that it holds. The oplog may be smaller
     /// than this, because the run follows it during the copy.
@@ -142,6 +151,11 @@ impl fmt::Display for Plan {
     }
 }
 
+/// Writes the kind in snake case, unlike the checkpoint.
+fn kind<S: Serializer>(kind: &CollectionKind, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(kind.as_str())
+}
+
 /// Formats a duration for people, with the two largest units that are not zero.
 pub(super) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -193,7 +207,11 @@ mod tests {
         let plan = Plan {
             source: deployment("rs0"),
             target: deployment("rs1"),
-            findings: vec![Finding::warning(FindingCode::SmallCache, "it is small", "make it larger")],
+            findings: vec![Finding::warning(
+                FindingCode::SmallCache,
+                "it is small",
+                "make it larger",
+            )],
             collections: vec![PlannedCollection {
                 namespace: "shop.orders".parse().unwrap(),
                 target: "store.orders".parse().unwrap(),

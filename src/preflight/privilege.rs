@@ -1,18 +1,24 @@
 //! Rules for the privileges of both users.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::discriminant;
 
 use bson::{Bson, Document};
 
 use super::grant::{self, Grant, SOURCE_ACTIONS, SYSTEM_COLLECTION_ACTIONS, TARGET_ACTIONS};
-use super::{Context, SideFacts, kind};
-use crate::error::{FindingCode, Finding, Severity};
+use super::{Context, SideFacts, kind, write_block};
+use crate::error::{Finding, FindingCode, Severity};
 use crate::model::{Access, Namespace, Side};
+
+/// Maximum number of names in a message. The finding lists more.
+const SHOWN: usize = 10;
 
 /// Reports every access that was tried and refused, and every privilege missing from the server's list.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     for side in context.sides() {
-        let mut reported = tried(side, findings);
+        let mut missing = Missing::default();
+        let mut reported = unanswered(side, findings);
+        reported |= tried(side, &mut missing, findings);
         let databases: BTreeSet<&str> = context
             .planned
             .iter()
@@ -21,68 +27,154 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
                 Side::Target => collection.target.database(),
             })
             .collect();
-        reported |= listed(side, &databases, findings);
-        if side.side == Side::Target {
-            system_collections(context, side, findings);
+        reported |= listed(side, &databases, &mut missing);
+        match side.side {
+            Side::Source => missing.extend(write_block::missing_privilege(context.settings, side)),
+            Side::Target => system_collections(context, side, &mut missing),
         }
         // An access that was not tried shows in the operation that failed.
         if let Some(refusal) = &side.unlisted
             && !reported
         {
-            findings.push(Finding::blocker(
-                FindingCode::MissingPrivilege,
-                format!("the collections of the {} cannot be listed: {refusal}", side.name),
-                grant::commands(
-                    side.side,
-                    side.deployment.version,
-                    side.user(),
-                    &[Grant::of(&Access::ListDatabases)],
+            missing.extend([Lack {
+                severity: Severity::Blocker,
+                message: format!("the collections of the {} cannot be listed: {refusal}", side.name),
+                affected: Vec::new(),
+                grants: vec![Grant::of(&Access::ListDatabases)],
+            }]);
+        }
+        missing.report(side, findings);
+    }
+}
+
+/// Something that a user may not do.
+pub(super) struct Lack {
+    /// A blocker if the migration needs it, a note if only preflight does.
+    pub severity: Severity,
+    pub message: String,
+    /// What the user may not do it with.
+    pub affected: Vec<String>,
+    pub grants: Vec<Grant>,
+}
+
+/// Everything that the user of one side lacks.
+#[derive(Default)]
+struct Missing(Vec<Lack>);
+
+impl Missing {
+    fn extend(&mut self, lacks: impl IntoIterator<Item = Lack>) {
+        self.0.extend(lacks);
+    }
+
+    /// Adds the findings. One command grants everything: a role can be created only once. The first finding has it.
+    fn report(mut self, side: &SideFacts, findings: &mut Vec<Finding>) {
+        self.0.sort_by_key(|lack| lack.severity);
+        let grants: Vec<Grant> = self.0.iter().flat_map(|lack| lack.grants.iter().cloned()).collect();
+        let mut command = Some(grant::commands(
+            side.side,
+            side.deployment.version,
+            side.user(),
+            &grants,
+        ));
+        let mut holder = FindingCode::MissingPrivilege;
+        for lack in self.0 {
+            let code = match lack.severity {
+                Severity::Blocker => FindingCode::MissingPrivilege,
+                _ => FindingCode::Unchecked,
+            };
+            let fix = match command.take() {
+                Some(command) => {
+                    holder = code;
+                    command
+                }
+                None => format!(
+                    "the command in the first finding `{holder}` about the {} grants this too",
+                    side.name
                 ),
-            ));
+            };
+            findings.push(Finding::new(lack.severity, code, lack.message, fix).listing(lack.affected));
         }
     }
 }
 
+/// Accesses of one kind, which differ only in the database or collection.
+struct SameAccess<'a> {
+    accesses: Vec<&'a Access>,
+    /// What the server said to the first of them.
+    refusal: &'a str,
+}
+
+impl<'a> SameAccess<'a> {
+    fn of(all: impl Iterator<Item = (&'a Access, &'a str)>) -> Vec<Self> {
+        let mut kinds: Vec<Self> = Vec::new();
+        for (access, refusal) in all {
+            let is_same = |kind: &&mut Self| {
+                kind.accesses
+                    .iter()
+                    .any(|one| discriminant(*one) == discriminant(access))
+            };
+            match kinds.iter_mut().find(is_same) {
+                Some(kind) => kind.accesses.push(access),
+                None => kinds.push(Self {
+                    accesses: vec![access],
+                    refusal,
+                }),
+            }
+        }
+        kinds
+    }
+
+    /// The databases or collections.
+    fn names(&self) -> Vec<String> {
+        self.accesses.iter().filter_map(|access| object(access)).collect()
+    }
+
+    fn description(&self) -> (String, bool) {
+        let names = shown(&self.names());
+        self.accesses
+            .first()
+            .map_or_else(Default::default, |access| description(access, &names))
+    }
+}
+
 /// Reports every access that was tried and refused. Returns `true` if the migration needs any of them.
-fn tried(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
-    let mut reported = unanswered(side, findings);
+fn tried(side: &SideFacts, missing: &mut Missing, findings: &mut Vec<Finding>) -> bool {
+    let mut reported = false;
+    let mut refused = Vec::new();
     for probe in &side.inspection.probes {
         let Some(refusal) = &probe.refusal else { continue };
-        if probe.access == Access::ReadOplog && !kind::is_unauthorized(refusal) {
-            continue;
+        match probe.access {
+            Access::ReadOplog if !kind::is_unauthorized(refusal) => {}
+            Access::WriteRecords if !kind::is_unauthorized(refusal) => {
+                reported = true;
+                findings.push(Finding::blocker(
+                    FindingCode::WritesBlocked,
+                    format!("the {} takes no writes: {refusal}", side.name),
+                    "fix what the server reports, and start again",
+                ));
+            }
+            _ => refused.push((&probe.access, refusal.as_str())),
         }
-        if probe.access == Access::WriteRecords && !kind::is_unauthorized(refusal) {
-            reported = true;
-            findings.push(Finding::blocker(
-                FindingCode::WritesBlocked,
-                format!("the {} takes no writes: {refusal}", side.name),
-                "fix what the server reports, and start again",
-            ));
-            continue;
-        }
-        let (what, is_needed) = description(&probe.access);
-        let fix = || {
-            grant::commands(
-                side.side,
-                side.deployment.version,
-                side.user(),
-                &[Grant::of(&probe.access)],
-            )
-        };
-        if is_needed {
-            reported = true;
-            findings.push(Finding::blocker(
-                FindingCode::MissingPrivilege,
+    }
+    for same in SameAccess::of(refused.into_iter()) {
+        let ((what, is_needed), refusal) = (same.description(), same.refusal);
+        reported |= is_needed;
+        let (severity, message) = match is_needed {
+            true => (
+                Severity::Blocker,
                 format!("the user on the {} may not {what}: {refusal}", side.name),
-                fix(),
-            ));
-        } else {
-            findings.push(Finding::note(
-                FindingCode::Unchecked,
+            ),
+            false => (
+                Severity::Note,
                 format!("the {} was not asked to {what}, as it refused: {refusal}", side.name),
-                fix(),
-            ));
-        }
+            ),
+        };
+        missing.extend([Lack {
+            severity,
+            message,
+            affected: same.names(),
+            grants: same.accesses.iter().map(|access| Grant::of(access)).collect(),
+        }]);
     }
     reported
 }
@@ -90,30 +182,47 @@ fn tried(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
 /// Reports every access that was tried and got no answer in time. Returns `true` if the migration needs any of them.
 fn unanswered(side: &SideFacts, findings: &mut Vec<Finding>) -> bool {
     let mut reported = false;
-    for access in &side.inspection.unanswered {
-        let (what, is_needed) = description(access);
+    for same in SameAccess::of(side.inspection.unanswered.iter().map(|access| (access, ""))) {
+        let (what, is_needed) = same.description();
         reported |= is_needed;
-        findings.push(Finding::new(
-            if is_needed { Severity::Blocker } else { Severity::Warning },
+        let finding = Finding::new(
+            if is_needed {
+                Severity::Blocker
+            } else {
+                Severity::Warning
+            },
             FindingCode::NoAnswer,
             format!("the {} did not answer in time when asked to {what}", side.name),
             "see on it with `db.currentOp()` what holds it up, and whether its writes are locked (`db.fsyncUnlock()` unlocks them)",
-        ));
+        );
+        findings.push(finding.listing(same.names()));
     }
     reported
 }
 
-/// Returns a description of an access, and whether a migration needs it.
-fn description(access: &Access) -> (String, bool) {
+/// The database or collection that an access is limited to.
+fn object(access: &Access) -> Option<String> {
+    match access {
+        Access::ListCollections(database)
+        | Access::ListIndexes(database)
+        | Access::CollectionStatistics(database)
+        | Access::ReadData(database) => Some(database.clone()),
+        Access::ReadSystemCollection(namespace) => Some(namespace.to_string()),
+        _ => None,
+    }
+}
+
+/// Returns a description of an access to the named databases or collections, and whether a migration needs it.
+fn description(access: &Access, names: &str) -> (String, bool) {
     match access {
         Access::ReadOplog => ("read local.oplog.rs".to_owned(), true),
         Access::ReadTransactions => ("read config.transactions".to_owned(), true),
         Access::ListDatabases => ("list the databases".to_owned(), true),
-        Access::ListCollections(database) => (format!("list the collections of {database}"), true),
-        Access::ListIndexes(database) => (format!("list the indexes in {database}"), true),
-        Access::CollectionStatistics(database) => (format!("ask for the size of collections in {database}"), true),
-        Access::ReadData(database) => (format!("read the collections of {database}"), true),
-        Access::ReadSystemCollection(namespace) => (format!("list the indexes of {namespace} and read it"), true),
+        Access::ListCollections(_) => (format!("list the collections of {names}"), true),
+        Access::ListIndexes(_) => (format!("list the indexes in {names}"), true),
+        Access::CollectionStatistics(_) => (format!("ask for the size of collections in {names}"), true),
+        Access::ReadData(_) => (format!("read the collections of {names}"), true),
+        Access::ReadSystemCollection(_) => (format!("list the indexes of {names} and read it"), true),
         Access::WriteRecords => (
             format!("write the migration's own records to {}", crate::METADATA_DATABASE),
             true,
@@ -140,8 +249,17 @@ fn description(access: &Access) -> (String, bool) {
     }
 }
 
-/// Reports what is missing in the list of the user's privileges, database by database. Returns `true` if anything is missing.
-fn listed(side: &SideFacts, databases: &BTreeSet<&str>, findings: &mut Vec<Finding>) -> bool {
+/// Joins names for a message.
+fn shown(names: &[String]) -> String {
+    let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text += &format!(" and {} more", names.len() - SHOWN);
+    }
+    text
+}
+
+/// Reports what is missing in the list of the user's privileges. Returns `true` if anything is missing.
+fn listed(side: &SideFacts, databases: &BTreeSet<&str>, missing: &mut Missing) -> bool {
     let Some(privileges) = &side.inspection.privileges else {
         return false;
     };
@@ -149,40 +267,44 @@ fn listed(side: &SideFacts, databases: &BTreeSet<&str>, findings: &mut Vec<Findi
         Side::Source => SOURCE_ACTIONS,
         Side::Target => TARGET_ACTIONS,
     };
-    let mut reported = false;
+    let mut by_actions: BTreeMap<Vec<&str>, Vec<String>> = BTreeMap::new();
     for database in databases {
-        let missing: Vec<&str> = wanted
+        let actions: Vec<&str> = wanted
             .iter()
             .filter(|action| !is_allowed(privileges, database, action) && !is_tried(side, database, action))
             .copied()
             .collect();
-        if missing.is_empty() {
-            continue;
+        if !actions.is_empty() {
+            by_actions.entry(actions).or_default().push((*database).to_owned());
         }
-        reported = true;
-        findings.push(Finding::blocker(
-            FindingCode::MissingPrivilege,
-            format!(
-                "the user on the {} lacks the privileges {} on the database {database}",
-                side.name,
-                missing.join(", ")
-            ),
-            grant::commands(
-                side.side,
-                side.deployment.version,
-                side.user(),
-                &[Grant::in_database(database, &missing)],
-            ),
-        ));
     }
+    let reported = !by_actions.is_empty();
+    missing.extend(by_actions.into_iter().map(|(actions, databases)| {
+        Lack {
+            severity: Severity::Blocker,
+            message: format!(
+                "the user on the {} lacks the privileges {} on the {} {}",
+                side.name,
+                actions.join(", "),
+                if databases.len() == 1 { "database" } else { "databases" },
+                shown(&databases)
+            ),
+            grants: databases
+                .iter()
+                .map(|database| Grant::in_database(database, &actions))
+                .collect(),
+            affected: databases,
+        }
+    }));
     reported
 }
 
 /// Checks `system.js` and the buckets of time-series collections. Roles for ordinary collections do not cover them.
-fn system_collections(context: &Context<'_>, side: &SideFacts, findings: &mut Vec<Finding>) {
+fn system_collections(context: &Context<'_>, side: &SideFacts, missing: &mut Missing) {
     let Some(privileges) = &side.inspection.privileges else {
         return;
     };
+    let mut by_actions: BTreeMap<Vec<&str>, Vec<(String, Grant)>> = BTreeMap::new();
     let mut reported = BTreeSet::new();
     for planned in context.planned {
         let name = &planned.target;
@@ -190,14 +312,14 @@ fn system_collections(context: &Context<'_>, side: &SideFacts, findings: &mut Ve
         if !is_function && name.time_series().is_none() {
             continue;
         }
-        let missing: Vec<&str> = SYSTEM_COLLECTION_ACTIONS
+        let actions: Vec<&str> = SYSTEM_COLLECTION_ACTIONS
             .iter()
             .filter(|action| !is_allowed_on(privileges, name.database(), name.collection(), action))
             .copied()
             .collect();
-        let grant = Grant::on_system_collection(name, &missing);
-        // One finding is enough for all time-series collections of a database.
-        if missing.is_empty() || !reported.insert(grant.resource.clone()) {
+        let grant = Grant::on_system_collection(name, &actions);
+        // One grant is enough for all time-series collections of a database.
+        if actions.is_empty() || !reported.insert(grant.resource.clone()) {
             continue;
         }
         let on = match is_function {
@@ -207,16 +329,22 @@ fn system_collections(context: &Context<'_>, side: &SideFacts, findings: &mut Ve
                 name.database()
             ),
         };
-        findings.push(Finding::blocker(
-            FindingCode::MissingPrivilege,
-            format!(
-                "the user on the {} lacks the privileges {} on {on}",
-                side.name,
-                missing.join(", ")
-            ),
-            grant::commands(side.side, side.deployment.version, side.user(), &[grant]),
-        ));
+        by_actions.entry(actions).or_default().push((on, grant));
     }
+    missing.extend(by_actions.into_iter().map(|(actions, resources)| {
+        let (affected, grants): (Vec<String>, Vec<Grant>) = resources.into_iter().unzip();
+        Lack {
+            severity: Severity::Blocker,
+            message: format!(
+                "the user on the {} lacks the privileges {} on {}",
+                side.name,
+                actions.join(", "),
+                shown(&affected)
+            ),
+            affected,
+            grants,
+        }
+    }));
 }
 
 /// Whether this action was tried and refused, so that it is already reported.
@@ -289,7 +417,6 @@ mod tests {
     use bson::doc;
 
     use super::*;
-    use crate::error::Severity;
     use crate::model::Probe;
     use crate::preflight::fixture::{Facts, codes, findings};
 
@@ -444,6 +571,83 @@ mod tests {
         let ordinary = doc! { "resource": { "db": "", "collection": "" }, "actions": ["anyAction"] };
         facts.target.inspection.privileges = Some(vec![ordinary]);
         assert_eq!(codes(&facts, check), ["missing_privilege"]);
+    }
+
+    #[test]
+    fn one_missing_privilege_in_many_databases_is_one_finding() {
+        let mut facts = Facts::new();
+        facts.target.inspection.connection.user = Some(("anna".to_owned(), "admin".to_owned()));
+        for number in 0..30 {
+            facts.plan(&format!("d{number:02}.a"), &format!("d{number:02}.a"));
+        }
+        facts.target.inspection.privileges = Some(Vec::new());
+        let refusal = |number: usize| Some(format!("not authorized on d{number:02} (code 13, Unauthorized)"));
+        facts.target.inspection.probes = (0..30)
+            .map(|number| Probe::new(Access::ReadData(format!("d{number:02}")), refusal(number)))
+            .collect();
+        let found = findings(&facts, check);
+        assert_eq!(found.len(), 2, "{found:#?}");
+        for finding in &found {
+            assert_eq!((finding.affected.len(), finding.affected_count), (20, 30));
+            assert!(finding.message.contains("d00, d01, ") && finding.message.contains(" and 20 more"));
+        }
+        assert!(
+            found[0].message.contains("not authorized on d00 (code 13"),
+            "{found:#?}"
+        );
+        // The one that was refused when it was tried is not reported again.
+        assert!(!found[1].message.contains("privileges find"), "{found:#?}");
+    }
+
+    #[test]
+    fn one_command_grants_everything_that_a_user_lacks() {
+        let mut facts = Facts::new();
+        facts.settings.block_source_writes = true;
+        for name in ["shop.a", "shop.system.js", "store.b"] {
+            facts.plan(name, name);
+        }
+        for side in [&mut facts.source, &mut facts.target] {
+            side.inspection.connection.user = Some(("anna".to_owned(), "admin".to_owned()));
+            side.inspection.privileges = Some(Vec::new());
+            let refusal = || Some("not authorized (code 13, Unauthorized)".to_owned());
+            side.inspection.probes = vec![
+                Probe::new(Access::ServerStatus, refusal()),
+                Probe::new(Access::ReadData("shop".to_owned()), refusal()),
+                Probe::new(Access::ListDatabases, refusal()),
+            ];
+        }
+        let found = findings(&facts, check);
+        for (side, parts) in [
+            (
+                "source",
+                &[
+                    "{ role: \"backup\", db: \"admin\" }",
+                    "{ resource: { cluster: true }, actions: [\"listDatabases\", \"setUserWriteBlockMode\", \"serverStatus\"] }",
+                    "{ resource: { db: \"shop\", collection: \"\" }, actions: [\"find\"] }",
+                ][..],
+            ),
+            (
+                "target",
+                &[
+                    "{ role: \"restore\", db: \"admin\" }",
+                    "{ resource: { cluster: true }, actions: [\"listDatabases\", \"serverStatus\"] }",
+                    "{ resource: { db: \"shop\", collection: \"system.js\" }, actions: [\"find\", \"insert\"",
+                ],
+            ),
+        ] {
+            let of_side: Vec<&Finding> = found.iter().filter(|finding| finding.message.contains(side)).collect();
+            assert!(of_side.len() >= 3, "{found:#?}");
+            assert_eq!(of_side[0].code, FindingCode::MissingPrivilege);
+            assert_eq!(of_side[0].fix.matches("createRole").count(), 1, "{}", of_side[0].fix);
+            for part in parts {
+                assert!(of_side[0].fix.contains(part), "{part} in {}", of_side[0].fix);
+            }
+            for other in &of_side[1..] {
+                let pointer =
+                    format!("the command in the first finding `missing_privilege` about the {side} grants this too");
+                assert_eq!(other.fix, pointer);
+            }
+        }
     }
 
     #[test]

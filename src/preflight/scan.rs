@@ -3,7 +3,7 @@
 use bson::raw::{RawArray, RawBsonRef, RawDocument};
 use futures::StreamExt;
 
-use crate::error::{FindingCode, ErrorKind, Finding, Result};
+use crate::error::{ErrorKind, Finding, FindingCode, Result};
 use crate::model::{Collection, CollectionKind, Range};
 use crate::order::Key;
 use crate::source::{ReadMode, ReadRequest, Source};
@@ -30,14 +30,18 @@ pub(super) async fn check(source: &dyn Source, selected: &[&Collection], finding
         match looked.await {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Connection => return Err(error),
-            Err(error) => findings.push(Finding::note(
-                FindingCode::Unchecked,
-                format!(
-                    "the documents of `{}` could not be inspected: {error:#}",
-                    collection.namespace
-                ),
-                "see the reason",
-            )),
+            Err(error) => findings.push(
+                Finding::note(
+                    FindingCode::Unchecked,
+                    format!(
+                        "the documents of `{}` could not be inspected: {error:#}",
+                        collection.namespace
+                    ),
+                    "see the reason",
+                )
+                .about(collection.namespace.as_str())
+                .because("scan"),
+            ),
         }
     }
     Ok(())
@@ -93,7 +97,7 @@ async fn documents(source: &dyn Source, collection: &Collection, findings: &mut 
                 nested.ids.join(", ")
             ),
             "flatten or delete them if the run reports that the target refused them",
-        ));
+        ).about(namespace.as_str()));
     }
     if misplaced.count > 0 {
         findings.push(Finding::blocker(
@@ -104,7 +108,7 @@ async fn documents(source: &dyn Source, collection: &Collection, findings: &mut 
                 misplaced.ids.join(", ")
             ),
             "on the source: replace each by itself, `c.replaceOne({ _id: ID }, c.findOne({ _id: ID }))`",
-        ));
+        ).about(namespace.as_str()));
     }
     Ok(())
 }
@@ -124,16 +128,23 @@ async fn unique(source: &dyn Source, collection: &Collection, findings: &mut Vec
             continue;
         }
         let pairs = duplicates.iter().map(|[first, last]| format!("{first:?} and {last:?}"));
-        findings.push(Finding::blocker(
-            FindingCode::UniqueViolation,
-            format!(
-                "documents of `{}` have the same key in the unique index `{}`, with these `_id`s: {}",
+        findings.push(
+            Finding::blocker(
+                FindingCode::UniqueViolation,
+                format!(
+                    "documents of `{}` have the same key in the unique index `{}`, with these `_id`s: {}",
+                    collection.namespace,
+                    index.get_str("name").unwrap_or("(without a name)"),
+                    pairs.collect::<Vec<_>>().join(", ")
+                ),
+                "on the source: change or delete all but one of each, and run `validate` on the collection",
+            )
+            .about(format!(
+                "{} index {}",
                 collection.namespace,
-                index.get_str("name").unwrap_or("(without a name)"),
-                pairs.collect::<Vec<_>>().join(", ")
-            ),
-            "on the source: change or delete all but one of each, and run `validate` on the collection",
-        ));
+                index.get_str("name").unwrap_or("(without a name)")
+            )),
+        );
     }
     Ok(())
 }

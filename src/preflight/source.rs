@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Context;
 use super::plan::duration;
-use crate::error::{FindingCode, Finding};
+use crate::error::{Finding, FindingCode};
 
 /// Age from which an open transaction is reported. Its first entry must still be in the oplog when the migration starts.
 const LONG_TRANSACTION: Duration = Duration::from_secs(30);
@@ -54,14 +54,14 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
             FindingCode::IndexBuild,
             format!("an index of `{namespace}` is being built on the source, which slows down both the build and the copy"),
             "wait until it is built: `db.currentOp({ \"command.createIndexes\": { $exists: true } })` shows how far it is",
-        ));
+        ).about(namespace.as_str()));
     }
     for (database, level) in &inspection.profiled {
         findings.push(Finding::note(
             FindingCode::Profiler,
             format!("the profiler of the source's database `{database}` is at level {level}, and records every read of the migration"),
             format!("on the source: `db.getSiblingDB(\"{database}\").setProfilingLevel(0)`"),
-        ));
+        ).about(database.as_str()));
     }
     if let Some(queue) = inspection.queued_operations.filter(|queue| *queue > QUEUE) {
         findings.push(Finding::warning(

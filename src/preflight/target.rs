@@ -3,7 +3,7 @@
 use super::privilege::passes_write_block;
 use super::{Checkpointed, Context};
 use crate::config::ExistingData;
-use crate::error::{FindingCode, Finding};
+use crate::error::{Finding, FindingCode};
 
 /// Databases in which other migration tools keep their state.
 const OTHER_TOOLS: &[(&str, &str)] = &[
@@ -101,17 +101,20 @@ fn existing(context: &Context<'_>, findings: &mut Vec<Finding>) {
                 FindingCode::ExistingData,
                 format!("the target already has `{name}` with {documents} documents"),
                 format!("{drop}, or choose to clear or keep existing data"),
-            ),
+            )
+            .about(name.as_str()),
             ExistingData::Clear => Finding::warning(
                 FindingCode::ExistingData,
                 format!("`{name}` with {documents} documents on the target will be dropped"),
                 "choose to refuse or keep existing data if this is not wanted",
-            ),
+            )
+            .about(name.as_str()),
             ExistingData::Keep => Finding::warning(
                 FindingCode::ExistingData,
                 format!("`{name}` on the target will be made equal to the source; other documents in it are deleted"),
                 "choose to refuse existing data if this is not wanted",
-            ),
+            )
+            .about(name.as_str()),
         });
     }
 }

@@ -2,8 +2,8 @@
 
 use super::Context;
 use crate::catalog::not_migrated::{TIME_SERIES, time_series_fix};
-use crate::error::{FindingCode, Finding};
-use crate::model::CollectionKind;
+use crate::error::{Finding, FindingCode};
+use crate::model::{CollectionKind, shown};
 
 /// First series whose servers create time-series collections without buckets.
 const WITHOUT_BUCKETS: [u32; 2] = [9, 0];
@@ -14,18 +14,21 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     for collection in context.selected {
         let namespace = &collection.namespace;
         match collection.kind {
-            CollectionKind::TimeSeries => findings.push(Finding::blocker(
-                FindingCode::TimeSeries,
-                format!("`{namespace}` cannot be migrated: {TIME_SERIES}"),
-                time_series_fix(namespace),
-            )),
+            CollectionKind::TimeSeries => findings.push(
+                Finding::blocker(
+                    FindingCode::TimeSeries,
+                    format!("`{namespace}` cannot be migrated: {TIME_SERIES}"),
+                    time_series_fix(namespace),
+                )
+                .about(shown(namespace).as_str()),
+            ),
             CollectionKind::TimeSeriesBuckets if [major, minor] >= WITHOUT_BUCKETS => {
-                let shown = namespace.time_series().unwrap_or_else(|| namespace.clone());
+                let shown = shown(namespace);
                 findings.push(Finding::blocker(
                     FindingCode::TimeSeries,
                     format!("the time-series collection `{shown}` has buckets, which a target of {major}.{minor} does not support"),
                     format!("leave it out with `.exclude(\"{shown}\")`, or use a target of 8.x and upgrade it after the cutover"),
-                ));
+                ).about(shown.as_str()));
             }
             _ => {}
         }

@@ -1,7 +1,7 @@
 //! Rules for the members of both sets.
 
 use super::{Context, SideFacts};
-use crate::error::{FindingCode, Finding, Severity};
+use crate::error::{Finding, FindingCode, Severity};
 use crate::model::Member;
 use crate::mongo::client::number;
 

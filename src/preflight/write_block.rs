@@ -2,27 +2,54 @@
 
 use bson::{Bson, Document};
 
-use super::grant::{self, Grant};
+use super::grant::{self, Grant, SET_WRITE_BLOCK};
+use super::privilege::Lack;
 use super::{Context, SideFacts};
 use crate::config::Settings;
-use crate::error::{FindingCode, Finding};
+use crate::error::{Finding, FindingCode, Severity};
 
-/// Action that the source's user needs on the cluster.
-const ACTION: &str = "setUserWriteBlockMode";
+/// First series that can block the writes of clients.
+const SINCE: [u32; 2] = [6, 0];
 
-/// Checks the server's version, its feature compatibility version and the privilege.
+/// Checks the source's version and its feature compatibility version. The rule for privileges checks that its user may block writes.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
-    check_source(context.settings, context.source, findings);
+    versions(context.settings, context.source, findings);
 }
 
-/// Like [`check`], with facts of the source only.
+/// Checks the source alone: the versions, and the privilege.
 pub(super) fn check_source(settings: &Settings, source: &SideFacts, findings: &mut Vec<Finding>) {
+    versions(settings, source, findings);
+    if let (Some(lack), Some((user, database))) = (missing_privilege(settings, source), source.user()) {
+        let fix = grant::alone((user, database), &lack.grants);
+        findings.push(Finding::blocker(FindingCode::MissingPrivilege, lack.message, fix));
+    }
+}
+
+/// Returns what the source's user lacks to block writes, on servers that can.
+pub(super) fn missing_privilege(settings: &Settings, source: &SideFacts) -> Option<Lack> {
+    let [major, minor, _] = source.deployment.version;
+    let can = [major, minor] >= SINCE && source.deployment.feature_compatibility >= SINCE;
+    let privileges = source.inspection.privileges.as_deref()?;
+    if !settings.block_source_writes || !can || is_allowed(privileges) {
+        return None;
+    }
+    Some(Lack {
+        severity: Severity::Blocker,
+        message: format!(
+            "the user on the source lacks the privilege {SET_WRITE_BLOCK}, which it needs to block writes on the source at the cutover"
+        ),
+        affected: Vec::new(),
+        grants: vec![Grant::of_cluster(SET_WRITE_BLOCK)],
+    })
+}
+
+fn versions(settings: &Settings, source: &SideFacts, findings: &mut Vec<Finding>) {
     if !settings.block_source_writes {
         return;
     }
     let [major, minor, _] = source.deployment.version;
     let [compatible, with] = source.deployment.feature_compatibility;
-    if [major, minor] < [6, 0] {
+    if [major, minor] < SINCE {
         findings.push(Finding::blocker(
             FindingCode::WriteBlockUnavailable,
             format!("writes are to be blocked on the source, which has version {major}.{minor}; servers support this from 6.0 on"),
@@ -30,7 +57,7 @@ pub(super) fn check_source(settings: &Settings, source: &SideFacts, findings: &m
         ));
         return;
     }
-    if [compatible, with] < [6, 0] {
+    if [compatible, with] < SINCE {
         findings.push(Finding::blocker(
             FindingCode::WriteBlockUnavailable,
             format!(
@@ -39,16 +66,6 @@ pub(super) fn check_source(settings: &Settings, source: &SideFacts, findings: &m
             ),
             "on the source, if nothing prevents it: `db.adminCommand({ setFeatureCompatibilityVersion: \"6.0\" })`; or start with \
              `.block_source_writes(false)`",
-        ));
-        return;
-    }
-    if let (Some(privileges), Some(user)) = (&source.inspection.privileges, source.user())
-        && !is_allowed(privileges)
-    {
-        findings.push(Finding::blocker(
-            FindingCode::MissingPrivilege,
-            format!("the user on the source lacks the privilege {ACTION}, which it needs to block writes on the source at the cutover"),
-            grant::alone((&user.0, &user.1), &[Grant::of_cluster(ACTION)]),
         ));
     }
 }
@@ -66,7 +83,7 @@ fn is_allowed(privileges: &[Document]) -> bool {
             && listed
                 .iter()
                 .filter_map(Bson::as_str)
-                .any(|allowed| allowed == ACTION || allowed == "anyAction")
+                .any(|allowed| allowed == SET_WRITE_BLOCK || allowed == "anyAction")
     })
 }
 
@@ -75,7 +92,7 @@ mod tests {
     use bson::doc;
 
     use super::*;
-    use crate::preflight::fixture::{Facts, codes, findings};
+    use crate::preflight::fixture::{Facts, codes};
 
     #[test]
     fn only_a_source_that_can_and_a_user_who_may_pass() {
@@ -96,14 +113,16 @@ mod tests {
         let mut facts = wanted([6, 0, 5], [6, 0]);
         facts.source.inspection.connection.user = Some(("anna".to_owned(), "shop".to_owned()));
         for (resource, action, allowed) in [
-            (doc! { "cluster": true }, ACTION, true),
+            (doc! { "cluster": true }, SET_WRITE_BLOCK, true),
             (doc! { "anyResource": true }, "anyAction", true),
             (doc! { "cluster": true }, "bypassWriteBlockingMode", false),
-            (doc! { "db": "", "collection": "" }, ACTION, false),
+            (doc! { "db": "", "collection": "" }, SET_WRITE_BLOCK, false),
         ] {
             facts.source.inspection.privileges = Some(vec![doc! { "resource": resource, "actions": [action] }]);
-            let found = findings(&facts, check);
+            let mut found = Vec::new();
+            check_source(&facts.settings, &facts.source, &mut found);
             assert_eq!(found.is_empty(), allowed, "{found:?}");
+            assert_eq!(codes(&facts, check), [""; 0], "the rule for privileges reports it");
             for finding in found {
                 assert_eq!(finding.code, "missing_privilege");
                 for part in ["setUserWriteBlockMode", "createRole", "grantRolesToUser(\"anna\""] {

@@ -3,18 +3,23 @@
 use std::time::{Duration, SystemTime};
 
 use futures::stream::{self, Stream, StreamExt};
+use serde::Serialize;
 use tokio::sync::broadcast;
 
 use crate::compare::difference::Difference;
 use crate::error::Error;
-use crate::model::{Namespace, Position, Side, TransactionFacts};
+use crate::model::{Namespace, Position, Side, TransactionFacts, format};
 use crate::report::{LateWrites, Phase};
 
 /// Number of events kept for a slow reader. Older events are lost to it.
 const KEPT: usize = 1024;
 
 /// Something that happened in a run.
-#[derive(Clone, Debug)]
+///
+/// `Display` writes one line for people. `Serialize` writes an object whose `type` is the variant; see
+/// [`docs::format`](crate::docs::format#events).
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
     /// The run entered another phase.
@@ -42,6 +47,7 @@ pub enum Event {
         /// Position from which the oplog is followed now.
         position: Position,
         /// Source time between the two positions.
+        #[serde(rename = "gap_ms", serialize_with = "format::milliseconds")]
         gap: Duration,
         /// Why the position is lost.
         reason: String,
@@ -50,10 +56,13 @@ pub enum Event {
     /// needs. The event repeats every minute while this lasts.
     FallingBehind {
         /// Operations per second that the source writes.
+        #[serde(serialize_with = "format::finite")]
         source_rate: f64,
         /// Operations per second that are applied, or dropped because a copy contains them.
+        #[serde(serialize_with = "format::finite")]
         applied_rate: f64,
         /// How far the target is behind.
+        #[serde(rename = "lag_ms", serialize_with = "format::milliseconds")]
         lag: Duration,
     },
     /// Less than a quarter of the oplog is left between its oldest entry and the position to resume from.
@@ -66,8 +75,10 @@ pub enum Event {
         /// Oldest position that the oplog still contains.
         oldest: Position,
         /// Time that the oplog spans.
+        #[serde(rename = "window_ms", serialize_with = "format::milliseconds")]
         window: Duration,
         /// How long the oplog will still contain the position at the current speed; `None` if not known.
+        #[serde(rename = "time_left_ms", serialize_with = "format::optional_milliseconds")]
         time_left: Option<Duration>,
     },
     /// The cutover window is about to end. The event is sent 24 hours, 4 hours, 1 hour and 10 minutes before the end, and once more by a
@@ -76,18 +87,22 @@ pub enum Event {
     /// [`extend`](crate::MigrationHandle::extend) extends the window. At its end the run stops and keeps its checkpoint.
     CutoverWindowShort {
         /// End of the window.
+        #[serde(serialize_with = "format::time")]
         deadline: SystemTime,
         /// Time left.
+        #[serde(rename = "left_ms", serialize_with = "format::milliseconds")]
         left: Duration,
     },
     /// All documents of a collection are on the target.
     CollectionCopied {
         /// The collection's name on the source.
+        #[serde(serialize_with = "format::name")]
         namespace: Namespace,
     },
     /// An index was built on the target.
     IndexBuilt {
         /// The collection's name on the source.
+        #[serde(serialize_with = "format::name")]
         namespace: Namespace,
         /// The index's name.
         name: String,
@@ -95,6 +110,7 @@ pub enum Event {
     /// An index could not be built yet, or not at all.
     IndexFailed {
         /// The collection's name on the source.
+        #[serde(serialize_with = "format::name")]
         namespace: Namespace,
         /// The index's name.
         name: String,
@@ -121,8 +137,10 @@ pub enum Event {
     /// A collection was renamed on the source to a name that is not selected. It is dropped on the target. The summary lists it too.
     LeftSelection {
         /// The collection's old name on the source.
+        #[serde(serialize_with = "format::name")]
         from: Namespace,
         /// The collection's new name on the source.
+        #[serde(serialize_with = "format::name")]
         to: Namespace,
         /// Position in the source's oplog.
         position: Position,
@@ -130,6 +148,7 @@ pub enum Event {
     /// The target refused a document permanently. The summary lists it too.
     DocumentRefused {
         /// The collection's name on the source.
+        #[serde(serialize_with = "format::name")]
         namespace: Namespace,
         /// The document's `_id` in extended JSON.
         id: String,
@@ -144,9 +163,11 @@ pub enum Event {
         /// What the server was asked to do, such as `flush the target`.
         operation: &'static str,
         /// Time without an answer so far.
+        #[serde(rename = "elapsed_ms", serialize_with = "format::milliseconds")]
         elapsed: Duration,
         /// Maximum wait, counted from the beginning. After that the run goes back to its checkpoint and tries again. `None` if the limit
         /// depends on the amount of data.
+        #[serde(rename = "limit_ms", serialize_with = "format::optional_milliseconds")]
         limit: Option<Duration>,
     },
     /// A cutover has been waiting for some seconds for transactions that are open on the source. If they committed later, they would be
@@ -160,16 +181,19 @@ pub enum Event {
         /// The error.
         cause: String,
         /// The pause before the next attempt.
+        #[serde(rename = "delay_ms", serialize_with = "format::milliseconds")]
         delay: Duration,
     },
     /// A checkpoint was saved.
     CheckpointSaved {
         /// Position up to which everything is durable on the target.
+        #[serde(rename = "position")]
         watermark: Position,
     },
     /// The source was written to after the host had reported that its writers are stopped.
     WritesAfterStop {
         /// The late writes.
+        #[serde(flatten)]
         writes: LateWrites,
         /// Whether the cutover continues, because the host accepts such writes.
         accepted: bool,
@@ -187,6 +211,7 @@ pub enum Event {
     /// A collection was verified at cutover.
     Verified {
         /// The collection's name on the source.
+        #[serde(serialize_with = "format::name")]
         namespace: Namespace,
         /// Whether both sides are identical.
         identical: bool,
@@ -194,14 +219,17 @@ pub enum Event {
     /// A document differs between both sides at a position at which it should not.
     DocumentDiffers {
         /// The collection's name on the source.
+        #[serde(serialize_with = "format::name")]
         namespace: Namespace,
         /// The document, and how it differs.
+        #[serde(flatten)]
         difference: Difference,
     },
     /// Another program writes to a migrated collection on the target. The event is sent at once, and then every 10 seconds at most. The
     /// comparison at cutover finds out whether the writes do harm.
     ForeignWrite {
         /// The collection's name on the target.
+        #[serde(serialize_with = "format::name")]
         namespace: Namespace,
         /// Number of writes seen since this process began.
         writes: u64,

@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use serde::Serialize;
 use tokio::time::Instant;
+
+use crate::model::format;
 
 /// Minimum time between two samples. It keeps their number small.
 const SAMPLE: Duration = Duration::from_secs(5);
@@ -16,17 +19,19 @@ const KEPT: Duration = Duration::from_secs(600);
 const RATE: Duration = Duration::from_secs(30);
 
 /// The lag at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LagSample {
     /// When the sample was taken, by the clock of this process.
+    #[serde(serialize_with = "format::time")]
     pub at: SystemTime,
     /// How far the target was behind the source.
+    #[serde(rename = "lag_ms", serialize_with = "format::milliseconds")]
     pub lag: Duration,
 }
 
 /// Number of indexes, without those on `_id`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct IndexCounts {
     /// Indexes built on the target.

@@ -6,8 +6,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 
+use serde::Serialize;
+
 use crate::error::{Error, ErrorKind};
-use crate::model::{Namespace, Position};
+use crate::model::{Namespace, Position, format};
 
 /// Maximum number of writes listed individually. All of them are counted.
 const MOST_NAMED: usize = 20;
@@ -19,7 +21,7 @@ const ID_SHOWN: usize = 200;
 ///
 /// Only writes to migrated namespaces count. A delete in a collection whose documents expire does not count: the source keeps expiring
 /// documents, and its oplog does not distinguish such a delete from one of an application. It is applied like any other change.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LateWrites {
     /// Number of writes.
@@ -29,12 +31,13 @@ pub struct LateWrites {
 }
 
 /// A write to the source after the position at which its writers were to have stopped.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LateWrite {
     /// Position in the source's oplog.
     pub position: Position,
     /// The collection's name on the source.
+    #[serde(serialize_with = "format::name")]
     pub namespace: Namespace,
     /// The document's `_id` in extended JSON, shortened if it is long; `None` for a change to the catalog.
     pub id: Option<String>,

@@ -2,6 +2,7 @@
 
 mod certificate;
 mod event;
+mod event_text;
 mod lag_history;
 mod late_writes;
 mod phase;

@@ -2,13 +2,17 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde::Serialize;
+
 use crate::config::Throttle;
 use crate::error::Error;
-use crate::model::{Amount, Position};
+use crate::model::{Amount, Position, format};
 use crate::report::{IndexCounts, LagSample, Phase};
 
 /// Status of a run at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(tag = "type", rename = "status")]
+#[non_exhaustive]
 pub struct Status {
     /// Current phase of the run.
     pub phase: Phase,
@@ -19,6 +23,7 @@ pub struct Status {
     /// Newest known majority-committed position of the source; `None` before the source was first asked.
     pub source_position: Option<Position>,
     /// How far `position` is behind `source_position`.
+    #[serde(rename = "lag_ms", serialize_with = "format::optional_milliseconds")]
     pub lag: Option<Duration>,
     /// Whether every collection has been copied.
     pub copy_complete: bool,
@@ -41,17 +46,22 @@ pub struct Status {
     /// Number of documents that differed in comparisons during the run, since this process began.
     pub differences: u64,
     /// Estimated time left for the copy at its current speed; `None` if not known.
+    #[serde(rename = "time_left_ms", serialize_with = "format::optional_milliseconds")]
     pub time_left: Option<Duration>,
     /// Time that the source's oplog spans; `None` if not known. It is measured every 10 seconds, also while the run is paused.
+    #[serde(rename = "oplog_window_ms", serialize_with = "format::optional_milliseconds")]
     pub oplog_window: Option<Duration>,
     /// How long the oplog will still contain the position to resume from, at the speed at which the oplog rolled over in the last 10
     /// minutes; `None` if it did not, or if not known. In a run that keeps up, this is always about the whole window.
+    #[serde(rename = "oplog_time_left_ms", serialize_with = "format::optional_milliseconds")]
     pub oplog_time_left: Option<Duration>,
     /// Estimate of how long the applications would stand still if the cutover began now, from their last write to the end of the cutover;
     /// `None` until everything is copied. It is the lag, the time to list both sides, and the time to compare at the measured speed of the
     /// copy what a cutover would have to compare now. Usually it takes less.
+    #[serde(rename = "cutover_estimate_ms", serialize_with = "format::optional_milliseconds")]
     pub cutover_estimate: Option<Duration>,
     /// When the cutover window and thus the run ends; `None` before the run was first ready, and for a window without an end.
+    #[serde(serialize_with = "format::optional_time")]
     pub cutover_deadline: Option<SystemTime>,
     /// Current rate limits of the run.
     pub throttle: Throttle,
@@ -61,13 +71,15 @@ pub struct Status {
     /// Lag during the last 10 minutes of this process, oldest first, about every 5 seconds. It grows while the run is paused.
     pub lag_history: Vec<LagSample>,
     /// Changes applied to the target per second, averaged over the last half minute; `None` if not known.
+    #[serde(serialize_with = "format::optional_finite")]
     pub applied_per_second: Option<f64>,
     /// Indexes built so far. An index that could not be built counts only in the total.
     pub indexes: IndexCounts,
 }
 
 /// Counts of what happened to the source's changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ChangeCounts {
     /// Changes applied to the target.
     pub applied: u64,

@@ -1,13 +1,23 @@
 //! Result of a run.
 
+use std::fmt;
+
+use serde::Serialize;
+use serde::ser::{SerializeSeq, Serializer};
+
 use crate::catalog::NotKept;
 use crate::catalog::compare::IndexSummary;
 use crate::checkpoint::WayBack;
-use crate::model::{LeftSelection, Namespace, Position};
+use crate::model::{LeftSelection, Namespace, Position, format, shown};
 use crate::report::{Certificate, LateWrites};
 
 /// Result of a run.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// `Display` writes a table for people. `Serialize` leaves out the certificate and the way back, which have formats of their own; see
+/// [`docs::format`](crate::docs::format#summary).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "type", rename = "summary")]
+#[non_exhaustive]
 pub struct Summary {
     /// How the run ended.
     pub outcome: Outcome,
@@ -24,30 +34,38 @@ pub struct Summary {
     /// Collections on the target that another program wrote to, as far as this process has seen.
     pub foreign_writes: Vec<ForeignWrites>,
     /// The first 1000 collections that were renamed out of the selection during the migration and dropped on the target.
+    #[serde(serialize_with = "left_selection")]
     pub left_selection: Vec<LeftSelection>,
     /// What was deliberately left out: users, roles, system collections, and what was not selected.
     pub not_migrated: Vec<String>,
     /// Parts of options and indexes that the target cannot keep. Preflight has a finding for each one that existed at the start. They do
     /// not count as differences.
+    #[serde(serialize_with = "not_kept")]
     pub not_kept: Vec<NotKept>,
     /// The summary as a document to keep; `None` unless the outcome is [complete](Outcome::Complete).
+    #[serde(skip)]
     pub certificate: Option<Certificate>,
     /// How to reverse the hand-over; see [`Summary::reverse`]. `None` unless the outcome is [complete](Outcome::Complete), and `None` for a
     /// sink whose history cannot be followed.
+    #[serde(skip)]
     pub way_back: Option<WayBack>,
 }
 
 /// Writes of other programs to a collection of the target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ForeignWrites {
     /// The collection's name on the target.
+    #[serde(serialize_with = "format::name")]
     pub namespace: Namespace,
     /// Number of writes seen.
     pub writes: u64,
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Outcome {
     /// Handed over, and nothing differs.
     Complete,
@@ -57,11 +75,14 @@ pub enum Outcome {
 }
 
 /// Result for one collection.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct CollectionSummary {
     /// The collection's name on the source.
+    #[serde(serialize_with = "format::name")]
     pub namespace: Namespace,
     /// The collection's name on the target.
+    #[serde(serialize_with = "format::name")]
     pub target: Namespace,
     /// Number of documents on the target.
     pub documents: u64,
@@ -71,4 +92,117 @@ pub struct CollectionSummary {
     pub digest: Option<String>,
     /// What differs, as text.
     pub differences: Vec<String>,
+}
+
+impl Outcome {
+    /// The outcome's name in snake case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Differences => "differences",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Writes what was migrated and what differs as lines of text, without a line break at the end.
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.outcome, self.position) {
+            (Outcome::Complete, Some(position)) => {
+                write!(f, "complete: both sides are identical at position {position}")?
+            }
+            (Outcome::Complete, None) => f.write_str("complete: documents were not compared")?,
+            (Outcome::Differences, _) => f.write_str("not handed over: the comparison found differences")?,
+        }
+        if !self.collections.is_empty() {
+            write!(f, "\n{:<40} {:>12}  verification", "collection", "documents")?;
+        }
+        for collection in &self.collections {
+            let verification = match (collection.verified, collection.differences.is_empty()) {
+                (true, _) => "identical",
+                (false, true) => "not compared",
+                (false, false) => "DIFFERENT",
+            };
+            let (name, documents) = (shown(&collection.target), grouped(collection.documents));
+            write!(f, "\n{:<40} {documents:>12}  {verification}", name.as_str())?;
+            for difference in &collection.differences {
+                write!(f, "\n    {difference}")?;
+            }
+        }
+        let different = self.indexes.iter().filter(|index| !index.ok);
+        if !self.indexes.is_empty() {
+            let count = different.clone().count();
+            write!(
+                f,
+                "\nindexes: {} identical, {count} different",
+                self.indexes.len() - count
+            )?;
+        }
+        for index in different {
+            let reason = index.reason.as_deref().unwrap_or("it differs");
+            write!(f, "\n    {} of {}: {reason}", index.name, shown(&index.namespace))?;
+        }
+        if self.late_writes.count > 0 {
+            write!(f, "\nafter the writers were stopped: {}", self.late_writes)?;
+        }
+        if self.resyncs > 0 {
+            write!(f, "\nresyncs after a lost position: {}", self.resyncs)?;
+        }
+        for foreign in &self.foreign_writes {
+            let (name, writes) = (shown(&foreign.namespace), grouped(foreign.writes));
+            write!(f, "\nwritten to by another program: {name}, {writes} writes")?;
+        }
+        for left in &self.left_selection {
+            let (from, to) = (shown(&left.from), shown(&left.to));
+            write!(f, "\nrenamed out of the selection: {from} to {to}")?;
+        }
+        for left_out in &self.not_migrated {
+            write!(f, "\nnot migrated: {left_out}")?;
+        }
+        for lost in &self.not_kept {
+            write!(f, "\nnot kept: {lost}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Formats a number with commas between groups of three digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Writes the names that users know, unlike the checkpoint, which has those of buckets.
+fn left_selection<S: Serializer>(all: &[LeftSelection], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut list = serializer.serialize_seq(Some(all.len()))?;
+    for left in all {
+        list.serialize_element(&LeftSelection {
+            from: shown(&left.from),
+            to: shown(&left.to),
+            position: left.position,
+        })?;
+    }
+    list.end()
+}
+
+/// Writes the names that users know, unlike the certificate, which has those of buckets.
+fn not_kept<S: Serializer>(all: &[NotKept], serializer: S) -> Result<S::Ok, S::Error> {
+    let shown = |lost: &NotKept| NotKept {
+        namespace: shown(&lost.namespace),
+        ..lost.clone()
+    };
+    all.iter().map(shown).collect::<Vec<_>>().serialize(serializer)
 }

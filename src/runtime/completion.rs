@@ -150,7 +150,9 @@ impl Completion {
                     gives_up = is_abandoned;
                     if !is_abandoned {
                         *state = State::Failed(match failure {
-                            Some(error) => Error::new(error.kind(), "cut over", "the checkpoint was not saved").with_source(error),
+                            Some(error) => {
+                                Error::new(error.kind(), "cut over", "the checkpoint was not saved").with_source(error)
+                            }
                             None => Error::new(
                                 ErrorKind::Stopped,
                                 "cut over",

@@ -121,6 +121,9 @@ impl Example {
             while let Some(line) = self.lines.next_line().await.unwrap() {
                 self.seen.push(serde_json::from_str(&line).unwrap());
             }
+            for line in &self.seen {
+                assert_in_format(line);
+            }
             self.child.wait().await.unwrap().code()
         };
         let exit = timeout(PATIENCE, end).await.expect("it did not end");
@@ -162,6 +165,22 @@ impl Ended {
     fn resumed(&self) -> bool {
         self.of_type("started").next().expect("it did not start")["resumed"] == true
     }
+}
+
+/// The message of the error in a summary.
+fn message(summary: &Value) -> &str {
+    let message = summary["error"]["message"].as_str();
+    message.unwrap_or_else(|| panic!("it has no error: {summary:#}"))
+}
+
+/// Each line is as the guide `format` and its schema say.
+#[track_caller]
+fn assert_in_format(line: &Value) {
+    let schema = serde_json::from_str(include_str!("../../src/docs/format.schema.json")).unwrap();
+    if let Err(failure) = mongoferry_testbed::schema::check(&schema, Some("live_migration"), line) {
+        panic!("{failure}");
+    }
+    DateTime::parse_rfc3339_str(line["at"].as_str().unwrap()).unwrap();
 }
 
 fn binary(name: &str) -> PathBuf {
@@ -226,8 +245,13 @@ async fn a_script_sees_refusal_stops_and_a_whole_migration() {
     let in_the_way = sets.target_client.database("shop").collection("orders");
     in_the_way.insert_one(doc! { "_id": 1 }).await.unwrap();
     let refused = sets.example(&[]).end().await;
-    let error = refused.summary("refused", 2)["error"].as_str().unwrap();
-    assert!(error.contains("shop.orders"), "{error}");
+    let error = &refused.summary("refused", 2)["error"];
+    assert_eq!(error["kind"], "refused");
+    assert_eq!(
+        error["findings"][0]["affected"],
+        serde_json::json!(["shop.orders"]),
+        "{error:#}"
+    );
     let findings = &refused.of_type("plan").next().unwrap()["findings"];
     assert_eq!(findings[0]["severity"], "blocker", "{findings:#}");
     let finding = refused.of_type("finding").next().unwrap();
@@ -255,8 +279,9 @@ async fn a_script_sees_refusal_stops_and_a_whole_migration() {
         .example(&["--checkpoint", "/no/such/folder/checkpoint"])
         .end()
         .await;
-    let error = failed.summary("failed", 1)["error"].as_str().unwrap();
-    assert!(error.contains("/no/such/folder"), "{error}");
+    let error = &failed.summary("failed", 1)["error"];
+    assert_eq!(error["kind"], "io", "{error:#}");
+    assert!(error["context"].to_string().contains("/no/such/folder"), "{error:#}");
     assert!(failed.phases().contains(&"failed"), "{:?}", failed.phases());
 
     let ready = sets.example(&["--stop-after", "ready", "--max-lag", "1.5"]).end().await;
@@ -295,7 +320,7 @@ async fn a_script_sees_refusal_stops_and_a_whole_migration() {
     sets.assert_identical().await;
 
     let again = sets.example(&[]).end().await;
-    let error = again.summary("failed", 1)["error"].as_str().unwrap();
+    let error = message(again.summary("failed", 1));
     assert!(error.contains("complete"), "{error}");
 
     // It can still be taken back, once the applications have written to the target.
@@ -360,7 +385,7 @@ async fn every_phase_is_told_and_something_each_second() {
         "/position/t",
         "/position/i",
         "/source_position/t",
-        "/lag_seconds",
+        "/lag_ms",
         "/copied/documents",
     ] {
         assert!(status.pointer(number).unwrap().is_u64(), "{number} in {status:#}");
@@ -372,7 +397,7 @@ async fn every_phase_is_told_and_something_each_second() {
         "/changes/applied",
         "/changes/dropped",
         "/indexes/built",
-        "/lag_history/0/lag_seconds",
+        "/lag_history/0/lag_ms",
     ] {
         assert!(status.pointer(number).unwrap().is_u64(), "{number} in {status:#}");
     }
@@ -488,9 +513,11 @@ async fn wrong_arguments_are_named_and_passwords_are_not() {
         (&["--source", source, "--target", source, "--include", "shop"], "shop.*"),
     ] {
         let ended = Example::start(arguments).end().await;
-        let error = ended.summary("failed", 1)["error"].as_str().unwrap().to_owned();
+        let summary = ended.summary("failed", 1);
+        let error = self::message(summary);
+        assert_eq!(summary["error"]["kind"], "invalid_configuration", "{summary:#}");
         assert!(error.contains(message), "{arguments:?}: {error}");
-        assert!(ended.text.contains(&error), "{error}: {}", ended.text);
+        assert!(ended.text.contains(error), "{error}: {}", ended.text);
         let all = format!("{:?}{}", ended.lines, ended.text);
         assert!(!all.contains("secret-word"), "{all}");
     }
@@ -513,15 +540,15 @@ async fn what_cannot_be_connected_to_is_refused_with_findings() {
             (&finding["code"], &finding["severity"]),
             (&code.into(), &"blocker".into())
         );
-        let error = summary["error"].as_str().unwrap();
+        let error = message(summary);
         assert!(error.contains(finding["message"].as_str().unwrap()), "{summary:#}");
         assert!(error.contains(finding["fix"].as_str().unwrap()), "{summary:#}");
         assert!(ended.text.contains(error), "{error}: {}", ended.text);
         let told = ended.of_type("waiting").next();
         assert_eq!(told.is_some(), waits, "{told:?}");
         if let Some(told) = told {
-            assert!(told["elapsed_seconds"].as_f64().unwrap() < 2.5, "{told:#}");
-            assert_eq!(told["limit_seconds"], 2.5, "{told:#}");
+            assert!(told["elapsed_ms"].as_u64().unwrap() < 2500, "{told:#}");
+            assert_eq!(told["limit_ms"], 2500, "{told:#}");
         }
         let all = format!("{:?}{}", ended.lines, ended.text);
         for inside in ["secret-word", "Kind:", "Topology", "labels"] {
@@ -591,7 +618,7 @@ async fn a_process_that_slept_through_a_takeover_writes_nothing_more() {
     sleeper.signal("CONT").await;
     let process = next.child.id().unwrap().to_string();
     let ended = sleeper.end().await;
-    let error = ended.summary("failed", 1)["error"].as_str().unwrap();
+    let error = message(ended.summary("failed", 1));
     assert!(error.contains(&format!("process {process} on host")), "{error}");
     assert_eq!(newest_of_the_shop(&sets.target_client).await, newest);
     next.command("cutover").await;

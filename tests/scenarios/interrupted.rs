@@ -93,10 +93,7 @@ async fn a_capped_copy_outlives_a_pause_longer_than_its_cursor() {
     let text = "x".repeat(2_000);
     let logged = (0..COUNT as i32).map(|id| doc! { "_id": id, "text": &text });
     documents(&pair.ours, "log").insert_many(logged).await.unwrap();
-    let slowly = Throttle {
-        copy_bytes_per_second: Some(3 << 20),
-        ..Throttle::default()
-    };
+    let slowly = Throttle::unlimited().with_copy_bytes_per_second(3 << 20);
     let migration = pair.migration().await.throttle(slowly).build().unwrap();
     let run = migration.start().await.unwrap();
     wait_until(DEADLINE, "the copy to begin", async || {

@@ -300,7 +300,8 @@ async fn carry_over(from: Version, to: Version) {
         let mut findings = plan.findings.iter();
         let says_so = findings.any(|finding| {
             let names = [lost.namespace.as_str(), &lost.option];
-            finding.code == lost.code.as_str() && names.iter().all(|name| finding.message.contains(&format!("`{name}`")))
+            finding.code == lost.code.as_str()
+                && names.iter().all(|name| finding.message.contains(&format!("`{name}`")))
         });
         assert!(says_so, "{lost} {plan}");
     }

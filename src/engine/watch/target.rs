@@ -188,9 +188,9 @@ pub(crate) async fn watch_foreign_writes(
 }
 
 fn tell_unwatched(progress: &RunState, error: &Error) {
-    progress.events.send(Event::ForeignWritesNotWatched {
-        reason: error.report(),
-    });
+    progress
+        .events
+        .send(Event::ForeignWritesNotWatched { reason: error.report() });
 }
 
 /// What was reported of the writes to one collection.

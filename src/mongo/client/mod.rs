@@ -14,7 +14,7 @@ use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind};
 use mongodb::options::RunCursorCommandOptions;
 use mongodb::raw_batch_cursor::RawBatch;
 
-use crate::error::{FindingCode, Error, ErrorKind, Finding, Result};
+use crate::error::{Error, ErrorKind, Finding, FindingCode, Result};
 use crate::model::raw::batch_cursor;
 use crate::model::{Batch, Deployment, Position};
 use crate::mongo::error_codes::{self, Meaning};

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::tls::{diagnose_plain, diagnose_tls};
 use super::{OPERATION, greet, other_primary};
-use crate::error::{FindingCode, Error, ErrorKind, Finding};
+use crate::error::{Error, ErrorKind, Finding, FindingCode};
 use crate::mongo::client::{self, Answer};
 
 /// Timeout for asking a server what it is.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::diagnose::{Seen, look};
 use self::known::{connection_of, connection_of_client, names_of};
-use crate::error::{FindingCode, Error, ErrorKind, Finding, Result};
+use crate::error::{Error, ErrorKind, Finding, FindingCode, Result};
 use crate::model::{Connection, OnWait, Side, Wait};
 use crate::mongo::client::{self, Answer};
 

@@ -4,7 +4,7 @@ use mongodb::error::Error as DriverError;
 use mongodb::options::{ClientOptions, ServerAddress, Tls, TlsOptions};
 
 use super::diagnose::glance;
-use crate::error::{FindingCode, Finding};
+use crate::error::{Finding, FindingCode};
 
 /// Returns the problem of a server that is connected to with TLS.
 pub(super) async fn diagnose_tls(

@@ -298,9 +298,7 @@ async fn apply_as_logged(
     let command = command.finish();
     match target.write(operation, "admin", || command.clone()).await {
         Ok(_) => Ok(None),
-        Err(error) if matches!(error.kind(), ErrorKind::Server | ErrorKind::Unauthorized) => {
-            Ok(Some(error.report()))
-        }
+        Err(error) if matches!(error.kind(), ErrorKind::Server | ErrorKind::Unauthorized) => Ok(Some(error.report())),
         Err(error) => Err(error),
     }
 }

@@ -77,7 +77,7 @@ async fn the_process_is_killed(kills: u32) {
             })
             .await;
         if next["type"] == "summary" {
-            assert!(next["error"].as_str().unwrap().contains("complete"), "{next:#}");
+            assert!(next["error"].to_string().contains("complete"), "{next:#}");
             sets.assert_identical().await;
             return;
         }

@@ -257,10 +257,7 @@ async fn what_there_was_no_time_to_compare_again_has_still_changed() {
     let bench = Bench::with_orders(50);
     let run = bench.start().await;
     all_compared(&run).await;
-    run.throttle(mongoferry::Throttle {
-        copy_bytes_per_second: Some(1),
-        ..Default::default()
-    });
+    run.throttle(mongoferry::Throttle::unlimited().with_copy_bytes_per_second(1));
     for id in 1..=20 {
         bench.set("shop.orders", id, 7);
     }

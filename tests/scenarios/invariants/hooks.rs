@@ -123,7 +123,7 @@ async fn a_start_that_is_not_let_pass_changes_nothing() {
                 .context()
                 .any(|(name, hook)| (name, hook) == ("hook", "before_start"))
         );
-        assert_eq!(error.to_string().contains("the host's own words"), !panics, "{error}");
+        assert_eq!(error.report().contains("the host's own words"), !panics, "{error}");
         assert!(bench.checkpoint().is_none() && bench.sink.journal().is_empty());
         assert_eq!(notes.calls(), ["before_start"]);
     }

@@ -170,10 +170,7 @@ async fn the_tail_keeps_to_its_limit_through_a_pause() {
     let bench = Bench::with_orders(4);
     let run = bench.start().await;
     bench.caught_up().await;
-    run.throttle(Throttle {
-        tail_operations_per_second: Some(50),
-        ..Throttle::default()
-    });
+    run.throttle(Throttle::unlimited().with_tail_operations_per_second(50));
     for n in 0..1000 {
         bench.set("shop.orders", 1 + n % 4, n);
     }
@@ -202,10 +199,7 @@ async fn a_run_that_falls_behind_says_so() {
     let bench = Bench::with_orders(4);
     let run = bench.start().await;
     bench.caught_up().await;
-    run.throttle(Throttle {
-        tail_operations_per_second: Some(5),
-        ..Throttle::default()
-    });
+    run.throttle(Throttle::unlimited().with_tail_operations_per_second(5));
     let mut events = run.events();
     // 20 operations each second for two minutes.
     for second in 0..120 {
@@ -305,10 +299,7 @@ fn warning(run: &MigrationHandle, events: &mut (impl futures::Stream<Item = Even
 }
 
 fn copy_bytes(per_second: u64) -> Throttle {
-    Throttle {
-        copy_bytes_per_second: Some(per_second),
-        ..Throttle::default()
-    }
+    Throttle::unlimited().with_copy_bytes_per_second(per_second)
 }
 
 /// Its cursor would be gone after the pause, and with it all that was copied.

@@ -23,6 +23,7 @@ mod error;
 mod membership;
 mod proxy;
 mod replica_set;
+pub mod schema;
 mod server;
 mod version;
 mod wait;
