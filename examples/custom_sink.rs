@@ -10,15 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bson::raw::RawDocumentBuf;
-use futures::stream::BoxStream;
-use mongoferry::order::Key;
-use mongoferry::preflight::Inspection;
-use mongoferry::sink::{CatalogCommand, Refusal, SinkRead, WritesSeen};
-use mongoferry::source::Deployment;
+use mongoferry::sink::{Refusal, SinkLayer};
 use mongoferry::{
-    Batch, Collection, CollectionKind, Migration, MongoSink, MongoSource, Namespace, Operation, Outcome, Position,
-    Result, Sink, Write,
+    Batch, CollectionKind, Layered, Migration, MongoSink, MongoSource, Namespace, Operation, Outcome, Result, Sink,
+    Write,
 };
 use mongoferry_testbed::workload::Writer;
 use mongoferry_testbed::{ReplicaSet, Version, workload};
@@ -43,15 +38,18 @@ impl Counts {
     }
 }
 
-/// Forwards every call to the MongoDB sink, and thereby keeps its guarantees. Methods with a default implementation are
-/// forwarded, too: the defaults do nothing, and the MongoDB sink needs each of these methods.
+/// A layer over the MongoDB sink. What it does not implement itself is forwarded, so the sink's guarantees are kept.
 struct CountingSink {
     inner: MongoSink,
     counts: Counts,
 }
 
 #[async_trait]
-impl Sink for CountingSink {
+impl SinkLayer for CountingSink {
+    fn inner(&self) -> &dyn Sink {
+        &self.inner
+    }
+
     async fn insert(&self, namespace: &Namespace, batch: &Batch) -> Result<Vec<Refusal>> {
         let refusals = self.inner.insert(namespace, batch).await?;
         // Count only acknowledged batches. A batch whose answer is lost may be sent again.
@@ -75,70 +73,6 @@ impl Sink for CountingSink {
         });
         Ok(refusals)
     }
-
-    async fn describe(&self) -> Result<Deployment> {
-        self.inner.describe().await
-    }
-
-    async fn members(&self) -> Result<Vec<String>> {
-        self.inner.members().await
-    }
-
-    async fn foreign_writes(&self, after: Option<Position>) -> Result<Option<BoxStream<'static, Result<WritesSeen>>>> {
-        self.inner.foreign_writes(after).await
-    }
-
-    async fn collections(&self) -> Result<Vec<Collection>> {
-        self.inner.collections().await
-    }
-
-    async fn execute(&self, command: &CatalogCommand) -> Result<()> {
-        self.inner.execute(command).await
-    }
-
-    async fn create_index(&self, namespace: &Namespace, specification: &RawDocumentBuf) -> Result<()> {
-        self.inner.create_index(namespace, specification).await
-    }
-
-    async fn flush(&self) -> Result<()> {
-        self.inner.flush().await
-    }
-
-    async fn quiesce(&self) -> Result<()> {
-        self.inner.quiesce().await
-    }
-
-    async fn sentinel(&self) -> Result<Option<Position>> {
-        self.inner.sentinel().await
-    }
-
-    async fn read(&self, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {
-        self.inner.read(request).await
-    }
-
-    async fn read_documents(&self, namespace: &Namespace, keys: &[Key]) -> Result<Vec<RawDocumentBuf>> {
-        self.inner.read_documents(namespace, keys).await
-    }
-
-    async fn inspect(&self) -> Result<Inspection> {
-        self.inner.inspect().await
-    }
-
-    async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
-        self.inner.digest(namespace).await
-    }
-
-    async fn load_record(&self, name: &str) -> Result<Option<RawDocumentBuf>> {
-        self.inner.load_record(name).await
-    }
-
-    async fn save_record(&self, name: &str, record: &RawDocumentBuf, expected: i64) -> Result<bool> {
-        self.inner.save_record(name, record, expected).await
-    }
-
-    async fn delete_record(&self, name: &str) -> Result<()> {
-        self.inner.delete_record(name).await
-    }
 }
 
 #[tokio::main]
@@ -152,10 +86,10 @@ async fn main() -> std::result::Result<(), Box<dyn Error>> {
     let writer = Writer::start(&client, 2).await?;
 
     let counts = Counts::default();
-    let sink = CountingSink {
+    let sink = Layered(CountingSink {
         inner: MongoSink::connect(&target.uri()).await?,
         counts: counts.clone(),
-    };
+    });
     let run = Migration::builder(MongoSource::connect(&source.uri()).await?, sink)
         .build()?
         .start()

@@ -108,6 +108,7 @@ pub use config::{DdlPolicy, ExistingData, LostPosition, PathPolicy, Throttle, Ve
 pub use runtime::hooks::{HookResult, Hooks};
 
 pub use crate::model::Amount;
+pub use crate::model::Layered;
 pub use crate::model::LeftSelection;
 pub use crate::model::Side;
 pub use crate::model::Wait;
@@ -133,12 +134,12 @@ pub use crate::model::{Change, Operation, Write};
 pub use crate::model::{Collection, CollectionKind};
 
 pub use checkpoint::{
-    Checkpoint, CheckpointStore, CollectionState, ComparedState, CutoverWindow, LeftOver, RangeState, Renaming,
-    UnsettledDocuments, WayBack,
+    Checkpoint, CheckpointStore, CheckpointStoreLayer, CollectionState, ComparedState, CutoverWindow, LeftOver,
+    RangeState, Renaming, UnsettledDocuments, WayBack,
 };
 pub use mongo::connect::ConnectOptions;
-pub use sink::{MongoSink, Sink};
-pub use source::{MongoSource, Source};
+pub use sink::{MongoSink, Sink, SinkLayer};
+pub use source::{MongoSource, Source, SourceLayer};
 
 /// Database on the target that holds the migration's own records.
 pub(crate) const METADATA_DATABASE: &str = "__mdb_internal_mongoferry";

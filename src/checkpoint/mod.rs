@@ -3,6 +3,7 @@
 //! A run saves a checkpoint continuously, so a later run continues from it and never starts from the beginning.
 
 mod file;
+mod layer;
 #[cfg(feature = "test-util")]
 mod memory;
 mod on_target;
@@ -21,6 +22,7 @@ use crate::model::{CollectionKind, LeftSelection, Namespace, Position, Selection
 use crate::order::Key;
 
 pub use file::FileStore;
+pub use layer::CheckpointStoreLayer;
 #[cfg(feature = "test-util")]
 pub use memory::MemoryStore;
 pub use on_target::SinkStore;

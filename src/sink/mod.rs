@@ -1,5 +1,6 @@
 //! The `Sink` trait and its types: where a migration writes to.
 
+mod layer;
 #[cfg(feature = "test-util")]
 mod memory;
 
@@ -16,6 +17,7 @@ use crate::oplog::delta::DeltaError;
 use crate::order::Key;
 
 pub use crate::mongo::sink::MongoSink;
+pub use layer::SinkLayer;
 #[cfg(feature = "test-util")]
 pub use memory::{JournalEntry, MemorySink, SinkCall};
 

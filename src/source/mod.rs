@@ -1,5 +1,6 @@
 //! The `Source` trait and its request types: where a migration reads from.
 
+mod layer;
 #[cfg(feature = "test-util")]
 mod memory;
 
@@ -17,6 +18,7 @@ use crate::order::Key;
 
 pub use crate::model::Deployment;
 pub use crate::mongo::source::MongoSource;
+pub use layer::SourceLayer;
 #[cfg(feature = "test-util")]
 pub use memory::{MemorySource, NameResolution, OpenTransaction, SourceCall, Transaction};
 

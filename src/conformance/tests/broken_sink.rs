@@ -8,9 +8,9 @@ use futures::stream::{self, BoxStream};
 use super::sort_fields;
 use crate::conformance::check_sink;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, Collection, CollectionKind, Deployment, Namespace, Operation, Position, Write};
+use crate::model::{Batch, Collection, CollectionKind, Deployment, Layered, Namespace, Operation, Position, Write};
 use crate::order::Key;
-use crate::sink::{CatalogCommand, MemorySink, Refusal, RefusalReason, Sink, SinkRead, WritesSeen};
+use crate::sink::{CatalogCommand, MemorySink, Refusal, RefusalReason, Sink, SinkLayer, SinkRead, WritesSeen};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Bug {
@@ -105,7 +105,9 @@ async fn the_suite_notices_what_a_sink_does_wrong() {
         (Bug::WatchBeginsAnew, watched),
     ] {
         let sink = MemorySink::new();
-        let failure = check_sink(&Broken { sink, bug }).await.expect_err(&format!("{bug:?}"));
+        let failure = check_sink(&Layered(Broken { sink, bug }))
+            .await
+            .expect_err(&format!("{bug:?}"));
         assert_eq!(failure.check, check, "{bug:?}: {failure}");
     }
 }
@@ -128,7 +130,11 @@ impl Broken {
 }
 
 #[async_trait]
-impl Sink for Broken {
+impl SinkLayer for Broken {
+    fn inner(&self) -> &dyn Sink {
+        &self.sink
+    }
+
     async fn describe(&self) -> Result<Deployment> {
         let mut deployment = self.sink.describe().await?;
         if self.is(Bug::IdentityChanges) {
@@ -298,10 +304,6 @@ impl Sink for Broken {
             return Ok(Some("constant".to_owned()));
         }
         self.sink.digest(namespace).await
-    }
-
-    async fn load_record(&self, name: &str) -> Result<Option<RawDocumentBuf>> {
-        self.sink.load_record(name).await
     }
 
     async fn save_record(&self, name: &str, record: &RawDocumentBuf, mut expected: i64) -> Result<bool> {

@@ -8,10 +8,10 @@ use futures::{StreamExt, TryStreamExt};
 use super::sort_fields;
 use crate::conformance::{FixtureWrite, SourceFixture, check_source};
 use crate::error::{ErrorKind, Result};
-use crate::model::{Batch, Collection, CollectionKind, Deployment, Namespace, Position};
+use crate::model::{Batch, Collection, CollectionKind, Deployment, Layered, Namespace, Position};
 use crate::oplog::Entry;
 use crate::order::Key;
-use crate::source::{MemorySource, PointRequest, ReadMode, ReadRequest, Source};
+use crate::source::{MemorySource, PointRequest, ReadMode, ReadRequest, Source, SourceLayer};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Bug {
@@ -94,7 +94,7 @@ async fn the_suite_notices_what_a_source_does_wrong() {
         (Bug::DigestIsConstant, "a digest is equal for equal data only"),
     ] {
         let source = MemorySource::new();
-        let failure = check_source(&Broken { source, bug })
+        let failure = check_source(&Layered(Broken { source, bug }))
             .await
             .expect_err(&format!("{bug:?}"));
         assert_eq!(failure.check, check, "{bug:?}: {failure}");
@@ -110,7 +110,11 @@ fn sorted_fields(batch: &Batch) -> Batch {
 }
 
 #[async_trait]
-impl Source for Broken {
+impl SourceLayer for Broken {
+    fn inner(&self) -> &dyn Source {
+        &self.source
+    }
+
     async fn describe(&self) -> Result<Deployment> {
         let mut deployment = self.source.describe().await?;
         if self.bug == Bug::IdentityChanges {
@@ -148,14 +152,6 @@ impl Source for Broken {
             return self.source.oldest_position().await;
         }
         self.source.read_position().await
-    }
-
-    async fn start_position(&self) -> Result<Position> {
-        self.source.start_position().await
-    }
-
-    async fn oldest_position(&self) -> Result<Position> {
-        self.source.oldest_position().await
     }
 
     async fn tail(&self, after: Position) -> Result<BoxStream<'static, Result<Vec<Entry>>>> {
@@ -246,7 +242,7 @@ fn spread(entry: Entry) -> Vec<Entry> {
 }
 
 #[async_trait]
-impl SourceFixture for Broken {
+impl SourceFixture for Layered<Broken> {
     fn source(&self) -> &dyn Source {
         self
     }

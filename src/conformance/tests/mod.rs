@@ -1,5 +1,6 @@
 mod broken_sink;
 mod broken_source;
+mod wrapped;
 
 use std::sync::Arc;
 
