@@ -98,6 +98,9 @@ pub mod conformance;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
+/// The crates of the types in this API, in the versions that this crate uses, so that a host needs no matching version of its own.
+pub use {bson, mongodb};
+
 pub use api::cutover::StopWritesResult;
 pub use api::handle::MigrationHandle;
 pub use api::migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};

@@ -15,9 +15,9 @@ use crate::model::Layered;
 ///
 /// ```no_run
 /// use async_trait::async_trait;
-/// use bson::raw::RawDocumentBuf;
+/// use mongoferry::bson::raw::RawDocumentBuf;
 /// use mongoferry::checkpoint::{CheckpointStore, CheckpointStoreLayer, FileStore};
-/// use mongoferry::{Layered, Migration, MongoSink, MongoSource, Result, bson};
+/// use mongoferry::{Layered, Migration, MongoSink, MongoSource, Result};
 ///
 /// /// Logs the size of each checkpoint.
 /// struct Logged(FileStore);
