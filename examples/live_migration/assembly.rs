@@ -72,8 +72,8 @@ fn back(arguments: &Arguments, mut builder: MigrationBuilder, waits: &Waits) -> 
 async fn connect(source: &str, target: &str, waits: &Waits) -> Result<(MongoSource, MongoSink)> {
     let options = |uri: &str| ConnectOptions::uri(uri).on_wait(tell(waits));
     futures::try_join!(
-        MongoSource::connect_with(options(source)),
-        MongoSink::connect_with(options(target))
+        MongoSource::connect(options(source)),
+        MongoSink::connect(options(target))
     )
 }
 

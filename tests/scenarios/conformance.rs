@@ -61,13 +61,13 @@ async fn mongo_sinks_of_6_0_conform() {
 async fn source_conforms(version: Version) {
     let set = ReplicaSet::builder(version).start().await.unwrap();
     let client = set.client().await.unwrap();
-    let source = MongoSource::from_client(set.client().await.unwrap()).await.unwrap();
+    let source = MongoSource::connect(set.client().await.unwrap()).await.unwrap();
     check_source(&MongoFixture { client, source }).await.unwrap();
 }
 
 async fn sink_conforms(version: Version) {
     let set = ReplicaSet::builder(version).start().await.unwrap();
-    let sink = MongoSink::from_client(set.client().await.unwrap()).await.unwrap();
+    let sink = MongoSink::connect(set.client().await.unwrap()).await.unwrap();
     check_sink(&sink).await.unwrap();
     let sink = Arc::new(sink);
     check_checkpoint_store(&SinkStore::new(sink.clone())).await.unwrap();

@@ -192,7 +192,7 @@ async fn what_was_compared_outlives_the_process(version: Version) {
     assert_eq!((compared, run.status().differences), (count, 1));
     run.abandon().await;
     // As if the target had been restored from a backup.
-    let sink = MongoSink::from_client(sets.target_client.clone()).await.unwrap();
+    let sink = MongoSink::connect(sets.target_client.clone()).await.unwrap();
     let store = SinkStore::new(Arc::new(sink));
     let mut checkpoint = Checkpoint::decode(&store.load().await.unwrap().unwrap()).unwrap();
     checkpoint.durable.as_mut().unwrap().increment += 1_000_000;
@@ -203,8 +203,8 @@ async fn what_was_compared_outlives_the_process(version: Version) {
 
 /// Starts the migration and waits until everything is compared, and the checkpoint says so.
 async fn begin(sets: &Sets) -> MigrationHandle {
-    let source = MongoSource::from_client(sets.source_client.clone()).await.unwrap();
-    let sink = MongoSink::from_client(sets.target_client.clone()).await.unwrap();
+    let source = MongoSource::connect(sets.source_client.clone()).await.unwrap();
+    let sink = MongoSink::connect(sets.target_client.clone()).await.unwrap();
     let migration = Migration::builder(source, sink).cross_check_bytes(0).build().unwrap();
     let run = migration.start().await.unwrap();
     wait_until(DEADLINE, "everything to be compared", async || {
@@ -221,7 +221,7 @@ async fn saved(sets: &Sets, run: &MigrationHandle) {
     let mut events = run.events();
     let other = sets.source_client.database("other").collection::<Document>("other");
     other.insert_one(doc! {}).await.unwrap();
-    let source = MongoSource::from_client(sets.source_client.clone()).await.unwrap();
+    let source = MongoSource::connect(sets.source_client.clone()).await.unwrap();
     let now = source.sentinel().await.unwrap();
     let is_saved = |event| match event {
         Event::CheckpointSaved { watermark } => (watermark >= now).then_some(()),

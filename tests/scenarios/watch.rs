@@ -40,8 +40,8 @@ impl Pair {
 
     /// With clients of the host's own, whose writes can be retried where it is for the driver to say.
     async fn migration(&self) -> MigrationBuilder {
-        let source = MongoSource::from_client(self.ours.clone()).await.unwrap();
-        let sink = MongoSink::from_client(self.theirs.clone()).await.unwrap();
+        let source = MongoSource::connect(self.ours.clone()).await.unwrap();
+        let sink = MongoSink::connect(self.theirs.clone()).await.unwrap();
         Migration::builder(source, sink)
     }
 
@@ -117,8 +117,8 @@ async fn the_watch_goes_on_where_it_ended(version: Version) {
     let others = client
         .database("shop")
         .collection_with_options::<Document>("orders", majority);
-    let sink = MongoSink::from_client(client.clone()).await.unwrap();
-    let history = MongoSource::from_client(client.clone()).await.unwrap();
+    let sink = MongoSink::connect(client.clone()).await.unwrap();
+    let history = MongoSource::connect(client.clone()).await.unwrap();
     let write = async |id: &str| others.insert_one(doc! { "_id": id }).await.unwrap();
     // What has no session is not seen, and moves the position on all the same.
     let unseen = async || {

@@ -10,6 +10,7 @@ use mongodb::options::{AuthMechanism, ClientOptions, ServerAddress, Tls};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
+use super::pem::name_of;
 use super::tls::{diagnose_plain, diagnose_tls};
 use super::{OPERATION, greet, other_primary};
 use crate::error::{Error, ErrorKind, Finding, FindingCode};
@@ -101,7 +102,7 @@ pub(super) fn is_final(error: &DriverError) -> bool {
 pub(super) fn of_driver(options: &ClientOptions, error: &DriverError) -> Option<Error> {
     let (kind, finding) = match &*error.kind {
         DriverErrorKind::Authentication { .. } => (ErrorKind::Unauthorized, refused_credentials(options)),
-        DriverErrorKind::InvalidTlsConfig { .. } => (ErrorKind::InvalidConfiguration, tls_files(error)),
+        DriverErrorKind::InvalidTlsConfig { .. } => (ErrorKind::InvalidConfiguration, tls_files(options, error)),
         _ if is_too_old(error) => (ErrorKind::Refused, too_old(error)),
         _ => return None,
     };
@@ -257,10 +258,16 @@ fn too_old(error: &DriverError) -> Finding {
     )
 }
 
-fn tls_files(error: &DriverError) -> Finding {
+fn tls_files(options: &ClientOptions, error: &DriverError) -> Finding {
+    let mut reason = Answer::of(error).to_string();
+    if let Some(Tls::Enabled(tls)) = &options.tls {
+        for path in [&tls.ca_file_path, &tls.cert_key_file_path].into_iter().flatten() {
+            reason = reason.replace(&path.display().to_string(), &name_of(path));
+        }
+    }
     Finding::blocker(
         FindingCode::TlsFiles,
-        Answer::of(error).to_string(),
+        reason,
         "give PEM files that this process can read as `tlsCAFile` and `tlsCertificateKeyFile`",
     )
 }

@@ -2,9 +2,10 @@
 
 mod diagnose;
 mod known;
+mod options;
+mod pem;
 mod tls;
 
-use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -17,9 +18,13 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::diagnose::{Seen, look};
 use self::known::{connection_of, connection_of_client, names_of};
+use self::options::To;
+use self::pem::TlsMaterial;
 use crate::error::{Error, ErrorKind, Finding, FindingCode, Result};
-use crate::model::{Connection, OnWait, Side, Wait};
+use crate::model::{Connection, OnWait, Side};
 use crate::mongo::client::{self, Answer};
+
+pub use self::options::ConnectOptions;
 
 const OPERATION: &str = "connect";
 
@@ -34,80 +39,6 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the members' names for each other may be unreachable before a direct connection to a given host that is the primary is used.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
-
-/// Options for connecting to a replica set.
-///
-/// [`MongoSource::connect`](crate::MongoSource::connect) and [`MongoSink::connect`](crate::MongoSink::connect) take only a connection
-/// string. This type offers more.
-///
-/// ```no_run
-/// use mongoferry::{ConnectOptions, MongoSource};
-///
-/// # async fn connect() -> mongoferry::Result<()> {
-/// let options = ConnectOptions::uri("mongodb://old.example/?replicaSet=rs0").on_wait(|wait| eprintln!("{wait}"));
-/// let source = MongoSource::connect_with(options).await?;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone)]
-pub struct ConnectOptions {
-    to: To,
-    on_wait: OnWait,
-}
-
-#[derive(Clone)]
-enum To {
-    Uri(String),
-    Options(Box<ClientOptions>),
-    Client(Client),
-}
-
-impl ConnectOptions {
-    /// Connects to the replica set that a connection string names.
-    ///
-    /// `serverSelectionTimeoutMS` is the timeout for finding a primary, 30 seconds by default. `connectTimeoutMS` is the time each host has
-    /// to answer. The read preference, read concern and write concern of the string are ignored. Sizes of the connection pool that the
-    /// string does not state get defaults that suit a migration.
-    pub fn uri(uri: impl Into<String>) -> Self {
-        Self::to(To::Uri(uri.into()))
-    }
-
-    /// Connects with options of the driver, for what a connection string cannot express. They are treated like those of a connection
-    /// string.
-    pub fn options(options: ClientOptions) -> Self {
-        Self::to(To::Options(Box::new(options)))
-    }
-
-    /// Uses a client that the host has created and may continue to use. Its read and write concerns are ignored.
-    ///
-    /// The driver does not reveal whether a client encrypts its traffic, so the client counts as unencrypted. Preflight blocks such a
-    /// connection if it leaves this machine, unless that is [accepted](crate::MigrationBuilder::accept_unencrypted). With
-    /// [`options`](Self::options), encryption is known.
-    pub fn client(client: Client) -> Self {
-        Self::to(To::Client(client))
-    }
-
-    /// Calls `tell` while a server keeps the host waiting: first after two seconds, then every 10 seconds. `tell` must not block.
-    #[must_use]
-    pub fn on_wait(mut self, tell: impl Fn(Wait) + Send + Sync + 'static) -> Self {
-        self.on_wait = OnWait::new(tell);
-        self
-    }
-
-    fn to(to: To) -> Self {
-        Self {
-            to,
-            on_wait: OnWait::default(),
-        }
-    }
-}
-
-/// Omits the connection target, which may contain credentials.
-impl fmt::Debug for ConnectOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectOptions").finish_non_exhaustive()
-    }
-}
 
 /// A client and the facts about its connection.
 pub(crate) struct Connected {
@@ -152,8 +83,14 @@ impl Connected {
 /// [`Refused`](ErrorKind::Refused) if the server is not a replica set or not a primary, [`Connection`](ErrorKind::Connection) if no primary
 /// is reached in time.
 pub(crate) async fn connect(options: ConnectOptions, side: Side) -> Result<Connected> {
-    let ConnectOptions { to, on_wait } = options;
+    let ConnectOptions { to, tls, on_wait } = options;
     let (client, connection) = match to {
+        To::Client(_) if tls.is_given() => {
+            return Err(pem::unusable(
+                "TLS certificates are given together with a client, which has its own",
+                "give them to the client, or connect with its options instead",
+            ));
+        }
         To::Client(client) => {
             let greeted = greet_until(&client, Instant::now() + LIMIT);
             let hello = on_wait.report_waits(side, OPERATION, Some(LIMIT), greeted).await;
@@ -162,8 +99,8 @@ pub(crate) async fn connect(options: ConnectOptions, side: Side) -> Result<Conne
             let connection = connection_of_client(&client, &hello).await;
             (client, connection)
         }
-        To::Uri(uri) => connect_by(parse(&uri, side, &on_wait).await?, side, &on_wait).await?,
-        To::Options(options) => connect_by(*options, side, &on_wait).await?,
+        To::Uri(uri) => connect_by(parse(&uri, side, &on_wait).await?, tls, side, &on_wait).await?,
+        To::Options(options) => connect_by(*options, tls, side, &on_wait).await?,
     };
     Ok(Connected {
         client,
@@ -220,7 +157,14 @@ async fn parse(uri: &str, side: Side, on_wait: &OnWait) -> Result<ClientOptions>
     }
 }
 
-async fn connect_by(mut options: ClientOptions, side: Side, on_wait: &OnWait) -> Result<(Client, Connection)> {
+async fn connect_by(
+    mut options: ClientOptions,
+    tls: TlsMaterial,
+    side: Side,
+    on_wait: &OnWait,
+) -> Result<(Client, Connection)> {
+    // A client reads these files when it is created, and never again. The last one is created before this function returns.
+    let _files = tls.add_to(&mut options).await?;
     let limit = options.server_selection_timeout.unwrap_or(LIMIT);
     options.app_name.get_or_insert_with(|| "mongoferry".to_owned());
     options.max_pool_size.get_or_insert(64);

@@ -4,6 +4,7 @@ use mongodb::error::Error as DriverError;
 use mongodb::options::{ClientOptions, ServerAddress, Tls, TlsOptions};
 
 use super::diagnose::glance;
+use super::pem::name_of;
 use crate::error::{Finding, FindingCode};
 
 /// Returns the problem of a server that is connected to with TLS.
@@ -49,7 +50,7 @@ fn certificate_problem(text: &str, host: &ServerAddress, tls: &TlsOptions) -> Op
     let server = |message: String, fix: String| Some(Finding::blocker(FindingCode::Certificate, message, fix));
     if is(&["UnknownIssuer", "BadSignature", "CaUsedAsEndEntity"]) {
         let authority = match &tls.ca_file_path {
-            Some(path) => format!("the authority in {}", path.display()),
+            Some(path) => format!("the authority in {}", name_of(path)),
             None => "a public authority".to_owned(),
         };
         return server(
@@ -97,7 +98,7 @@ fn certificate_problem(text: &str, host: &ServerAddress, tls: &TlsOptions) -> Op
             ),
             Some(path) => Finding::blocker(
                 FindingCode::ClientCertificate,
-                format!("{host} refuses the client's certificate in {}", path.display()),
+                format!("{host} refuses the client's certificate in {}", name_of(path)),
                 "give one that the server's authority has signed and that has not expired",
             ),
         });

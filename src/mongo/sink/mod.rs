@@ -47,39 +47,24 @@ pub struct MongoSink {
 }
 
 impl MongoSink {
-    /// Connects to the replica set that a connection string names; see [`ConnectOptions::uri`].
+    /// Connects to a replica set: by a connection string, by the driver's options, through a client of the host, or by
+    /// [`ConnectOptions`].
     ///
     /// # Errors
-    /// Same as [`connect_with`](Self::connect_with).
-    pub async fn connect(uri: &str) -> Result<Self> {
-        Self::connect_with(ConnectOptions::uri(uri)).await
-    }
-
-    /// Connects to a replica set.
-    ///
-    /// # Errors
-    /// Same as [`MongoSource::connect_with`](crate::MongoSource::connect_with).
+    /// Same as [`MongoSource::connect`](crate::MongoSource::connect).
     ///
     /// # Cancellation
     /// Dropping the future abandons the connection.
-    pub async fn connect_with(options: ConnectOptions) -> Result<Self> {
-        let connected = connect::connect(options, Side::Target).await?;
+    pub async fn connect(options: impl Into<ConnectOptions>) -> Result<Self> {
+        let connected = connect::connect(options.into(), Side::Target).await?;
         let probed = TargetConnection::probe(connected.client.clone());
         let target = connected.ask("probe the target", probed).await?;
         let Connected { connection, .. } = connected;
         Ok(Self { target, connection })
     }
 
-    /// Writes through a client that the host has created; see [`ConnectOptions::client`].
-    ///
-    /// # Errors
-    /// Same as [`connect_with`](Self::connect_with).
-    pub async fn from_client(client: Client) -> Result<Self> {
-        Self::connect_with(ConnectOptions::client(client)).await
-    }
-
-    /// Returns the client, for other requests to the server.
-    pub fn client(&self) -> &Client {
+    /// The client of the target. It is private: whoever wrote through it would write past the fence.
+    fn client(&self) -> &Client {
         self.target.client()
     }
 }

@@ -53,15 +53,8 @@ pub struct MongoSource {
 }
 
 impl MongoSource {
-    /// Connects to the replica set that a connection string names; see [`ConnectOptions::uri`].
-    ///
-    /// # Errors
-    /// Same as [`connect_with`](Self::connect_with).
-    pub async fn connect(uri: &str) -> Result<Self> {
-        Self::connect_with(ConnectOptions::uri(uri)).await
-    }
-
-    /// Connects to a replica set. Each range that is read concurrently takes one connection of the client, and the tail takes one.
+    /// Connects to a replica set: by a connection string, by the driver's options, through a client of the host, or by
+    /// [`ConnectOptions`]. Each range that is read concurrently takes one connection of the client, and the tail takes one.
     ///
     /// # Errors
     /// [`InvalidConfiguration`](crate::ErrorKind::InvalidConfiguration) for a malformed connection string or if TLS cannot be negotiated,
@@ -71,8 +64,8 @@ impl MongoSource {
     ///
     /// # Cancellation
     /// Dropping the future abandons the connection.
-    pub async fn connect_with(options: ConnectOptions) -> Result<Self> {
-        let connected = connect::connect(options, Side::Source).await?;
+    pub async fn connect(options: impl Into<ConnectOptions>) -> Result<Self> {
+        let connected = connect::connect(options.into(), Side::Source).await?;
         let described = client::describe(&connected.client);
         let version = connected.ask("describe the source", described).await?.version;
         let Connected { client, connection, .. } = connected;
@@ -83,14 +76,6 @@ impl MongoSource {
             newest: Mutex::new(Position::ZERO),
             clustered: RwLock::default(),
         })
-    }
-
-    /// Reads through a client that the host has created; see [`ConnectOptions::client`].
-    ///
-    /// # Errors
-    /// Same as [`connect_with`](Self::connect_with).
-    pub async fn from_client(client: Client) -> Result<Self> {
-        Self::connect_with(ConnectOptions::client(client)).await
     }
 
     /// Whether the collection is known to have no index on `_id`.

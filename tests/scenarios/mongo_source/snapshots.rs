@@ -207,7 +207,7 @@ async fn defaults_of_a_client_do_not_matter() {
             bed.set.uri()
         );
         let client = mongodb::Client::with_uri_str(uri).await.unwrap();
-        bed.source = MongoSource::from_client(client).await.unwrap();
+        bed.source = MongoSource::connect(client).await.unwrap();
         for mode in [ReadMode::Snapshot, ReadMode::Interval] {
             let request = bed.request("plain", mode).await;
             assert_same(
@@ -272,9 +272,7 @@ async fn sessions_of_transactions_are_ended() {
             counted.fetch_add(1, Ordering::SeqCst);
         }
     }));
-    bed.source = MongoSource::connect_with(ConnectOptions::options(options))
-        .await
-        .unwrap();
+    bed.source = MongoSource::connect(ConnectOptions::options(options)).await.unwrap();
     for reads in 1..=3 {
         let request = bed.request("plain", ReadMode::Snapshot).await;
         assert_eq!(bed.read(&request).await.len(), 50);

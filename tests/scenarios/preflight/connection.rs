@@ -165,10 +165,27 @@ async fn tls_and_credentials_are_told_apart() {
     let facts = source.inspect().await.unwrap();
     assert_eq!(facts.connection.encrypted, Some(true));
     let options = ClientOptions::parse(&by_certificate).await.unwrap();
-    let sink = MongoSink::connect_with(ConnectOptions::options(options)).await.unwrap();
+    let sink = MongoSink::connect(options).await.unwrap();
     assert_eq!(
         mongoferry::Sink::inspect(&sink).await.unwrap().connection.encrypted,
         Some(true)
+    );
+    // The same with the certificates in memory.
+    let in_memory = ConnectOptions::uri(format!("mongodb://{secure}/?replicaSet=rs0&authMechanism=MONGODB-X509"))
+        .tls_authority(std::fs::read(authority).unwrap())
+        .tls_certificate(std::fs::read(&client).unwrap());
+    let same = MongoSource::connect(in_memory.clone()).await.unwrap();
+    let same = same.inspect().await.unwrap().connection;
+    assert_eq!((same.encrypted, same.user), (Some(true), facts.connection.user.clone()));
+    let foreign = tls.issue(Certificate::Client).unwrap();
+    let error = MongoSource::connect(in_memory.tls_authority(std::fs::read(foreign).unwrap()))
+        .await
+        .unwrap_err();
+    assert_says(
+        &error,
+        configuration,
+        "certificate",
+        &["the authority in the given PEM data"],
     );
     assert_eq!(
         facts.connection.user,
@@ -257,8 +274,8 @@ async fn a_client_of_the_host_is_checked_like_a_connection_string() {
             false => ConnectOptions::client(Client::with_uri_str(uri(address)).await.unwrap()),
         };
         let migration = async || {
-            let from = MongoSource::connect_with(options(&from).await).await.unwrap();
-            let to = MongoSink::connect_with(options(&to).await).await.unwrap();
+            let from = MongoSource::connect(options(&from).await).await.unwrap();
+            let to = MongoSink::connect(options(&to).await).await.unwrap();
             Migration::builder(from, to)
         };
         let found = plan(migration().await).await;
@@ -284,8 +301,8 @@ async fn a_client_of_the_host_is_checked_like_a_connection_string() {
     // What stays on this host is nobody else's to read, and the members of a set are found.
     let client = source.client().await.unwrap();
     let (from, to) = (
-        MongoSource::from_client(client).await,
-        MongoSink::from_client(target.client().await.unwrap()).await,
+        MongoSource::connect(client).await,
+        MongoSink::connect(target.client().await.unwrap()).await,
     );
     let found = plan(Migration::builder(from.unwrap(), to.unwrap())).await;
     for code in ["unencrypted", "direct_connection", "read_preference"] {

@@ -32,7 +32,7 @@ impl Told {
 async fn refused(uri: &str) -> (Error, Vec<&'static str>, Option<Wait>, Duration) {
     let (told, began) = (Told::default(), Instant::now());
     let options = ConnectOptions::uri(uri).on_wait(told.hear());
-    let connected = timeout(DEADLINE, MongoSink::connect_with(options)).await;
+    let connected = timeout(DEADLINE, MongoSink::connect(options)).await;
     let error = connected.expect(uri).unwrap_err();
     let codes = error.findings().iter().map(|finding| finding.code.as_str()).collect();
     assert_plain(&error);
@@ -97,7 +97,7 @@ async fn members_that_are_no_primary_are_told_apart() {
     assert!(error.message().contains(&set.member_address(primary)), "{error}");
     assert!(took < Duration::from_secs(10), "{took:?}");
     let client = mongodb::Client::with_uri_str(format!("mongodb://{secondary}/?directConnection=true"));
-    let error = MongoSource::from_client(client.await.unwrap()).await.unwrap_err();
+    let error = MongoSource::connect(client.await.unwrap()).await.unwrap_err();
     assert_eq!(error.findings()[0].code, "not_primary", "{error}");
 
     // A primary that steps down for want of a majority, and no other.
@@ -133,7 +133,7 @@ async fn a_server_that_stalls_when_asked_ends_the_connecting() {
     let set = ReplicaSet::builder(Version::V6_0).start().await.unwrap();
     let proxy = Proxy::start(set.member_address(0)).await.unwrap();
     let told = Told::default();
-    let sink = MongoSink::connect_with(ConnectOptions::uri(proxy.uri(&set)).on_wait(told.hear())).await;
+    let sink = MongoSink::connect(ConnectOptions::uri(proxy.uri(&set)).on_wait(told.hear())).await;
     drop(sink.unwrap());
     proxy.stall();
     let (error, codes, told, _) =
