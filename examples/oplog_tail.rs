@@ -1,53 +1,65 @@
 //! Follows a replica set's oplog and prints its changes, through elections and restarts.
 //!
-//! `cargo run --example oplog_tail -- mongodb://localhost/?replicaSet=rs0` runs until it is interrupted. Without a
-//! connection string, the example starts its own server, writes some data to it, and ends when it has seen those
-//! writes.
+//! `cargo run --example oplog_tail -- mongodb://localhost/?replicaSet=rs0 'shop.*'` prints what has happened in the database `shop` in the
+//! last minute and runs until it is interrupted. Without arguments, the example starts its own server, writes some data to it, and ends
+//! when it has seen those writes.
 
 use std::error::Error;
+use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
-use mongodb::Client;
-use mongodb::bson::{Document, RawDocument, doc};
-use mongoferry::oplog::{CommandOperation, Item, OplogCursor};
-use mongoferry::{Operation, Position};
+use mongoferry::bson::{Document, doc};
+use mongoferry::mongodb::{self, Client};
+use mongoferry::oplog::{Item, OplogCursor, OplogCursorBuilder};
+use mongoferry::{Operation, Selection};
 use mongoferry_testbed::{ReplicaSet, Version};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    match std::env::args().nth(1) {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next() {
         Some(uri) => {
-            follow(&Client::with_uri_str(uri).await?, None, "").await?;
+            let mut selection = Selection::all();
+            for pattern in arguments {
+                selection.include(&pattern)?;
+            }
+            let client = Client::with_uri_str(uri).await?;
+            let a_minute_ago = SystemTime::now() - Duration::from_secs(60);
+            let cursor = OplogCursor::builder(&client).from_time(a_minute_ago);
+            follow(cursor.namespaces(selection), None).await?;
         }
         None => {
             let set = ReplicaSet::builder(Version::V6_0).start().await?;
             let client = set.client().await?;
-            // The cursor returns every write after this position, no matter when the cursor is opened.
-            let before = newest(&client).await?;
+            // The cursor returns every write from this time on, no matter when it is opened.
+            let begun = client.database("admin").run_command(doc! { "ping": 1 }).await?;
             write(&client).await?;
-            follow(&client, Some(before), "zoo.animals was dropped").await?;
+            let mut zoo = Selection::all();
+            zoo.include("zoo.*")?;
+            let cursor = OplogCursor::builder(&client).from_timestamp(begun.get_timestamp("operationTime")?);
+            follow(cursor.namespaces(zoo), Some("drop zoo.animals")).await?;
         }
     }
     Ok(())
 }
 
-/// Prints entries until a line equals `last`.
-async fn follow(client: &Client, after: Option<Position>, last: &str) -> mongoferry::Result<()> {
-    let mut cursor = OplogCursor::builder(client);
-    if let Some(after) = after {
-        cursor = cursor.after(after);
-    }
+/// Prints entries, until a line equals `last` if there is one.
+async fn follow(cursor: OplogCursorBuilder, last: Option<&str>) -> mongoferry::Result<()> {
     let mut cursor = cursor.build();
     while let Some(entry) = cursor.next().await {
         let entry = entry?;
         for item in &entry.items {
-            let line = describe(item);
-            println!("{} {line}", entry.position);
-            if line == last {
-                // Use `resume` rather than the entry's position: while a transaction is open, a resumed cursor has to
-                // begin before it.
+            // The line has no contents of documents. Whoever wants them takes them from the operation.
+            println!("{} {item}", entry.position);
+            if let Item::Change(change) = item
+                && let Operation::Insert(document) | Operation::Replace(document) = &change.write.operation
+            {
+                println!("    {document:?}");
+            }
+            if last.is_some_and(|last| item.to_string() == last) {
+                // Use `resume` rather than the entry's position: while a transaction is open, a resumed cursor has to begin before it.
                 println!(
-                    "to resume from here: OplogCursor::builder(&client).after({}).build()",
+                    "to resume from here: OplogCursor::builder(&client).after({})",
                     entry.resume
                 );
                 return Ok(());
@@ -55,35 +67,6 @@ async fn follow(client: &Client, after: Option<Position>, last: &str) -> mongofe
         }
     }
     Ok(())
-}
-
-fn describe(item: &Item) -> String {
-    match item {
-        Item::Change(change) => {
-            let (namespace, key) = (&change.namespace, &change.write.key);
-            match &change.write.operation {
-                Operation::Insert(document) => format!("{namespace} {key:?} inserted: {}", text(document)),
-                Operation::Replace(document) => format!("{namespace} {key:?} replaced: {}", text(document)),
-                Operation::Delta(delta) => format!("{namespace} {key:?} updated: {}", text(delta)),
-                Operation::Delete => format!("{namespace} {key:?} deleted"),
-            }
-        }
-        Item::Command(command) => match &command.operation {
-            CommandOperation::Create { namespace, .. } => format!("{namespace} was created"),
-            CommandOperation::Drop { namespace } => format!("{namespace} was dropped"),
-            other => format!("{other:?}"),
-        },
-    }
-}
-
-fn text(document: &RawDocument) -> String {
-    Document::try_from(document).map_or_else(|error| error.to_string(), |document| document.to_string())
-}
-
-async fn newest(client: &Client) -> Result<Position, Box<dyn Error>> {
-    let answer = client.database("admin").run_command(doc! { "hello": 1 }).await?;
-    let written = answer.get_document("lastWrite")?.get_document("majorityOpTime")?;
-    Ok(Position::new(written.get_timestamp("ts")?, written.get_i64("t")?))
 }
 
 /// Writes what an application might write, including a transaction.

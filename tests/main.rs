@@ -29,6 +29,7 @@ mod scenarios {
     mod mongo_source;
     mod newer_servers;
     mod oplog;
+    mod oplog_start;
     mod order;
     mod preflight;
     mod random_memory;

@@ -11,6 +11,19 @@ use crate::model::namespace::is_internal_database;
 /// Without includes, everything is selected. Excludes win over includes. The server's own databases and collections are never selected. A
 /// pattern is a namespace in which `*` matches any characters.
 ///
+/// A migration is described with the methods of [`MigrationBuilder`](crate::MigrationBuilder). For an
+/// [`OplogCursor`](crate::oplog::OplogCursor), build a selection of its own:
+///
+/// ```
+/// use mongoferry::Selection;
+///
+/// let mut selection = Selection::all();
+/// selection.include("shop.*")?;
+/// selection.exclude("shop.tmp_*")?;
+/// assert!(selection.contains(&"shop.orders".parse()?));
+/// # Ok::<(), mongoferry::Error>(())
+/// ```
+///
 /// A selection can be read from a file of settings, with the same checks as the methods of the builder:
 ///
 /// ```
@@ -85,13 +98,22 @@ impl Selection {
         Ok(())
     }
 
-    pub(crate) fn include(&mut self, pattern: &str) -> Result<()> {
+    /// Selects only namespaces that match a pattern such as `shop.*` or `*.orders`, and those of earlier calls.
+    ///
+    /// # Errors
+    /// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) if the pattern is not of the form `database.collection`, or if this is the
+    /// selection of a reverse migration.
+    pub fn include(&mut self, pattern: &str) -> Result<()> {
         self.check_forward()?;
         self.include.push(checked(pattern)?);
         Ok(())
     }
 
-    pub(crate) fn exclude(&mut self, pattern: &str) -> Result<()> {
+    /// Excludes namespaces that match a pattern, even if they are included.
+    ///
+    /// # Errors
+    /// Same as [`include`](Self::include).
+    pub fn exclude(&mut self, pattern: &str) -> Result<()> {
         self.check_forward()?;
         self.exclude.push(checked(pattern)?);
         Ok(())

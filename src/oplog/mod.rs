@@ -4,7 +4,9 @@
 pub(crate) mod assembler;
 mod command;
 pub mod delta;
+mod display;
 pub(crate) mod entry;
+pub(crate) mod filter;
 mod parse;
 mod raw_entry;
 #[cfg(test)]

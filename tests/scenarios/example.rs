@@ -560,7 +560,7 @@ async fn what_cannot_be_connected_to_is_refused_with_findings() {
 #[tokio::test]
 async fn the_small_examples_end_well() {
     for (name, said) in [
-        ("oplog_tail", "zoo.animals was dropped"),
+        ("oplog_tail", "drop zoo.animals"),
         ("custom_checkpoint", "going on: true"),
         ("custom_sink", "shop.orders: Count"),
         ("migrating_client", "the applications are on the source now"),

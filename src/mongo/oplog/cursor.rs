@@ -5,31 +5,38 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fmt, vec};
 
+use bson::Timestamp;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use mongodb::Client;
 use mongodb::options::SelectionCriteria;
 
 use crate::error::Result;
-use crate::model::Position;
-use crate::mongo::oplog::tail::{Settings, Tail};
+use crate::model::{Position, Selection};
+use crate::mongo::oplog::tail::{Settings, Start, Tail};
 use crate::oplog::entry::Entry;
+use crate::oplog::filter::Filter;
 
 /// The history of a replica set after a position, as a stream of [`Entry`].
 ///
 /// Entries come in order and without a gap. Only majority-committed entries are yielded, so none can be rolled back.
 ///
 /// ```no_run
-/// # async fn example(client: mongodb::Client) -> Result<(), mongoferry::Error> {
+/// # async fn example(client: mongoferry::mongodb::Client) -> Result<(), mongoferry::Error> {
 /// use futures::StreamExt;
+/// use mongoferry::Selection;
 /// use mongoferry::oplog::OplogCursor;
 ///
-/// let mut cursor = OplogCursor::builder(&client).build();
+/// let mut shop = Selection::all();
+/// shop.include("shop.*")?;
+/// let mut cursor = OplogCursor::builder(&client).namespaces(shop).build();
 /// while let Some(entry) = cursor.next().await {
 ///     let entry = entry?;
-///     println!("{}: {} items", entry.position, entry.items.len());
-///     // Keep `entry.resume`, and a later cursor goes on `after` it.
+///     // Names, `_id`s and the names of changed fields, but no contents of documents.
+///     println!("{entry}");
+///     // Store `entry.resume`: a later cursor continues `after` it.
 /// }
 /// # Ok(())
 /// # }
@@ -46,7 +53,8 @@ use crate::oplog::entry::Entry;
 /// # Errors
 /// The stream ends after its first error:
 ///
-/// - [`PositionLost`](crate::ErrorKind::PositionLost) if the oplog does not hold the position, or no longer does.
+/// - [`PositionLost`](crate::ErrorKind::PositionLost) if the oplog no longer contains the position or time to start at, or never did, or
+///   if the cursor was so slow that entries were removed before it read them.
 /// - [`Connection`](crate::ErrorKind::Connection) if the set could not be reached for about a minute.
 /// - [`Unauthorized`](crate::ErrorKind::Unauthorized) if the oplog may not be read. The role `clusterMonitor` allows it.
 /// - [`Panic`](crate::ErrorKind::Panic) if the background task of the cursor panicked.
@@ -69,6 +77,7 @@ impl OplogCursor {
         OplogCursorBuilder {
             client: client.clone(),
             settings: Settings::default(),
+            filter: None,
         }
     }
 
@@ -133,14 +142,50 @@ impl fmt::Debug for OplogCursor {
 pub struct OplogCursorBuilder {
     client: Client,
     settings: Settings,
+    filter: Option<Selection>,
 }
 
 impl OplogCursorBuilder {
-    /// Starts after this position, which the oplog must still hold: the [`resume`](Entry::resume) of any entry yielded before. By default,
-    /// the cursor starts at the newest position when it is first polled, or before the first entry of the oldest transaction open at that
-    /// time.
+    /// Starts at the newest position when the cursor is first polled, or before the first entry of the oldest transaction that is open
+    /// then. This is the default.
+    pub fn from_now(mut self) -> Self {
+        self.settings.start = Start::Now;
+        self
+    }
+
+    /// Starts after this position, which the oplog must still contain: the [`resume`](Entry::resume) of any entry yielded before.
     pub fn after(mut self, position: Position) -> Self {
-        self.settings.after = Some(position);
+        self.settings.start = Start::After(position);
+        self
+    }
+
+    /// Starts with the first entry at or after this time of the set's own clock: the `ts` of an entry, or the `operationTime` of a reply.
+    /// The oplog must contain an older entry. A time in the future starts now.
+    ///
+    /// A transaction is at its commit: one that began before the time and was committed after it is yielded as a whole.
+    pub fn from_timestamp(mut self, time: Timestamp) -> Self {
+        self.settings.start = Start::From(time);
+        self
+    }
+
+    /// Like [`from_timestamp`](Self::from_timestamp), with the beginning of the second that `time` is in. The clocks of this machine and of
+    /// the set may differ.
+    pub fn from_time(self, time: SystemTime) -> Self {
+        let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.from_timestamp(Timestamp {
+            time: u32::try_from(seconds).unwrap_or(u32::MAX),
+            increment: 0,
+        })
+    }
+
+    /// Yields only what concerns selected namespaces. By default everything is yielded, the server's own databases included, which no
+    /// selection contains. Renames of the selection are ignored.
+    ///
+    /// A rename is yielded if either of its names is selected. Entries without any item left are skipped, except the last one of each batch
+    /// of entries read, so that [`Entry::resume`] continues to advance. The filter is applied here, not on the server: the whole oplog is
+    /// read.
+    pub fn namespaces(mut self, selection: Selection) -> Self {
+        self.filter = Some(selection);
         self
     }
 
@@ -159,15 +204,23 @@ impl OplogCursorBuilder {
 
     /// Builds the cursor. Nothing is sent to the server until it is polled.
     pub fn build(self) -> OplogCursor {
-        let after = self.settings.after;
+        let after = match self.settings.start {
+            Start::After(position) => Some(position),
+            Start::Now | Start::From(_) => None,
+        };
         let kept = self.settings.kept.clone();
         let tail = Tail::new(self.client, self.settings);
+        let mut filter = self.filter.map(Filter::new);
         let batches = stream::unfold(Some(tail), |tail| async {
             let mut tail = tail?;
             match tail.next().await {
                 Ok(entries) => Some((Ok(entries), Some(tail))),
                 Err(error) => Some((Err(error), None)),
             }
+        })
+        .map(move |entries| match &mut filter {
+            Some(filter) => entries.map(|entries| filter.apply(entries)),
+            None => entries,
         })
         .boxed();
         OplogCursor {
@@ -183,7 +236,7 @@ impl OplogCursorBuilder {
 impl fmt::Debug for OplogCursorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OplogCursorBuilder")
-            .field("after", &self.settings.after)
+            .field("start", &self.settings.start)
             .finish_non_exhaustive()
     }
 }

@@ -147,6 +147,80 @@ pub(crate) async fn start_position(client: &Client) -> Result<Position> {
     })
 }
 
+/// Returns the position of the last majority-committed entry before `time`, so that a tail starts with the first entry at or after it. That
+/// is the newest position if the time is in the future.
+///
+/// # Errors
+/// [`PositionLost`](ErrorKind::PositionLost) if the oplog has no entry before `time`, or a server error.
+pub(crate) async fn position_before(client: &Client, time: Timestamp) -> Result<Position> {
+    const OPERATION: &str = "find the position to start at";
+    let newest = newest_position(client).await?;
+    if newest.timestamp() < time {
+        return Ok(newest);
+    }
+    let oldest = oldest_position(client).await?;
+    // Servers seek forwards only. So this reads from a moment before `time`, and from an earlier one if there is nothing in between.
+    let mut seconds = 1_u32;
+    while oldest.timestamp() < time {
+        let from = Timestamp {
+            time: time.time.saturating_sub(seconds),
+            increment: 0,
+        };
+        if let Some(last) = last_between(client, OPERATION, from, time).await? {
+            return Ok(last);
+        }
+        if from <= oldest.timestamp() {
+            break;
+        }
+        seconds = seconds.saturating_mul(10);
+    }
+    let oldest = oldest_position(client).await?;
+    Err(Error::new(
+        ErrorKind::PositionLost,
+        OPERATION,
+        no_longer(
+            format_args!("what was written at {}:{}", time.time, time.increment),
+            oldest,
+        ),
+    ))
+}
+
+/// The message for a position or time that has been removed from the oplog.
+pub(crate) fn no_longer(what: impl std::fmt::Display, oldest: Position) -> String {
+    format!(
+        "the oplog no longer contains {what}; its oldest entry is {oldest}: start after that one, and use a larger oplog if the cursor was \
+         too slow or stood still"
+    )
+}
+
+/// Returns the position of the last majority-committed entry from `from` on and before `end`.
+async fn last_between(
+    client: &Client,
+    operation: &'static str,
+    from: Timestamp,
+    end: Timestamp,
+) -> Result<Option<Position>> {
+    let mut command = find_from(from, standing(client).await?.needs_replay_flag);
+    command.append(cstr!("projection"), rawdoc! { "ts": 1, "t": 1 });
+    let mut batches = client::open_cursor(client, operation, "local", command, Some(1000)).await?;
+    let mut last = None;
+    while let Some(batch) = batches.next().await {
+        for entry in batch?.iter() {
+            let timestamp = entry
+                .get_timestamp("ts")
+                .map_err(|error| Error::malformed(operation, error))?;
+            if timestamp >= end {
+                return Ok(last);
+            }
+            last = Some(Position::new(
+                timestamp,
+                entry.get_i64("t").unwrap_or(Position::ZERO.term),
+            ));
+        }
+    }
+    Ok(last)
+}
+
 /// Returns the newest entry of the primary, once a majority has it. Nothing that was written before the call comes after it.
 ///
 /// # Errors

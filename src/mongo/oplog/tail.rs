@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use bson::Timestamp;
 use bson::raw::cstr;
 use futures::{Stream, StreamExt};
 use mongodb::Client;
@@ -18,7 +19,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::model::raw::batch_cursor::Documents;
 use crate::mongo::client;
-use crate::mongo::oplog::position::{entry_at, find_from, is_at, oldest_position, standing, start_position};
+use crate::mongo::oplog::position::{
+    entry_at, find_from, is_at, no_longer, oldest_position, position_before, standing, start_position,
+};
 use crate::mongo::retry::{Attempts, RetryPolicy, answered};
 use crate::oplog::assembler::{Assembler, Taken};
 use crate::oplog::entry::Entry;
@@ -43,11 +46,22 @@ const FUTURE: Duration = Duration::from_secs(12);
 /// Approximate number of bytes of entries returned at once.
 const BATCH: usize = 1 << 20;
 
+/// Where a tail starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// At the newest position, or before the first entry of the oldest transaction that is open.
+    Now,
+    /// After the entry at this position.
+    After(Position),
+    /// With the first entry at or after this time.
+    From(Timestamp),
+}
+
 /// Settings of a tail.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Position to start after; `None` to start now.
-    pub after: Option<Position>,
+    /// Where to start.
+    pub start: Start,
     /// Maximum number of bytes of open transactions kept in memory.
     pub transaction_bytes: usize,
     /// Member to read from.
@@ -59,7 +73,7 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            after: None,
+            start: Start::Now,
             transaction_bytes: 16 << 20,
             selection: None,
             kept: Arc::default(),
@@ -125,9 +139,11 @@ impl Tail {
         let assembler = match &mut self.assembler {
             Some(assembler) => assembler,
             none => {
-                let after = match self.settings.after {
-                    Some(after) => after,
-                    None => in_time(start_position(&self.client)).await?,
+                let after = match self.settings.start {
+                    Start::After(after) => after,
+                    Start::Now => in_time(start_position(&self.client)).await?,
+                    // Each answer of the server has its own timeout.
+                    Start::From(time) => position_before(&self.client, time).await?,
                 };
                 none.insert(Assembler::new(after, self.settings.transaction_bytes))
             }
@@ -294,8 +310,8 @@ async fn fetch(client: &Client, assembler: &mut Assembler, position: Position) -
             ErrorKind::PositionLost,
             OPERATION,
             format!(
-                "a transaction that ends after {} began before it, and its part at {position} is no longer in the oplog; the data must be \
-                 compared with the source again (resync)",
+                "the oplog no longer contains {position}, a part of a transaction that ends after {}; start after the end of that \
+                 transaction, or at a position before its beginning",
                 assembler.last()
             ),
         )),
@@ -325,20 +341,14 @@ async fn fell_out(client: &Client, error: Error, after: Position) -> Error {
 
 /// Returns the error for a history that does not hold the entry to resume after.
 async fn lost(client: &Client, after: Position) -> Error {
-    const RESYNC: &str = "the tail has to start anew, and the data must be compared with the source again (resync)";
     let message = match in_time(oldest_position(client)).await {
-        Ok(oldest) if oldest.timestamp() > after.timestamp() => {
-            format!(
-                "the oplog no longer reaches back to {after}, its oldest entry now is {oldest}; {RESYNC}, with a larger oplog or \
-                 a shorter break"
-            )
-        }
+        Ok(oldest) if oldest.timestamp() > after.timestamp() => no_longer(after, oldest),
         Ok(oldest) => format!(
-            "the source's history does not hold {after}, although its oldest entry is {oldest}: it was restored or rolled back, or \
-             is another replica set; {RESYNC}"
+            "the oplog does not contain {after}, although its oldest entry is {oldest}: it was rolled back or restored, or belongs to \
+             another replica set; start at a position that it contains"
         ),
         // This error is the one that matters, whether or not its reason can be determined.
-        Err(_) => format!("the oplog does not hold {after}; {RESYNC}"),
+        Err(_) => format!("the oplog does not contain {after}; start at a position that it contains"),
     };
     Error::new(ErrorKind::PositionLost, OPERATION, message).with_context("position", after)
 }

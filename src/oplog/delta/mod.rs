@@ -7,6 +7,7 @@
 
 use bson::{RawDocument, RawDocumentBuf};
 
+mod changed;
 mod fields;
 mod identity;
 mod merge;
@@ -19,6 +20,7 @@ mod v1;
 mod v2;
 mod write;
 
+pub use changed::{ChangedPaths, changed_paths};
 pub use merge::merge;
 pub use operators::{v1_as_operators, v1_as_ordered_operators, v1_needs_ordered_sets, v1_path_count, v2_as_operators};
 
