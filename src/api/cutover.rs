@@ -17,6 +17,18 @@ use crate::runtime::hooks::HookResult;
 use crate::runtime::progress::RunState;
 
 /// What the future that stops the writers of a cutover may return: `()` if it cannot fail, or a `Result<(), E>`.
+///
+/// ```no_run
+/// async fn stop() -> std::io::Result<()> {
+///     std::fs::write("/run/shop/read-only", "")
+/// }
+///
+/// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+/// // If the file cannot be written, the cutover fails with `ErrorKind::Hook`, and the run continues.
+/// run.cutover(stop()).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait StopWritesResult {
     /// Returns the result. The error can be of any type of the host.
     ///
@@ -47,6 +59,18 @@ impl MigrationHandle {
     /// The summary says for each collection and index whether both sides are identical. Applications may use the target only if the outcome
     /// is [`Complete`](crate::Outcome::Complete). With any other outcome, and after an error that did not end the run, the run keeps
     /// following the source, and `cutover` may be called again.
+    ///
+    /// ```no_run
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// use mongoferry::Outcome;
+    ///
+    /// let summary = run.cutover(async { /* stop the applications that write to the source */ }).await?;
+    /// if summary.outcome == Outcome::Complete {
+    ///     println!("the applications may use the target");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// - [`WrongPhase`](ErrorKind::WrongPhase): the run is paused, or another cutover is in progress.
@@ -83,6 +107,15 @@ impl MigrationHandle {
     /// Like [`cutover`](Self::cutover), but does not wait for the run to be ready: it is enough that everything is copied and indexed and
     /// that the lag is small. What was not compared during the run is compared while the applications stand still;
     /// [`Status::cutover_estimate`] says how long that takes.
+    ///
+    /// ```no_run
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// if run.status().can_cut_over {
+    ///     let summary = run.cutover_now(async { /* stop the applications that write to the source */ }).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) if a cutover is not possible now; `stop_writes` is not awaited in this case. Otherwise the

@@ -136,11 +136,30 @@ impl MigrationHandle {
     /// Returns the events from now on. The stream ends with the run.
     ///
     /// A slow reader misses events, and is notified by [`Event::Missed`]. It never slows down the run.
+    ///
+    /// ```no_run
+    /// # use futures::StreamExt;
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// let mut events = run.events();
+    /// while let Some(event) = events.next().await {
+    ///     println!("{event:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn events(&self) -> impl Stream<Item = Event> + Send + Unpin + use<> {
         self.run.progress.events.subscribe(self.run.progress.phase().is_last())
     }
 
     /// Returns the current state of the run.
+    ///
+    /// ```no_run
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// let status = run.status();
+    /// println!("{:?}, lag {:?}", status.phase, status.lag);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn status(&self) -> Status {
         self.run.progress.status(self.run.engine.settings.max_lag)
     }
@@ -150,6 +169,15 @@ impl MigrationHandle {
     ///
     /// Only [`Verification::Continuous`](crate::Verification::Continuous) compares anything during the run. A collection that cannot be
     /// compared, for example because too much of it keeps changing, is left to the cutover and does not delay this.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// run.ready_to_cut_over(Duration::from_secs(2)).await?;
+    /// println!("{:?}", run.status().cutover_estimate);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// The error that ended the run in the meantime.
@@ -177,6 +205,15 @@ impl MigrationHandle {
     /// The copy of a capped collection, or of a collection with a collation, cannot be resumed. If such a copy is in progress, it is
     /// finished first.
     ///
+    /// ```no_run
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// run.pause().await?;
+    /// // Nothing is read or written now.
+    /// run.resume()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) during a cutover, or the error that ended the run earlier.
     pub async fn pause(&self) -> Result<()> {
@@ -189,6 +226,14 @@ impl MigrationHandle {
 
     /// Continues after a [`pause`](Self::pause).
     ///
+    /// ```no_run
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// run.pause().await?;
+    /// run.resume()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) if the run is not paused, or the error that ended the run earlier.
     pub fn resume(&self) -> Result<()> {
@@ -200,6 +245,14 @@ impl MigrationHandle {
     /// Extends the cutover window by `by`. The window can be extended any number of times.
     ///
     /// Returns once the extension is in the checkpoint. While the run is paused, that happens only after [`resume`](Self::resume).
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// run.extend(Duration::from_secs(24 * 3600)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) if the run has not been ready yet, or the error that ended the run.
@@ -225,6 +278,14 @@ impl MigrationHandle {
     /// Capped collections and collections with a collation have no order in which ranges could be compared. They are left to the cutover,
     /// and the report lists them as not compared. Only documents are compared, not options and indexes.
     ///
+    /// ```no_run
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// let report = run.verify(&["shop.orders".parse()?]).await?;
+    /// println!("{} documents differ", report.difference_count());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, [`InvalidConfiguration`](ErrorKind::InvalidConfiguration)
     /// for a collection that is not migrated, or the error that ended the run.
@@ -242,6 +303,18 @@ impl MigrationHandle {
     /// Reports and events contain only hashes, to keep the contents of documents private. While the document is being written to, the
     /// version from the target may be a moment old.
     ///
+    /// ```no_run
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// for collection in run.verify(&[]).await?.collections {
+    ///     for difference in &collection.differences {
+    ///         let both = run.both_sides(&collection.namespace, &difference.key).await?;
+    ///         println!("{:?}: {:?} is {:?}", difference.key, both.source, both.target);
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, [`InvalidConfiguration`](ErrorKind::InvalidConfiguration)
     /// for a collection that is not migrated, a server error, or the error that ended the run.
@@ -258,6 +331,15 @@ impl MigrationHandle {
     /// Returns the number of these documents; a report lists at most 1000 per collection. The call returns when the writes are queued. Call
     /// `verify` again to see the result.
     ///
+    /// ```no_run
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// let report = run.verify(&[]).await?;
+    /// let repaired = run.repair(&report).await?;
+    /// println!("{repaired} documents are written again");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, or the error that ended the run.
     pub async fn repair(&self, report: &VerifyReport) -> Result<u64> {
@@ -266,6 +348,16 @@ impl MigrationHandle {
     }
 
     /// Changes the rate limits of the run, at any time. They stay in effect through pauses and restarts after errors.
+    ///
+    /// ```no_run
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// use mongoferry::Throttle;
+    ///
+    /// // At most 50 MB of documents a second from now on, and no limit on the oplog.
+    /// run.throttle(Throttle { copy_bytes_per_second: Some(50_000_000), ..Throttle::default() });
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn throttle(&self, throttle: Throttle) {
         self.run.progress.limits.set(throttle);
     }
@@ -273,6 +365,13 @@ impl MigrationHandle {
     /// Ends the run at once. The checkpoint and the copied data stay, so that the migration can be started again.
     ///
     /// Returns when everything has stopped. A copy that [`pause`](Self::pause) would finish first starts over in the next run.
+    ///
+    /// ```no_run
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// run.abandon().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn abandon(&self) {
         self.run.wanted.send_replace(Wanted::Stop);
         self.ended().await;
@@ -284,6 +383,15 @@ impl MigrationHandle {
     ///
     /// Like [`pause`](Self::pause), it finishes the copies that cannot be resumed, and lets a cutover in progress end. What is not finished
     /// in time is aborted, like everything that a killed process does.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// tokio::signal::ctrl_c().await.expect("no signal handler");
+    /// run.shutdown(Duration::from_secs(30)).await;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Cancellation
     /// Dropping the future leaves the run paused or about to pause.
@@ -308,6 +416,15 @@ impl MigrationHandle {
     }
 
     /// Waits until the run ends. All callers get the same result.
+    ///
+    /// ```no_run
+    /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
+    /// if let Err(error) = run.wait().await {
+    ///     eprintln!("the run ended: {error}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// The error that ended the run, or [`Stopped`](ErrorKind::Stopped) after [`abandon`](Self::abandon) and [`shutdown`](Self::shutdown).

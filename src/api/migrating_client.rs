@@ -34,7 +34,7 @@ use crate::runtime::completion::Switch;
 /// # use std::time::Duration;
 /// # use bson::{Document, doc};
 /// # use mongoferry::{MigratingClient, MigrationHandle, Outcome};
-/// # async fn example(source: mongodb::Client, target: mongodb::Client, run: MigrationHandle) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn example(source: mongoferry::mongodb::Client, target: mongoferry::mongodb::Client, run: MigrationHandle) -> Result<(), Box<dyn std::error::Error>> {
 /// let clients = MigratingClient::new(source, target);
 ///
 /// // Wherever the application works with the database:

@@ -20,6 +20,21 @@ use crate::sink::Sink;
 use crate::source::Source;
 
 /// A migration that is described but not started.
+///
+/// # How to
+/// | to | call |
+/// |---|---|
+/// | see what a run would do, and what prevents it | [`preflight`](Self::preflight) |
+/// | try it without a cutover | [`rehearse`](Self::rehearse) |
+/// | see every event from the first on | [`events`](Self::events), before the start |
+/// | start, or continue after a crash | [`start`](Self::start), with the same selection and the same checkpoint store |
+/// | move the applications | [`MigrationHandle::cutover`], or [`MigratingClient`](crate::MigratingClient) |
+/// | move back afterwards | [`reverse`](Self::reverse) |
+/// | limit the load on the source | [`MigrationBuilder::throttle`], [`MigrationBuilder::walkers`] |
+/// | see or change what passes through | a [`SourceLayer`](crate::SourceLayer) or [`SinkLayer`](crate::SinkLayer) around a side |
+/// | test a host without servers | the memory implementations of the feature `test-util` |
+///
+/// [`operations`](crate::docs::operations) is the runbook.
 pub struct Migration {
     engine: Arc<Job>,
 }
@@ -36,6 +51,17 @@ pub struct MigrationBuilder {
 
 impl Migration {
     /// Describes a migration of everything from `source` to `sink`, without renaming collections.
+    ///
+    /// ```no_run
+    /// # async fn example() -> mongoferry::Result<()> {
+    /// use mongoferry::{Migration, MongoSink, MongoSource};
+    ///
+    /// let source = MongoSource::connect("mongodb://old.example/?replicaSet=rs0").await?;
+    /// let sink = MongoSink::connect("mongodb://new.example/?replicaSet=rs1").await?;
+    /// let migration = Migration::builder(source, sink).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder(source: impl Source, sink: impl Sink) -> MigrationBuilder {
         MigrationBuilder {
             source: Arc::new(source),
@@ -51,6 +77,17 @@ impl Migration {
     /// source.
     ///
     /// The call reads this migration's checkpoint. [`Summary::reverse`](crate::Summary::reverse) does the same without reading it.
+    ///
+    /// ```no_run
+    /// # async fn example(migration: mongoferry::Migration) -> mongoferry::Result<()> {
+    /// use mongoferry::{MongoSink, MongoSource};
+    ///
+    /// let source = MongoSource::connect("mongodb://new.example/?replicaSet=rs1").await?;
+    /// let sink = MongoSink::connect("mongodb://old.example/?replicaSet=rs0").await?;
+    /// let run = migration.reverse(source, sink).await?.build()?.start().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// - [`WrongPhase`](ErrorKind::WrongPhase): the migration has not been handed over.
@@ -68,6 +105,17 @@ impl Migration {
     /// Checks both sides. Returns what a run would do, and every reason why it would fail. Changes nothing. [`preflight`](crate::preflight)
     /// lists the rules.
     ///
+    /// ```no_run
+    /// # async fn example(migration: mongoferry::Migration) -> mongoferry::Result<()> {
+    /// let plan = migration.preflight().await?;
+    /// println!("{plan}");
+    /// if plan.blockers().count() == 0 {
+    ///     let run = migration.start().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// A side cannot be reached, or cannot be described.
     pub async fn preflight(&self) -> Result<Plan> {
@@ -78,6 +126,18 @@ impl Migration {
     /// that fails.
     ///
     /// A slow reader misses events, and is notified by [`Event::Missed`](crate::Event::Missed). It never slows down the run.
+    ///
+    /// ```no_run
+    /// # use futures::StreamExt;
+    /// # async fn example(migration: mongoferry::Migration) -> mongoferry::Result<()> {
+    /// let mut events = migration.events();
+    /// let run = migration.start().await?;
+    /// while let Some(event) = events.next().await {
+    ///     println!("{event:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn events(&self) -> impl Stream<Item = Event> + Send + Unpin + use<> {
         self.engine.events.subscribe(false)
     }
@@ -85,6 +145,14 @@ impl Migration {
     /// Starts the migration, or resumes it from its checkpoint if there is one.
     ///
     /// The call needs a running tokio runtime. The run's tasks belong to the handle: dropping the handle stops them.
+    ///
+    /// ```no_run
+    /// # async fn example(migration: mongoferry::Migration) -> mongoferry::Result<()> {
+    /// let run = migration.start().await?;
+    /// println!("{:?}", run.status());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// - [`Refused`](ErrorKind::Refused): preflight found a blocker. All blockers are looked for before the first start, those of
@@ -116,6 +184,12 @@ impl MigrationBuilder {
 
     /// Migrates only namespaces that match a pattern such as `shop.*` or `*.orders`. May be called again to add patterns. Without any
     /// pattern, everything is migrated.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.include("shop.*").include("*.orders")
+    /// # }
+    /// ```
     #[must_use]
     pub fn include(mut self, pattern: &str) -> Self {
         self.select(|selection| selection.include(pattern));
@@ -123,6 +197,12 @@ impl MigrationBuilder {
     }
 
     /// Excludes namespaces that match `pattern`, even if they are included. May be called again to add patterns.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.include("shop.*").exclude("shop.tmp_*")
+    /// # }
+    /// ```
     #[must_use]
     pub fn exclude(mut self, pattern: &str) -> Self {
         self.select(|selection| selection.exclude(pattern));
@@ -130,6 +210,12 @@ impl MigrationBuilder {
     }
 
     /// Renames a collection on the target. May be called again for other collections.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.rename("shop.orders", "store.orders")
+    /// # }
+    /// ```
     #[must_use]
     pub fn rename(mut self, from: &str, to: &str) -> Self {
         self.select(|selection| selection.rename(from, to));
@@ -145,6 +231,13 @@ impl MigrationBuilder {
     }
 
     /// What to do with existing collections on the target that are in the way. Default: [`ExistingData::Refuse`].
+    ///
+    /// ```no_run
+    /// # use mongoferry::ExistingData;
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.existing_data(ExistingData::Refuse)
+    /// # }
+    /// ```
     #[must_use]
     pub fn existing_data(mut self, existing_data: ExistingData) -> Self {
         self.settings.existing_data = existing_data;
@@ -152,6 +245,13 @@ impl MigrationBuilder {
     }
 
     /// Where the checkpoint is kept. Default: on the target, in the database `__mdb_internal_mongoferry`.
+    ///
+    /// ```no_run
+    /// # use mongoferry::checkpoint::FileStore;
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.checkpoint(FileStore::new("/var/lib/app/migration.checkpoint"))
+    /// # }
+    /// ```
     #[must_use]
     pub fn checkpoint(mut self, store: impl CheckpointStore) -> Self {
         self.store = Some(Arc::new(store));
@@ -159,6 +259,13 @@ impl MigrationBuilder {
     }
 
     /// How both sides are compared at cutover. Default: [`Verification::Continuous`].
+    ///
+    /// ```no_run
+    /// # use mongoferry::Verification;
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.verification(Verification::Digest)
+    /// # }
+    /// ```
     #[must_use]
     pub fn verification(mut self, verification: Verification) -> Self {
         self.settings.verification = verification;
@@ -170,6 +277,12 @@ impl MigrationBuilder {
     ///
     /// This comparison is independent of the run and of its record of changes. It takes the smallest collections first, up to 200 of them,
     /// while their total size stays within the limit.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.cross_check_bytes(1 << 30)
+    /// # }
+    /// ```
     #[must_use]
     pub fn cross_check_bytes(mut self, bytes: u64) -> Self {
         self.settings.cross_check_bytes = bytes;
@@ -179,6 +292,12 @@ impl MigrationBuilder {
     /// Calls `tell` when a server keeps [`preflight`](Migration::preflight) or [`start`](Migration::start) waiting: first after two
     /// seconds, then every 10 seconds. `tell` must not block. A run reports such waits by [`Event::Waiting`](crate::Event::Waiting)
     /// instead. Default: no callback.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.on_wait(|wait| eprintln!("{wait}"))
+    /// # }
+    /// ```
     #[must_use]
     pub fn on_wait(mut self, tell: impl Fn(Wait) + Send + Sync + 'static) -> Self {
         self.settings.on_wait = OnWait::new(tell);
@@ -186,6 +305,12 @@ impl MigrationBuilder {
     }
 
     /// The host's name for this run, which appears in the [`Certificate`](crate::Certificate). Default: none.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.run_id("CHG-4711")
+    /// # }
+    /// ```
     #[must_use]
     pub fn run_id(mut self, run_id: impl Into<String>) -> Self {
         self.settings.run_id = Some(run_id.into());
@@ -197,6 +322,12 @@ impl MigrationBuilder {
     ///
     /// If accepted, these writes are applied to the target, and the summary lists them. Writes after the end of the cutover are lost in any
     /// case.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.accept_late_writes(true)
+    /// # }
+    /// ```
     #[must_use]
     pub fn accept_late_writes(mut self, accept: bool) -> Self {
         self.settings.accept_late_writes = accept;
@@ -218,6 +349,12 @@ impl MigrationBuilder {
     /// The source's user needs the privilege `setUserWriteBlockMode` on the cluster, which the role `backup` has. Users with the privilege
     /// `bypassWriteBlockingMode`, such as those with the roles `restore` or `root`, can still write. The cutover detects such writes if
     /// they arrive before it ends.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.block_source_writes(true)
+    /// # }
+    /// ```
     #[must_use]
     pub fn block_source_writes(mut self, block: bool) -> Self {
         self.settings.block_source_writes = block;
@@ -226,6 +363,13 @@ impl MigrationBuilder {
 
     /// What to do when a selected collection, view or index is created, dropped, renamed or modified on the source during the run. Default:
     /// [`DdlPolicy::Apply`].
+    ///
+    /// ```no_run
+    /// # use mongoferry::DdlPolicy;
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.on_ddl(DdlPolicy::Fail)
+    /// # }
+    /// ```
     #[must_use]
     pub fn on_ddl(mut self, policy: DdlPolicy) -> Self {
         self.settings.ddl = policy;
@@ -233,6 +377,13 @@ impl MigrationBuilder {
     }
 
     /// What to do when the source's oplog no longer contains the position to resume from. Default: [`LostPosition::Resync`].
+    ///
+    /// ```no_run
+    /// # use mongoferry::LostPosition;
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.on_lost_position(LostPosition::Fail)
+    /// # }
+    /// ```
     #[must_use]
     pub fn on_lost_position(mut self, lost_position: LostPosition) -> Self {
         self.settings.lost_position = lost_position;
@@ -240,6 +391,12 @@ impl MigrationBuilder {
     }
 
     /// Maximum number of ranges copied, and of indexes built, concurrently. Default: 4.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.walkers(8)
+    /// # }
+    /// ```
     #[must_use]
     pub fn walkers(mut self, walkers: usize) -> Self {
         self.settings.walkers = walkers;
@@ -254,6 +411,12 @@ impl MigrationBuilder {
     /// [`Status::walkers`](crate::Status::walkers) shows the current number.
     ///
     /// All walkers run if the source is hardly written to, or if its user may not run `serverStatus`.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.yield_to_source_writes(false)
+    /// # }
+    /// ```
     #[must_use]
     pub fn yield_to_source_writes(mut self, yielding: bool) -> Self {
         self.settings.yield_to_source_writes = yielding;
@@ -261,6 +424,12 @@ impl MigrationBuilder {
     }
 
     /// Number of connections that apply changes concurrently. Default: 4.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.lanes(8)
+    /// # }
+    /// ```
     #[must_use]
     pub fn lanes(mut self, appliers: usize) -> Self {
         self.settings.appliers = appliers;
@@ -268,6 +437,12 @@ impl MigrationBuilder {
     }
 
     /// Approximate size of a chunk in bytes of documents. A chunk is what has to be read again after a crash. Default: 64 MiB.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.chunk_bytes(16 << 20)
+    /// # }
+    /// ```
     #[must_use]
     pub fn chunk_bytes(mut self, bytes: u64) -> Self {
         self.settings.chunk_bytes = bytes;
@@ -278,6 +453,12 @@ impl MigrationBuilder {
     ///
     /// Transactions that the source has logged only in part take up to 32 MB in addition until they commit. Anything beyond that goes to a
     /// temporary file.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.memory_bytes(1 << 30)
+    /// # }
+    /// ```
     #[must_use]
     pub fn memory_bytes(mut self, bytes: usize) -> Self {
         self.settings.memory_bytes = bytes;
@@ -285,6 +466,13 @@ impl MigrationBuilder {
     }
 
     /// Maximum lag at which the run counts as ready for cutover. Default: 2 s.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.max_lag(Duration::from_secs(5))
+    /// # }
+    /// ```
     #[must_use]
     pub fn max_lag(mut self, lag: Duration) -> Self {
         self.settings.max_lag = lag;
@@ -296,6 +484,13 @@ impl MigrationBuilder {
     /// At the end of the window the run ends with [`WindowClosed`](ErrorKind::WindowClosed) and keeps its checkpoint.
     /// [`MigrationHandle::extend`] extends the window, and [`Event::CutoverWindowShort`](crate::Event::CutoverWindowShort) warns before it
     /// ends. The window keeps running through restarts of the process. A start after its end begins a new window.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.cutover_window(Duration::from_secs(7 * 24 * 3600))
+    /// # }
+    /// ```
     #[must_use]
     pub fn cutover_window(mut self, window: Duration) -> Self {
         self.settings.cutover_window = window;
@@ -303,6 +498,12 @@ impl MigrationBuilder {
     }
 
     /// Clock for the cutover window. Default: the system clock.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.clock(std::time::SystemTime::now)
+    /// # }
+    /// ```
     #[must_use]
     pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.settings.clock = Clock::new(now);
@@ -310,6 +511,13 @@ impl MigrationBuilder {
     }
 
     /// Rate limits of the run; [`MigrationHandle::throttle`] changes them later. Default: no limits.
+    ///
+    /// ```no_run
+    /// # use mongoferry::Throttle;
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.throttle(Throttle { copy_bytes_per_second: Some(50_000_000), ..Throttle::default() })
+    /// # }
+    /// ```
     #[must_use]
     pub fn throttle(mut self, throttle: Throttle) -> Self {
         self.settings.throttle = throttle;
@@ -317,6 +525,13 @@ impl MigrationBuilder {
     }
 
     /// How long the run retries after failures without any progress before it ends. The checkpoint stays. Default: 10 minutes.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.patience(Duration::from_secs(3600))
+    /// # }
+    /// ```
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.settings.patience = patience;
@@ -330,6 +545,12 @@ impl MigrationBuilder {
     /// It does not detect updates and deletes of many documents at once, nor writes of programs with `retryWrites=false`. The comparison at
     /// cutover finds their effects, with one exception: documents that [`Verification::Continuous`] compared earlier, in a collection that
     /// has as many documents and bytes as before.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.watch_foreign_writes(false)
+    /// # }
+    /// ```
     #[must_use]
     pub fn watch_foreign_writes(mut self, watch: bool) -> Self {
         self.settings.watch_foreign_writes = watch;
@@ -337,6 +558,13 @@ impl MigrationBuilder {
     }
 
     /// Allowed combinations of source and target versions. Default: [`PathPolicy::Upward`].
+    ///
+    /// ```no_run
+    /// # use mongoferry::PathPolicy;
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.path_policy(PathPolicy::Hosted)
+    /// # }
+    /// ```
     #[must_use]
     pub fn path_policy(mut self, policy: PathPolicy) -> Self {
         self.settings.path_policy = policy;
@@ -345,6 +573,12 @@ impl MigrationBuilder {
 
     /// Whether documents and passwords may be sent to other hosts without encryption. Default: no; preflight then refuses connections
     /// without TLS, except to a loopback address.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.accept_unencrypted(true)
+    /// # }
+    /// ```
     #[must_use]
     pub fn accept_unencrypted(mut self, accept: bool) -> Self {
         self.settings.accept_unencrypted = accept;
@@ -353,6 +587,12 @@ impl MigrationBuilder {
 
     /// Whether [`Migration::preflight`] reads every document, to find those that the target would refuse. This takes as long as reading the
     /// whole source. Default: no.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.scan_documents(true)
+    /// # }
+    /// ```
     #[must_use]
     pub fn scan_documents(mut self, scan: bool) -> Self {
         self.settings.scan_documents = scan;
@@ -360,6 +600,25 @@ impl MigrationBuilder {
     }
 
     /// Hooks that the host runs around a run. Default: none.
+    ///
+    /// ```no_run
+    /// use async_trait::async_trait;
+    /// use mongoferry::{HookResult, Hooks};
+    ///
+    /// struct Alerts;
+    ///
+    /// #[async_trait]
+    /// impl Hooks for Alerts {
+    ///     async fn before_cutover(&self) -> HookResult {
+    ///         println!("mute the alerts");
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.hooks(Alerts)
+    /// # }
+    /// ```
     #[must_use]
     pub fn hooks(mut self, hooks: impl Hooks) -> Self {
         self.hooks = HostHooks::new(hooks);
@@ -367,6 +626,13 @@ impl MigrationBuilder {
     }
 
     /// Builds the migration.
+    ///
+    /// ```no_run
+    /// # async fn example(builder: mongoferry::MigrationBuilder) -> mongoferry::Result<()> {
+    /// let migration = builder.include("shop.*").build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a malformed pattern or rename, or a number out of range.

@@ -46,6 +46,15 @@ impl Migration {
     ///
     /// The rehearsal copies and follows everything as the migration would, until the lag has stayed at or below `max_lag`. Then the host's
     /// tests have the target to themselves. Applications keep using the source all the time.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn example(migration: mongoferry::Migration) -> mongoferry::Result<()> {
+    /// let rehearsed = migration.rehearse(Duration::from_secs(2)).run(async { /* test the application */ }).await?;
+    /// println!("ready after {:?}", rehearsed.ready_after);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn rehearse(self, max_lag: Duration) -> Rehearsal {
         Rehearsal {
             migration: self,

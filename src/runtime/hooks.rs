@@ -40,6 +40,32 @@ pub type HookResult = std::result::Result<(), Box<dyn StdError + Send + Sync>>;
 /// [`MigrationHandle`](crate::MigrationHandle), drops the call that it is making. The call of `after_cutover` for a complete migration
 /// belongs to the run, and the cutover only waits for it. The same is true of `resume_application`: it is also called if the cutover is
 /// dropped. The only other call that follows then is the one for the phase to which the run returns.
+///
+/// # How to
+/// Implement the hooks that the host needs, and pass the value to [`MigrationBuilder::hooks`](crate::MigrationBuilder::hooks).
+///
+/// ```no_run
+/// use async_trait::async_trait;
+/// use mongoferry::{HookResult, Hooks};
+///
+/// struct Shop;
+/// # impl Shop {
+/// #     async fn set_read_only(&self, _: bool) -> std::io::Result<()> { Ok(()) }
+/// # }
+///
+/// #[async_trait]
+/// impl Hooks for Shop {
+///     async fn quiesce_application(&self) -> HookResult {
+///         self.set_read_only(true).await?;
+///         Ok(())
+///     }
+///
+///     async fn resume_application(&self) -> HookResult {
+///         self.set_read_only(false).await?;
+///         Ok(())
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Hooks: Send + Sync + 'static {
     /// Called before a migration starts or resumes from its checkpoint, and before preflight examines anything.

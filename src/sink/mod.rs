@@ -32,6 +32,25 @@ pub use memory::{JournalEntry, MemorySink, SinkCall};
 /// - Every write may be sent twice, because its response may be lost. The second write gives the same result.
 /// - Implementations retry through elections for a bounded time and then return a retryable error.
 /// - Every method may be dropped at any await point. Its writes may then be partly applied.
+///
+/// # How to
+/// - Write to MongoDB: [`MongoSink`].
+/// - Change some methods of another sink: implement [`SinkLayer`] and pass it as [`Layered`](crate::Layered).
+/// - Share a sink, or choose one at run time: `Arc<dyn Sink>` and `Box<dyn Sink>` are sinks, too.
+/// - Write one of your own: implement the methods without a default first, run `conformance::check_sink` of the feature `test-util` in a
+///   test, and then add those defaults that the sink can do better.
+///
+/// ```no_run
+/// use mongoferry::{Migration, MongoSink, MongoSource, Result, Sink};
+///
+/// # async fn example(source: MongoSource, only_a_test: bool) -> Result<()> {
+/// let uri = if only_a_test { "mongodb://test.example/?replicaSet=rs2" } else { "mongodb://new.example/?replicaSet=rs1" };
+/// let sink: Box<dyn Sink> = Box::new(MongoSink::connect(uri).await?);
+/// println!("the target has {} collections", sink.collections().await?.len());
+/// let migration = Migration::builder(source, sink).build()?;
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Sink: Send + Sync + 'static {
     /// Describes the deployment.

@@ -35,6 +35,30 @@ pub use memory::{MemorySource, NameResolution, OpenTransaction, SourceCall, Tran
 /// - Every method is cancellation safe. Dropping the future or stream releases what it held on the server.
 /// - [`is_retryable`](crate::Error::is_retryable) of an error says whether the same call may succeed later. Implementations reconnect
 ///   through elections on their own and return an error only after a bounded time.
+///
+/// # How to
+/// - Read from MongoDB: [`MongoSource`].
+/// - Change some methods of another source: implement [`SourceLayer`] and pass it as [`Layered`](crate::Layered).
+/// - Share a source, or choose one at run time: `Arc<dyn Source>` and `Box<dyn Source>` are sources, too.
+/// - Write one of your own: implement the methods without a default first, run
+///   `conformance::check_source` of the feature `test-util` in a test, and then add those defaults that the source can do better.
+/// - Try one without a migration: the trait can be called directly.
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use mongoferry::{Migration, MongoSink, MongoSource, Result, Source};
+///
+/// # async fn example(sink: MongoSink) -> Result<()> {
+/// let source: Arc<dyn Source> = Arc::new(MongoSource::connect("mongodb://old.example/?replicaSet=rs0").await?);
+/// println!("{} at {}", source.describe().await?.name, source.position().await?);
+/// for collection in source.collections().await? {
+///     println!("{}", collection.namespace);
+/// }
+/// let migration = Migration::builder(Arc::clone(&source), sink).build()?;
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Source: Send + Sync + 'static {
     /// Describes the deployment. Its identity must stay the same across restarts.
