@@ -354,7 +354,7 @@ impl MigrationHandle {
     /// use mongoferry::Throttle;
     ///
     /// // At most 50 MB of documents a second from now on, and no limit on the oplog.
-    /// run.throttle(Throttle { copy_bytes_per_second: Some(50_000_000), ..Throttle::default() });
+    /// run.throttle(Throttle::unlimited().with_copy_bytes_per_second(50_000_000));
     /// # Ok(())
     /// # }
     /// ```

@@ -515,7 +515,7 @@ impl MigrationBuilder {
     /// ```no_run
     /// # use mongoferry::Throttle;
     /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.throttle(Throttle { copy_bytes_per_second: Some(50_000_000), ..Throttle::default() })
+    /// builder.throttle(Throttle::unlimited().with_copy_bytes_per_second(50_000_000))
     /// # }
     /// ```
     #[must_use]

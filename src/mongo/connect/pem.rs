@@ -8,7 +8,7 @@ use bson::Uuid;
 use mongodb::options::{ClientOptions, Tls, TlsOptions};
 
 use super::OPERATION;
-use crate::error::{Code, Error, ErrorKind, Finding, Result};
+use crate::error::{Error, ErrorKind, Finding, FindingCode, Result};
 
 /// Files of this process that are open, by number. A file without a name can be opened through this folder.
 const OPEN_FILES: &str = "/proc/self/fd";
@@ -81,7 +81,7 @@ fn check(pem: &[u8], what: &str, marks: &[&str]) -> Result<()> {
 
 /// Returns the error for material that cannot be used.
 pub(super) fn unusable(message: impl Into<String>, fix: &str) -> Error {
-    let finding = Finding::blocker(Code::TlsFiles, message, fix);
+    let finding = Finding::blocker(FindingCode::TlsFiles, message, fix);
     Error::refused(OPERATION, vec![finding]).with_kind(ErrorKind::InvalidConfiguration)
 }
 
