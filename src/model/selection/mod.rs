@@ -1,10 +1,15 @@
 //! The selection of collections to migrate, and their names on the target.
 
+mod automaton;
+mod overlap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Namespace;
 use crate::model::namespace::is_internal_database;
+
+pub(crate) use self::overlap::Overlap;
 
 /// Which namespaces are migrated, and their names on the target.
 ///
