@@ -7,11 +7,12 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::WayBack;
-use crate::model::{OnWait, Selection};
+use crate::model::{MigrationId, OnWait, Selection};
 
 /// All settings of a migration.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
+    pub id: MigrationId,
     pub selection: Selection,
     /// The hand-over that this migration reverses.
     pub way_back: Option<WayBack>,
@@ -50,6 +51,7 @@ impl Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            id: MigrationId::default(),
             selection: Selection::all(),
             way_back: None,
             existing_data: ExistingData::default(),

@@ -105,10 +105,13 @@ pub use api::cutover::StopWritesResult;
 pub use api::handle::MigrationHandle;
 pub use api::migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};
 pub use api::migration::{Migration, MigrationBuilder};
+pub use api::records::{KnownMigration, migrations};
 pub use api::rehearsal::{Rehearsal, Rehearsed};
 pub use api::verify::{BothSides, ComparedCollection, VerifyReport};
 pub use config::{DdlPolicy, ExistingData, LostPosition, PathPolicy, Throttle, Verification};
 pub use runtime::hooks::{HookResult, Hooks};
+pub use runtime::lease::LeaseOwner;
+pub use runtime::limits::resources::Resources;
 
 pub use crate::model::Amount;
 pub use crate::model::Layered;

@@ -36,6 +36,7 @@ mod scenarios {
     mod random_servers;
     mod recovery;
     mod reverse;
+    mod side_by_side;
     mod source_clients;
     mod specifications;
     mod target_trouble;

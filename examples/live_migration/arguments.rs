@@ -18,6 +18,8 @@ keeps writing to it, and migrates it.
 Options:
       --source URI                   connection string of the replica set to migrate from
       --target URI                   connection string of the replica set to migrate to
+      --id ID                        name of this migration among those with the same target, whose names must be disjoint
+                                     [default: default]
       --include NAMESPACE            migrate only namespaces that match, such as shop.* or *.orders; repeatable
       --exclude NAMESPACE            exclude namespaces that match, even if included; repeatable
       --rename FROM=TO               rename a collection on the target; repeatable
@@ -84,6 +86,8 @@ Run the same command again to resume a migration that was stopped.
 pub struct Arguments {
     /// Source and target; `None` for the demonstration.
     pub deployments: Option<(String, String)>,
+    /// Name of the migration; `None` means the default.
+    pub id: Option<String>,
     pub include: Vec<String>,
     pub exclude: Vec<String>,
     pub rename: Vec<(String, String)>,
@@ -167,6 +171,7 @@ impl Arguments {
             match option.as_str() {
                 "--source" => source = Some(value()?),
                 "--target" => target = Some(value()?),
+                "--id" => arguments.id = Some(value()?),
                 "--include" => arguments.include.push(pattern(&option, value()?)?),
                 "--exclude" => arguments.exclude.push(pattern(&option, value()?)?),
                 "--rename" => {

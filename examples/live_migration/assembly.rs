@@ -15,6 +15,9 @@ pub type Waits = mpsc::Sender<Wait>;
 pub async fn assemble(arguments: &Arguments, source: &str, target: &str, waits: &Waits) -> Result<Migration> {
     let (source, sink) = connect(source, target, waits).await?;
     let mut builder = Migration::builder(source, sink).existing_data(arguments.existing_data);
+    if let Some(id) = &arguments.id {
+        builder = builder.id(id);
+    }
     for pattern in &arguments.include {
         builder = builder.include(pattern);
     }

@@ -20,9 +20,11 @@ use crate::model::{Namespace, Side};
 use crate::order::Key;
 use crate::preflight;
 use crate::report::{Call, Event, Phase, Status};
-use crate::runtime::job::Job;
+use crate::runtime::job::{Job, already_complete};
+use crate::runtime::lease::{self, Lease};
 use crate::runtime::limits::allocator::keep_freed_memory;
 use crate::runtime::progress::RunState;
+use crate::runtime::register;
 use crate::runtime::waiting::LONGEST_CALL;
 
 /// How long the lag must stay small before a run counts as ready.
@@ -81,24 +83,29 @@ impl MigrationHandle {
         let loaded = waits.report_waits(Side::Target, "load the checkpoint", Some(LONGEST_CALL), loaded);
         let kept = match loaded.await? {
             Some(checkpoint) if checkpoint.complete => {
-                return Err(Error::new(
-                    ErrorKind::CheckpointMismatch,
-                    "start the migration",
-                    "it is already complete; to run it again, remove its checkpoint first",
-                ));
+                // The process may have ended between the last checkpoint and this mark. It is made good without the lease, because the
+                // checkpoint says the same whoever has it.
+                register::complete(&engine.unfenced.records(&engine.settings.id)).await?;
+                return Err(already_complete());
             }
             Some(checkpoint) => {
                 preflight::check_again(&engine).await?;
                 checkpoint.window
             }
             None => {
-                preflight::check(&engine, preflight::Purpose::Start).await?.refuse()?;
+                check(&engine).await?;
                 CutoverWindow::default()
             }
         };
+        let claimed = waits.report_waits(Side::Target, "take the lease", Some(LONGEST_CALL), claim(&engine));
+        claimed.await?;
         keep_freed_memory();
         let engine = Arc::new(engine.waiting());
-        let progress = Arc::new(RunState::new(engine.events.clone()));
+        let mut progress = RunState::new(engine.events.clone());
+        if let Some(resources) = &engine.resources {
+            progress.limits = resources.limiters();
+        }
+        let progress = Arc::new(progress);
         progress.limits.set(engine.settings.throttle);
         progress.walker_slots.set(engine.settings.walkers_at_first());
         let (length, now) = (engine.settings.cutover_window, engine.settings.clock.now());
@@ -470,6 +477,40 @@ impl MigrationHandle {
             (phase, _) => phase,
         };
         phase.check(call)
+    }
+}
+
+/// Checks both sides before the first start.
+///
+/// # Errors
+/// [`Refused`](ErrorKind::Refused) with every blocker, [`LeaseHeld`](ErrorKind::LeaseHeld) if there are some because another process runs the
+/// migration, or a server error.
+async fn check(engine: &Job) -> Result<()> {
+    let plan = preflight::check(engine, preflight::Purpose::Start).await?;
+    let Err(refused) = plan.refuse() else { return Ok(()) };
+    match lease::holder(&engine.unfenced.records(&engine.settings.id)).await {
+        Ok(Some(holder)) => Err(lease::held_by(&holder)),
+        _ => Err(refused),
+    }
+}
+
+/// Takes the lease for the first run, and registers the migration on the target.
+async fn claim(engine: &Job) -> Result<()> {
+    let records = engine.unfenced.records(&engine.settings.id);
+    let lease = Lease::acquire(records.clone(), engine.fence.clone()).await?;
+    let register = async {
+        let source = engine.source.describe().await?;
+        register::enter(&records, (&source.identity, &source.name), &engine.settings.selection).await
+    };
+    match lease.while_kept(register).await {
+        Ok(()) => {
+            engine.started.put(lease);
+            Ok(())
+        }
+        Err(error) => {
+            lease.release().await;
+            Err(error)
+        }
     }
 }
 

@@ -10,13 +10,14 @@ use crate::api::reverse;
 use crate::checkpoint::{CheckpointStore, SinkStore, WayBack};
 use crate::config::{Clock, DdlPolicy, ExistingData, LostPosition, Settings, Throttle, Verification};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{OnWait, Selection, Wait};
+use crate::model::{DEFAULT_ID, OnWait, Selection, Wait};
 use crate::preflight::{self, PathPolicy, Plan};
 use crate::report::{Event, Events};
 use crate::runtime::fence::{Fence, FencedSink, FencedStore};
 use crate::runtime::hooks::{Hooks, HostHooks};
-use crate::runtime::job::{Job, Unfenced};
-use crate::sink::Sink;
+use crate::runtime::job::{Job, StartedLease, Unfenced};
+use crate::runtime::limits::resources::Resources;
+use crate::sink::{Records, Sink};
 use crate::source::Source;
 
 /// A migration that is described but not started.
@@ -45,7 +46,9 @@ pub struct MigrationBuilder {
     sink: Arc<dyn Sink>,
     store: Option<Arc<dyn CheckpointStore>>,
     hooks: HostHooks,
+    resources: Option<Resources>,
     settings: Settings,
+    id: String,
     selection: Result<Selection>,
 }
 
@@ -68,7 +71,9 @@ impl Migration {
             sink: Arc::new(sink),
             store: None,
             hooks: HostHooks::default(),
+            resources: None,
             settings: Settings::default(),
+            id: DEFAULT_ID.to_owned(),
             selection: Ok(Selection::all()),
         }
     }
@@ -158,8 +163,9 @@ impl Migration {
     /// - [`Refused`](ErrorKind::Refused): preflight found a blocker. All blockers are looked for before the first start, those of
     ///   [`block_source_writes`](MigrationBuilder::block_source_writes) before every start.
     /// - [`Hook`](ErrorKind::Hook): [`before_start`](Hooks::before_start) failed.
-    /// - [`CheckpointMismatch`](ErrorKind::CheckpointMismatch): the checkpoint belongs to another migration, or to one that is complete.
-    /// - [`Lease`](ErrorKind::Lease): another process runs the migration.
+    /// - [`AlreadyComplete`](ErrorKind::AlreadyComplete): the migration is complete.
+    /// - [`CheckpointMismatch`](ErrorKind::CheckpointMismatch): the checkpoint belongs to another migration.
+    /// - [`LeaseHeld`](ErrorKind::LeaseHeld): another process runs the migration.
     /// - A server error.
     pub async fn start(self) -> Result<MigrationHandle> {
         MigrationHandle::start(self.engine).await
@@ -178,7 +184,20 @@ impl MigrationBuilder {
     /// Makes this the migration that reverses a hand-over.
     pub(crate) fn takes_back(mut self, way_back: WayBack, selection: Selection) -> Self {
         self.selection = Ok(selection);
+        self.id.clone_from(&way_back.first.id);
         self.settings.way_back = Some(way_back);
+        self
+    }
+
+    /// The name of this migration among all that have the same target: 1 to 64 characters of ASCII letters, digits, `.`, `_` and `-`.
+    /// Default: `default`; for the [reverse](crate::Summary::reverse) of a migration, the id of that migration.
+    ///
+    /// Migrations with different ids into one target run side by side, in one process or in many, as long as no two of them can write to the
+    /// same namespace there. A start is refused if one of the others could: includes and excludes count with everything that they may ever
+    /// match, not only with what exists now. A migration that was stopped counts until it is complete or [forgotten](Migration::forget).
+    #[must_use]
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = id.into();
         self
     }
 
@@ -465,6 +484,13 @@ impl MigrationBuilder {
         self
     }
 
+    /// Memory and rate limits that this migration shares with others of the process. Default: none.
+    #[must_use]
+    pub fn resources(mut self, resources: &Resources) -> Self {
+        self.resources = Some(resources.clone());
+        self
+    }
+
     /// Maximum lag at which the run counts as ready for cutover. Default: 2 s.
     ///
     /// ```no_run
@@ -638,12 +664,18 @@ impl MigrationBuilder {
     /// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a malformed pattern or rename, or a number out of range.
     pub fn build(self) -> Result<Migration> {
         let mut settings = self.settings;
+        settings.id = self.id.parse()?;
         settings.selection = self.selection?;
+        let shared_bytes = self
+            .resources
+            .as_ref()
+            .map_or(usize::MAX, |resources| resources.pools().bytes);
         for (name, value, least, most) in [
             ("walkers", settings.walkers as u64, 1, 256),
             ("lanes", settings.appliers as u64, 1, 256),
             ("chunk_bytes", settings.chunk_bytes, 1 << 10, u64::MAX),
             ("memory_bytes", settings.memory_bytes as u64, 16 << 20, u64::MAX),
+            ("Resources::memory_bytes", shared_bytes as u64, 16 << 20, u64::MAX),
         ] {
             if !(least..=most).contains(&value) {
                 let message = format!("`{name}` is {value}; it must be at least {least} and at most {most}");
@@ -656,7 +688,7 @@ impl MigrationBuilder {
         }
         let store = self
             .store
-            .unwrap_or_else(|| Arc::new(SinkStore::new(Arc::clone(&self.sink))));
+            .unwrap_or_else(|| Arc::new(SinkStore::of(Records::new(Arc::clone(&self.sink), settings.id.clone()))));
         let fence = Fence::default();
         let sink: Arc<dyn Sink> = Arc::new(FencedSink::new(Arc::clone(&self.sink), fence.clone()));
         Ok(Migration {
@@ -667,9 +699,11 @@ impl MigrationBuilder {
                 store: Arc::new(FencedStore::new(store, fence.clone())),
                 unfenced: Unfenced { sink: self.sink },
                 fence,
+                started: StartedLease::default(),
                 seen: Arc::default(),
                 hooks: self.hooks,
                 events: Events::new(),
+                resources: self.resources,
                 settings,
             }),
         })

@@ -4,6 +4,7 @@ pub(crate) mod cutover;
 pub(crate) mod handle;
 pub(crate) mod migrating_client;
 pub(crate) mod migration;
+pub(crate) mod records;
 pub(crate) mod rehearsal;
 pub(crate) mod reverse;
 pub(crate) mod verify;

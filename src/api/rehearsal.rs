@@ -5,18 +5,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::api::handle::MigrationHandle;
 use crate::api::migration::Migration;
+use crate::api::records::remove_records;
 use crate::engine::ownership::Ownership;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::format;
 use crate::report::Status;
 use crate::runtime::flush::SharedFlush;
 use crate::runtime::job::Job;
-use crate::runtime::lease::Lease;
-use crate::sink::CatalogCommand;
 
 /// A rehearsal that is described but not started; see [`Migration::rehearse`].
 #[derive(Debug)]
@@ -72,7 +70,8 @@ impl Rehearsal {
     }
 
     /// Copies, follows until the run is ready, stops the run, and awaits `test`. Then it removes the migration's own records from the
-    /// target, and its checkpoint from the checkpoint store, so that no record of the migration remains.
+    /// target, and its checkpoint from the checkpoint store, so that no record of the migration remains. Other migrations into the same
+    /// target are not affected.
     ///
     /// While `test` runs, nothing is written to the target. Its data is the source's data at the [position](Status::position) in the
     /// status, or a moment later. Documents do not expire there, and indexes are not in their final form yet.
@@ -90,7 +89,7 @@ impl Rehearsal {
             return Err(Error::new(
                 ErrorKind::CheckpointMismatch,
                 "rehearse the migration",
-                "a migration has already begun, and a rehearsal would remove its checkpoint: start it, or remove the checkpoint first",
+                "a migration has already begun, and a rehearsal would remove its checkpoint: start it, or call `Migration::forget` first",
             ));
         }
         let began = Instant::now();
@@ -117,18 +116,12 @@ async fn ready(run: &MigrationHandle, max_lag: Duration) -> Result<Status> {
     Ok(run.status())
 }
 
-/// Removes what a run leaves on the target. The lease keeps other processes out, and is removed after everything else of the run.
+/// Removes what a run leaves on the target.
 async fn tidy_up(engine: &Job, clear_target: bool) -> Result<()> {
-    let sink = &engine.unfenced.sink;
-    let lease = Lease::acquire(Arc::clone(sink), engine.fence.clone()).await?;
-    let stop = CancellationToken::new();
-    let remove = async {
-        // Takes ownership of the checkpoint, as every run does once it has the lease.
-        engine.store.claim().await?;
+    let clear = async {
         if clear_target && let Some(checkpoint) = engine.load().await? {
             let durability = SharedFlush::new(Arc::clone(&engine.sink));
-            let ownership =
-                Ownership::load(Arc::clone(&engine.sink), durability, engine.settings.existing_data).await?;
+            let ownership = Ownership::load(engine.records(), durability, engine.settings.existing_data).await?;
             // Collections created after the last checkpoint.
             for namespace in ownership.earlier().await {
                 ownership.remove(&namespace, None, checkpoint.watermark).await?;
@@ -139,17 +132,7 @@ async fn tidy_up(engine: &Job, clear_target: bool) -> Result<()> {
                     .await?;
             }
         }
-        engine.sink.flush().await?;
-        engine.store.clear().await?;
-        stop.cancel();
-        Ok(())
+        engine.sink.flush().await
     };
-    futures::try_join!(lease.clone().keep(stop.clone()), remove)?;
-    lease.remove().await?;
-    let database = crate::METADATA_DATABASE.to_owned();
-    match sink.execute(&CatalogCommand::DropDatabase { database }).await {
-        // Its collections hold nothing of this migration any more. No other step needs this privilege.
-        Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(()),
-        other => other,
-    }
+    remove_records(engine, clear).await
 }

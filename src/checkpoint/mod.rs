@@ -18,7 +18,7 @@ use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{CollectionKind, LeftSelection, Namespace, Position, Selection};
+use crate::model::{CollectionKind, DEFAULT_ID, LeftSelection, Namespace, Position, Selection};
 use crate::order::Key;
 
 pub use file::FileStore;
@@ -121,6 +121,9 @@ pub trait CheckpointStore: Send + Sync + 'static {
 pub struct Checkpoint {
     /// The version of the format, [`FORMAT`].
     pub format: i32,
+    /// The [id](crate::MigrationBuilder::id) of the migration.
+    #[serde(default = "default_id")]
+    pub id: String,
     /// The identity of the source.
     pub source: String,
     /// The identity of the sink.
@@ -297,6 +300,7 @@ impl Checkpoint {
     ) -> Self {
         Self {
             format: FORMAT,
+            id: default_id(),
             source: source.into(),
             sink: sink.into(),
             selection,
@@ -343,6 +347,7 @@ impl Checkpoint {
             source_writes_blocked: self.source_writes_blocked,
             expiry_final: self.expiry_final,
             takes_back: self.takes_back,
+            id: self.id,
             ..Self::begin(self.source, self.sink, self.selection, watermark, resume)
         }
     }
@@ -391,6 +396,10 @@ impl Checkpoint {
     }
 }
 
+fn default_id() -> String {
+    DEFAULT_ID.to_owned()
+}
+
 fn nothing_seen() -> Position {
     Position::ZERO
 }
@@ -417,6 +426,7 @@ mod tests {
         };
         Checkpoint {
             format: FORMAT,
+            id: "tenant-42".to_owned(),
             source: "source".to_owned(),
             sink: "sink".to_owned(),
             selection,
@@ -504,6 +514,7 @@ mod tests {
         let bytes = RawDocumentBuf::from_bytes(std::fs::read(path).unwrap()).unwrap();
         let read = Checkpoint::decode(&bytes).unwrap();
         let mut expected = Checkpoint {
+            id: "default".to_owned(),
             seen: Position::ZERO,
             left_over: Vec::new(),
             resyncs: 0,

@@ -9,7 +9,8 @@ use bson::{Uuid, rawdoc};
 use super::CheckpointStore;
 use super::parts::{PART, Parts};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sink::Sink;
+use crate::model::MigrationId;
+use crate::sink::{Records, Sink};
 
 /// Name of the record on the sink.
 const RECORD: &str = "checkpoint";
@@ -27,7 +28,7 @@ const READS: usize = 10;
 /// other's checkpoint. This holds even before the new process has saved its first one, because a run claims the record when it begins. A
 /// checkpoint of tens of thousands of collections is too large for one record and is kept in several.
 pub struct SinkStore {
-    sink: Arc<dyn Sink>,
+    records: Records,
     /// Distinguishes this store's records from those of other processes.
     writer: Uuid,
     state: tokio::sync::Mutex<State>,
@@ -44,10 +45,23 @@ struct State {
 }
 
 impl SinkStore {
-    /// Creates a store on `sink`.
+    /// Creates a store on `sink` for the migration with the default id. Without a store of the host, a migration keeps its checkpoint in one
+    /// with its own id.
     pub fn new(sink: Arc<dyn Sink>) -> Self {
+        Self::of(Records::new(sink, MigrationId::default()))
+    }
+
+    /// Creates a store on `sink` for the migration with this [id](crate::MigrationBuilder::id).
+    ///
+    /// # Errors
+    /// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) if this is no id.
+    pub fn with_id(sink: Arc<dyn Sink>, id: &str) -> Result<Self> {
+        Ok(Self::of(Records::new(sink, id.parse()?)))
+    }
+
+    pub(crate) fn of(records: Records) -> Self {
         Self {
-            sink,
+            records,
             writer: Uuid::new(),
             state: tokio::sync::Mutex::default(),
         }
@@ -67,7 +81,7 @@ impl SinkStore {
                 record.append(cstr!("parts"), parts);
             }
         }
-        let saved = self.sink.save_record(RECORD, &record, *fence).await?;
+        let saved = self.records.save(RECORD, &record, *fence).await?;
         if saved {
             *fence = next;
         }
@@ -80,7 +94,7 @@ impl SinkStore {
         if self.save_over(fence, content).await? {
             return Ok(true);
         }
-        if let Some(record) = self.sink.load_record(RECORD).await?
+        if let Some(record) = self.records.load(RECORD).await?
             && record
                 .get_str("writer")
                 .is_ok_and(|writer| writer == self.writer.to_string())
@@ -96,7 +110,7 @@ impl SinkStore {
     async fn tidy(&self, state: &mut State, kept: Option<Parts>) {
         let mut left = Vec::new();
         for parts in std::mem::take(&mut state.sets) {
-            if Some(parts) == kept || parts.delete(&self.sink).await.is_err() {
+            if Some(parts) == kept || parts.delete(&self.records).await.is_err() {
                 left.push(parts);
             }
         }
@@ -115,7 +129,7 @@ impl CheckpointStore for SinkStore {
     async fn load(&self) -> Result<Option<RawDocumentBuf>> {
         let mut state = self.state.lock().await;
         for _ in 0..READS {
-            let Some(record) = self.sink.load_record(RECORD).await? else {
+            let Some(record) = self.records.load(RECORD).await? else {
                 state.fence = 0;
                 return Ok(None);
             };
@@ -124,7 +138,7 @@ impl CheckpointStore for SinkStore {
                 Content::Nothing => return Ok(None),
                 Content::Whole(checkpoint) => return Ok(Some(checkpoint.to_owned())),
                 Content::Parts(parts) => {
-                    if let Some(checkpoint) = parts.load(&self.sink).await? {
+                    if let Some(checkpoint) = parts.load(&self.records).await? {
                         return Ok(Some(checkpoint));
                     }
                 }
@@ -136,7 +150,7 @@ impl CheckpointStore for SinkStore {
     async fn claim(&self) -> Result<()> {
         let mut state = self.state.lock().await;
         for _ in 0..CLAIMS {
-            let record = self.sink.load_record(RECORD).await?;
+            let record = self.records.load(RECORD).await?;
             let content = match &record {
                 Some(record) => {
                     state.fence = record.get_i64("fence").map_err(damaged)?;
@@ -171,7 +185,7 @@ impl CheckpointStore for SinkStore {
         if let Some(parts) = parts {
             state.next_set += 1;
             state.sets.push(parts);
-            parts.save(&self.sink, bytes).await?;
+            parts.save(&self.records, bytes).await?;
         }
         let content = parts.map_or(Content::Whole(checkpoint), Content::Parts);
         if !self.save_over_own(&mut state.fence, &content).await? {
@@ -183,12 +197,12 @@ impl CheckpointStore for SinkStore {
 
     async fn clear(&self) -> Result<()> {
         let mut state = self.state.lock().await;
-        if let Some(record) = self.sink.load_record(RECORD).await?
+        if let Some(record) = self.records.load(RECORD).await?
             && let Content::Parts(parts) = content_of(&record)?
         {
             state.sets.push(parts);
         }
-        self.sink.delete_record(RECORD).await?;
+        self.records.delete(RECORD).await?;
         self.tidy(&mut state, None).await;
         state.fence = 0;
         Ok(())
@@ -230,7 +244,7 @@ pub(super) fn damaged(error: impl Into<Box<dyn std::error::Error + Send + Sync>>
 
 fn taken(operation: &'static str) -> Error {
     Error::new(
-        ErrorKind::Lease,
+        ErrorKind::LeaseLost,
         operation,
         "another process has saved a checkpoint since: it has taken the migration over",
     )
@@ -270,7 +284,7 @@ mod tests {
         second.save(&rawdoc! { "n": 2 }).await.unwrap();
         for _ in 0..2 {
             let error = first.save(&rawdoc! { "n": 3 }).await.unwrap_err();
-            assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Lease, false));
+            assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::LeaseLost, false));
         }
         assert_eq!(second.load().await.unwrap(), Some(rawdoc! { "n": 2 }));
     }
@@ -290,7 +304,7 @@ mod tests {
             assert_eq!(second.load().await.unwrap(), saved);
             assert_eq!(
                 first.save(&rawdoc! { "n": 2 }).await.unwrap_err().kind(),
-                ErrorKind::Lease
+                ErrorKind::LeaseLost
             );
             assert_eq!(second.load().await.unwrap(), saved);
             second.save(&rawdoc! { "n": 3 }).await.unwrap();
@@ -333,7 +347,7 @@ mod tests {
         second.claim().await.unwrap();
         assert_eq!(second.load().await.unwrap(), Some(large(4, 2)));
         // The parts of the stale store arrive, but the record that names them does not.
-        assert_eq!(first.save(&large(5, 3)).await.unwrap_err().kind(), ErrorKind::Lease);
+        assert_eq!(first.save(&large(5, 3)).await.unwrap_err().kind(), ErrorKind::LeaseLost);
         assert_eq!(second.load().await.unwrap(), Some(large(4, 2)));
         second.save(&large(6, 3)).await.unwrap();
         assert_eq!(second.load().await.unwrap(), Some(large(6, 3)));

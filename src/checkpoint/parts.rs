@@ -3,14 +3,12 @@
 //! Each part is a record of its own, under a name that is used only once. The checkpoint's record names the parts. Whatever happens during
 //! a save, that record therefore refers to a complete set: the old one or the new one.
 
-use std::sync::Arc;
-
 use bson::raw::RawDocumentBuf;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Uuid, rawdoc};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sink::Sink;
+use crate::sink::Records;
 
 /// Maximum number of bytes of a part. A larger checkpoint is split into parts, because a record is a document, which has at most 16 MiB.
 #[cfg(not(test))]
@@ -37,14 +35,14 @@ impl Parts {
     ///
     /// # Errors
     /// A server error. Some of the records may have been saved.
-    pub async fn save(&self, sink: &Arc<dyn Sink>, bytes: &[u8]) -> Result<()> {
+    pub async fn save(&self, records: &Records, bytes: &[u8]) -> Result<()> {
         for (number, part) in (0..).zip(bytes.chunks(PART)) {
             let bytes = Binary {
                 subtype: BinarySubtype::Generic,
                 bytes: part.to_vec(),
             };
             let record = rawdoc! { "fence": 1_i64, "bytes": bytes };
-            if !sink.save_record(&self.name(number), &record, 0).await? {
+            if !records.save(&self.name(number), &record, 0).await? {
                 return Err(Error::new(
                     ErrorKind::Protocol,
                     "save the checkpoint",
@@ -60,10 +58,10 @@ impl Parts {
     ///
     /// # Errors
     /// A server error, or the loaded bytes are no checkpoint.
-    pub async fn load(&self, sink: &Arc<dyn Sink>) -> Result<Option<RawDocumentBuf>> {
+    pub async fn load(&self, records: &Records) -> Result<Option<RawDocumentBuf>> {
         let mut bytes = Vec::new();
         for number in 0..self.count {
-            let Some(record) = sink.load_record(&self.name(number)).await? else {
+            let Some(record) = records.load(&self.name(number)).await? else {
                 return Ok(None);
             };
             bytes.extend_from_slice(record.get_binary("bytes").map_err(super::on_target::damaged)?.bytes);
@@ -77,9 +75,9 @@ impl Parts {
     ///
     /// # Errors
     /// A server error. Some of the records may have been deleted.
-    pub async fn delete(&self, sink: &Arc<dyn Sink>) -> Result<()> {
+    pub async fn delete(&self, records: &Records) -> Result<()> {
         for number in 0..self.count {
-            sink.delete_record(&self.name(number)).await?;
+            records.delete(&self.name(number)).await?;
         }
         Ok(())
     }

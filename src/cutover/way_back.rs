@@ -24,6 +24,7 @@ impl WayBack {
             position,
             position,
         );
+        first.id = engine.settings.id.to_string();
         first.collections = migrated
             .iter()
             .filter_map(|state| Some(opposite(state, standing.get(&state.target)?, position)))

@@ -14,6 +14,8 @@ use crate::model::Position;
 use crate::report::Event;
 use crate::runtime::flush::SharedFlush;
 use crate::runtime::progress::RunState;
+use crate::runtime::register;
+use crate::sink::Records;
 
 /// Minimum pause between two saves, as a multiple of the duration of the last save. A checkpoint of tens of thousands of collections is
 /// many megabytes.
@@ -29,6 +31,7 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 pub(crate) async fn save_checkpoints(
     durability: SharedFlush,
     store: Arc<dyn CheckpointStore>,
+    records: Records,
     ownership: Arc<Ownership>,
     replay_until: Position,
     progress: Arc<RunState>,
@@ -72,6 +75,11 @@ pub(crate) async fn save_checkpoints(
             }
         }
         saved?;
+        progress.checkpoint_saved();
+        if checkpoint.head.complete {
+            // If this fails, the next start does it. Until then, the names of this migration stay reserved.
+            let _ = register::complete(&records).await;
+        }
         ownership
             .saved(checkpoint.states.iter(), watermark, watermark >= replay_until)
             .await?;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bson::Uuid;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{PendingCheckpoint, States};
@@ -196,14 +196,14 @@ pub(crate) enum ApplierMessage {
     Changes {
         changes: Vec<Routed>,
         bytes: usize,
-        permit: OwnedSemaphorePermit,
+        permit: MemoryPermit,
     },
     /// Read these documents from the source again and write them as they are there. Their changes up to the position of that read are
     /// dropped. The permit is the share of their `_id`s in the byte budget.
     Refetch {
         target: Arc<CollectionMapping>,
         keys: Vec<Key>,
-        permit: OwnedSemaphorePermit,
+        permit: MemoryPermit,
     },
     /// Refetch again, under this name, the documents that were refetched by a read that may have come after the rename.
     Renamed { target: Arc<CollectionMapping> },

@@ -45,9 +45,10 @@ use crate::runtime::cutover_estimate::ComparedAtCutover;
 use crate::runtime::expiry::restore;
 use crate::runtime::flush::SharedFlush;
 use crate::runtime::index_builds::IndexBuilds;
-use crate::runtime::job::{Job, mismatch};
+use crate::runtime::job::{Job, already_complete};
 use crate::runtime::lease::Lease;
-use crate::runtime::limits::memory::{MemoryBudget, Shares};
+use crate::runtime::limits::memory::RunMemory;
+use crate::runtime::limits::resources::Resources;
 use crate::runtime::progress::RunState;
 use crate::runtime::tasks::flatten;
 use crate::runtime::waiting::{report_waits, report_waits_within};
@@ -81,8 +82,7 @@ impl Job {
         cancel: &CancellationToken,
         lost: Option<&str>,
     ) -> Result<()> {
-        let lease = Lease::acquire(Arc::clone(&self.unfenced.sink), self.fence.clone());
-        let lease = report_waits(&progress.events, Side::Target, "take the lease", lease).await?;
+        let lease = report_waits(&progress.events, Side::Target, "take the lease", self.lease(progress)).await?;
         let cancel = cancel.child_token();
         // Tasks may still write after the run is cancelled. The lease is kept until all of them have ended.
         let ended = CancellationToken::new();
@@ -109,7 +109,7 @@ impl Job {
                         tasks: &mut tasks,
                         progress,
                         cancel: &cancel,
-                        shares: Shares::of(&self.settings),
+                        memory: RunMemory::of(&self.settings, self.resources.as_ref().map(Resources::pools)),
                     };
                     tasks.spawn(begun, requests);
                     Ok(())
@@ -138,10 +138,28 @@ impl Job {
         kept.and(result)
     }
 
+    /// Returns the lease that the start has acquired, or acquires it again after the previous run.
+    ///
+    /// # Errors
+    /// [`LeaseLost`](ErrorKind::LeaseLost) if another process has it now, or a server error.
+    async fn lease(&self, progress: &Arc<RunState>) -> Result<Lease> {
+        let records = self.unfenced.records(&self.settings.id);
+        let lease = match self.started.take() {
+            Some(lease) => lease,
+            None => Lease::acquire(records.clone(), self.fence.clone())
+                .await
+                .map_err(|error| match error.kind() {
+                    ErrorKind::LeaseHeld => error.with_kind(ErrorKind::LeaseLost),
+                    _ => error,
+                })?,
+        };
+        Ok(lease.of_run(records, Arc::clone(progress)))
+    }
+
     async fn begin(&self, progress: &Arc<RunState>, lost: Option<&str>) -> Result<Begun> {
         // The previous holder of the lease may have been cut off in the middle of a write.
         let events = &progress.events;
-        self.sink.quiesce().await?;
+        self.sink.quiesce(&self.settings.selection).await?;
         self.store.claim().await?;
         self.prepare_way_back().await?;
         let mut loaded = self.load().await?;
@@ -163,8 +181,7 @@ impl Job {
         progress.expiry.restored();
         let watch = self.watch_on(loaded.as_mut(), progress).await;
         let durability = SharedFlush::new(Arc::clone(&self.sink));
-        let ownership =
-            Ownership::load(Arc::clone(&self.sink), durability.clone(), self.settings.existing_data).await?;
+        let ownership = Ownership::load(self.records(), durability.clone(), self.settings.existing_data).await?;
         let mut builds = Arc::clone(&self.builds).lock_owned().await;
         let known = loaded.as_ref().map(|checkpoint| &checkpoint.collections[..]);
         builds.keep(|job| {
@@ -177,9 +194,7 @@ impl Job {
         }
         let beginning = match loaded {
             Some(checkpoint) if checkpoint.complete => {
-                return Err(mismatch(
-                    "the migration is complete; to run it again remove its checkpoint first".to_owned(),
-                ));
+                return Err(already_complete());
             }
             Some(checkpoint) => match lost {
                 Some(reason) => self.resync(checkpoint, &ownership, progress, reason).await?,
@@ -266,7 +281,7 @@ struct Tasks<'a> {
     tasks: &'a mut JoinSet<Result<()>>,
     progress: &'a Arc<RunState>,
     cancel: &'a CancellationToken,
-    shares: Shares,
+    memory: RunMemory<'a>,
 }
 
 impl Tasks<'_> {
@@ -297,11 +312,11 @@ impl Tasks<'_> {
             entries,
             requests: received,
             appliers: self.spawn_appliers(beginning.replay_until, &reached),
-            applier_bytes: self.shares.appliers,
-            held_limit: self.shares.held,
+            applier_memory: self.memory.appliers(),
+            held_memory: self.memory.held(),
             chunk_bytes: settings.chunk_bytes,
             verify: settings.verification == Verification::Continuous,
-            changed_limit: self.shares.changed,
+            changed_memory: self.memory.changed(),
             reached: barriers,
             saves,
             cancel: self.cancel.clone(),
@@ -313,6 +328,7 @@ impl Tasks<'_> {
         self.tasks.spawn(save_checkpoints(
             durability.clone(),
             Arc::clone(&job.store),
+            job.records(),
             Arc::clone(&ownership),
             beginning.replay_until,
             Arc::clone(self.progress),
@@ -321,7 +337,7 @@ impl Tasks<'_> {
         self.tasks.spawn(read_oplog(
             beginning.tail,
             send_entries,
-            MemoryBudget::new(self.shares.read_ahead),
+            self.memory.read_ahead(),
             Arc::clone(self.progress),
             self.cancel.clone(),
         ));
@@ -354,8 +370,9 @@ impl Tasks<'_> {
                 progress: Arc::clone(self.progress),
                 messages,
                 reached: reached.clone(),
-                refetched_bytes: self.shares.settled / count,
-                batch_bytes: self.shares.applier_batch,
+                refetched: self.memory.settled(count),
+                refused: self.memory.settled(count),
+                batch_bytes: self.memory.applier_batch(),
                 replay_until,
             });
             self.tasks.spawn(applier.run(self.cancel.clone()));
@@ -404,7 +421,7 @@ impl Tasks<'_> {
         durability: &SharedFlush,
         requests: &mpsc::Sender<Request>,
     ) {
-        let batches = MemoryBudget::new(self.shares.batches);
+        let batches = self.memory.batches();
         for _ in 0..self.job.settings.walkers {
             let walker = Walker {
                 source: Arc::clone(&self.job.source),
@@ -413,7 +430,7 @@ impl Tasks<'_> {
                 durability: durability.clone(),
                 progress: Arc::clone(self.progress),
                 requests: requests.clone(),
-                batch_bytes: self.shares.batch,
+                batch_bytes: self.memory.batch(),
                 batches: batches.clone(),
                 cancel: self.cancel.clone(),
             };

@@ -100,6 +100,7 @@ codes! {
     ExistingData = "existing_data",
     LeaseHeld = "lease_held",
     OtherMigration = "other_migration",
+    OverlappingMigration = "overlapping_migration",
     AlreadyComplete = "already_complete",
     OtherTool = "other_tool",
     WritesBlocked = "writes_blocked",

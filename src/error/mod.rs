@@ -74,8 +74,12 @@ pub enum ErrorKind {
     VersionChanged,
     /// The checkpoint belongs to another migration, source, selection or format version.
     CheckpointMismatch,
-    /// Another process holds the lease on the target, or has taken it over.
-    Lease,
+    /// The checkpoint says that this migration is complete. Another migration, with another id, may still begin.
+    AlreadyComplete,
+    /// Another process holds the lease of this migration on the target. The message names its host and process.
+    LeaseHeld,
+    /// Another process has taken this migration over during the run. This process has stopped writing.
+    LeaseLost,
     /// The source received writes after the host had declared that nothing writes to it any more. The run keeps following the source, and
     /// the cutover can be retried.
     WritesAfterStop,

@@ -113,7 +113,7 @@ impl Attempts {
 }
 
 /// Returns a random number from 0 to 1. Each new `RandomState` of the standard library hashes differently.
-fn random() -> f64 {
+pub(crate) fn random() -> f64 {
     RandomState::new().hash_one(()) as f64 / u64::MAX as f64
 }
 

@@ -7,6 +7,7 @@ use super::{Checkpointed, Context, PlannedCollection, SideFacts};
 use crate::config::Settings;
 use crate::error::Finding;
 use crate::model::{Amount, Collection, CollectionKind, Deployment, Inspection, Side};
+use crate::runtime::register::Register;
 
 /// Two healthy 6.0 sets with no further facts, and an empty plan.
 pub(super) struct Facts {
@@ -16,6 +17,7 @@ pub(super) struct Facts {
     pub total: Amount,
     pub checkpointed: Checkpointed,
     pub lease_holder: Option<String>,
+    pub register: Register,
     listed: Vec<Collection>,
     selected: usize,
     standing: Vec<Collection>,
@@ -43,6 +45,7 @@ impl Facts {
             total: Amount::default(),
             checkpointed: Checkpointed::Not,
             lease_holder: None,
+            register: Register::default(),
             listed: Vec::new(),
             selected: 0,
             standing: Vec::new(),
@@ -113,6 +116,7 @@ pub(super) fn findings(facts: &Facts, rule: fn(&Context<'_>, &mut Vec<Finding>))
         total: facts.total,
         checkpointed: &facts.checkpointed,
         lease_holder: facts.lease_holder.as_deref(),
+        register: &facts.register,
     };
     let mut findings = Vec::new();
     rule(&context, &mut findings);

@@ -74,7 +74,8 @@
 //! | `misplaced_id` | blocker | documents begin with their `_id` (scan only) |
 //! | `unique_violation` | blocker | no two documents share a key in a unique index (scan only) |
 //! | `existing_data` | blocker, warning | no collection on the target is in the way; a warning names what will be dropped or made equal |
-//! | `lease_held` | blocker | no other process migrates to the target |
+//! | `lease_held` | blocker | no other process runs this migration |
+//! | `overlapping_migration` | blocker | no other migration that is not complete may ever write to the same names on the target |
 //! | `other_migration` | blocker | the checkpoint belongs to this migration |
 //! | `already_complete` | blocker | the migration is not complete already |
 //! | `other_tool` | warning | no other tool keeps its state on the target |
@@ -137,6 +138,7 @@ use crate::model::{Amount, Collection, CollectionKind, Deployment, Namespace, Si
 use crate::mongo::retry::answered;
 use crate::runtime::job::Job;
 use crate::runtime::lease;
+use crate::runtime::register::Register;
 use crate::runtime::waiting::LONGEST_CALL;
 
 pub use self::plan::{Estimate, Plan, PlannedCollection};
@@ -212,6 +214,8 @@ struct Context<'a> {
     checkpointed: &'a Checkpointed,
     /// The process that currently holds the lease.
     lease_holder: Option<&'a str>,
+    /// The migrations that the target knows.
+    register: &'a Register,
 }
 
 impl Context<'_> {
@@ -271,7 +275,7 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
     // Reading a record with majority guarantees involves a write. A target that accepts no writes or has no majority gets a finding of its
     // own.
     let takes_writes = !target.inspection.unanswered.contains(&Access::WriteRecords);
-    let (checkpointed, lease_holder) = match takes_writes && topology::has_prompt_majority(&target) {
+    let (checkpointed, lease_holder, register) = match takes_writes && topology::has_prompt_majority(&target) {
         true => {
             let checkpointed = asked(
                 engine,
@@ -287,9 +291,16 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
                 Some(LONGEST_CALL),
                 lease_holder(engine, purpose),
             );
-            (checkpointed.await?, holder.await?)
+            let register = asked(
+                engine,
+                Side::Target,
+                "read the register of migrations",
+                Some(LONGEST_CALL),
+                register(engine),
+            );
+            (checkpointed.await?, holder.await?, register.await?)
         }
-        false => (Checkpointed::Not, None),
+        false => (Checkpointed::Not, None, Register::default()),
     };
     let context = Context {
         settings,
@@ -302,6 +313,7 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
         total,
         checkpointed: &checkpointed,
         lease_holder: lease_holder.as_deref(),
+        register: &register,
     };
     let mut findings = Vec::new();
     for rule in [
@@ -457,10 +469,18 @@ async fn checkpointed(engine: &Job) -> Result<Checkpointed> {
     }
 }
 
+async fn register(engine: &Job) -> Result<Register> {
+    let register = unless_unauthorized(Register::load(&*engine.sink).await)?;
+    // The rule for privileges reports a user that may not read records.
+    Ok(register.unwrap_or_default())
+}
+
 async fn lease_holder(engine: &Job, purpose: Purpose) -> Result<Option<String>> {
     match purpose {
         // The rule for privileges reports a user that may not read records.
-        Purpose::Plan => Ok(unless_unauthorized(lease::holder(&*engine.sink).await)?.ok().flatten()),
+        Purpose::Plan => Ok(unless_unauthorized(lease::holder(&engine.records()).await)?
+            .ok()
+            .flatten()),
         Purpose::Start => Ok(None),
     }
 }

@@ -52,30 +52,31 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
 
 /// Checks the records of this migration and of others.
 fn records(context: &Context<'_>, findings: &mut Vec<Finding>) {
-    let remove = format!(
-        "on the target: `db.getSiblingDB(\"{}\").dropDatabase()`, or remove the file that holds the checkpoint",
-        crate::METADATA_DATABASE
-    );
     match context.checkpointed {
         Checkpointed::Not | Checkpointed::Yes => {}
         Checkpointed::Complete => findings.push(Finding::blocker(
             FindingCode::AlreadyComplete,
             "the checkpoint says that this migration is complete",
-            remove,
+            "start another one with another id, or call `Migration::forget` to run this one again",
         )),
         Checkpointed::Otherwise(reason) => findings.push(Finding::blocker(
             FindingCode::OtherMigration,
             format!("the checkpoint is of another migration: {reason}"),
-            remove,
+            "use another id or another checkpoint store, or call `Migration::forget` if that migration is over",
         )),
     }
     if let Some(holder) = context.lease_holder {
         findings.push(Finding::blocker(
             FindingCode::LeaseHeld,
-            format!("the process {holder} is migrating to this target"),
+            format!("{holder} runs this migration"),
             "stop it, or wait for it to end",
         ));
     }
+    findings.extend(
+        context
+            .register
+            .conflicts(&context.settings.id, &context.settings.selection),
+    );
     for database in &context.target.inspection.databases {
         if let Some((_, tool)) = OTHER_TOOLS.iter().find(|(name, _)| name == database) {
             findings.push(Finding::warning(

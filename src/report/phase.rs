@@ -111,6 +111,23 @@ impl Phase {
         Error::new(ErrorKind::WrongPhase, Call::CutOver.operation(), possible).with_context("phase", self)
     }
 
+    /// The phase with this name, if there is one.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let all = [
+            Self::Preflight,
+            Self::Copy,
+            Self::Index,
+            Self::CatchUp,
+            Self::Ready,
+            Self::Cutover,
+            Self::Complete,
+            Self::Paused,
+            Self::Stopped,
+            Self::Failed,
+        ];
+        all.into_iter().find(|phase| phase.as_str() == name)
+    }
+
     /// The phase's name in snake case.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -185,6 +202,14 @@ mod tests {
                 assert_eq!(from.leads_to(to), cell == "x", "{from} to {to}");
             }
         }
+    }
+
+    #[test]
+    fn a_phase_is_found_by_its_name() {
+        for phase in ALL {
+            assert_eq!(Phase::named(phase.as_str()), Some(phase));
+        }
+        assert_eq!(Phase::named("other"), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //!   on each process's own monotonic clock, so the clocks of the hosts need not agree.
 //! - The fence is checked before a call begins and again before each step of the call. A process that was suspended in the middle of a
 //!   batch finds the fence closed and waits for a renewal. It continues only if it still holds the lease. Otherwise the call fails with
-//!   [`ErrorKind::Lease`], and whatever it had not sent yet is dropped. The same fence guards the checkpoint store, of whatever kind.
+//!   [`ErrorKind::LeaseLost`], and whatever it had not sent yet is dropped. The same fence guards the checkpoint store, of whatever kind.
 //! - Writes that reached the target before are waited for: the process that takes over calls [`Sink::quiesce`] before it reads anything.
 //! - On a [`SinkStore`](crate::checkpoint::SinkStore) the target itself refuses the checkpoint of a stale holder, independent of any clock:
 //!   the new holder has [claimed](CheckpointStore::claim) the record, and each save names the one that it replaces. The lease record is
@@ -37,7 +37,7 @@ use tokio::time::Instant;
 
 use crate::checkpoint::CheckpointStore;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, Collection, CollectionKind, Deployment, Inspection, Namespace, Position, Write};
+use crate::model::{Batch, Collection, CollectionKind, Deployment, Inspection, Namespace, Position, Selection, Write};
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 
@@ -90,7 +90,7 @@ impl Fence {
     /// Polls `call` only while the process certainly holds the lease.
     ///
     /// # Errors
-    /// [`Lease`](ErrorKind::Lease) if the lease is lost, or the error of `call`.
+    /// [`LeaseLost`](ErrorKind::LeaseLost) if the lease is lost, or the error of `call`.
     ///
     /// # Cancellation
     /// That of `call`.
@@ -114,7 +114,8 @@ impl Fence {
         }
     }
 
-    fn is_open(&self) -> bool {
+    /// Whether the lease is certainly held now.
+    pub fn is_open(&self) -> bool {
         self.state.borrow().is_open()
     }
 
@@ -125,7 +126,7 @@ impl Fence {
             return Ok(());
         }
         Err(Error::new(
-            ErrorKind::Lease,
+            ErrorKind::LeaseLost,
             operation,
             "this process no longer holds the migration's lease on the target",
         ))
@@ -205,8 +206,8 @@ impl Sink for FencedSink {
         self.fence.guard("flush the target", self.sink.flush()).await
     }
 
-    async fn quiesce(&self) -> Result<()> {
-        self.sink.quiesce().await
+    async fn quiesce(&self, selection: &Selection) -> Result<()> {
+        self.sink.quiesce(selection).await
     }
 
     async fn sentinel(&self) -> Result<Option<Position>> {
@@ -316,7 +317,7 @@ mod tests {
         assert!(futures::poll!(&mut call).is_pending());
         assert_eq!(sent.load(SeqCst), 2);
         fence.lose();
-        assert_eq!(call.await.unwrap_err().kind(), ErrorKind::Lease);
+        assert_eq!(call.await.unwrap_err().kind(), ErrorKind::LeaseLost);
         assert_eq!(sent.load(SeqCst), 2);
     }
 
@@ -329,7 +330,7 @@ mod tests {
         advance(HOLD).await;
         assert!(call().await.is_err(), "the renewal is too old");
         fence.lose();
-        assert_eq!(call().await.unwrap().unwrap_err().kind(), ErrorKind::Lease);
+        assert_eq!(call().await.unwrap().unwrap_err().kind(), ErrorKind::LeaseLost);
         assert_eq!(sent.load(SeqCst), 0);
     }
 }

@@ -1,20 +1,22 @@
 //! The components of a migration.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Mutex;
 
 use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::Side;
+use crate::model::{MigrationId, Side};
 use crate::report::Events;
 use crate::runtime::fence::Fence;
 use crate::runtime::hooks::HostHooks;
 use crate::runtime::index_builds::IndexBuilds;
+use crate::runtime::lease::Lease;
+use crate::runtime::limits::resources::Resources;
 use crate::runtime::seen::Seen;
 use crate::runtime::waiting::Waiting;
-use crate::sink::Sink;
+use crate::sink::{Records, Sink};
 use crate::source::Source;
 
 /// Components of a migration. Everything else that a run needs to know is in its checkpoint.
@@ -27,10 +29,14 @@ pub(crate) struct Job {
     /// For calls before the lease is acquired and after it is released.
     pub unfenced: Unfenced,
     pub fence: Fence,
+    /// The lease that the start has acquired for the first run.
+    pub started: StartedLease,
     pub builds: Arc<Mutex<IndexBuilds>>,
     pub seen: Arc<Seen>,
     pub hooks: HostHooks,
     pub events: Events,
+    /// Limits that other migrations of the process share.
+    pub resources: Option<Resources>,
     pub settings: Settings,
 }
 
@@ -47,12 +53,19 @@ impl Job {
                 sink: sink(&self.unfenced.sink),
             },
             fence: self.fence.clone(),
+            started: self.started.clone(),
             builds: Arc::clone(&self.builds),
             seen: Arc::clone(&self.seen),
             hooks: self.hooks.clone(),
             events: events.clone(),
+            resources: self.resources.clone(),
             settings: self.settings.clone(),
         }
+    }
+
+    /// The records of this migration, for a run that holds the lease.
+    pub(crate) fn records(&self) -> Records {
+        Records::new(Arc::clone(&self.sink), self.settings.id.clone())
     }
 
     /// Loads the checkpoint to resume from, if there is one.
@@ -78,6 +91,7 @@ impl Job {
     pub(crate) async fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
         let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
         for (what, theirs, ours) in [
+            ("migration", &checkpoint.id, &self.settings.id.as_str().to_owned()),
             ("source", &checkpoint.source, &source.identity),
             ("target", &checkpoint.sink, &sink.identity),
         ] {
@@ -122,14 +136,49 @@ impl Job {
         let Some(way_back) = &self.settings.way_back else {
             return Ok(None);
         };
-        self.check(&way_back.first).await?;
-        Ok(Some((*way_back.first).clone()))
+        // The host may have given the reverse migration another id than that of the original one.
+        let first = Checkpoint {
+            id: self.settings.id.to_string(),
+            ..(*way_back.first).clone()
+        };
+        self.check(&first).await?;
+        Ok(Some(first))
+    }
+}
+
+/// A lease on its way from the start of a migration to its first run.
+#[derive(Clone, Default)]
+pub(crate) struct StartedLease(Arc<std::sync::Mutex<Option<Lease>>>);
+
+impl StartedLease {
+    pub fn put(&self, lease: Lease) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
+    }
+
+    pub fn take(&self) -> Option<Lease> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 /// The sink as provided by the host, without the fence.
 pub(crate) struct Unfenced {
     pub sink: Arc<dyn Sink>,
+}
+
+impl Unfenced {
+    /// The records of the migration with this id.
+    pub fn records(&self, id: &MigrationId) -> Records {
+        Records::new(Arc::clone(&self.sink), id.clone())
+    }
+}
+
+/// The error for a start of a migration that is complete.
+pub(crate) fn already_complete() -> Error {
+    Error::new(
+        ErrorKind::AlreadyComplete,
+        "start the migration",
+        "it is complete; start another one with another id, or call `Migration::forget` to run this one again",
+    )
 }
 
 pub(crate) fn mismatch(message: String) -> Error {

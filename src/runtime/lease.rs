@@ -3,17 +3,20 @@
 //! The limits of this protection are described in [`fence`](crate::runtime::fence).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use bson::raw::RawDocumentBuf;
+use bson::raw::{RawDocumentBuf, cstr};
 use bson::{DateTime, Uuid, rawdoc};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::MigrationId;
+use crate::report::Phase;
 use crate::runtime::fence::{EXPIRY, Fence};
-use crate::sink::Sink;
+use crate::runtime::progress::RunState;
+use crate::sink::{Records, Sink};
 
 /// Name of the lease record on the sink.
 const RECORD: &str = "lease";
@@ -27,10 +30,48 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The lease on the target. Each renewal names the one that it follows, so two processes can never both renew.
 #[derive(Clone)]
 pub(crate) struct Lease {
-    sink: Arc<dyn Sink>,
+    records: Records,
     fence: Fence,
     holder: Arc<Holder>,
     token: Arc<Mutex<i64>>,
+    told: Told,
+}
+
+/// What the lease's record says about the progress of the migration, for those who list the migrations of a target.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    /// State of the run, once there is one.
+    run: Option<Arc<RunState>>,
+    /// What the previous holder's record says.
+    before: Progress,
+}
+
+/// Last known progress of a migration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub phase: Phase,
+    /// When a checkpoint was saved last.
+    pub saved: Option<DateTime>,
+}
+
+/// The process that renews a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeaseOwner {
+    /// Name of its host.
+    pub host: String,
+    /// Its process id.
+    pub process: u32,
+    /// Since when it has the lease.
+    pub since: SystemTime,
+}
+
+/// What the record of a lease says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub progress: Progress,
+    /// The process that renews the lease; `None` if there is none.
+    pub owner: Option<LeaseOwner>,
 }
 
 /// Description of the process that holds the lease, for the error that a refused process gets.
@@ -46,8 +87,8 @@ impl Lease {
     /// between two looks at the record, so the clocks of two hosts need not agree.
     ///
     /// # Errors
-    /// [`Lease`](ErrorKind::Lease) if another process renews it.
-    pub async fn acquire(sink: Arc<dyn Sink>, fence: Fence) -> Result<Self> {
+    /// [`LeaseHeld`](ErrorKind::LeaseHeld) if another process renews it.
+    pub async fn acquire(records: Records, fence: Fence) -> Result<Self> {
         let holder = Arc::new(Holder {
             id: Uuid::new(),
             host: host(),
@@ -59,7 +100,7 @@ impl Lease {
         let mut renewals = 0;
         loop {
             let look = Instant::now();
-            let record = sink.load_record(RECORD).await?;
+            let record = records.load(RECORD).await?;
             if look.elapsed() >= RENEWAL {
                 // The target is slow or has no primary. The same may delay the renewals of the current holder.
                 seen = None;
@@ -90,10 +131,14 @@ impl Lease {
                 continue;
             }
             let lease = Self {
-                sink: Arc::clone(&sink),
+                records: records.clone(),
                 fence: fence.clone(),
                 holder: Arc::clone(&holder),
                 token: Arc::new(Mutex::new(token)),
+                told: Told {
+                    run: None,
+                    before: record.as_ref().map(|record| progress_of(record)).unwrap_or_default(),
+                },
             };
             if lease.renew().await? {
                 return Ok(lease);
@@ -103,10 +148,34 @@ impl Lease {
         }
     }
 
+    /// The same lease, for a run: its record also tells the progress of the run.
+    pub fn of_run(self, records: Records, run: Arc<RunState>) -> Self {
+        let told = Told {
+            run: Some(run),
+            before: self.told.before,
+        };
+        Self { records, told, ..self }
+    }
+
+    /// Does some work while the lease is kept.
+    ///
+    /// # Errors
+    /// That of the work, or the same as [`keep`](Self::keep).
+    pub async fn while_kept<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let stop = CancellationToken::new();
+        let work = async {
+            let done = work.await?;
+            stop.cancel();
+            Ok(done)
+        };
+        let (_, done) = futures::try_join!(self.clone().keep(stop.clone()), work)?;
+        Ok(done)
+    }
+
     /// Renews the lease until `stop` is cancelled.
     ///
     /// # Errors
-    /// [`Lease`](ErrorKind::Lease) if another process has taken the lease, or an error of the target. The fence then stays closed for good.
+    /// [`LeaseLost`](ErrorKind::LeaseLost) if another process has taken the lease, or an error of the target. The fence then stays closed for good.
     pub async fn keep(self, stop: CancellationToken) -> Result<()> {
         let kept = self.renew_until(stop).await;
         if kept.is_err() {
@@ -120,8 +189,9 @@ impl Lease {
         let token = self.token.lock().await;
         self.fence.free();
         // A delayed command that deletes the record could delete the next holder's record.
-        let record = rawdoc! { "fence": *token + 1, "holder": self.holder.id.to_string(), "released": true };
-        let _ = timeout(PATIENCE, self.sink.save_record(RECORD, &record, *token)).await;
+        let mut record = rawdoc! { "fence": *token + 1, "holder": self.holder.id.to_string(), "released": true };
+        self.told.write(&mut record);
+        let _ = timeout(PATIENCE, self.records.save(RECORD, &record, *token)).await;
     }
 
     /// Leaves the lease to expire.
@@ -135,7 +205,7 @@ impl Lease {
     /// An error of the target.
     pub async fn remove(self) -> Result<()> {
         self.fence.free();
-        self.sink.delete_record(RECORD).await
+        self.records.delete(RECORD).await
     }
 
     async fn renew_until(&self, stop: CancellationToken) -> Result<()> {
@@ -157,7 +227,11 @@ impl Lease {
                 )
             })??;
             if !renewed {
-                return Err(Error::new(ErrorKind::Lease, "renew the lease", self.successor().await));
+                return Err(Error::new(
+                    ErrorKind::LeaseLost,
+                    "renew the lease",
+                    self.successor().await,
+                ));
             }
         }
     }
@@ -165,7 +239,7 @@ impl Lease {
     async fn renew(&self) -> Result<bool> {
         let mut token = self.token.lock().await;
         let begun = Instant::now();
-        let record = rawdoc! {
+        let mut record = rawdoc! {
             "fence": *token + 1,
             "holder": self.holder.id.to_string(),
             "host": self.holder.host.as_str(),
@@ -173,7 +247,13 @@ impl Lease {
             "since": self.holder.since,
             "renewed": DateTime::now(),
         };
-        let renewed = self.sink.save_record(RECORD, &record, *token).await?;
+        self.told.write(&mut record);
+        let mut renewed = self.records.save(RECORD, &record, *token).await?;
+        // The last migration to be forgotten drops the database with all records. While the fence is open, no other process can have taken
+        // the lease, so a missing record is this one.
+        if !renewed && *token > 0 && self.fence.is_open() && self.records.load(RECORD).await?.is_none() {
+            renewed = self.records.save(RECORD, &record, 0).await?;
+        }
         if renewed {
             *token += 1;
             self.fence.renewed(begun);
@@ -183,7 +263,7 @@ impl Lease {
 
     /// Message that names the process that has taken the lease.
     async fn successor(&self) -> String {
-        let by = match self.sink.load_record(RECORD).await {
+        let by = match self.records.load(RECORD).await {
             Ok(Some(record)) => name(&record),
             _ => "another process".to_owned(),
         };
@@ -195,33 +275,108 @@ impl Lease {
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn holder(sink: &dyn Sink) -> Result<Option<String>> {
+pub(crate) async fn holder(records: &Records) -> Result<Option<String>> {
+    Ok(observe(&**records.sink(), records.id())
+        .await?
+        .filter(|seen| seen.is_renewed)
+        .map(|seen| name(&seen.record)))
+}
+
+/// Returns what the record of a lease says. An existing lease is observed for the time of two renewals.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn look_at(sink: &dyn Sink, id: &MigrationId) -> Result<Known> {
+    let Some(seen) = observe(sink, id).await? else {
+        return Ok(Known::default());
+    };
+    Ok(Known {
+        progress: progress_of(&seen.record),
+        owner: owner_of(&seen.record).filter(|_| seen.is_renewed),
+    })
+}
+
+/// A lease that was observed.
+struct Observed {
+    record: RawDocumentBuf,
+    /// Whether a process renews it.
+    is_renewed: bool,
+}
+
+async fn observe(sink: &dyn Sink, id: &MigrationId) -> Result<Option<Observed>> {
+    let name = Records::name_of(id, RECORD);
     let mut seen = None;
     let began = Instant::now();
     loop {
-        let Some(record) = sink.load_record(RECORD).await? else {
+        let Some(record) = sink.load_record(&name).await? else {
             return Ok(None);
         };
-        if record.get_bool("released").unwrap_or(false) {
-            return Ok(None);
-        }
         let fence = record.get_i64("fence").unwrap_or_default();
-        match seen {
-            Some(before) if before != fence => return Ok(Some(name(&record))),
-            Some(_) if began.elapsed() >= RENEWAL * 2 => return Ok(None),
-            _ => seen = Some(fence),
+        let is_renewed = match seen {
+            _ if record.get_bool("released").unwrap_or(false) => Some(false),
+            Some(before) if before != fence => Some(true),
+            Some(_) if began.elapsed() >= RENEWAL * 2 => Some(false),
+            _ => None,
+        };
+        if let Some(is_renewed) = is_renewed {
+            return Ok(Some(Observed { record, is_renewed }));
         }
+        seen = Some(fence);
         sleep(EXPIRY / 20).await;
     }
+}
+
+impl Told {
+    fn progress(&self) -> Progress {
+        match &self.run {
+            Some(run) => Progress {
+                phase: run.phase(),
+                saved: run.last_saved().or(self.before.saved),
+            },
+            None => self.before,
+        }
+    }
+
+    fn write(&self, record: &mut RawDocumentBuf) {
+        let Progress { phase, saved } = self.progress();
+        record.append(cstr!("phase"), phase.as_str());
+        if let Some(saved) = saved {
+            record.append(cstr!("saved"), saved);
+        }
+    }
+}
+
+fn progress_of(record: &RawDocumentBuf) -> Progress {
+    Progress {
+        phase: record.get_str("phase").ok().and_then(Phase::named).unwrap_or_default(),
+        saved: record.get_datetime("saved").ok(),
+    }
+}
+
+fn owner_of(record: &RawDocumentBuf) -> Option<LeaseOwner> {
+    Some(LeaseOwner {
+        host: record.get_str("host").ok()?.to_owned(),
+        process: u32::try_from(record.get_i64("process").ok()?).ok()?,
+        since: record.get_datetime("since").ok()?.to_system_time(),
+    })
+}
+
+/// The error of a start while a process runs the migration.
+pub(crate) fn held_by(holder: &str) -> Error {
+    Error::new(
+        ErrorKind::LeaseHeld,
+        "take the lease",
+        format!("{holder} runs this migration; stop it first, or wait for it to end"),
+    )
 }
 
 fn held(record: &RawDocumentBuf, age: Duration) -> Error {
     let age = age.as_secs_f64().ceil().max(1.0);
     Error::new(
-        ErrorKind::Lease,
+        ErrorKind::LeaseHeld,
         "take the lease",
         format!(
-            "{}, last seen within {age} s, is migrating to this target; stop it first, or wait for it to end",
+            "{}, last seen within {age} s, runs this migration; stop it first, or wait for it to end",
             name(record)
         ),
     )

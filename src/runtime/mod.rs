@@ -14,6 +14,7 @@ pub(crate) mod lease;
 pub(crate) mod left_selection;
 pub(crate) mod limits;
 pub(crate) mod progress;
+pub(crate) mod register;
 pub(crate) mod seen;
 pub(crate) mod tasks;
 pub(crate) mod waiting;

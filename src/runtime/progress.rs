@@ -103,6 +103,8 @@ pub(crate) struct RunState {
     pub limits: RateLimiters,
     pub walker_slots: WalkerSlots,
     pub whole_copies: WholeCopies,
+    /// When this run saved a checkpoint last.
+    last_saved: Mutex<Option<bson::DateTime>>,
     pub late_writes: LateWatch,
     pub window: window::Window,
     pub write_block: WriteBlock,
@@ -154,6 +156,7 @@ impl RunState {
             limits: RateLimiters::default(),
             walker_slots: WalkerSlots::default(),
             whole_copies: WholeCopies::default(),
+            last_saved: Mutex::default(),
             late_writes: LateWatch::default(),
             window: window::Window::default(),
             write_block: WriteBlock::default(),
@@ -170,6 +173,15 @@ impl RunState {
             foreign_writes_until: Mutex::new(None),
             foreign_writes_counted: Mutex::new(None),
         }
+    }
+
+    /// Notes that a checkpoint was saved.
+    pub fn checkpoint_saved(&self) {
+        *self.last_saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(bson::DateTime::now());
+    }
+
+    pub fn last_saved(&self) -> Option<bson::DateTime> {
+        *self.last_saved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets the total amount to copy, and the amount that the target already had when this process began.

@@ -9,7 +9,9 @@ use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 
 use crate::error::Result;
-use crate::model::{Batch, Collection, CollectionKind, Deployment, Inspection, Layered, Namespace, Position, Write};
+use crate::model::{
+    Batch, Collection, CollectionKind, Deployment, Inspection, Layered, Namespace, Position, Selection, Write,
+};
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 
@@ -156,8 +158,8 @@ pub trait SinkLayer: Send + Sync + 'static {
     ///
     /// # Errors
     /// Those of the wrapped sink.
-    async fn quiesce(&self) -> Result<()> {
-        self.inner().quiesce().await
+    async fn quiesce(&self, selection: &Selection) -> Result<()> {
+        self.inner().quiesce(selection).await
     }
 
     /// Like [`Sink::sentinel`]. The default forwards the call.
@@ -280,8 +282,8 @@ macro_rules! forward_sink {
                 (**self).flush().await
             }
 
-            async fn quiesce(&self) -> Result<()> {
-                (**self).quiesce().await
+            async fn quiesce(&self, selection: &Selection) -> Result<()> {
+                (**self).quiesce(selection).await
             }
 
             async fn sentinel(&self) -> Result<Option<Position>> {

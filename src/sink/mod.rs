@@ -3,6 +3,7 @@
 mod layer;
 #[cfg(feature = "test-util")]
 mod memory;
+mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,9 @@ use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 
 use crate::error::Result;
-use crate::model::{Batch, Collection, CollectionKind, Deployment, Inspection, Namespace, Position, Range, Write};
+use crate::model::{
+    Batch, Collection, CollectionKind, Deployment, Inspection, Namespace, Position, Range, Selection, Write,
+};
 use crate::oplog::delta::DeltaError;
 use crate::order::Key;
 
@@ -20,6 +23,7 @@ pub use crate::mongo::sink::MongoSink;
 pub use layer::SinkLayer;
 #[cfg(feature = "test-util")]
 pub use memory::{JournalEntry, MemorySink, SinkCall};
+pub(crate) use records::Records;
 
 /// A replica set, or anything that can take the documents, indexes and catalog commands of one.
 ///
@@ -162,12 +166,15 @@ pub trait Sink: Send + Sync + 'static {
     /// [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged), or a server error.
     async fn flush(&self) -> Result<()>;
 
-    /// Waits until no write that was sent before is running any more. This covers writes of this process and of a process whose place it
-    /// takes. A run calls this once it has the lease and before it reads anything. The default returns at once.
+    /// Waits until no write of a migration with this selection that was sent before is running any more. This covers writes of this process
+    /// and of a process whose place it takes. Writes to names that the selection does not [produce](Selection::produces) belong to other
+    /// migrations or programs, and are neither waited for nor ended. A run calls this once it has the lease and before it reads anything.
+    /// The default returns at once.
     ///
     /// # Errors
     /// A retryable error if this takes longer than a bounded time, or a server error.
-    async fn quiesce(&self) -> Result<()> {
+    async fn quiesce(&self, selection: &Selection) -> Result<()> {
+        let _ = selection;
         Ok(())
     }
 
@@ -209,7 +216,8 @@ pub trait Sink: Send + Sync + 'static {
     /// A server error.
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>>;
 
-    /// Loads a document of the migration's own records on the sink, by name. Records are in no user namespace.
+    /// Loads one of the records that migrations keep on the sink, by name. Records are in no user namespace. Names consist of ASCII letters
+    /// and digits, `.`, `_`, `-` and `/`.
     ///
     /// # Errors
     /// A server error.

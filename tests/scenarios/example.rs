@@ -202,6 +202,11 @@ pub(super) struct Sets {
 }
 
 impl Sets {
+    /// The connection strings of both.
+    pub(super) fn uris(&self) -> (String, String) {
+        (self.source.uri(), self.target.uri())
+    }
+
     /// Two sets, of which the first has a shop.
     pub(super) async fn start(documents: u64) -> Self {
         Self::start_on(Version::V6_0, Version::V6_0, documents).await

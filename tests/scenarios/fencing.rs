@@ -101,7 +101,7 @@ impl Sink for Cut {
     }
 
     async fn save_record(&self, name: &str, record: &RawDocumentBuf, expected: i64) -> Result<bool> {
-        while name == "lease" && self.cut.load(SeqCst) {
+        while name.ends_with("/lease") && self.cut.load(SeqCst) {
             sleep(Duration::from_millis(10)).await;
         }
         self.write();
@@ -179,7 +179,7 @@ async fn a_process_that_was_taken_over_writes_nothing_more() {
     let journal = bench.target.journal().len();
     stale.cut.store(false, SeqCst);
     let error = timeout(DEADLINE, first.wait()).await.unwrap().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Lease, "{error}");
+    assert_eq!(error.kind(), ErrorKind::LeaseLost, "{error}");
     let named = format!("process {} on host", std::process::id());
     assert!(error.to_string().contains(&named), "{error}");
     // The second has its own checkpoints to save, and nothing else to do.
@@ -241,9 +241,10 @@ async fn a_second_process_is_told_who_is_at_work() {
     let bench = Bench::new();
     let first = bench.start(bench.target.clone()).await;
     ready(&first).await;
-    let second = bench.start(bench.target.clone()).await;
-    let error = timeout(DEADLINE, second.wait()).await.unwrap().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Lease);
+    let second = Migration::builder(bench.source.clone(), bench.target.clone());
+    let start = second.build().unwrap().start();
+    let error = timeout(DEADLINE, start).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LeaseHeld);
     let text = error.to_string();
     for part in [
         &format!("process {} on host", std::process::id()),

@@ -22,6 +22,7 @@ mod pace;
 mod resume;
 mod resync;
 mod saves;
+mod side_by_side;
 mod unsupported;
 mod verify;
 mod waits;

@@ -204,7 +204,7 @@ async fn a_migration_goes_on_from_its_checkpoint() {
     pair.assert_identical(&CompareOptions::default()).await;
     drop(run);
     let again = pair.migration().await.build().unwrap().start().await.unwrap_err();
-    assert_eq!(again.kind(), ErrorKind::CheckpointMismatch);
+    assert_eq!(again.kind(), ErrorKind::AlreadyComplete);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -384,12 +384,9 @@ async fn a_second_process_is_refused() {
     wait_until(DEADLINE, "the first is ready", async || first.status().can_cut_over)
         .await
         .unwrap();
-    let second = pair.migration().await.build().unwrap().start().await.unwrap();
-    let error = tokio::time::timeout(DEADLINE, second.wait())
-        .await
-        .unwrap()
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Lease, "{error}");
+    let second = pair.migration().await.build().unwrap().start();
+    let error = tokio::time::timeout(DEADLINE, second).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LeaseHeld, "{error}");
     assert!(first.status().can_cut_over);
 }
 

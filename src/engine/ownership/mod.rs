@@ -34,15 +34,16 @@ use crate::checkpoint::CollectionState;
 use crate::config::ExistingData;
 use crate::engine::track::collection::CollectionProgress;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{CollectionKind, Namespace, Position, Range, names_of, shown};
+use crate::model::{CollectionKind, MigrationId, Namespace, Position, Range, names_of, shown};
 use crate::runtime::flush::SharedFlush;
-use crate::sink::{CatalogCommand, Sink, SinkRead};
+use crate::sink::{CatalogCommand, Records, Sink, SinkRead};
 
 const OPERATION: &str = "make a collection on the target";
 
 /// Which collections on the target are this migration's own.
 pub(crate) struct Ownership {
     sink: Arc<dyn Sink>,
+    records: Records,
     durability: SharedFlush,
     existing_data: ExistingData,
     state: Mutex<Record>,
@@ -62,10 +63,11 @@ impl Ownership {
     ///
     /// # Errors
     /// A server error.
-    pub async fn load(sink: Arc<dyn Sink>, durability: SharedFlush, existing_data: ExistingData) -> Result<Self> {
-        let state = Record::load(&*sink).await?;
+    pub async fn load(records: Records, durability: SharedFlush, existing_data: ExistingData) -> Result<Self> {
+        let state = Record::load(&records).await?;
         Ok(Self {
-            sink,
+            sink: Arc::clone(records.sink()),
+            records,
             durability,
             existing_data,
             state: Mutex::new(state),
@@ -77,10 +79,16 @@ impl Ownership {
     pub fn empty(sink: Arc<dyn Sink>) -> Self {
         Self {
             durability: SharedFlush::new(Arc::clone(&sink)),
+            records: Records::new(Arc::clone(&sink), MigrationId::default()),
             sink,
             existing_data: ExistingData::default(),
             state: Mutex::default(),
         }
+    }
+
+    /// The id of the migration.
+    pub fn id(&self) -> &MigrationId {
+        self.records.id()
     }
 
     /// Forgets what a previous migration was creating. Call this before the first checkpoint is saved.
@@ -93,7 +101,7 @@ impl Ownership {
             return Ok(());
         }
         state.clear();
-        state.save(&*self.sink).await
+        state.save(&self.records).await
     }
 
     /// Returns the names that an earlier run was creating. Its checkpoint may lack them.
@@ -327,7 +335,7 @@ impl Ownership {
             return Ok(());
         }
         state.earlier.append(&mut names);
-        state.save(&*self.sink).await
+        state.save(&self.records).await
     }
 
     /// Removes from the record what a saved checkpoint has. `is_past_replay` says that the checkpoint comes after everything that an
@@ -361,7 +369,7 @@ impl Ownership {
         if before == state.len() && state.is_saved() {
             return Ok(());
         }
-        state.save(&*self.sink).await
+        state.save(&self.records).await
     }
 
     /// Whether what exists under a name is the migration's own. `made` is the uuid in the checkpoint.
@@ -424,10 +432,18 @@ impl Ownership {
         let is_new = !state.earlier.remove(target) && !state.made.contains_key(target);
         state.made.insert(target.clone(), None);
         match is_new || !state.is_saved() {
-            true => state.save(&*self.sink).await,
+            true => state.save(&self.records).await,
             false => Ok(()),
         }
     }
+}
+
+/// Removes the record of creations.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn forget(records: &Records) -> Result<()> {
+    record::delete(records).await
 }
 
 /// Returns the error that ends a run if other programs have something under a name that the migration needs.

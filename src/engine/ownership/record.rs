@@ -7,7 +7,7 @@ use bson::{Uuid, rawdoc};
 use super::OPERATION;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, Position};
-use crate::sink::Sink;
+use crate::sink::Records;
 
 /// Name of the record on the sink.
 const NAME: &str = "creations";
@@ -32,9 +32,9 @@ impl Record {
     ///
     /// # Errors
     /// A server error.
-    pub async fn load(sink: &dyn Sink) -> Result<Self> {
+    pub async fn load(records: &Records) -> Result<Self> {
         let mut loaded = Self::default();
-        if let Some(record) = sink.load_record(NAME).await? {
+        if let Some(record) = records.load(NAME).await? {
             let malformed = |error| Error::malformed(READ, error);
             loaded.fence = record.get_i64("fence").map_err(malformed)?;
             for name in record.get_array("names").map_err(malformed)? {
@@ -49,10 +49,10 @@ impl Record {
     /// Saves the names. If a save fails or its future is dropped, the next save makes up for it.
     ///
     /// # Errors
-    /// [`Lease`](ErrorKind::Lease) if another process has saved names, or a server error.
-    pub async fn save(&mut self, sink: &dyn Sink) -> Result<()> {
+    /// [`LeaseLost`](ErrorKind::LeaseLost) if another process has saved names, or a server error.
+    pub async fn save(&mut self, records: &Records) -> Result<()> {
         if self.is_unsure {
-            let stored = Self::load(sink).await?.fence;
+            let stored = Self::load(records).await?.fence;
             if !(self.fence..=self.fence + 1).contains(&stored) {
                 return Err(taken_over());
             }
@@ -65,7 +65,7 @@ impl Record {
         }
         let record = rawdoc! { "fence": self.fence + 1, "names": names };
         self.is_unsure = true;
-        let is_saved = sink.save_record(NAME, &record, self.fence).await?;
+        let is_saved = records.save(NAME, &record, self.fence).await?;
         self.is_unsure = false;
         if !is_saved {
             return Err(taken_over());
@@ -95,9 +95,17 @@ impl Record {
     }
 }
 
+/// Deletes the record.
+///
+/// # Errors
+/// A server error.
+pub(super) async fn delete(records: &Records) -> Result<()> {
+    records.delete(NAME).await
+}
+
 fn taken_over() -> Error {
     Error::new(
-        ErrorKind::Lease,
+        ErrorKind::LeaseLost,
         OPERATION,
         "another process has recorded its own creations there",
     )
@@ -112,13 +120,20 @@ mod tests {
     use crate::engine::ownership::Ownership;
     use crate::engine::track::collection::CollectionProgress;
     use crate::model::CollectionKind;
+    use crate::model::MigrationId;
     use crate::runtime::flush::SharedFlush;
-    use crate::sink::{MemorySink, SinkCall};
+    use crate::sink::{MemorySink, Sink, SinkCall};
 
     async fn load(sink: &MemorySink) -> Ownership {
         let sink: Arc<dyn Sink> = Arc::new(sink.clone());
         let durability = SharedFlush::new(Arc::clone(&sink));
-        Ownership::load(sink, durability, ExistingData::Refuse).await.unwrap()
+        Ownership::load(
+            Records::new(sink, MigrationId::default()),
+            durability,
+            ExistingData::Refuse,
+        )
+        .await
+        .unwrap()
     }
 
     #[tokio::test]

@@ -117,6 +117,7 @@ impl Job {
         let selection = self.settings.selection.clone();
         let checkpoint = Checkpoint {
             collections: collections.iter().map(CollectionProgress::to_checkpoint).collect(),
+            id: self.settings.id.to_string(),
             ..Checkpoint::begin(source.identity, sink.identity, selection, position, resume)
         };
         self.store.save(&checkpoint.encode()?).await?;

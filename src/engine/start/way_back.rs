@@ -43,7 +43,7 @@ impl Job {
             first.copied = false;
         }
         let durability = SharedFlush::new(Arc::clone(&self.sink));
-        Ownership::load(Arc::clone(&self.sink), durability, self.settings.existing_data)
+        Ownership::load(self.records(), durability, self.settings.existing_data)
             .await?
             .begin()
             .await?;

@@ -25,7 +25,7 @@ use mongodb::Client;
 
 use crate::error::Result;
 use crate::model::{
-    Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Side, Write,
+    Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Selection, Side, Write,
 };
 use crate::mongo::connect::{self, ConnectOptions, Connected};
 use crate::mongo::oplog::position;
@@ -127,8 +127,8 @@ impl Sink for MongoSink {
         flush::flush(&self.target).await
     }
 
-    async fn quiesce(&self) -> Result<()> {
-        quiesce::quiesce(&self.target).await
+    async fn quiesce(&self, selection: &Selection) -> Result<()> {
+        quiesce::quiesce(&self.target, selection).await
     }
 
     async fn sentinel(&self) -> Result<Option<Position>> {

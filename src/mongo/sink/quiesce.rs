@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::connection::TargetConnection;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Namespace, Selection};
 use crate::mongo::client;
 
 const OPERATION: &str = "wait for earlier writes";
@@ -33,15 +34,16 @@ const WRITING: [&str; 10] = [
 
 /// Waits until the writes that the server is executing now have ended; see [`Sink::quiesce`](crate::Sink::quiesce).
 ///
-/// Every user may see its own operations. Without authentication these are the operations of all users, which only makes the wait longer.
+/// Every user may see its own operations. They include those of other migrations of the same user, and without authentication those of all
+/// users. Only writes to names that the selection produces can be those of a predecessor, since no other migration writes there.
 ///
 /// # Errors
 /// A retryable error if a write has not ended after a minute, or a server error.
-pub(super) async fn quiesce(target: &TargetConnection) -> Result<()> {
+pub(super) async fn quiesce(target: &TargetConnection, selection: &Selection) -> Result<()> {
     let mut waited_for: Option<Vec<Bson>> = None;
     let began = Instant::now();
     loop {
-        let running = running_writes(target).await?;
+        let running = running_writes(target, selection).await?;
         let left: Vec<Bson> = match waited_for {
             // Writes that have started since then do not matter.
             Some(before) => before.into_iter().filter(|id| running.contains(id)).collect(),
@@ -65,8 +67,8 @@ pub(super) async fn quiesce(target: &TargetConnection) -> Result<()> {
     }
 }
 
-/// Returns the operation ids of the writes that the server is executing.
-async fn running_writes(target: &TargetConnection) -> Result<Vec<Bson>> {
+/// Returns the operation ids of the writes that the server is executing and that concern the selection.
+async fn running_writes(target: &TargetConnection, selection: &Selection) -> Result<Vec<Bson>> {
     let reply = client::run(
         target.client(),
         OPERATION,
@@ -80,7 +82,7 @@ async fn running_writes(target: &TargetConnection) -> Result<Vec<Bson>> {
     Ok(operations
         .iter()
         .filter_map(Bson::as_document)
-        .filter(|operation| is_write(operation))
+        .filter(|operation| is_write(operation) && concerns(operation, selection))
         .filter_map(|operation| operation.get("opid").cloned())
         .collect())
 }
@@ -100,9 +102,116 @@ fn is_write(operation: &Document) -> bool {
     !is_ours && (matches!(operation.get_str("op"), Ok("insert" | "update" | "remove")) || of_a_command())
 }
 
+/// Whether a write may be to a name that the selection produces. If the operation does not say what it writes to, for example because its
+/// command is too long to be shown, it may.
+fn concerns(operation: &Document, selection: &Selection) -> bool {
+    let produces = |name: &str| match name.parse::<Namespace>() {
+        Ok(name) if !name.collection().starts_with("$cmd") => selection.produces(&name),
+        _ => true,
+    };
+    let namespace = operation.get_str("ns").unwrap_or_default();
+    let Ok(command) = operation.get_document("command") else {
+        return produces(namespace);
+    };
+    let database = command
+        .get_str("$db")
+        .or_else(|_| namespace.split('.').next().ok_or(()));
+    match command.iter().next().map(|(name, value)| (name.as_str(), value)) {
+        Some(("renameCollection", Bson::String(from))) => produces(from) || command.get_str("to").is_ok_and(produces),
+        Some(("dropDatabase", _)) => database.map_or(true, |database| selection.produces_in(database)),
+        Some(("applyOps", Bson::Array(operations))) => {
+            operations.iter().filter_map(Bson::as_document).any(|operation| {
+                let namespace = operation.get_str("ns").unwrap_or_default();
+                let database = namespace.strip_suffix(".$cmd");
+                // An entry of the catalog has the collection in its first field.
+                let collection = operation
+                    .get_document("o")
+                    .ok()
+                    .and_then(|entry| entry.values().next()?.as_str());
+                match (database, collection) {
+                    (Some(database), Some(collection)) => produces(&format!("{database}.{collection}")),
+                    _ => produces(namespace),
+                }
+            })
+        }
+        Some((name, Bson::String(collection))) if WRITING.contains(&name) => {
+            database.map_or(true, |database| produces(&format!("{database}.{collection}")))
+        }
+        _ => produces(namespace),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_writes_to_names_of_the_selection_are_waited_for() {
+        let mut selection = Selection::all();
+        selection.include("a.*").unwrap();
+        selection.rename("a.x", "b.y").unwrap();
+        for (operation, expected) in [
+            (
+                doc! { "op": "insert", "ns": "a.b", "command": { "insert": "b", "$db": "a" } },
+                true,
+            ),
+            (
+                doc! { "op": "insert", "ns": "b.b", "command": { "insert": "b", "$db": "b" } },
+                false,
+            ),
+            (
+                doc! { "op": "update", "ns": "b.y", "command": { "q": {}, "u": {} } },
+                true,
+            ),
+            (
+                doc! { "op": "update", "ns": "a.x", "command": { "q": {}, "u": {} } },
+                false,
+            ),
+            (doc! { "op": "remove", "ns": "a.x" }, false),
+            (
+                doc! { "op": "command", "ns": "b.$cmd", "command": { "create": "y", "$db": "b" } },
+                true,
+            ),
+            (
+                doc! { "op": "command", "ns": "b.$cmd", "command": { "create": "z", "$db": "b" } },
+                false,
+            ),
+            (
+                doc! { "op": "command", "ns": "admin.$cmd", "command": { "renameCollection": "c.b", "to": "a.b" } },
+                true,
+            ),
+            (
+                doc! { "op": "command", "ns": "admin.$cmd", "command": { "renameCollection": "c.b", "to": "c.c" } },
+                false,
+            ),
+            (
+                doc! { "op": "command", "ns": "b", "command": { "dropDatabase": 1, "$db": "b" } },
+                true,
+            ),
+            (
+                doc! { "op": "command", "ns": "c", "command": { "dropDatabase": 1, "$db": "c" } },
+                false,
+            ),
+            (
+                doc! { "op": "command", "ns": "admin.$cmd", "command": { "applyOps": [{ "op": "u", "ns": "c.d" }, { "op": "u", "ns": "a.d" }] } },
+                true,
+            ),
+            (
+                doc! { "op": "command", "ns": "admin.$cmd", "command": { "applyOps": [{ "op": "u", "ns": "c.d" }] } },
+                false,
+            ),
+            (
+                doc! { "op": "command", "ns": "admin.$cmd", "command": { "applyOps": [{ "op": "c", "ns": "a.$cmd", "o": { "create": "x" } }] } },
+                false,
+            ),
+            (
+                doc! { "op": "command", "ns": "admin.$cmd", "command": { "$truncated": "{ applyOps: [" } },
+                true,
+            ),
+        ] {
+            assert_eq!(concerns(&operation, &selection), expected, "{operation}");
+        }
+    }
 
     #[test]
     fn writes_are_told_from_the_rest() {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -41,6 +41,10 @@ pub(crate) struct RateLimiter {
     per_second: AtomicU64,
     bucket: Mutex<Bucket>,
     changed: Notify,
+    /// Held by the one of those who share this limiter whose work is next.
+    turn: tokio::sync::Mutex<()>,
+    /// A limit that also applies, shared with other runs.
+    shared: Option<Arc<RateLimiter>>,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +55,14 @@ struct Bucket {
 }
 
 impl RateLimiter {
+    /// A limiter without a limit of its own that keeps to `shared`.
+    pub fn within(shared: Arc<RateLimiter>) -> Self {
+        Self {
+            shared: Some(shared),
+            ..Self::default()
+        }
+    }
+
     /// Sets the limit. `Some(0)` would block forever and is therefore raised to 1.
     pub fn set(&self, per_second: Option<u64>) {
         let per_second = per_second.map_or(0, |per_second| per_second.max(1));
@@ -64,6 +76,7 @@ impl RateLimiter {
         self.changed.notify_waiters();
     }
 
+    /// The limit of this run alone.
     pub fn get(&self) -> Option<u64> {
         match self.per_second.load(Relaxed) {
             0 => None,
@@ -73,9 +86,14 @@ impl RateLimiter {
 
     /// Returns how much work to do at once to keep an even rate, or `most` if there is no limit.
     pub fn portion(&self, most: u64) -> u64 {
-        match self.get() {
+        let own = match self.get() {
             None => most,
             Some(per_second) => ((per_second as f64 * BURST) as u64).clamp(1, most),
+        };
+        match &self.shared {
+            // Everyone who shares the limit may begin a portion at the same moment.
+            Some(shared) => (shared.portion(u64::MAX) / Arc::strong_count(shared) as u64).clamp(1, own),
+            None => own,
         }
     }
 
@@ -87,10 +105,18 @@ impl RateLimiter {
             bucket.fill(per_second);
             bucket.left -= amount as f64;
         }
+        if let Some(shared) = &self.shared {
+            shared.spend(amount);
+        }
     }
 
     /// Returns how long the next piece of work has to wait, or `None` if it can begin now.
     pub fn wait(&self) -> Option<Duration> {
+        self.own_wait()
+            .max(self.shared.as_ref().and_then(|shared| shared.own_wait()))
+    }
+
+    fn own_wait(&self) -> Option<Duration> {
         let per_second = self.per_second.load(Relaxed);
         if per_second == 0 {
             return None;
@@ -108,9 +134,24 @@ impl RateLimiter {
     /// Dropping the future counts nothing.
     pub async fn ready(&self) {
         loop {
+            self.own_ready().await;
+            let Some(shared) = &self.shared else { return };
+            {
+                // One after the other: whoever happens to be woken first every time would leave nothing for the others.
+                let _turn = shared.turn.lock().await;
+                shared.own_ready().await;
+            }
+            if self.own_wait().is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn own_ready(&self) {
+        loop {
             // Created before the state is read, so that no change in between is missed.
             let changed = self.changed.notified();
-            let Some(wait) = self.wait() else { return };
+            let Some(wait) = self.own_wait() else { return };
             let _ = timeout(wait, changed).await;
         }
     }
@@ -129,8 +170,6 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::time::sleep;
 
     use super::*;
@@ -171,6 +210,27 @@ mod tests {
         sleep(Duration::from_secs(3600)).await;
         let took = do_it(&limit, 100, 100).await;
         assert!(took > 9.5, "{took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn runs_that_share_a_limit_keep_it_together() {
+        let shared = Arc::new(RateLimiter::default());
+        shared.set(Some(1000));
+        let runs = [(); 4].map(|()| RateLimiter::within(Arc::clone(&shared)));
+        // One of them has a lower limit of its own.
+        runs[0].set(Some(100));
+        assert!(runs[1].portion(u64::MAX) <= 250 / 4);
+        let work = runs.iter().map(|run| do_it(run, 25, 100));
+        let took = futures::future::join_all(work).await;
+        assert!(
+            (24.0..=27.0).contains(&took[0]) && took[1..].iter().all(|took| *took >= 7.0),
+            "{took:?}"
+        );
+        // A change reaches everyone who waits.
+        shared.spend(1_000_000);
+        runs[1].spend(0);
+        shared.set(None);
+        assert_eq!(runs[1].wait(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 
 use super::Waiting;
 use crate::error::Result;
-use crate::model::{Batch, Collection, CollectionKind, Deployment, Inspection, Namespace, Position, Write};
+use crate::model::{Batch, Collection, CollectionKind, Deployment, Inspection, Namespace, Position, Selection, Write};
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 
@@ -69,8 +69,9 @@ impl Sink for Waiting<dyn Sink> {
         self.call("flush the target", self.inner.flush()).await
     }
 
-    async fn quiesce(&self) -> Result<()> {
-        self.call("wait for earlier writes", self.inner.quiesce()).await
+    async fn quiesce(&self, selection: &Selection) -> Result<()> {
+        self.call("wait for earlier writes", self.inner.quiesce(selection))
+            .await
     }
 
     async fn sentinel(&self) -> Result<Option<Position>> {

@@ -198,6 +198,10 @@ impl State {
             } => self.create(namespace, *kind, options.clone()),
             CatalogCommand::Drop { namespace } => self.remove(namespace),
             CatalogCommand::DropDatabase { database } => {
+                if database == crate::METADATA_DATABASE {
+                    // As on a server, where the records are in that database.
+                    self.records.clear();
+                }
                 let names: Vec<_> = self
                     .collections
                     .keys()

@@ -317,7 +317,7 @@ async fn the_uuid_of_a_copy_made_anew_is_in_the_checkpoint() {
         .unwrap();
     assert_eq!(log.made, Some(second));
     // With that in the checkpoint there is nothing left to be noted of it elsewhere.
-    let record = bench.sink.load_record("creations").await.unwrap().unwrap();
+    let record = bench.sink.load_record("default/creations").await.unwrap().unwrap();
     assert!(record.get_array("names").unwrap().is_empty(), "{record:?}");
     bench.finish(run).await;
 }

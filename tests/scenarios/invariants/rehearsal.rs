@@ -7,7 +7,7 @@ use super::*;
 
 async fn assert_forgotten(bench: &Bench) {
     assert!(bench.checkpoint().is_none());
-    assert_eq!(bench.sink.load_record("lease").await.unwrap(), None);
+    assert_eq!(bench.sink.load_record("default/lease").await.unwrap(), None);
 }
 
 fn rehearsal(bench: &Bench) -> mongoferry::Rehearsal {

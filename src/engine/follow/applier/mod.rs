@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bson::Uuid;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{CollectionKind, CollectionMapping, Operation, Position, Write};
 use crate::oplog::delta::{self, DeltaFormat, format_of};
 use crate::order::Key;
+use crate::runtime::limits::allowance::Allowance;
+use crate::runtime::limits::memory::MemoryPermit;
 use crate::runtime::progress::RunState;
 use crate::sink::{RefusalReason, Sink};
 use crate::source::Source;
@@ -45,7 +47,7 @@ const STUCK_BYTES: usize = 256 << 10;
 /// Returns what an applier remembers after it has refetched `documents` documents, with a limit of `bytes`.
 #[cfg(feature = "test-util")]
 pub(crate) async fn refetched_for_bench(documents: u32, bytes: usize) -> Result<impl std::fmt::Debug> {
-    let mut refetched = RefetchedDocuments::new(bytes);
+    let mut refetched = RefetchedDocuments::new(Allowance::alone(bytes));
     for id in 0..documents {
         let refetched_now = Refetched {
             at: Position::ZERO,
@@ -68,8 +70,10 @@ pub(crate) struct ApplierParts {
     pub progress: Arc<RunState>,
     pub messages: mpsc::Receiver<ApplierMessage>,
     pub reached: mpsc::Sender<BarrierReached>,
-    /// Limit in bytes for what the applier remembers of refetched documents. The same limit applies to documents that the sink refused.
-    pub refetched_bytes: usize,
+    /// Limit in bytes for what the applier remembers of refetched documents.
+    pub refetched: Allowance,
+    /// Limit in bytes for the documents that the sink refused, with their changes.
+    pub refused: Allowance,
     /// Bytes of changes to apply at once. In a larger batch more changes are coalesced, and the target writes a page once for many of them.
     pub batch_bytes: usize,
     /// Changes up to here may already have been applied by an earlier run.
@@ -100,7 +104,7 @@ pub(crate) struct Applier {
 struct MoreChanges {
     changes: Vec<Routed>,
     bytes: usize,
-    permit: OwnedSemaphorePermit,
+    permit: MemoryPermit,
 }
 
 /// The writes to one collection, in order.
@@ -135,8 +139,8 @@ impl Applier {
             reached: parts.reached,
             batch_bytes: parts.batch_bytes,
             replay_until: parts.replay_until,
-            refetched: RefetchedDocuments::new(parts.refetched_bytes),
-            refused: RefusedDocuments::new(parts.refetched_bytes),
+            refetched: RefetchedDocuments::new(parts.refetched),
+            refused: RefusedDocuments::new(parts.refused),
             in_source_order: HashSet::new(),
             next: None,
             rested: Instant::now(),

@@ -14,6 +14,7 @@ use super::Refetched;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::order::Key;
+use crate::runtime::limits::allowance::Allowance;
 use crate::spill::{Spill, failed};
 
 /// The documents that were refetched.
@@ -22,8 +23,8 @@ pub(super) struct RefetchedDocuments {
     documents: HashMap<(Uuid, Key), Refetched>,
     /// Bytes of memory that the documents take.
     bytes: usize,
-    /// Limit for `bytes`.
-    limit: usize,
+    /// Memory that `bytes` is taken from.
+    memory: Allowance,
     more: Option<More>,
 }
 
@@ -47,11 +48,11 @@ pub(super) enum Known {
 }
 
 impl RefetchedDocuments {
-    pub fn new(limit: usize) -> Self {
+    pub fn new(memory: Allowance) -> Self {
         Self {
             documents: HashMap::new(),
             bytes: 0,
-            limit,
+            memory,
             more: None,
         }
     }
@@ -96,7 +97,7 @@ impl RefetchedDocuments {
         if self.documents.insert(document, refetched).is_none() {
             self.bytes += bytes;
         }
-        if self.bytes > self.limit {
+        if self.bytes > self.memory.update(self.bytes) {
             self.spill().await?;
         }
         Ok(())
@@ -205,6 +206,7 @@ impl RefetchedDocuments {
             }
             is_kept
         });
+        self.memory.update(self.bytes);
     }
 
     async fn spill(&mut self) -> Result<()> {
@@ -225,6 +227,7 @@ impl RefetchedDocuments {
         }
         self.documents.shrink_to_fit();
         self.bytes = 0;
+        self.memory.update(0);
         more.file.append(&encoded).await?;
         Ok(())
     }

@@ -11,6 +11,7 @@ use bson::Uuid;
 use super::refetched::bytes_of;
 use crate::model::{CollectionMapping, Position, Write};
 use crate::order::Key;
+use crate::runtime::limits::allowance::Allowance;
 use crate::sink::RefusalReason;
 
 /// The documents that the sink refused.
@@ -19,8 +20,8 @@ pub(super) struct RefusedDocuments {
     documents: HashMap<(Uuid, Key), Refused>,
     /// Bytes of memory that the documents and their writes take.
     bytes: usize,
-    /// Limit for `bytes`.
-    limit: usize,
+    /// Memory that `bytes` is taken from.
+    memory: Allowance,
 }
 
 /// A refused document. Its writes wait because the first of them was refused.
@@ -35,11 +36,11 @@ pub(super) struct Refused {
 }
 
 impl RefusedDocuments {
-    pub fn new(limit: usize) -> Self {
+    pub fn new(memory: Allowance) -> Self {
         Self {
             documents: HashMap::new(),
             bytes: 0,
-            limit,
+            memory,
         }
     }
 
@@ -72,10 +73,10 @@ impl RefusedDocuments {
             return true;
         }
         let bytes = bytes_of(key);
-        if self.bytes + bytes > self.limit {
+        if self.bytes + bytes > self.memory.update(self.bytes) {
             self.forget_writes();
         }
-        if self.bytes + bytes > self.limit {
+        if self.bytes + bytes > self.memory.update(self.bytes) {
             return false;
         }
         self.bytes += bytes;
@@ -100,7 +101,7 @@ impl RefusedDocuments {
             return;
         }
         let bytes = size_of::<(Position, Write)>() + write.1.size_in_bytes();
-        if self.bytes + bytes > self.limit {
+        if self.bytes + bytes > self.memory.update(self.bytes) {
             self.bytes -= refused.forget_writes();
             return;
         }
@@ -128,7 +129,7 @@ impl RefusedDocuments {
         let bytes = size_of::<(Position, Write)>() + write.1.size_in_bytes();
         let without = self.bytes - refused.writes_bytes();
         // As with every memory limit, a write that is larger than the whole limit is accepted if its document is the only one.
-        if without + bytes > self.limit && !is_alone {
+        if without + bytes > self.memory.update(self.bytes) && !is_alone {
             return false;
         }
         self.bytes = without + bytes;
@@ -142,6 +143,7 @@ impl RefusedDocuments {
             Entry::Occupied(occupied) => {
                 let refused = occupied.remove();
                 self.bytes -= bytes_of(&document.1) + refused.writes_bytes();
+                self.memory.update(self.bytes);
                 Some(refused)
             }
             Entry::Vacant(_) => None,
@@ -158,6 +160,7 @@ impl RefusedDocuments {
             }
             is_kept
         });
+        self.memory.update(self.bytes);
     }
 
     /// Sets the new name of a collection on its documents.
@@ -173,6 +176,7 @@ impl RefusedDocuments {
         for refused in self.documents.values_mut() {
             self.bytes -= refused.forget_writes();
         }
+        self.memory.update(self.bytes);
     }
 }
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use bson::raw::RawDocumentBuf;
 use bson::{RawBsonRef, rawdoc};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{advance, sleep};
 
@@ -10,6 +10,7 @@ use super::*;
 use crate::engine::messages::ResolveStep;
 use crate::model::{CollectionMapping, Namespace};
 use crate::report::Events;
+use crate::runtime::limits::memory::MemoryBudget;
 use crate::sink::{CatalogCommand, MemorySink, SinkCall};
 use crate::source::MemorySource;
 use crate::test_util::at;
@@ -64,7 +65,8 @@ impl Bench {
             progress: Arc::clone(&progress),
             messages: received,
             reached: send_reached,
-            refetched_bytes,
+            refetched: Allowance::alone(refetched_bytes),
+            refused: Allowance::alone(refetched_bytes),
             batch_bytes: 1 << 20,
             replay_until,
         });
@@ -94,7 +96,7 @@ impl Bench {
     }
 
     async fn send(&self, changes: Vec<(Position, i32, Operation)>) {
-        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let permit = MemoryBudget::new(1).take(1).await.unwrap();
         let changes = changes
             .into_iter()
             .map(|(position, id, operation)| Routed {
@@ -115,7 +117,7 @@ impl Bench {
     }
 
     async fn refetch(&self, keys: Vec<Key>) {
-        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let permit = MemoryBudget::new(1).take(1).await.unwrap();
         let target = Arc::clone(&self.target);
         self.message(ApplierMessage::Refetch { target, keys, permit }).await;
     }
@@ -249,7 +251,7 @@ async fn changes_before_a_read_of_a_collated_collection_are_read_as_well() {
         (inserted, Operation::Insert(lower.clone())),
         (deleted, Operation::Delete),
     ] {
-        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let permit = MemoryBudget::new(1).take(1).await.unwrap();
         let write = Write {
             key: key_of(&lower),
             operation,
@@ -404,7 +406,7 @@ async fn refetched_documents_beyond_the_limit_are_read_again() {
 
 #[tokio::test]
 async fn names_of_refetched_documents_take_no_more_than_allowed() {
-    let mut refetched = RefetchedDocuments::new(1 << 20);
+    let mut refetched = RefetchedDocuments::new(Allowance::alone(1 << 20));
     let collection = Uuid::from_bytes([1; 16]);
     for id in 0..200_000 {
         let document = (collection, Key::from(RawBsonRef::Int32(id)));

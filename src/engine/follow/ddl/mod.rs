@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Collection, Namespace, Position};
 use crate::oplog::{Command, CommandOperation};
 use crate::report::Event;
+use crate::runtime::register::Register;
 use crate::sink::CatalogCommand;
 
 pub(crate) use crate::catalog::expiry::expiry_held_back;
@@ -324,6 +325,11 @@ impl Router {
         let mut is_left = false;
         for name in self.sink.names_in(database).await? {
             is_left |= !self.is_emptied(&name).await?;
+        }
+        // Another migration may be about to create something there.
+        if !is_left {
+            let register = Register::load(&*self.sink).await?;
+            is_left = register.others_produce_in(self.ownership.id(), database);
         }
         if !is_left {
             let database = database.to_owned();

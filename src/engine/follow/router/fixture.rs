@@ -10,6 +10,7 @@ use crate::engine::messages::Unsettled;
 use crate::engine::track::ranges::Ranges;
 use crate::model::{Collection, CollectionKind, Namespace, Operation, Write};
 use crate::order::Key;
+use crate::runtime::limits::allowance::Allowance;
 use crate::runtime::limits::memory::MemoryBudget;
 use crate::sink::MemorySink;
 use crate::source::MemorySource;
@@ -95,11 +96,11 @@ impl Fixture {
             entries: read,
             requests: asked,
             appliers: senders,
-            applier_bytes: 64 << 20,
-            held_limit: 64 << 20,
+            applier_memory: MemoryBudget::new(64 << 20),
+            held_memory: Allowance::alone(64 << 20),
             chunk_bytes: 1 << 20,
             verify: false,
-            changed_limit: 1 << 20,
+            changed_memory: Allowance::alone(1 << 20),
             reached: barriers,
             saves,
             cancel: CancellationToken::new(),

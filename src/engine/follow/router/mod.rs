@@ -56,7 +56,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::Uuid;
-use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +72,8 @@ use crate::model::{Change, CollectionMapping, Position, Selection};
 use crate::oplog::{Entry, Item};
 use crate::report::Events;
 use crate::runtime::index_builds::IndexBuilds;
+use crate::runtime::limits::allowance::Allowance;
+use crate::runtime::limits::memory::MemoryBudget;
 use crate::runtime::progress::RunState;
 use crate::sink::Sink;
 use crate::source::Source;
@@ -95,13 +97,15 @@ pub(crate) struct RouterParts {
     pub entries: mpsc::Receiver<ReadAhead>,
     pub requests: mpsc::Receiver<Request>,
     pub appliers: Vec<mpsc::Sender<ApplierMessage>>,
-    pub applier_bytes: usize,
-    pub held_limit: usize,
+    /// Memory for changes queued or in flight in all appliers.
+    pub applier_memory: MemoryBudget,
+    /// Memory for held changes.
+    pub held_memory: Allowance,
     pub chunk_bytes: u64,
     /// Whether collections are verified continuously.
     pub verify: bool,
-    /// Limit in bytes for the `_id`s of documents that have changed since they were compared.
-    pub changed_limit: usize,
+    /// Memory for the `_id`s of documents that have changed since they were compared.
+    pub changed_memory: Allowance,
     pub reached: mpsc::Receiver<BarrierReached>,
     pub saves: mpsc::Sender<SaveRequest>,
     pub cancel: CancellationToken,
@@ -135,8 +139,7 @@ pub(crate) struct Router {
     /// A cutover that wants to end the migration, and the number of late writes that it knows of.
     completing: Option<(u64, oneshot::Sender<()>)>,
     appliers: Vec<ApplierOut>,
-    applier_permits: Arc<Semaphore>,
-    applier_bytes: usize,
+    applier_memory: MemoryBudget,
     reached: mpsc::Receiver<BarrierReached>,
     saves: mpsc::Sender<SaveRequest>,
     saving: Option<oneshot::Receiver<bool>>,
@@ -148,10 +151,10 @@ impl Router {
         let state = RoutingParts {
             selection: parts.selection,
             appliers: parts.appliers.len(),
-            held_limit: parts.held_limit,
+            held_memory: parts.held_memory,
             chunk_bytes: parts.chunk_bytes,
             verify: parts.verify,
-            changed_limit: parts.changed_limit,
+            changed_memory: parts.changed_memory,
             cancel: parts.cancel.clone(),
             checkpoint: parts.checkpoint,
             collections: parts.collections,
@@ -175,8 +178,7 @@ impl Router {
             reports: Vec::new(),
             completing: None,
             appliers: parts.appliers.into_iter().map(ApplierOut::new).collect(),
-            applier_permits: Arc::new(Semaphore::new(parts.applier_bytes)),
-            applier_bytes: parts.applier_bytes,
+            applier_memory: parts.applier_memory,
             reached: parts.reached,
             saves: parts.saves,
             saving: None,
@@ -216,6 +218,7 @@ impl Router {
                     }
                 }
             }
+            self.state.share_memory();
             self.flush_buffers().await?;
             self.serve_cutover().await?;
             self.serve_idle().await?;

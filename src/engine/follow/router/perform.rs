@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Router;
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::model::{CollectionMapping, Position, Write};
 use crate::order::Key;
 use crate::report::Phase;
+use crate::runtime::limits::memory::MemoryPermit;
 
 /// Changes are sent to an applier once this many bytes are buffered, or when the router has nothing else to do.
 const APPLIER_BUFFER_BYTES: usize = 256 << 10;
@@ -231,13 +232,10 @@ impl Router {
     }
 
     /// Waits until the appliers have room for `bytes`. A single change can be larger than the whole budget. It then waits for all of it.
-    async fn applier_permit(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
-        let permits = u32::try_from(bytes.min(self.applier_bytes)).unwrap_or(u32::MAX);
+    async fn applier_permit(&self, bytes: usize) -> Result<MemoryPermit> {
         tokio::select! {
             () = self.cancel.cancelled() => Err(Error::stopped("apply changes")),
-            permit = Arc::clone(&self.applier_permits).acquire_many_owned(permits) => {
-                permit.map_err(|_| Error::stopped("apply changes"))
-            }
+            permit = self.applier_memory.take(bytes) => permit,
         }
     }
 }

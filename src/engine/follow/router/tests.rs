@@ -143,7 +143,7 @@ async fn documents_to_refetch_go_to_appliers_in_small_portions() {
             };
             let size: usize = keys.iter().map(Key::size_in_bytes).sum();
             assert!(size <= MOST, "{size}");
-            assert_eq!(permit.num_permits(), size, "they count against the budget");
+            assert_eq!(permit.bytes(), size, "they count against the budget");
             count += keys.len();
             bytes += size;
         }

@@ -216,7 +216,9 @@ impl RoutingState {
 
     /// Recomputes how many more bytes can be noted: collections may be gone, or have started over.
     pub(super) fn count_changed(&mut self) {
-        self.changed_room = self.changed_limit.saturating_sub(self.tracked.changed_bytes());
+        let changed = self.tracked.changed_bytes();
+        self.changed_limit = self.changed_memory.update(changed);
+        self.changed_room = self.changed_limit.saturating_sub(changed);
     }
 
     /// Returns the collection to compare now, and `true` if it is its changed documents that are to be compared again.

@@ -37,6 +37,7 @@ use crate::engine::track::verification::{Compared, RangeVerification};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Change, CollectionKind, CollectionMapping, Namespace, Position, Selection, Write};
 use crate::order::Key;
+use crate::runtime::limits::allowance::Allowance;
 
 pub(crate) use self::actions::{Action, CopyProgress, Reply, Routing};
 pub(crate) use self::barriers::BARRIERS_PER_APPLIER;
@@ -50,12 +51,13 @@ pub(crate) struct RoutingParts {
     pub selection: Selection,
     /// Number of appliers.
     pub appliers: usize,
-    pub held_limit: usize,
+    /// Memory for held changes.
+    pub held_memory: Allowance,
     pub chunk_bytes: u64,
     /// Whether collections are verified continuously.
     pub verify: bool,
-    /// Limit in bytes for the `_id`s of documents that have changed since they were compared.
-    pub changed_limit: usize,
+    /// Memory for the `_id`s of documents that have changed since they were compared.
+    pub changed_memory: Allowance,
     /// Stops the run. The tokens of chunks and comparisons are its children.
     pub cancel: CancellationToken,
     /// The checkpoint to resume from.
@@ -90,12 +92,14 @@ pub(crate) struct RoutingState {
     /// Memory taken by everything that is held, in bytes.
     pub held: usize,
     pub held_limit: usize,
+    held_memory: Allowance,
     /// Number of changes that were dropped and are not counted elsewhere yet.
     pub dropped: u64,
     /// Whether everything that changes are held for was asked to finish.
     hurried: bool,
     chunk_bytes: u64,
     changed_limit: usize,
+    changed_memory: Allowance,
     /// Number of bytes that can still be noted as changed.
     changed_room: usize,
     /// Changed documents are not compared again before this time, unless there is little room left.
@@ -164,11 +168,13 @@ impl RoutingState {
             compared: Vec::new(),
             held_back: HashMap::new(),
             held: 0,
-            held_limit: parts.held_limit,
+            held_limit: parts.held_memory.limit(),
+            held_memory: parts.held_memory,
             dropped: 0,
             hurried: false,
             chunk_bytes: parts.chunk_bytes,
-            changed_limit: parts.changed_limit,
+            changed_limit: parts.changed_memory.limit(),
+            changed_memory: parts.changed_memory,
             changed_room: 0,
             compare_again_at: now,
             asked_last: false,

@@ -15,6 +15,7 @@ impl RoutingState {
     /// index builds move to files. If that is not enough, the chunk that holds most is cancelled and read again later in smaller parts. If
     /// its collection has no ranges, its held changes move to a file instead.
     pub fn relieve(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.share_memory();
         if self.held < self.held_limit / 2 {
             self.hurried = false;
             return;
@@ -48,6 +49,14 @@ impl RoutingState {
         } else {
             actions.push(Action::Spill(Holder::Chunk(id, chunk)));
         }
+    }
+
+    /// Tells the other runs that share the memory how much this one uses, and adjusts its limits to what they leave.
+    pub fn share_memory(&mut self) {
+        self.held_limit = self.held_memory.update(self.held);
+        let changed = self.changed_limit.saturating_sub(self.changed_room);
+        self.changed_limit = self.changed_memory.update(changed);
+        self.changed_room = self.changed_limit.saturating_sub(changed);
     }
 
     /// Takes out changes to move them to a file. They must be [put back](Self::put_back) before anything else is decided.

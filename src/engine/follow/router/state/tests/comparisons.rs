@@ -194,7 +194,7 @@ fn changed_documents_are_compared_again_after_a_rest() {
 fn a_collection_with_too_many_changes_is_compared_from_the_beginning() {
     let mut bench = Bench::of(RoutingParts {
         verify: true,
-        changed_limit: 2000,
+        changed_memory: Allowance::alone(2000),
         ..parts(vec![indexed(ORDERS, 1)])
     });
     let check = bench.compare();

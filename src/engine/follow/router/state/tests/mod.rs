@@ -91,10 +91,10 @@ fn parts(collections: Vec<CollectionProgress>) -> RoutingParts {
     RoutingParts {
         selection: Selection::all(),
         appliers: 2,
-        held_limit: 100_000,
+        held_memory: Allowance::alone(100_000),
         chunk_bytes: 1 << 20,
         verify: false,
-        changed_limit: 1 << 20,
+        changed_memory: Allowance::alone(1 << 20),
         cancel: CancellationToken::new(),
         checkpoint: Checkpoint::begin("source", "sink", Selection::all(), at(1), at(1)),
         collections,

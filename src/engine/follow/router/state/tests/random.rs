@@ -101,7 +101,7 @@ impl World {
         items.indexes.clear();
         let mut bench = Bench::of(RoutingParts {
             verify: true,
-            held_limit: 1000,
+            held_memory: Allowance::alone(1000),
             ..parts(vec![
                 unread(ORDERS, CollectionKind::Plain, &[10, 20]),
                 items,
