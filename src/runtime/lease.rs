@@ -137,7 +137,7 @@ impl Lease {
                 token: Arc::new(Mutex::new(token)),
                 told: Told {
                     run: None,
-                    before: record.as_ref().map(|record| progress_of(record)).unwrap_or_default(),
+                    before: record.as_ref().map(progress_of).unwrap_or_default(),
                 },
             };
             if lease.renew().await? {

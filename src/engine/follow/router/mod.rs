@@ -37,6 +37,7 @@
 //!   `a_range_in_flight_is_not_done_in_a_checkpoint`, `a_checkpoint_names_unsettled_documents`.
 //! - I5: changes of one document are applied in source order. They go to one applier, `changes_of_a_document_go_to_one_applier`, and those
 //!   that were held go before those that follow, `held_changes_are_sent_once_their_chunk_is_durable`.
+//!   Nothing is compared while its changes are held back: `a_collection_whose_changes_are_held_back_is_not_compared`.
 //! - I6: a transaction is routed as a whole, `nothing_is_done_between_parts_of_a_transaction`, and an entry that is shown once more is not
 //!   routed once more, `an_entry_that_is_routed_is_not_routed_again`.
 

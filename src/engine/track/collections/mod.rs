@@ -228,21 +228,35 @@ impl Collections {
         self.totals.asked > 0
     }
 
-    /// Returns a collection with a range that can be compared now. Without `others`, returns only one that a caller waits for.
-    pub fn next_due(&mut self, now: Instant, routed: Position, others: bool) -> Option<Uuid> {
+    /// Returns a collection with a range that can be compared now, for which `may` is `true`. Without `others`, returns only one that a
+    /// caller waits for.
+    pub fn next_due(
+        &mut self,
+        now: Instant,
+        routed: Position,
+        others: bool,
+        may: impl Fn(&Uuid) -> bool,
+    ) -> Option<Uuid> {
         self.refresh();
         let due = self.totals.due.until(now, others);
         let mut due = due.filter_map(|slot| self.at(slot));
-        due.find(|tracked| is_done(tracked, routed))
+        due.find(|tracked| is_done(tracked, routed) && may(&tracked.target.id))
             .map(|tracked| tracked.target.id)
     }
 
-    /// Returns a collection whose changed documents can be compared again now. With `hurry` it is the one with the most of them, otherwise
-    /// the one whose turn came first.
-    pub fn next_due_again(&mut self, now: Instant, routed: Position, others: bool, hurry: bool) -> Option<Uuid> {
+    /// Returns a collection whose changed documents can be compared again now, for which `may` is `true`. With `hurry` it is the one with the
+    /// most of them, otherwise the one whose turn came first.
+    pub fn next_due_again(
+        &mut self,
+        now: Instant,
+        routed: Position,
+        (others, hurry): (bool, bool),
+        may: impl Fn(&Uuid) -> bool,
+    ) -> Option<Uuid> {
         self.refresh();
         let is_due = |tracked: &&CollectionProgress| {
             is_done(tracked, routed)
+                && may(&tracked.target.id)
                 && (others || tracked.verification.is_asked())
                 && tracked.verification.is_due_again(now, hurry)
         };

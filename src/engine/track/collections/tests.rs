@@ -130,8 +130,11 @@ async fn counts_and_sets_equal_a_look_at_all() {
             let next = all.next_unread().map(|id| all.get(&id).unwrap());
             let next = next.map(|tracked| (tracked.heat().to_bits(), std::cmp::Reverse(tracked.bytes)));
             assert_eq!(next, coldest, "seed {seed}, step {step}");
-            assert_eq!(all.next_due(now, at(step), true).is_some(), any_due);
-            assert_eq!(all.next_due_again(now, at(step), true, false).is_some(), any_again);
+            assert_eq!(all.next_due(now, at(step), true, |_| true).is_some(), any_due);
+            assert_eq!(
+                all.next_due_again(now, at(step), (true, false), |_| true).is_some(),
+                any_again
+            );
             if random.below(5) == 0 {
                 let saved: HashMap<Uuid, _> = all.states().iter().map(|state| (state.id, state.clone())).collect();
                 assert_eq!(saved, states, "seed {seed}, step {step}");

@@ -224,14 +224,16 @@ impl RoutingState {
     /// Returns the collection to compare now, and `true` if it is its changed documents that are to be compared again.
     fn next_due(&mut self, now: Instant) -> Option<(Uuid, bool)> {
         let is_indexed = self.is_indexed;
+        // The target lacks the changes that are held back, and changes held for a comparison must not overtake them.
+        let may = |id: &Uuid| !self.held_back.contains_key(id);
         let hurry = self.changed_room < self.changed_limit / 2;
         if self.changed_room < self.changed_limit
             && (hurry || self.compare_again_at <= now)
-            && let Some(id) = self.tracked.next_due_again(now, self.routed, is_indexed, hurry)
+            && let Some(id) = self.tracked.next_due_again(now, self.routed, (is_indexed, hurry), may)
         {
             return Some((id, true));
         }
-        let due = self.tracked.next_due(now, self.routed, is_indexed);
+        let due = self.tracked.next_due(now, self.routed, is_indexed, may);
         due.map(|id| (id, false))
     }
 

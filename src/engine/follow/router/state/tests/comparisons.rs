@@ -275,3 +275,34 @@ fn repairing_documents_stops_comparisons_first() {
     });
     assert_eq!(steps, ["end", "refetch", "reply"]);
 }
+
+/// The target lacks the changes that are held back for an index. A comparison would report false differences, and the changes held for it
+/// would overtake them.
+#[test]
+fn a_collection_whose_changes_are_held_back_is_not_compared() {
+    for is_again in [false, true] {
+        let mut bench = Bench::verified(vec![indexed(ITEMS, 1), copied(ORDERS, 1)]);
+        let (reply, _wait) = oneshot::channel();
+        let request = VerificationRequest::Begin {
+            collections: vec![namespace(ORDERS)],
+            reply,
+        };
+        bench.state.verify(request, bench.now, &mut bench.actions);
+        if is_again {
+            let check = bench.compare();
+            assert_eq!(check.target.id, id(ORDERS));
+            bench.checked(&check, Ok(compared(1)));
+            bench.route(ORDERS, 1, 2);
+            bench.pass(Duration::from_secs(10));
+        }
+        let job = bench.block(ORDERS);
+        assert_eq!(bench.route(ORDERS, 1, 5), Done::HeldForIndex);
+        let outside = bench.outside();
+        let work = bench.state.next_work(at(1), &outside, &mut bench.actions);
+        assert!(work.is_none(), "{work:?}");
+        // Once the index is built, it is compared.
+        let ended = bench.state.build_ended(refused(&job), &mut bench.actions);
+        assert!(matches!(ended, Ok(Ended::Done)));
+        assert_eq!(bench.compare().target.id, id(ORDERS));
+    }
+}

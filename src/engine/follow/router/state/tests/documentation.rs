@@ -7,6 +7,7 @@ fn named_tests_exist() {
         include_str!("chunks.rs"),
         include_str!("relief.rs"),
         include_str!("barriers.rs"),
+        include_str!("comparisons.rs"),
         include_str!("random.rs"),
         include_str!("../../tests.rs"),
     ]

@@ -96,15 +96,12 @@ impl World {
         for document in history[1..].iter().collect::<BTreeSet<_>>() {
             documents.entry(document.0).or_default().push(*document);
         }
-        // It is compared while others are copied. No index of it is built again meanwhile.
-        let mut items = unread(ITEMS, CollectionKind::Plain, &[]);
-        items.indexes.clear();
         let mut bench = Bench::of(RoutingParts {
             verify: true,
             held_memory: Allowance::alone(1000),
             ..parts(vec![
                 unread(ORDERS, CollectionKind::Plain, &[10, 20]),
-                items,
+                unread(ITEMS, CollectionKind::Plain, &[]),
                 unread(CAPPED, CollectionKind::Capped, &[]),
             ])
         });
