@@ -697,7 +697,10 @@ impl MigrationBuilder {
                 builds: Arc::default(),
                 sink,
                 store: Arc::new(FencedStore::new(store, fence.clone())),
-                unfenced: Unfenced { sink: self.sink },
+                unfenced: Unfenced {
+                    sink: self.sink,
+                    turn: self.resources.as_ref().map(Resources::turn),
+                },
                 fence,
                 started: StartedLease::default(),
                 seen: Arc::default(),

@@ -16,7 +16,7 @@ use crate::runtime::lease::Lease;
 use crate::runtime::limits::resources::Resources;
 use crate::runtime::seen::Seen;
 use crate::runtime::waiting::Waiting;
-use crate::sink::{Records, Sink};
+use crate::sink::{Records, Sink, Turn};
 use crate::source::Source;
 
 /// Components of a migration. Everything else that a run needs to know is in its checkpoint.
@@ -51,6 +51,7 @@ impl Job {
             store: Arc::new(Waiting::new(Arc::clone(&self.store), Side::Target, events.clone())),
             unfenced: Unfenced {
                 sink: sink(&self.unfenced.sink),
+                turn: self.unfenced.turn.clone(),
             },
             fence: self.fence.clone(),
             started: self.started.clone(),
@@ -65,7 +66,7 @@ impl Job {
 
     /// The records of this migration, for a run that holds the lease.
     pub(crate) fn records(&self) -> Records {
-        Records::new(Arc::clone(&self.sink), self.settings.id.clone())
+        Records::new(Arc::clone(&self.sink), self.settings.id.clone()).with_turn(self.unfenced.turn.clone())
     }
 
     /// Loads the checkpoint to resume from, if there is one.
@@ -163,12 +164,13 @@ impl StartedLease {
 /// The sink as provided by the host, without the fence.
 pub(crate) struct Unfenced {
     pub sink: Arc<dyn Sink>,
+    pub turn: Option<Turn>,
 }
 
 impl Unfenced {
     /// The records of the migration with this id.
     pub fn records(&self, id: &MigrationId) -> Records {
-        Records::new(Arc::clone(&self.sink), id.clone())
+        Records::new(Arc::clone(&self.sink), id.clone()).with_turn(self.turn.clone())
     }
 }
 

@@ -13,7 +13,6 @@
 //! The last removal therefore marks the register as closing, and nobody registers while the mark is there. If the process dies before it
 //! has dropped the database, the mark counts for [`EXPIRY`].
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bson::DateTime;
@@ -37,7 +36,10 @@ const FORMAT: i32 = 1;
 const MOST_BYTES: usize = 12 << 20;
 
 /// How long to try while other migrations keep changing the register.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Maximum pause before the next try.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// One migration in the register.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -156,7 +158,7 @@ fn conflict(entry: &Entry, selection: &Selection) -> Option<Finding> {
 /// [`Refused`](ErrorKind::Refused) with a finding for each of these others, or a server error.
 pub(crate) async fn enter(records: &Records, source: (&str, &str), selection: &Selection) -> Result<()> {
     let id = records.id();
-    change(records.sink(), "register the migration", true, |register| {
+    change(records, "register the migration", true, |register| {
         let conflicts = register.conflicts(id, selection);
         if !conflicts.is_empty() {
             return Err(Error::refused("start the migration", conflicts));
@@ -186,7 +188,7 @@ pub(crate) async fn enter(records: &Records, source: (&str, &str), selection: &S
 /// A server error.
 pub(crate) async fn complete(records: &Records) -> Result<()> {
     let id = records.id().as_str();
-    let marked = change(records.sink(), "mark the migration as complete", false, |register| {
+    let marked = change(records, "mark the migration as complete", false, |register| {
         let entry = register
             .migrations
             .iter_mut()
@@ -213,7 +215,7 @@ pub(crate) enum Left {
 /// A server error.
 pub(crate) async fn remove(records: &Records) -> Result<Left> {
     let id = records.id().as_str();
-    let removed = change(records.sink(), "forget the migration", false, |register| {
+    let removed = change(records, "forget the migration", false, |register| {
         let before = register.migrations.len();
         register.migrations.retain(|entry| entry.id != id);
         register.closing = register.migrations.is_empty();
@@ -258,16 +260,18 @@ fn is_refused(dropped: &Result<()>) -> bool {
 /// Reads the register, changes it and saves it, again and again until no other process was faster. `change` returns `false` if there is
 /// nothing to save. With `waits`, a register that is closing is waited for. Returns the register, and when its save began.
 async fn change(
-    sink: &Arc<dyn Sink>,
+    records: &Records,
     operation: &'static str,
     waits: bool,
     mut change: impl FnMut(&mut Register) -> Result<bool>,
 ) -> Result<(Register, Instant)> {
+    let sink = &**records.sink();
+    let _turn = records.turn().await;
     let began = Instant::now();
     let mut closing_since: Option<(i64, Instant)> = None;
     let mut pause = Duration::from_millis(2);
     loop {
-        let mut register = Register::load(&**sink).await?;
+        let mut register = Register::load(sink).await?;
         if waits && register.closing {
             let (fence, since) = *closing_since.get_or_insert((register.fence, Instant::now()));
             if fence != register.fence {
@@ -280,7 +284,7 @@ async fn change(
             register.closing = false;
         }
         let attempted = Instant::now();
-        if !change(&mut register)? || register.save(&**sink).await? {
+        if !change(&mut register)? || register.save(sink).await? {
             return Ok((register, attempted));
         }
         if began.elapsed() > PATIENCE {
@@ -289,12 +293,14 @@ async fn change(
         }
         // The pauses differ, so that many that begin at once do not all try again at once.
         sleep(pause.mul_f64(0.5 + random())).await;
-        pause = (pause * 2).min(Duration::from_millis(200));
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use futures::FutureExt;
 
     use super::*;

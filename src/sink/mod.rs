@@ -23,7 +23,7 @@ pub use crate::mongo::sink::MongoSink;
 pub use layer::SinkLayer;
 #[cfg(feature = "test-util")]
 pub use memory::{JournalEntry, MemorySink, SinkCall};
-pub(crate) use records::Records;
+pub(crate) use records::{Records, Turn};
 
 /// A replica set, or anything that can take the documents, indexes and catalog commands of one.
 ///

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bson::raw::RawDocumentBuf;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::Sink;
 use crate::error::Result;
@@ -14,11 +15,28 @@ use crate::model::MigrationId;
 pub(crate) struct Records {
     sink: Arc<dyn Sink>,
     id: MigrationId,
+    turn: Option<Turn>,
 }
+
+/// Held by the one of several migrations of a process that changes a record which all of them share. Without it, each of hundreds that start
+/// at once would have to try again after every other one.
+pub(crate) type Turn = Arc<Mutex<()>>;
 
 impl Records {
     pub fn new(sink: Arc<dyn Sink>, id: MigrationId) -> Self {
-        Self { sink, id }
+        Self { sink, id, turn: None }
+    }
+
+    pub fn with_turn(self, turn: Option<Turn>) -> Self {
+        Self { turn, ..self }
+    }
+
+    /// Waits for this migration's turn to change a record that others of the process share.
+    pub async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        match &self.turn {
+            Some(turn) => Some(Arc::clone(turn).lock_owned().await),
+            None => None,
+        }
     }
 
     pub fn sink(&self) -> &Arc<dyn Sink> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::config::Throttle;
 use crate::runtime::limits::memory::Pools;
 use crate::runtime::limits::throttle::{RateLimiter, RateLimiters};
+use crate::sink::Turn;
 
 /// Default for [`Resources::memory_bytes`].
 const DEFAULT_MEMORY: usize = 256 << 20;
@@ -30,6 +31,7 @@ pub struct Resources {
     pools: Arc<Pools>,
     copy: Arc<RateLimiter>,
     tail: Arc<RateLimiter>,
+    turn: Turn,
 }
 
 impl Resources {
@@ -39,6 +41,7 @@ impl Resources {
             pools: Arc::new(Pools::new(DEFAULT_MEMORY)),
             copy: Arc::default(),
             tail: Arc::default(),
+            turn: Turn::default(),
         }
     }
 
@@ -65,6 +68,10 @@ impl Resources {
     pub fn set_throttle(&self, throttle: Throttle) {
         self.copy.set(throttle.copy_bytes_per_second);
         self.tail.set(throttle.tail_operations_per_second);
+    }
+
+    pub(crate) fn turn(&self) -> Turn {
+        Arc::clone(&self.turn)
     }
 
     pub(crate) fn pools(&self) -> &Pools {
