@@ -40,7 +40,8 @@ pub(crate) use records::{Records, Turn};
 /// # How to
 /// - Write to MongoDB: [`MongoSink`].
 /// - Change some methods of another sink: implement [`SinkLayer`] and pass it as [`Layered`](crate::Layered).
-/// - Share a sink, or choose one at run time: `Arc<dyn Sink>` and `Box<dyn Sink>` are sinks, too.
+/// - Share a sink, or choose one at run time: `Arc<dyn Sink>` and `Box<dyn Sink>` are sinks, too. A migration writes only while it holds its
+///   lease on the target; what the host writes through its own `Arc` is not held back by that.
 /// - Write one of your own: implement the methods without a default first, run `conformance::check_sink` of the feature `test-util` in a
 ///   test, and then add those defaults that the sink can do better.
 ///
