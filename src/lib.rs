@@ -44,8 +44,9 @@
 //!
 //! # Guides
 //! [`docs`] has a page on each topic: [concepts](docs::concepts), [cutover and way back](docs::cutover),
-//! [verification](docs::verification), [operations](docs::operations) (the runbook), [format](docs::format) (everything as JSON), [sizing](docs::sizing), [security](docs::security),
-//! [versions](docs::versions), [benchmarks](docs::benchmarks), [the hosted procedure](docs::hosted) and [contributing](docs::contributing).
+//! [verification](docs::verification), [operations](docs::operations) (the runbook), [observability](docs::observability),
+//! [format](docs::format) (everything as JSON), [sizing](docs::sizing), [security](docs::security), [versions](docs::versions),
+//! [benchmarks](docs::benchmarks), [the hosted procedure](docs::hosted) and [contributing](docs::contributing).
 //!
 //! # Where to begin in the API
 //! | to | use |
@@ -58,6 +59,8 @@
 //! | move back | [`Summary::reverse`], [`Migration::reverse`] |
 //! | keep the checkpoint elsewhere, or wrap a side | [`CheckpointStore`], [`Source`], [`Sink`] |
 //! | follow an oplog | [`OplogCursor`](oplog::OplogCursor) |
+//!
+//! The feature `metrics` publishes [metrics](docs::observability#metrics) through the facade crate of that name.
 //!
 //! The feature `test-util` adds in-memory implementations of the three traits, and a conformance suite for your own implementations.
 
@@ -122,6 +125,7 @@ pub use crate::report::Event;
 pub use crate::report::Phase;
 pub use crate::report::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use crate::report::{ChangeCounts, Status};
+pub use crate::report::{CollectionPhase, CollectionStatus};
 pub use crate::report::{CollectionSummary, ForeignWrites, Outcome, Summary};
 pub use crate::report::{IndexCounts, LagSample};
 pub use crate::report::{LateWrite, LateWrites};

@@ -6,15 +6,17 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tracing::{Instrument, info_span};
 
 use crate::api::handle::MigrationHandle;
 use crate::cutover::hand_over;
 use crate::engine::supervise::State;
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::{Call, Outcome, Phase, Summary};
+use crate::report::{Call, Outcome, Phase, Summary, TARGET};
 use crate::runtime::completion::Switch;
 use crate::runtime::hooks::HookResult;
 use crate::runtime::progress::RunState;
+use crate::runtime::spans::cutover_step;
 
 /// What the future that stops the writers of a cutover may return: `()` if it cannot fail, or a `Result<(), E>`.
 ///
@@ -149,7 +151,8 @@ impl MigrationHandle {
         let Ok(_only) = run.cutover.try_lock() else {
             return Err(run.progress.phase().second_cutover());
         };
-        let handed_over = self.try_hand_over(stop_writes, switch).await;
+        let span = info_span!(target: TARGET, parent: run.progress.spans.migration(), "cutover");
+        let handed_over = self.try_hand_over(stop_writes, switch).instrument(span).await;
         let (hooks, events) = (&run.engine.hooks, &run.progress.events);
         match &handed_over {
             // The run itself reports its end to the host.
@@ -170,7 +173,8 @@ impl MigrationHandle {
         switch: impl FnOnce() -> Option<Box<dyn Switch>>,
     ) -> Result<Summary> {
         let progress = &*self.run.progress;
-        self.run.engine.hooks.before_cutover().await?;
+        let before = self.run.engine.hooks.before_cutover();
+        before.instrument(cutover_step("before_cutover")).await?;
         let back = BackToCatchUp(progress);
         let handed_over = self.stop_and_hand_over(stop_writes, switch).await;
         drop(back);
@@ -188,8 +192,10 @@ impl MigrationHandle {
     ) -> Result<Summary> {
         let (engine, progress) = (&self.run.engine, &self.run.progress);
         progress.application.stop();
-        engine.hooks.quiesce_application().await?;
-        pin!(stop_writes).await.into_result().map_err(|error| {
+        let quiesced = engine.hooks.quiesce_application();
+        quiesced.instrument(cutover_step("quiesce_application")).await?;
+        let stopped = pin!(stop_writes).instrument(cutover_step("stop_writes")).await;
+        stopped.into_result().map_err(|error| {
             let message = "the writers of the source could not be stopped, so the applications stay there";
             Error::new(ErrorKind::Hook, "cut over", message)
                 .with_context("hook", "stop_writes")
@@ -204,7 +210,8 @@ impl MigrationHandle {
         }
         let hand_over = async {
             if engine.settings.block_source_writes {
-                progress.write_block.block().await?;
+                let blocked = progress.write_block.block();
+                blocked.instrument(cutover_step("block_source_writes")).await?;
             }
             hand_over::hand_over(engine, progress, &self.run.requests, &mut switch).await
         };

@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::{Instrument, Span};
 
 use crate::api::verify::{self, BothSides, VerifyReport};
 use crate::checkpoint::CutoverWindow;
@@ -19,12 +20,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, Side};
 use crate::order::Key;
 use crate::preflight;
-use crate::report::{Call, Event, Phase, Status};
+use crate::report::{Call, CollectionStatus, Event, Phase, Status};
 use crate::runtime::job::{Job, already_complete};
 use crate::runtime::lease::{self, Lease};
 use crate::runtime::limits::allocator::keep_freed_memory;
+#[cfg(feature = "metrics")]
+use crate::runtime::metrics::publish_metrics;
 use crate::runtime::progress::RunState;
 use crate::runtime::register;
+use crate::runtime::spans;
 use crate::runtime::waiting::LONGEST_CALL;
 
 /// How long the lag must stay small before a run counts as ready.
@@ -54,15 +58,22 @@ pub(super) struct Run {
     /// The last phase that was reported to the host's hook, and the task that reports it.
     told: watch::Receiver<Phase>,
     _phases: AbortOnDropHandle<()>,
+    #[cfg(feature = "metrics")]
+    _metrics: AbortOnDropHandle<()>,
 }
 
 impl MigrationHandle {
     pub(crate) async fn start(engine: Arc<Job>) -> Result<Self> {
+        let span = spans::migration(engine.settings.id.as_str());
+        Self::start_in(&span, engine).instrument(span.clone()).await
+    }
+
+    async fn start_in(span: &Span, engine: Arc<Job>) -> Result<Self> {
         let hooks = engine.hooks.clone();
         let events = engine.events.clone();
         let started = match hooks.before_start().await {
             Ok(()) => {
-                let started = Self::start_allowed(engine).await;
+                let started = Self::start_allowed(span, engine).await;
                 if let Err(error) = &started {
                     hooks.on_failure(&events, error).await;
                 }
@@ -76,7 +87,7 @@ impl MigrationHandle {
         started
     }
 
-    async fn start_allowed(engine: Arc<Job>) -> Result<Self> {
+    async fn start_allowed(span: &Span, engine: Arc<Job>) -> Result<Self> {
         // An error that exists from the beginning fails the start, not the run.
         let loaded = engine.load();
         let waits = &engine.settings.on_wait;
@@ -101,7 +112,7 @@ impl MigrationHandle {
         claimed.await?;
         keep_freed_memory();
         let engine = Arc::new(engine.waiting());
-        let mut progress = RunState::new(engine.events.clone());
+        let mut progress = RunState::of(engine.settings.id.as_str(), span.clone(), engine.events.clone());
         if let Some(resources) = &engine.resources {
             progress.limits = resources.limiters();
         }
@@ -122,9 +133,12 @@ impl MigrationHandle {
             report,
             cancel.clone(),
         );
-        let supervisor = AbortOnDropHandle::new(tokio::spawn(supervisor));
+        let supervisor = AbortOnDropHandle::new(tokio::spawn(supervisor.instrument(span.clone())));
         let (tell, told) = watch::channel(progress.phase());
         let phases = engine.hooks.clone().follow_phases(Arc::clone(&progress), tell);
+        let phases = phases.instrument(span.clone());
+        #[cfg(feature = "metrics")]
+        let metrics = publish_metrics(Arc::clone(&progress), engine.settings.max_lag);
         let run = Run {
             engine,
             progress,
@@ -136,6 +150,8 @@ impl MigrationHandle {
             supervisor,
             told,
             _phases: AbortOnDropHandle::new(tokio::spawn(phases)),
+            #[cfg(feature = "metrics")]
+            _metrics: AbortOnDropHandle::new(tokio::spawn(metrics)),
         };
         Ok(Self { run: Arc::new(run) })
     }
@@ -169,6 +185,14 @@ impl MigrationHandle {
     /// ```
     pub fn status(&self) -> Status {
         self.run.progress.status(self.run.engine.settings.max_lag)
+    }
+
+    /// Returns the current state of each collection, views not included, in no particular order.
+    ///
+    /// The state is a quarter of a second old at most. While the run is paused, and after its end, it is the last known; before the first
+    /// run has listed the source, there is none. The call copies one pointer for each collection, so it is cheap with tens of thousands.
+    pub fn collections(&self) -> Vec<Arc<CollectionStatus>> {
+        self.run.progress.collections.all()
     }
 
     /// Waits until everything is copied and indexed, everything is compared that can be compared during the run, and the lag has stayed at
@@ -449,6 +473,9 @@ impl MigrationHandle {
     pub(super) async fn last_phase_told(&self) {
         // This fails only if the reporting task has panicked or ended.
         let _ = self.run.told.clone().wait_for(|phase| phase.is_last()).await;
+        // A program that exits now leaves the metrics as they were at the end.
+        #[cfg(feature = "metrics")]
+        self.run.progress.metrics.publish(&self.status());
     }
 
     /// Waits until the run has ended.

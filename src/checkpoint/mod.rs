@@ -224,6 +224,12 @@ pub struct CollectionState {
     pub documents: u64,
     /// Number of bytes on the source when the collection was listed.
     pub bytes: u64,
+    /// Number of documents copied so far.
+    #[serde(default)]
+    pub copied_documents: u64,
+    /// Number of bytes copied so far.
+    #[serde(default)]
+    pub copied_bytes: u64,
     /// Which ranges have been copied, in ascending order. The last range has no upper end.
     pub ranges: Vec<RangeState>,
     /// How far the collection has been verified; `None` if its verification starts over.
@@ -449,6 +455,8 @@ mod tests {
                 indexed: true,
                 documents: u64::from(u32::MAX) + 1,
                 bytes: 5,
+                copied_documents: 2,
+                copied_bytes: 3,
                 ranges: vec![
                     range(Some(RawBsonRef::MinKey), Some(position(1))),
                     range(Some(RawBsonRef::Double(f64::NAN)), None),
@@ -542,6 +550,10 @@ mod tests {
             ..checkpoint()
         };
         (expected.collections[0].compared, expected.collections[0].made) = (None, None);
+        (
+            expected.collections[0].copied_documents,
+            expected.collections[0].copied_bytes,
+        ) = (0, 0);
         assert_eq!(read, expected);
         let upper = |range: usize| format!("{:?}", read.collections[0].ranges[range].upper);
         let expected_upper = |range: usize| format!("{:?}", expected.collections[0].ranges[range].upper);

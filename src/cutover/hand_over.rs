@@ -12,6 +12,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use futures::{FutureExt, try_join};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument;
 
 use crate::checkpoint::CollectionState;
 use crate::config::Verification;
@@ -27,6 +28,7 @@ use crate::runtime::completion::{Offer, Switch};
 use crate::runtime::expiry::{self, Form};
 use crate::runtime::job::Job;
 use crate::runtime::progress::RunState;
+use crate::runtime::spans::cutover_step;
 use crate::runtime::waiting::{report_waits, report_waits_within};
 
 /// Operation name in events: reads the source's position once nothing may write to it any more.
@@ -105,10 +107,11 @@ pub(crate) async fn hand_over(
 impl HandOver<'_> {
     async fn run(&self, switch: &mut Option<Box<dyn Switch>>) -> Result<Summary> {
         let events = &self.progress.events;
-        wait_for_transactions(&*self.engine.source, &self.engine.settings.selection, events).await?;
-        let watched = self.watch_for_late_writes();
+        let transactions = wait_for_transactions(&*self.engine.source, &self.engine.settings.selection, events);
+        transactions.instrument(cutover_step("open_transactions")).await?;
+        let watched = report_waits(events, Side::Source, CONFIRM, self.watch_for_late_writes());
         let mut rounds = Rounds {
-            position: report_waits(events, Side::Source, CONFIRM, watched).await?,
+            position: watched.instrument(cutover_step("last_write")).await?,
             compared: None,
             known: LateWrites::default(),
             count: 0,
@@ -126,7 +129,8 @@ impl HandOver<'_> {
                 switch: switch.take(),
             };
             let complete = self.complete(&run, offer, rounds.known.count);
-            match report_waits(events, Side::Target, "save that the migration is complete", complete).await? {
+            let complete = report_waits(events, Side::Target, "save that the migration is complete", complete);
+            match complete.instrument(cutover_step("complete")).await? {
                 Ended::Complete(summary) => {
                     self.tell(&summary);
                     return Ok(*summary);
@@ -150,11 +154,12 @@ impl HandOver<'_> {
             rounds.known = late_writes;
         }
         let look = self.look(&run, &report, &mut rounds.compared);
-        let looked = report_waits_within(events, Side::Target, "list and compare both sides", None, look).await?;
-        let Some(sides) = looked else {
+        let look = report_waits_within(events, Side::Target, "list and compare both sides", None, look);
+        let Some(sides) = look.instrument(cutover_step("compare")).await? else {
             return Ok(None);
         };
-        rounds.position = report_waits(events, Side::Source, CONFIRM, self.engine.source.sentinel()).await?;
+        let confirmed = report_waits(events, Side::Source, CONFIRM, self.engine.source.sentinel());
+        rounds.position = confirmed.instrument(cutover_step("last_write")).await?;
         let (last, same_run) = self.applied_to(rounds.position).await?;
         let unchanged = self.check_late_writes()?.count == rounds.known.count;
         if !unchanged || !same_run.same_channel(&run) {
@@ -404,7 +409,7 @@ impl HandOver<'_> {
             }
         };
         let events = &self.progress.events;
-        let applied = timeout(PATIENCE, applied);
+        let applied = timeout(PATIENCE, applied).instrument(cutover_step("apply"));
         let applied = report_waits_within(events, Side::Target, "apply the last changes", Some(PATIENCE), applied);
         applied.await.map_err(|_| {
             Error::new(

@@ -56,6 +56,8 @@ pub(crate) fn opposite(state: &CollectionState, there: &Collection, position: Po
         indexed: true,
         documents: there.documents,
         bytes: there.bytes,
+        copied_documents: 0,
+        copied_bytes: 0,
         ranges: vec![RangeState {
             upper: None,
             done: Some(position),

@@ -18,7 +18,8 @@ use crate::model::{
 use crate::order::Key;
 use crate::preflight::{Estimate, Plan, PlannedCollection};
 use crate::report::{
-    CollectionSummary, ForeignWrites, IndexCounts, LagSample, LateWrite, LateWrites, Outcome, Phase, Status, Summary,
+    CollectionPhase, CollectionStatus, CollectionSummary, ForeignWrites, IndexCounts, LagSample, LateWrite, LateWrites,
+    Outcome, Phase, Status, Summary,
 };
 use crate::test_util::at;
 use crate::{
@@ -355,7 +356,16 @@ fn full_status() -> Status {
             lag: SECOND,
         }],
         applied_per_second: Some(0.5),
-        indexes: IndexCounts { built: 1, total: 2 },
+        indexes: IndexCounts {
+            built: 1,
+            building: 1,
+            total: 3,
+        },
+        failure: Some(Error::new(
+            ErrorKind::Connection,
+            "read the oplog",
+            "the connection broke",
+        )),
         ..Status::default()
     }
 }
@@ -375,6 +385,36 @@ fn a_status_is_in_the_schema() {
         ready_after: SECOND,
     };
     assert_eq!(fits("rehearsed", &rehearsed)["ready_after_ms"], 1000);
+}
+
+#[test]
+fn the_status_of_a_collection_is_in_the_schema() {
+    let amount = Amount { documents: 1, bytes: 2 };
+    let status = CollectionStatus {
+        id: bson::Uuid::from_bytes([7; 16]),
+        namespace: orders(),
+        target: Namespace::new("shop", "system.buckets.weather"),
+        phase: CollectionPhase::Following,
+        copied: amount,
+        total: amount,
+        compared: amount,
+        all_compared: true,
+        differences: 0,
+        applied: 3,
+        indexes: IndexCounts::default(),
+        last_error: None,
+    };
+    let value = fits("collection", &status);
+    assert_eq!(
+        (&value["phase"], &value["target"]),
+        (&json!("following"), &json!("shop.weather"))
+    );
+    let phases = document()["$defs"]["collection"]["properties"]["phase"]["enum"].clone();
+    let phases: BTreeSet<String> = serde_json::from_value(phases).unwrap();
+    assert_eq!(
+        phases,
+        variants(include_str!("../report/collection.rs"), "CollectionPhase")
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! | [verification] | How is it known that both sides are identical? |
 //! | [operations] | How is a migration run, what is watched, and what is done about an error or a finding? |
 //! | [format] | How are status, events, findings, errors and results written as JSON, and how are settings read? |
+//! | [observability] | What goes to logs, traces, dashboards and alerts? |
 //! | [sizing] | How much memory, disk, oplog and bandwidth does it need? |
 //! | [security] | Which users and privileges does it need, and what does it store where? |
 //! | [versions] | Which server versions work, from which to which? |
@@ -28,6 +29,9 @@ pub mod operations {}
 
 #[doc = include_str!("format.md")]
 pub mod format {}
+
+#[doc = include_str!("observability.md")]
+pub mod observability {}
 
 #[doc = include_str!("sizing.md")]
 pub mod sizing {}

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tracing::{Instrument, debug_span};
 
 use crate::checkpoint::CheckpointStore;
 use crate::engine::messages::SaveRequest;
 use crate::engine::ownership::Ownership;
 use crate::error::Result;
 use crate::model::Position;
-use crate::report::Event;
+use crate::report::{Event, TARGET};
 use crate::runtime::flush::SharedFlush;
 use crate::runtime::progress::RunState;
 use crate::runtime::register;
@@ -67,7 +68,12 @@ pub(crate) async fn save_checkpoints(
             let _ = done.send(false);
             continue;
         }
-        let saved = store.save(&bytes).await;
+        let span = debug_span!(target: TARGET, "checkpoint", watermark = %watermark, bytes = bytes.as_bytes().len());
+        #[cfg(feature = "metrics")]
+        let saving = Instant::now();
+        let saved = store.save(&bytes).instrument(span).await;
+        #[cfg(feature = "metrics")]
+        progress.metrics.note_save(saving.elapsed());
         if checkpoint.head.complete {
             match &saved {
                 Ok(()) => progress.resolve_completion(true),

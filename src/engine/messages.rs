@@ -11,7 +11,7 @@ use crate::checkpoint::{PendingCheckpoint, States};
 use crate::engine::track::ranges::ChunkId;
 use crate::engine::track::verification::{CollectionVerification, Compared, Portion};
 use crate::error::Result;
-use crate::model::{CollectionMapping, Namespace, Position, Range, Write};
+use crate::model::{Amount, CollectionMapping, Namespace, Position, Range, Write};
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::runtime::limits::memory::MemoryPermit;
@@ -145,6 +145,8 @@ pub(crate) struct Finished {
     pub chunk: ChunkId,
     /// Uuid of the collection on the target, if it was created again for the copy.
     pub made: Option<Uuid>,
+    /// Documents and bytes that were read.
+    pub copied: Amount,
     /// Last `_id` that was read. `None` if the whole range was read.
     pub last: Option<Key>,
     /// Whether the sink may hold documents above `last`.

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Verification;
@@ -88,11 +89,12 @@ impl Job {
         let ended = CancellationToken::new();
         let keeper = {
             let (lease, ended, cancel) = (lease.clone(), ended.clone(), cancel.clone());
-            AbortOnDropHandle::new(tokio::spawn(async move {
+            let keep = async move {
                 let kept = lease.keep(ended).await;
                 cancel.cancel();
                 kept
-            }))
+            };
+            AbortOnDropHandle::new(tokio::spawn(keep.in_current_span()))
         };
         let mut tasks = JoinSet::new();
         // A command that is dropped in flight may still be executed during the next run. So `begin` gets some time to finish.
@@ -324,8 +326,8 @@ impl Tasks<'_> {
             collections: beginning.collections,
             replay_until: beginning.replay_until,
         });
-        self.tasks.spawn(router.run());
-        self.tasks.spawn(save_checkpoints(
+        self.start(router.run());
+        self.start(save_checkpoints(
             durability.clone(),
             Arc::clone(&job.store),
             job.records(),
@@ -334,14 +336,14 @@ impl Tasks<'_> {
             Arc::clone(self.progress),
             save_requests,
         ));
-        self.tasks.spawn(read_oplog(
+        self.start(read_oplog(
             beginning.tail,
             send_entries,
             self.memory.read_ahead(),
             Arc::clone(self.progress),
             self.cancel.clone(),
         ));
-        self.tasks.spawn(keep_expiry(
+        self.start(keep_expiry(
             Arc::clone(&job.sink),
             Arc::clone(self.progress),
             send_requests.clone(),
@@ -350,6 +352,11 @@ impl Tasks<'_> {
         self.spawn_watchers(foreign_writes);
         self.spawn_walkers(&ownership, &durability, &send_requests);
         requests.send_replace(Some(send_requests));
+    }
+
+    /// Starts a task in the span of the run.
+    fn start(&mut self, task: impl Future<Output = Result<()>> + Send + 'static) {
+        self.tasks.spawn(task.in_current_span());
     }
 
     /// Starts the appliers, and returns where their messages go.
@@ -375,7 +382,7 @@ impl Tasks<'_> {
                 batch_bytes: self.memory.applier_batch(),
                 replay_until,
             });
-            self.tasks.spawn(applier.run(self.cancel.clone()));
+            self.start(applier.run(self.cancel.clone()));
         }
         appliers
     }
@@ -383,13 +390,13 @@ impl Tasks<'_> {
     /// Starts what watches both sides.
     fn spawn_watchers(&mut self, foreign_writes: Option<ForeignWatch>) {
         let (job, settings) = (self.job, &self.job.settings);
-        self.tasks.spawn(watch_source(
+        self.start(watch_source(
             Arc::clone(&job.source),
             Arc::clone(self.progress),
             settings.max_lag,
             self.cancel.clone(),
         ));
-        self.tasks.spawn(watch_deployments(
+        self.start(watch_deployments(
             Arc::clone(&job.source),
             Arc::clone(&job.sink),
             Arc::clone(&job.seen),
@@ -397,7 +404,7 @@ impl Tasks<'_> {
             self.cancel.clone(),
         ));
         if let Some(writes) = foreign_writes {
-            self.tasks.spawn(watch_foreign_writes(
+            self.start(watch_foreign_writes(
                 writes,
                 settings.selection.clone(),
                 Arc::clone(self.progress),
@@ -406,7 +413,7 @@ impl Tasks<'_> {
         }
         // At least one walker always runs.
         if settings.yield_to_source_writes && settings.walkers > 1 {
-            self.tasks.spawn(yield_to_writes(
+            self.start(yield_to_writes(
                 Arc::clone(&job.source),
                 Arc::clone(self.progress),
                 settings.walkers,
@@ -434,7 +441,7 @@ impl Tasks<'_> {
                 batches: batches.clone(),
                 cancel: self.cancel.clone(),
             };
-            self.tasks.spawn(walker.run());
+            self.start(walker.run());
         }
     }
 }

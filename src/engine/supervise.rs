@@ -10,6 +10,7 @@ use futures::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::config::LostPosition;
 use crate::engine::messages::Requests;
@@ -23,6 +24,7 @@ use crate::report::{Event, Phase};
 use crate::runtime::hooks::HostHooks;
 use crate::runtime::job::Job;
 use crate::runtime::progress::RunState;
+use crate::runtime::spans;
 use crate::runtime::waiting::report_waits;
 use crate::source::Source;
 
@@ -146,6 +148,7 @@ async fn run_as_wanted(
     let mut pause = Duration::from_millis(200);
     // Why the checkpoint's position is known to be lost.
     let mut lost: Option<String> = None;
+    let mut number = 0;
     loop {
         let now = *wanted.borrow_and_update();
         match now {
@@ -174,7 +177,9 @@ async fn run_as_wanted(
         let run_cancel = cancel.child_token();
         // If the resync does not happen, the next run detects the loss again.
         let reason = lost.take();
-        let mut run = pin!(engine.run(progress, requests, &run_cancel, reason.as_deref()));
+        number += 1;
+        let run = engine.run(progress, requests, &run_cancel, reason.as_deref());
+        let mut run = pin!(run.instrument(spans::run(number)));
         let result = tokio::select! {
             result = &mut run => result,
             () = until_it_may_end(wanted, progress, requests) => {
@@ -214,6 +219,7 @@ async fn run_as_wanted(
         if since.elapsed() > engine.settings.patience {
             return Err(error);
         }
+        progress.note_retry();
         progress.events.send(Event::Retrying {
             cause: error.report(),
             delay: pause,

@@ -17,6 +17,7 @@ mod position;
 mod range;
 pub(crate) mod raw;
 mod selection;
+mod shared_slots;
 mod side;
 pub(crate) mod wait;
 
@@ -38,6 +39,7 @@ pub use self::position::Position;
 pub use self::range::Range;
 pub(crate) use self::selection::Overlap;
 pub use self::selection::Selection;
+pub(crate) use self::shared_slots::SharedSlots;
 pub use self::side::Side;
 pub use self::wait::Wait;
 pub(crate) use self::wait::{OnWait, report_slow, write_wait};

@@ -9,6 +9,7 @@ use tokio::sync::broadcast;
 use crate::compare::difference::Difference;
 use crate::error::Error;
 use crate::model::{Namespace, Position, Side, TransactionFacts, format};
+use crate::report::trace::trace;
 use crate::report::{LateWrites, Phase};
 
 /// Number of events kept for a slow reader. Older events are lost to it.
@@ -287,7 +288,9 @@ impl Events {
         }
     }
 
+    /// Sends an event to the subscribers, and to the subscriber of `tracing`.
     pub fn send(&self, event: Event) {
+        trace(&event);
         // Sending fails only if nobody listens, which is the host's choice.
         let _ = self.sender.send(event);
     }

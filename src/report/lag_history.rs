@@ -36,6 +36,8 @@ pub struct LagSample {
 pub struct IndexCounts {
     /// Indexes built on the target.
     pub built: u64,
+    /// Indexes that are being built on the target.
+    pub building: u64,
     /// Indexes on the source, in migrated collections.
     pub total: u64,
 }

@@ -1,6 +1,7 @@
 //! Everything a run reports to its host: events, status, summary and certificate.
 
 mod certificate;
+mod collection;
 mod event;
 mod event_text;
 mod lag_history;
@@ -8,8 +9,10 @@ mod late_writes;
 mod phase;
 mod status;
 mod summary;
+mod trace;
 
 pub use self::certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
+pub use self::collection::{CollectionPhase, CollectionStatus};
 pub use self::event::Event;
 pub(crate) use self::event::Events;
 pub(crate) use self::lag_history::Recent;
@@ -20,3 +23,4 @@ pub(crate) use self::phase::Call;
 pub use self::phase::Phase;
 pub use self::status::{ChangeCounts, Status};
 pub use self::summary::{CollectionSummary, ForeignWrites, Outcome, Summary};
+pub(crate) use self::trace::TARGET;

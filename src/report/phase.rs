@@ -47,6 +47,20 @@ pub(crate) enum Call {
 }
 
 impl Phase {
+    /// All phases, in the order of a migration; those that can come at any time are last.
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Preflight,
+        Self::Copy,
+        Self::Index,
+        Self::CatchUp,
+        Self::Ready,
+        Self::Cutover,
+        Self::Complete,
+        Self::Paused,
+        Self::Stopped,
+        Self::Failed,
+    ];
+
     /// Whether this is a final phase.
     pub(crate) fn is_last(self) -> bool {
         matches!(self, Self::Complete | Self::Stopped | Self::Failed)
@@ -113,19 +127,7 @@ impl Phase {
 
     /// The phase with this name, if there is one.
     pub(crate) fn named(name: &str) -> Option<Self> {
-        let all = [
-            Self::Preflight,
-            Self::Copy,
-            Self::Index,
-            Self::CatchUp,
-            Self::Ready,
-            Self::Cutover,
-            Self::Complete,
-            Self::Paused,
-            Self::Stopped,
-            Self::Failed,
-        ];
-        all.into_iter().find(|phase| phase.as_str() == name)
+        Self::ALL.into_iter().find(|phase| phase.as_str() == name)
     }
 
     /// The phase's name in snake case.
@@ -167,19 +169,6 @@ impl fmt::Display for Phase {
 mod tests {
     use super::*;
 
-    const ALL: [Phase; 10] = [
-        Phase::Preflight,
-        Phase::Copy,
-        Phase::Index,
-        Phase::CatchUp,
-        Phase::Ready,
-        Phase::Cutover,
-        Phase::Complete,
-        Phase::Paused,
-        Phase::Stopped,
-        Phase::Failed,
-    ];
-
     /// Each row is a phase. `x` marks the phases it may lead to.
     #[test]
     fn phases_follow_one_another_as_in_the_table() {
@@ -197,8 +186,8 @@ mod tests {
             "    .   .   .   .   .   .   .   .   .   .",  // Stopped
             "    .   .   .   .   .   .   .   .   .   .",  // Failed
         ];
-        for (from, row) in ALL.into_iter().zip(table) {
-            for (to, cell) in ALL.into_iter().zip(row.split_whitespace()) {
+        for (from, row) in Phase::ALL.into_iter().zip(table) {
+            for (to, cell) in Phase::ALL.into_iter().zip(row.split_whitespace()) {
                 assert_eq!(from.leads_to(to), cell == "x", "{from} to {to}");
             }
         }
@@ -206,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_phase_is_found_by_its_name() {
-        for phase in ALL {
+        for phase in Phase::ALL {
             assert_eq!(Phase::named(phase.as_str()), Some(phase));
         }
         assert_eq!(Phase::named("other"), None);

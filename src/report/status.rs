@@ -73,6 +73,8 @@ pub struct Status {
     /// Changes applied to the target per second, averaged over the last half minute; `None` if not known.
     #[serde(serialize_with = "format::optional_finite")]
     pub applied_per_second: Option<f64>,
+    /// Number of times that the run went back to its checkpoint after an error, since this process began.
+    pub retries: u64,
     /// Indexes built so far. An index that could not be built counts only in the total.
     pub indexes: IndexCounts,
 }

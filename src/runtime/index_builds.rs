@@ -13,9 +13,11 @@ use bson::raw::RawDocumentBuf;
 use futures::future::try_join_all;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument, info_span};
 
 use crate::error::Result;
 use crate::model::CollectionMapping;
+use crate::report::TARGET;
 use crate::runtime::tasks::flatten;
 use crate::sink::{CatalogCommand, Sink};
 
@@ -64,7 +66,8 @@ impl IndexBuilds {
             self.running.remove(&id);
             job.anew = true;
         }
-        let task = self.tasks.spawn(build(Arc::clone(sink), job.clone()));
+        let span = info_span!(target: TARGET, "index_build", namespace = %job.target.namespace, index = job.name);
+        let task = self.tasks.spawn(build(Arc::clone(sink), job.clone()).instrument(span));
         let since = Instant::now();
         self.running.insert(task.id(), Build { job, since, task });
     }

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::error::Error;
 use crate::model::{Amount, Namespace, Position};
 use crate::report::{ChangeCounts, Event, Events, ForeignWrites, IndexCounts, LateWatch, Phase, Recent, Status};
 use crate::runtime::application::Application;
+use crate::runtime::collections::CollectionStatuses;
 use crate::runtime::completion::Completion;
 use crate::runtime::cutover_estimate::{ComparedAtCutover, CutoverWork};
 use crate::runtime::expiry::ExpiryForm;
@@ -20,6 +22,9 @@ use crate::runtime::lag::OplogSpan;
 use crate::runtime::left_selection::AllLeft;
 use crate::runtime::limits::throttle::RateLimiters;
 use crate::runtime::limits::walker_slots::WalkerSlots;
+#[cfg(feature = "metrics")]
+use crate::runtime::metrics::Metrics;
+use crate::runtime::spans::Spans;
 use crate::runtime::whole_copies::WholeCopies;
 use crate::runtime::window;
 use crate::runtime::write_block::WriteBlock;
@@ -73,6 +78,9 @@ struct Comparison {
 #[derive(Debug)]
 pub(crate) struct RunState {
     pub events: Events,
+    pub spans: Spans,
+    #[cfg(feature = "metrics")]
+    pub metrics: Metrics,
     pub copied_documents: AtomicU64,
     pub copied_bytes: AtomicU64,
     pub applied: AtomicU64,
@@ -111,11 +119,13 @@ pub(crate) struct RunState {
     pub application: Application,
     pub expiry: ExpiryForm,
     pub completion: Completion,
+    pub collections: CollectionStatuses,
     failure: Mutex<Option<Error>>,
     recent: Recent,
     indexes: Mutex<IndexCounts>,
     pub left_selection: AllLeft,
     resyncs: AtomicU32,
+    retries: AtomicU64,
     /// Documents that the target refused for good: the namespace, and a text that says which document and why.
     refused: Mutex<Vec<(Namespace, String)>>,
     /// Number of writes to the target's collections made by other programs.
@@ -127,9 +137,21 @@ pub(crate) struct RunState {
 }
 
 impl RunState {
+    /// Creates the state of a migration without a name of its own.
+    #[cfg(any(test, feature = "test-util"))]
     pub fn new(events: Events) -> Self {
+        Self::of(crate::model::DEFAULT_ID, Span::none(), events)
+    }
+
+    /// Creates the state of the migration with this id. Everything in it belongs to the span `migration`.
+    pub fn of(id: &str, migration: Span, events: Events) -> Self {
+        #[cfg(not(feature = "metrics"))]
+        let _ = id;
         Self {
             events,
+            spans: Spans::new(migration),
+            #[cfg(feature = "metrics")]
+            metrics: Metrics::new(id),
             copied_documents: AtomicU64::new(0),
             copied_bytes: AtomicU64::new(0),
             applied: AtomicU64::new(0),
@@ -163,11 +185,13 @@ impl RunState {
             application: Application::default(),
             expiry: ExpiryForm::default(),
             completion: Completion::default(),
+            collections: CollectionStatuses::default(),
             failure: Mutex::new(None),
             recent: Recent::default(),
             indexes: Mutex::default(),
             left_selection: AllLeft::default(),
             resyncs: AtomicU32::new(0),
+            retries: AtomicU64::new(0),
             refused: Mutex::new(Vec::new()),
             foreign_writes: Mutex::new(BTreeMap::new()),
             foreign_writes_until: Mutex::new(None),
@@ -230,14 +254,13 @@ impl RunState {
 
     /// Emits an event for a document that the target refused for good, and keeps it for the summary.
     pub fn document_refused(&self, namespace: Namespace, id: String, reason: String) {
+        let text = format!(
+            "the target refused the document with _id {id}: {reason}; fix the cause and start again; the document is then read again"
+        );
+        self.collections.note_error(&namespace, text.clone());
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         if refused.len() < MOST_REFUSED {
-            refused.push((
-                namespace.clone(),
-                format!(
-                    "the target refused the document with _id {id}: {reason}; fix the cause and start again; the document is then read again"
-                ),
-            ));
+            refused.push((namespace.clone(), text));
         }
         drop(refused);
         self.events.send(Event::DocumentRefused { namespace, id, reason });
@@ -313,6 +336,7 @@ impl RunState {
             changed
         });
         if changed {
+            self.spans.enter(phase);
             if phase == Phase::Ready {
                 self.window.note_ready();
             }
@@ -453,6 +477,11 @@ impl RunState {
         self.resyncs.load(Relaxed)
     }
 
+    /// Counts an error after which the run goes back to its checkpoint.
+    pub fn note_retry(&self) {
+        self.retries.fetch_add(1, Relaxed);
+    }
+
     /// Sets the number of indexes that exist and that are built.
     pub fn set_indexes(&self, counts: IndexCounts) {
         *self.indexes.lock().unwrap_or_else(PoisonError::into_inner) = counts;
@@ -517,6 +546,7 @@ impl RunState {
             walkers: self.walker_slots.most(),
             lag_history: self.recent.lags(),
             applied_per_second: self.recent.rate(self.applied.load(Relaxed)),
+            retries: self.retries.load(Relaxed),
             indexes: *self.indexes.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }

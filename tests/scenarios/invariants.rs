@@ -4,6 +4,7 @@
 
 mod builds;
 mod compared_again;
+mod collections;
 mod comparing;
 mod copy;
 mod cutover;
@@ -15,6 +16,8 @@ mod late_writes;
 mod lost_records;
 mod many_collections;
 mod handle;
+mod published;
+mod traces;
 mod hooks;
 mod order;
 mod rehearsal;

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug_span};
 
 use crate::catalog::expiry::expiry_held_back;
 use crate::compare::merge::MergeDiff;
@@ -20,9 +21,10 @@ use crate::engine::messages::{Assignment, Finished, Request, Work};
 use crate::engine::ownership::Ownership;
 use crate::engine::track::ranges::ChunkId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, Position, Write};
+use crate::model::{Amount, Batch, Position, Write};
 use crate::mongo::retry::{Attempts, RetryPolicy};
 use crate::order::Key;
+use crate::report::TARGET;
 use crate::runtime::flush::SharedFlush;
 use crate::runtime::limits::memory::{MemoryBudget, MemoryPermit};
 use crate::runtime::limits::walker_slots::WalkerSlot;
@@ -74,8 +76,8 @@ struct Copied {
 /// A chunk that is on the sink but not durable yet.
 struct Read {
     finished: Finished,
-    documents: u64,
-    bytes: u64,
+    #[cfg(feature = "metrics")]
+    began: Instant,
 }
 
 impl Walker {
@@ -99,8 +101,11 @@ impl Walker {
             let Some((mut place, work)) = next else { break };
             match work {
                 Work::Chunk(assignment) => {
-                    if let Some(read) = self.copy(assignment, &mut place, &mut attempts).await? {
-                        endings.spawn(self.clone().end(read));
+                    let span = debug_span!(target: TARGET, "chunk", namespace = %assignment.target.namespace,
+                        chunk = assignment.chunk.0, repair = assignment.repair);
+                    let copy = self.copy(assignment, &mut place, &mut attempts);
+                    if let Some(read) = copy.instrument(span).await? {
+                        endings.spawn(self.clone().end(read).in_current_span());
                     }
                     if endings.len() >= ENDINGS
                         && let Some(ended) = endings.join_next().await
@@ -110,7 +115,9 @@ impl Walker {
                 }
                 Work::Check(check) => {
                     place.note_use();
-                    self.check(check).await;
+                    let span = debug_span!(target: TARGET, "compare", namespace = %check.target.namespace,
+                        chunk = check.chunk.0);
+                    self.check(check).instrument(span).await;
                 }
             }
         }
@@ -144,8 +151,12 @@ impl Walker {
             self.release(finished.collection, finished.chunk, false).await;
             return Err(error);
         }
-        self.progress.copied_documents.fetch_add(read.documents, Relaxed);
-        self.progress.copied_bytes.fetch_add(read.bytes, Relaxed);
+        #[cfg(feature = "metrics")]
+        self.progress.metrics.note_chunk(read.began.elapsed());
+        self.progress
+            .copied_documents
+            .fetch_add(finished.copied.documents, Relaxed);
+        self.progress.copied_bytes.fetch_add(finished.copied.bytes, Relaxed);
         let (reply, done) = oneshot::channel();
         let _ = self.requests.send(Request::Finish { finished, reply }).await;
         // An error means that the router is gone. The next request detects that.
@@ -209,7 +220,7 @@ impl Walker {
         let (collection, chunk) = (assignment.target.id, assignment.chunk);
         let error = match result {
             // A collection without ranges is complete at this point, and a pause waits for that. So it is made durable at once.
-            Ok(Some(read)) if !is_whole && read.finished.last.is_none() && read.bytes <= SMALL => {
+            Ok(Some(read)) if !is_whole && read.finished.last.is_none() && read.finished.copied.bytes <= SMALL => {
                 return Ok(Some(read));
             }
             Ok(Some(read)) => {
@@ -241,6 +252,8 @@ impl Walker {
 
     /// Copies the assigned range, or the first part of it.
     async fn copy_range(&self, assignment: &Assignment, place: &mut WalkerSlot<'_>) -> Result<Read> {
+        #[cfg(feature = "metrics")]
+        let began = Instant::now();
         let ranged = assignment.target.kind.has_ranges();
         let compare = assignment.repair && ranged;
         let mut made = None;
@@ -257,12 +270,16 @@ impl Walker {
             ReadMode::Interval => Some(self.source.read_position().await?),
         };
         Ok(Read {
-            documents: copied.documents,
-            bytes: copied.bytes,
+            #[cfg(feature = "metrics")]
+            began,
             finished: Finished {
                 collection: assignment.target.id,
                 chunk: assignment.chunk,
                 made,
+                copied: Amount {
+                    documents: copied.documents,
+                    bytes: copied.bytes,
+                },
                 last: copied.last,
                 repair: compare,
                 opened: copied.opened,

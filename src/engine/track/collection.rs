@@ -11,7 +11,7 @@ use crate::checkpoint::CollectionState;
 use crate::engine::track::held_changes::HeldChanges;
 use crate::engine::track::ranges::{ChunkId, RangeStatus, Ranges};
 use crate::engine::track::verification::RangeVerification;
-use crate::model::{Change, Collection, CollectionKind, CollectionMapping, Namespace, Position};
+use crate::model::{Amount, Change, Collection, CollectionKind, CollectionMapping, Namespace, Position};
 use crate::order::Key;
 
 /// A collection that is migrated, and its progress.
@@ -24,8 +24,12 @@ pub(crate) struct CollectionProgress {
     pub indexes: Vec<RawDocumentBuf>,
     pub documents: u64,
     pub bytes: u64,
+    /// Documents and bytes copied so far.
+    pub copied: Amount,
     /// Number of changes to the collection that this run has seen.
     pub changes: u64,
+    /// Number of changes sent to the sink since this process began.
+    pub applied: u64,
     pub ranges: Ranges,
     pub chunks: HashMap<ChunkId, Chunk>,
     pub index_work: IndexWork,
@@ -98,7 +102,9 @@ impl CollectionProgress {
             indexes: collection.indexes.clone(),
             documents: collection.documents,
             bytes: collection.bytes,
+            copied: Amount::default(),
             changes: 0,
+            applied: 0,
             ranges: Ranges::unread(cuts),
             chunks: HashMap::new(),
             index_work: IndexWork::NotBegun,
@@ -122,6 +128,14 @@ impl CollectionProgress {
         };
         Self {
             made: state.made,
+            // A resync begins the copy anew.
+            copied: match state.ranges.iter().any(|range| range.done.is_some()) {
+                true => Amount {
+                    documents: state.copied_documents,
+                    bytes: state.copied_bytes,
+                },
+                false => Amount::default(),
+            },
             ranges: Ranges::from_checkpoint(&state.ranges),
             index_work: if state.indexed {
                 IndexWork::Done
@@ -155,6 +169,8 @@ impl CollectionProgress {
             indexed: self.is_indexed() && self.failed_indexes.is_empty(),
             documents: self.documents,
             bytes: self.bytes,
+            copied_documents: self.copied.documents,
+            copied_bytes: self.copied.bytes,
             ranges: self.ranges.to_checkpoint(),
             compared: None,
         }
@@ -186,6 +202,7 @@ impl CollectionProgress {
             self.verification.begin();
         }
         self.ranges = Ranges::unread_again();
+        self.copied = Amount::default();
         self.index_work = IndexWork::NotBegun;
         self.failed_indexes.clear();
     }

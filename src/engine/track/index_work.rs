@@ -10,6 +10,7 @@ use crate::catalog::{is_id_index, name_of};
 use crate::engine::track::collection::{CollectionProgress, IndexWork};
 use crate::engine::track::ranges::RangeStatus;
 use crate::model::Position;
+use crate::report::IndexCounts;
 use crate::runtime::index_builds::IndexJob;
 
 impl CollectionProgress {
@@ -128,15 +129,21 @@ impl CollectionProgress {
         }
     }
 
-    /// Returns how many indexes the sink has, and how many it is to have, not counting those on `_id`.
-    pub fn index_counts(&self) -> (u64, u64) {
+    /// Returns how many indexes the sink has, builds, and is to have, not counting those on `_id`.
+    pub fn index_counts(&self) -> IndexCounts {
         let total = self.indexes.iter().filter(|index| !is_id_index(index)).count();
-        let missing = match &self.index_work {
-            IndexWork::NotBegun => total,
-            IndexWork::Building { waiting, running, .. } => waiting.len() + running.len() + self.failed_indexes.len(),
-            IndexWork::Done => self.failed_indexes.len(),
+        let (missing, building) = match &self.index_work {
+            IndexWork::NotBegun => (total, 0),
+            IndexWork::Building { waiting, running, .. } => {
+                (waiting.len() + running.len() + self.failed_indexes.len(), running.len())
+            }
+            IndexWork::Done => (self.failed_indexes.len(), 0),
         };
-        (total.saturating_sub(missing) as u64, total as u64)
+        IndexCounts {
+            built: total.saturating_sub(missing) as u64,
+            building: building as u64,
+            total: total as u64,
+        }
     }
 
     /// Removes an index from the collection's list.

@@ -127,6 +127,13 @@ impl Ranges {
             .all(|segment| matches!(segment.status, RangeStatus::Done(_)))
     }
 
+    /// Whether every range is unread.
+    pub fn are_unread(&self) -> bool {
+        self.segments
+            .iter()
+            .all(|segment| matches!(segment.status, RangeStatus::Unread { .. }))
+    }
+
     /// Whether any range is unread.
     pub fn has_unread(&self) -> bool {
         self.segments

@@ -18,6 +18,7 @@ use bson::Uuid;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug_span};
 
 use self::refetched::{Known, RefetchedDocuments};
 use self::refused::RefusedDocuments;
@@ -27,6 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{CollectionKind, CollectionMapping, Operation, Position, Write};
 use crate::oplog::delta::{self, DeltaFormat, format_of};
 use crate::order::Key;
+use crate::report::TARGET;
 use crate::runtime::limits::allowance::Allowance;
 use crate::runtime::limits::memory::MemoryPermit;
 use crate::runtime::progress::RunState;
@@ -183,9 +185,13 @@ impl Applier {
                     bytes += more.bytes;
                     permits.push(more.permit);
                 }
-                let started = Instant::now();
-                self.apply(changes, cancel).await?;
-                self.rested = Instant::now() + started.elapsed().min(MOST_REST);
+                let (started, count) = (Instant::now(), changes.len() as u64);
+                let span = debug_span!(target: TARGET, "batch", applier = self.index, changes = count, bytes);
+                self.apply(changes, cancel).instrument(span).await?;
+                let elapsed = started.elapsed();
+                #[cfg(feature = "metrics")]
+                self.progress.metrics.note_batch(count, elapsed);
+                self.rested = Instant::now() + elapsed.min(MOST_REST);
             }
             ApplierMessage::Refetch { target, keys, permit } => {
                 self.refetch(&target, keys).await?;

@@ -32,6 +32,7 @@ impl Router {
         }
         self.state.tick(Instant::now(), &mut self.actions);
         self.perform().await?;
+        self.progress.collections.set(self.state.tracked.statuses());
         let now = Instant::now();
         if self.state.is_barrier_due(now) {
             let facts = self.checkpoint_facts();
@@ -140,6 +141,8 @@ impl Router {
     pub(super) async fn save(&mut self, change: impl FnOnce(&mut Checkpoint), now: bool) -> Result<bool> {
         self.send_all_held_back().await?;
         let unsettled = self.drain().await?.unsettled;
+        // The run may end with this checkpoint.
+        self.progress.collections.set(self.state.tracked.statuses());
         let facts = self.checkpoint_facts();
         let mut checkpoint = self.state.checkpoint_of_all(unsettled, facts);
         change(&mut checkpoint.head);

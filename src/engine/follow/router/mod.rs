@@ -148,7 +148,11 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    pub fn new(parts: RouterParts) -> Self {
+    pub fn new(mut parts: RouterParts) -> Self {
+        let applied = parts.progress.collections.applied();
+        for collection in &mut parts.collections {
+            collection.applied = applied.get(&collection.target.id).copied().unwrap_or_default();
+        }
         let state = RoutingParts {
             selection: parts.selection,
             appliers: parts.appliers.len(),

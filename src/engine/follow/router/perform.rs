@@ -14,7 +14,7 @@ use crate::engine::messages::{ApplierMessage, Routed, SaveRequest};
 use crate::error::{Error, Result};
 use crate::model::{CollectionMapping, Position, Write};
 use crate::order::Key;
-use crate::report::Phase;
+use crate::report::{Event, Phase};
 use crate::runtime::limits::memory::MemoryPermit;
 
 /// Changes are sent to an applier once this many bytes are buffered, or when the router has nothing else to do.
@@ -71,6 +71,7 @@ impl Router {
             Action::EndComparison { target, running } => {
                 running.cancel.cancel();
                 for (position, write) in running.into_held() {
+                    self.state.count_applied(target.id);
                     self.send_write(&target, position, write).await?;
                 }
             }
@@ -94,7 +95,19 @@ impl Router {
             Action::SendBarrier { id, unsettled_bytes } => self.send_barrier(id, unsettled_bytes).await?,
             Action::Save(checkpoint) => self.saving = Some(self.request_save(*checkpoint, false).await?),
             Action::Reply(reply) => answer(reply),
-            Action::Report(event) => self.events.send(event),
+            Action::Report(event) => {
+                if let Event::IndexFailed {
+                    namespace,
+                    name,
+                    reason,
+                } = &event
+                {
+                    let text = format!("the index {name} could not be built: {reason}");
+                    self.progress.collections.note_error(namespace, text);
+                }
+                self.events.send(event);
+            }
+            Action::NoteError { target, error } => self.progress.collections.note_error(&target.namespace, error),
             Action::ShowProgress(progress) => self.show(progress),
             Action::ShowIndexes(counts) => self.progress.set_indexes(counts),
             Action::CountVerified {
@@ -185,6 +198,7 @@ impl Router {
                 ReplayStep::Refetch(keys) => self.refetch(&target, keys).await?,
                 ReplayStep::Send { refetch, write } => {
                     self.refetch(&target, refetch).await?;
+                    self.state.count_applied(target.id);
                     self.send_write(&target, position, write).await?;
                 }
             }

@@ -11,7 +11,7 @@ use super::state::GivenUp;
 use crate::engine::messages::{Finished, Request};
 use crate::engine::track::ranges::ChunkId;
 use crate::error::{Error, ErrorKind};
-use crate::model::{Namespace, Position};
+use crate::model::{Amount, Namespace, Position};
 use crate::oplog::{Command, CommandOperation, Entry};
 use crate::order::Key;
 use crate::runtime::index_builds::{EndedBuild, IndexJob};
@@ -126,6 +126,7 @@ async fn documents_to_refetch_go_to_appliers_in_small_portions() {
         collection: Uuid::from_bytes([0; 16]),
         chunk: ChunkId(0),
         made: None,
+        copied: Amount::default(),
         last: None,
         repair: false,
         opened: Position::ZERO,

@@ -55,7 +55,6 @@ impl Facts {
             time,
         };
         let is_whole = tracked.target.kind.has_ranges() && matches!(ranges.only(), Some(RangeStatus::Done(_)));
-        let (built, total) = tracked.index_counts();
         Self {
             is_copied,
             is_indexed: tracked.is_indexed(),
@@ -83,7 +82,7 @@ impl Facts {
                 false => tracked.bytes,
             },
             waiting_bytes: verification.waiting_bytes(),
-            indexes: IndexCounts { built, total },
+            indexes: tracked.index_counts(),
         }
     }
 
@@ -152,6 +151,7 @@ impl Totals {
         self.bytes += facts.bytes;
         self.open_bytes += facts.open_bytes;
         self.indexes.built += facts.indexes.built;
+        self.indexes.building += facts.indexes.building;
         self.indexes.total += facts.indexes.total;
         if let Some(place) = facts.unread {
             self.unread.insert((place, slot));
@@ -181,6 +181,7 @@ impl Totals {
         self.bytes -= facts.bytes;
         self.open_bytes -= facts.open_bytes;
         self.indexes.built -= facts.indexes.built;
+        self.indexes.building -= facts.indexes.building;
         self.indexes.total -= facts.indexes.total;
         if let Some(place) = facts.unread {
             self.unread.remove(&(place, slot));

@@ -4,6 +4,7 @@
 //! as counts and ordered sets. To update these, a query examines only the collections that were touched since the last one.
 
 mod facts;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -14,11 +15,12 @@ use bson::Uuid;
 use tokio::time::Instant;
 
 use self::facts::{Facts, Totals};
+use self::status::status_of;
 use crate::checkpoint::{CollectionState, Compared, ComparedState, State, States};
 use crate::engine::track::collection::CollectionProgress;
 use crate::engine::track::ranges::{RangeStatus, Ranges};
-use crate::model::Position;
-use crate::report::IndexCounts;
+use crate::model::{Position, SharedSlots};
+use crate::report::{CollectionStatus, IndexCounts};
 use crate::runtime::cutover_estimate::CutoverWork;
 use crate::runtime::index_builds::IndexJob;
 
@@ -35,8 +37,11 @@ pub(crate) struct Collections {
     touched: Vec<usize>,
     /// Slots whose checkpoint state must be written again.
     unsaved: Vec<usize>,
+    /// Slots whose status must be published again.
+    unpublished: Vec<usize>,
     totals: Totals,
     states: States,
+    statuses: SharedSlots<CollectionStatus>,
     /// Number of times that a collection was examined so far.
     #[cfg(test)]
     looks: std::sync::atomic::AtomicU64,
@@ -55,6 +60,7 @@ struct Slot {
     facts: Facts,
     is_touched: bool,
     is_unsaved: bool,
+    is_unpublished: bool,
 }
 
 impl Collections {
@@ -92,8 +98,10 @@ impl Collections {
             facts,
             is_touched: false,
             is_unsaved: true,
+            is_unpublished: true,
         });
         self.unsaved.push(slot);
+        self.unpublished.push(slot);
     }
 
     pub fn remove(&mut self, id: &Uuid) -> Option<CollectionProgress> {
@@ -101,6 +109,7 @@ impl Collections {
         let removed = self.slots[slot].take()?;
         self.totals.take(slot, &removed.facts);
         self.states.set(slot, None);
+        self.statuses.set(slot, None);
         self.free.push(slot);
         Some(removed.tracked)
     }
@@ -317,6 +326,21 @@ impl Collections {
         self.states.clone()
     }
 
+    /// Returns the status of all collections. Only those that were touched are looked at again.
+    pub fn statuses(&mut self) -> SharedSlots<CollectionStatus> {
+        self.refresh();
+        for slot in std::mem::take(&mut self.unpublished) {
+            self.note_look();
+            let Some(Some(entry)) = self.slots.get_mut(slot) else {
+                continue;
+            };
+            if std::mem::take(&mut entry.is_unpublished) {
+                self.statuses.set(slot, Some(status_of(&entry.tracked)));
+            }
+        }
+        self.statuses.clone()
+    }
+
     /// Same as `states`, with these collections as if none of their documents had been copied.
     pub fn states_without_ranges(&mut self, collections: &HashSet<Uuid>) -> States {
         let mut states = self.states();
@@ -352,6 +376,9 @@ impl Collections {
             };
             if !std::mem::take(&mut entry.is_touched) {
                 continue;
+            }
+            if !std::mem::replace(&mut entry.is_unpublished, true) {
+                self.unpublished.push(slot);
             }
             let facts = Facts::of(&entry.tracked);
             if facts == entry.facts {

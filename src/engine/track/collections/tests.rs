@@ -102,7 +102,7 @@ async fn counts_and_sets_equal_a_look_at_all() {
                     .filter(|tracked| tracked.verification.open().is_none() || !tracked.target.kind.has_ranges())
                     .map(|tracked| tracked.bytes)
                     .sum::<u64>(),
-                values.iter().map(|tracked| tracked.index_counts().0).sum::<u64>(),
+                values.iter().map(|tracked| tracked.index_counts().built).sum::<u64>(),
                 values.iter().filter(|tracked| !tracked.chunks.is_empty()).count(),
             );
             let coldest = values.iter().filter(|tracked| tracked.ranges.has_unread());
@@ -116,6 +116,7 @@ async fn counts_and_sets_equal_a_look_at_all() {
             };
             let any_again = values.iter().any(|tracked| is_again(&tracked));
             let states: HashMap<Uuid, _> = values.iter().map(|t| (t.target.id, t.to_checkpoint())).collect();
+            let statuses: HashMap<Uuid, _> = values.iter().map(|t| (t.target.id, status_of(t))).collect();
             let found = (
                 all.are_copied(),
                 all.are_indexed(),
@@ -138,6 +139,11 @@ async fn counts_and_sets_equal_a_look_at_all() {
             if random.below(5) == 0 {
                 let saved: HashMap<Uuid, _> = all.states().iter().map(|state| (state.id, state.clone())).collect();
                 assert_eq!(saved, states, "seed {seed}, step {step}");
+            }
+            if random.below(5) == 0 {
+                let published = all.statuses();
+                let published: HashMap<Uuid, _> = published.iter().map(|it| (it.id, (**it).clone())).collect();
+                assert_eq!(published, statuses, "seed {seed}, step {step}");
             }
             tokio::time::advance(std::time::Duration::from_millis(random.next() % 2000)).await;
         }

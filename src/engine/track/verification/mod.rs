@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use self::changed::ChangedDocuments;
 use crate::checkpoint::{self, ComparedState};
 use crate::compare::difference::Difference;
-use crate::model::{Namespace, Position};
+use crate::model::{Amount, Namespace, Position};
 use crate::order::Key;
 
 pub(crate) use self::in_flight::{Portion, VerificationInFlight};
@@ -216,6 +216,24 @@ impl RangeVerification {
             (Some(failure), _) if self.is_failing() => VerificationState::Failing(failure.clone()),
             _ => VerificationState::Pending,
         }
+    }
+
+    /// Documents and bytes that were compared for the first time.
+    pub fn compared_amount(&self) -> Amount {
+        Amount {
+            documents: self.tally.documents,
+            bytes: self.tally.bytes,
+        }
+    }
+
+    /// Number of documents that differ.
+    pub fn differences(&self) -> u64 {
+        self.tally.count
+    }
+
+    /// Whether every range was compared.
+    pub fn has_compared_all(&self) -> bool {
+        self.wanted && self.through == VerifiedUpTo::All
     }
 
     /// Whether no more progress is expected for now: everything was compared, or the comparison fails repeatedly, or it was put off.

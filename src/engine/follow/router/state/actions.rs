@@ -69,6 +69,11 @@ pub(crate) enum Action {
     Save(Box<PendingCheckpoint>),
     Reply(Reply),
     Report(Event),
+    /// Show this error of a collection.
+    NoteError {
+        target: Arc<CollectionMapping>,
+        error: String,
+    },
     /// Show what remains to be done.
     ShowProgress(CopyProgress),
     /// Show how many indexes are built.

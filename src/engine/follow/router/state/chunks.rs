@@ -171,6 +171,8 @@ impl RoutingState {
         };
         tracked.snapshots_refused = 0;
         tracked.made = finished.made.or(tracked.made);
+        tracked.copied.documents += finished.copied.documents;
+        tracked.copied.bytes += finished.copied.bytes;
         // Let chunks grow again. Otherwise a range would never end if the application adds more to it than a small chunk in the time that
         // the chunk takes.
         tracked.chunk_divisor = (tracked.chunk_divisor / 2).max(1);

@@ -133,7 +133,11 @@ impl RoutingState {
                 self.finish_checks(now, actions);
             }
             Err(error) => {
-                if self.checked_by(collection, chunk).is_some() {
+                if let Some(tracked) = self.checked_by(collection, chunk) {
+                    actions.push(Action::NoteError {
+                        target: Arc::clone(&tracked.target),
+                        error: error.report(),
+                    });
                     self.fail_check(collection, Some(error.report()), now, actions);
                 }
             }

@@ -241,6 +241,7 @@ impl RoutingState {
             }
             Route::Send => {
                 let Some(held_back) = self.held_back.get_mut(&change.collection) else {
+                    tracked.applied += 1;
                     let target = Arc::clone(&tracked.target);
                     let noted = tracked.verification.note(&change.write.key, now);
                     self.noted(noted, now);
@@ -266,10 +267,18 @@ impl RoutingState {
         let Some(tracked) = self.tracked.get_mut(&collection) else {
             return Routing::Ignored;
         };
+        tracked.applied += 1;
         let target = Arc::clone(&tracked.target);
         let noted = tracked.verification.note(&write.key, now);
         self.noted(noted, now);
         self.send(target, position, write)
+    }
+
+    /// Counts a change that was held and is sent now.
+    pub fn count_applied(&mut self, collection: Uuid) {
+        if let Some(tracked) = self.tracked.get_routed(&collection) {
+            tracked.applied += 1;
+        }
     }
 
     /// Sends a change to the applier of its document.

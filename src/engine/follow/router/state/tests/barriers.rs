@@ -139,6 +139,7 @@ fn a_range_in_flight_is_not_done_in_a_checkpoint() {
         collection: id(ORDERS),
         chunk: chunk.chunk,
         made: None,
+        copied: crate::model::Amount::default(),
         last: None,
         repair: false,
         opened: at(5),

@@ -12,6 +12,7 @@ fn finished(chunk: &Assignment) -> Finished {
         collection: chunk.target.id,
         chunk: chunk.chunk,
         made: None,
+        copied: crate::model::Amount::default(),
         last: None,
         repair: false,
         opened: chunk.at,

@@ -239,6 +239,7 @@ impl World {
             collection: chunk.target.id,
             chunk: chunk.chunk,
             made: None,
+            copied: crate::model::Amount::default(),
             last,
             repair: true,
             opened: position(opened),
