@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::WayBack;
-use crate::model::{MigrationId, OnWait, Selection};
+use crate::error::Result;
+use crate::model::{MigrationId, Namespace, OnWait, Selection, checked_pattern, matches_pattern};
 
 /// All settings of a migration.
 #[derive(Clone, Debug)]
@@ -39,6 +40,7 @@ pub(crate) struct Settings {
     pub accept_unencrypted: bool,
     pub scan_documents: bool,
     pub on_wait: OnWait,
+    pub collections: CollectionRules,
 }
 
 impl Settings {
@@ -77,6 +79,7 @@ impl Default for Settings {
             accept_unencrypted: false,
             scan_documents: false,
             on_wait: OnWait::default(),
+            collections: CollectionRules::default(),
         }
     }
 }
@@ -222,6 +225,47 @@ impl Throttle {
     pub const fn with_tail_operations_per_second(mut self, operations: u64) -> Self {
         self.tail_operations_per_second = Some(operations);
         self
+    }
+}
+
+/// Settings of the collections whose names match a pattern; see
+/// [`MigrationBuilder::collection_settings`](crate::MigrationBuilder::collection_settings).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CollectionSettings {
+    /// Collections with a higher priority are copied first. Default: 0.
+    pub priority: i32,
+}
+
+impl CollectionSettings {
+    /// Sets the [priority](Self::priority).
+    #[must_use]
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+}
+
+/// Settings by pattern, in the order in which the host gave them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CollectionRules(Vec<(String, CollectionSettings)>);
+
+impl CollectionRules {
+    /// Adds the settings of a pattern.
+    ///
+    /// # Errors
+    /// [`InvalidConfiguration`](crate::ErrorKind::InvalidConfiguration) for a malformed pattern.
+    pub fn add(&mut self, pattern: &str, settings: CollectionSettings) -> Result<()> {
+        self.0.push((checked_pattern(pattern)?, settings));
+        Ok(())
+    }
+
+    /// The settings of the last pattern that matches. Buckets follow their time-series collection.
+    pub fn of(&self, namespace: &Namespace) -> CollectionSettings {
+        let shown = namespace.time_series();
+        let name = shown.as_ref().unwrap_or(namespace).as_str();
+        let rule = self.0.iter().rev().find(|(pattern, _)| matches_pattern(pattern, name));
+        rule.map(|(_, settings)| *settings).unwrap_or_default()
     }
 }
 

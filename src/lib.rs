@@ -111,7 +111,7 @@ pub use api::migration::{Migration, MigrationBuilder};
 pub use api::records::{KnownMigration, migrations};
 pub use api::rehearsal::{Rehearsal, Rehearsed};
 pub use api::verify::{BothSides, ComparedCollection, VerifyReport};
-pub use config::{DdlPolicy, ExistingData, LostPosition, PathPolicy, Throttle, Verification};
+pub use config::{CollectionSettings, DdlPolicy, ExistingData, LostPosition, PathPolicy, Throttle, Verification};
 pub use runtime::hooks::{HookResult, Hooks};
 pub use runtime::lease::LeaseOwner;
 pub use runtime::limits::resources::Resources;

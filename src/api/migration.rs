@@ -8,7 +8,9 @@ use futures::stream::Stream;
 use crate::api::handle::MigrationHandle;
 use crate::api::reverse;
 use crate::checkpoint::{CheckpointStore, SinkStore, WayBack};
-use crate::config::{Clock, DdlPolicy, ExistingData, LostPosition, Settings, Throttle, Verification};
+use crate::config::{
+    Clock, CollectionSettings, DdlPolicy, ExistingData, LostPosition, Settings, Throttle, Verification,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{DEFAULT_ID, OnWait, Selection, Wait};
 use crate::preflight::{self, PathPolicy, Plan};
@@ -246,6 +248,17 @@ impl MigrationBuilder {
     #[must_use]
     pub fn selection(mut self, selection: Selection) -> Self {
         self.select(|current| current.replace(selection));
+        self
+    }
+
+    /// Settings of the collections whose names on the source match a pattern such as `shop.log_*`. May be called again for other patterns;
+    /// where several match, the last one counts. Default: [`CollectionSettings::default`] for every collection.
+    ///
+    /// They are no part of the checkpoint: a migration may be resumed with others.
+    #[must_use]
+    pub fn collection_settings(mut self, pattern: &str, settings: CollectionSettings) -> Self {
+        let added = self.settings.collections.add(pattern, settings);
+        self.select(|_| added);
         self
     }
 

@@ -310,6 +310,7 @@ impl Tasks<'_> {
             most_builds: settings.walkers,
             selection: settings.selection.clone(),
             ddl: settings.ddl,
+            rules: settings.collections.clone(),
             progress: Arc::clone(self.progress),
             entries,
             requests: received,

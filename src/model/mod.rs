@@ -39,6 +39,7 @@ pub use self::position::Position;
 pub use self::range::Range;
 pub(crate) use self::selection::Overlap;
 pub use self::selection::Selection;
+pub(crate) use self::selection::{checked as checked_pattern, matches as matches_pattern};
 pub(crate) use self::shared_slots::SharedSlots;
 pub use self::side::Side;
 pub use self::wait::Wait;

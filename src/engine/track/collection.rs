@@ -20,6 +20,8 @@ pub(crate) struct CollectionProgress {
     pub target: Arc<CollectionMapping>,
     /// See [`CollectionState::made`].
     pub made: Option<Uuid>,
+    /// See [`CollectionSettings::priority`](crate::config::CollectionSettings::priority).
+    pub priority: i32,
     pub options: RawDocumentBuf,
     pub indexes: Vec<RawDocumentBuf>,
     pub documents: u64,
@@ -98,6 +100,7 @@ impl CollectionProgress {
                 kind: collection.kind,
             }),
             made: None,
+            priority: 0,
             options: collection.options.clone(),
             indexes: collection.indexes.clone(),
             documents: collection.documents,

@@ -252,7 +252,8 @@ impl Selection {
     }
 }
 
-fn checked(pattern: &str) -> Result<String> {
+/// Checks that a pattern has the form `database.collection`.
+pub(crate) fn checked(pattern: &str) -> Result<String> {
     let dot = pattern.find('.');
     if dot.is_none_or(|dot| dot == 0 || dot + 1 == pattern.len()) {
         return Err(Error::new(
@@ -265,7 +266,7 @@ fn checked(pattern: &str) -> Result<String> {
 }
 
 /// Whether `name` matches `pattern`. Each `*` matches any number of characters, including none.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = name.strip_prefix(first) else {

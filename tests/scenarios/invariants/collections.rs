@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mongoferry::sink::SinkCall;
 use mongoferry::source::SourceCall;
-use mongoferry::{CollectionPhase, CollectionStatus, Error, ErrorKind};
+use mongoferry::{CollectionPhase, CollectionSettings, CollectionStatus, Error, ErrorKind};
 
 use super::comparing::tamper;
 use super::*;
@@ -166,4 +166,40 @@ async fn each_collection_shows_its_last_error() {
     until("the comparison fails", || failure().contains("not this one")).await;
     until("it is compared again", || by_name(&run)["shop.orders"].differences == 0).await;
     run.abandon().await;
+}
+
+/// Otherwise the larger one comes first.
+#[tokio::test(start_paused = true)]
+async fn a_collection_with_a_higher_priority_is_copied_first() {
+    let settings = CollectionSettings::default();
+    for (pattern, first) in [("shop.none_*", "shop.items"), ("shop.or*", "shop.orders")] {
+        let bench = two();
+        let reads = bench.source.hold(SourceCall::ReadBatch);
+        let migration = bench.migration().walkers(1);
+        // The last pattern that matches counts.
+        let migration = migration
+            .collection_settings("*.*", settings.priority(-1))
+            .collection_settings("shop.items", settings);
+        let run = migration
+            .collection_settings(pattern, settings.priority(5))
+            .build()
+            .unwrap()
+            .start()
+            .await
+            .unwrap();
+        until_phase(&run, first, CollectionPhase::Copying).await;
+        let waiting = run
+            .collections()
+            .into_iter()
+            .filter(|status| status.phase == CollectionPhase::Waiting);
+        assert_eq!(waiting.count(), 1);
+        drop(reads);
+        bench.finish(run).await;
+    }
+    let malformed = Bench::default()
+        .migration()
+        .collection_settings("shop", settings)
+        .build()
+        .unwrap_err();
+    assert_eq!(malformed.kind(), ErrorKind::InvalidConfiguration);
 }

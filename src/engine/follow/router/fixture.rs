@@ -92,6 +92,7 @@ impl Fixture {
             most_builds: 1,
             selection: Selection::all(),
             ddl: DdlPolicy::default(),
+            rules: CollectionRules::default(),
             progress: Arc::new(RunState::new(Events::new())),
             entries: read,
             requests: asked,

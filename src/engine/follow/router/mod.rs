@@ -64,7 +64,7 @@ use tokio_util::sync::CancellationToken;
 use self::perform::ApplierOut;
 use self::state::{Action, Routing, RoutingParts, RoutingState};
 use crate::checkpoint::Checkpoint;
-use crate::config::DdlPolicy;
+use crate::config::{CollectionRules, DdlPolicy};
 use crate::engine::messages::{ApplierMessage, BarrierReached, ReadAhead, Report, Request, SaveRequest, Work};
 use crate::engine::ownership::Ownership;
 use crate::engine::track::collection::CollectionProgress;
@@ -94,6 +94,7 @@ pub(crate) struct RouterParts {
     pub most_builds: usize,
     pub selection: Selection,
     pub ddl: DdlPolicy,
+    pub rules: CollectionRules,
     pub progress: Arc<RunState>,
     pub entries: mpsc::Receiver<ReadAhead>,
     pub requests: mpsc::Receiver<Request>,
@@ -155,6 +156,7 @@ impl Router {
         }
         let state = RoutingParts {
             selection: parts.selection,
+            rules: parts.rules,
             appliers: parts.appliers.len(),
             held_memory: parts.held_memory,
             chunk_bytes: parts.chunk_bytes,

@@ -16,8 +16,8 @@ pub(super) struct Facts {
     is_indexed: bool,
     is_settled: bool,
     is_asked: bool,
-    /// Rank among the collections with unread ranges: the least changed for its size comes first, then the largest.
-    unread: Option<(u64, Reverse<u64>)>,
+    /// Rank among the collections with unread ranges.
+    unread: Option<Rank>,
     /// Whether neighbouring ranges are done, so that they can be joined once their positions are routed.
     can_join: bool,
     /// Whether its index work advances without a build once everything is routed.
@@ -38,6 +38,9 @@ pub(super) struct Facts {
     waiting_bytes: usize,
     indexes: IndexCounts,
 }
+
+/// Order of the copy: the highest priority comes first, then the least changed for its size, then the largest.
+pub(super) type Rank = (Reverse<i32>, u64, Reverse<u64>);
 
 /// When a collection's turn comes, at once if there is no time; and whether a caller waits for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,9 +64,13 @@ impl Facts {
             is_settled: !tracked.target.kind.has_ranges() || verification.is_settled(),
             is_asked: verification.is_asked(),
             // The heat is never negative, so its bits are in the same order.
-            unread: ranges
-                .has_unread()
-                .then(|| (tracked.heat().to_bits(), Reverse(tracked.bytes))),
+            unread: ranges.has_unread().then(|| {
+                (
+                    Reverse(tracked.priority),
+                    tracked.heat().to_bits(),
+                    Reverse(tracked.bytes),
+                )
+            }),
             can_join: ranges.can_join(),
             can_begin_indexes: match &tracked.index_work {
                 IndexWork::NotBegun => is_copied,
@@ -103,7 +110,7 @@ pub(super) struct Totals {
     pub bytes: u64,
     pub open_bytes: u64,
     pub indexes: IndexCounts,
-    pub unread: BTreeSet<((u64, Reverse<u64>), usize)>,
+    pub unread: BTreeSet<(Rank, usize)>,
     pub can_join: BTreeSet<usize>,
     pub can_begin_indexes: BTreeSet<usize>,
     pub has_waiting_indexes: BTreeSet<usize>,

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use self::facts::{Facts, Totals};
 use self::status::status_of;
 use crate::checkpoint::{CollectionState, Compared, ComparedState, State, States};
+use crate::config::CollectionRules;
 use crate::engine::track::collection::CollectionProgress;
 use crate::engine::track::ranges::{RangeStatus, Ranges};
 use crate::model::{Position, SharedSlots};
@@ -42,6 +43,7 @@ pub(crate) struct Collections {
     totals: Totals,
     states: States,
     statuses: SharedSlots<CollectionStatus>,
+    rules: CollectionRules,
     /// Number of times that a collection was examined so far.
     #[cfg(test)]
     looks: std::sync::atomic::AtomicU64,
@@ -64,6 +66,14 @@ struct Slot {
 }
 
 impl Collections {
+    /// No collections. Those that are inserted get their settings from `rules`.
+    pub fn new(rules: CollectionRules) -> Self {
+        Self {
+            rules,
+            ..Self::default()
+        }
+    }
+
     pub fn contains_key(&self, id: &Uuid) -> bool {
         self.slots_by_id.contains_key(id)
     }
@@ -84,8 +94,9 @@ impl Collections {
         self.touch(slot, false)
     }
 
-    pub fn insert(&mut self, id: Uuid, tracked: CollectionProgress) {
+    pub fn insert(&mut self, id: Uuid, mut tracked: CollectionProgress) {
         self.remove(&id);
+        tracked.priority = self.rules.of(&tracked.target.namespace).priority;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
@@ -211,7 +222,7 @@ impl Collections {
         None
     }
 
-    /// Returns the collection to copy next. Collections that change most come last: changes to unread ranges are dropped, while changes to
+    /// Returns the collection to copy next, of those with the highest priority. Collections that change most come last: changes to unread ranges are dropped, while changes to
     /// copied ranges have to be applied.
     pub fn next_unread(&mut self) -> Option<Uuid> {
         self.refresh();

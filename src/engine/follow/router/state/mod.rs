@@ -29,6 +29,7 @@ use self::barriers::Barrier;
 use self::builds::BlockedByIndex;
 use self::stuck::StuckSince;
 use crate::checkpoint::{Checkpoint, PendingCheckpoint};
+use crate::config::CollectionRules;
 use crate::engine::messages::{Finished, Routed};
 use crate::engine::track::collection::{CollectionProgress, Route};
 use crate::engine::track::collections::{Collections, Noticed};
@@ -49,6 +50,7 @@ pub(crate) use self::stuck::{GivenUp, Resolution};
 /// What [`RoutingState::new`] starts from.
 pub(crate) struct RoutingParts {
     pub selection: Selection,
+    pub rules: CollectionRules,
     /// Number of appliers.
     pub appliers: usize,
     /// Memory for held changes.
@@ -141,7 +143,7 @@ pub(crate) struct Outside {
 
 impl RoutingState {
     pub fn new(parts: RoutingParts, now: Instant) -> Self {
-        let (mut tracked, mut views) = (Collections::default(), BTreeMap::new());
+        let (mut tracked, mut views) = (Collections::new(parts.rules), BTreeMap::new());
         for mut collection in parts.collections {
             if parts.verify && !collection.verification.is_wanted() {
                 collection.verification.begin();

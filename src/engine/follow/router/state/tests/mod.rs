@@ -90,6 +90,7 @@ fn indexed(collection: u8, time: u32) -> CollectionProgress {
 fn parts(collections: Vec<CollectionProgress>) -> RoutingParts {
     RoutingParts {
         selection: Selection::all(),
+        rules: CollectionRules::default(),
         appliers: 2,
         held_memory: Allowance::alone(100_000),
         chunk_bytes: 1 << 20,
