@@ -108,7 +108,7 @@ impl MigrationHandle {
 
     /// Like [`cutover`](Self::cutover), but does not wait for the run to be ready: it is enough that everything is copied and indexed and
     /// that the lag is small. What was not compared during the run is compared while the applications stand still;
-    /// [`Status::cutover_estimate`] says how long that takes.
+    /// [`Status::cutover_estimate`](crate::Status::cutover_estimate) says how long that takes.
     ///
     /// ```no_run
     /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
