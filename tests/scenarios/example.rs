@@ -568,7 +568,7 @@ async fn the_small_examples_end_well() {
         ("oplog_tail", "drop zoo.animals"),
         ("custom_checkpoint", "going on: true"),
         ("custom_sink", "shop.orders: Count"),
-        ("prometheus", "5000 documents are copied"),
+        ("prometheus", "5001 documents are copied"),
         ("migrating_client", "the applications are on the source now"),
     ] {
         let run = Command::new(binary(name)).kill_on_drop(true).output();
