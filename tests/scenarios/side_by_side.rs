@@ -32,7 +32,7 @@ async fn load(client: &Client, database: &str, documents: i32) {
 }
 
 /// Inserts, updates and deletes until it is stopped.
-fn write(client: &Client, database: &str, stop: &Arc<AtomicBool>) -> JoinHandle<i32> {
+fn write(client: &Client, database: &str, pause: Duration, stop: &Arc<AtomicBool>) -> JoinHandle<i32> {
     let orders = client.database(database).collection::<Document>("orders");
     let stop = Arc::clone(stop);
     tokio::spawn(async move {
@@ -49,7 +49,7 @@ fn write(client: &Client, database: &str, stop: &Arc<AtomicBool>) -> JoinHandle<
                 .await
                 .unwrap();
             orders.delete_one(doc! { "_id": 1_000_000 + turn - 10 }).await.unwrap();
-            sleep(Duration::from_millis(10)).await;
+            sleep(pause).await;
         }
         turn
     })
@@ -79,7 +79,7 @@ async fn three_migrate_side_by_side_and_one_is_killed_and_goes_on() {
         load(&sets.source_client, database, 2_000).await;
     }
     let stop = Arc::new(AtomicBool::new(false));
-    let writers = ["t1", "t2"].map(|database| write(&sets.source_client, database, &stop));
+    let writers = ["t1", "t2"].map(|database| write(&sets.source_client, database, Duration::from_millis(10), &stop));
     let shop = Writer::start(&sets.source_client, 4).await.unwrap();
     let resources = Resources::new().memory_bytes(64 << 20);
     let starts = ["t1", "t2"].map(|database| {
@@ -282,10 +282,11 @@ async fn two_hundred_migrate_side_by_side_within_one_budget() {
     let runs = try_join_all(starts).await.unwrap();
     eprintln!("{count} started after {:?}", began.elapsed());
     let stop = Arc::new(AtomicBool::new(false));
+    // Each migration reads the whole oplog, so every write is read two hundred times.
     let writers: Vec<_> = databases
         .iter()
         .step_by(10)
-        .map(|database| write(&ours, database, &stop))
+        .map(|database| write(&ours, database, Duration::from_secs(1), &stop))
         .collect();
     let phases = || {
         let mut phases = std::collections::BTreeMap::new();
