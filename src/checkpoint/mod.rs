@@ -118,6 +118,7 @@ pub trait CheckpointStore: Send + Sync + 'static {
 
 /// The progress of a migration. Everything in it is durable on the sink.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Checkpoint {
     /// The version of the format, [`FORMAT`].
     pub format: i32,
@@ -201,6 +202,7 @@ pub struct Checkpoint {
 
 /// The progress of one collection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CollectionState {
     /// The collection's uuid on the source.
     pub id: Uuid,
@@ -239,6 +241,7 @@ pub struct CollectionState {
 
 /// Verification state of one collection. It holds once everything up to the watermark is applied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ComparedState {
     /// Every document up to this `_id` was compared and was the same on both sides. `None` if that is true of all documents.
     pub upper: Option<Key>,
@@ -254,6 +257,7 @@ pub struct ComparedState {
 
 /// A rename that was about to be executed on the sink.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Renaming {
     /// Uuid, on the source, of the collection that is renamed.
     pub collection: Uuid,
@@ -267,6 +271,7 @@ pub struct Renaming {
 
 /// A collection or view on the sink that was migrated, but no longer exists on the source or has another name there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LeftOver {
     /// Its name on the sink.
     pub target: Namespace,
@@ -279,6 +284,7 @@ pub struct LeftOver {
 
 /// Documents of one collection that have to be read again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct UnsettledDocuments {
     /// The collection's uuid on the source.
     pub collection: Uuid,
@@ -288,6 +294,7 @@ pub struct UnsettledDocuments {
 
 /// A range that ends at `upper` and begins where the previous one ends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RangeState {
     /// The greatest `_id` in the range; `None` if it has no upper end.
     pub upper: Option<Key>,

@@ -74,6 +74,7 @@ pub async fn check_checkpoint_store(store: &dyn CheckpointStore) -> Result<(), C
 
 /// A check that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConformanceFailure {
     /// The check's name.
     pub check: &'static str,

@@ -10,6 +10,7 @@ use crate::model::Namespace;
 
 /// A collection or view, as listed on one side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Collection {
     /// The UUID that the server assigned to the collection. It does not change when the collection is renamed. Views have none; theirs is
     /// the nil UUID.
@@ -26,6 +27,21 @@ pub struct Collection {
     pub documents: u64,
     /// Bytes of uncompressed BSON according to the server's metadata.
     pub bytes: u64,
+}
+
+impl Collection {
+    /// Creates an empty collection without options and indexes. The fields can be set afterwards.
+    pub fn new(id: Uuid, namespace: Namespace, kind: CollectionKind) -> Self {
+        Self {
+            id,
+            namespace,
+            kind,
+            options: RawDocumentBuf::new(),
+            indexes: Vec::new(),
+            documents: 0,
+            bytes: 0,
+        }
+    }
 }
 
 /// How a collection stores its documents.

@@ -142,11 +142,12 @@ fn options(context: &Context<'_>, collection: &Collection, findings: &mut Vec<Fi
 fn not_kept(context: &Context<'_>, collection: &Collection, findings: &mut Vec<Finding>) {
     for (part, lost) in context.not_kept(collection) {
         if part == Part::Option {
-            findings.push(Finding::warning(
+            let finding = Finding::warning(
                 FindingCode::OptionNotKept,
                 format!("the target will not have {lost}"),
                 "no action is needed if the option is not needed; the summary lists it again, and it does not count as a difference",
-            ).about(collection.namespace.as_str()));
+            );
+            findings.push(finding.about(collection.namespace.as_str()));
         }
     }
 }
@@ -184,11 +185,14 @@ fn encryption(collection: &Collection, findings: &mut Vec<Finding>) {
         .and_then(|validator| validator.get_document("$jsonSchema"))
         .is_ok_and(names_encryption);
     if is_encrypted {
-        findings.push(Finding::warning(
+        let finding = Finding::warning(
             FindingCode::ClientEncryption,
-            format!("fields of `{namespace}` are encrypted by its clients; they are copied unchanged and cannot be read without their keys"),
+            format!(
+                "fields of `{namespace}` are encrypted by its clients; they are copied unchanged and cannot be read without their keys"
+            ),
             "migrate the key vault's collection as well (often `encryption.__keyVault`), under its own name",
-        ).about(namespace.as_str()));
+        );
+        findings.push(finding.about(namespace.as_str()));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Minimum privileges of a migration's users, and the commands that grant them.
 
+use sha2::{Digest, Sha256};
+
 use crate::model::{Access, Namespace, Side};
 
 /// Built-in roles that are sufficient from a server version on.
@@ -194,10 +196,13 @@ pub(super) fn alone(user: (&str, &str), grants: &[Grant]) -> String {
         .iter()
         .map(|Grant { resource, actions }| format!("{{ resource: {resource}, actions: {actions:?} }}"))
         .collect();
+    let privileges = privileges.join(", ");
+    // A role can be created only once, and what is missing may be found in several rounds.
+    let digest = Sha256::digest(&privileges);
+    let role = format!("mongoferry{:02x}{:02x}", digest[0], digest[1]);
     format!(
-        "`db.getSiblingDB(\"admin\").createRole({{ role: \"mongoferryMissing\", privileges: [{}], roles: [] }})` and \
-         `db.getSiblingDB({database:?}).grantRolesToUser({name:?}, [{{ role: \"mongoferryMissing\", db: \"admin\" }}])`",
-        privileges.join(", ")
+        "`db.getSiblingDB(\"admin\").createRole({{ role: \"{role}\", privileges: [{privileges}], roles: [] }})` and \
+         `db.getSiblingDB({database:?}).grantRolesToUser({name:?}, [{{ role: \"{role}\", db: \"admin\" }}])`"
     )
 }
 
@@ -216,6 +221,9 @@ mod tests {
         assert!(text.contains(
             "privileges: [{ resource: { db: \"local\", collection: \"oplog.rs\" }, actions: [\"find\"] }], roles: [] })`"
         ));
+        let other = commands(Side::Source, [6, 0, 5], Some(&user), &[Grant::of_cluster("inprog")]);
+        let role = |text: &str| text.split("role: \"mongoferry").nth(1).unwrap()[..4].to_owned();
+        assert_ne!(role(&text), role(&other), "both can be created");
         assert!(commands(Side::Source, [3, 4, 0], Some(&user), &[]).contains("backup"));
         assert!(commands(Side::Target, [5, 0, 0], Some(&user), &[]).contains("dbAdminAnyDatabase"));
         assert!(commands(Side::Target, [5, 0, 0], None, &[]).contains("pwd: passwordPrompt()"));

@@ -69,11 +69,14 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         );
         if wants_one && !has_id_index {
             let namespace = &collection.namespace;
-            findings.push(Finding::warning(
+            let finding = Finding::warning(
                 FindingCode::IdIndexMissing,
-                format!("`{namespace}` has no index on `_id`; the target creates one, and refuses documents with a duplicate `_id`"),
+                format!(
+                    "`{namespace}` has no index on `_id`; the target creates one, and refuses documents with a duplicate `_id`"
+                ),
                 format!("on the source: `{}.createIndex({{ _id: 1 }})`", shell(collection)),
-            ).about(namespace.as_str()));
+            );
+            findings.push(finding.about(namespace.as_str()));
         }
     }
     let [major, minor] = context.target.deployment.feature_compatibility;
@@ -133,7 +136,7 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
             .any(|(_, kind)| kind.as_str() == Some("geoHaystack"))
     });
     if is_haystack && version_of_target >= WITHOUT_HAYSTACK {
-        findings.push(Finding::blocker(
+        let finding = Finding::blocker(
             FindingCode::GeoHaystack,
             format!(
                 "the index `{name}` of `{namespace}` is a geoHaystack index, which servers of 5.0 and newer do not support"
@@ -142,7 +145,8 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
                 "on the source: `{}.dropIndex(\"{name}\")`; a 2d index with `$geoNear` replaces it",
                 shell(collection)
             ),
-        ).about(named(collection, index)));
+        );
+        findings.push(finding.about(named(collection, index)));
     }
     let unknown = fields(index)
         .filter(|field| !FIELDS.contains(field))

@@ -89,7 +89,7 @@ async fn documents(source: &dyn Source, collection: &Collection, findings: &mut 
     }
     let namespace = &collection.namespace;
     if nested.count > 0 {
-        findings.push(Finding::warning(
+        let finding = Finding::warning(
             FindingCode::NestedDocument,
             format!(
                 "{} documents of `{namespace}` are nested deeper than the {DEPTH} levels that clients may write: {}",
@@ -97,10 +97,11 @@ async fn documents(source: &dyn Source, collection: &Collection, findings: &mut 
                 nested.ids.join(", ")
             ),
             "flatten or delete them if the run reports that the target refused them",
-        ).about(namespace.as_str()));
+        );
+        findings.push(finding.about(namespace.as_str()));
     }
     if misplaced.count > 0 {
-        findings.push(Finding::blocker(
+        let finding = Finding::blocker(
             FindingCode::MisplacedId,
             format!(
                 "{} documents of `{namespace}` do not begin with their `_id`, unlike documents that a server writes: {}",
@@ -108,7 +109,8 @@ async fn documents(source: &dyn Source, collection: &Collection, findings: &mut 
                 misplaced.ids.join(", ")
             ),
             "on the source: replace each by itself, `c.replaceOne({ _id: ID }, c.findOne({ _id: ID }))`",
-        ).about(namespace.as_str()));
+        );
+        findings.push(finding.about(namespace.as_str()));
     }
     Ok(())
 }

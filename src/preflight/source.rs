@@ -50,18 +50,24 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         ));
     }
     for namespace in &inspection.index_builds {
-        findings.push(Finding::warning(
+        let finding = Finding::warning(
             FindingCode::IndexBuild,
-            format!("an index of `{namespace}` is being built on the source, which slows down both the build and the copy"),
+            format!(
+                "an index of `{namespace}` is being built on the source, which slows down both the build and the copy"
+            ),
             "wait until it is built: `db.currentOp({ \"command.createIndexes\": { $exists: true } })` shows how far it is",
-        ).about(namespace.as_str()));
+        );
+        findings.push(finding.about(namespace.as_str()));
     }
     for (database, level) in &inspection.profiled {
-        findings.push(Finding::note(
+        let finding = Finding::note(
             FindingCode::Profiler,
-            format!("the profiler of the source's database `{database}` is at level {level}, and records every read of the migration"),
+            format!(
+                "the profiler of the source's database `{database}` is at level {level}, and records every read of the migration"
+            ),
             format!("on the source: `db.getSiblingDB(\"{database}\").setProfilingLevel(0)`"),
-        ).about(database.as_str()));
+        );
+        findings.push(finding.about(database.as_str()));
     }
     if let Some(queue) = inspection.queued_operations.filter(|queue| *queue > QUEUE) {
         findings.push(Finding::warning(

@@ -24,11 +24,16 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
             ),
             CollectionKind::TimeSeriesBuckets if [major, minor] >= WITHOUT_BUCKETS => {
                 let shown = shown(namespace);
-                findings.push(Finding::blocker(
+                let finding = Finding::blocker(
                     FindingCode::TimeSeries,
-                    format!("the time-series collection `{shown}` has buckets, which a target of {major}.{minor} does not support"),
-                    format!("leave it out with `.exclude(\"{shown}\")`, or use a target of 8.x and upgrade it after the cutover"),
-                ).about(shown.as_str()));
+                    format!(
+                        "the time-series collection `{shown}` has buckets, which a target of {major}.{minor} does not support"
+                    ),
+                    format!(
+                        "leave it out with `.exclude(\"{shown}\")`, or use a target of 8.x and upgrade it after the cutover"
+                    ),
+                );
+                findings.push(finding.about(shown.as_str()));
             }
             _ => {}
         }

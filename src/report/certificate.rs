@@ -21,6 +21,7 @@ const FORMAT: i32 = 1;
 /// such as JSON, do not preserve every number type in options and indexes. A certificate contains names, options and index specifications,
 /// but never documents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Certificate {
     /// Format version.
     pub format: i32,
@@ -49,6 +50,7 @@ pub struct Certificate {
 
 /// One side of the migration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CertifiedDeployment {
     /// The deployment's identity, which survives restarts and elections.
     pub identity: String,
@@ -62,6 +64,7 @@ pub struct CertifiedDeployment {
 
 /// A collection that was handed over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CertifiedCollection {
     /// The collection's name on the source.
     pub namespace: Namespace,

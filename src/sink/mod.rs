@@ -301,6 +301,7 @@ pub struct SinkRead {
 
 /// Writes that other programs made to the sink; see [`Sink::foreign_writes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WritesSeen {
     /// The collections written to, once for each write.
     pub collections: Vec<Namespace>,
@@ -309,13 +310,28 @@ pub struct WritesSeen {
     pub until: Position,
 }
 
+impl WritesSeen {
+    /// Creates the writes seen up to a position.
+    pub fn new(collections: Vec<Namespace>, until: Position) -> Self {
+        Self { collections, until }
+    }
+}
+
 /// A write that the target refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Refusal {
     /// Index of the write, or of the document in its batch.
     pub index: usize,
     /// The reason.
     pub reason: RefusalReason,
+}
+
+impl Refusal {
+    /// Creates a refusal of the write, or of the document, at an index.
+    pub fn new(index: usize, reason: RefusalReason) -> Self {
+        Self { index, reason }
+    }
 }
 
 /// Why a write was refused.

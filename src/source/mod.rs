@@ -226,11 +226,19 @@ pub trait Source: Send + Sync + 'static {
 
 /// Client writes since the server started; see [`Source::write_load`]. Both values only grow until the server restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WriteLoad {
     /// Number of write commands.
     pub operations: u64,
     /// Total time the server spent on them.
     pub time: Duration,
+}
+
+impl WriteLoad {
+    /// Creates the load from its two values.
+    pub fn new(operations: u64, time: Duration) -> Self {
+        Self { operations, time }
+    }
 }
 
 /// How the documents of a read relate to the history.

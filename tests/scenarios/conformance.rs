@@ -13,9 +13,7 @@ use mongoferry::conformance::{FixtureWrite, SourceFixture, check_checkpoint_stor
 use mongoferry::order::Key;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
-use mongoferry::{
-    Checkpoint, CheckpointStore, CollectionState, Error, ErrorKind, Namespace, RangeState, Result, Source,
-};
+use mongoferry::{Checkpoint, CheckpointStore, Error, ErrorKind, Namespace, Result, Source};
 use mongoferry_testbed::{ReplicaSet, Version};
 
 #[tokio::test]
@@ -83,17 +81,20 @@ async fn keeps_very_many_collections(sink: Arc<MongoSink>) {
     let mut checkpoint = Checkpoint::decode(&sample).unwrap();
     let collection = checkpoint.collections[0].clone();
     checkpoint.collections = (0..20_000)
-        .map(|number| CollectionState {
-            id: Uuid::new(),
-            namespace: Namespace::new("shop", &format!("orders_of_{number}")),
-            target: Namespace::new("store", &format!("orders_of_{number}")),
-            ranges: (1..=5)
-                .map(|range| RangeState {
-                    upper: (range < 5).then(|| Key::from(RawBsonRef::Int32(range))),
-                    done: (range % 2 == 0).then_some(checkpoint.watermark),
-                })
-                .collect(),
-            ..collection.clone()
+        .map(|number| {
+            let mut state = collection.clone();
+            state.id = Uuid::new();
+            state.namespace = Namespace::new("shop", &format!("orders_of_{number}"));
+            state.target = Namespace::new("store", &format!("orders_of_{number}"));
+            let first = state.ranges[0].clone();
+            let range = |number: i32| {
+                let mut range = first.clone();
+                range.upper = (number < 5).then(|| Key::from(RawBsonRef::Int32(number)));
+                range.done = (number % 2 == 0).then_some(checkpoint.watermark);
+                range
+            };
+            state.ranges = (1..=5).map(range).collect();
+            state
         })
         .collect();
     let bytes = checkpoint.encode().unwrap();

@@ -298,10 +298,10 @@ async fn carry_over(from: Version, to: Version) {
     let at_the_start = |lost: &&NotKept| lost.namespace.collection() != "version_1_later";
     for lost in summary.not_kept.iter().filter(at_the_start) {
         let mut findings = plan.findings.iter();
+        let index = format!("{} index {}", lost.namespace, lost.index.as_deref().unwrap_or_default());
+        let names = [lost.namespace.to_string(), index];
         let says_so = findings.any(|finding| {
-            let names = [lost.namespace.as_str(), &lost.option];
-            finding.code == lost.code.as_str()
-                && names.iter().all(|name| finding.message.contains(&format!("`{name}`")))
+            finding.code == lost.code.as_str() && finding.affected.iter().any(|name| names.contains(name))
         });
         assert!(says_so, "{lost} {plan}");
     }

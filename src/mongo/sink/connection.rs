@@ -199,11 +199,9 @@ impl Reply {
             return Err(Error::new(
                 ErrorKind::TargetBlocked,
                 operation,
-                format!(
-                    "the server takes no writes: {what} ({}, code {})",
-                    error.message, error.code
-                ),
-            ));
+                format!("the server takes no writes: {what}"),
+            )
+            .with_source(Answer::of_reply(error.code, &error.message)));
         }
         Ok(Self {
             count: client::number(reply, "n"),
