@@ -632,7 +632,8 @@ async fn a_position_that_rolled_off_is_lost(version: Version) {
     .await
     .unwrap();
 
-    for mut cursor in [live, OplogCursor::builder(&client).after(start).build()] {
+    let since = OplogCursor::builder(&client).from_timestamp(start.timestamp()).build();
+    for mut cursor in [live, since, OplogCursor::builder(&client).after(start).build()] {
         let error = soon(async {
             loop {
                 if let Err(error) = cursor.next().await.expect("the stream ended") {

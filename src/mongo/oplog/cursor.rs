@@ -160,7 +160,7 @@ impl OplogCursorBuilder {
     }
 
     /// Starts with the first entry at or after this time of the set's own clock: the `ts` of an entry, or the `operationTime` of a reply.
-    /// The oplog must contain an older entry. A time in the future starts now.
+    /// The oplog must contain an older entry, unless the set was created after the time. A time in the future starts now.
     ///
     /// A transaction is at its commit: one that began before the time and was committed after it is yielded as a whole.
     pub fn from_timestamp(mut self, time: Timestamp) -> Self {

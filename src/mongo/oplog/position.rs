@@ -148,10 +148,10 @@ pub(crate) async fn start_position(client: &Client) -> Result<Position> {
 }
 
 /// Returns the position of the last majority-committed entry before `time`, so that a tail starts with the first entry at or after it. That
-/// is the newest position if the time is in the future.
+/// is the newest position if the time is in the future, and the first entry of a set that was created after it.
 ///
 /// # Errors
-/// [`PositionLost`](ErrorKind::PositionLost) if the oplog has no entry before `time`, or a server error.
+/// [`PositionLost`](ErrorKind::PositionLost) if entries from before `time` have been removed and none is left, or a server error.
 pub(crate) async fn position_before(client: &Client, time: Timestamp) -> Result<Position> {
     const OPERATION: &str = "find the position to start at";
     let newest = newest_position(client).await?;
@@ -175,6 +175,10 @@ pub(crate) async fn position_before(client: &Client, time: Timestamp) -> Result<
         seconds = seconds.saturating_mul(10);
     }
     let oldest = oldest_position(client).await?;
+    // The entry that initiates a set is the only one without a term. The oplog then contains everything that was ever written.
+    if oldest.term == Position::ZERO.term {
+        return Ok(oldest);
+    }
     Err(Error::new(
         ErrorKind::PositionLost,
         OPERATION,
