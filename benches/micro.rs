@@ -92,7 +92,7 @@ fn route(criterion: &mut Criterion) {
     group.bench_function("find the range among 250", |bencher| {
         bencher.iter(|| keys.iter().filter(|key| ranges.is_copied(key)).count());
     });
-    group.bench_function("choose the lane", |bencher| {
+    group.bench_function("choose the applier", |bencher| {
         bencher.iter(|| keys.iter().fold(0, |sum, key| sum ^ key.stable_hash()));
     });
     group.finish();
@@ -176,7 +176,7 @@ fn fold_writes(criterion: &mut Criterion) {
         Key::of_document(&document).map(|key| (position(number), Write { key, operation }))
     };
     let writes: Vec<(Position, Write)> = (0..COUNT).filter_map(write).collect();
-    let mut group = criterion.benchmark_group("lane");
+    let mut group = criterion.benchmark_group("applier");
     group.throughput(Throughput::Elements(COUNT as u64));
     group.bench_function("fold writes", |bencher| {
         bencher.iter_batched(|| writes.clone(), fold, BatchSize::SmallInput);

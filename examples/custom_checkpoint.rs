@@ -4,7 +4,6 @@
 //! replica sets, stops a migration halfway, and starts it again.
 
 use std::error::Error as StdError;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
@@ -99,7 +98,7 @@ async fn main() -> std::result::Result<(), Box<dyn StdError>> {
     if let Some(Event::Started { resumed, position }) = events.next().await {
         println!("going on: {resumed}, from {position}");
     }
-    run.ready_to_cut_over(Duration::from_secs(2)).await?;
+    run.ready_to_cut_over().await?;
     // Nothing writes here, so there is nothing to stop.
     let summary = run.cutover(async {}).await?;
     println!("{:?}: {} collections", summary.outcome, summary.collections.len());
@@ -117,7 +116,7 @@ async fn start(source: &ReplicaSet, target: &ReplicaSet, store: MigrationsCollec
     let source = MongoSource::connect(&source.uri()).await?;
     let sink = MongoSink::connect(&target.uri()).await?;
     Migration::builder(source, sink)
-        .checkpoint(store)
+        .checkpoint_store(store)
         .build()?
         .start()
         .await

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use mongoferry::sink::{Refusal, SinkLayer};
@@ -94,7 +93,7 @@ async fn main() -> std::result::Result<(), Box<dyn Error>> {
         .build()?
         .start()
         .await?;
-    run.ready_to_cut_over(Duration::from_secs(2)).await?;
+    run.ready_to_cut_over().await?;
     let summary = run.cutover(async { drop(writer.stop().await) }).await?;
 
     for (namespace, count) in counts.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {

@@ -77,7 +77,7 @@ async fn migrate(source: &str, target: &str, port: u16) -> Result<()> {
         }
     };
     let watch = async {
-        run.ready_to_cut_over(Duration::from_secs(2)).await?;
+        run.ready_to_cut_over().await?;
         // The page is brought up to date every second.
         sleep(Duration::from_secs(2)).await;
         let lag = scrape(address, "mongoferry_lag_seconds").await?;

@@ -26,14 +26,14 @@ pub(crate) struct Settings {
     pub block_source_writes: bool,
     pub ddl: DdlPolicy,
     pub walkers: usize,
-    pub yield_to_source_writes: bool,
+    pub adaptive_walkers: bool,
     pub appliers: usize,
     pub chunk_bytes: u64,
     pub memory_bytes: usize,
     pub max_lag: Duration,
     pub cutover_window: Duration,
     pub clock: Clock,
-    pub patience: Duration,
+    pub retry_timeout: Duration,
     pub throttle: Throttle,
     pub watch_foreign_writes: bool,
     pub path_policy: PathPolicy,
@@ -46,7 +46,7 @@ pub(crate) struct Settings {
 impl Settings {
     /// Number of walkers to run until the write load on the source is known.
     pub fn walkers_at_first(&self) -> usize {
-        if self.yield_to_source_writes { 1 } else { self.walkers }
+        if self.adaptive_walkers { 1 } else { self.walkers }
     }
 }
 
@@ -65,14 +65,14 @@ impl Default for Settings {
             block_source_writes: false,
             ddl: DdlPolicy::default(),
             walkers: 4,
-            yield_to_source_writes: true,
+            adaptive_walkers: true,
             appliers: 4,
             chunk_bytes: 64 << 20,
             memory_bytes: 256 << 20,
             max_lag: Duration::from_secs(2),
             cutover_window: DEFAULT_CUTOVER_WINDOW,
             clock: Clock::default(),
-            patience: Duration::from_secs(600),
+            retry_timeout: Duration::from_secs(600),
             throttle: Throttle::default(),
             watch_foreign_writes: true,
             path_policy: PathPolicy::default(),

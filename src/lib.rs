@@ -4,8 +4,6 @@
 //! [`cutover`](MigrationHandle::cutover). The result says whether both sides are identical, byte for byte.
 //!
 //! ```no_run
-//! use std::time::Duration;
-//!
 //! use futures::StreamExt;
 //! use mongoferry::{Migration, MongoSink, MongoSource, Outcome};
 //!
@@ -30,7 +28,7 @@
 //!         }
 //!     });
 //!
-//!     run.ready_to_cut_over(Duration::from_secs(2)).await?;
+//!     run.ready_to_cut_over().await?;
 //!     let summary = run.cutover(stop_writes()).await?;
 //!     if summary.outcome == Outcome::Complete {
 //!         println!("both sides are identical: the applications may use the target");
@@ -110,7 +108,7 @@ pub use api::migrating_client::{ClientCutover, ClientGuard, HeldCalls, Migrating
 pub use api::migration::{Migration, MigrationBuilder};
 pub use api::records::{KnownMigration, migrations};
 pub use api::rehearsal::{Rehearsal, Rehearsed};
-pub use api::verify::{BothSides, ComparedCollection, VerifyReport};
+pub use api::verify::{ComparedCollection, DocumentPair, VerifyReport};
 pub use config::{CollectionSettings, DdlPolicy, ExistingData, LostPosition, PathPolicy, Throttle, Verification};
 pub use runtime::hooks::{HookResult, Hooks};
 pub use runtime::lease::LeaseOwner;

@@ -54,7 +54,7 @@ pub(crate) async fn serve(deployments: &Deployments) -> Result<()> {
             (["resume"], Some(run)) => run.resume()?,
             (["applied", time, increment], Some(run)) => applied(run, (time.parse()?, increment.parse()?)).await?,
             (["compared", documents], Some(run)) => compared(run, documents.parse()?).await?,
-            (["ready"], Some(run)) => run.ready_to_cut_over(Duration::from_secs(2)).await?,
+            (["ready"], Some(run)) => run.ready_to_cut_over().await?,
             (["cutover"], Some(run)) => {
                 let mut stopped = None;
                 let summary = run.cutover_now(async { stopped = Some(Instant::now()) }).await?;

@@ -45,7 +45,7 @@ Options:
       --certificate PATH             write the certificate of a complete hand-over to this file, as BSON
       --walkers N                    maximum number of ranges copied concurrently [default: 4]
       --all-walkers                  use all walkers even if that slows down the source's own writers
-      --lanes N                      number of connections that apply changes [default: 4]
+      --appliers N                  number of connections that apply changes [default: 4]
       --chunk-bytes N                size of a chunk in bytes of documents [default: 67108864]
       --memory-bytes N               limit for documents and changes in memory [default: 268435456]
       --copy-bytes-per-second N      maximum bytes of documents read from the source per second [default: no limit]
@@ -106,7 +106,7 @@ pub struct Arguments {
     pub certificate: Option<PathBuf>,
     pub walkers: Option<usize>,
     pub all_walkers: bool,
-    pub lanes: Option<usize>,
+    pub appliers: Option<usize>,
     pub chunk_bytes: Option<u64>,
     pub memory_bytes: Option<usize>,
     pub throttle: Throttle,
@@ -232,7 +232,7 @@ impl Arguments {
                     arguments.path_policy = choice(&option, &value()?, &choices)?;
                 }
                 "--walkers" => arguments.walkers = Some(number(&option, &value()?)?),
-                "--lanes" => arguments.lanes = Some(number(&option, &value()?)?),
+                "--appliers" => arguments.appliers = Some(number(&option, &value()?)?),
                 "--chunk-bytes" => arguments.chunk_bytes = Some(number(&option, &value()?)?),
                 "--memory-bytes" => arguments.memory_bytes = Some(number(&option, &value()?)?),
                 "--copy-bytes-per-second" => {

@@ -28,7 +28,7 @@ pub async fn assemble(arguments: &Arguments, source: &str, target: &str, waits: 
         builder = builder.rename(from, to);
     }
     if let Some(path) = &arguments.checkpoint {
-        builder = builder.checkpoint(FileStore::new(path));
+        builder = builder.checkpoint_store(FileStore::new(path));
     }
     with_settings(builder, arguments, waits).build()
 }
@@ -67,7 +67,7 @@ fn back(arguments: &Arguments, mut builder: MigrationBuilder, waits: &Waits) -> 
         // The checkpoint of the first direction is still needed.
         let mut path = path.clone().into_os_string();
         path.push(".reverse");
-        builder = builder.checkpoint(FileStore::new(path));
+        builder = builder.checkpoint_store(FileStore::new(path));
     }
     with_settings(builder, arguments, waits).build()
 }
@@ -94,9 +94,9 @@ fn with_settings(mut builder: MigrationBuilder, arguments: &Arguments, waits: &W
         .on_wait(tell(waits))
         .verification(arguments.verification)
         .block_source_writes(arguments.block_writes)
-        .on_ddl(arguments.ddl)
+        .ddl_policy(arguments.ddl)
         .throttle(arguments.throttle)
-        .yield_to_source_writes(!arguments.all_walkers)
+        .adaptive_walkers(!arguments.all_walkers)
         .accept_unencrypted(arguments.accept_unencrypted)
         .path_policy(arguments.path_policy)
         .scan_documents(arguments.scan);
@@ -109,8 +109,8 @@ fn with_settings(mut builder: MigrationBuilder, arguments: &Arguments, waits: &W
     if let Some(walkers) = arguments.walkers {
         builder = builder.walkers(walkers);
     }
-    if let Some(lanes) = arguments.lanes {
-        builder = builder.lanes(lanes);
+    if let Some(appliers) = arguments.appliers {
+        builder = builder.appliers(appliers);
     }
     if let Some(bytes) = arguments.chunk_bytes {
         builder = builder.chunk_bytes(bytes);

@@ -182,11 +182,10 @@ impl<'a> Session<'a> {
         events: &mut (impl futures::Stream<Item = Event> + Unpin),
         stop_writes: LocalBoxFuture<'_, ()>,
     ) -> End {
-        let max_lag = self.arguments.max_lag.unwrap_or(Duration::from_secs(2));
         let mut stop_writes = Some(stop_writes);
         let mut awaited: Option<LocalBoxFuture<'_, Result<End>>> = if self.arguments.stop_after.is_some() {
             Some(
-                run.ready_to_cut_over(max_lag)
+                run.ready_to_cut_over()
                     .map(|ready| ready.map(|()| End::Stop(STOPPED)))
                     .boxed_local(),
             )

@@ -102,7 +102,7 @@ impl MigrationHandle {
         switch: impl FnOnce() -> Option<Box<dyn Switch>>,
     ) -> Result<Summary> {
         self.check(Call::CutOver)?;
-        self.ready_to_cut_over(self.run.engine.settings.max_lag).await?;
+        self.ready_to_cut_over().await?;
         self.hand_over(stop_writes, switch).await
     }
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
 
-use crate::api::verify::{self, BothSides, VerifyReport};
+use crate::api::verify::{self, DocumentPair, VerifyReport};
 use crate::checkpoint::CutoverWindow;
 use crate::config::{Throttle, Verification};
 use crate::engine::messages::Requests;
@@ -196,15 +196,14 @@ impl MigrationHandle {
     }
 
     /// Waits until everything is copied and indexed, everything is compared that can be compared during the run, and the lag has stayed at
-    /// or below `max_lag` for two seconds. A cutover that begins then is short.
+    /// or below [`max_lag`](crate::MigrationBuilder::max_lag) for two seconds. A cutover that begins then is short.
     ///
     /// Only [`Verification::Continuous`](crate::Verification::Continuous) compares anything during the run. A collection that cannot be
     /// compared, for example because too much of it keeps changing, is left to the cutover and does not delay this.
     ///
     /// ```no_run
-    /// # use std::time::Duration;
     /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
-    /// run.ready_to_cut_over(Duration::from_secs(2)).await?;
+    /// run.ready_to_cut_over().await?;
     /// println!("{:?}", run.status().cutover_estimate);
     /// # Ok(())
     /// # }
@@ -215,7 +214,8 @@ impl MigrationHandle {
     ///
     /// # Cancellation
     /// Dropping the future has no effect on the run.
-    pub async fn ready_to_cut_over(&self, max_lag: Duration) -> Result<()> {
+    pub async fn ready_to_cut_over(&self) -> Result<()> {
+        let max_lag = self.run.engine.settings.max_lag;
         let mut since: Option<Instant> = None;
         loop {
             self.check_running()?;
@@ -338,7 +338,7 @@ impl MigrationHandle {
     /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
     /// for collection in run.verify(&[]).await?.collections {
     ///     for difference in &collection.differences {
-    ///         let both = run.both_sides(&collection.namespace, &difference.key).await?;
+    ///         let both = run.read_both(&collection.namespace, &difference.key).await?;
     ///         println!("{:?}: {:?} is {:?}", difference.key, both.source, both.target);
     ///     }
     /// }
@@ -349,9 +349,9 @@ impl MigrationHandle {
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) while the run is paused or cut over, [`InvalidConfiguration`](ErrorKind::InvalidConfiguration)
     /// for a collection that is not migrated, a server error, or the error that ended the run.
-    pub async fn both_sides(&self, namespace: &Namespace, id: &Key) -> Result<BothSides> {
+    pub async fn read_both(&self, namespace: &Namespace, id: &Key) -> Result<DocumentPair> {
         self.check(Call::Verify)?;
-        verify::both_sides(&self.run.engine, &self.run.requests, namespace, id, || {
+        verify::read_both(&self.run.engine, &self.run.requests, namespace, id, || {
             self.check_running()
         })
         .await

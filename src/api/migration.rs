@@ -281,11 +281,11 @@ impl MigrationBuilder {
     /// ```no_run
     /// # use mongoferry::checkpoint::FileStore;
     /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.checkpoint(FileStore::new("/var/lib/app/migration.checkpoint"))
+    /// builder.checkpoint_store(FileStore::new("/var/lib/app/migration.checkpoint"))
     /// # }
     /// ```
     #[must_use]
-    pub fn checkpoint(mut self, store: impl CheckpointStore) -> Self {
+    pub fn checkpoint_store(mut self, store: impl CheckpointStore) -> Self {
         self.store = Some(Arc::new(store));
         self
     }
@@ -399,11 +399,11 @@ impl MigrationBuilder {
     /// ```no_run
     /// # use mongoferry::DdlPolicy;
     /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.on_ddl(DdlPolicy::Fail)
+    /// builder.ddl_policy(DdlPolicy::Fail)
     /// # }
     /// ```
     #[must_use]
-    pub fn on_ddl(mut self, policy: DdlPolicy) -> Self {
+    pub fn ddl_policy(mut self, policy: DdlPolicy) -> Self {
         self.settings.ddl = policy;
         self
     }
@@ -413,11 +413,11 @@ impl MigrationBuilder {
     /// ```no_run
     /// # use mongoferry::LostPosition;
     /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.on_lost_position(LostPosition::Fail)
+    /// builder.lost_position(LostPosition::Fail)
     /// # }
     /// ```
     #[must_use]
-    pub fn on_lost_position(mut self, lost_position: LostPosition) -> Self {
+    pub fn lost_position(mut self, lost_position: LostPosition) -> Self {
         self.settings.lost_position = lost_position;
         self
     }
@@ -446,12 +446,12 @@ impl MigrationBuilder {
     ///
     /// ```no_run
     /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.yield_to_source_writes(false)
+    /// builder.adaptive_walkers(false)
     /// # }
     /// ```
     #[must_use]
-    pub fn yield_to_source_writes(mut self, yielding: bool) -> Self {
-        self.settings.yield_to_source_writes = yielding;
+    pub fn adaptive_walkers(mut self, adaptive: bool) -> Self {
+        self.settings.adaptive_walkers = adaptive;
         self
     }
 
@@ -459,11 +459,11 @@ impl MigrationBuilder {
     ///
     /// ```no_run
     /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.lanes(8)
+    /// builder.appliers(8)
     /// # }
     /// ```
     #[must_use]
-    pub fn lanes(mut self, appliers: usize) -> Self {
+    pub fn appliers(mut self, appliers: usize) -> Self {
         self.settings.appliers = appliers;
         self
     }
@@ -568,12 +568,12 @@ impl MigrationBuilder {
     /// ```no_run
     /// # use std::time::Duration;
     /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.patience(Duration::from_secs(3600))
+    /// builder.retry_timeout(Duration::from_secs(3600))
     /// # }
     /// ```
     #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.settings.patience = patience;
+    pub fn retry_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.retry_timeout = timeout;
         self
     }
 
@@ -685,7 +685,7 @@ impl MigrationBuilder {
             .map_or(usize::MAX, |resources| resources.pools().bytes);
         for (name, value, least, most) in [
             ("walkers", settings.walkers as u64, 1, 256),
-            ("lanes", settings.appliers as u64, 1, 256),
+            ("appliers", settings.appliers as u64, 1, 256),
             ("chunk_bytes", settings.chunk_bytes, 1 << 10, u64::MAX),
             ("memory_bytes", settings.memory_bytes as u64, 16 << 20, u64::MAX),
             ("Resources::memory_bytes", shared_bytes as u64, 16 << 20, u64::MAX),

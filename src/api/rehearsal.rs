@@ -21,7 +21,6 @@ use crate::runtime::job::Job;
 #[must_use = "it begins with `run`"]
 pub struct Rehearsal {
     migration: Migration,
-    max_lag: Duration,
     clear_target: bool,
 }
 
@@ -42,21 +41,20 @@ pub struct Rehearsed<T> {
 impl Migration {
     /// Describes a rehearsal of this migration.
     ///
-    /// The rehearsal copies and follows everything as the migration would, until the lag has stayed at or below `max_lag`. Then the host's
-    /// tests have the target to themselves. Applications keep using the source all the time.
+    /// The rehearsal copies and follows everything as the migration would, until the run is
+    /// [ready](MigrationHandle::ready_to_cut_over). Then the host's tests have the target to themselves. Applications keep using the source
+    /// all the time.
     ///
     /// ```no_run
-    /// # use std::time::Duration;
     /// # async fn example(migration: mongoferry::Migration) -> mongoferry::Result<()> {
-    /// let rehearsed = migration.rehearse(Duration::from_secs(2)).run(async { /* test the application */ }).await?;
+    /// let rehearsed = migration.rehearse().run(async { /* test the application */ }).await?;
     /// println!("ready after {:?}", rehearsed.ready_after);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn rehearse(self, max_lag: Duration) -> Rehearsal {
+    pub fn rehearse(self) -> Rehearsal {
         Rehearsal {
             migration: self,
-            max_lag,
             clear_target: false,
         }
     }
@@ -94,7 +92,7 @@ impl Rehearsal {
         }
         let began = Instant::now();
         let run = self.migration.start().await?;
-        let ready = ready(&run, self.max_lag).await;
+        let ready = ready(&run).await;
         run.abandon().await;
         let rehearsed = match ready {
             Ok(status) => Ok(Rehearsed {
@@ -111,8 +109,8 @@ impl Rehearsal {
     }
 }
 
-async fn ready(run: &MigrationHandle, max_lag: Duration) -> Result<Status> {
-    run.ready_to_cut_over(max_lag).await?;
+async fn ready(run: &MigrationHandle) -> Result<Status> {
+    run.ready_to_cut_over().await?;
     Ok(run.status())
 }
 

@@ -29,7 +29,7 @@ impl Summary {
     ///
     /// Nothing else may write to the old source in the meantime. A migration never writes to its source, but that guarantee ends when the
     /// reverse migration starts. The checkpoint and lease of the reverse migration are in the database `__mdb_internal_mongoferry` on the
-    /// old source, unless the builder names [another store](MigrationBuilder::checkpoint). They replace those of a finished migration
+    /// old source, unless the builder names [another store](MigrationBuilder::checkpoint_store). They replace those of a finished migration
     /// there. Documents no longer expire on the old source once the reverse migration has started; TTL indexes get their final form at its
     /// cutover.
     ///

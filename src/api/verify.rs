@@ -52,11 +52,11 @@ pub struct ComparedCollection {
     pub not_compared: Option<String>,
 }
 
-/// One document from both sides; see [`MigrationHandle::both_sides`](crate::MigrationHandle::both_sides). It contains documents, so it does
+/// One document from both sides; see [`MigrationHandle::read_both`](crate::MigrationHandle::read_both). It contains documents, so it does
 /// not implement `Serialize`.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct BothSides {
+pub struct DocumentPair {
     /// The document on the source; `None` if it does not exist there.
     pub source: Option<RawDocumentBuf>,
     /// The document on the target; `None` if it does not exist there.
@@ -179,13 +179,13 @@ pub(crate) async fn repair(requests: &Requests, report: &VerifyReport, check: im
 /// # Errors
 /// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) for a collection that is not migrated, a server error, or the error that
 /// `check` returns.
-pub(crate) async fn both_sides(
+pub(crate) async fn read_both(
     engine: &Job,
     requests: &Requests,
     namespace: &Namespace,
     id: &Key,
     check: impl Fn() -> Result<()>,
-) -> Result<BothSides> {
+) -> Result<DocumentPair> {
     let state = |reply| VerificationRequest::State {
         collections: vec![namespace.clone()],
         reply,
@@ -201,7 +201,7 @@ pub(crate) async fn both_sides(
     });
     let theirs = engine.sink.read_documents(&target, keys);
     let (mut ours, mut theirs) = futures::try_join!(ours, theirs)?;
-    Ok(BothSides {
+    Ok(DocumentPair {
         source: ours.pop(),
         target: theirs.pop(),
     })

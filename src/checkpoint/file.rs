@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_missing_file_is_no_checkpoint_and_a_missing_folder_is_an_error() {
+    async fn only_a_missing_folder_is_an_error() {
         let (folder, store) = store();
         assert_eq!(store.load().await.unwrap(), None);
         let nowhere = FileStore::new(folder.path().join("missing").join("checkpoint"));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_crash_between_writing_and_renaming_leaves_the_old_checkpoint() {
+    async fn a_crash_before_the_rename_leaves_the_old_checkpoint() {
         let (folder, store) = store();
         let (old, next) = (rawdoc! { "n": 1 }, rawdoc! { "n": 3 });
         store.save(&old).await.unwrap();

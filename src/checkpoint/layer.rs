@@ -36,7 +36,7 @@ use crate::model::Layered;
 ///
 /// # async fn build(source: MongoSource, sink: MongoSink) -> Result<Migration> {
 /// let store = Layered(Logged(FileStore::new("checkpoint")));
-/// Migration::builder(source, sink).checkpoint(store).build()
+/// Migration::builder(source, sink).checkpoint_store(store).build()
 /// # }
 /// ```
 #[async_trait]

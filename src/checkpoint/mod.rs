@@ -81,7 +81,7 @@ pub const FORMAT: i32 = 1;
 /// }
 ///
 /// # fn build(source: MongoSource, sink: MongoSink, registry: Registry) -> Result<Migration> {
-/// Migration::builder(source, sink).checkpoint(InRegistry(registry)).build()
+/// Migration::builder(source, sink).checkpoint_store(InRegistry(registry)).build()
 /// # }
 /// ```
 #[async_trait]

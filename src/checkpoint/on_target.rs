@@ -256,7 +256,7 @@ mod tests {
     use crate::sink::{JournalEntry, MemorySink, SinkCall};
 
     #[tokio::test]
-    async fn a_save_whose_answer_was_lost_is_not_taken_for_another_process() {
+    async fn a_save_without_an_answer_is_known_as_our_own() {
         let sink = MemorySink::new();
         let store = SinkStore::new(Arc::new(sink.clone()));
         store.save(&rawdoc! { "n": 1 }).await.unwrap();
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_claimed_checkpoint_is_kept_and_refuses_whoever_had_it_before() {
+    async fn a_claimed_checkpoint_refuses_its_earlier_owner() {
         let sink = Arc::new(MemorySink::new());
         for saved in [None, Some(rawdoc! { "n": 1 })] {
             let (first, second) = (SinkStore::new(sink.clone()), SinkStore::new(sink.clone()));
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_save_that_is_cut_off_anywhere_leaves_one_or_the_other() {
+    async fn a_large_save_cut_off_anywhere_leaves_one_or_the_other() {
         for passes in 0..12 {
             for lost in [false, true] {
                 let sink = MemorySink::new();

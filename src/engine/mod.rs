@@ -413,7 +413,7 @@ impl Tasks<'_> {
             ));
         }
         // At least one walker always runs.
-        if settings.yield_to_source_writes && settings.walkers > 1 {
+        if settings.adaptive_walkers && settings.walkers > 1 {
             self.start(yield_to_writes(
                 Arc::clone(&job.source),
                 Arc::clone(self.progress),

@@ -206,7 +206,7 @@ async fn run_as_wanted(
             // `TargetBlocked` is retried as well: people have to unblock writes, and may need a while.
             return Err(error);
         }
-        // If the run has moved the watermark since the last failure, the patience starts over.
+        // If the run has moved the watermark since the last failure, the time starts over.
         let reached = *progress.watermark().borrow();
         let since = match failing {
             Some((since, before)) if before == reached => since,
@@ -216,7 +216,7 @@ async fn run_as_wanted(
             }
         };
         failing = Some((since, reached));
-        if since.elapsed() > engine.settings.patience {
+        if since.elapsed() > engine.settings.retry_timeout {
             return Err(error);
         }
         progress.note_retry();

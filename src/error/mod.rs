@@ -68,7 +68,7 @@ pub enum ErrorKind {
     /// The target refused a document, an index or a command.
     TargetRefused,
     /// The target does not accept writes at the moment, because its disk is full or writes are blocked. The message says how to fix it. The
-    /// run then continues by itself, unless its patience has run out before.
+    /// run then continues by itself, unless its retry timeout has passed before.
     TargetBlocked,
     /// The feature compatibility version of one side changed during the run. The migration can be started again.
     VersionChanged,

@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decimal_that_is_exactly_a_double_equals_it_across_the_range() {
+    fn a_decimal_equals_the_double_of_the_same_value() {
         // Every power of two in this range has at most 34 digits.
         for exponent in -48..=112 {
             let double = 2f64.powi(exponent);

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_that_members_have_for_each_other_count_unless_one_is_talked_to_alone() {
+    fn members_names_count_unless_one_is_connected_directly() {
         let mut facts = Facts::new();
         facts.target.inspection.connection.encrypted = Some(false);
         facts.target.inspection.connection.hosts = vec!["127.0.0.1:27017".to_owned()];

@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_series_collections_of_a_database_are_reported_together() {
+    fn time_series_of_a_database_are_reported_together() {
         let mut facts = Facts::new();
         facts.plan("shop.system.buckets.a", "shop.system.buckets.a");
         facts.plan("shop.system.buckets.b", "shop.system.buckets.b");

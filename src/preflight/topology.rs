@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_write_concern_that_waits_for_a_member_that_is_down_is_a_warning() {
+    fn a_write_concern_that_waits_for_a_dead_member_is_a_warning() {
         let mut facts = Facts::new();
         let down = member("c", "(not reachable/healthy)");
         facts.target.inspection.members = vec![member("a", "PRIMARY"), member("b", "SECONDARY"), down];

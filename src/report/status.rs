@@ -66,7 +66,7 @@ pub struct Status {
     /// Current rate limits of the run.
     pub throttle: Throttle,
     /// Current maximum number of ranges copied or compared concurrently: the number of [walkers](crate::MigrationBuilder::walkers), or
-    /// fewer while [the run yields to the source's writes](crate::MigrationBuilder::yield_to_source_writes).
+    /// fewer while [the number adapts to the source's writes](crate::MigrationBuilder::adaptive_walkers).
     pub walkers: usize,
     /// Lag during the last 10 minutes of this process, oldest first, about every 5 seconds. It grows while the run is paused.
     pub lag_history: Vec<LagSample>,

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_build_that_takes_the_place_of_another_is_not_dropped_with_it() {
+    async fn a_build_that_replaces_another_is_not_dropped_with_it() {
         let (sink, shared, mut builds) = bench().await;
         let held = sink.hold(SinkCall::CreateIndex);
         builds.begin(job(1), &shared);

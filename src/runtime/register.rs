@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_entry_is_saved_once_and_begins_anew_with_another_selection() {
+    async fn an_entry_begins_anew_with_another_selection() {
         let sink = MemorySink::new();
         enter_as(&sink, "one", "a.*").await.unwrap();
         let saved = sink.calls(SinkCall::SaveRecord);
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_last_removal_closes_the_register_until_the_database_is_gone() {
+    async fn the_last_removal_closes_the_register() {
         let sink = MemorySink::new();
         enter_as(&sink, "one", "a.*").await.unwrap();
         enter_as(&sink, "two", "b.*").await.unwrap();

@@ -207,7 +207,7 @@ pub trait Source: Send + Sync + 'static {
     }
 
     /// Returns the number and total duration of client writes since the server started. A run uses it to see how long writes take, and to
-    /// [yield to them](crate::MigrationBuilder::yield_to_source_writes). It calls this twice a second while ranges are copied or compared.
+    /// [adapt the number of walkers](crate::MigrationBuilder::adaptive_walkers). It calls this twice a second while ranges are copied or compared.
     /// Returns `None` if the source cannot tell, which is the default.
     ///
     /// # Errors

@@ -67,10 +67,10 @@ impl Bench {
         );
         Migration::builder(source, sink)
             .include("shop.*")
-            .checkpoint(self.store.clone())
+            .checkpoint_store(self.store.clone())
             .chunk_bytes(2 << 10)
             .walkers(2)
-            .lanes(2)
+            .appliers(2)
             .build()
             .unwrap()
     }
@@ -215,7 +215,7 @@ async fn what_is_asked_of_a_handle_may_be_dropped_at_any_point() {
             bench.write();
             let polls = random.random_range(0..60);
             let asked: Pin<Box<dyn Future<Output = Result<()>>>> = match random.random_range(0..3) {
-                0 => Box::pin(handle.ready_to_cut_over(Duration::from_secs(2))),
+                0 => Box::pin(handle.ready_to_cut_over()),
                 1 => Box::pin(handle.pause()),
                 _ => Box::pin(async { handle.cutover(sleep(Duration::from_millis(50))).await.map(|_| ()) }),
             };

@@ -273,7 +273,7 @@ async fn migrate(from: Version, to: Version) {
     let handle = tokio::time::timeout(DEADLINE, migration.build().unwrap().start());
     let handle = handle.await.expect("it starts in time").unwrap();
     perform_all(&source, &cases, "copy", |case| &case.during).await;
-    let ready = tokio::time::timeout(DEADLINE, handle.ready_to_cut_over(Duration::from_secs(5)));
+    let ready = tokio::time::timeout(DEADLINE, handle.ready_to_cut_over());
     if let Err(error) = ready.await.expect("it becomes ready in time") {
         panic!("{from} to {to}: {error:?}");
     }

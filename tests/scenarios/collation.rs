@@ -104,7 +104,7 @@ async fn one(source: &ReplicaSet, target: &ReplicaSet, seed: u64) {
 async fn start(source: &ReplicaSet, target: &ReplicaSet) -> MigrationHandle {
     let (from, to) = (source.uri(), target.uri());
     let (reader, sink) = futures::try_join!(MongoSource::connect(&from), MongoSink::connect(&to)).unwrap();
-    let builder = Migration::builder(reader, sink).lanes(3).chunk_bytes(32 << 10);
+    let builder = Migration::builder(reader, sink).appliers(3).chunk_bytes(32 << 10);
     builder.build().unwrap().start().await.unwrap()
 }
 

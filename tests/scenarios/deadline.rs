@@ -14,7 +14,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Waits until the run can be cut over.
 pub(crate) async fn ready(run: &MigrationHandle) {
-    let ready = run.ready_to_cut_over(Duration::from_secs(2));
+    let ready = run.ready_to_cut_over();
     timeout(DEADLINE, ready).await.unwrap().unwrap();
 }
 

@@ -446,7 +446,7 @@ async fn what_was_killed_stopped_or_abandoned_goes_on() {
         "65536",
         "--walkers",
         "1",
-        "--lanes",
+        "--appliers",
         "2",
     ];
 

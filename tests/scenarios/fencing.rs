@@ -133,7 +133,7 @@ impl Bench {
     }
 
     async fn start(&self, sink: impl Sink) -> MigrationHandle {
-        let migration = Migration::builder(self.source.clone(), sink).lanes(2);
+        let migration = Migration::builder(self.source.clone(), sink).appliers(2);
         migration.build().unwrap().start().await.unwrap()
     }
 
@@ -147,7 +147,7 @@ impl Bench {
 }
 
 /// A process is stopped in the middle of a batch, and another one takes over. When it wakes up it sends nothing more: neither the rest of
-/// the batch, nor what came to its lanes meanwhile, nor a checkpoint.
+/// the batch, nor what came to its appliers meanwhile, nor a checkpoint.
 #[tokio::test(start_paused = true)]
 async fn a_process_that_was_taken_over_writes_nothing_more() {
     let bench = Bench::new();
@@ -155,7 +155,7 @@ async fn a_process_that_was_taken_over_writes_nothing_more() {
     let first = bench.start(stale.clone()).await;
     ready(&first).await;
     bench.set_all(1);
-    // Two of about twenty writes of each lane are sent.
+    // Two of about twenty writes of each applier are sent.
     sleep(Duration::from_millis(700)).await;
     assert!(
         bench

@@ -74,7 +74,7 @@ impl Bench {
     fn migration(&self) -> MigrationBuilder {
         Migration::builder(self.source.clone(), self.sink.clone())
             .include("shop.*")
-            .checkpoint(self.store.clone())
+            .checkpoint_store(self.store.clone())
     }
 
     async fn start(&self) -> MigrationHandle {

@@ -391,7 +391,7 @@ async fn a_second_process_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_target_primary_may_be_killed_and_the_source_may_elect_another() {
+async fn primaries_may_be_killed_and_replaced() {
     let pair = Pair {
         source: ReplicaSet::builder(Version::V6_0).members(3).start().await.unwrap(),
         target: ReplicaSet::builder(Version::V6_0)

@@ -72,7 +72,7 @@ struct Scenario {
     workload: Workload,
     loud: bool,
     rename: bool,
-    lanes: usize,
+    appliers: usize,
     walkers: usize,
     /// How many steps there are at least.
     steps: u32,
@@ -121,7 +121,7 @@ impl Scenario {
             sink,
             loud,
             rename: random.random_bool(0.3),
-            lanes: random.random_range(1..5),
+            appliers: random.random_range(1..5),
             walkers: random.random_range(1..4),
             steps: random.random_range(50..400),
             while_copying: random.random_bool(0.8),
@@ -131,12 +131,12 @@ impl Scenario {
         };
         if loud {
             eprintln!(
-                "{habits:?}, {} steps, disturbances {}, pause {:?}, delay {delay:?}, ghosts {}, {} lanes, {} walkers, rename {}",
+                "{habits:?}, {} steps, disturbances {}, pause {:?}, delay {delay:?}, ghosts {}, {} appliers, {} walkers, rename {}",
                 scenario.steps,
                 scenario.disturbances,
                 scenario.pause,
                 scenario.dice.ghosts,
-                scenario.lanes,
+                scenario.appliers,
                 scenario.walkers,
                 scenario.rename
             );
@@ -186,7 +186,7 @@ impl Scenario {
             let mut builder = Migration::builder(self.source.clone(), self.sink.clone())
                 .include("shop.*")
                 .exclude("shop.tmp_*")
-                .lanes(self.lanes)
+                .appliers(self.appliers)
                 .walkers(self.walkers)
                 .chunk_bytes(1 << 10)
                 .cross_check_bytes(0);
@@ -273,7 +273,7 @@ impl Scenario {
                     }
                     failures += 1;
                     if failures > 3 {
-                        // With faults too dense for any progress the run's patience ends.
+                        // With faults too dense for any progress the run's retry timeout passes.
                         self.dice.set_faults(false);
                         drop(handle);
                         handle = self.start().await;

@@ -233,7 +233,7 @@ impl Scenario {
 
         let shape = Shape {
             walkers: random.random_range(1..4),
-            lanes: random.random_range(1..5),
+            appliers: random.random_range(1..5),
             chunk_bytes: 1 << random.random_range(10..16),
             selected: random.random_bool(0.3),
             compared: self.seed.is_multiple_of(2),
@@ -372,8 +372,8 @@ impl Scenario {
         let (reader, writer) = futures::try_join!(MongoSource::connect(from), MongoSink::connect(to)).unwrap();
         let builder = Migration::builder(reader, writer)
             .walkers(shape.walkers)
-            .yield_to_source_writes(shape.yields)
-            .lanes(shape.lanes)
+            .adaptive_walkers(shape.yields)
+            .appliers(shape.appliers)
             .chunk_bytes(shape.chunk_bytes)
             .verification(match shape.compared {
                 true => Verification::Continuous,
@@ -420,7 +420,7 @@ struct Shape {
     walkers: usize,
     /// Whether fewer of them are at work where the writers feel them.
     yields: bool,
-    lanes: usize,
+    appliers: usize,
     chunk_bytes: u64,
     selected: bool,
     /// Whether both sides are compared all the time.

@@ -154,11 +154,7 @@ async fn one_after_the_other_and_the_records_go_with_the_last() {
         .existing_data(ExistingData::Keep);
     let run = third.build().unwrap().start().await.unwrap();
     assert_complete(&cut_over(&run).await);
-    let rehearsal = migration(&sets, "t2")
-        .await
-        .build()
-        .unwrap()
-        .rehearse(Duration::from_secs(2));
+    let rehearsal = migration(&sets, "t2").await.build().unwrap().rehearse();
     let rehearsed = rehearsal.clear_target(false).run(async { 5 }).await.unwrap();
     assert_eq!(rehearsed.answer, 5);
     let target = &sets.target_client;
@@ -225,7 +221,7 @@ async fn a_start_waits_for_no_writes_of_others() {
         .unwrap();
     let run = migration(&sets, "shop").await.build().unwrap().start().await.unwrap();
     // A minute is the limit for writes that are waited for.
-    tokio::time::timeout(Duration::from_secs(50), run.ready_to_cut_over(Duration::from_secs(2)))
+    tokio::time::timeout(Duration::from_secs(50), run.ready_to_cut_over())
         .await
         .expect("it does not wait for the other write")
         .unwrap();

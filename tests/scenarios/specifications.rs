@@ -48,7 +48,7 @@ impl Pair {
         let (source, sink) = self.sides().await;
         Migration::builder(source, sink)
             .existing_data(existing)
-            .checkpoint(MemoryStore::default())
+            .checkpoint_store(MemoryStore::default())
     }
 }
 

@@ -113,12 +113,12 @@ async fn every_trouble_is_said_and_sat_out() {
     let others = async {
         blocked_writes_are_said_and_sat_out().await;
         a_full_disk_is_said_and_sat_out().await;
-        a_privilege_that_is_taken_away_is_named_and_can_be_given_back().await;
-        an_index_that_cannot_be_built_is_tried_anew_when_the_run_starts_again().await;
+        a_revoked_privilege_is_named_and_can_be_given_back().await;
+        a_failed_index_is_tried_again_by_the_next_run().await;
     };
     tokio::join!(
         a_locked_target_is_said_and_sat_out(),
-        a_document_that_is_refused_is_read_again_when_the_run_starts_again(),
+        a_refused_document_is_read_again_by_the_next_run(),
         others
     );
 }
@@ -192,7 +192,7 @@ async fn a_locked_target_is_said_and_sat_out() {
     pair.finish(run).await;
 }
 
-async fn a_privilege_that_is_taken_away_is_named_and_can_be_given_back() {
+async fn a_revoked_privilege_is_named_and_can_be_given_back() {
     let pair = Pair::start(true).await;
     let roles = ["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"];
     let mover = doc! {
@@ -222,7 +222,7 @@ async fn a_privilege_that_is_taken_away_is_named_and_can_be_given_back() {
     pair.finish(run).await;
 }
 
-async fn an_index_that_cannot_be_built_is_tried_anew_when_the_run_starts_again() {
+async fn a_failed_index_is_tried_again_by_the_next_run() {
     const CANNOT_CREATE_INDEX: i32 = 67;
     let pair = Pair::start(false).await;
     pair.fail(&["createIndexes"], Some(CANNOT_CREATE_INDEX)).await;
@@ -249,7 +249,7 @@ async fn an_index_that_cannot_be_built_is_tried_anew_when_the_run_starts_again()
     pair.finish(run).await;
 }
 
-async fn a_document_that_is_refused_is_read_again_when_the_run_starts_again() {
+async fn a_refused_document_is_read_again_by_the_next_run() {
     let pair = Pair::start(false).await;
     let run = pair.run(&pair.target.uri()).await;
     ready(&run).await;

@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use bson::raw::RawDocumentBuf;
 use bson::{Uuid, rawdoc};
 
@@ -38,7 +36,7 @@ impl Bench {
         for id in 1..=5 {
             new.insert(ORDERS, rawdoc! { "_id": id, "n": 0 }).unwrap();
         }
-        let make_equal = Migration::builder(new.clone(), old.clone()).checkpoint(MemoryStore::default());
+        let make_equal = Migration::builder(new.clone(), old.clone()).checkpoint_store(MemoryStore::default());
         complete(make_equal.build().unwrap().start().await.unwrap()).await;
         let position = new.position().await.unwrap();
         let there = new.collections().await.unwrap();
@@ -60,12 +58,12 @@ impl Bench {
 
     fn migration(&self) -> Migration {
         let back = self.way_back.reverse(self.new.clone(), self.old.clone()).unwrap();
-        back.checkpoint(self.store.clone()).build().unwrap()
+        back.checkpoint_store(self.store.clone()).build().unwrap()
     }
 
     async fn start(&self) -> MigrationHandle {
         let run = self.migration().start().await.unwrap();
-        run.ready_to_cut_over(Duration::from_secs(2)).await.unwrap();
+        run.ready_to_cut_over().await.unwrap();
         run
     }
 
@@ -168,7 +166,7 @@ async fn it_is_checked_before_it_begins() {
     );
     let elsewhere = MemorySource::with_seed(9);
     let back = bench.way_back.reverse(elsewhere, bench.old.clone()).unwrap();
-    let migration = back.checkpoint(bench.store.clone()).build().unwrap();
+    let migration = back.checkpoint_store(bench.store.clone()).build().unwrap();
     let plan = migration.preflight().await.unwrap();
     let codes: Vec<_> = plan.blockers().map(|finding| finding.code).collect();
     assert_eq!(codes, ["other_migration"], "{plan}");

@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn the_opposite_direction_has_each_collection_under_the_name_it_had() {
+    fn the_opposite_direction_has_the_former_names() {
         let mut forward = Selection::all();
         forward.include("shop.*").unwrap();
         forward.exclude("shop.tmp_*").unwrap();

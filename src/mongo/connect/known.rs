@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_a_connection_string_says_is_remembered_without_its_password() {
+    async fn a_connection_string_is_remembered_without_its_password() {
         for (uri, user, direct, read_preference) in [
             ("mongodb://h1:1", None, false, None),
             (

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn material_that_is_not_pem_or_contradicts_the_options_is_refused() {
+    async fn material_that_is_no_pem_or_contradicts_is_refused() {
         let file = |name: &str| format!("mongodb://h/?tls=true&{name}=/a/file");
         for (material, uri) in [
             (given(Some(b"secret"), None), "mongodb://h".to_owned()),

@@ -154,7 +154,7 @@ mod tests {
     use bson::RawBsonRef;
 
     #[test]
-    fn quantiles_cut_into_equal_parts_and_never_twice_at_the_same_key() {
+    fn quantiles_cut_into_equal_parts_at_distinct_keys() {
         let keys = |numbers: &[i32]| -> Vec<Key> {
             numbers
                 .iter()

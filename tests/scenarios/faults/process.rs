@@ -28,7 +28,7 @@ async fn the_process_is_killed(kills: u32) {
         &chunk,
         "--walkers",
         "2",
-        "--lanes",
+        "--appliers",
         "2",
         "--all-walkers",
     ];

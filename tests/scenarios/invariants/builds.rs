@@ -145,7 +145,7 @@ fn refused() -> Error {
 
 /// While an index that was refused is built once more its collection alone stands still, and the checkpoint is of before that.
 #[tokio::test(start_paused = true)]
-async fn a_collection_alone_stands_still_for_an_index_that_was_refused() {
+async fn only_the_collection_of_a_refused_index_stands_still() {
     let bench = bench();
     let first = bench.sink.hold(SinkCall::CreateIndex);
     let run = bench.start().await;

@@ -64,7 +64,7 @@ async fn each_collection_shows_its_phase_and_amounts() {
     let orders = until_phase(&run, "shop.orders", CollectionPhase::Copied).await;
     assert_eq!((orders.copied.documents, orders.indexes.building), (5, 0));
     drop(builds);
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     for n in 0..3 {
         bench
             .source
@@ -136,7 +136,7 @@ async fn each_collection_shows_its_last_error() {
         bench.sink.fail_next(SinkCall::CreateIndex, refused("there is no room"));
     }
     let run = bench.migration().walkers(1).build().unwrap().start().await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let with_error = || run.collections().into_iter().find(|status| status.last_error.is_some());
     let failed = with_error().unwrap();
     assert!(

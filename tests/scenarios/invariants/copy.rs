@@ -15,7 +15,7 @@ const HELD_LIMIT: u64 = (16 << 20) / 4;
 
 /// I1: a change that is routed after a walker asked for the newest position, and before its chunk is registered, is in the snapshot.
 #[tokio::test(start_paused = true)]
-async fn a_change_between_the_position_and_the_registration_is_in_the_snapshot() {
+async fn a_change_before_the_registration_is_in_the_snapshot() {
     let bench = Bench::with_orders(3);
     let creating = bench.sink.hold(SinkCall::Execute);
     let run = bench.migration().walkers(1).build().unwrap().start().await.unwrap();

@@ -39,7 +39,7 @@ fn expire_orders(bench: &Bench) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn writes_after_the_stop_fail_the_cutover_and_it_can_be_called_again() {
+async fn writes_after_the_stop_fail_the_cutover_which_can_be_repeated() {
     let bench = Bench::with_orders(5);
     let run = bench.by_digest().build().unwrap().start().await.unwrap();
     let mut events = run.events();
@@ -93,7 +93,7 @@ async fn what_is_written_before_the_position_of_the_stop_is_not_late() {
     let bench = Bench::with_orders(5);
     let run = bench.start().await;
     bench.caught_up().await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let sentinel = bench.source.hold(SourceCall::Sentinel);
     let cutover = timeout(
         DEADLINE * 10,
@@ -114,10 +114,10 @@ async fn what_is_written_before_the_position_of_the_stop_is_not_late() {
 
 /// A run that goes back to its checkpoint just when the cutover begins does not end it.
 #[tokio::test(start_paused = true)]
-async fn a_run_that_begins_again_while_the_source_is_asked_for_the_stop_goes_on_with_the_cutover() {
+async fn a_restart_while_the_stop_is_confirmed_continues_the_cutover() {
     let bench = Bench::with_orders(5);
     let run = bench.by_digest().build().unwrap().start().await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let mut events = run.events();
     let sentinel = bench.source.hold(SourceCall::Sentinel);
     let during = async {
@@ -195,7 +195,7 @@ async fn late_writes_that_the_host_accepts_are_carried_over_and_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn late_writes_are_counted_once_by_a_run_that_goes_back_to_its_checkpoint() {
+async fn a_run_that_goes_back_counts_late_writes_once() {
     let bench = Bench::with_orders(5);
     let migration = bench.by_digest().accept_late_writes(true);
     let run = migration.build().unwrap().start().await.unwrap();
@@ -211,11 +211,11 @@ async fn late_writes_are_counted_once_by_a_run_that_goes_back_to_its_checkpoint(
 
 /// Documents that expired on the target alone would be missed by what follows.
 #[tokio::test(start_paused = true)]
-async fn documents_do_not_expire_on_the_target_after_a_cutover_that_failed() {
+async fn documents_do_not_expire_after_a_failed_cutover() {
     let bench = Bench::with_orders(5);
     expire_orders(&bench);
     let run = bench.start().await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let held_back = expiry_on_target(&bench).await;
     assert_ne!(held_back, 60);
     let execute = bench.sink.hold(SinkCall::Execute);
@@ -240,7 +240,7 @@ async fn documents_do_not_expire_on_the_target_after_a_cutover_that_failed() {
 async fn a_run_goes_on_after_differences_and_is_not_marked_complete() {
     let bench = Bench::with_orders(5);
     let run = bench.start().await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     // Somebody else has dropped an index, or made one, on the target.
     let namespace: Namespace = "shop.orders".parse().unwrap();
     let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n" };
@@ -275,11 +275,11 @@ async fn calls_that_do_not_fit_the_phase_are_refused() {
     assert_eq!(refused(run.cutover_now(never).await), ErrorKind::WrongPhase);
     assert_eq!(refused(run.resume()), ErrorKind::WrongPhase);
     reads.release();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     run.pause().await.unwrap();
     assert_eq!(refused(run.cutover(async {}).await), ErrorKind::WrongPhase);
     run.resume().unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let digest = bench.sink.hold(SinkCall::Digest);
     let cutover = timeout(DEADLINE * 10, run.cutover_now(async {}));
     let during = async {

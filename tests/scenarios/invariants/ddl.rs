@@ -6,9 +6,9 @@ use mongoferry::{DdlPolicy, ErrorKind, Event, Position};
 use super::*;
 
 async fn start(bench: &Bench, policy: DdlPolicy) -> MigrationHandle {
-    let migration = bench.migration().on_ddl(policy).build().unwrap();
+    let migration = bench.migration().ddl_policy(policy).build().unwrap();
     let run = migration.start().await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     run
 }
 
@@ -64,7 +64,7 @@ fn bench() -> Bench {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_ends_the_run_before_it_is_carried_over_and_another_policy_goes_on() {
+async fn a_catalog_change_can_end_the_run_before_it_is_applied() {
     for (change, namespace, make) in changes() {
         let bench = bench();
         let run = start(&bench, DdlPolicy::Fail).await;
@@ -83,7 +83,7 @@ async fn a_change_ends_the_run_before_it_is_carried_over_and_another_policy_goes
         assert!(bench.checkpoint().unwrap().watermark < position, "{change}");
         assert_eq!(bench.applied(1), [7], "what came before it is applied");
         // As long as nobody decides otherwise it stays so.
-        let migration = bench.migration().on_ddl(DdlPolicy::Fail).build().unwrap();
+        let migration = bench.migration().ddl_policy(DdlPolicy::Fail).build().unwrap();
         let again = timeout(DEADLINE, migration.start().await.unwrap().wait())
             .await
             .unwrap();
@@ -126,7 +126,7 @@ async fn what_is_not_selected_or_known_already_is_no_change() {
     let bench = bench();
     // They are made while the run lists, so that both the list and the history may have them.
     let reads = bench.source.hold(mongoferry::source::SourceCall::Collections);
-    let migration = bench.migration().on_ddl(DdlPolicy::Fail).build().unwrap();
+    let migration = bench.migration().ddl_policy(DdlPolicy::Fail).build().unwrap();
     let begin = async {
         // Preflight lists before, for the start and for the run.
         for _ in 0..2 {
@@ -140,10 +140,7 @@ async fn what_is_not_selected_or_known_already_is_no_change() {
         reads.release();
     };
     let run = tokio::join!(migration.start(), begin).0.unwrap();
-    timeout(DEADLINE, run.ready_to_cut_over(DEADLINE))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(DEADLINE, run.ready_to_cut_over()).await.unwrap().unwrap();
     let mut events = run.events();
     bench.source.drop_collection("other.things").unwrap();
     bench.source.create_collection("other.new", rawdoc! {}).unwrap();
@@ -158,7 +155,7 @@ async fn what_is_not_selected_or_known_already_is_no_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_renamed_out_of_the_selection_is_told_and_stands_in_the_summary() {
+async fn what_leaves_the_selection_is_told_and_in_the_summary() {
     let bench = bench();
     bench.source.insert("shop.back", rawdoc! { "_id": 1 }).unwrap();
     let run = start(&bench, DdlPolicy::Apply).await;
@@ -189,7 +186,7 @@ async fn what_is_renamed_out_of_the_selection_is_told_and_stands_in_the_summary(
 /// An index that an earlier run has built after its checkpoint counts as missing. When the source changes it before it is built again, the
 /// target must not be left with what it was.
 #[tokio::test(start_paused = true)]
-async fn an_index_is_as_on_the_source_although_it_was_changed_before_it_counts_as_built() {
+async fn an_index_changed_while_it_is_built_is_as_on_the_source() {
     let bench = Bench::with_orders(5);
     let run = bench.start().await;
     bench.caught_up().await;

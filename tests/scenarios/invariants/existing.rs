@@ -324,13 +324,13 @@ async fn the_uuid_of_a_copy_made_anew_is_in_the_checkpoint() {
 
 /// A cutover that finds a capped collection in another order copies it once more, for which it is made anew.
 #[tokio::test(start_paused = true)]
-async fn a_process_killed_while_a_collection_is_copied_again_goes_on_with_that() {
+async fn a_process_killed_while_copying_again_goes_on_with_that() {
     let bench = bench();
     let capped = rawdoc! { "capped": true, "size": 1 << 20 };
     bench.source.create_collection("shop.log", capped).unwrap();
     bench.source.insert_many("shop.log", documents(0..9, 10)).unwrap();
     let run = bench.by_digest().build().unwrap().start().await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     bench.caught_up().await;
     let name: Namespace = "shop.log".parse().unwrap();
     let mut batch = Batch::new();

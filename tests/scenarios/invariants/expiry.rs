@@ -54,7 +54,7 @@ async fn expiry_is_held_back_after_a_cutover_dropped_anywhere() {
     for times in 1.. {
         let bench = bench();
         let run = bench.by_digest().build().unwrap().start().await.unwrap();
-        run.ready_to_cut_over(DEADLINE).await.unwrap();
+        run.ready_to_cut_over().await.unwrap();
         if poll_so_often(run.cutover_now(async {}), times).await.is_some() || run.status().phase == Phase::Complete {
             assert_eq!(expires(&bench).await, (true, true));
             break;
@@ -82,7 +82,7 @@ async fn expiry_is_held_back_after_a_cutover_dropped_anywhere() {
 async fn a_command_under_way_comes_before_the_one_that_takes_it_back() {
     let bench = bench();
     let run = bench.by_digest().build().unwrap().start().await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let execute = bench.sink.hold(SinkCall::Execute);
     tokio::select! {
         _ = run.cutover(async {}) => panic!("the cutover is held"),
@@ -102,7 +102,7 @@ async fn the_next_process_holds_the_expiry_back_before_it_goes_on() {
     for all in [false, true] {
         let bench = bench();
         let run = bench.by_digest().build().unwrap().start().await.unwrap();
-        run.ready_to_cut_over(DEADLINE).await.unwrap();
+        run.ready_to_cut_over().await.unwrap();
         let execute = bench.sink.hold_answer(SinkCall::Execute);
         if all {
             execute.let_one_pass();
@@ -137,10 +137,10 @@ async fn the_next_process_holds_the_expiry_back_before_it_goes_on() {
 
 /// A run that loses what it has applied goes back to its checkpoint in the midst of the cutover, which then goes on.
 #[tokio::test(start_paused = true)]
-async fn a_run_that_begins_again_after_the_expiry_is_final_goes_on_with_the_cutover() {
+async fn a_restart_after_the_final_expiry_continues_the_cutover() {
     let bench = bench();
     let run = bench.by_digest().build().unwrap().start().await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let execute = bench.sink.hold_answer(SinkCall::Execute);
     let during = async {
         timeout(DEADLINE, execute.reached())
@@ -166,7 +166,7 @@ async fn a_dropped_cutover_lets_no_further_collection_expire() {
         bench.source.create_index(&name, index).unwrap();
     }
     let run = bench.by_digest().build().unwrap().start().await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let execute = bench.sink.hold(SinkCall::Execute);
     tokio::select! {
         _ = run.cutover(async {}) => panic!("the cutover is held"),

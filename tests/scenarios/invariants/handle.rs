@@ -28,7 +28,7 @@ async fn everyone_gets_the_error_that_ended_the_run() {
         told.push(waiting.await.unwrap().expect("the run ends").unwrap_err());
     }
     told.push(run.wait().await.unwrap_err());
-    told.push(run.ready_to_cut_over(DEADLINE).await.unwrap_err());
+    told.push(run.ready_to_cut_over().await.unwrap_err());
     told.extend(run.status().failure);
     while let Some(event) = events.next().await {
         if let Event::Failed { error } = event {
@@ -146,7 +146,7 @@ async fn a_shutdown_waits_for_a_cutover() {
     for has_time in [true, false] {
         let bench = Bench::with_orders(5);
         let run = bench.by_digest().build().unwrap().start().await.unwrap();
-        run.ready_to_cut_over(DEADLINE).await.unwrap();
+        run.ready_to_cut_over().await.unwrap();
         let digest = bench.sink.hold(SinkCall::Digest);
         let shutdown = async {
             timeout(DEADLINE, digest.reached()).await.unwrap();

@@ -88,7 +88,7 @@ async fn hooks_are_called_in_order_and_the_last_phase_is_told() {
     let bench = Bench::with_orders(5);
     let notes = Notes::default();
     let run = notes.start(&bench).await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     assert_eq!(notes.calls(), ["before_start"]);
     assert_eq!(notes.last(), "phase_changed ready");
     run.pause().await.unwrap();
@@ -187,7 +187,7 @@ async fn a_failed_run_is_told_once_also_when_it_was_being_cut_over() {
         let bench = Bench::with_orders(5);
         let notes = Notes::default();
         let run = notes.start(&bench).await.unwrap();
-        run.ready_to_cut_over(DEADLINE).await.unwrap();
+        run.ready_to_cut_over().await.unwrap();
         let fail = || bench.source.unsupported("shop.orders", "it is of another world");
         let error = if cutting_over {
             let cutover = run.cutover(async {
@@ -219,7 +219,7 @@ async fn a_cutover_that_is_dropped_drops_its_call() {
     let bench = Bench::with_orders(5);
     let migration = bench.migration().hooks(Never).build().unwrap();
     let run = migration.start().await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     assert!(run.cutover_now(async {}).now_or_never().is_none());
     assert!(matches!(run.status().phase, Phase::CatchUp | Phase::Ready));
     // Else it has its limit.
@@ -257,7 +257,7 @@ async fn an_application_that_was_stopped_in_vain_is_told_to_go_on() {
         let notes = Notes::default();
         let migration = bench.by_digest().hooks(notes.clone()).build().unwrap();
         let run = migration.start().await.unwrap();
-        run.ready_to_cut_over(DEADLINE).await.unwrap();
+        run.ready_to_cut_over().await.unwrap();
         let digest = bench.sink.hold(SinkCall::Digest);
         if ending == Differences {
             comparing::tamper(&bench, 3).await;
@@ -340,7 +340,7 @@ async fn a_second_cutover_is_refused_and_leaves_the_first_alone() {
     let bench = Bench::with_orders(5);
     let notes = Notes::default();
     let run = notes.start(&bench).await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let (stopped, stopping) = tokio::sync::oneshot::channel::<()>();
     let first = run.cutover(stopping);
     let second = async {

@@ -44,7 +44,7 @@ impl Step {
 async fn cut_over_while(bench: &Bench, accept: bool, step: Step, meanwhile: impl FnOnce()) -> Result<Summary> {
     let migration = bench.by_digest().accept_late_writes(accept);
     let run = migration.build().unwrap().start().await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let held = RefCell::new(None);
     let cutover = run.cutover(async {
         *held.borrow_mut() = Some(step.hold(bench));
@@ -185,7 +185,7 @@ async fn late_writes_that_never_end_fail_the_cutover_though_accepted() {
     let bench = bench();
     let migration = bench.by_digest().accept_late_writes(true);
     let run = migration.build().unwrap().start().await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let writer = async {
         for n in 1.. {
             bench.set("shop.orders", 2, n);

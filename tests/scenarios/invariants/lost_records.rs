@@ -9,7 +9,7 @@ use super::*;
 
 async fn ready(bench: &Bench) -> MigrationHandle {
     let run = bench.start().await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     bench.caught_up().await;
     run
 }

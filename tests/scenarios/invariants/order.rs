@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::super::random_memory::chaos::{ChaosSink, Dice};
 use super::{Bench, DEADLINE, settle_down, until};
 
-/// I5: however far apart the lanes run, the changes of one document are applied in their order.
+/// I5: however far apart the appliers run, the changes of one document are applied in their order.
 #[tokio::test(start_paused = true)]
 async fn changes_of_a_document_are_applied_in_order() {
     const DOCUMENTS: i32 = 7;
@@ -22,8 +22,8 @@ async fn changes_of_a_document_are_applied_in_order() {
     };
     let run = mongoferry::Migration::builder(bench.source.clone(), sink)
         .include("shop.*")
-        .checkpoint(bench.store.clone())
-        .lanes(4)
+        .checkpoint_store(bench.store.clone())
+        .appliers(4)
         .build()
         .unwrap()
         .start()
@@ -129,7 +129,7 @@ async fn a_collection_changes_while_its_chunk_is_read() {
     }
 }
 
-/// I5: a unique index that meets two documents with one value, since one lane is ahead of another, is built when they are even.
+/// I5: a unique index that meets two documents with one value, since one applier is ahead of another, is built when they are even.
 #[tokio::test(start_paused = true)]
 async fn a_unique_index_waits_for_the_lanes() {
     let bench = Bench::with_orders(8);
@@ -153,7 +153,7 @@ async fn a_unique_index_waits_for_the_lanes() {
             Ok(())
         })
         .unwrap();
-    until("several lanes have something to apply", || applying.waiting() > 1).await;
+    until("several appliers have something to apply", || applying.waiting() > 1).await;
     applying.let_one_pass();
     settle_down().await;
     building.release();
@@ -163,7 +163,7 @@ async fn a_unique_index_waits_for_the_lanes() {
     assert_eq!(bench.sink.collections().await.unwrap()[0].indexes.len(), 2);
 }
 
-/// I5: a unique index is built although its values moved from one document to another while lanes ran apart.
+/// I5: a unique index is built although its values moved from one document to another while appliers ran apart.
 #[tokio::test(start_paused = true)]
 async fn values_of_a_unique_index_move_between_lanes() {
     let bench = Bench::with_orders(8);

@@ -80,7 +80,7 @@ async fn a_copy_yields_to_the_writes_of_applications() {
         }
         bench.source.set_write_load(WriteLoad::default());
         let reads = bench.source.hold(SourceCall::ReadBatch);
-        let migration = bench.migration().yield_to_source_writes(yields).build().unwrap();
+        let migration = bench.migration().adaptive_walkers(yields).build().unwrap();
         let run = migration.start().await.unwrap();
         assert!((1..=4).contains(&run.status().walkers));
         let (writes, batch) = (Cell::new(Writes::None), Cell::new(Duration::from_millis(50)));

@@ -165,7 +165,7 @@ async fn eventful(bench: &Bench) -> MigrationHandle {
     let refused = Error::new(ErrorKind::SnapshotUnavailable, "read", "planned");
     bench.source.fail_next(SourceCall::Read, refused);
     reads.release();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     tamper(bench, 4).await;
     run.verify(&[]).await.unwrap();
     bench.set("shop.orders", 4, 1);
@@ -269,7 +269,7 @@ async fn a_page_for_prometheus_has_the_values_of_the_status() {
     let recording = metrics::set_default_local_recorder(&recorder);
     let bench = Bench::with_orders(5);
     let run = bench.start().await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     sleep(Duration::from_secs(2)).await;
     let (status, text) = (run.status(), page.render());
     for line in [

@@ -11,11 +11,11 @@ async fn assert_forgotten(bench: &Bench) {
 }
 
 fn rehearsal(bench: &Bench) -> mongoferry::Rehearsal {
-    bench.migration().build().unwrap().rehearse(DEADLINE)
+    bench.migration().build().unwrap().rehearse()
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_target_stands_still_for_the_tests_and_is_forgotten_or_cleared() {
+async fn a_rehearsed_target_stands_still_and_is_forgotten_or_cleared() {
     for clear in [false, true] {
         let bench = Bench::with_orders(5);
         let test = async {
@@ -38,10 +38,10 @@ async fn the_target_stands_still_for_the_tests_and_is_forgotten_or_cleared() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rehearsal_takes_nothing_away_from_a_migration_that_has_begun() {
+async fn a_rehearsal_takes_nothing_from_a_migration_under_way() {
     let bench = Bench::with_orders(5);
     let run = bench.start().await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     run.abandon().await;
     let never = async { panic!("there is nothing to test") };
     let error = rehearsal(&bench).clear_target(true).run::<()>(never).await.unwrap_err();

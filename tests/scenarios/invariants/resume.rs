@@ -73,8 +73,8 @@ async fn the_watermark_covers_only_what_is_durable() {
     };
     let run = mongoferry::Migration::builder(bench.source.clone(), sink)
         .include("shop.*")
-        .checkpoint(store.clone())
-        .lanes(4)
+        .checkpoint_store(store.clone())
+        .appliers(4)
         .build()
         .unwrap()
         .start()
@@ -94,7 +94,7 @@ async fn the_watermark_covers_only_what_is_durable() {
 }
 
 /// I4: the same whatever happens: answers that are lost, a target that crashes, processes that are killed. Documents are changed at random by
-/// several lanes, and each checkpoint is held against what the target would have left if it crashed at that moment.
+/// several appliers, and each checkpoint is held against what the target would have left if it crashed at that moment.
 #[tokio::test(start_paused = true)]
 async fn no_checkpoint_is_ever_ahead_of_what_is_durable() {
     let mut checked = 0;
@@ -112,8 +112,8 @@ async fn no_checkpoint_is_ever_ahead_of_what_is_durable() {
         let start = || async {
             let migration = mongoferry::Migration::builder(bench.source.clone(), sink.clone())
                 .include("shop.*")
-                .checkpoint(store.clone())
-                .lanes(1 + seed as usize % 5)
+                .checkpoint_store(store.clone())
+                .appliers(1 + seed as usize % 5)
                 .chunk_bytes(1 << 10);
             migration.build().unwrap().start().await.unwrap()
         };

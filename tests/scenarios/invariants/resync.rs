@@ -154,7 +154,7 @@ async fn a_source_that_was_restored_is_found_out() {
 /// The same where the history still holds the position at which the tail starts again, which is before a transaction that is open, but not
 /// all that was read after it.
 #[tokio::test(start_paused = true)]
-async fn a_source_that_was_restored_to_after_the_resume_position_is_found_out() {
+async fn a_source_restored_past_the_resume_position_is_found_out() {
     for written_since in [0, 50] {
         let bench = Bench::with_orders(20);
         let run = bench.start().await;
@@ -226,7 +226,7 @@ async fn a_lost_position_can_end_the_run() {
     bench.set("shop.orders", 3, 1);
     bench.source.noop();
     bench.source.set_history_window(1);
-    let migration = bench.migration().on_lost_position(LostPosition::Fail);
+    let migration = bench.migration().lost_position(LostPosition::Fail);
     let run = migration.build().unwrap().start().await.unwrap();
     let error = timeout(DEADLINE, run.wait()).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PositionLost, "{error}");
@@ -246,7 +246,7 @@ async fn another_source_or_target_is_refused() {
     drop(run);
     let other = Migration::builder(MemorySource::with_seed(7), bench.sink.clone())
         .include("shop.*")
-        .checkpoint(bench.store.clone());
+        .checkpoint_store(bench.store.clone());
     let error = other.build().unwrap().start().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::CheckpointMismatch, "{error}");
     assert_eq!(bench.sink.documents("shop.orders").unwrap().len(), 5);

@@ -48,7 +48,7 @@ async fn a_checkpoint_that_is_slow_to_save_rests_in_between() {
         takes: Duration::from_millis(600),
         ..SlowStore::default()
     };
-    let migration = bench.migration().checkpoint(store.clone());
+    let migration = bench.migration().checkpoint_store(store.clone());
     let run = migration.build().unwrap().start().await.unwrap();
     bench.caught_up().await;
     let before = store.saves.load(Relaxed);
@@ -77,7 +77,7 @@ async fn a_checkpoint_that_is_slow_to_save_rests_in_between() {
 
 /// What is written now and then is durable at once, not a tick later.
 #[tokio::test(start_paused = true)]
-async fn the_watermark_moves_at_once_when_nothing_more_is_to_be_routed() {
+async fn the_watermark_moves_at_once_when_all_is_routed() {
     let bench = Bench::with_orders(5);
     let _run = bench.start().await;
     bench.caught_up().await;
@@ -91,7 +91,7 @@ async fn the_watermark_moves_at_once_when_nothing_more_is_to_be_routed() {
     }
 }
 
-/// A marker ends what a lane applies at once. While the lane is busy the next one comes only after a while, so that what comes meanwhile is
+/// A marker ends what an applier applies at once. While the applier is busy the next one comes only after a while, so that what comes meanwhile is
 /// applied together: of one document the newest image alone.
 #[tokio::test(start_paused = true)]
 async fn markers_keep_their_distance_while_a_lane_is_busy() {

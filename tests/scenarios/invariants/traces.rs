@@ -142,7 +142,7 @@ async fn spans_say_where_and_events_say_what() {
     let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n" };
     bench.source.create_index("shop.orders", index).unwrap();
     let run = bench.migration().run_id("m-7").build().unwrap().start().await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     bench.source.fail_next(SourceCall::TailEntries, planned(true));
     bench.source.disconnect_tail();
     bench.set("shop.orders", 1, 7);
@@ -214,7 +214,7 @@ async fn traces_have_no_documents_and_no_secrets() {
         bench.source.insert("shop.orders", document(id, &token)).unwrap();
     }
     let run = bench.start().await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     // A document that differs, one that is refused, and an error with a connection string.
     let write = |id: i32, document: RawDocumentBuf| Write {
         key: key(id),

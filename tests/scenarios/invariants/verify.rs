@@ -120,12 +120,12 @@ async fn what_differs_is_found_and_nothing_else() {
         let kinds = [(true, false), (true, true), (true, true), (false, true)];
         for (number, kind) in (0..).zip(kinds) {
             let id = tampered[number] + if number == 3 { 1000 } else { 0 };
-            let both = run.both_sides(&collection.namespace, &key(id)).await.unwrap();
+            let both = run.read_both(&collection.namespace, &key(id)).await.unwrap();
             assert_eq!((both.source.is_some(), both.target.is_some()), kind, "{id}");
             assert_ne!(both.source, both.target);
         }
         let error = run
-            .both_sides(&"shop.nowhere".parse().unwrap(), &key(1))
+            .read_both(&"shop.nowhere".parse().unwrap(), &key(1))
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfiguration);
@@ -151,8 +151,8 @@ async fn nothing_is_a_false_alarm() {
         };
         let run = mongoferry::Migration::builder(bench.source.clone(), sink)
             .include("shop.*")
-            .checkpoint(bench.store.clone())
-            .lanes(3)
+            .checkpoint_store(bench.store.clone())
+            .appliers(3)
             .walkers(3)
             .chunk_bytes(4_000)
             .build()

@@ -22,7 +22,7 @@ async fn told(run: &MigrationHandle, operation: &str) {
 async fn an_index_build_and_a_change_of_the_catalog_are_told() {
     let bench = Bench::with_orders(5);
     let run = bench.start().await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let building = bench.sink.hold(SinkCall::CreateIndex);
     let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n" };
     bench.source.create_index("shop.orders", index).unwrap();
@@ -40,7 +40,7 @@ async fn an_index_build_and_a_change_of_the_catalog_are_told() {
 async fn each_step_of_a_cutover_is_told() {
     let bench = Bench::with_orders(5);
     let run = bench.by_digest().build().unwrap().start().await.unwrap();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let sentinel = bench.source.hold(SourceCall::Sentinel);
     let steps = async {
         told(&run, "confirm the position of the last write").await;
@@ -79,7 +79,7 @@ async fn each_read_of_a_copy_and_a_comparison_is_told() {
 async fn giving_up_an_index_build_is_told() {
     let bench = Bench::with_orders(5);
     let run = bench.start().await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let building = bench.sink.hold(SinkCall::CreateIndex);
     let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n" };
     bench.source.create_index("shop.orders", index).unwrap();
@@ -122,7 +122,7 @@ impl CheckpointStore for SlowStore {
 #[tokio::test(start_paused = true)]
 async fn each_call_of_the_checkpoint_store_is_told() {
     let bench = Bench::with_orders(5);
-    let migration = bench.migration().checkpoint(SlowStore(bench.store.clone()));
+    let migration = bench.migration().checkpoint_store(SlowStore(bench.store.clone()));
     let run = migration.build().unwrap().start().await.unwrap();
     let mut events = run.events();
     let mut operations = vec!["claim the checkpoint", "load the checkpoint", "save the checkpoint"];

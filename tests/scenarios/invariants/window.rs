@@ -116,7 +116,7 @@ async fn the_window_and_its_extensions_survive_the_process() {
     let run = start(&bench, &day).await;
     assert_eq!(run.status().cutover_deadline, Some(deadline));
     let mut events = run.events();
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     assert_eq!(warnings(&mut events), [1.0], "the new process is told");
     day.pass(HOUR).await;
     let error = timeout(DEADLINE, run.wait()).await.unwrap().unwrap_err();

@@ -36,10 +36,10 @@ async fn drop_cutover(run: &MigrationHandle, reached: impl Future<Output = ()>) 
 }
 
 #[tokio::test(start_paused = true)]
-async fn writes_are_blocked_after_the_stop_and_stay_so_once_it_is_complete() {
+async fn writes_stay_blocked_once_the_cutover_is_complete() {
     let bench = Bench::with_orders(5);
     let run = start(&bench).await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let block = bench.source.hold(SourceCall::SetWriteBlock);
     let cutover = run.cutover(async {
         assert!(!is_blocked(&bench), "the host stops the writers first");
@@ -61,10 +61,10 @@ async fn writes_are_blocked_after_the_stop_and_stay_so_once_it_is_complete() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_block_is_lifted_when_the_cutover_fails_or_finds_differences() {
+async fn the_block_is_lifted_when_the_cutover_does_not_complete() {
     let bench = Bench::with_orders(5);
     let run = start(&bench).await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     // Who may pass the block still writes.
     let digest = bench.sink.hold(SinkCall::Digest);
     let cutover = run.cutover(async {});
@@ -95,10 +95,10 @@ async fn the_block_is_lifted_when_the_cutover_fails_or_finds_differences() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_block_is_lifted_when_the_cutover_is_dropped_whenever_that_is() {
+async fn the_block_is_lifted_whenever_the_cutover_is_dropped() {
     let bench = Bench::with_orders(5);
     let run = start(&bench).await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let digest = bench.sink.hold(SinkCall::Digest);
     drop_cutover(&run, digest.reached()).await;
     digest.release();
@@ -115,10 +115,10 @@ async fn the_block_is_lifted_when_the_cutover_is_dropped_whenever_that_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_block_is_lifted_when_the_run_ends_in_the_midst_of_the_cutover() {
+async fn the_block_is_lifted_when_the_run_ends_during_the_cutover() {
     let bench = Bench::with_orders(5);
     let run = start(&bench).await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let digest = bench.sink.hold(SinkCall::Digest);
     let cutover = run.cutover(async {});
     let during = async {
@@ -136,7 +136,7 @@ async fn the_block_is_lifted_when_the_run_ends_in_the_midst_of_the_cutover() {
 async fn the_next_process_lifts_the_block_of_one_that_died() {
     let bench = Bench::with_orders(5);
     let run = start(&bench).await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let digest = bench.sink.hold(SinkCall::Digest);
     {
         let mut cutover = Box::pin(run.cutover(async {}));
@@ -162,15 +162,12 @@ async fn the_next_process_lifts_the_block_of_one_that_died() {
 async fn a_block_of_somebody_else_is_left_alone() {
     let bench = Bench::with_orders(5);
     let run = start(&bench).await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     bench.source.set_write_block(true).await.unwrap();
     let digest = bench.sink.hold(SinkCall::Digest);
     drop_cutover(&run, digest.reached()).await;
     digest.release();
-    timeout(DEADLINE, run.ready_to_cut_over(DEADLINE))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(DEADLINE, run.ready_to_cut_over()).await.unwrap().unwrap();
     assert!(is_blocked(&bench) && !is_noted(&bench));
 }
 
@@ -199,7 +196,7 @@ async fn a_source_that_is_too_old_is_refused_when_a_run_is_to_go_on() {
 async fn nothing_is_lifted_after_a_refusal_to_block() {
     let bench = Bench::with_orders(5);
     let run = start(&bench).await;
-    run.ready_to_cut_over(DEADLINE).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let events = run.events();
     for _ in 0..2 {
         let refused = Error::new(ErrorKind::Refused, "block writes", "this source cannot do that");

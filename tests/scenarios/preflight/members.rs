@@ -93,7 +93,7 @@ async fn renaming_proxy(to: String, from_name: String, to_name: String) -> Strin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_set_whose_names_mean_nothing_here_is_read_through_the_given_host() {
+async fn a_set_with_unknown_names_is_read_through_the_given_host() {
     let set = ReplicaSet::builder(Version::V6_0).start().await.unwrap();
     let client = set.client().await.unwrap();
     super::insert(&client, "shop.orders", [doc! { "_id": 1 }]).await;

@@ -1,7 +1,5 @@
 //! Users who may do less than a migration needs.
 
-use std::time::Duration;
-
 use bson::{Document, doc};
 use mongodb::Client;
 use mongoferry::{ErrorKind, Event, MongoSource, Outcome, Plan, Severity, Source};
@@ -255,7 +253,7 @@ async fn grant_by_fix(root: &Client, user: &str, fix: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_commands_of_the_findings_grant_everything_that_is_missing() {
+async fn the_commands_of_findings_grant_what_is_missing() {
     let set = secured("rs0").await;
     let root = set.client().await.unwrap();
     for namespace in ["shop.orders", "store.orders", "shop.system.js"] {
@@ -329,7 +327,7 @@ async fn the_least_roles_carry_a_whole_migration() {
     admin(&on_source, doc! { "grantRolesToUser": "reader", "roles": ["backup"] }).await;
     // A rehearsal needs nothing more, and leaves nothing behind.
     let rehearsal = between(&uri(&source, "reader"), &uri(&target, "writer")).await;
-    let rehearsal = rehearsal.build().unwrap().rehearse(Duration::from_secs(2));
+    let rehearsal = rehearsal.build().unwrap().rehearse();
     let orders = on_target.database("shop").collection::<Document>("orders");
     let rehearsed = tokio::time::timeout(
         DEADLINE,
@@ -410,7 +408,7 @@ async fn a_user_who_may_not_ask_how_long_writes_take_is_told_so() {
 
 /// The privileges that preflight asks for are enough for changes of the catalog. The one to drop a database is not among them.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_listed_privileges_carry_catalog_changes_and_a_dropped_database() {
+async fn the_listed_privileges_carry_catalog_changes() {
     let (source, target) = tokio::join!(ReplicaSet::builder(Version::V6_0).start(), secured("rs1"));
     let source = source.unwrap();
     let (on_source, on_target) = (source.client().await.unwrap(), target.client().await.unwrap());
@@ -429,10 +427,7 @@ async fn the_listed_privileges_carry_catalog_changes_and_a_dropped_database() {
     insert(&on_source, "shop.orders", [doc! { "_id": 1 }]).await;
     let migration = between(&source.uri(), &uri(&target, "writer")).await.build().unwrap();
     // A rehearsal cannot drop the database of its records, but none of them is left.
-    let rehearsal = migration
-        .rehearse(Duration::from_secs(2))
-        .clear_target(true)
-        .run(async {});
+    let rehearsal = migration.rehearse().clear_target(true).run(async {});
     tokio::time::timeout(DEADLINE, rehearsal).await.unwrap().unwrap();
     let records = on_target.database("__mdb_internal_mongoferry");
     assert_eq!(

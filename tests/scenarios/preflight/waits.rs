@@ -40,7 +40,7 @@ async fn refused(uri: &str) -> (Error, Vec<&'static str>, Option<Wait>, Duration
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hosts_that_do_not_answer_are_named_within_the_time_of_the_uri() {
+async fn silent_hosts_are_named_within_the_time_of_the_uri() {
     // Takes connections and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = silent.local_addr().unwrap();

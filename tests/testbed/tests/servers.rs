@@ -124,7 +124,7 @@ async fn tls_is_demanded_and_works_with_the_authority() -> TestResult {
 }
 
 #[tokio::test]
-async fn tls_works_between_members_and_on_the_oldest_version_that_drivers_take() -> TestResult {
+async fn tls_works_between_members_and_on_the_oldest_version() -> TestResult {
     let set = ReplicaSet::builder(Version::V4_4).members(3).tls().start().await?;
     set.client()
         .await?
@@ -137,7 +137,7 @@ async fn tls_works_between_members_and_on_the_oldest_version_that_drivers_take()
 }
 
 #[tokio::test]
-async fn a_member_keeps_its_port_and_data_through_kill_stop_and_restart() -> TestResult {
+async fn a_member_keeps_its_port_and_data_through_restarts() -> TestResult {
     let set = ReplicaSet::builder(Version::V6_0).start().await?;
     let client = set.client().await?;
     let things = client.database("test").collection::<Document>("things");
@@ -369,7 +369,7 @@ async fn waiting_names_what_did_not_happen() {
 }
 
 #[tokio::test]
-async fn a_member_that_is_added_later_copies_the_data_and_can_be_removed() -> TestResult {
+async fn an_added_member_copies_the_data_and_can_be_removed() -> TestResult {
     let mut set = ReplicaSet::builder(Version::V6_0).start().await?;
     let client = set.client().await?;
     let things = client.database("test").collection("things");

@@ -121,11 +121,11 @@ impl Bench {
 
     async fn start(&self) -> MigrationHandle {
         let migration = Migration::builder(self.source.clone(), self.sink.clone())
-            .checkpoint(self.store.clone())
+            .checkpoint_store(self.store.clone())
             .hooks(self.hooks.clone())
             .verification(Verification::Digest);
         let run = migration.build().unwrap().start().await.unwrap();
-        run.ready_to_cut_over(SECOND).await.unwrap();
+        run.ready_to_cut_over().await.unwrap();
         run
     }
 
@@ -265,10 +265,10 @@ async fn operations_go_on_before_the_hooks_of_a_failure_are_done() {
     }
     let bench = Bench::new();
     let migration = Migration::builder(bench.source.clone(), bench.sink.clone())
-        .checkpoint(bench.store.clone())
+        .checkpoint_store(bench.store.clone())
         .hooks(Never);
     let run = migration.build().unwrap().start().await.unwrap();
-    run.ready_to_cut_over(SECOND).await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
     let digest = bench.sink.hold(crate::sink::SinkCall::Digest);
     let went_on = async {
         timeout(DEADLINE, digest.reached()).await.expect("it compares");

@@ -94,7 +94,7 @@ async fn whoever_gives_up_counts_with_the_time_it_was_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn operations_under_way_are_awaited_and_not_for_longer_than_the_host_says() {
+async fn operations_under_way_are_awaited_up_to_the_limit() {
     let gate = gate();
     let compared = AtomicBool::new(false);
     let pass = gate.enter().await;
@@ -133,7 +133,7 @@ async fn operations_under_way_are_awaited_and_not_for_longer_than_the_host_says(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cutover_that_does_not_come_to_its_end_leaves_all_with_the_source() {
+async fn an_unfinished_cutover_leaves_all_with_the_source() {
     for ends in [Ends::Different, Ends::Failed] {
         let gate = gate();
         let (result, held) = tokio::join!(hand_over(&gate, SECOND, ends), enter_after(&gate, 2 * SECOND));

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn deltas_are_merged_where_that_is_exact_and_a_whole_document_takes_the_place_of_all() {
+    fn deltas_are_merged_where_exact_and_replaced_by_images() {
         let delta = |diff| write(1, Operation::Delta(rawdoc! { "$v": 2, "diff": diff }));
         let (update, again) = (delta(rawdoc! { "u": { "a": 1 } }), delta(rawdoc! { "u": { "a": 2 } }));
         let insert = delta(rawdoc! { "i": { "b": 1 } });
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_are_put_into_the_order_of_their_ids_and_the_writes_of_one_stay_in_theirs() {
+    fn writes_are_sorted_by_id_and_stay_in_order_for_each() {
         let delta = |id, value| write(id, Operation::Delta(rawdoc! { "$v": 1, "$set": { "a": value } }));
         let (first, second, other) = (delta(2, 1), delta(2, 2), write(1, Operation::Delete));
         assert_eq!(

@@ -163,7 +163,7 @@ fn v1(set: RawDocumentBuf) -> Operation {
 }
 
 #[tokio::test]
-async fn what_follows_a_refused_write_does_not_change_the_order_of_fields() {
+async fn writes_after_a_refused_one_keep_the_order_of_fields() {
     let mut bench = Bench::new(
         Position::ZERO,
         &[rawdoc! { "_id": 1 }, rawdoc! { "_id": 2, "u": 5 }, rawdoc! { "_id": 3 }],
@@ -231,7 +231,7 @@ async fn an_ambiguous_change_reads_the_document_from_the_source() {
 
 /// The collation may treat `a` and `A` as equal, and the insert would then replace `A`.
 #[tokio::test]
-async fn changes_before_a_read_of_a_collated_collection_are_read_as_well() {
+async fn changes_before_a_read_of_a_collated_collection_are_read() {
     let other = rawdoc! { "_id": 1 };
     let mut bench = Bench::new(Position::ZERO, std::slice::from_ref(&other)).await;
     let (upper, lower) = (rawdoc! { "_id": "A" }, rawdoc! { "_id": "a" });
@@ -275,7 +275,7 @@ async fn changes_before_a_read_of_a_collated_collection_are_read_as_well() {
 }
 
 #[tokio::test]
-async fn documents_read_ahead_of_the_tail_are_named_until_it_has_passed() {
+async fn documents_read_ahead_are_named_until_the_tail_has_passed() {
     let mut bench = Bench::new(Position::ZERO, &[rawdoc! { "_id": 1 }, rawdoc! { "_id": 2 }]).await;
     let routed = bench.source.position().await.unwrap();
     bench.source.replace(NAME, rawdoc! { "_id": 1, "n": 1 }).unwrap();
@@ -290,7 +290,7 @@ async fn documents_read_ahead_of_the_tail_are_named_until_it_has_passed() {
 }
 
 #[tokio::test]
-async fn a_collection_whose_unique_values_move_is_written_in_the_order_of_the_source() {
+async fn moving_unique_values_are_written_in_source_order() {
     let mut bench = Bench::new(
         Position::ZERO,
         &[rawdoc! { "_id": 1, "u": 1 }, rawdoc! { "_id": 2, "u": 2 }],

@@ -96,7 +96,7 @@ mod tests {
     use crate::model::{Collection, CollectionKind};
 
     #[test]
-    fn a_change_of_the_validation_notes_what_it_leaves_to_the_default() {
+    fn a_change_of_validation_notes_the_defaults() {
         // How servers from 4.2 to 6.0 list the options after these commands.
         for (before, arguments, after) in [
             (

@@ -32,7 +32,7 @@
 //! - I3: what is held takes a limited amount of memory. The steps are `everything_is_hurried_once_at_half_of_the_limit`,
 //!   `comparisons_are_stopped_first_at_the_limit`, `held_back_changes_are_spilled_before_a_chunk_is_given_up`,
 //!   `the_chunk_that_holds_most_is_given_up_last` and `a_chunk_of_a_collection_without_ranges_is_spilled`.
-//! - I4: a checkpoint says of nothing that it is applied before it is: `a_checkpoint_is_saved_once_all_appliers_have_reached_its_barrier`,
+//! - I4: a checkpoint says of nothing that it is applied before it is: `a_checkpoint_is_saved_once_all_have_reached_its_barrier`,
 //!   `a_watermark_stays_before_what_is_held_for_a_comparison`, `a_watermark_stays_before_what_is_held_back_for_an_index`,
 //!   `a_range_in_flight_is_not_done_in_a_checkpoint`, `a_checkpoint_names_unsettled_documents`.
 //! - I5: changes of one document are applied in source order. They go to one applier, `changes_of_a_document_go_to_one_applier`, and those

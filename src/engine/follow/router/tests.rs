@@ -85,7 +85,7 @@ async fn nothing_is_done_between_parts_of_a_transaction() {
 /// Changes were applied during the build of `b`, so its refusal does not hold for any one position. It makes no difference that changes are
 /// held back for another index by then.
 #[tokio::test(start_paused = true)]
-async fn an_index_fails_only_if_its_collection_stood_still_all_the_time() {
+async fn an_index_fails_only_if_its_collection_stood_still() {
     let mut fixture = Fixture::new(1, false);
     let _appliers = fixture.run_appliers();
     let (router, id) = (&mut fixture.router, Uuid::from_bytes([0; 16]));

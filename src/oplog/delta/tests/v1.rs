@@ -19,7 +19,7 @@ fn creates_missing_parents_as_documents() {
 }
 
 #[test]
-fn a_numeric_part_is_an_index_of_an_array_and_a_name_in_a_document() {
+fn a_numeric_part_is_an_index_or_a_name() {
     check_v1(
         rawdoc! { "_id": 1, "l": [1, { "x": 1 }, [5]], "d": { "0": 1 } },
         v1_set(rawdoc! { "l.0": 9, "l.1.x": 8, "l.2.0": 7, "d.0": 6, "d.1": 5 }),

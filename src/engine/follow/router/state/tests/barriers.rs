@@ -46,7 +46,7 @@ fn barriers_wait_for_busy_appliers_once_everything_is_copied() {
 }
 
 #[test]
-fn a_checkpoint_is_saved_once_all_appliers_have_reached_its_barrier() {
+fn a_checkpoint_is_saved_once_all_have_reached_its_barrier() {
     let mut bench = Bench::new(vec![copied(ORDERS, 1)]);
     bench.route(ORDERS, 1, 5);
     let barrier = bench.send_barrier();

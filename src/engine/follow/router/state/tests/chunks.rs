@@ -155,7 +155,7 @@ fn documents_changed_during_an_interval_read_are_refetched() {
 
 /// Only inserts matter in a capped collection, and all of them in order.
 #[test]
-fn changes_during_the_read_of_a_capped_collection_are_sent_again() {
+fn changes_during_the_read_of_a_capped_one_are_sent_again() {
     let mut bench = Bench::new(vec![unread(ORDERS, CollectionKind::Capped, &[])]);
     let chunk = bench.assign(ORDERS, 5);
     assert_eq!(chunk.mode, ReadMode::Interval);

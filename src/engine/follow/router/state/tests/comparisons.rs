@@ -191,7 +191,7 @@ fn changed_documents_are_compared_again_after_a_rest() {
 
 /// The `_id`s that are remembered take a limited amount of memory.
 #[test]
-fn a_collection_with_too_many_changes_is_compared_from_the_beginning() {
+fn too_many_changes_begin_the_comparison_again() {
     let mut bench = Bench::of(RoutingParts {
         verify: true,
         changed_memory: Allowance::alone(2000),

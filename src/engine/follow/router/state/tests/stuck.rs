@@ -43,7 +43,7 @@ fn every_step_is_taken_for_all_documents_before_the_next() {
 }
 
 #[test]
-fn a_document_is_given_up_after_the_patience_and_what_it_may_wait_for() {
+fn a_document_is_given_up_after_all_it_may_wait_for() {
     let mut bench = Bench::new(vec![copied(ORDERS, 1)]);
     bench.state.dirty = false;
     let still = |bench: &mut Bench| {
