@@ -197,8 +197,8 @@ pub(super) fn alone(user: (&str, &str), grants: &[Grant]) -> String {
         .map(|Grant { resource, actions }| format!("{{ resource: {resource}, actions: {actions:?} }}"))
         .collect();
     let privileges = privileges.join(", ");
-    // A role can be created only once, and what is missing may be found in several rounds.
-    let digest = Sha256::digest(&privileges);
+    // A role can be created only once. What is missing may be found in several rounds, and both users may be on one server.
+    let digest = Sha256::digest(format!("{name}@{database}: {privileges}"));
     let role = format!("mongoferry{:02x}{:02x}", digest[0], digest[1]);
     format!(
         "`db.getSiblingDB(\"admin\").createRole({{ role: \"{role}\", privileges: [{privileges}], roles: [] }})` and \
