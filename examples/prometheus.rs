@@ -69,7 +69,7 @@ async fn migrate(source: &str, target: &str, port: u16) -> Result<()> {
     let address = listener.local_addr()?;
     println!("http://{address}/metrics");
     let migration = Migration::builder(MongoSource::connect(source).await?, MongoSink::connect(target).await?);
-    let run = migration.run_id("example").build()?.start().await?;
+    let run = migration.id("example").build()?.start().await?;
     let upkeep = async {
         loop {
             sleep(UPKEEP).await;

@@ -146,7 +146,7 @@ async fn eventful(bench: &Bench) -> MigrationHandle {
     let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n" };
     bench.source.create_index("shop.orders", index).unwrap();
     let creating = bench.sink.hold(SinkCall::Execute);
-    let migration = bench.migration().walkers(1).run_id("m-7");
+    let migration = bench.migration().walkers(1).id("m-7");
     let run = migration.build().unwrap().start().await.unwrap();
     timeout(DEADLINE, creating.reached()).await.unwrap();
     // From here on only the walker asks, and the one that counts the lag.

@@ -141,7 +141,7 @@ async fn spans_say_where_and_events_say_what() {
     let bench = Bench::with_orders(5);
     let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n" };
     bench.source.create_index("shop.orders", index).unwrap();
-    let run = bench.migration().run_id("m-7").build().unwrap().start().await.unwrap();
+    let run = bench.migration().id("m-7").build().unwrap().start().await.unwrap();
     run.ready_to_cut_over().await.unwrap();
     bench.source.fail_next(SourceCall::TailEntries, planned(true));
     bench.source.disconnect_tail();
