@@ -6,7 +6,7 @@
 //! | [cutover] | How do the applications move to the target, and how do they move back? |
 //! | [verification] | How is it known that both sides are identical? |
 //! | [operations] | How is a migration run, what is watched, and what is done about an error or a finding? |
-//! | [format] | How are status, events, findings, errors and results written as JSON, and how are settings read? |
+//! | [format](mod@format) | How are status, events, findings, errors and results written as JSON, and how are settings read? |
 //! | [observability] | What goes to logs, traces, dashboards and alerts? |
 //! | [sizing] | How much memory, disk, oplog and bandwidth does it need? |
 //! | [security] | Which users and privileges does it need, and what does it store where? |

@@ -15,7 +15,7 @@ const DEFAULT_MEMORY: usize = 256 << 20;
 /// ```
 /// use mongoferry::{Resources, Throttle};
 ///
-/// let throttle = Throttle { copy_bytes_per_second: Some(50 << 20), ..Throttle::default() };
+/// let throttle = Throttle::unlimited().with_copy_bytes_per_second(50 << 20);
 /// let resources = Resources::new().memory_bytes(512 << 20).throttle(throttle);
 /// // Each builder gets them with `.resources(&resources)`.
 /// resources.set_throttle(Throttle::default());

@@ -79,7 +79,7 @@ async fn collections_are_made_changed_and_dropped(version: Version) {
         } else {
             let error = result.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::TargetRefused);
-            assert!(error.to_string().contains(option), "{error}");
+            assert!(error.report().contains(option), "{error:#}");
         }
     }
     let disabled = rawdoc! { "changeStreamPreAndPostImages": { "enabled": false }, "recordPreImages": false };
@@ -232,7 +232,7 @@ async fn indexes_are_built_once(version: Version) {
     ] {
         let error = sink.create_index(&collection, &wrong).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TargetRefused, "{error}");
-        assert!(error.to_string().contains(why), "{error}");
+        assert!(error.report().contains(why), "{error:#}");
     }
     let drop = CatalogCommand::DropIndex {
         namespace: collection.clone(),

@@ -315,7 +315,7 @@ async fn records(pair: &Pair) {
     let run = clearing().await.build().unwrap().start().await.unwrap();
     ready(&run).await;
     let held = plan(pair.migration().await).await;
-    assert_found(&held, Severity::Blocker, "lease_held", "is migrating to this target");
+    assert_found(&held, Severity::Blocker, "lease_held", "runs this migration");
     // The plan of a run that has begun does not count what it has copied as in the way.
     assert_eq!(of_code(&held, "existing_data").len(), 0, "{held}");
     let other = plan(pair.migration().await.exclude("shop.items")).await;
