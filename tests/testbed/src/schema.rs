@@ -103,19 +103,25 @@ impl Checker<'_> {
     fn check_one_of(&self, parts: &Value, value: &Value, path: &str, named: &[&str]) -> Result<(), String> {
         let mut failures = Vec::new();
         let mut fitting = 0;
+        let is_meant = |part: &Value| {
+            let part = match part.get("$ref").and_then(Value::as_str) {
+                Some(reference) => resolve(self.schema, reference).ok(),
+                None => Some(part),
+            };
+            let wanted = part.and_then(|part| part.pointer("/properties/type/const"));
+            wanted.is_some() && wanted == value.get("type")
+        };
         for part in parts.as_array().into_iter().flatten() {
             match self.check(part, value, path, named) {
                 Ok(()) => fitting += 1,
-                Err(failure) => failures.push(failure),
+                Err(failure) => failures.push((is_meant(part), failure)),
             }
         }
         // The failure of the part that is meant is not that of its type.
-        let told = failures
-            .iter()
-            .find(|failure| !failure.starts_with(&format!("{path}/type: ")));
+        let told = failures.iter().find(|(is_meant, _)| *is_meant).or(failures.first());
         match fitting {
             1 => Ok(()),
-            0 => Err(told.or(failures.first()).cloned().unwrap_or_default()),
+            0 => Err(told.map(|(_, failure)| failure.clone()).unwrap_or_default()),
             _ => Err(format!("{path}: {fitting} parts of the schema fit: {value}")),
         }
     }
