@@ -46,6 +46,9 @@ pub(crate) enum Call {
     Verify,
 }
 
+/// Why a second cutover is refused.
+const SECOND_CUTOVER: &str = "another cutover is in progress: wait for it to end, or drop its future first";
+
 impl Phase {
     /// All phases, in the order of a migration; those that can come at any time are last.
     pub(crate) const ALL: [Self; 10] = [
@@ -106,9 +109,7 @@ impl Phase {
                 "the run has ended and its checkpoint is kept; start the migration again to continue from there"
             }
             (Self::Cutover, Call::Pause) => "wait for the cutover to end, or drop its future first",
-            (Self::Cutover, Call::CutOver) => {
-                "another cutover is in progress: wait for it to end, or drop its future first"
-            }
+            (Self::Cutover, Call::CutOver) => SECOND_CUTOVER,
             (Self::Paused, Call::CutOver) => "resume the run first; it can be cut over once it has caught up",
             (Self::Paused, Call::Verify) => "resume the run first; both sides are compared while it follows the source",
             (Self::Cutover, Call::Verify) => "wait for the cutover to end; it compares both sides itself",
@@ -116,13 +117,16 @@ impl Phase {
             (_, Call::Resume) => "the run is not paused",
             (_, Call::Pause | Call::CutOver | Call::Extend | Call::Verify) => return Ok(()),
         };
-        Err(Error::new(ErrorKind::WrongPhase, call.operation(), possible).with_context("phase", self))
+        Err(self.refuse(call, possible))
+    }
+
+    fn refuse(self, call: Call, possible: &str) -> Error {
+        Error::new(ErrorKind::WrongPhase, call.operation(), possible).with_context("phase", self)
     }
 
     /// The error for a second cutover while one is in progress.
     pub(crate) fn second_cutover(self) -> Error {
-        let possible = "another cutover is in progress: wait for it to end, or drop its future first";
-        Error::new(ErrorKind::WrongPhase, Call::CutOver.operation(), possible).with_context("phase", self)
+        self.refuse(Call::CutOver, SECOND_CUTOVER)
     }
 
     /// The phase with this name, if there is one.
