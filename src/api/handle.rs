@@ -165,7 +165,7 @@ impl MigrationHandle {
     /// # async fn example(run: mongoferry::MigrationHandle) -> mongoferry::Result<()> {
     /// let mut events = run.events();
     /// while let Some(event) = events.next().await {
-    ///     println!("{event:?}");
+    ///     println!("{event}");
     /// }
     /// # Ok(())
     /// # }
@@ -442,6 +442,7 @@ impl MigrationHandle {
         let least = deadline / 4;
         if timeout_at(end - least, calmly).await.is_err() && timeout_at(end, self.abandon()).await.is_err() {
             run.supervisor.abort();
+            self.ended().await;
             run.progress.set_phase(Phase::Stopped);
         }
     }
@@ -488,6 +489,10 @@ impl MigrationHandle {
         match &*self.run.state.borrow() {
             State::Ended { error: Some(error) } => Err(error.clone()),
             State::Ended { error: None } => Err(Error::stopped("run the migration")),
+            // The run was aborted and could not say so.
+            State::Running | State::Paused if self.run.state.has_changed().is_err() => {
+                Err(Error::stopped("run the migration"))
+            }
             State::Running | State::Paused => Ok(()),
         }
     }

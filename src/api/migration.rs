@@ -140,7 +140,7 @@ impl Migration {
     /// let mut events = migration.events();
     /// let run = migration.start().await?;
     /// while let Some(event) = events.next().await {
-    ///     println!("{event:?}");
+    ///     println!("{event}");
     /// }
     /// # Ok(())
     /// # }

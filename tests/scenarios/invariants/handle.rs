@@ -165,3 +165,30 @@ async fn a_shutdown_waits_for_a_cutover() {
         }
     }
 }
+
+/// A run that does not end in time is aborted. That is its end for everyone, also for those who wait for something else.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_aborted_has_ended_for_everyone() {
+    let bench = Bench::with_orders(5);
+    let run = bench.start().await;
+    run.ready_to_cut_over().await.unwrap();
+    // Whatever the run saves at its end, its lease included, gets no answer.
+    let saves = bench.sink.hold(SinkCall::SaveRecord);
+    timeout(DEADLINE, saves.reached()).await.expect("it renews its lease");
+    let others = async {
+        let other = run.clone();
+        let ended = timeout(DEADLINE, other.wait()).await;
+        ended.expect("the wait ends").unwrap_err().kind()
+    };
+    let begun = Instant::now();
+    let (kind, ()) = futures::join!(others, run.shutdown(Duration::from_secs(20)));
+    assert!(begun.elapsed() <= Duration::from_secs(21), "{:?}", begun.elapsed());
+    assert_eq!((kind, run.status().phase), (ErrorKind::Stopped, Phase::Stopped));
+    let ready = timeout(DEADLINE, run.ready_to_cut_over()).await;
+    assert_eq!(
+        ready.expect("it is not waited for").unwrap_err().kind(),
+        ErrorKind::Stopped
+    );
+    drop(saves);
+    bench.finish(bench.start().await).await;
+}
