@@ -137,3 +137,22 @@ pub enum CommandOperation {
         reason: String,
     },
 }
+
+impl CommandOperation {
+    /// The collections and views that it names. A dropped database and an unsupported entry name none.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        let names = match self {
+            Self::Create { namespace, .. }
+            | Self::CreateIndexes { namespace, .. }
+            | Self::DropIndex { namespace, .. }
+            | Self::Modify { namespace, .. }
+            | Self::Drop { namespace }
+            | Self::SetView { namespace, .. }
+            | Self::ChangeView { namespace, .. }
+            | Self::DropView { namespace } => [Some(namespace), None],
+            Self::Rename { from, to, .. } => [Some(from), Some(to)],
+            Self::DropDatabase { .. } | Self::Unsupported { .. } => [None, None],
+        };
+        names.into_iter().flatten().map(|name| &**name)
+    }
+}

@@ -40,17 +40,9 @@ fn concerns(item: &Item, selection: &Selection) -> bool {
         Item::Command(command) => &command.operation,
     };
     match command {
-        CommandOperation::Create { namespace, .. }
-        | CommandOperation::CreateIndexes { namespace, .. }
-        | CommandOperation::DropIndex { namespace, .. }
-        | CommandOperation::Modify { namespace, .. }
-        | CommandOperation::Drop { namespace }
-        | CommandOperation::SetView { namespace, .. }
-        | CommandOperation::ChangeView { namespace, .. }
-        | CommandOperation::DropView { namespace } => selection.contains(namespace),
-        CommandOperation::Rename { from, to, .. } => selection.contains(from) || selection.contains(to),
         CommandOperation::DropDatabase { database } => selection.may_concern(database),
         CommandOperation::Unsupported { namespace, .. } => selection.may_concern(namespace),
+        named => named.namespaces().any(|name| selection.contains(name)),
     }
 }
 

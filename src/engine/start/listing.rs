@@ -124,18 +124,6 @@ impl Touched {
             CommandOperation::Drop { namespace } if namespace.collection() == "system.views" => {
                 self.databases.insert(namespace.database().to_owned());
             }
-            CommandOperation::Create { namespace, .. }
-            | CommandOperation::CreateIndexes { namespace, .. }
-            | CommandOperation::DropIndex { namespace, .. }
-            | CommandOperation::Modify { namespace, .. }
-            | CommandOperation::Drop { namespace }
-            | CommandOperation::SetView { namespace, .. }
-            | CommandOperation::ChangeView { namespace, .. }
-            | CommandOperation::DropView { namespace } => note(namespace),
-            CommandOperation::Rename { from, to, .. } => {
-                note(from);
-                note(to);
-            }
             CommandOperation::DropDatabase { database } => {
                 self.databases.insert(database.clone());
             }
@@ -143,6 +131,7 @@ impl Touched {
                 Ok(namespace) => note(&namespace),
                 Err(_) => self.unreadable.push(namespace.clone()),
             },
+            named => named.namespaces().for_each(note),
         }
     }
 

@@ -28,27 +28,10 @@ impl RoutingState {
         })
     }
 
-    /// Returns the collection or view of the selection that a command changes.
+    /// Returns the collection or view of the selection that a command changes. The collections of a dropped database have entries of their
+    /// own, and an unsupported entry ends the run.
     pub fn selected_by<'a>(&self, operation: &'a CommandOperation) -> Option<&'a Namespace> {
-        use CommandOperation as Op;
-        let names = match operation {
-            Op::Create { namespace, .. }
-            | Op::CreateIndexes { namespace, .. }
-            | Op::DropIndex { namespace, .. }
-            | Op::Modify { namespace, .. }
-            | Op::Drop { namespace }
-            | Op::SetView { namespace, .. }
-            | Op::ChangeView { namespace, .. }
-            | Op::DropView { namespace } => [Some(namespace), None],
-            Op::Rename { from, to, .. } => [Some(from), Some(to)],
-            // The collections of a dropped database have entries of their own. An unsupported entry ends the run.
-            Op::DropDatabase { .. } | Op::Unsupported { .. } => [None, None],
-        };
-        names
-            .into_iter()
-            .flatten()
-            .map(|name| &**name)
-            .find(|name| self.selection.contains(name))
+        operation.namespaces().find(|name| self.selection.contains(name))
     }
 }
 
