@@ -1,9 +1,11 @@
 //! What a migration does not migrate.
 
+use std::collections::BTreeSet;
+
 use bson::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Collection, CollectionKind, Namespace};
+use crate::model::{Collection, CollectionKind, Namespace, Selection};
 
 /// Fails if collections of this kind cannot be migrated.
 ///
@@ -35,14 +37,24 @@ pub(crate) fn time_series_fix(namespace: &Namespace) -> String {
     )
 }
 
-/// Lists what is not migrated: what no migration includes, and the collections of this source that are left out.
-pub(crate) fn not_migrated(left_out: &[&Collection]) -> Vec<String> {
+/// Lists what is not migrated: what no migration includes, the databases that the selection does not reach, and the collections of other
+/// databases that are left out.
+pub(crate) fn not_migrated(
+    databases: &BTreeSet<String>,
+    selection: &Selection,
+    left_out: &[&Collection],
+) -> Vec<String> {
     let mut all = vec![
         "users and roles (admin.system.users, admin.system.roles)".to_owned(),
         "the databases admin, config and local".to_owned(),
         "profiler data (system.profile)".to_owned(),
     ];
-    all.extend(left_out.iter().map(|collection| {
+    let unreached = databases.iter().filter(|database| !selection.reaches(database));
+    all.extend(unreached.map(|database| format!("the database {database} (not selected)")));
+    let left_out = left_out
+        .iter()
+        .filter(|collection| selection.reaches(collection.namespace.database()));
+    all.extend(left_out.map(|collection| {
         let reason = match is_view_of_buckets(collection) {
             true => "a view over the buckets of a time-series collection",
             false => "not selected",

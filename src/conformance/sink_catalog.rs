@@ -8,7 +8,7 @@ use bson::{Uuid, rawdoc};
 use super::data::{batch_of, drain, ensure_index, ensure_same, filled, find, namespace};
 use super::{ConformanceFailure, Outcome, check, ensure};
 use crate::error::{ErrorKind, Result};
-use crate::model::{Collection, CollectionKind, Namespace, Range};
+use crate::model::{Collection, CollectionKind, Namespace, Range, Selection};
 use crate::sink::{CatalogCommand, Sink, SinkRead};
 
 pub(super) async fn run(sink: &dyn Sink) -> std::result::Result<(), ConformanceFailure> {
@@ -71,6 +71,15 @@ async fn named(sink: &dyn Sink) -> Outcome {
     make(sink, &plain, rawdoc! {}).await?;
     make(sink, &view, rawdoc! { "viewOn": "found_plain", "pipeline": [] }).await?;
     let listed = sink.collections().await?;
+    // The selection writes to this collection by a rename alone.
+    let mut selection = Selection::all();
+    selection.include("elsewhere.plain")?;
+    selection.rename("elsewhere.plain", plain.as_str())?;
+    let selected = sink.collections_selected(&selection).await?;
+    ensure!(
+        find(&selected, &plain)? == find(&listed, &plain)?,
+        "{plain} is listed in another form for a selection"
+    );
     let names = BTreeSet::from([plain.clone(), view.clone(), missing.clone()]);
     let found = sink.collections_named(&names).await?;
     ensure!(

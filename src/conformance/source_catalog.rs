@@ -4,7 +4,7 @@ use bson::{Uuid, rawdoc};
 
 use super::data::{drain, ensure_index, filled, find, key, namespace};
 use super::{ConformanceFailure, FixtureWrite, Outcome, SourceFixture, check, ensure};
-use crate::model::{CollectionKind, Range};
+use crate::model::{CollectionKind, Range, Selection};
 use crate::source::{ReadMode, ReadRequest};
 
 pub(super) async fn run(fixture: &dyn SourceFixture) -> Result<(), ConformanceFailure> {
@@ -94,6 +94,18 @@ async fn listing(fixture: &dyn SourceFixture) -> Outcome {
     );
     let internal = listed.iter().find(|collection| collection.namespace.is_internal());
     ensure!(internal.is_none(), "the server's own {internal:?} is listed");
+
+    let mut selection = Selection::all();
+    selection.include(plain.as_str())?;
+    let selected = source.collections_selected(&selection).await?;
+    ensure!(
+        find(&selected, &plain)? == find(&listed, &plain)?,
+        "{plain} is listed in another form for a selection"
+    );
+    ensure!(
+        source.databases().await?.contains(plain.database()),
+        "the database of {plain} is not listed"
+    );
 
     let missing = namespace("listed_never");
     let named = source.collections_named(&[plain, view, missing].into()).await?;

@@ -175,9 +175,11 @@ impl HandOver<'_> {
     /// has ended in the meantime.
     async fn look(&self, run: &Run, report: &Report, compared: &mut Option<Compared>) -> Result<Option<Sides>> {
         let (source, sink) = (&self.engine.source, &self.engine.sink);
-        let (listed, mut standing, watched, source, target) = try_join!(
-            source.collections(),
-            sink.collections(),
+        let selection = &self.engine.settings.selection;
+        let (listed, mut standing, databases, watched, source, target) = try_join!(
+            source.collections_selected(selection),
+            sink.collections_selected(selection),
+            source.databases(),
             watched_until_now(self.engine, self.progress),
             source.describe(),
             sink.describe()
@@ -204,6 +206,7 @@ impl HandOver<'_> {
         Ok(Some(Sides {
             listed,
             standing,
+            databases,
             source,
             target,
             handed_over,

@@ -1,6 +1,6 @@
 //! The summary of a hand-over.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::catalog;
 use crate::catalog::not_migrated::{is_view_of_buckets, not_migrated};
@@ -15,6 +15,8 @@ use crate::runtime::progress::RunState;
 pub(super) struct Sides {
     pub listed: Vec<Collection>,
     pub standing: Vec<Collection>,
+    /// All databases of the source.
+    pub databases: BTreeSet<String>,
     pub source: Deployment,
     pub target: Deployment,
     /// The position from which the way back starts.
@@ -67,7 +69,7 @@ pub(super) fn summarize(
         .iter()
         .filter(|collection| !selection.contains(&collection.namespace) || is_view_of_buckets(collection))
         .collect();
-    let not_migrated = not_migrated(&left_out);
+    let not_migrated = not_migrated(&sides.databases, selection, &left_out);
     let deployments = (&sides.source, &sides.target);
     let certificate = same.then(|| {
         let notes = (&*not_migrated, &*not_kept, late_writes);

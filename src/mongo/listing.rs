@@ -30,7 +30,32 @@ const NAMES: usize = 1000;
 /// # Errors
 /// A server error. A collection that is dropped meanwhile causes none and is left out.
 pub(crate) async fn collections(client: &Client) -> Result<Vec<Collection>> {
-    let databases = run(
+    collections_where(client, |_| true, |_| true).await
+}
+
+/// Returns those of [`collections`] that are in databases that `reached` wants. Only those that `wanted` wants have their indexes and
+/// sizes, which take two commands for each.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn collections_where(
+    client: &Client,
+    reached: impl Fn(&str) -> bool,
+    wanted: impl Fn(&Namespace) -> bool + Sync,
+) -> Result<Vec<Collection>> {
+    let mut found = Vec::new();
+    for database in databases(client).await?.iter().filter(|database| reached(database)) {
+        found.extend(collections_of(client, database, doc! {}, &wanted).await?);
+    }
+    Ok(found)
+}
+
+/// Returns the names of the databases, except those of the server and of this crate.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn databases(client: &Client) -> Result<BTreeSet<String>> {
+    let listed = run(
         client,
         OPERATION,
         "admin",
@@ -38,23 +63,15 @@ pub(crate) async fn collections(client: &Client) -> Result<Vec<Collection>> {
         doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": false },
     )
     .await?;
-    let mut found = Vec::new();
-    for database in databases
+    let listed = listed
         .get_array("databases")
-        .map_err(|error| Error::malformed(OPERATION, error))?
-    {
-        let Some(database) = database
-            .as_document()
-            .and_then(|database| database.get_str("name").ok())
-        else {
-            continue;
-        };
-        if matches!(database, "admin" | "local" | "config") || database.starts_with(crate::METADATA_DATABASE) {
-            continue;
-        }
-        found.extend(collections_of(client, database, doc! {}).await?);
-    }
-    Ok(found)
+        .map_err(|error| Error::malformed(OPERATION, error))?;
+    let names = listed
+        .iter()
+        .filter_map(|database| database.as_document()?.get_str("name").ok());
+    let is_internal =
+        |name: &str| matches!(name, "admin" | "local" | "config") || name.starts_with(crate::METADATA_DATABASE);
+    Ok(names.filter(|name| !is_internal(name)).map(str::to_owned).collect())
 }
 
 /// Returns those of `names` that are among [`collections`].
@@ -68,7 +85,15 @@ pub(crate) async fn collections_named(client: &Client, names: &BTreeSet<Namespac
         // Few enough for one command, however long the names are.
         for some in of_database.chunks(NAMES) {
             let some_names: Vec<&str> = some.iter().map(|name| name.collection()).collect();
-            found.extend(collections_of(client, some[0].database(), doc! { "name": { "$in": some_names } }).await?);
+            found.extend(
+                collections_of(
+                    client,
+                    some[0].database(),
+                    doc! { "name": { "$in": some_names } },
+                    &|_| true,
+                )
+                .await?,
+            );
         }
     }
     Ok(found)
@@ -186,8 +211,13 @@ async fn listed_in(client: &Client, database: &str, filter: Document) -> Result<
     .await?
 }
 
-/// Returns the collections and views of a database that match the filter.
-async fn collections_of(client: &Client, database: &str, filter: Document) -> Result<Vec<Collection>> {
+/// Returns the collections and views of a database that match the filter. Those that `wanted` does not want lack indexes and sizes.
+async fn collections_of(
+    client: &Client,
+    database: &str,
+    filter: Document,
+    wanted: &(impl Fn(&Namespace) -> bool + Sync),
+) -> Result<Vec<Collection>> {
     let is_whole = filter.is_empty();
     let listed = listed_in(client, database, filter).await?;
     let with_buckets: BTreeSet<Namespace> = listed
@@ -198,7 +228,7 @@ async fn collections_of(client: &Client, database: &str, filter: Document) -> Re
     let has_buckets = |namespace: &Namespace| !is_whole || with_buckets.contains(namespace);
     let has_buckets = &has_buckets;
     let completed: Vec<Option<Collection>> = stream::iter(listed)
-        .map(|listed| async move { collection_of(client, database, &listed, has_buckets).await })
+        .map(|listed| async move { collection_of(client, database, &listed, has_buckets, wanted).await })
         .buffered(LISTINGS)
         .try_collect()
         .await?;
@@ -231,6 +261,7 @@ async fn collection_of(
     database: &str,
     listed: &RawDocument,
     has_buckets: &(impl Fn(&Namespace) -> bool + Sync),
+    wanted: &(impl Fn(&Namespace) -> bool + Sync),
 ) -> Result<Option<Collection>> {
     let malformed = |error| Error::malformed(OPERATION, error);
     let namespace = Namespace::new(database, listed.get_str("name").map_err(malformed)?);
@@ -247,7 +278,7 @@ async fn collection_of(
         _ => kind_of(&namespace, &options),
     };
     let id = uuid_of(listed, kind, &namespace)?;
-    if matches!(kind, CollectionKind::View | CollectionKind::TimeSeries) {
+    if matches!(kind, CollectionKind::View | CollectionKind::TimeSeries) || !wanted(&namespace) {
         return Ok(Some(Collection {
             id,
             namespace,

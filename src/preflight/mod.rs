@@ -246,7 +246,8 @@ impl Context<'_> {
 /// Checks both sides. Changes nothing.
 pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
     let settings = &engine.settings;
-    let ((source, listed), (target, standing)) = futures::try_join!(source_facts(engine), target_facts(engine))?;
+    let ((source, listed, databases), (target, standing)) =
+        futures::try_join!(source_facts(engine), target_facts(engine))?;
     let (selected, left_out): (Vec<&Collection>, Vec<&Collection>) = listed
         .iter()
         .partition(|collection| settings.selection.contains(&collection.namespace) && !is_view_of_buckets(collection));
@@ -361,7 +362,7 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
         total,
         estimate,
         to_drop,
-        not_migrated: not_migrated(&left_out),
+        not_migrated: not_migrated(&databases, &settings.selection, &left_out),
         source: source.deployment,
         target: target.deployment,
     })
@@ -383,20 +384,38 @@ pub(crate) async fn check_again(engine: &Job) -> Result<()> {
     refuse(&findings)
 }
 
-async fn source_facts(engine: &Job) -> Result<(SideFacts, Vec<Collection>)> {
+/// Returns the facts about the source, with all that the selection may contain, and the names of all databases.
+async fn source_facts(engine: &Job) -> Result<(SideFacts, Vec<Collection>, BTreeSet<String>)> {
     let (side, source) = (Side::Source, &engine.source);
     let deployment = asked(engine, side, DESCRIBE, Some(ASKED), source.describe()).await?;
     let inspection = asked(engine, side, INSPECT, Some(ASKED), source.inspect()).await?;
-    let listed = asked(engine, side, LIST, None, source.collections()).await;
-    let listed = unless_unauthorized(listed)?;
-    Ok(side_facts(side, "source", deployment, inspection, listed))
+    let all = async {
+        futures::try_join!(
+            source.collections_selected(&engine.settings.selection),
+            source.databases()
+        )
+    };
+    let listed = unless_unauthorized(asked(engine, side, LIST, None, all).await)?;
+    let (listed, databases) = match listed {
+        Ok((listed, databases)) => (Ok(listed), databases),
+        Err(refusal) => (Err(refusal), BTreeSet::new()),
+    };
+    let (facts, listed) = side_facts(side, "source", deployment, inspection, listed);
+    Ok((facts, listed, databases))
 }
 
 async fn target_facts(engine: &Job) -> Result<(SideFacts, Vec<Collection>)> {
     let (side, sink) = (Side::Target, &engine.sink);
     let deployment = asked(engine, side, DESCRIBE, Some(ASKED), sink.describe()).await?;
     let inspection = asked(engine, side, INSPECT, Some(ASKED), sink.inspect()).await?;
-    let listed = asked(engine, side, LIST, None, sink.collections()).await;
+    let listed = asked(
+        engine,
+        side,
+        LIST,
+        None,
+        sink.collections_selected(&engine.settings.selection),
+    )
+    .await;
     let listed = unless_unauthorized(listed)?;
     Ok(side_facts(side, "target", deployment, inspection, listed))
 }

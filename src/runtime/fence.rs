@@ -174,6 +174,10 @@ impl Sink for FencedSink {
         self.sink.collections_named(names).await
     }
 
+    async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
+        self.sink.collections_selected(selection).await
+    }
+
     async fn names_in(&self, database: &str) -> Result<BTreeSet<Namespace>> {
         self.sink.names_in(database).await
     }

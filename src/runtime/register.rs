@@ -110,7 +110,7 @@ impl Register {
         let others = self.migrations.iter().filter(|entry| entry.id != id.as_str());
         others
             .filter_map(|entry| entry.selection.as_ref())
-            .any(|selection| selection.produces_in(database))
+            .any(|selection| selection.target_reaches(database))
     }
 
     fn entry(&self, id: &MigrationId) -> Option<&Entry> {

@@ -98,6 +98,14 @@ pub trait SinkLayer: Send + Sync + 'static {
         self.inner().collections_named(names).await
     }
 
+    /// Like [`Sink::collections_selected`]. The default forwards the call.
+    ///
+    /// # Errors
+    /// Those of the wrapped sink.
+    async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
+        self.inner().collections_selected(selection).await
+    }
+
     /// Like [`Sink::names_in`]. The default forwards the call.
     ///
     /// # Errors
@@ -252,6 +260,10 @@ macro_rules! forward_sink {
 
             async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
                 (**self).collections_named(names).await
+            }
+
+            async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
+                (**self).collections_selected(selection).await
             }
 
             async fn names_in(&self, database: &str) -> Result<BTreeSet<Namespace>> {

@@ -105,6 +105,19 @@ pub trait Sink: Send + Sync + 'static {
         Ok(collections)
     }
 
+    /// Lists the collections and views whose names a migration of `selection` may write to, in the same form as
+    /// [`collections`](Sink::collections). The list may contain others. Those may lack their indexes and sizes.
+    ///
+    /// A sink with many databases should leave out those that the selection [does not reach](Selection::target_reaches). The default lists
+    /// all collections.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
+        let _ = selection;
+        self.collections().await
+    }
+
     /// Returns the names of the [`collections`](Sink::collections) in a database. The default filters that list.
     ///
     /// # Errors

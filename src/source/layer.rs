@@ -8,7 +8,9 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 
 use crate::error::Result;
-use crate::model::{Batch, Collection, Deployment, Inspection, Layered, Namespace, Position, TransactionFacts};
+use crate::model::{
+    Batch, Collection, Deployment, Inspection, Layered, Namespace, Position, Selection, TransactionFacts,
+};
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::source::{PointRequest, ReadRequest, Source, WriteLoad};
@@ -76,6 +78,22 @@ pub trait SourceLayer: Send + Sync + 'static {
     /// Those of the wrapped source.
     async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
         self.inner().collections_named(names).await
+    }
+
+    /// Like [`Source::collections_selected`]. The default forwards the call.
+    ///
+    /// # Errors
+    /// Those of the wrapped source.
+    async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
+        self.inner().collections_selected(selection).await
+    }
+
+    /// Like [`Source::databases`]. The default forwards the call.
+    ///
+    /// # Errors
+    /// Those of the wrapped source.
+    async fn databases(&self) -> Result<BTreeSet<String>> {
+        self.inner().databases().await
     }
 
     /// Like [`Source::position`]. The default forwards the call.
@@ -228,6 +246,14 @@ macro_rules! forward_source {
 
             async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
                 (**self).collections_named(names).await
+            }
+
+            async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
+                (**self).collections_selected(selection).await
+            }
+
+            async fn databases(&self) -> Result<BTreeSet<String>> {
+                (**self).databases().await
             }
 
             async fn position(&self) -> Result<Position> {

@@ -12,7 +12,9 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, Collection, CollectionKind, Inspection, Namespace, Position, Range, TransactionFacts};
+use crate::model::{
+    Batch, Collection, CollectionKind, Inspection, Namespace, Position, Range, Selection, TransactionFacts,
+};
 use crate::oplog::Entry;
 use crate::order::Key;
 
@@ -90,6 +92,32 @@ pub trait Source: Send + Sync + 'static {
         let mut collections = self.collections().await?;
         collections.retain(|collection| names.contains(&collection.namespace));
         Ok(collections)
+    }
+
+    /// Lists the collections and views of a [selection](Selection), in the same form as [`collections`](Source::collections). A run calls this
+    /// to list everything that it migrates. The list may contain others. Those may lack their indexes and sizes.
+    ///
+    /// A source with many databases should leave out those that the selection [does not reach](Selection::reaches). The default lists all
+    /// collections.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
+        let _ = selection;
+        self.collections().await
+    }
+
+    /// Lists the names of all databases, except the server's internal ones. A run lists those that the selection does not reach in its
+    /// summary. The default returns the databases of the [`collections`](Source::collections).
+    ///
+    /// # Errors
+    /// A server error.
+    async fn databases(&self) -> Result<BTreeSet<String>> {
+        let collections = self.collections().await?;
+        let databases = collections
+            .iter()
+            .map(|collection| collection.namespace.database().to_owned());
+        Ok(databases.collect())
     }
 
     /// Returns the newest majority-committed position.

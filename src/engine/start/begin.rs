@@ -71,6 +71,7 @@ impl Job {
             arrange(
                 &*self.source,
                 &*self.sink,
+                &self.settings.selection,
                 ownership,
                 &collections,
                 &checkpoint.left_over,
@@ -102,7 +103,7 @@ impl Job {
             tail,
         } = listing::list(&*self.source, &self.settings.selection).await?;
         let (source, sink) = futures::try_join!(self.source.describe(), self.sink.describe())?;
-        let on_sink = self.sink.collections().await?;
+        let on_sink = self.sink.collections_selected(&self.settings.selection).await?;
         ownership.begin().await?;
         // Preflight looked at the names before this listing, so they are examined again.
         let wanted: Vec<Namespace> = listed
@@ -183,6 +184,7 @@ impl Job {
         arrange(
             &*self.source,
             &*self.sink,
+            &self.settings.selection,
             ownership,
             &collections,
             &checkpoint.left_over,

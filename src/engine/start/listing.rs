@@ -46,7 +46,7 @@ pub(crate) async fn list(source: &dyn Source, selection: &Selection) -> Result<L
     let mut resume = position;
     let mut tail = source.tail(position).await?;
     let mut low = source.position().await?;
-    let mut found = by_name(source.collections().await?, selection)?;
+    let mut found = by_name(source.collections_selected(selection).await?, selection)?;
     // The collections of the last listing; `None` for all.
     let mut listed: Option<BTreeSet<Namespace>> = None;
     loop {
@@ -94,7 +94,7 @@ pub(crate) async fn list(source: &dyn Source, selection: &Selection) -> Result<L
                 found.retain(|name, _| !names.contains(name));
                 found.extend(by_name(source.collections_named(names).await?, selection)?);
             }
-            None => found = by_name(source.collections().await?, selection)?,
+            None => found = by_name(source.collections_selected(selection).await?, selection)?,
         }
         listed = again;
     }

@@ -15,7 +15,7 @@ use crate::checkpoint::LeftOver;
 use crate::engine::ownership::Ownership;
 use crate::engine::track::collection::CollectionProgress;
 use crate::error::{ErrorKind, Result};
-use crate::model::{Collection, CollectionKind, Namespace, Position, find, names_of, shown};
+use crate::model::{Collection, CollectionKind, Namespace, Position, Selection, find, names_of, shown};
 use crate::sink::{CatalogCommand, Sink};
 use crate::source::Source;
 
@@ -32,19 +32,20 @@ const AT_ONCE: usize = 32;
 pub(crate) async fn arrange(
     source: &dyn Source,
     sink: &dyn Sink,
+    selection: &Selection,
     ownership: &Ownership,
     collections: &[CollectionProgress],
     left_over: &[LeftOver],
 ) -> Result<()> {
     let servers = series_of(source, sink).await?;
-    let standing = sink.collections().await?;
+    let standing = sink.collections_selected(selection).await?;
     for left in left_over {
         put_away(sink, ownership, left, &standing).await?;
     }
     let standing = if left_over.is_empty() {
         standing
     } else {
-        sink.collections().await?
+        sink.collections_selected(selection).await?
     };
     let by_name: HashMap<Namespace, &Collection> =
         standing.iter().map(|there| (shown(&there.namespace), there)).collect();
@@ -57,7 +58,7 @@ pub(crate) async fn arrange(
         .collect();
     let arranged: Vec<bool> = stream::iter(arranging).buffer_unordered(AT_ONCE).try_collect().await?;
     if arranged.contains(&true) {
-        let standing = sink.collections().await?;
+        let standing = sink.collections_selected(selection).await?;
         look_again(ownership, collections, &standing, &servers).await?;
     }
     Ok(())

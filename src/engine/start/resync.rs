@@ -38,7 +38,7 @@ impl Job {
             collections: listed,
             tail,
         } = listing::list(&*self.source, &self.settings.selection).await?;
-        let mut standing = self.sink.collections().await?;
+        let mut standing = self.sink.collections_selected(&self.settings.selection).await?;
         let target = |namespace: &Namespace| self.settings.selection.target(namespace);
         let wanted: Vec<Namespace> = listed.iter().map(|collection| target(&collection.namespace)).collect();
         let cleared = self

@@ -33,7 +33,7 @@ impl Job {
         let commands = expiry::commands(&first.collections, Form::HeldBack);
         expiry::execute(&*self.sink, &commands, || true).await?;
         // Not earlier: until here, the old source may have expired documents that the new rule keeps.
-        let listed = self.source.collections().await?;
+        let listed = self.source.collections_selected(&self.settings.selection).await?;
         for state in first
             .collections
             .iter_mut()

@@ -155,7 +155,7 @@ pub(crate) async fn watch_foreign_writes(
                 }
             };
             for due in seen.collections {
-                if selection.source_of(&due).is_none() {
+                if !selection.produces(&due) {
                     continue;
                 }
                 match progress.foreign_write(&due) {

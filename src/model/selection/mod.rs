@@ -162,6 +162,20 @@ impl Selection {
         }
     }
 
+    /// Whether a database of the source may contain something to migrate.
+    pub fn reaches(&self, database: &str) -> bool {
+        let comes_back =
+            |(from, to): &(Namespace, Namespace)| self.reversed && to.database() == database && self.fits(from);
+        self.patterns_reach(database) || self.rename.iter().any(comes_back)
+    }
+
+    /// Whether a database of the target may contain something that is migrated to it.
+    pub fn target_reaches(&self, database: &str) -> bool {
+        let goes_there =
+            |(from, to): &(Namespace, Namespace)| !self.reversed && to.database() == database && self.fits(from);
+        self.patterns_reach(database) || self.rename.iter().any(goes_there)
+    }
+
     /// The namespace's name on the target.
     pub fn target(&self, namespace: &Namespace) -> Namespace {
         let shown = namespace.time_series();
@@ -208,8 +222,8 @@ impl Selection {
         ))
     }
 
-    /// Whether a database of the source may contain something to migrate.
-    pub(crate) fn reaches(&self, database: &str) -> bool {
+    /// Whether some name in a database may match the patterns.
+    fn patterns_reach(&self, database: &str) -> bool {
         // Every namespace in the database starts with this prefix. For the part of a pattern after its first `*`, there is always some name
         // that matches.
         let prefix = format!("{database}.");
@@ -218,10 +232,7 @@ impl Selection {
             None => pattern.starts_with(&prefix),
         };
         let fits_all = |pattern: &String| pattern.ends_with('*') && matches(pattern, &prefix);
-        let comes_back =
-            |(from, to): &(Namespace, Namespace)| self.reversed && to.database() == database && self.fits(from);
-        ((self.include.is_empty() || self.include.iter().any(fits_some)) && !self.exclude.iter().any(fits_all))
-            || self.rename.iter().any(comes_back)
+        (self.include.is_empty() || self.include.iter().any(fits_some)) && !self.exclude.iter().any(fits_all)
     }
 
     /// Whether something known only by `name` may be migrated. `name` is a namespace, a database if nothing more is known, or empty, which
@@ -234,21 +245,6 @@ impl Selection {
                 Some(database) => !is_internal_database(database) && self.reaches(database),
             },
         }
-    }
-
-    /// The source namespace that is migrated to `target`; `None` if there is none.
-    pub(crate) fn source_of(&self, target: &Namespace) -> Option<Namespace> {
-        let shown = target.time_series();
-        let name = shown.as_ref().unwrap_or(target);
-        if self.reversed {
-            return (!name.is_internal() && self.fits(name)).then(|| self.name_after(name).clone());
-        }
-        let source = match self.rename.iter().find(|(_, to)| to == name) {
-            Some((from, _)) => from,
-            None if self.rename.iter().any(|(from, _)| from == name) => return None,
-            None => name,
-        };
-        self.contains(source).then(|| source.clone())
     }
 }
 
@@ -326,7 +322,10 @@ mod tests {
         for (database, expected) in [("shop", true), ("hardware", true), ("other", false), ("sho", false)] {
             assert_eq!(selection.reaches(database), expected, "{database}");
         }
-        assert!(selection.reversed().reaches("store") && !selection.reversed().reaches("other"));
+        assert!(selection.target_reaches("store") && selection.target_reaches("shop"));
+        assert!(!selection.target_reaches("other") && !selection.reaches("store"));
+        let back = selection.reversed();
+        assert!(back.reaches("store") && !back.reaches("other") && !back.target_reaches("store"));
         // A `*` may match a dot, too.
         selection.include("m*ware.x").unwrap();
         assert!(selection.contains(&namespace("m.software.x")) && selection.reaches("m"));
@@ -370,16 +369,13 @@ mod tests {
             let there = forward.target(&name);
             assert!(back.contains(&there), "{there}");
             assert_eq!(back.target(&there), name);
-            assert_eq!(
-                back.source_of(&name),
-                Some(forward.target(&name.time_series().unwrap_or(name)))
-            );
+            assert!(back.produces(&name), "{name}");
         }
         // Whatever the forward direction leaves out by its patterns of source names, and the server's own databases.
         for name in ["shop.tmp_b", "store.other", "other.a", "admin.a"] {
             assert!(!back.contains(&namespace(name)), "{name}");
         }
-        assert_eq!(back.source_of(&namespace("shop.tmp_b")), None);
+        assert!(!back.produces(&namespace("shop.tmp_b")));
         // The rename moved a collection away from this name, so two collections map to it in reverse. The collision is found where the
         // selected collections are put together.
         assert_eq!(back.target(&namespace("shop.orders")), namespace("shop.orders"));
@@ -396,25 +392,22 @@ mod tests {
     }
 
     #[test]
-    fn a_name_on_the_target_leads_back_to_the_source() {
+    fn a_selection_produces_the_names_that_its_collections_get() {
         let mut selection = Selection::all();
         selection.include("shop.*").unwrap();
         selection.exclude("shop.tmp").unwrap();
         selection.rename("shop.orders", "store.bought").unwrap();
         selection.rename("shop.tmp", "shop.kept").unwrap();
-        for (target, source) in [
-            ("shop.carts", Some("shop.carts")),
-            ("store.bought", Some("shop.orders")),
-            ("store.system.buckets.bought", Some("shop.orders")),
-            ("shop.orders", None),
-            ("shop.kept", None),
-            ("other.carts", None),
+        for (target, expected) in [
+            ("shop.carts", true),
+            ("store.bought", true),
+            ("store.system.buckets.bought", true),
+            ("shop.orders", false),
+            // What would be renamed to this name is not selected, and what has this name is.
+            ("shop.kept", true),
+            ("other.carts", false),
         ] {
-            assert_eq!(
-                selection.source_of(&namespace(target)),
-                source.map(namespace),
-                "{target}"
-            );
+            assert_eq!(selection.produces(&namespace(target)), expected, "{target}");
         }
     }
 }

@@ -44,15 +44,6 @@ impl Selection {
         !is_removed && !name.is_internal() && self.fits(name)
     }
 
-    /// Whether a migration with this selection may write to a database of its target.
-    pub(crate) fn produces_in(&self, database: &str) -> bool {
-        let whole = Selection {
-            include: vec![format!("{database}.*")],
-            ..Selection::default()
-        };
-        self.overlap(&whole) != Overlap::Nothing
-    }
-
     /// Finds out which name on a target two migrations with these selections may both write to.
     pub(crate) fn overlap(&self, other: &Selection) -> Overlap {
         let (ours, theirs) = (Targets::of(self), Targets::of(other));
@@ -361,7 +352,7 @@ mod tests {
                 "{name}"
             );
         }
-        assert!(forward.produces_in("store") && forward.produces_in("shop") && !forward.produces_in("other"));
+        assert!(forward.target_reaches("store") && forward.target_reaches("shop") && !forward.target_reaches("other"));
     }
 
     #[test]
@@ -470,6 +461,12 @@ mod tests {
                     let mut sources = renamed.iter().copied().chain([name]);
                     let is_made = sources.any(|from| selection.contains(from) && selection.target(from) == *name);
                     assert_eq!(selection.produces(name), is_made, "{name} {selection:?}");
+                    assert!(
+                        !is_made || selection.target_reaches(name.database()),
+                        "{name} {selection:?}"
+                    );
+                    let is_read = selection.contains(name);
+                    assert!(!is_read || selection.reaches(name.database()), "{name} {selection:?}");
                 }
             }
         }

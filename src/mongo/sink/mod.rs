@@ -99,6 +99,11 @@ impl Sink for MongoSink {
         listing::collections_named(self.client(), names).await
     }
 
+    async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
+        let reached = |database: &str| selection.target_reaches(database);
+        listing::collections_where(self.client(), reached, |name| selection.produces(name)).await
+    }
+
     async fn names_in(&self, database: &str) -> Result<BTreeSet<Namespace>> {
         listing::names_in(self.client(), database).await
     }

@@ -118,7 +118,7 @@ fn concerns(operation: &Document, selection: &Selection) -> bool {
         .or_else(|_| namespace.split('.').next().ok_or(()));
     match command.iter().next().map(|(name, value)| (name.as_str(), value)) {
         Some(("renameCollection", Bson::String(from))) => produces(from) || command.get_str("to").is_ok_and(produces),
-        Some(("dropDatabase", _)) => database.map_or(true, |database| selection.produces_in(database)),
+        Some(("dropDatabase", _)) => database.map_or(true, |database| selection.target_reaches(database)),
         Some(("applyOps", Bson::Array(operations))) => {
             operations.iter().filter_map(Bson::as_document).any(|operation| {
                 let namespace = operation.get_str("ns").unwrap_or_default();

@@ -18,7 +18,8 @@ use mongodb::Client;
 
 use crate::error::Result;
 use crate::model::{
-    Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Side, TransactionFacts,
+    Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Selection, Side,
+    TransactionFacts,
 };
 use crate::mongo::connect::{self, ConnectOptions, Connected};
 use crate::mongo::oplog::position;
@@ -87,6 +88,16 @@ impl MongoSource {
                 .unwrap_or_else(PoisonError::into_inner)
                 .contains(namespace)
     }
+
+    /// Remembers which collections are clustered. `is_new` returns whether a listing covers a name.
+    fn note_clustered(&self, listed: &[Collection], is_new: impl Fn(&Namespace) -> bool) {
+        let mut clustered = self.clustered.write().unwrap_or_else(PoisonError::into_inner);
+        clustered.retain(|name| !is_new(name));
+        let of_kind = listed
+            .iter()
+            .filter(|collection| collection.kind == CollectionKind::Clustered);
+        clustered.extend(of_kind.map(|collection| collection.namespace.clone()));
+    }
 }
 
 #[async_trait]
@@ -101,25 +112,25 @@ impl Source for MongoSource {
 
     async fn collections(&self) -> Result<Vec<Collection>> {
         let collections = listing::collections(&self.client).await?;
-        *self.clustered.write().unwrap_or_else(PoisonError::into_inner) = collections
-            .iter()
-            .filter(|collection| collection.kind == CollectionKind::Clustered)
-            .map(|collection| collection.namespace.clone())
-            .collect();
+        self.note_clustered(&collections, |_| true);
         Ok(collections)
     }
 
     async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
         let collections = listing::collections_named(&self.client, names).await?;
-        let mut clustered = self.clustered.write().unwrap_or_else(PoisonError::into_inner);
-        clustered.retain(|name| !names.contains(name));
-        clustered.extend(
-            collections
-                .iter()
-                .filter(|collection| collection.kind == CollectionKind::Clustered)
-                .map(|collection| collection.namespace.clone()),
-        );
+        self.note_clustered(&collections, |name| names.contains(name));
         Ok(collections)
+    }
+
+    async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
+        let reached = |database: &str| selection.reaches(database);
+        let collections = listing::collections_where(&self.client, reached, |name| selection.contains(name)).await?;
+        self.note_clustered(&collections, |name| reached(name.database()));
+        Ok(collections)
+    }
+
+    async fn databases(&self) -> Result<BTreeSet<String>> {
+        listing::databases(&self.client).await
     }
 
     async fn position(&self) -> Result<Position> {

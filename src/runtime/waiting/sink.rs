@@ -37,6 +37,11 @@ impl Sink for Waiting<dyn Sink> {
             .await
     }
 
+    async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
+        self.unbounded("list the collections", self.inner.collections_selected(selection))
+            .await
+    }
+
     async fn names_in(&self, database: &str) -> Result<BTreeSet<Namespace>> {
         self.call("list the names of a database", self.inner.names_in(database))
             .await

@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 
 use super::Waiting;
 use crate::error::Result;
-use crate::model::{Batch, Collection, Deployment, Inspection, Namespace, Position, TransactionFacts};
+use crate::model::{Batch, Collection, Deployment, Inspection, Namespace, Position, Selection, TransactionFacts};
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::source::{PointRequest, ReadRequest, Source, WriteLoad};
@@ -31,6 +31,15 @@ impl Source for Waiting<dyn Source> {
     async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
         self.unbounded("look for collections", self.inner.collections_named(names))
             .await
+    }
+
+    async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
+        self.unbounded("list the collections", self.inner.collections_selected(selection))
+            .await
+    }
+
+    async fn databases(&self) -> Result<BTreeSet<String>> {
+        self.unbounded("list the databases", self.inner.databases()).await
     }
 
     async fn position(&self) -> Result<Position> {

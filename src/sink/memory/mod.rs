@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use self::state::State;
 use super::{CatalogCommand, Refusal, RefusalReason, Sink, SinkRead, WritesSeen};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, Collection, CollectionKind, Deployment, Namespace, Operation, Position, Write};
+use crate::model::{Batch, Collection, CollectionKind, Deployment, Namespace, Operation, Position, Selection, Write};
 use crate::order::Key;
 use crate::test_util::{Faults, Gate, Moment, digest, lock};
 
@@ -315,6 +315,17 @@ impl Sink for MemorySink {
         self.before(SinkCall::Collections).await?;
         let collections = lock(&self.shared.state).listed();
         self.answer(SinkCall::Collections, collections).await
+    }
+
+    async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
+        let mut collections = self.collections().await?;
+        collections.retain(|collection| selection.target_reaches(collection.namespace.database()));
+        for collection in &mut collections {
+            if !selection.produces(&collection.namespace) {
+                collection.indexes.clear();
+            }
+        }
+        Ok(collections)
     }
 
     async fn identities(&self, names: &BTreeSet<Namespace>) -> Result<BTreeMap<Namespace, Uuid>> {

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use self::state::State;
 use super::{PointRequest, ReadRequest, Source, WriteLoad};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, Collection, Deployment, Namespace, Position, TransactionFacts};
+use crate::model::{Batch, Collection, Deployment, Namespace, Position, Selection, TransactionFacts};
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::test_util::{Faults, Gate, Moment, digest, lock};
@@ -277,6 +277,17 @@ impl Source for MemorySource {
         let mut collections = lock(&self.shared.state).listed();
         collections.retain(|collection| names.contains(&collection.namespace));
         self.answer(SourceCall::CollectionsNamed, collections).await
+    }
+
+    async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
+        let mut collections = self.collections().await?;
+        collections.retain(|collection| selection.reaches(collection.namespace.database()));
+        for collection in &mut collections {
+            if !selection.contains(&collection.namespace) {
+                collection.indexes.clear();
+            }
+        }
+        Ok(collections)
     }
 
     async fn position(&self) -> Result<Position> {

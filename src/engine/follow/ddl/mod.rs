@@ -346,7 +346,7 @@ impl Router {
     /// Whether the collection is the remainder of stored functions that were dropped. It is dropped only with its database.
     async fn is_emptied(&self, standing: &Namespace) -> Result<bool> {
         let can_be = standing.collection() == "system.js"
-            && self.state.selection.source_of(standing).is_some()
+            && self.state.selection.produces(standing)
             && !self.state.tracked.values().any(|t| t.target.target == *standing);
         Ok(can_be && self.ownership.is_empty(standing).await?)
     }
