@@ -19,7 +19,6 @@ pub(crate) struct Settings {
     pub way_back: Option<WayBack>,
     pub existing_data: ExistingData,
     pub lost_position: LostPosition,
-    pub verification: Verification,
     pub cross_check_bytes: u64,
     pub run_id: Option<String>,
     pub accept_late_writes: bool,
@@ -58,7 +57,6 @@ impl Default for Settings {
             way_back: None,
             existing_data: ExistingData::default(),
             lost_position: LostPosition::default(),
-            verification: Verification::default(),
             cross_check_bytes: 256 << 20,
             run_id: None,
             accept_late_writes: false,
@@ -228,13 +226,33 @@ impl Throttle {
     }
 }
 
+/// When the indexes of a collection are built on the target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum IndexPolicy {
+    /// As soon as the collection is copied, while others are still being copied.
+    #[default]
+    Now,
+    /// Once all collections are copied, so that the builds do not compete with the copy. Indexes of [`Now`](Self::Now) come first.
+    Later,
+    /// Never. The collection gets its index on `_id` alone. Preflight and the summary list what is left out, and it does not count as a
+    /// difference. Indexes that the collection already has on the target are left as they are. A reverse migration needs the same setting.
+    Never,
+}
+
 /// Settings of the collections whose names match a pattern; see
 /// [`MigrationBuilder::collection_settings`](crate::MigrationBuilder::collection_settings).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CollectionSettings {
     /// Collections with a higher priority are copied first. Default: 0.
     pub priority: i32,
+    /// How documents are compared; `None` means as the [migration](crate::MigrationBuilder::verification) does.
+    pub verification: Option<Verification>,
+    /// When indexes are built.
+    pub indexes: IndexPolicy,
 }
 
 impl CollectionSettings {
@@ -244,11 +262,37 @@ impl CollectionSettings {
         self.priority = priority;
         self
     }
+
+    /// Sets how documents are [compared](Self::verification).
+    #[must_use]
+    pub fn verification(mut self, verification: Verification) -> Self {
+        self.verification = Some(verification);
+        self
+    }
+
+    /// Sets when [indexes](Self::indexes) are built.
+    #[must_use]
+    pub fn indexes(mut self, indexes: IndexPolicy) -> Self {
+        self.indexes = indexes;
+        self
+    }
 }
 
-/// Settings by pattern, in the order in which the host gave them.
+/// What applies to each collection: the settings by pattern, in the order in which the host gave them, and those of the migration.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct CollectionRules(Vec<(String, CollectionSettings)>);
+pub(crate) struct CollectionRules {
+    patterns: Vec<(String, CollectionSettings)>,
+    /// How collections are compared for which no pattern says otherwise.
+    pub verification: Verification,
+}
+
+/// Settings of one collection, complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CollectionRule {
+    pub priority: i32,
+    pub verification: Verification,
+    pub indexes: IndexPolicy,
+}
 
 impl CollectionRules {
     /// Adds the settings of a pattern.
@@ -256,16 +300,51 @@ impl CollectionRules {
     /// # Errors
     /// [`InvalidConfiguration`](crate::ErrorKind::InvalidConfiguration) for a malformed pattern.
     pub fn add(&mut self, pattern: &str, settings: CollectionSettings) -> Result<()> {
-        self.0.push((checked_pattern(pattern)?, settings));
+        self.patterns.push((checked_pattern(pattern)?, settings));
         Ok(())
     }
 
     /// The settings of the last pattern that matches. Buckets follow their time-series collection.
-    pub fn of(&self, namespace: &Namespace) -> CollectionSettings {
+    pub fn of(&self, namespace: &Namespace) -> CollectionRule {
         let shown = namespace.time_series();
         let name = shown.as_ref().unwrap_or(namespace).as_str();
-        let rule = self.0.iter().rev().find(|(pattern, _)| matches_pattern(pattern, name));
-        rule.map(|(_, settings)| *settings).unwrap_or_default()
+        let mut patterns = self.patterns.iter().rev();
+        let found = patterns.find(|(pattern, _)| matches_pattern(pattern, name));
+        let settings = found.map(|(_, settings)| *settings).unwrap_or_default();
+        CollectionRule {
+            priority: settings.priority,
+            verification: settings.verification.unwrap_or(self.verification),
+            indexes: settings.indexes,
+        }
+    }
+
+    /// Whether some collection may be compared while the run follows the source.
+    pub fn any_continuous(&self) -> bool {
+        let mut set = self.patterns.iter().filter_map(|(_, settings)| settings.verification);
+        self.verification == Verification::Continuous || set.any(|set| set == Verification::Continuous)
+    }
+}
+
+#[cfg(any(test, feature = "test-util"))]
+impl CollectionRules {
+    /// The same for every collection.
+    pub fn all(verification: Verification) -> Self {
+        Self {
+            patterns: Vec::new(),
+            verification,
+        }
+    }
+}
+
+impl CollectionRule {
+    /// Whether the collection is compared while the run follows the source.
+    pub fn is_continuous(self) -> bool {
+        self.verification == Verification::Continuous
+    }
+
+    /// Whether no index is built except the one on `_id`.
+    pub fn leaves_indexes_out(self) -> bool {
+        self.indexes == IndexPolicy::Never
     }
 }
 

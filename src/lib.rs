@@ -109,7 +109,9 @@ pub use api::migration::{Migration, MigrationBuilder};
 pub use api::records::{KnownMigration, migrations};
 pub use api::rehearsal::{Rehearsal, Rehearsed};
 pub use api::verify::{ComparedCollection, DocumentPair, VerifyReport};
-pub use config::{CollectionSettings, DdlPolicy, ExistingData, LostPosition, PathPolicy, Throttle, Verification};
+pub use config::{
+    CollectionSettings, DdlPolicy, ExistingData, IndexPolicy, LostPosition, PathPolicy, Throttle, Verification,
+};
 pub use runtime::hooks::{HookResult, Hooks};
 pub use runtime::lease::LeaseOwner;
 pub use runtime::limits::resources::Resources;

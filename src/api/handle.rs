@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 
 use crate::api::verify::{self, DocumentPair, VerifyReport};
 use crate::checkpoint::CutoverWindow;
-use crate::config::{Throttle, Verification};
+use crate::config::Throttle;
 use crate::engine::messages::Requests;
 use crate::engine::supervise::{State, Wanted, supervise};
 use crate::engine::window;
@@ -325,8 +325,7 @@ impl MigrationHandle {
     /// If the future is dropped, the comparison continues in the background. The next call starts a new one.
     pub async fn verify(&self, collections: &[Namespace]) -> Result<VerifyReport> {
         self.check(Call::Verify)?;
-        let keep = self.run.engine.settings.verification == Verification::Continuous;
-        verify::verify(&self.run.requests, collections, keep, || self.check_running()).await
+        verify::verify(&self.run.requests, collections, || self.check_running()).await
     }
 
     /// Reads the current version of a document from both sides, to inspect a difference.

@@ -255,6 +255,16 @@ impl MigrationBuilder {
     /// where several match, the last one counts. Default: [`CollectionSettings::default`] for every collection.
     ///
     /// They are no part of the checkpoint: a migration may be resumed with others.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// use mongoferry::{CollectionSettings, IndexPolicy, Verification};
+    ///
+    /// builder
+    ///     .collection_settings("shop.orders", CollectionSettings::default().priority(1))
+    ///     .collection_settings("shop.log_*", CollectionSettings::default().verification(Verification::Digest).indexes(IndexPolicy::Later))
+    /// # }
+    /// ```
     #[must_use]
     pub fn collection_settings(mut self, pattern: &str, settings: CollectionSettings) -> Self {
         let added = self.settings.collections.add(pattern, settings);
@@ -300,7 +310,7 @@ impl MigrationBuilder {
     /// ```
     #[must_use]
     pub fn verification(mut self, verification: Verification) -> Self {
-        self.settings.verification = verification;
+        self.settings.collections.verification = verification;
         self
     }
 

@@ -99,7 +99,6 @@ impl Serialize for VerifyReport {
 pub(crate) async fn verify(
     requests: &Requests,
     collections: &[Namespace],
-    keep: bool,
     check: impl Fn() -> Result<()>,
 ) -> Result<VerifyReport> {
     let begin = |reply| VerificationRequest::Begin {
@@ -137,13 +136,11 @@ pub(crate) async fn verify(
         }
         sleep(POLL_INTERVAL).await;
     };
-    if !keep {
-        let end = |reply| VerificationRequest::End {
-            collections: collections.to_vec(),
-            reply,
-        };
-        ask(requests, end, &check).await?;
-    }
+    let end = |reply| VerificationRequest::End {
+        collections: collections.to_vec(),
+        reply,
+    };
+    ask(requests, end, &check).await?;
     let mut collections: Vec<ComparedCollection> = states.into_iter().map(report).collect();
     collections.sort_by(|left, right| left.namespace.cmp(&right.namespace));
     Ok(VerifyReport { collections })

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bson::Uuid;
 
+use crate::catalog::{is_id_index, name_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Collection, CollectionKind, Namespace, Selection};
 
@@ -37,12 +38,39 @@ pub(crate) fn time_series_fix(namespace: &Namespace) -> String {
     )
 }
 
-/// Lists what is not migrated: what no migration includes, the databases that the selection does not reach, and the collections of other
-/// databases that are left out.
+/// Indexes of a collection that are not built on the target.
+pub(crate) struct IndexesLeftOut {
+    pub namespace: Namespace,
+    pub names: Vec<String>,
+}
+
+/// Removes the indexes that are not built from a listing, and returns them. `leaves_out` returns whether that is all of a collection.
+pub(crate) fn leave_indexes_out(
+    collections: &mut [Collection],
+    leaves_out: impl Fn(&Namespace) -> bool,
+) -> Vec<IndexesLeftOut> {
+    let mut all = Vec::new();
+    for collection in collections
+        .iter_mut()
+        .filter(|collection| leaves_out(&collection.namespace))
+    {
+        let left_out = collection.indexes.extract_if(.., |index| !is_id_index(index));
+        let names: Vec<String> = left_out.map(|index| name_of(&index).to_owned()).collect();
+        if !names.is_empty() {
+            let namespace = collection.namespace.clone();
+            all.push(IndexesLeftOut { namespace, names });
+        }
+    }
+    all
+}
+
+/// Lists what is not migrated: what no migration includes, the databases that the selection does not reach, the collections of other
+/// databases that are left out, and the indexes that are.
 pub(crate) fn not_migrated(
     databases: &BTreeSet<String>,
     selection: &Selection,
-    left_out: &[&Collection],
+    collections: &[&Collection],
+    indexes: &[IndexesLeftOut],
 ) -> Vec<String> {
     let mut all = vec![
         "users and roles (admin.system.users, admin.system.roles)".to_owned(),
@@ -51,7 +79,7 @@ pub(crate) fn not_migrated(
     ];
     let unreached = databases.iter().filter(|database| !selection.reaches(database));
     all.extend(unreached.map(|database| format!("the database {database} (not selected)")));
-    let left_out = left_out
+    let left_out = collections
         .iter()
         .filter(|collection| selection.reaches(collection.namespace.database()));
     all.extend(left_out.map(|collection| {
@@ -60,6 +88,16 @@ pub(crate) fn not_migrated(
             false => "not selected",
         };
         format!("{} ({reason})", collection.namespace)
+    }));
+    let selected = indexes
+        .iter()
+        .filter(|left_out| selection.contains(&left_out.namespace));
+    all.extend(selected.map(|left_out| {
+        let names = left_out.names.join(", ");
+        format!(
+            "the indexes {names} of {} (left out by its settings)",
+            left_out.namespace
+        )
     }));
     all
 }

@@ -4,7 +4,7 @@
 //! applied, the router ends the migration without routing anything more, unless it has met another late write: see
 //! [`completion`](crate::runtime::completion).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
+use crate::catalog::not_migrated::leave_indexes_out;
 use crate::checkpoint::CollectionState;
 use crate::config::Verification;
 use crate::cutover::compare::{self, Comparison};
@@ -176,7 +177,7 @@ impl HandOver<'_> {
     async fn look(&self, run: &Run, report: &Report, compared: &mut Option<Compared>) -> Result<Option<Sides>> {
         let (source, sink) = (&self.engine.source, &self.engine.sink);
         let selection = &self.engine.settings.selection;
-        let (listed, mut standing, databases, watched, source, target) = try_join!(
+        let (mut listed, mut standing, databases, watched, source, target) = try_join!(
             source.collections_selected(selection),
             sink.collections_selected(selection),
             source.databases(),
@@ -184,10 +185,16 @@ impl HandOver<'_> {
             source.describe(),
             sink.describe()
         )?;
-        if self.engine.settings.verification != Verification::None {
-            let by_name = (&model::by_name(&listed), &model::by_name(&standing));
-            self.compare(run, report, watched, by_name, compared).await?;
-        }
+        let rules = &self.engine.settings.collections;
+        let without = report
+            .collections
+            .iter()
+            .filter(|state| rules.of(&state.namespace).leaves_indexes_out());
+        let (ours, theirs): (HashSet<_>, HashSet<_>) = without.map(|state| (&state.namespace, &state.target)).unzip();
+        let indexes_left_out = leave_indexes_out(&mut listed, |name| ours.contains(name));
+        leave_indexes_out(&mut standing, |name| theirs.contains(name));
+        let by_name = (&model::by_name(&listed), &model::by_name(&standing));
+        self.compare(run, report, watched, by_name, compared).await?;
         let commands = expiry::commands(report.collections.iter(), Form::Final);
         match self.progress.expiry.finalize(commands.clone()).await {
             // The target has carried out all commands that it has not refused. The listing is older, so it is updated.
@@ -206,6 +213,7 @@ impl HandOver<'_> {
         Ok(Some(Sides {
             listed,
             standing,
+            indexes_left_out,
             databases,
             source,
             target,
@@ -235,8 +243,11 @@ impl HandOver<'_> {
             }
             _ => HashMap::new(),
         };
-        let states = report.collections.iter();
-        let mut open: Vec<&CollectionState> = states.filter(|state| !found.contains_key(&state.namespace)).collect();
+        let rules = &self.engine.settings.collections;
+        let is_open = |state: &&CollectionState| {
+            rules.of(&state.namespace).verification != Verification::None && !found.contains_key(&state.namespace)
+        };
+        let mut open: Vec<&CollectionState> = report.collections.iter().filter(is_open).collect();
         let mut at = report.position;
         let verified = if watched {
             verified_while_running(self.engine, self.progress, self.requests, (&open, at), by_name).await?

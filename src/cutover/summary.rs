@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::catalog;
-use crate::catalog::not_migrated::{is_view_of_buckets, not_migrated};
+use crate::catalog::not_migrated::{IndexesLeftOut, is_view_of_buckets, not_migrated};
 use crate::checkpoint::{States, WayBack};
 use crate::cutover::compare::Comparison;
 use crate::model::{self, Collection, Deployment, Namespace, Position};
@@ -15,6 +15,8 @@ use crate::runtime::progress::RunState;
 pub(super) struct Sides {
     pub listed: Vec<Collection>,
     pub standing: Vec<Collection>,
+    /// Indexes that the target is not to have. The listings do not contain them.
+    pub indexes_left_out: Vec<IndexesLeftOut>,
     /// All databases of the source.
     pub databases: BTreeSet<String>,
     pub source: Deployment,
@@ -69,7 +71,7 @@ pub(super) fn summarize(
         .iter()
         .filter(|collection| !selection.contains(&collection.namespace) || is_view_of_buckets(collection))
         .collect();
-    let not_migrated = not_migrated(&sides.databases, selection, &left_out);
+    let not_migrated = not_migrated(&sides.databases, selection, &left_out, &sides.indexes_left_out);
     let deployments = (&sides.source, &sides.target);
     let certificate = same.then(|| {
         let notes = (&*not_migrated, &*not_kept, late_writes);

@@ -8,7 +8,6 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::checkpoint::CollectionState;
-use crate::config::Verification;
 use crate::cutover::compare;
 use crate::engine::messages::{Request, Requests, VerificationRequest};
 use crate::error::Result;
@@ -40,7 +39,11 @@ pub(crate) async fn verified_while_running(
             .get(namespace)
             .map(|collection| (collection.bytes, collection.documents))
     };
-    let sized = states.iter().map(|state| (size(ours, &state.namespace), *state));
+    let continuous = |state: &&&CollectionState| engine.settings.collections.of(&state.namespace).is_continuous();
+    let sized = states
+        .iter()
+        .filter(continuous)
+        .map(|state| (size(ours, &state.namespace), *state));
     let mut smallest_first: Vec<_> = sized.collect();
     smallest_first.sort_by_key(|(size, _)| *size);
     let (mut cross_checked, mut count) = (0, 0);
@@ -70,7 +73,7 @@ pub(crate) async fn verified_while_running(
 /// # Errors
 /// A server error.
 pub(crate) async fn watched_until_now(engine: &Job, progress: &RunState) -> Result<bool> {
-    if engine.settings.verification != Verification::Continuous {
+    if !engine.settings.collections.any_continuous() {
         return Ok(false);
     }
     let newest = engine.sink.sentinel().await?;

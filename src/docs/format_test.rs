@@ -23,8 +23,8 @@ use crate::report::{
 };
 use crate::test_util::at;
 use crate::{
-    ComparedCollection, DdlPolicy, Error, ErrorKind, Event, ExistingData, LostPosition, PathPolicy, Rehearsed,
-    Selection, Throttle, Verification, VerifyReport,
+    CollectionSettings, ComparedCollection, DdlPolicy, Error, ErrorKind, Event, ExistingData, IndexPolicy,
+    LostPosition, PathPolicy, Rehearsed, Selection, Throttle, Verification, VerifyReport,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -568,6 +568,20 @@ fn settings_are_read_as_they_are_written() {
         Throttle::unlimited()
     );
     serde_json::from_value::<Throttle>(json!({ "copy_bytes": 1 })).unwrap_err();
+    for value in [IndexPolicy::Now, IndexPolicy::Later, IndexPolicy::Never] {
+        both_ways("index_policy", value);
+    }
+    let settings = CollectionSettings::default().priority(2);
+    both_ways("collection_settings", settings);
+    both_ways(
+        "collection_settings",
+        settings.verification(Verification::Digest).indexes(IndexPolicy::Never),
+    );
+    assert_eq!(
+        serde_json::from_value::<CollectionSettings>(json!({})).unwrap(),
+        CollectionSettings::default()
+    );
+    serde_json::from_value::<CollectionSettings>(json!({ "index": "never" })).unwrap_err();
 
     let text = json!({ "include": ["shop.*"], "rename": [["shop.orders", "store.orders"]] });
     let selection: Selection = serde_json::from_value(text).unwrap();

@@ -26,7 +26,6 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use crate::checkpoint::Checkpoint;
-use crate::config::Verification;
 use crate::engine::checkpointer::save_checkpoints;
 use crate::engine::copy::walker::Walker;
 use crate::engine::expiry::keep_expiry;
@@ -247,12 +246,13 @@ impl Job {
 
     /// Whether a cutover can rely on comparisons made during the run, and what it compares itself.
     fn comparison(&self) -> (bool, ComparedAtCutover) {
-        match self.settings.verification {
-            Verification::None => (false, ComparedAtCutover::Nothing),
-            Verification::Continuous if self.settings.watch_foreign_writes => {
-                (true, ComparedAtCutover::Open(self.settings.cross_check_bytes))
-            }
-            Verification::Continuous | Verification::Digest => (false, ComparedAtCutover::Everything),
+        match (
+            self.settings.collections.any_continuous(),
+            self.settings.watch_foreign_writes,
+        ) {
+            (true, true) => (true, ComparedAtCutover::Open(self.settings.cross_check_bytes)),
+            (true, false) => (false, ComparedAtCutover::Everything),
+            (false, _) => (false, ComparedAtCutover::Open(0)),
         }
     }
 
@@ -318,7 +318,6 @@ impl Tasks<'_> {
             applier_memory: self.memory.appliers(),
             held_memory: self.memory.held(),
             chunk_bytes: settings.chunk_bytes,
-            verify: settings.verification == Verification::Continuous,
             changed_memory: self.memory.changed(),
             reached: barriers,
             saves,

@@ -130,7 +130,7 @@ mod write_block;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::catalog::not_migrated::{is_view_of_buckets, not_migrated};
+use crate::catalog::not_migrated::{is_view_of_buckets, leave_indexes_out, not_migrated};
 use crate::catalog::{self, NotKept, Part};
 use crate::config::{ExistingData, Settings};
 use crate::error::{ErrorKind, Result, refuse};
@@ -246,8 +246,9 @@ impl Context<'_> {
 /// Checks both sides. Changes nothing.
 pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
     let settings = &engine.settings;
-    let ((source, listed, databases), (target, standing)) =
+    let ((source, mut listed, databases), (target, standing)) =
         futures::try_join!(source_facts(engine), target_facts(engine))?;
+    let indexes_left_out = leave_indexes_out(&mut listed, |name| settings.collections.of(name).leaves_indexes_out());
     let (selected, left_out): (Vec<&Collection>, Vec<&Collection>) = listed
         .iter()
         .partition(|collection| settings.selection.contains(&collection.namespace) && !is_view_of_buckets(collection));
@@ -362,7 +363,7 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
         total,
         estimate,
         to_drop,
-        not_migrated: not_migrated(&databases, &settings.selection, &left_out),
+        not_migrated: not_migrated(&databases, &settings.selection, &left_out, &indexes_left_out),
         source: source.deployment,
         target: target.deployment,
     })

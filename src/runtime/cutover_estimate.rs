@@ -16,20 +16,24 @@ const BYTES_PER_SECOND: f64 = 50e6;
 pub(crate) struct CutoverWork {
     /// Number of collections.
     pub collections: u64,
-    /// Bytes of all collections.
+    /// Bytes of all collections that it may compare.
     pub bytes: u64,
-    /// Bytes of the collections that are not compared yet, or cannot be compared during the run.
+    /// Bytes of those that are not compared yet, or not during the run.
     pub open_bytes: u64,
 }
 
 /// The documents that a cutover compares.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ComparedAtCutover {
-    #[default]
-    Nothing,
     Everything,
     /// What was not compared during the run, and at most this many bytes of the rest.
     Open(u64),
+}
+
+impl Default for ComparedAtCutover {
+    fn default() -> Self {
+        Self::Open(0)
+    }
 }
 
 impl CutoverWork {
@@ -39,7 +43,6 @@ impl CutoverWork {
     /// measured speed of the copy. Digests on both sides at once are faster.
     pub fn estimate(&self, compared: ComparedAtCutover, lag: Duration, bytes_per_second: Option<f64>) -> Duration {
         let bytes = match compared {
-            ComparedAtCutover::Nothing => 0,
             ComparedAtCutover::Everything => self.bytes,
             ComparedAtCutover::Open(more) => self.open_bytes.saturating_add(more).min(self.bytes),
         };
@@ -52,7 +55,7 @@ impl CutoverWork {
 
 #[cfg(test)]
 mod tests {
-    use super::ComparedAtCutover::{Everything, Nothing, Open};
+    use super::ComparedAtCutover::{Everything, Open};
     use super::*;
 
     #[test]
@@ -66,8 +69,7 @@ mod tests {
         for (work, compared, lag, rate, milliseconds) in [
             (work(0, 0, 0), Everything, 0, None, 300),
             (work(0, 0, 0), Everything, 2, None, 2_300),
-            (work(10_000, 0, 0), Nothing, 0, None, 4_300),
-            (work(0, 100 * mb, 100 * mb), Nothing, 0, None, 300),
+            (work(10_000, 0, 0), Open(0), 0, None, 4_300),
             (work(0, 100 * mb, 0), Everything, 0, None, 2_300),
             (work(0, 100 * mb, 0), Everything, 0, Some(1e6), 100_300),
             (work(0, 100 * mb, 0), Open(0), 0, None, 300),

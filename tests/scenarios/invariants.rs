@@ -25,6 +25,7 @@ mod pace;
 mod resume;
 mod resync;
 mod saves;
+mod settings;
 mod side_by_side;
 mod unsupported;
 mod verify;

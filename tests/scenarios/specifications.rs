@@ -8,7 +8,10 @@ use mongodb::Client;
 use mongoferry::checkpoint::MemoryStore;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
-use mongoferry::{Certificate, ExistingData, Migration, MigrationBuilder, NotKept, Outcome, Severity, Summary};
+use mongoferry::{
+    Certificate, CollectionSettings, ExistingData, IndexPolicy, Migration, MigrationBuilder, NotKept, Outcome,
+    Severity, Summary,
+};
 use mongoferry_testbed::{ReplicaSet, Version};
 
 use super::deadline::{cut_over, ready};
@@ -395,4 +398,66 @@ pairs! {
     specifications_from_5_0_to_6_0_27: V5_0 => V6_0_27,
     #[ignore = "as its neighbours, on other releases"]
     specifications_from_6_0_to_6_0: V6_0 => V6_0,
+}
+
+/// There and back, with commands about indexes that the target does not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_that_are_left_out_stay_away_there_and_back() {
+    let pair = Pair::start(Version::V6_0, Version::V6_0).await;
+    let source = &pair.on_source;
+    let sessions = source.database("spec").collection::<Document>("sessions");
+    let documents = (0..100).map(|id| doc! { "_id": id, "at": bson::DateTime::now(), "user": id });
+    sessions.insert_many(documents).await.unwrap();
+    create_index(
+        source,
+        "sessions",
+        doc! { "at": 1 },
+        doc! { "expireAfterSeconds": 3600 },
+    )
+    .await;
+    let user = doc! { "key": { "user": 1 }, "name": "user", "unique": true };
+    run(source, doc! { "createIndexes": "sessions", "indexes": [user] }).await;
+    let never = CollectionSettings::default().indexes(IndexPolicy::Never);
+    let builder = pair.migration(ExistingData::Refuse).await;
+    let handle = builder.collection_settings("spec.*", never).build().unwrap();
+    let handle = handle.start().await.unwrap();
+    ready(&handle).await;
+    let expire = doc! { "name": "x", "expireAfterSeconds": 7200 };
+    run(source, doc! { "collMod": "sessions", "index": expire }).await;
+    run(source, doc! { "dropIndexes": "sessions", "index": "user" }).await;
+    let again = doc! { "key": { "user": -1 }, "name": "user" };
+    run(source, doc! { "createIndexes": "sessions", "indexes": [again] }).await;
+    sessions.delete_one(doc! { "_id": 7 }).await.unwrap();
+    let summary = cut_over(&handle).await;
+    assert_complete(&summary);
+    let left_out = |summary: &Summary| {
+        summary
+            .not_migrated
+            .iter()
+            .any(|what| what.contains("the indexes x, user of spec.sessions"))
+    };
+    assert!(left_out(&summary), "{:?}", summary.not_migrated);
+    let names = async |client: &Client| {
+        let sessions = client.database("spec").collection::<Document>("sessions");
+        sessions.list_index_names().await.unwrap()
+    };
+    assert_eq!(names(&pair.on_target).await, ["_id_"]);
+
+    let target = pair.on_target.database("spec").collection::<Document>("sessions");
+    target
+        .insert_one(doc! { "_id": 1000, "at": bson::DateTime::now(), "user": 1000 })
+        .await
+        .unwrap();
+    let (from, to) = (pair.target.uri(), pair.source.uri());
+    let (back_source, back_sink) = futures::try_join!(MongoSource::connect(&from), MongoSink::connect(&to)).unwrap();
+    let back = summary
+        .reverse(back_source, back_sink)
+        .unwrap()
+        .collection_settings("spec.*", never);
+    let handle = back.build().unwrap().start().await.unwrap();
+    ready(&handle).await;
+    let summary = cut_over(&handle).await;
+    assert_complete(&summary);
+    assert_eq!(names(source).await, ["_id_", "x", "user"]);
+    assert_eq!(sessions.count_documents(doc! {}).await.unwrap(), 100);
 }

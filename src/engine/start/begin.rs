@@ -64,7 +64,10 @@ impl Job {
         let mut collections: Vec<CollectionProgress> = checkpoint
             .collections
             .iter()
-            .map(CollectionProgress::from_checkpoint)
+            .map(|state| CollectionProgress {
+                rule: self.settings.collections.of(&state.namespace),
+                ..CollectionProgress::from_checkpoint(state)
+            })
             .collect();
         // The process may have ended after its first checkpoint and before it had created all collections.
         if !checkpoint.created {
@@ -283,12 +286,12 @@ impl Job {
                 return CollectionProgress::view(collection.namespace.clone(), target, collection.options.clone());
             }
             let has_documents = has_documents(&target);
-            let tracked = CollectionProgress::unread(collection, target, Vec::new());
+            let mut tracked = CollectionProgress::unread(collection, target, Vec::new());
             if has_documents {
-                CollectionProgress::from_checkpoint(&tracked.to_checkpoint())
-            } else {
-                tracked
+                tracked = CollectionProgress::from_checkpoint(&tracked.to_checkpoint());
             }
+            tracked.rule = self.settings.collections.of(&collection.namespace);
+            tracked
         };
         listed.iter().map(track).collect()
     }

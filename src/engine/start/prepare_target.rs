@@ -118,7 +118,9 @@ async fn arrange_one(
     let Some(there) = there else {
         return create(sink, collection).await.map(|()| false);
     };
-    drop_indexes(sink, collection, there, servers).await?;
+    if !collection.rule.leaves_indexes_out() {
+        drop_indexes(sink, collection, there, servers).await?;
+    }
     put_options_right(sink, ownership, collection, there, servers).await
 }
 

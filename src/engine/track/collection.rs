@@ -8,6 +8,7 @@ use bson::raw::RawDocumentBuf;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::CollectionState;
+use crate::config::CollectionRule;
 use crate::engine::track::held_changes::HeldChanges;
 use crate::engine::track::ranges::{ChunkId, RangeStatus, Ranges};
 use crate::engine::track::verification::RangeVerification;
@@ -20,8 +21,8 @@ pub(crate) struct CollectionProgress {
     pub target: Arc<CollectionMapping>,
     /// See [`CollectionState::made`].
     pub made: Option<Uuid>,
-    /// See [`CollectionSettings::priority`](crate::config::CollectionSettings::priority).
-    pub priority: i32,
+    /// The host's settings for it.
+    pub rule: CollectionRule,
     pub options: RawDocumentBuf,
     pub indexes: Vec<RawDocumentBuf>,
     pub documents: u64,
@@ -100,7 +101,7 @@ impl CollectionProgress {
                 kind: collection.kind,
             }),
             made: None,
-            priority: 0,
+            rule: CollectionRule::default(),
             options: collection.options.clone(),
             indexes: collection.indexes.clone(),
             documents: collection.documents,
@@ -169,7 +170,8 @@ impl CollectionProgress {
             kind: self.target.kind,
             options: self.options.clone(),
             indexes: self.indexes.clone(),
-            indexed: self.is_indexed() && self.failed_indexes.is_empty(),
+            // A later run may have another setting.
+            indexed: self.is_indexed() && self.failed_indexes.is_empty() && !self.rule.leaves_indexes_out(),
             documents: self.documents,
             bytes: self.bytes,
             copied_documents: self.copied.documents,
@@ -199,9 +201,9 @@ impl CollectionProgress {
         }
     }
 
-    /// Resets the collection, so that it is copied again. `verify` says whether it is also compared afterwards.
-    pub fn copy_again(&mut self, verify: bool) {
-        if verify {
+    /// Resets the collection, so that it is copied again and compared afterwards.
+    pub fn copy_again(&mut self) {
+        if self.rule.is_continuous() {
             self.verification.begin();
         }
         self.ranges = Ranges::unread_again();

@@ -50,7 +50,7 @@ impl CollectionProgress {
             if !matches!(self.ranges.only(), Some(RangeStatus::Done(at)) if at <= routed) {
                 return;
             }
-            let mut waiting: Vec<_> = self.indexes.iter().filter(|index| !is_id_index(index)).collect();
+            let mut waiting: Vec<_> = self.to_build().collect();
             waiting.sort_by_key(|index| is_unique(index));
             self.index_work = IndexWork::Building {
                 waiting: waiting.iter().map(|index| name_of(index).to_owned()).collect(),
@@ -62,6 +62,14 @@ impl CollectionProgress {
         {
             self.index_work = IndexWork::Done;
         }
+    }
+
+    /// The indexes that the target is to have, except the one on `_id`.
+    fn to_build(&self) -> impl Iterator<Item = &RawDocumentBuf> {
+        let leaves_out = self.rule.leaves_indexes_out();
+        self.indexes
+            .iter()
+            .filter(move |index| !is_id_index(index) && !leaves_out)
     }
 
     /// Whether the index with this name is being built.
@@ -84,10 +92,10 @@ impl CollectionProgress {
         for specification in specifications {
             self.remove_index(name_of(specification));
             self.indexes.push(specification.clone());
-            if is_id_index(specification) {
+            let name = name_of(specification).to_owned();
+            if is_id_index(specification) || self.rule.leaves_indexes_out() {
                 continue;
             }
-            let name = name_of(specification).to_owned();
             match &mut self.index_work {
                 IndexWork::NotBegun => {}
                 IndexWork::Building { waiting, .. } => waiting.push_back(name),
@@ -131,7 +139,7 @@ impl CollectionProgress {
 
     /// Returns how many indexes the sink has, builds, and is to have, not counting those on `_id`.
     pub fn index_counts(&self) -> IndexCounts {
-        let total = self.indexes.iter().filter(|index| !is_id_index(index)).count();
+        let total = self.to_build().count();
         let (missing, building) = match &self.index_work {
             IndexWork::NotBegun => (total, 0),
             IndexWork::Building { waiting, running, .. } => {

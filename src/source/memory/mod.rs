@@ -55,10 +55,12 @@ struct Shared {
 pub enum SourceCall {
     /// [`Source::describe`]
     Describe,
-    /// [`Source::collections`]
+    /// [`Source::collections`] and [`Source::collections_selected`]
     Collections,
     /// [`Source::collections_named`]
     CollectionsNamed,
+    /// [`Source::databases`]
+    Databases,
     /// [`Source::position`]
     Position,
     /// [`Source::sentinel`]
@@ -288,6 +290,15 @@ impl Source for MemorySource {
             }
         }
         Ok(collections)
+    }
+
+    async fn databases(&self) -> Result<BTreeSet<String>> {
+        self.before(SourceCall::Databases).await?;
+        let listed = lock(&self.shared.state).listed();
+        let databases = listed
+            .iter()
+            .map(|collection| collection.namespace.database().to_owned());
+        self.answer(SourceCall::Databases, databases.collect()).await
     }
 
     async fn position(&self) -> Result<Position> {

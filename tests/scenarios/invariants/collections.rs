@@ -10,13 +10,13 @@ use mongoferry::{CollectionPhase, CollectionSettings, CollectionStatus, Error, E
 use super::comparing::tamper;
 use super::*;
 
-fn by_name(run: &MigrationHandle) -> BTreeMap<String, Arc<CollectionStatus>> {
+pub(super) fn by_name(run: &MigrationHandle) -> BTreeMap<String, Arc<CollectionStatus>> {
     let all = run.collections().into_iter();
     all.map(|status| (status.namespace.as_str().to_owned(), status))
         .collect()
 }
 
-async fn until_phase(run: &MigrationHandle, name: &str, phase: CollectionPhase) -> Arc<CollectionStatus> {
+pub(super) async fn until_phase(run: &MigrationHandle, name: &str, phase: CollectionPhase) -> Arc<CollectionStatus> {
     until(&format!("{name} is {phase}"), || {
         by_name(run).get(name).is_some_and(|status| status.phase == phase)
     })
@@ -25,7 +25,7 @@ async fn until_phase(run: &MigrationHandle, name: &str, phase: CollectionPhase) 
 }
 
 /// Two collections with an index each; `shop.orders` is smaller and thus copied last.
-fn two() -> Bench {
+pub(super) fn two() -> Bench {
     let bench = Bench::with_orders(5);
     bench.source.create_collection("shop.items", rawdoc! {}).unwrap();
     for document in documents(0..20, 1000) {

@@ -118,6 +118,7 @@ impl Router {
             bytes: 0,
         };
         let made_with = to_create(&expiry_held_back(&collection.options), &collection.indexes);
+        let rule = self.state.tracked.rule(namespace);
         let tracked = match room {
             Room::Free => CollectionProgress {
                 made: self.ownership.create(&target, kind, made_with).await?,
@@ -125,7 +126,8 @@ impl Router {
                 ranges: Ranges::done(position.predecessor()),
                 index_work: IndexWork::Done,
                 // For other kinds, comparing documents by `_id` is not enough: in a capped collection their order is data.
-                verification: RangeVerification::of_empty(self.state.verify && kind.has_ranges()),
+                verification: RangeVerification::of_empty(rule.is_continuous() && kind.has_ranges()),
+                rule,
                 ..CollectionProgress::unread(&collection, target, Vec::new())
             },
             Room::Kept => self.take_over(&collection, target).await?,
@@ -163,11 +165,10 @@ impl Router {
         let mut tracked = CollectionProgress::from_checkpoint(
             &CollectionProgress::unread(collection, target, Vec::new()).to_checkpoint(),
         );
+        tracked.rule = self.state.tracked.rule(&collection.namespace);
         arrange_kept(&*self.source, &*self.sink, &self.ownership, &tracked).await?;
         tracked.made = self.ownership.identify(&tracked.target.target).await?;
-        if self.state.verify {
-            tracked.verification.begin();
-        }
+        tracked.verification = RangeVerification::wanted_if(tracked.rule.is_continuous());
         Ok(tracked)
     }
 
@@ -206,9 +207,13 @@ impl Router {
         let Some(tracked) = self.at_rest(id, namespace).await? else {
             return Ok(());
         };
+        let is_left_out = tracked.rule.leaves_indexes_out();
         tracked.remove_index(&name);
         let target = tracked.target.target.clone();
         self.report(position, format!("dropped the index {name} of {namespace}"));
+        if is_left_out {
+            return Ok(());
+        }
         self.sink
             .execute(&CatalogCommand::DropIndex {
                 namespace: target,
@@ -237,6 +242,7 @@ impl Router {
                         .as_document()
                         .ok_or_else(|| unexpected("`index` of collMod is not a document"))?;
                     match tracked.modify_index(change)? {
+                        Some(_) if tracked.rule.leaves_indexes_out() => {}
                         Some((name, now)) if tracked.is_built(&name) => carried.append(field, now),
                         Some((name, _)) => unbuilt = Some(name),
                         None => {}

@@ -13,6 +13,7 @@ use crate::checkpoint::Renaming;
 use crate::engine::follow::router::Router;
 use crate::engine::ownership::Room;
 use crate::engine::track::collection::CollectionProgress;
+use crate::engine::track::verification::RangeVerification;
 use crate::error::Result;
 use crate::model::{CollectionMapping, Namespace, Position};
 
@@ -105,13 +106,13 @@ impl Router {
             target,
             kind,
         });
+        let rule = self.state.tracked.rule(to);
         if let Some(tracked) = self.state.tracked.get_mut(&id) {
             tracked.target = Arc::clone(&renamed);
             tracked.made = made;
-            if self.state.verify {
-                // Writes made by other programs were recorded under the old name, so verification starts over.
-                tracked.verification.begin();
-            }
+            tracked.rule = rule;
+            // Writes made by other programs were recorded under the old name, so verification starts over.
+            tracked.verification = RangeVerification::wanted_if(rule.is_continuous());
         }
         self.announce_rename(&renamed).await?;
         self.report(position, format!("renamed {from} to {to}"));
@@ -141,14 +142,13 @@ impl Router {
             Room::Free => {
                 let options = to_create(&expiry_held_back(&collection.options), &collection.indexes);
                 let made = self.ownership.create(&target, collection.kind, options).await?;
-                let mut tracked = CollectionProgress {
+                let rule = self.state.tracked.rule(to);
+                CollectionProgress {
                     made,
+                    rule,
+                    verification: RangeVerification::wanted_if(rule.is_continuous()),
                     ..CollectionProgress::unread(&collection, target, Vec::new())
-                };
-                if self.state.verify {
-                    tracked.verification.begin();
                 }
-                tracked
             }
             Room::Kept => self.take_over(&collection, target).await?,
         };

@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 use super::state::CheckpointFacts;
 use super::*;
 use crate::checkpoint::PendingCheckpoint;
+use crate::config::Verification;
 use crate::engine::messages::Unsettled;
 use crate::engine::track::ranges::Ranges;
 use crate::model::{Collection, CollectionKind, Namespace, Operation, Write};
@@ -92,7 +93,7 @@ impl Fixture {
             most_builds: 1,
             selection: Selection::all(),
             ddl: DdlPolicy::default(),
-            rules: CollectionRules::default(),
+            rules: CollectionRules::all(Verification::Digest),
             progress: Arc::new(RunState::new(Events::new())),
             entries: read,
             requests: asked,
@@ -100,7 +101,6 @@ impl Fixture {
             applier_memory: MemoryBudget::new(64 << 20),
             held_memory: Allowance::alone(64 << 20),
             chunk_bytes: 1 << 20,
-            verify: false,
             changed_memory: Allowance::alone(1 << 20),
             reached: barriers,
             saves,

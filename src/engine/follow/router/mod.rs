@@ -104,8 +104,6 @@ pub(crate) struct RouterParts {
     /// Memory for held changes.
     pub held_memory: Allowance,
     pub chunk_bytes: u64,
-    /// Whether collections are verified continuously.
-    pub verify: bool,
     /// Memory for the `_id`s of documents that have changed since they were compared.
     pub changed_memory: Allowance,
     pub reached: mpsc::Receiver<BarrierReached>,
@@ -160,7 +158,6 @@ impl Router {
             appliers: parts.appliers.len(),
             held_memory: parts.held_memory,
             chunk_bytes: parts.chunk_bytes,
-            verify: parts.verify,
             changed_memory: parts.changed_memory,
             cancel: parts.cancel.clone(),
             checkpoint: parts.checkpoint,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use tokio::time::Instant;
 
+use crate::config::{IndexPolicy, Verification};
 use crate::engine::track::collection::{CollectionProgress, IndexWork};
 use crate::engine::track::ranges::RangeStatus;
 use crate::report::IndexCounts;
@@ -20,6 +21,8 @@ pub(super) struct Facts {
     unread: Option<Rank>,
     /// Whether neighbouring ranges are done, so that they can be joined once their positions are routed.
     can_join: bool,
+    /// Whether its indexes are built only after all collections are copied.
+    is_later: bool,
     /// Whether its index work advances without a build once everything is routed.
     can_begin_indexes: bool,
     has_waiting_indexes: bool,
@@ -30,7 +33,7 @@ pub(super) struct Facts {
     /// When its changed documents can be compared again without hurry. With hurry, `Totals::changed` counts instead.
     again: Option<Turn>,
     changed_bytes: usize,
-    /// Bytes of its documents.
+    /// Bytes of its documents, if a cutover may compare them, otherwise 0.
     bytes: u64,
     /// The same if a cutover has to compare them all, otherwise 0.
     open_bytes: u64,
@@ -53,6 +56,7 @@ impl Facts {
     pub fn of(tracked: &CollectionProgress) -> Self {
         let (verification, ranges) = (&tracked.verification, &tracked.ranges);
         let is_copied = ranges.all_done();
+        let is_continuous = tracked.rule.is_continuous();
         let turn = |time| Turn {
             is_asked: verification.is_asked(),
             time,
@@ -61,17 +65,18 @@ impl Facts {
         Self {
             is_copied,
             is_indexed: tracked.is_indexed(),
-            is_settled: !tracked.target.kind.has_ranges() || verification.is_settled(),
+            is_settled: !is_continuous || !tracked.target.kind.has_ranges() || verification.is_settled(),
             is_asked: verification.is_asked(),
             // The heat is never negative, so its bits are in the same order.
             unread: ranges.has_unread().then(|| {
                 (
-                    Reverse(tracked.priority),
+                    Reverse(tracked.rule.priority),
                     tracked.heat().to_bits(),
                     Reverse(tracked.bytes),
                 )
             }),
             can_join: ranges.can_join(),
+            is_later: tracked.rule.indexes == IndexPolicy::Later,
             can_begin_indexes: match &tracked.index_work {
                 IndexWork::NotBegun => is_copied,
                 IndexWork::Building { waiting, running, .. } => waiting.is_empty() && running.is_empty(),
@@ -83,10 +88,14 @@ impl Facts {
             due: verification.due_at().filter(|_| is_whole).map(turn),
             again: verification.due_again_at().filter(|_| is_whole).map(turn),
             changed_bytes: verification.changed_bytes(),
-            bytes: tracked.bytes,
-            open_bytes: match tracked.target.kind.has_ranges() && !verification.is_open_as_a_whole() {
-                true => 0,
-                false => tracked.bytes,
+            bytes: match tracked.rule.verification {
+                Verification::None => 0,
+                _ => tracked.bytes,
+            },
+            open_bytes: match tracked.rule.verification {
+                Verification::None => 0,
+                Verification::Continuous if tracked.target.kind.has_ranges() && !verification.is_open_as_a_whole() => 0,
+                _ => tracked.bytes,
             },
             waiting_bytes: verification.waiting_bytes(),
             indexes: tracked.index_counts(),
@@ -112,8 +121,9 @@ pub(super) struct Totals {
     pub indexes: IndexCounts,
     pub unread: BTreeSet<(Rank, usize)>,
     pub can_join: BTreeSet<usize>,
-    pub can_begin_indexes: BTreeSet<usize>,
-    pub has_waiting_indexes: BTreeSet<usize>,
+    /// Those whose indexes are built only after all collections are copied have `true`, and come last.
+    pub can_begin_indexes: BTreeSet<(bool, usize)>,
+    pub has_waiting_indexes: BTreeSet<(bool, usize)>,
     pub in_flight: BTreeSet<usize>,
     pub compared: BTreeSet<usize>,
     pub due: Queue,
@@ -168,6 +178,11 @@ impl Totals {
                 set.insert(slot);
             }
         }
+        for (is_in, set) in self.index_sets(facts) {
+            if is_in {
+                set.insert((facts.is_later, slot));
+            }
+        }
         if let Some(turn) = &facts.due {
             self.due.of(turn).insert((turn.time, slot));
         }
@@ -198,6 +213,11 @@ impl Totals {
                 set.remove(&slot);
             }
         }
+        for (is_in, set) in self.index_sets(facts) {
+            if is_in {
+                set.remove(&(facts.is_later, slot));
+            }
+        }
         if let Some(turn) = &facts.due {
             self.due.of(turn).remove(&(turn.time, slot));
         }
@@ -209,13 +229,18 @@ impl Totals {
         }
     }
 
-    fn sets(&mut self, facts: &Facts) -> [(bool, &mut BTreeSet<usize>); 5] {
+    fn sets(&mut self, facts: &Facts) -> [(bool, &mut BTreeSet<usize>); 3] {
         [
             (facts.can_join, &mut self.can_join),
-            (facts.can_begin_indexes, &mut self.can_begin_indexes),
-            (facts.has_waiting_indexes, &mut self.has_waiting_indexes),
             (facts.is_in_flight, &mut self.in_flight),
             (facts.is_compared, &mut self.compared),
+        ]
+    }
+
+    fn index_sets(&mut self, facts: &Facts) -> [(bool, &mut BTreeSet<(bool, usize)>); 2] {
+        [
+            (facts.can_begin_indexes, &mut self.can_begin_indexes),
+            (facts.has_waiting_indexes, &mut self.has_waiting_indexes),
         ]
     }
 }

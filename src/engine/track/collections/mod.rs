@@ -17,9 +17,10 @@ use tokio::time::Instant;
 use self::facts::{Facts, Totals};
 use self::status::status_of;
 use crate::checkpoint::{CollectionState, Compared, ComparedState, State, States};
-use crate::config::CollectionRules;
+use crate::config::{CollectionRule, CollectionRules};
 use crate::engine::track::collection::CollectionProgress;
 use crate::engine::track::ranges::{RangeStatus, Ranges};
+use crate::model::Namespace;
 use crate::model::{Position, SharedSlots};
 use crate::report::{CollectionStatus, IndexCounts};
 use crate::runtime::cutover_estimate::CutoverWork;
@@ -74,6 +75,11 @@ impl Collections {
         }
     }
 
+    /// The host's settings for a collection with this name on the source.
+    pub fn rule(&self, namespace: &Namespace) -> CollectionRule {
+        self.rules.of(namespace)
+    }
+
     pub fn contains_key(&self, id: &Uuid) -> bool {
         self.slots_by_id.contains_key(id)
     }
@@ -96,7 +102,7 @@ impl Collections {
 
     pub fn insert(&mut self, id: Uuid, mut tracked: CollectionProgress) {
         self.remove(&id);
-        tracked.priority = self.rules.of(&tracked.target.namespace).priority;
+        tracked.rule = self.rules.of(&tracked.target.namespace);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
@@ -190,9 +196,9 @@ impl Collections {
     /// Advances the index work of collections that have nothing more to wait for.
     pub fn advance_index_work(&mut self, routed: Position) {
         self.refresh();
-        let mut next = 0;
-        while let Some(slot) = first_from(&self.totals.can_begin_indexes, next) {
-            next = slot + 1;
+        let mut next = (false, 0);
+        while let Some((is_later, slot)) = first_from(&self.totals.can_begin_indexes, next) {
+            next = (is_later, slot + 1);
             if let Some(tracked) = self.touch(slot, true) {
                 tracked.advance_index_work(routed);
             }
@@ -203,16 +209,18 @@ impl Collections {
     pub fn next_index(&mut self, routed: Position) -> Option<IndexJob> {
         self.refresh();
         for are_waiting in [true, false] {
-            let mut next = 0;
+            let mut next = (false, 0);
             loop {
                 let candidates = match are_waiting {
                     true => &self.totals.has_waiting_indexes,
                     false => &self.totals.can_begin_indexes,
                 };
-                let Some(slot) = first_from(candidates, next) else {
+                let found = first_from(candidates, next);
+                let Some((is_later, slot)) = found.filter(|(is_later, _)| !is_later || self.totals.not_copied == 0)
+                else {
                     break;
                 };
-                next = slot + 1;
+                next = (is_later, slot + 1);
                 let index = self.touch(slot, true).and_then(|tracked| tracked.next_index(routed));
                 if index.is_some() {
                     return index;
@@ -478,6 +486,6 @@ impl<T> DerefMut for Noticed<T> {
 
 /// Returns the first slot at or after `from`. The sets do not change before the next update, so a caller can iterate over one while its
 /// collections change.
-fn first_from(slots: &BTreeSet<usize>, from: usize) -> Option<usize> {
+fn first_from<T: Copy + Ord>(slots: &BTreeSet<T>, from: T) -> Option<T> {
     slots.range(from..).next().copied()
 }

@@ -142,6 +142,14 @@ impl RangeVerification {
         }
     }
 
+    /// The state of a collection of which nothing is compared yet.
+    pub fn wanted_if(wanted: bool) -> Self {
+        Self {
+            wanted,
+            ..Self::default()
+        }
+    }
+
     /// Starts over. A comparison in flight must have been [taken](Self::take) before.
     pub fn begin(&mut self) {
         *self = Self {

@@ -56,8 +56,6 @@ pub(crate) struct RoutingParts {
     /// Memory for held changes.
     pub held_memory: Allowance,
     pub chunk_bytes: u64,
-    /// Whether collections are verified continuously.
-    pub verify: bool,
     /// Memory for the `_id`s of documents that have changed since they were compared.
     pub changed_memory: Allowance,
     /// Stops the run. The tokens of chunks and comparisons are its children.
@@ -73,6 +71,8 @@ pub(crate) struct RoutingParts {
 pub(crate) struct RoutingState {
     pub selection: Selection,
     pub tracked: Collections,
+    /// Whether some collection may be compared while the run follows the source.
+    any_continuous: bool,
     pub views: Noticed<BTreeMap<Namespace, CollectionProgress>>,
     /// Collections that were renamed into the selection, but were renamed again or dropped since. A later entry says which.
     pub ghosts: HashSet<Uuid>,
@@ -82,7 +82,6 @@ pub(crate) struct RoutingState {
     pub routed: Position,
     /// Position from which a tail would have to start again.
     resume: Position,
-    pub verify: bool,
     /// Number of appliers.
     appliers: usize,
     /// Chunks whose documents are durable, and that wait for entries that could contradict their reads.
@@ -143,12 +142,12 @@ pub(crate) struct Outside {
 
 impl RoutingState {
     pub fn new(parts: RoutingParts, now: Instant) -> Self {
-        let (mut tracked, mut views) = (Collections::new(parts.rules), BTreeMap::new());
+        let (mut tracked, mut views) = (Collections::new(parts.rules.clone()), BTreeMap::new());
         for mut collection in parts.collections {
-            if parts.verify && !collection.verification.is_wanted() {
-                collection.verification.begin();
-            } else if !parts.verify {
-                collection.verification = RangeVerification::default();
+            collection.rule = parts.rules.of(&collection.target.namespace);
+            match collection.rule.is_continuous() {
+                true if collection.verification.is_wanted() => {}
+                is_continuous => collection.verification = RangeVerification::wanted_if(is_continuous),
             }
             if collection.target.kind == CollectionKind::View {
                 views.insert(collection.target.namespace.clone(), collection);
@@ -164,7 +163,7 @@ impl RoutingState {
             replay_until: parts.replay_until,
             routed: parts.checkpoint.watermark,
             resume: parts.checkpoint.resume,
-            verify: parts.verify,
+            any_continuous: parts.rules.any_continuous(),
             appliers: parts.appliers,
             finishing: Vec::new(),
             compared: Vec::new(),
@@ -324,7 +323,7 @@ impl RoutingState {
         CopyProgress {
             is_copied,
             is_indexed,
-            all_compared: self.verify && is_indexed && self.tracked.are_settled(),
+            all_compared: self.any_continuous && is_indexed && self.tracked.are_settled(),
             cutover: self.tracked.cutover_work(),
         }
     }
@@ -332,7 +331,7 @@ impl RoutingState {
     /// Resets a collection, so that it is copied again.
     pub fn copy_again(&mut self, collection: Uuid) {
         if let Some(tracked) = self.tracked.get_mut(&collection) {
-            tracked.copy_again(self.verify);
+            tracked.copy_again();
         }
         self.given_up.forget(collection);
     }

@@ -17,11 +17,15 @@ impl RoutingState {
     pub fn verify(&mut self, request: VerificationRequest, now: Instant, actions: &mut Vec<Action>) {
         let reply = match request {
             VerificationRequest::Begin { collections, reply } => {
-                self.each_verification(&collections, RangeVerification::ask, now, actions);
+                self.each_verification(&collections, |tracked| tracked.verification.ask(), now, actions);
                 Reply::Done(reply)
             }
             VerificationRequest::End { collections, reply } => {
-                let end = |verification: &mut RangeVerification| *verification = RangeVerification::default();
+                let end = |tracked: &mut CollectionProgress| {
+                    if !tracked.rule.is_continuous() {
+                        tracked.verification = RangeVerification::default();
+                    }
+                };
                 self.each_verification(&collections, end, now, actions);
                 Reply::Done(reply)
             }
@@ -40,11 +44,11 @@ impl RoutingState {
         actions.push(Action::Reply(reply));
     }
 
-    /// Applies `change` to the verifications of these collections, or of all collections if none are given.
+    /// Applies `change` to these collections, or to all collections if none are given, while nothing is being compared.
     fn each_verification(
         &mut self,
         collections: &[Namespace],
-        change: impl Fn(&mut RangeVerification),
+        change: impl Fn(&mut CollectionProgress),
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
@@ -54,7 +58,7 @@ impl RoutingState {
         let meant = self.tracked.values().filter(is_meant);
         for id in meant.map(|tracked| tracked.target.id).collect::<Vec<_>>() {
             if let Some(tracked) = self.tracked.get_mut(&id) {
-                change(&mut tracked.verification);
+                change(tracked);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Comparisons: when they begin, when they may read the target, and how they end.
 
 use super::*;
+use crate::config::Verification;
 use crate::engine::messages::VerificationRequest;
 use crate::engine::track::verification::Portion;
 
@@ -193,7 +194,7 @@ fn changed_documents_are_compared_again_after_a_rest() {
 #[test]
 fn too_many_changes_begin_the_comparison_again() {
     let mut bench = Bench::of(RoutingParts {
-        verify: true,
+        rules: CollectionRules::all(Verification::Continuous),
         changed_memory: Allowance::alone(2000),
         ..parts(vec![indexed(ORDERS, 1)])
     });

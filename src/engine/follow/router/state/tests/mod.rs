@@ -16,6 +16,7 @@ use bson::{RawBsonRef, rawdoc};
 
 use super::actions::Holder;
 use super::*;
+use crate::config::Verification;
 use crate::engine::messages::{BarrierReached, Check, Stuck, Unsettled, Work};
 use crate::engine::track::ranges::Ranges;
 use crate::model::{Collection, Operation};
@@ -90,11 +91,10 @@ fn indexed(collection: u8, time: u32) -> CollectionProgress {
 fn parts(collections: Vec<CollectionProgress>) -> RoutingParts {
     RoutingParts {
         selection: Selection::all(),
-        rules: CollectionRules::default(),
+        rules: CollectionRules::all(Verification::Digest),
         appliers: 2,
         held_memory: Allowance::alone(100_000),
         chunk_bytes: 1 << 20,
-        verify: false,
         changed_memory: Allowance::alone(1 << 20),
         cancel: CancellationToken::new(),
         checkpoint: Checkpoint::begin("source", "sink", Selection::all(), at(1), at(1)),
@@ -111,7 +111,7 @@ impl Bench {
     /// Everything is copied, indexed and to be compared.
     fn verified(collections: Vec<CollectionProgress>) -> Self {
         Self::of(RoutingParts {
-            verify: true,
+            rules: CollectionRules::all(Verification::Continuous),
             ..parts(collections)
         })
     }

@@ -6,6 +6,7 @@ use futures::FutureExt;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::config::Verification;
 use crate::engine::messages::Assignment;
 use crate::engine::track::held_changes::HeldChanges;
 use crate::engine::track::verification::Portion;
@@ -97,7 +98,7 @@ impl World {
             documents.entry(document.0).or_default().push(*document);
         }
         let mut bench = Bench::of(RoutingParts {
-            verify: true,
+            rules: CollectionRules::all(Verification::Continuous),
             held_memory: Allowance::alone(1000),
             ..parts(vec![
                 unread(ORDERS, CollectionKind::Plain, &[10, 20]),
