@@ -1,6 +1,8 @@
 //! Settings of a migration.
 
 use std::fmt;
+#[cfg(feature = "recorder")]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::WayBack;
 use crate::error::Result;
+#[cfg(feature = "recorder")]
+use crate::error::{Error, ErrorKind};
 use crate::model::{MigrationId, Namespace, OnWait, Selection, checked_pattern, matches_pattern};
 
 /// All settings of a migration.
@@ -40,9 +44,37 @@ pub(crate) struct Settings {
     pub scan_documents: bool,
     pub on_wait: OnWait,
     pub collections: CollectionRules,
+    #[cfg(feature = "recorder")]
+    pub recording: Option<Recording>,
+}
+
+/// Where a run is recorded.
+#[cfg(feature = "recorder")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Recording {
+    pub path: PathBuf,
+    /// Maximum size of the file.
+    pub bytes: u64,
 }
 
 impl Settings {
+    /// Checks that a recording has room for something.
+    #[cfg(feature = "recorder")]
+    pub fn check_recording(&self) -> Result<()> {
+        let least = 1 << 20;
+        match &self.recording {
+            Some(recording) if recording.bytes < least => Err(Error::new(
+                ErrorKind::InvalidConfiguration,
+                "build the migration",
+                format!(
+                    "the limit of the recording is {} bytes; it must be at least {least}",
+                    recording.bytes
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Number of walkers to run until the write load on the source is known.
     pub fn walkers_at_first(&self) -> usize {
         if self.adaptive_walkers { 1 } else { self.walkers }
@@ -78,6 +110,8 @@ impl Default for Settings {
             scan_documents: false,
             on_wait: OnWait::default(),
             collections: CollectionRules::default(),
+            #[cfg(feature = "recorder")]
+            recording: None,
         }
     }
 }

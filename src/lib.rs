@@ -58,7 +58,8 @@
 //! | keep the checkpoint elsewhere, or wrap a side | [`CheckpointStore`], [`Source`], [`Sink`] |
 //! | follow an oplog | [`OplogCursor`](oplog::OplogCursor) |
 //!
-//! The feature `metrics` publishes [metrics](docs::observability#metrics) through the facade crate of that name.
+//! The feature `metrics` publishes [metrics](docs::observability#metrics) through the facade crate of that name. The feature `recorder`
+//! [records](docs::operations#record-what-happens) each run in a file.
 //!
 //! The feature `test-util` adds in-memory implementations of the three traits, and a conformance suite for your own implementations.
 

@@ -101,7 +101,7 @@ impl MigrationHandle {
         stop_writes: impl Future<Output = impl StopWritesResult>,
         switch: impl FnOnce() -> Option<Box<dyn Switch>>,
     ) -> Result<Summary> {
-        self.check(Call::CutOver)?;
+        self.run.recording.call("cutover", self.check(Call::CutOver))?;
         self.ready_to_cut_over().await?;
         self.hand_over(stop_writes, switch).await
     }
@@ -126,7 +126,7 @@ impl MigrationHandle {
     /// # Cancellation
     /// Same as `cutover`.
     pub async fn cutover_now(&self, stop_writes: impl Future<Output = impl StopWritesResult>) -> Result<Summary> {
-        self.check(Call::CutOver)?;
+        self.run.recording.call("cutover_now", self.check(Call::CutOver))?;
         let status = self.status();
         if !status.can_cut_over {
             let (lag, most) = (status.lag, self.run.engine.settings.max_lag);
@@ -153,6 +153,14 @@ impl MigrationHandle {
         };
         let span = info_span!(target: TARGET, parent: run.progress.spans.migration(), "cutover");
         let handed_over = self.try_hand_over(stop_writes, switch).instrument(span).await;
+        match &handed_over {
+            Ok(summary) => run.recording.record(summary),
+            Err(_) => {
+                let _ = run
+                    .recording
+                    .call("hand_over", handed_over.as_ref().map_err(Clone::clone));
+            }
+        }
         let (hooks, events) = (&run.engine.hooks, &run.progress.events);
         match &handed_over {
             // The run itself reports its end to the host.

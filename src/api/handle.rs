@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
 
+use crate::api::recording::Recording;
 use crate::api::verify::{self, DocumentPair, VerifyReport};
 use crate::checkpoint::CutoverWindow;
 use crate::config::Throttle;
@@ -49,6 +50,7 @@ pub(super) struct Run {
     pub engine: Arc<Job>,
     pub progress: Arc<RunState>,
     pub requests: Arc<Requests>,
+    pub recording: Arc<Recording>,
     wanted: watch::Sender<Wanted>,
     pub state: watch::Receiver<State>,
     /// Held by the one cutover that is in progress.
@@ -71,9 +73,10 @@ impl MigrationHandle {
     async fn start_in(span: &Span, engine: Arc<Job>) -> Result<Self> {
         let hooks = engine.hooks.clone();
         let events = engine.events.clone();
+        let recording = Arc::new(Recording::start(&engine));
         let started = match hooks.before_start().await {
             Ok(()) => {
-                let started = Self::start_allowed(span, engine).await;
+                let started = Self::start_allowed(span, engine, Arc::clone(&recording)).await;
                 if let Err(error) = &started {
                     hooks.on_failure(&events, error).await;
                 }
@@ -83,11 +86,12 @@ impl MigrationHandle {
         };
         if let Err(error) = &started {
             events.send(Event::Failed { error: error.clone() });
+            recording.flush().await;
         }
         started
     }
 
-    async fn start_allowed(span: &Span, engine: Arc<Job>) -> Result<Self> {
+    async fn start_allowed(span: &Span, engine: Arc<Job>, recording: Arc<Recording>) -> Result<Self> {
         // An error that exists from the beginning fails the start, not the run.
         let loaded = engine.load();
         let waits = &engine.settings.on_wait;
@@ -104,7 +108,7 @@ impl MigrationHandle {
                 checkpoint.window
             }
             None => {
-                check(&engine).await?;
+                check(&engine, &recording).await?;
                 CutoverWindow::default()
             }
         };
@@ -121,6 +125,7 @@ impl MigrationHandle {
         progress.walker_slots.set(engine.settings.walkers_at_first());
         let (length, now) = (engine.settings.cutover_window, engine.settings.clock.now());
         progress.window.go_on(length, kept, now);
+        recording.observe(&progress, engine.settings.max_lag);
         let requests: Arc<Requests> = Arc::new(watch::Sender::new(None));
         let wanted = watch::Sender::new(Wanted::Run);
         let (report, state) = watch::channel(State::Running);
@@ -143,6 +148,7 @@ impl MigrationHandle {
             engine,
             progress,
             requests,
+            recording,
             wanted,
             state,
             cutover: Mutex::new(()),
@@ -248,7 +254,7 @@ impl MigrationHandle {
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) during a cutover, or the error that ended the run earlier.
     pub async fn pause(&self) -> Result<()> {
-        self.check(Call::Pause)?;
+        self.run.recording.call("pause", self.check(Call::Pause))?;
         self.run.wanted.send_replace(Wanted::Pause);
         let mut state = self.run.state.clone();
         let _ = state.wait_for(|state| !matches!(state, State::Running)).await;
@@ -268,7 +274,7 @@ impl MigrationHandle {
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) if the run is not paused, or the error that ended the run earlier.
     pub fn resume(&self) -> Result<()> {
-        self.check(Call::Resume)?;
+        self.run.recording.call("resume", self.check(Call::Resume))?;
         self.run.wanted.send_replace(Wanted::Run);
         Ok(())
     }
@@ -288,7 +294,7 @@ impl MigrationHandle {
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) if the run has not been ready yet, or the error that ended the run.
     pub async fn extend(&self, by: Duration) -> Result<()> {
-        self.check(Call::Extend)?;
+        self.run.recording.call("extend", self.check(Call::Extend))?;
         if !self.run.progress.window.extend(by) {
             return Err(Error::new(
                 ErrorKind::WrongPhase,
@@ -324,8 +330,10 @@ impl MigrationHandle {
     /// # Cancellation
     /// If the future is dropped, the comparison continues in the background. The next call starts a new one.
     pub async fn verify(&self, collections: &[Namespace]) -> Result<VerifyReport> {
-        self.check(Call::Verify)?;
-        verify::verify(&self.run.requests, collections, || self.check_running()).await
+        self.run.recording.call("verify", self.check(Call::Verify))?;
+        let report = verify::verify(&self.run.requests, collections, || self.check_running()).await?;
+        self.run.recording.record(&report);
+        Ok(report)
     }
 
     /// Reads the current version of a document from both sides, to inspect a difference.
@@ -389,6 +397,8 @@ impl MigrationHandle {
     /// # }
     /// ```
     pub fn throttle(&self, throttle: Throttle) {
+        // The status has the limits.
+        let _ = self.run.recording.call("throttle", Ok(()));
         self.run.progress.limits.set(throttle);
     }
 
@@ -403,6 +413,7 @@ impl MigrationHandle {
     /// # }
     /// ```
     pub async fn abandon(&self) {
+        let _ = self.run.recording.call("abandon", Ok(()));
         self.run.wanted.send_replace(Wanted::Stop);
         self.ended().await;
         self.last_phase_told().await;
@@ -426,6 +437,7 @@ impl MigrationHandle {
     /// # Cancellation
     /// Dropping the future leaves the run paused or about to pause.
     pub async fn shutdown(&self, deadline: Duration) {
+        let _ = self.run.recording.call("shutdown", Ok(()));
         let end = Instant::now() + deadline;
         let run = &*self.run;
         let calmly = async {
@@ -444,6 +456,12 @@ impl MigrationHandle {
             self.ended().await;
             run.progress.set_phase(Phase::Stopped);
         }
+    }
+
+    /// The file in which the run is [recorded](crate::MigrationBuilder::recording); `None` if it is not.
+    #[cfg(feature = "recorder")]
+    pub fn recording(&self) -> Option<&std::path::Path> {
+        self.run.recording.path()
     }
 
     /// Waits until the run ends. All callers get the same result.
@@ -473,6 +491,7 @@ impl MigrationHandle {
     pub(super) async fn last_phase_told(&self) {
         // This fails only if the reporting task has panicked or ended.
         let _ = self.run.told.clone().wait_for(|phase| phase.is_last()).await;
+        self.run.recording.flush().await;
         // A program that exits now leaves the metrics as they were at the end.
         #[cfg(feature = "metrics")]
         self.run.progress.metrics.publish(&self.status());
@@ -516,8 +535,9 @@ impl MigrationHandle {
 /// # Errors
 /// [`Refused`](ErrorKind::Refused) with every blocker, [`LeaseHeld`](ErrorKind::LeaseHeld) if there are some because another process runs the
 /// migration, or a server error.
-async fn check(engine: &Job) -> Result<()> {
+async fn check(engine: &Job, recording: &Recording) -> Result<()> {
     let plan = preflight::check(engine, preflight::Purpose::Start).await?;
+    recording.record(&plan);
     let Err(refused) = plan.refuse() else { return Ok(()) };
     match lease::holder(&engine.unfenced.records(&engine.settings.id)).await {
         Ok(Some(holder)) => Err(lease::held_by(&holder)),

@@ -674,6 +674,28 @@ impl MigrationBuilder {
         self
     }
 
+    /// Records each run in a file of at most `bytes` bytes: its status each second, events, plans, summaries, and the calls of the host, as
+    /// lines of JSON in the [format](crate::docs::format#recordings) of this crate. Default: no recording.
+    ///
+    /// The file shows what a run was doing, and is what a report of a bug should have. It contains names of collections and `_id`s, as events
+    /// do, but no documents, credentials or connection strings. When it is full, older parts are thinned out. A run that resumes appends to
+    /// it. A file that cannot be written is reported by [`Event::RecordingFailed`], and changes nothing else.
+    ///
+    /// Needs the feature `recorder`.
+    ///
+    /// ```no_run
+    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
+    /// builder.recording("/var/log/mongoferry/shop.jsonl", 64 << 20)
+    /// # }
+    /// ```
+    #[cfg(feature = "recorder")]
+    #[must_use]
+    pub fn recording(mut self, path: impl Into<std::path::PathBuf>, bytes: u64) -> Self {
+        let path = path.into();
+        self.settings.recording = Some(crate::config::Recording { path, bytes });
+        self
+    }
+
     /// Builds the migration.
     ///
     /// ```no_run
@@ -709,6 +731,8 @@ impl MigrationBuilder {
                 ));
             }
         }
+        #[cfg(feature = "recorder")]
+        settings.check_recording()?;
         let store = self
             .store
             .unwrap_or_else(|| Arc::new(SinkStore::of(Records::new(Arc::clone(&self.sink), settings.id.clone()))));

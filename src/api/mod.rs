@@ -6,5 +6,6 @@ pub(crate) mod migrating_client;
 pub(crate) mod migration;
 pub(crate) mod records;
 pub(crate) mod rehearsal;
-pub(crate) mod reverse;
+pub(crate) mod recording;
+mod reverse;
 pub(crate) mod verify;

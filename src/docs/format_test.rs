@@ -210,6 +210,9 @@ fn events() -> Vec<Event> {
             hook: "after_cutover",
             reason,
         },
+        Event::RecordingFailed {
+            reason: "run.jsonl: no space left".to_owned(),
+        },
         Event::Missed { events: 2 },
     ]
 }

@@ -268,6 +268,12 @@ pub enum Event {
         /// What went wrong.
         reason: String,
     },
+    /// The file of the [recording](crate::docs::format#recordings) cannot be written, without any effect on the run. What happens
+    /// is recorded again once it can be written.
+    RecordingFailed {
+        /// The file, and what went wrong.
+        reason: String,
+    },
     /// The reader was too slow and has lost events.
     Missed {
         /// Number of lost events.

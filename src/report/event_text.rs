@@ -130,6 +130,7 @@ impl fmt::Display for Event {
                 f,
                 "the feature compatibility version of the {side} was changed from {major}.{minor} to {next_major}.{next_minor}"
             ),
+            Self::RecordingFailed { reason } => write!(f, "the recording cannot be written: {reason}"),
             Self::HookFailed { hook, reason } => write!(f, "the hook {hook} failed: {reason}"),
             Self::Missed { events } => write!(f, "{events} events were lost, because they were read too slowly"),
         }

@@ -54,6 +54,9 @@ pub(super) fn trace(event: &Event) {
         } => {
             emit!(WARN, "index_failed", "an index could not be built", namespace = %namespace, index = name, reason);
         }
+        Event::RecordingFailed { reason } => {
+            emit!(WARN, "recording_failed", "the recording cannot be written", reason);
+        }
         Event::DocumentRefused { namespace, id, reason } => {
             emit!(WARN, "document_refused", "the target refused a document", namespace = %namespace, id, reason);
         }

@@ -17,6 +17,8 @@ pub(crate) mod limits;
 #[cfg(feature = "metrics")]
 pub(crate) mod metrics;
 pub(crate) mod progress;
+#[cfg(feature = "recorder")]
+pub(crate) mod recorder;
 pub(crate) mod register;
 pub(crate) mod seen;
 pub(crate) mod spans;

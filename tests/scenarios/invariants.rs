@@ -20,6 +20,7 @@ mod published;
 mod traces;
 mod hooks;
 mod order;
+mod recordings;
 mod rehearsal;
 mod pace;
 mod resume;
