@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::engine::ownership;
 use crate::error::Result;
 use crate::model::MigrationId;
-use crate::report::Phase;
+use crate::report::{Certificate, Phase};
 use crate::runtime::job::Job;
 use crate::runtime::lease::{self, Lease, LeaseOwner};
 use crate::runtime::register::{self, Entry, Left, Register};
@@ -92,6 +92,18 @@ impl Migration {
     /// [`CheckpointMismatch`](crate::ErrorKind::CheckpointMismatch) if the checkpoint belongs to another migration, or a server error.
     pub async fn checkpoint(&self) -> Result<Option<Checkpoint>> {
         self.engine().load().await
+    }
+
+    /// Returns the certificate of this migration, which [`Summary::certificate`](crate::Summary::certificate) has as well; `None` if the
+    /// migration is not complete. It stays in the checkpoint until the migration is [forgotten](Self::forget), so that it can be had after
+    /// the process that handed over has ended.
+    ///
+    /// # Errors
+    /// [`CheckpointMismatch`](crate::ErrorKind::CheckpointMismatch) if the checkpoint belongs to another migration, or a server error.
+    pub async fn certificate(&self) -> Result<Option<Certificate>> {
+        let checkpoint = self.engine().load().await?;
+        let certificate = checkpoint.and_then(|checkpoint| checkpoint.certificate);
+        certificate.as_ref().map(Certificate::decode).transpose()
     }
 
     /// Removes everything that this migration keeps: its checkpoint from the checkpoint store, and its records from the target. The names that

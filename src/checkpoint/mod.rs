@@ -198,6 +198,10 @@ pub struct Checkpoint {
     /// Where a migration in the opposite direction starts, once this one is complete.
     #[serde(default)]
     pub way_back: Option<WayBack>,
+    /// The encoded [certificate](crate::Certificate), once the migration is complete. [`Migration::certificate`](crate::Migration::certificate)
+    /// reads it. `None` as well if an earlier version of this crate has completed the migration.
+    #[serde(default)]
+    pub certificate: Option<RawDocumentBuf>,
 }
 
 /// The progress of one collection.
@@ -339,6 +343,7 @@ impl Checkpoint {
             durable: None,
             complete: false,
             way_back: None,
+            certificate: None,
         }
     }
 
@@ -507,6 +512,7 @@ mod tests {
             durable: Some(position(21)),
             complete: false,
             way_back: None,
+            certificate: None,
         }
     }
 

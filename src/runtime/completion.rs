@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use bson::raw::RawDocumentBuf;
 use tokio::sync::watch;
 
 use crate::checkpoint::WayBack;
@@ -72,10 +73,15 @@ impl Completion {
         self.state.send_replace(State::Offered(offer));
     }
 
-    /// Returns the way back that the checkpoint has to record, or `None` if nothing is offered.
-    pub fn offered(&self) -> Option<Option<WayBack>> {
+    /// Returns the way back and the certificate that the checkpoint has to record, or `None` if nothing is offered.
+    pub fn offered(&self) -> Option<(Option<WayBack>, Option<RawDocumentBuf>)> {
         match &*self.state.borrow() {
-            State::Offered(offer) => Some(offer.summary.way_back.clone()),
+            State::Offered(offer) => {
+                let certificate = offer.summary.certificate.as_ref();
+                // The host has it, too, so that one that cannot be encoded must not stop the hand-over.
+                let certificate = certificate.and_then(|certificate| certificate.encode().ok());
+                Some((offer.summary.way_back.clone(), certificate))
+            }
             _ => None,
         }
     }

@@ -54,13 +54,14 @@ impl Port {
     }
 }
 
-async fn cut_over(run: &MigrationHandle) {
+async fn cut_over(run: &MigrationHandle) -> mongoferry::Summary {
     let summary = timeout(Duration::from_secs(600), run.cutover(async {}))
         .await
         .unwrap()
         .unwrap();
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
     assert_eq!(summary.foreign_writes, [], "the others' writes are none of strangers");
+    summary
 }
 
 /// The codes of the blockers of a refused start.
@@ -270,7 +271,12 @@ async fn each_reason_why_a_migration_does_not_start_has_its_own_kind() {
     let held = elsewhere.start().await.unwrap_err();
     assert_eq!(held.kind(), mongoferry::ErrorKind::LeaseHeld);
     assert!(held.to_string().contains(&owner), "{held}");
-    cut_over(&run).await;
+    assert_eq!(migration().certificate().await.unwrap(), None);
+    let certificate = cut_over(&run).await.certificate;
+    // Another process has it from the checkpoint.
+    drop(run);
+    assert!(certificate.is_some());
+    assert_eq!(migration().certificate().await.unwrap(), certificate);
     let complete = migration().start().await.unwrap_err();
     assert_eq!(complete.kind(), mongoferry::ErrorKind::AlreadyComplete, "{complete}");
     assert!(complete.to_string().contains("forget"), "{complete}");

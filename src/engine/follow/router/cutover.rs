@@ -83,10 +83,13 @@ impl Router {
         if self.progress.late_writes.found().count != late_writes {
             return Ok(());
         }
-        let Some(way_back) = self.progress.completion.offered() else {
+        let Some((way_back, certificate)) = self.progress.completion.offered() else {
             return Ok(());
         };
-        let complete = |checkpoint: &mut Checkpoint| (checkpoint.complete, checkpoint.way_back) = (true, way_back);
+        let complete = |checkpoint: &mut Checkpoint| {
+            checkpoint.complete = true;
+            (checkpoint.way_back, checkpoint.certificate) = (way_back, certificate);
+        };
         if self.save(complete, true).await? {
             self.cancel.cancel();
         }
