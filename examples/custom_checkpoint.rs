@@ -1,19 +1,22 @@
 //! Keeps a migration's checkpoint in a store of the host's own, and resumes from it.
 //!
-//! The store is a collection with one document per migration. `cargo run --example custom_checkpoint` starts two
-//! replica sets, stops a migration halfway, and starts it again.
+//! The store is a collection with one document per migration. `cargo run --example custom_checkpoint -- SOURCE TARGET` migrates from one
+//! replica set to the other. Interrupt it with Ctrl-C and run it again: it continues. Without arguments, the example starts its own
+//! servers, stops a migration halfway, and starts it again.
 
 use std::error::Error as StdError;
 
 use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
 use futures::StreamExt;
-use mongodb::Collection;
 use mongodb::bson::{doc, rawdoc};
 use mongodb::options::{ReadConcern, WriteConcern};
+use mongodb::{Client, Collection};
 use mongoferry::checkpoint::CheckpointStore;
-use mongoferry::{Error, ErrorKind, Event, Migration, MigrationHandle, MongoSink, MongoSource, Outcome, Result};
-use mongoferry_testbed::{ReplicaSet, Version, workload};
+use mongoferry::{Error, ErrorKind, Event, Migration, MongoSink, MongoSource, Outcome, Result};
+use tokio::io::{AsyncBufReadExt, BufReader, stdin};
+
+type AnyError = Box<dyn StdError + Send + Sync>;
 
 /// Stores the checkpoints of many migrations side by side, each under its name.
 #[derive(Clone)]
@@ -69,55 +72,95 @@ fn failure(operation: &'static str, error: impl StdError + Send + Sync + 'static
         .with_source(error)
 }
 
-#[tokio::main]
-async fn main() -> std::result::Result<(), Box<dyn StdError>> {
-    let (source, target) = futures::try_join!(
-        ReplicaSet::builder(Version::V6_0).name("old").start(),
-        ReplicaSet::builder(Version::V6_0).name("new").start()
-    )?;
-    workload::load(&source.client().await?, 5000, 1).await?;
-    // Any deployment will do. The target is at hand here.
-    let migrations = target.client().await?.database("operations").collection("migrations");
-    let store = MigrationsCollection {
-        migrations,
-        name: "shop to the new data centre",
-    };
+fn describe(source: MongoSource, sink: MongoSink, store: MigrationsCollection) -> Result<Migration> {
+    Migration::builder(source, sink).checkpoint_store(store).build()
+}
 
-    let run = start(&source, &target, store.clone()).await?;
-    let mut events = run.events();
+/// Any deployment will do for the checkpoints. The target is at hand here.
+async fn store(target: &str) -> mongodb::error::Result<MigrationsCollection> {
+    let client = Client::with_uri_str(target).await?;
+    Ok(MigrationsCollection {
+        migrations: client.database("operations").collection("migrations"),
+        name: "shop to the new data centre",
+    })
+}
+
+/// Migrates, or continues where the last run stopped. Once `stop_writes` has returned, nothing may write to the source any more.
+async fn migrate(
+    source: &str,
+    target: &str,
+    stop_writes: impl Future<Output = ()>,
+) -> std::result::Result<(), AnyError> {
+    let store = store(target).await?;
+    let (source, sink) = (MongoSource::connect(source).await?, MongoSink::connect(target).await?);
+    let migration = describe(source, sink, store.clone())?;
+    let mut events = migration.events();
+    let run = migration.start().await?;
     while let Some(event) = events.next().await {
-        if let Event::CheckpointSaved { watermark } = event {
-            println!("stopped after the checkpoint of {watermark}");
+        if let Event::Started { resumed, position } = event {
+            println!("going on: {resumed}, from {position}");
             break;
         }
     }
-    run.abandon().await;
-
-    let run = start(&source, &target, store.clone()).await?;
-    let mut events = run.events();
-    if let Some(Event::Started { resumed, position }) = events.next().await {
-        println!("going on: {resumed}, from {position}");
-    }
     run.ready_to_cut_over().await?;
-    // Nothing writes here, so there is nothing to stop.
-    let summary = run.cutover(async {}).await?;
+    let summary = run.cutover(stop_writes).await?;
     println!("{:?}: {} collections", summary.outcome, summary.collections.len());
+    if summary.outcome != Outcome::Complete {
+        return Err(format!("{summary:#?}").into());
+    }
     // The checkpoint of a complete migration prevents an accidental second start. The host removes it when it is no
     // longer needed.
     store.clear().await?;
-    if summary.outcome == Outcome::Complete {
-        Ok(())
-    } else {
-        Err(format!("{summary:#?}").into())
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> std::result::Result<(), AnyError> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.as_slice() {
+        [] => demonstration::run().await,
+        [source, target] if arguments.iter().all(|uri| uri.starts_with("mongodb")) => {
+            migrate(source, target, applications_stopped()).await
+        }
+        _ => {
+            eprintln!("usage: cargo run --example custom_checkpoint -- SOURCE TARGET (two connection strings)");
+            std::process::exit(2)
+        }
     }
 }
 
-async fn start(source: &ReplicaSet, target: &ReplicaSet, store: MigrationsCollection) -> Result<MigrationHandle> {
-    let source = MongoSource::connect(&source.uri()).await?;
-    let sink = MongoSink::connect(&target.uri()).await?;
-    Migration::builder(source, sink)
-        .checkpoint_store(store)
-        .build()?
-        .start()
-        .await
+async fn applications_stopped() {
+    println!("ready: stop the applications, then press Enter");
+    // At the end of the input, nobody can press anything.
+    let _ = BufReader::new(stdin()).read_line(&mut String::new()).await;
+}
+
+/// What the example does without arguments, on servers of its own.
+mod demonstration {
+    use mongoferry_testbed::{ReplicaSet, Version, workload};
+
+    use super::*;
+
+    pub async fn run() -> std::result::Result<(), AnyError> {
+        let (old, new) = futures::try_join!(
+            ReplicaSet::builder(Version::V6_0).name("old").start(),
+            ReplicaSet::builder(Version::V6_0).name("new").start()
+        )?;
+        workload::load(&old.client().await?, 5000, 1).await?;
+        let (source, sink) = (
+            MongoSource::connect(&old.uri()).await?,
+            MongoSink::connect(&new.uri()).await?,
+        );
+        let run = describe(source, sink, store(&new.uri()).await?)?.start().await?;
+        let mut events = run.events();
+        while let Some(event) = events.next().await {
+            if let Event::CheckpointSaved { watermark } = event {
+                println!("stopped after the checkpoint of {watermark}");
+                break;
+            }
+        }
+        run.abandon().await;
+        // Nothing writes here, so there is nothing to stop.
+        migrate(&old.uri(), &new.uri(), async {}).await
+    }
 }

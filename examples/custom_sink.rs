@@ -2,7 +2,8 @@
 //!
 //! Such a wrapper can audit or throttle a migration, or feed a second system. This one refuses nothing.
 //!
-//! `cargo run --example custom_sink` migrates a small shop between two replica sets of its own, and prints the counts.
+//! `cargo run --example custom_sink -- SOURCE TARGET` migrates from one replica set to the other, and prints the counts. Without arguments,
+//! the example migrates a small shop between servers of its own.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -14,8 +15,9 @@ use mongoferry::{
     Batch, CollectionKind, Layered, Migration, MongoSink, MongoSource, Namespace, Operation, Outcome, Result, Sink,
     Write,
 };
-use mongoferry_testbed::workload::Writer;
-use mongoferry_testbed::{ReplicaSet, Version, workload};
+use tokio::io::{AsyncBufReadExt, BufReader, stdin};
+
+type AnyError = Box<dyn Error + Send + Sync>;
 
 /// Counts of what passed through the sink, by the collection's name on the target.
 #[derive(Clone, Default)]
@@ -74,35 +76,68 @@ impl SinkLayer for CountingSink {
     }
 }
 
-#[tokio::main]
-async fn main() -> std::result::Result<(), Box<dyn Error>> {
-    let (source, target) = futures::try_join!(
-        ReplicaSet::builder(Version::V6_0).name("old").start(),
-        ReplicaSet::builder(Version::V6_0).name("new").start()
-    )?;
-    let client = source.client().await?;
-    workload::load(&client, 5000, 1).await?;
-    let writer = Writer::start(&client, 2).await?;
-
+/// Migrates, and prints the counts. Once `stop_writes` has returned, nothing may write to the source any more.
+async fn migrate(
+    source: &str,
+    target: &str,
+    stop_writes: impl Future<Output = ()>,
+) -> std::result::Result<(), AnyError> {
     let counts = Counts::default();
     let sink = Layered(CountingSink {
-        inner: MongoSink::connect(&target.uri()).await?,
+        inner: MongoSink::connect(target).await?,
         counts: counts.clone(),
     });
-    let run = Migration::builder(MongoSource::connect(&source.uri()).await?, sink)
-        .build()?
-        .start()
-        .await?;
+    let migration = Migration::builder(MongoSource::connect(source).await?, sink).build()?;
+    let run = migration.start().await?;
     run.ready_to_cut_over().await?;
-    let summary = run.cutover(async { drop(writer.stop().await) }).await?;
+    let summary = run.cutover(stop_writes).await?;
 
     for (namespace, count) in counts.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         println!("{namespace}: {count:?}");
     }
     println!("{:?}", summary.outcome);
-    if summary.outcome == Outcome::Complete {
-        Ok(())
-    } else {
-        Err(format!("{summary:#?}").into())
+    match summary.outcome {
+        Outcome::Complete => Ok(()),
+        _ => Err(format!("{summary:#?}").into()),
+    }
+}
+
+#[tokio::main]
+async fn main() -> std::result::Result<(), AnyError> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.as_slice() {
+        [] => demonstration::run().await,
+        [source, target] if arguments.iter().all(|uri| uri.starts_with("mongodb")) => {
+            migrate(source, target, applications_stopped()).await
+        }
+        _ => {
+            eprintln!("usage: cargo run --example custom_sink -- SOURCE TARGET (two connection strings)");
+            std::process::exit(2)
+        }
+    }
+}
+
+async fn applications_stopped() {
+    println!("ready: stop the applications, then press Enter");
+    // At the end of the input, nobody can press anything.
+    let _ = BufReader::new(stdin()).read_line(&mut String::new()).await;
+}
+
+/// What the example does without arguments, on servers of its own.
+mod demonstration {
+    use mongoferry_testbed::workload::Writer;
+    use mongoferry_testbed::{ReplicaSet, Version, workload};
+
+    use super::*;
+
+    pub async fn run() -> std::result::Result<(), AnyError> {
+        let (old, new) = futures::try_join!(
+            ReplicaSet::builder(Version::V6_0).name("old").start(),
+            ReplicaSet::builder(Version::V6_0).name("new").start()
+        )?;
+        let client = old.client().await?;
+        workload::load(&client, 5000, 1).await?;
+        let writer = Writer::start(&client, 2).await?;
+        migrate(&old.uri(), &new.uri(), async { drop(writer.stop().await) }).await
     }
 }

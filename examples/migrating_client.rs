@@ -3,16 +3,16 @@
 //! The applications get their client from a `MigratingClient`. It holds their calls during the cutover, and then lets
 //! them continue with the new replica set.
 //!
-//! `cargo run --example migrating_client` starts two replica sets of its own, and migrates from one to the other while
-//! several tasks write. It prints how many calls were held and for how long. Then it reverses the hand-over in the same
-//! way.
+//! `cargo run --example migrating_client -- SOURCE TARGET` writes to the collection `shop.applications` of one replica set in several
+//! tasks, and moves it to the other one meanwhile. It prints how many calls were held and for how long. Then it reverses the hand-over in
+//! the same way. Without arguments, the example starts its own servers.
 
 use std::error::Error;
 use std::time::Duration;
 
+use mongodb::Client;
 use mongodb::bson::{Document, doc, oid::ObjectId};
 use mongoferry::{MigratingClient, Migration, MigrationHandle, MongoSink, MongoSource, Outcome, Summary};
-use mongoferry_testbed::{ReplicaSet, Version, workload};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -54,30 +54,24 @@ async fn hand_over(clients: &MigratingClient, run: &MigrationHandle) -> Result<S
     Ok(cutover.summary)
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let (old, new) = futures::try_join!(
-        ReplicaSet::builder(Version::V6_0).name("old").start(),
-        ReplicaSet::builder(Version::V6_0).name("new").start()
-    )?;
-    let (on_old, on_new) = (old.client().await?, new.client().await?);
-    workload::load(&on_old, 5000, 1).await?;
-
-    let clients = MigratingClient::new(on_old.clone(), on_new.clone());
+/// Moves the collection of the applications to the target and back.
+async fn there_and_back(source: &str, target: &str) -> Result<()> {
+    let on_source = Client::with_uri_str(source).await?;
+    let clients = MigratingClient::new(on_source.clone(), Client::with_uri_str(target).await?);
+    let found = on_source.database("shop").collection::<Document>("applications");
+    let before = found.count_documents(doc! { "paid": true }).await?;
     let (stop, stopped) = watch::channel(false);
     let mut applications = JoinSet::new();
     for _ in 0..4 {
         applications.spawn(application(clients.clone(), stopped.clone()));
     }
 
-    let source = MongoSource::connect(&old.uri()).await?;
-    let sink = MongoSink::connect(&new.uri()).await?;
-    let run = Migration::builder(source, sink).build()?.start().await?;
+    let migration = Migration::builder(MongoSource::connect(source).await?, MongoSink::connect(target).await?);
+    let run = migration.include("shop.applications").build()?.start().await?;
     let summary = hand_over(&clients, &run).await?;
 
     // The opposite direction copies nothing. The applications may stay on the new set for any length of time first.
-    let source = MongoSource::connect(&new.uri()).await?;
-    let sink = MongoSink::connect(&old.uri()).await?;
+    let (source, sink) = (MongoSource::connect(target).await?, MongoSink::connect(source).await?);
     let back = summary.reverse(source, sink)?.build()?.start().await?;
     hand_over(&clients, &back).await?;
 
@@ -86,12 +80,38 @@ async fn main() -> Result<()> {
     while let Some(ended) = applications.join_next().await {
         written += ended??;
     }
-    let found = on_old.database("shop").collection::<Document>("applications");
-    let found = found.count_documents(doc! { "paid": true }).await?;
+    let found = found.count_documents(doc! { "paid": true }).await? - before;
     println!("{written} orders were written, {found} are there");
-    if found == written {
-        Ok(())
-    } else {
-        Err("orders were lost".into())
+    match found == written {
+        true => Ok(()),
+        false => Err("orders were lost".into()),
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.as_slice() {
+        [] => demonstration::run().await,
+        [source, target] if arguments.iter().all(|uri| uri.starts_with("mongodb")) => {
+            there_and_back(source, target).await
+        }
+        _ => {
+            eprintln!("usage: cargo run --example migrating_client -- SOURCE TARGET (two connection strings)");
+            std::process::exit(2)
+        }
+    }
+}
+
+/// What the example does without arguments, on servers of its own.
+mod demonstration {
+    use mongoferry_testbed::{ReplicaSet, Version};
+
+    pub async fn run() -> super::Result<()> {
+        let (old, new) = futures::try_join!(
+            ReplicaSet::builder(Version::V6_0).name("old").start(),
+            ReplicaSet::builder(Version::V6_0).name("new").start()
+        )?;
+        super::there_and_back(&old.uri(), &new.uri()).await
     }
 }

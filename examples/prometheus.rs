@@ -1,16 +1,15 @@
 //! Metrics of a migration for Prometheus, on a page of this program.
 //!
 //! It needs the feature `metrics`. `cargo run --example prometheus -- SOURCE TARGET` migrates from one replica set to the other, serves
-//! the page at <http://127.0.0.1:9187/metrics>, and cuts over as soon as the run is ready. It does not stop the
-//! applications. Without connection strings, the example starts its own servers, writes to them, and ends by itself.
+//! the page at <http://127.0.0.1:9187/metrics>, and cuts over once the applications are stopped. Without arguments, the example starts its
+//! own servers, and ends by itself.
 
 use std::error::Error;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use mongoferry::{Migration, MongoSink, MongoSource, Outcome};
-use mongoferry_testbed::{ReplicaSet, Version, workload};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, stdin};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
@@ -59,7 +58,7 @@ async fn scrape(address: std::net::SocketAddr, metric: &str) -> Result<f64> {
     Ok(value.ok_or_else(|| format!("the page has no {metric}"))?.parse()?)
 }
 
-async fn migrate(source: &str, target: &str, port: u16) -> Result<()> {
+async fn migrate(source: &str, target: &str, port: u16, stop_writes: impl Future<Output = ()>) -> Result<()> {
     // The recorder must be installed before the start.
     let seconds = [0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0];
     let page = PrometheusBuilder::new()
@@ -86,7 +85,7 @@ async fn migrate(source: &str, target: &str, port: u16) -> Result<()> {
         if copied != run.status().copied.documents as f64 {
             return Err(format!("the page differs from {:?}", run.status()).into());
         }
-        let summary = run.cutover(async {}).await?;
+        let summary = run.cutover(stop_writes).await?;
         match summary.outcome {
             Outcome::Complete => Ok(()),
             _ => Err(format!("{summary:#?}").into()),
@@ -101,14 +100,35 @@ async fn migrate(source: &str, target: &str, port: u16) -> Result<()> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    if let (Some(source), Some(target)) = (arguments.next(), arguments.next()) {
-        return migrate(&source, &target, 9187).await;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.as_slice() {
+        [] => demonstration::run().await,
+        [source, target] if arguments.iter().all(|uri| uri.starts_with("mongodb")) => {
+            migrate(source, target, 9187, applications_stopped()).await
+        }
+        _ => {
+            eprintln!("usage: cargo run --example prometheus -- SOURCE TARGET (two connection strings)");
+            std::process::exit(2)
+        }
     }
-    let (old, new) = futures::try_join!(
-        ReplicaSet::builder(Version::V6_0).name("old").start(),
-        ReplicaSet::builder(Version::V6_0).name("new").start()
-    )?;
-    workload::load(&old.client().await?, 5000, 1).await?;
-    migrate(&old.uri(), &new.uri(), 0).await
+}
+
+async fn applications_stopped() {
+    println!("ready: stop the applications, then press Enter");
+    // At the end of the input, nobody can press anything.
+    let _ = BufReader::new(stdin()).read_line(&mut String::new()).await;
+}
+
+/// What the example does without arguments, on servers of its own.
+mod demonstration {
+    use mongoferry_testbed::{ReplicaSet, Version, workload};
+
+    pub async fn run() -> super::Result<()> {
+        let (old, new) = futures::try_join!(
+            ReplicaSet::builder(Version::V6_0).name("old").start(),
+            ReplicaSet::builder(Version::V6_0).name("new").start()
+        )?;
+        workload::load(&old.client().await?, 5000, 1).await?;
+        super::migrate(&old.uri(), &new.uri(), 0, async {}).await
+    }
 }

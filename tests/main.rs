@@ -37,6 +37,7 @@ mod scenarios {
     mod recovery;
     mod reverse;
     mod side_by_side;
+    mod small_examples;
     mod source_clients;
     mod specifications;
     mod target_trouble;
