@@ -36,6 +36,7 @@ mod scenarios {
     mod random_servers;
     mod recovery;
     mod reverse;
+    mod service;
     mod side_by_side;
     mod small_examples;
     mod source_clients;

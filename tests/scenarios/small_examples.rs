@@ -50,6 +50,7 @@ async fn wrong_arguments_of_small_examples_get_their_usage() {
         ("migrating_client", &[uri, "new.example"]),
         ("oplog_tail", &["shop.*"]),
         ("prometheus", &[uri]),
+        ("service", &["migrations.json", "port"]),
     ] {
         let (output, text) = run(name, arguments).await;
         assert_eq!(output.status.code(), Some(2), "{name}: {text}");
