@@ -35,6 +35,7 @@ mod scenarios {
     mod random_memory;
     mod random_servers;
     mod recovery;
+    mod redact;
     mod reverse;
     mod service;
     mod side_by_side;

@@ -33,6 +33,7 @@ async fn the_small_examples_end_well() {
         ("custom_sink", "shop.orders: Count"),
         ("prometheus", "5001 documents are copied"),
         ("migrating_client", "the applications are on the source now"),
+        ("redact", "values of `email` are masked"),
     ] {
         let (output, text) = run(name, &[]).await;
         assert!(output.status.success() && text.contains(said), "{name}: {text}");
@@ -50,6 +51,7 @@ async fn wrong_arguments_of_small_examples_get_their_usage() {
         ("migrating_client", &[uri, "new.example"]),
         ("oplog_tail", &["shop.*"]),
         ("prometheus", &[uri]),
+        ("redact", &[uri, uri]),
         ("service", &["migrations.json", "port"]),
     ] {
         let (output, text) = run(name, arguments).await;
