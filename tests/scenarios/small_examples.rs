@@ -1,5 +1,6 @@
 //! The small examples, as processes.
 
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -78,4 +79,17 @@ async fn small_examples_use_the_servers_of_their_arguments() {
     let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
     let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
     assert!(line.contains("shop.c"), "{line}");
+}
+
+#[test]
+fn the_guide_shows_lines_of_the_otlp_example() {
+    let read = |path: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let guide = read("src/docs/observability.md");
+    let (_, shown) = guide.split_once("```ignore\n").unwrap();
+    let (shown, rest) = shown.split_once("```").unwrap();
+    assert!(!rest.contains("```ignore"), "another block that is not compiled");
+    // They are compiled there, deeper inside.
+    let trimmed = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join("\n");
+    let example = trimmed(&read("examples/otlp/src/main.rs"));
+    assert!(example.contains(&trimmed(shown)), "not in the example:\n{shown}");
 }

@@ -61,11 +61,13 @@ impl Telemetry {
             .with_resource(service)
             .build();
 
-        // Spans of chunks and batches have the level debug. Those of other crates, also of the exporter itself, are left out.
-        let ours = Targets::new().with_target("mongoferry", LevelFilter::DEBUG);
-        let layer = tracing_opentelemetry::layer().with_tracer(tracers.tracer("mongoferry"));
+        // Those of other crates, also of the exporter itself, are left out.
+        let ours = |level| Targets::new().with_target("mongoferry", level);
+        let traces = tracing_opentelemetry::layer().with_tracer(tracers.tracer("mongoferry"));
+        let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         tracing_subscriber::registry()
-            .with(layer.with_filter(ours))
+            .with(traces.with_filter(ours(LevelFilter::DEBUG)))
+            .with(log.with_filter(ours(LevelFilter::INFO)))
             .try_init()?;
         metrics::set_global_recorder(OtelRecorder::new(meters.meter("mongoferry")))
             .map_err(|_| "a recorder of metrics is installed already")?;
