@@ -7,6 +7,7 @@ use futures::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Client, Collection};
 use mongoferry_testbed::compare::differences;
+use mongoferry_testbed::workload::load_readings;
 use mongoferry_testbed::{ReplicaSet, Version};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
@@ -169,4 +170,49 @@ async fn values_masked_in_nested_diffs_never_arrive() {
 #[tokio::test(flavor = "multi_thread")]
 async fn values_masked_in_dotted_paths_never_arrive() {
     masked_values_never_arrive(Version::V4_4).await;
+}
+
+/// Runs the example with a time-series collection on the source: from the beginning, or from the moment when the run is ready. Returns what
+/// it wrote to standard error.
+async fn with_readings(from_the_beginning: bool) -> String {
+    let (source, target) = futures::try_join!(
+        ReplicaSet::builder(Version::V6_0).start(),
+        ReplicaSet::builder(Version::V6_0).name("rs1").start()
+    )
+    .unwrap();
+    let (on_source, on_target) = (source.client().await.unwrap(), target.client().await.unwrap());
+    let customers = on_source.database("shop").collection::<Document>("customers");
+    customers.insert_one(customer(1)).await.unwrap();
+    if from_the_beginning {
+        load_readings(&on_source, 10, 1).await.unwrap();
+    }
+    let mut example = Command::new(binary("redact"))
+        .args([&source.uri(), &target.uri(), "room"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    if !from_the_beginning {
+        let mut lines = BufReader::new(example.stdout.take().unwrap()).lines();
+        timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        load_readings(&on_source, 10, 1).await.unwrap();
+        example.stdin.take().unwrap().write_all(b"\n").await.unwrap();
+    }
+    let output = timeout(PATIENCE, example.wait_with_output()).await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let buckets = on_target
+        .database("shop")
+        .collection::<Document>("system.buckets.readings");
+    assert_eq!(buckets.count_documents(doc! {}).await.unwrap(), 0);
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_series_are_refused_rather_than_copied_unmasked() {
+    for from_the_beginning in [true, false] {
+        let errors = with_readings(from_the_beginning).await;
+        assert!(errors.contains("a time-series collection cannot be masked"), "{errors}");
+    }
 }
