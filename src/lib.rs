@@ -43,7 +43,7 @@
 //! # Guides
 //! [`docs`] has a page on each topic: [concepts](docs::concepts), [cutover and way back](docs::cutover),
 //! [verification](docs::verification), [operations](docs::operations) (the runbook), [observability](docs::observability),
-//! [format](docs::format) (everything as JSON), [sizing](docs::sizing), [security](docs::security), [versions](docs::versions),
+//! [format](docs::format) (everything as JSON), [console](docs::console) (a web page and an HTTP API), [sizing](docs::sizing), [security](docs::security), [versions](docs::versions),
 //! [benchmarks](docs::benchmarks), [the hosted procedure](docs::hosted) and [contributing](docs::contributing).
 //!
 //! # Where to begin in the API
@@ -56,6 +56,7 @@
 //! | move applications without stopping them | [`MigratingClient`] |
 //! | move back | [`Summary::reverse`], [`Migration::reverse`] |
 //! | keep the checkpoint elsewhere, or wrap a side | [`CheckpointStore`], [`Source`], [`Sink`] |
+//! | let people run migrations in a web page | `console::Console` (feature `console`) |
 //! | follow an oplog | [`OplogCursor`](oplog::OplogCursor) |
 //!
 //! The folder `examples` of the repository has whole programs to copy: `live_migration` for the command line, `service` to host several
@@ -63,6 +64,8 @@
 //!
 //! The feature `metrics` publishes [metrics](docs::observability#metrics) through the facade crate of that name. The feature `recorder`
 //! [records](docs::operations#record-what-happens) each run in a file.
+//!
+//! The feature `console` adds a [web page and an HTTP API](docs::console) for people who run migrations.
 //!
 //! The feature `test-util` adds in-memory implementations of the three traits, and a conformance suite for your own implementations.
 
@@ -96,6 +99,8 @@ pub mod preflight;
 mod engine;
 mod cutover;
 mod api;
+#[cfg(feature = "console")]
+pub mod console;
 
 // For tests of hosts and of trait implementations.
 #[cfg(feature = "test-util")]
@@ -125,12 +130,12 @@ pub use crate::model::Layered;
 pub use crate::model::LeftSelection;
 pub use crate::model::Side;
 pub use crate::model::Wait;
-pub use crate::report::Event;
 pub use crate::report::Phase;
 pub use crate::report::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use crate::report::{ChangeCounts, Status};
 pub use crate::report::{CollectionPhase, CollectionStatus};
 pub use crate::report::{CollectionSummary, ForeignWrites, Outcome, Summary};
+pub use crate::report::{CutoverStep, Event};
 pub use crate::report::{IndexCounts, LagSample};
 pub use crate::report::{LateWrite, LateWrites};
 pub use catalog::NotKept;

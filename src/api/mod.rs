@@ -7,5 +7,5 @@ pub(crate) mod migration;
 pub(crate) mod records;
 pub(crate) mod rehearsal;
 pub(crate) mod recording;
-mod reverse;
+pub(crate) mod reverse;
 pub(crate) mod verify;
