@@ -44,7 +44,12 @@ async fn a_migration_goes_from_the_list_to_the_certificate() {
         (&started["state"], actions(&started)),
         (&json!("starting"), vec!["abandon"])
     );
-    let detail = client.until_ready("tenant").await;
+    client.until_ready("tenant").await;
+    // The window begins a moment later.
+    let detail = client.until("tenant", "its window has begun", |detail| {
+        detail["cutover_deadline"].is_string()
+    });
+    let detail = detail.await;
     assert_eq!(
         (&detail["state"], &detail["can_cut_over"]),
         (&json!("running"), &json!(true))
