@@ -227,13 +227,7 @@ pub(super) async fn forget(console: &Console, managed: &Arc<Managed>) -> Result<
     let forgetting = Forgetting(managed);
     if has_records {
         match build {
-            Some(build) => {
-                build
-                    .build(&managed.id, &managed.tell(), &managed.overrides())
-                    .await?
-                    .forget()
-                    .await?
-            }
+            Some(build) => managed.build(&build).await?.forget().await?,
             None => {
                 let fixed = console.inner.targets.fixed.as_ref();
                 let no_target = || Problem::conflict("only its host can forget it, who is connected to its target");

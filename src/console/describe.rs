@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use crate::api::reverse;
 use crate::checkpoint::WayBack;
-use crate::console::build::{Build, Described, known_selection};
+use crate::console::build::{Build, Described, known_certificate, known_selection};
 use crate::console::endpoint::{Connection, Endpoint};
 use crate::console::http::problem::Problem;
 use crate::console::managed::{Direction, Managed, Origin, State};
 use crate::console::registry::Console;
 use crate::console::settings::{NewEndpoints, NewMigration, Settings};
 use crate::console::view::{Action, actions};
-use crate::report::Summary;
+use crate::report::{Certificate, Summary};
 
 /// Creates a migration that someone has described.
 ///
@@ -214,6 +214,33 @@ async fn known_way_back(
         return Ok(way_back);
     }
     let build = build.ok_or_else(|| Problem::invalid("the connections are not known: give `source` and `target`"))?;
-    let migration = build.build(&managed.id, &managed.tell(), &managed.overrides()).await?;
+    let migration = managed.build(build).await?;
     Ok(reverse::of_checkpoint(migration.engine()).await?)
+}
+
+/// Returns the certificate of the last cutover, or from the checkpoint.
+///
+/// # Errors
+/// The target cannot be read.
+pub(super) async fn certificate(console: &Console, managed: &Managed) -> Result<Option<Certificate>, Problem> {
+    let (summary, build, is_complete) = {
+        let state = managed.state();
+        let is_complete = state.known.as_ref().is_some_and(|known| known.complete);
+        (state.summary.clone(), state.build.clone(), is_complete)
+    };
+    let of_summary = summary.and_then(|summary| summary.certificate.clone());
+    if of_summary.is_some() || !is_complete {
+        return Ok(of_summary);
+    }
+    let of_fixed = console
+        .inner
+        .targets
+        .fixed
+        .as_ref()
+        .filter(|_| managed.origin != Origin::Host);
+    match (of_fixed, build) {
+        (Some(fixed), _) => Ok(known_certificate(&fixed.sink().await?, &managed.id).await?),
+        (None, Some(build)) => Ok(managed.build(&build).await?.certificate().await?),
+        (None, None) => Ok(None),
+    }
 }

@@ -1,5 +1,6 @@
 //! One migration in the console: what is known of it, and its run.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -10,15 +11,17 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::api::handle::MigrationHandle;
+use crate::api::migration::Migration;
 use crate::api::records::KnownMigration;
 use crate::api::verify::VerifyReport;
+use crate::config::Recording;
 use crate::console::build::{Build, HostWayBack, Overrides, StopWrites, Tell};
 use crate::console::endpoint::Party;
 use crate::console::event_log::EventLog;
 use crate::console::history::History;
 use crate::console::lock;
 use crate::console::waits::Waits;
-use crate::error::{Error, Finding};
+use crate::error::{Error, Finding, Result};
 use crate::preflight::Plan;
 use crate::report::{CollectionStatus, CutoverStep, Outcome, Status, Summary};
 
@@ -31,6 +34,8 @@ pub(super) struct Managed {
     pub events: EventLog,
     pub history: History,
     pub waits: Arc<Waits>,
+    /// Where its runs are recorded, unless the host has chosen another file.
+    recording: Option<Recording>,
     /// Held by the cutover until its result is noted. The end of the run is noted after that.
     pub handing_over: Arc<tokio::sync::Mutex<()>>,
     /// Changes when a start has ended.
@@ -110,6 +115,8 @@ pub(super) struct Last {
     pub status: Option<Status>,
     pub collections: Vec<Arc<CollectionStatus>>,
     pub error: Option<Error>,
+    /// Where it was recorded.
+    pub recording: Option<PathBuf>,
 }
 
 /// Result of a preflight.
@@ -148,7 +155,7 @@ pub(super) struct Cutover {
 }
 
 impl Managed {
-    pub fn new(id: String, origin: Origin, direction: Direction, state: State) -> Self {
+    pub fn new(id: String, origin: Origin, direction: Direction, recording: Option<Recording>, state: State) -> Self {
         Self {
             id,
             origin,
@@ -156,6 +163,7 @@ impl Managed {
             events: EventLog::default(),
             history: History::default(),
             waits: Arc::default(),
+            recording,
             handing_over: Arc::default(),
             stage_changed: watch::Sender::default(),
             state: Mutex::new(state),
@@ -180,8 +188,32 @@ impl Managed {
         Arc::new(move |wait| waits.note(wait))
     }
 
+    /// Builds the migration.
+    ///
+    /// # Errors
+    /// Same as [`Build::build`].
+    pub async fn build(&self, build: &Build) -> Result<Migration> {
+        let mut migration = build.build(&self.id, &self.tell(), &self.overrides()).await?;
+        if let Some(recording) = &self.recording {
+            migration.change_settings(|settings| {
+                settings.recording.get_or_insert_with(|| recording.clone());
+                Ok(())
+            })?;
+        }
+        Ok(migration)
+    }
+
+    /// The file in which the run is recorded, or the last one was.
+    pub fn recording(&self) -> Option<PathBuf> {
+        match &self.state().stage {
+            Stage::Running(handle) => handle.recording().map(Path::to_owned),
+            Stage::Ended(last) if last.recording.is_some() => last.recording.clone(),
+            _ => self.recording.as_ref().map(|recording| recording.path.clone()),
+        }
+    }
+
     /// What a script of mongosync has chosen.
-    pub fn overrides(&self) -> Overrides {
+    fn overrides(&self) -> Overrides {
         self.state().overrides.clone()
     }
 
@@ -270,7 +302,7 @@ impl Cutover {
     }
 
     /// Notes the end.
-    pub fn end(&mut self, ended: &crate::error::Result<Summary>) {
+    pub fn end(&mut self, ended: &Result<Summary>) {
         self.running = false;
         match ended {
             Ok(summary) if summary.outcome == Outcome::Complete => self.complete = true,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::task::JoinSet;
 use crate::api::handle::MigrationHandle;
 use crate::api::migration::Migration;
 use crate::checkpoint::WayBack;
+use crate::config::Recording;
 use crate::console::audit::{AuditRecord, Auditor};
 use crate::console::build::{Build, HostBuild};
 use crate::console::endpoint::Connection;
@@ -101,6 +103,8 @@ pub(super) struct Choices {
     pub documents_on_request: bool,
     pub hosts: AllowedHosts,
     pub auditor: Auditor,
+    /// The folder in which runs are recorded, and the maximum size of each file.
+    pub recordings: Option<(PathBuf, u64)>,
     /// The id of the one migration.
     pub single: Option<String>,
 }
@@ -210,7 +214,11 @@ impl Console {
         if origin != Origin::Host && migrations.len() >= CREATED {
             return refuse(format!("there are {CREATED} migrations: forget some of them first"));
         }
-        let managed = Arc::new(Managed::new(id.clone(), origin, direction, state));
+        let recording = self.inner.choices.recordings.as_ref().map(|(folder, bytes)| Recording {
+            path: folder.join(format!("{id}.jsonl")),
+            bytes: *bytes,
+        });
+        let managed = Arc::new(Managed::new(id.clone(), origin, direction, recording, state));
         migrations.insert(id, Arc::clone(&managed));
         Ok(managed)
     }
@@ -307,6 +315,15 @@ impl ConsoleBuilder {
     #[must_use]
     pub fn allow_host(mut self, host: impl Into<String>) -> Self {
         self.choices.hosts.add(host.into());
+        self
+    }
+
+    /// Records each run that the console starts, in a file of at most `bytes` bytes that is named after the migration; see
+    /// [`MigrationBuilder::recording`](crate::MigrationBuilder::recording), whose choice comes first. People can download the files and look
+    /// at them in the page. The folder must exist. Default: no recordings.
+    #[must_use]
+    pub fn record_in(mut self, folder: impl Into<PathBuf>, bytes: u64) -> Self {
+        self.choices.recordings = Some((folder.into(), bytes));
         self
     }
 

@@ -1,5 +1,6 @@
 //! Preflight and runs: what the console does for a migration in the background.
 
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +42,7 @@ pub(super) async fn preflight(console: &Console, managed: &Arc<Managed>) -> Resu
     console.spawn(async move {
         let ended = ended;
         let checked = async {
-            let migration = build.build(&managed.id, &managed.tell(), &managed.overrides()).await?;
+            let migration = managed.build(&build).await?;
             let describe = describe(Arc::clone(migration.engine()), Arc::clone(&managed));
             task.spawn(describe);
             migration.preflight().await
@@ -92,12 +93,9 @@ pub(super) fn start(console: &Console, managed: &Arc<Managed>) -> Result<(), Pro
     let tasks = console.tasks();
     console.spawn(async move {
         let begin = async {
-            let migration = build
-                .build(&managed.id, &managed.tell(), &managed.overrides())
-                .await
-                .inspect_err(|error| {
-                    managed.events.push(&Event::Failed { error: error.clone() });
-                })?;
+            let migration = managed.build(&build).await.inspect_err(|error| {
+                managed.events.push(&Event::Failed { error: error.clone() });
+            })?;
             begin(&tasks, &managed, migration).await
         };
         let begun = tokio::select! {
@@ -241,6 +239,7 @@ async fn follow(managed: &Arc<Managed>, events: impl Stream<Item = Event> + Send
         error: status.failure.clone(),
         collections: run.collections(),
         status: Some(status),
+        recording: run.recording().map(Path::to_owned),
     };
     managed.waits.clear();
     let mut state = managed.state();

@@ -178,6 +178,16 @@ pub(super) fn entry(managed: &Managed) -> Entry {
     entry_of(managed, &state, status.as_ref())
 }
 
+/// Whether there is a certificate, in the last summary or in the records of a target that can be read.
+fn has_certificate(state: &State) -> bool {
+    let is_readable = state.build.is_some() || state.target.is_some();
+    let is_recorded = state.known.as_ref().is_some_and(|known| known.complete);
+    match &state.summary {
+        Some(summary) => summary.certificate.is_some(),
+        None => is_recorded && is_readable,
+    }
+}
+
 /// Returns a migration in detail, with or without its plan. `token` makes the token of a cutover.
 pub(super) fn detail(
     managed: &Managed,
@@ -200,10 +210,7 @@ pub(super) fn detail(
         plan: with_plan.then(|| state.plan.clone()),
         preflight_running: state.preflight_running,
         waits: managed.waits.current(),
-        certificate: state
-            .summary
-            .as_ref()
-            .is_some_and(|summary| summary.certificate.is_some()),
+        certificate: has_certificate(&state),
         summary: state.summary.clone(),
         verify: VerifyView {
             running: state.verify.running,

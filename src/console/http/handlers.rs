@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
 use utoipa::ToSchema;
 
 use crate::api::verify::VerifyReport;
@@ -31,6 +32,9 @@ type Answer<T> = Result<Json<T>, Problem>;
 
 /// Maximum number of collections in an answer.
 const COLLECTIONS: usize = 1000;
+
+/// Number of bytes of a file that are read at a time.
+const CHUNK: usize = 64 << 10;
 
 /// What the console offers.
 #[derive(Serialize, ToSchema)]
@@ -345,11 +349,10 @@ pub(super) async fn differences(Named(managed): Named) -> Response {
     )
 }
 
-pub(super) async fn certificate(Named(managed): Named) -> Result<Response, Problem> {
-    let summary = managed.state().summary.clone();
-    let certificate = summary.as_ref().and_then(|summary| summary.certificate.as_ref());
-    let certificate = certificate
-        .ok_or_else(|| missing("there is no certificate: a cutover in this process that completes makes one"))?;
+pub(super) async fn certificate(State(console): State<Console>, Named(managed): Named) -> Result<Response, Problem> {
+    let certificate = describe::certificate(&console, &managed).await?;
+    let certificate =
+        certificate.ok_or_else(|| missing("there is no certificate: a cutover that completes makes one"))?;
     let encoded = certificate.encode()?;
     let kind = [(header::CONTENT_TYPE, "application/bson")];
     Ok(download(
@@ -359,8 +362,19 @@ pub(super) async fn certificate(Named(managed): Named) -> Result<Response, Probl
     ))
 }
 
-pub(super) async fn recording(Named(_): Named) -> Problem {
-    missing("there is no recording of this migration")
+pub(super) async fn recording(Named(managed): Named) -> Result<Response, Problem> {
+    let none = || missing("there is no recording: the host records runs with `ConsoleBuilder::record_in`");
+    let path = managed.recording().ok_or_else(none)?;
+    let file = tokio::fs::File::open(&path).await.map_err(|_| none())?;
+    // The run may go on to write, so the download ends where the file ends now.
+    let length = file.metadata().await.map_err(|_| none())?.len();
+    let bytes = futures::stream::try_unfold(file.take(length), |mut file| async move {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        let read = file.read_buf(&mut chunk).await?;
+        Ok::<_, std::io::Error>((read > 0).then_some((chunk, file)))
+    });
+    let kind = [(header::CONTENT_TYPE, "application/jsonl")];
+    Ok(download(&managed, "recording.jsonl", (kind, Body::from_stream(bytes))))
 }
 
 fn missing(detail: &str) -> Problem {

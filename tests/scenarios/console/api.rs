@@ -513,3 +513,45 @@ async fn a_preflight_shows_what_it_waits_for_and_goes_on_alone() {
         (&json!("plan"), &json!([]))
     );
 }
+
+/// What the host does not record itself is recorded where the console was told to.
+#[tokio::test(start_paused = true)]
+async fn recordings_are_downloaded_during_and_after_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::with_orders(5);
+    let console = Console::builder().record_in(folder.path(), 1 << 20).build();
+    console.add(bench.managed("tenant")).unwrap();
+    let own = folder.path().join("own.jsonl");
+    let (other, path) = (Bench::with_orders(3), own.clone());
+    let of_host = ManagedMigration::new("own", move || {
+        let builder = other.builder().id("own").recording(path.clone(), 2 << 20);
+        async move { builder.build() }
+    });
+    console.add(of_host).unwrap();
+    let client = Client::of(&console);
+    client.get("migrations/tenant/recording").await.problem(404);
+    client.act("tenant", "start", json!({})).await;
+    client.until_ready("tenant").await;
+    let kinds = async |id: &str| -> Vec<String> {
+        let answer = client.get(&format!("migrations/{id}/recording")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let disposition = format!("attachment; filename=\"{id}-recording.jsonl\"");
+        assert_eq!(answer.headers["content-disposition"], disposition.as_str());
+        let text = answer.text();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.map(|line| line["type"].as_str().unwrap().to_owned()).collect()
+    };
+    let during = kinds("tenant").await;
+    assert!(
+        during.contains(&"plan".to_owned()) && during.contains(&"status".to_owned()),
+        "{during:?}"
+    );
+    client.cut_over("tenant").await;
+    assert!(kinds("tenant").await.contains(&"summary".to_owned()));
+    assert!(folder.path().join("tenant.jsonl").exists());
+
+    client.act("own", "start", json!({})).await;
+    client.until_ready("own").await;
+    assert!(kinds("own").await.contains(&"started".to_owned()));
+    assert!(own.exists() && !folder.path().join("own-recording.jsonl").exists());
+}

@@ -216,6 +216,11 @@ async fn another_console_goes_on_with_what_the_target_has_stored() {
         }
     };
     timeout(DEADLINE, complete).await.expect("it is listed");
+    assert_eq!(client.detail("tenant-42").await["certificate"], true);
+    let bytes = client.get("migrations/tenant-42/certificate").await.bytes;
+    let certificate = bson::RawDocumentBuf::from_bytes(bytes).unwrap();
+    let certificate = mongoferry::Certificate::decode(&certificate).unwrap();
+    assert_eq!(certificate.collections[0].target.as_str(), "store.bought");
     client
         .post("migrations/tenant-42/reverse", json!({}))
         .await
