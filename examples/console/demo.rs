@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mongoferry::console::{Console, ManagedMigration};
+use mongoferry::console::{Console, ConsoleBuilder, ManagedMigration};
 use mongoferry::{Migration, MongoSink, MongoSource};
 use mongoferry_testbed::workload::{self, Writer};
 use mongoferry_testbed::{ReplicaSet, Version};
@@ -52,8 +52,8 @@ pub async fn start(documents: u64) -> Result<Demonstration> {
 
 impl Demonstration {
     /// A console with one migration, whose cutover stops the application. People can create others from the same source.
-    pub fn console(&self) -> Result<Console> {
-        let console = Console::builder()
+    pub fn console(&self, console: ConsoleBuilder) -> Result<Console> {
+        let console = console
             .allow_create(true)
             .target(self.new.uri())
             .documents_on_request(true)

@@ -8,6 +8,7 @@
 mod demo;
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,13 +19,18 @@ use tokio::signal::unix::{SignalKind, signal};
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const USAGE: &str = "\
-usage: console [--target URI] [--port PORT] [--documents NUMBER]
+usage: console [OPTION...]
 
   --target URI         the replica set to migrate to, such as mongodb://USER:PASSWORD@HOST/?replicaSet=NAME
                        (without it: a demonstration with replica sets of its own)
   --port PORT          the port of the page on this machine (default: any)
+  --recordings FOLDER  record each run in a file in this folder, for reports of bugs
+  --show-documents     let people read single documents of both sides, to look at what differs
   --documents NUMBER   how much data the demonstration has (default: 300000)
 ";
+
+/// Maximum size of a recording.
+const RECORDING_BYTES: u64 = 64 << 20;
 
 /// How long runs may take to end when the program does.
 const SHUTDOWN: Duration = Duration::from_secs(30);
@@ -32,6 +38,8 @@ const SHUTDOWN: Duration = Duration::from_secs(30);
 struct Arguments {
     target: Option<String>,
     port: u16,
+    recordings: Option<PathBuf>,
+    show_documents: bool,
     documents: u64,
 }
 
@@ -40,6 +48,8 @@ fn arguments() -> Result<Option<Arguments>> {
     let mut arguments = Arguments {
         target: None,
         port: 0,
+        recordings: None,
+        show_documents: false,
         documents: 300_000,
     };
     let mut words = std::env::args().skip(1);
@@ -51,6 +61,8 @@ fn arguments() -> Result<Option<Arguments>> {
         match word.as_str() {
             "--target" => arguments.target = Some(value()?),
             "--port" => arguments.port = value()?.parse()?,
+            "--recordings" => arguments.recordings = Some(value()?.into()),
+            "--show-documents" => arguments.show_documents = true,
             "--documents" => arguments.documents = value()?.parse()?,
             _ => return Err(format!("{word} is unknown; --help lists the options").into()),
         }
@@ -84,14 +96,15 @@ async fn main() -> Result<()> {
         print!("{USAGE}");
         return Ok(());
     };
+    let mut console = Console::builder().documents_on_request(arguments.show_documents);
+    if let Some(folder) = arguments.recordings {
+        console = console.record_in(folder, RECORDING_BYTES);
+    }
     match arguments.target {
-        Some(target) => {
-            let console = Console::builder().allow_create(true).target(target).build();
-            serve(console, arguments.port).await
-        }
+        Some(target) => serve(console.allow_create(true).target(target).build(), arguments.port).await,
         None => {
             let demonstration = demo::start(arguments.documents).await?;
-            serve(demonstration.console()?, arguments.port).await
+            serve(demonstration.console(console)?, arguments.port).await
         }
     }
 }
