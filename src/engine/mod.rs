@@ -158,6 +158,7 @@ impl Job {
     }
 
     async fn begin(&self, progress: &Arc<RunState>, lost: Option<&str>) -> Result<Begun> {
+        let durability = SharedFlush::new(Arc::clone(&self.sink));
         // The previous holder of the lease may have been cut off in the middle of a write.
         let events = &progress.events;
         self.sink.quiesce(&self.settings.selection).await?;
@@ -181,7 +182,6 @@ impl Job {
         }
         progress.expiry.restored();
         let watch = self.watch_on(loaded.as_mut(), progress).await;
-        let durability = SharedFlush::new(Arc::clone(&self.sink));
         let ownership = Ownership::load(self.records(), durability.clone(), self.settings.existing_data).await?;
         let mut builds = Arc::clone(&self.builds).lock_owned().await;
         let known = loaded.as_ref().map(|checkpoint| &checkpoint.collections[..]);

@@ -206,6 +206,10 @@ impl Sink for FencedSink {
         self.fence.guard("apply writes", call).await
     }
 
+    fn losses(&self) -> u64 {
+        self.sink.losses()
+    }
+
     async fn flush(&self) -> Result<()> {
         self.fence.guard("flush the target", self.sink.flush()).await
     }

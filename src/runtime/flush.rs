@@ -10,13 +10,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::sink::Sink;
 
-/// The sink's flush, shared by all tasks of a run.
+/// The sink's flush, shared by all tasks of a run. It is made before the run reads anything of the target.
 ///
 /// A sink reports only once that acknowledged writes may be lost, to whichever task happens to flush. Flushes therefore run one at a time,
 /// and the loss is remembered. Otherwise another task could take its own flush for a success and save a checkpoint that covers lost writes.
 #[derive(Clone)]
 pub(crate) struct SharedFlush {
     sink: Arc<dyn Sink>,
+    /// Losses that the sink had found before this run. Another run may find those of this one.
+    losses_before: u64,
     /// Number of flushes that have begun.
     begun: Arc<AtomicU64>,
     state: Arc<Mutex<State>>,
@@ -33,6 +35,7 @@ struct State {
 impl SharedFlush {
     pub fn new(sink: Arc<dyn Sink>) -> Self {
         Self {
+            losses_before: sink.losses(),
             sink,
             begun: Arc::new(AtomicU64::new(0)),
             state: Arc::default(),
@@ -47,11 +50,7 @@ impl SharedFlush {
         let before = self.begun.load(SeqCst);
         let mut state = self.state.lock().await;
         if state.lost {
-            return Err(Error::new(
-                ErrorKind::PrimaryChanged,
-                "flush the target",
-                "its primary has changed during this run",
-            ));
+            return Err(lost());
         }
         if state.flushed > before {
             // Another task's flush that began after this call has succeeded.
@@ -59,6 +58,10 @@ impl SharedFlush {
         }
         let number = self.begun.fetch_add(1, SeqCst) + 1;
         match self.sink.flush().await {
+            Ok(()) if self.sink.losses() > self.losses_before => {
+                state.lost = true;
+                return Err(lost());
+            }
             Ok(()) => state.flushed = number,
             Err(error) => {
                 state.lost = error.kind() == ErrorKind::PrimaryChanged;
@@ -76,6 +79,11 @@ impl SharedFlush {
     pub async fn position(&self) -> Result<Option<Position>> {
         self.sink.sentinel().await
     }
+}
+
+fn lost() -> Error {
+    let message = "its primary has changed during this run";
+    Error::new(ErrorKind::PrimaryChanged, "flush the target", message)
 }
 
 #[cfg(test)]
@@ -103,6 +111,24 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(durability.flush().await.unwrap_err().kind(), ErrorKind::PrimaryChanged);
         }
+    }
+
+    /// The sink reports a loss once, to whichever migration happens to flush.
+    #[tokio::test]
+    async fn a_loss_is_told_to_every_run_that_shares_the_sink() {
+        let sink = MemorySink::new();
+        let runs = [(); 3].map(|()| SharedFlush::new(Arc::new(sink.clone())));
+        for run in &runs {
+            run.flush().await.unwrap();
+        }
+        sink.crash();
+        for run in &runs {
+            for _ in 0..2 {
+                assert_eq!(run.flush().await.unwrap_err().kind(), ErrorKind::PrimaryChanged);
+            }
+        }
+        // A run that begins afterwards has lost nothing.
+        SharedFlush::new(Arc::new(sink.clone())).flush().await.unwrap();
     }
 
     #[tokio::test]

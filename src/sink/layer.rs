@@ -154,6 +154,11 @@ pub trait SinkLayer: Send + Sync + 'static {
         self.inner().apply(namespace, kind, writes).await
     }
 
+    /// Like [`Sink::losses`]. The default forwards the call.
+    fn losses(&self) -> u64 {
+        self.inner().losses()
+    }
+
     /// Like [`Sink::flush`]. The default forwards the call.
     ///
     /// # Errors
@@ -288,6 +293,10 @@ macro_rules! forward_sink {
 
             async fn apply(&self, namespace: &Namespace, kind: CollectionKind, writes: &[Write]) -> Result<Vec<Refusal>> {
                 (**self).apply(namespace, kind, writes).await
+            }
+
+            fn losses(&self) -> u64 {
+                (**self).losses()
             }
 
             async fn flush(&self) -> Result<()> {

@@ -31,7 +31,8 @@ pub(crate) use records::{Records, Turn};
 /// - `Ok` means acknowledged: a later read through the sink sees the write. `Ok` of [`flush`](Sink::flush) means that everything
 ///   acknowledged before the call is durable, whichever member of the deployment is lost.
 /// - If something acknowledged since the last flush may have been lost because the primary changed, `flush` returns
-///   [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged) once. The engine then goes back to its last checkpoint.
+///   [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged) once, and [`losses`](Sink::losses) is one more from then on. Every run that uses
+///   the sink then goes back to its last checkpoint.
 /// - Documents are stored byte for byte as given, field order included.
 /// - Every write may be sent twice, because its response may be lost. The second write gives the same result.
 /// - Implementations retry through elections for a bounded time and then return a retryable error.
@@ -40,8 +41,9 @@ pub(crate) use records::{Records, Turn};
 /// # How to
 /// - Write to MongoDB: [`MongoSink`].
 /// - Change some methods of another sink: implement [`SinkLayer`] and pass it as [`Layered`](crate::Layered).
-/// - Share a sink, or choose one at run time: `Arc<dyn Sink>` and `Box<dyn Sink>` are sinks, too. A migration writes only while it holds its
-///   lease on the target; what the host writes through its own `Arc` is not held back by that.
+/// - Share a sink among migrations, or choose one at run time: `Arc<dyn Sink>` and `Box<dyn Sink>` are sinks, too. Migrations may share a
+///   sink that implements [`losses`](Sink::losses), as [`MongoSink`] does. A migration writes only while it holds its lease on the target;
+///   what the host writes through its own `Arc` is not held back by that.
 /// - Write one of your own: implement the methods without a default first, run `conformance::check_sink` of the feature `test-util` in a
 ///   test, and then add those defaults that the sink can do better.
 ///
@@ -179,6 +181,14 @@ pub trait Sink: Send + Sync + 'static {
     /// # Errors
     /// [`PrimaryChanged`](crate::ErrorKind::PrimaryChanged), or a server error.
     async fn flush(&self) -> Result<()>;
+
+    /// Returns how many times a [`flush`](Sink::flush) has found that something acknowledged may be lost, whoever called it.
+    ///
+    /// Several migrations can share a sink only if it counts: the flush of one may find what another has lost. A flush that found a loss
+    /// must have counted it before any later flush returns. The default returns 0, so that each migration needs a sink of its own.
+    fn losses(&self) -> u64 {
+        0
+    }
 
     /// Waits until no write of a migration with this selection that was sent before is running any more. This covers writes of this process
     /// and of a process whose place it takes. Writes to names that the selection does not [produce](Selection::produces) belong to other

@@ -251,6 +251,10 @@ impl Sink for Stopping {
         self.inner.apply(namespace, kind, writes).await
     }
 
+    fn losses(&self) -> u64 {
+        self.inner.losses()
+    }
+
     async fn flush(&self) -> Result<()> {
         self.stop_if(self.before_flush && self.applied.load(SeqCst)).await;
         self.inner.flush().await

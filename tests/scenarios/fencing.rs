@@ -79,6 +79,10 @@ impl Sink for Cut {
         Ok(Vec::new())
     }
 
+    fn losses(&self) -> u64 {
+        self.inner.losses()
+    }
+
     async fn flush(&self) -> Result<()> {
         self.write();
         self.inner.flush().await

@@ -266,6 +266,10 @@ impl SinkLayer for Broken {
         Ok(Some(watch.boxed()))
     }
 
+    fn losses(&self) -> u64 {
+        self.sink.losses()
+    }
+
     async fn flush(&self) -> Result<()> {
         let last = self.sink.journal().pop();
         if self.is(Bug::FlushOfNothingFails) && matches!(last, Some(crate::sink::JournalEntry::Flushed)) {

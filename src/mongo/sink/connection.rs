@@ -6,7 +6,7 @@ use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 use bson::{Document, doc, rawdoc};
 use mongodb::Client;
 
-use super::flush::{Terms, term_of};
+use super::flush::{Flushes, Terms, term_of};
 use super::names::UniqueNames;
 use crate::catalog::Series;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,6 +24,7 @@ pub(super) struct TargetConnection {
     version: [u32; 3],
     applies_deltas: bool,
     terms: Terms,
+    flushes: Flushes,
     unique_names: UniqueNames,
 }
 
@@ -37,6 +38,7 @@ impl TargetConnection {
             version,
             applies_deltas,
             terms: Terms::default(),
+            flushes: Flushes::default(),
             unique_names: UniqueNames::default(),
         })
     }
@@ -68,6 +70,11 @@ impl TargetConnection {
     /// Terms of the primaries that acknowledged writes.
     pub fn terms(&self) -> &Terms {
         &self.terms
+    }
+
+    /// The flushes, of whichever migration.
+    pub fn flushes(&self) -> &Flushes {
+        &self.flushes
     }
 
     /// Collections without repeated names.

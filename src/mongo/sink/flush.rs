@@ -1,5 +1,6 @@
 //! The flush, and the terms of the primaries that acknowledged writes before it.
 
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bson::{Document, rawdoc};
@@ -94,8 +95,47 @@ pub(super) fn term_of(reply: &Document) -> Option<i64> {
     reply.get_document("opTime").ok()?.get_i64("t").ok()
 }
 
-/// Makes everything acknowledged so far durable, with one write that a majority has to journal.
+/// The flushes of a target. They run one at a time, so that each knows of the losses that those before it have found, whoever called them.
+#[derive(Debug, Default)]
+pub(super) struct Flushes {
+    /// Number of flushes that have begun.
+    begun: AtomicU64,
+    /// Number of flushes that have found a loss.
+    losses: AtomicU64,
+    /// Number of the last flush that succeeded.
+    succeeded: tokio::sync::Mutex<u64>,
+}
+
+impl Flushes {
+    pub fn losses(&self) -> u64 {
+        self.losses.load(SeqCst)
+    }
+}
+
+/// Makes everything acknowledged so far durable.
 pub(super) async fn flush(target: &TargetConnection) -> Result<()> {
+    let flushes = target.flushes();
+    let before = flushes.begun.load(SeqCst);
+    let mut succeeded = flushes.succeeded.lock().await;
+    if *succeeded > before {
+        // The flush of another caller that began after this call has succeeded.
+        return Ok(());
+    }
+    let number = flushes.begun.fetch_add(1, SeqCst) + 1;
+    match flush_now(target).await {
+        Ok(()) => *succeeded = number,
+        Err(error) => {
+            if error.kind() == ErrorKind::PrimaryChanged {
+                flushes.losses.fetch_add(1, SeqCst);
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Flushes with one write that a majority has to journal.
+async fn flush_now(target: &TargetConnection) -> Result<()> {
     const OPERATION: &str = "flush the target";
     let taken = target.terms().take();
     // The counter ensures that there is something to write. The reply is then that of a write in the primary's own term.

@@ -128,6 +128,10 @@ impl Sink for MongoSink {
         apply::apply(&self.target, namespace, kind, writes).await
     }
 
+    fn losses(&self) -> u64 {
+        self.target.flushes().losses()
+    }
+
     async fn flush(&self) -> Result<()> {
         flush::flush(&self.target).await
     }

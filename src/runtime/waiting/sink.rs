@@ -70,6 +70,10 @@ impl Sink for Waiting<dyn Sink> {
             .await
     }
 
+    fn losses(&self) -> u64 {
+        self.inner.losses()
+    }
+
     async fn flush(&self) -> Result<()> {
         self.call("flush the target", self.inner.flush()).await
     }

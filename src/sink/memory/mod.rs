@@ -404,11 +404,16 @@ impl Sink for MemorySink {
         }
     }
 
+    fn losses(&self) -> u64 {
+        lock(&self.shared.state).losses
+    }
+
     async fn flush(&self) -> Result<()> {
         self.before(SinkCall::Flush).await?;
         {
             let mut state = lock(&self.shared.state);
             if std::mem::take(&mut state.primary_changed) {
+                state.losses += 1;
                 return Err(Error::new(
                     ErrorKind::PrimaryChanged,
                     "flush",

@@ -25,6 +25,8 @@ pub(super) struct State {
     /// Undo log of everything since the last flush, in the order it was done.
     undo: Vec<Undo>,
     pub(super) primary_changed: bool,
+    /// Number of flushes that have found a loss.
+    pub(super) losses: u64,
     pub(super) batch_documents: usize,
 }
 
@@ -72,6 +74,7 @@ impl State {
             journal: Vec::new(),
             undo: Vec::new(),
             primary_changed: false,
+            losses: 0,
             batch_documents: usize::MAX,
         }
     }

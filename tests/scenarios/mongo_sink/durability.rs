@@ -34,7 +34,9 @@ async fn a_changed_primary_is_told_once(version: Version) {
     let error = sink.flush().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PrimaryChanged);
     assert!(error.is_retryable());
+    assert_eq!(sink.losses(), 1);
     sink.flush().await.unwrap();
+    assert_eq!(sink.losses(), 1);
 
     // Writes on both sides of a change, of all kinds.
     for operation in [

@@ -272,6 +272,10 @@ impl Sink for ChaosSink {
         .await
     }
 
+    fn losses(&self) -> u64 {
+        self.inner.losses()
+    }
+
     async fn flush(&self) -> Result<()> {
         self.dice.roll("flush").await?;
         self.inner.flush().await?;
