@@ -16,6 +16,10 @@ pub(super) const BODY_BYTES: usize = 64 << 10;
 /// A body of JSON.
 pub(super) struct Posted<T>(pub T);
 
+/// A body of JSON from a script. Scripts for mongosync send theirs with the type that `curl --data` gives it, which a form of any page could
+/// send as well. A browser says where its requests come from, so they are accepted from everything else.
+pub(super) struct Scripted<T>(pub T);
+
 /// The id of a migration in the path.
 #[derive(serde::Deserialize)]
 struct Id {
@@ -36,16 +40,32 @@ impl<T: DeserializeOwned> FromRequest<Console> for Posted<T> {
 
     async fn from_request(request: Request, _: &Console) -> Result<Self, Problem> {
         check_type(request.headers())?;
-        let declared = request.headers().get(header::CONTENT_LENGTH);
-        let declared = declared.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if declared.is_some_and(|length| length > BODY_BYTES) {
-            return Err(too_large());
-        }
-        let body: Bytes = to_bytes(request.into_body(), BODY_BYTES)
-            .await
-            .map_err(|_| too_large())?;
-        read(&body).map(Self)
+        read_all(request).await.map(Self)
     }
+}
+
+impl<T: DeserializeOwned> FromRequest<Console> for Scripted<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &Console) -> Result<Self, Problem> {
+        let headers = request.headers();
+        if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
+            check_type(headers)?;
+        }
+        read_all(request).await.map(Self)
+    }
+}
+
+async fn read_all<T: DeserializeOwned>(request: Request) -> Result<T, Problem> {
+    let declared = request.headers().get(header::CONTENT_LENGTH);
+    let declared = declared.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if declared.is_some_and(|length| length > BODY_BYTES) {
+        return Err(too_large());
+    }
+    let body: Bytes = to_bytes(request.into_body(), BODY_BYTES)
+        .await
+        .map_err(|_| too_large())?;
+    read(&body)
 }
 
 /// Reads a body.

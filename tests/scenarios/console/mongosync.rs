@@ -3,7 +3,7 @@
 use super::*;
 
 /// Waits until the progress is as wanted.
-async fn until(client: &Client, what: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+pub(super) async fn until(client: &Client, what: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     let wait = async {
         loop {
@@ -148,4 +148,37 @@ async fn a_start_that_is_refused_says_why_at_once() {
     }
     let start = json!({ "source": "cluster0", "destination": "cluster1" });
     assert_eq!(client.post("start", start).await.json(), json!({ "success": true }));
+}
+
+/// `curl --data` sends JSON as a form, and so could a page of another site.
+#[tokio::test(start_paused = true)]
+async fn a_script_may_send_what_curl_sends_and_a_browser_may_not() {
+    let bench = Bench::with_orders(5);
+    let client = Client::of(&Console::single(bench.managed("tenant")).unwrap());
+    let send = async |headers: &[(&str, &str)]| {
+        let mut form = request("POST", "start").header("content-type", "application/x-www-form-urlencoded");
+        for (name, value) in headers {
+            form = form.header(*name, *value);
+        }
+        let body = json!({ "source": "cluster0", "destination": "cluster1" });
+        client.send(form.body(Body::from(body.to_string())).unwrap()).await
+    };
+    for browser in [("origin", "http://localhost:9000"), ("sec-fetch-site", "same-origin")] {
+        assert_eq!(send(&[browser]).await.status, 415, "{browser:?}");
+    }
+    for foreign in [
+        ("origin", "null"),
+        ("origin", "http://evil.example"),
+        ("sec-fetch-site", "cross-site"),
+    ] {
+        assert_eq!(send(&[foreign]).await.status, 403, "{foreign:?}");
+    }
+    let started = send(&[]).await;
+    assert_eq!(
+        (started.status.as_u16(), started.json()),
+        (200, json!({ "success": true }))
+    );
+    let outside =
+        request("POST", "migrations/tenant/pause").header("content-type", "application/x-www-form-urlencoded");
+    assert_eq!(client.send(outside.body(Body::from("{}")).unwrap()).await.status, 415);
 }

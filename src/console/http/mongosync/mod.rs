@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use crate::console::build::Overrides;
-use crate::console::http::extract::{Json, Posted};
+use crate::console::http::extract::{Json, Scripted};
 use crate::console::http::handlers::Nothing;
 use crate::console::http::problem::Problem;
 use crate::console::managed::{Managed, Stage};
@@ -133,7 +133,7 @@ fn current(console: &Console) -> Result<Arc<Managed>, Problem> {
 
 pub(super) async fn start(
     State(console): State<Console>,
-    Posted(body): Posted<serde_json::Map<String, serde_json::Value>>,
+    Scripted(body): Scripted<serde_json::Map<String, serde_json::Value>>,
 ) -> Response {
     let started = async {
         let managed = current(&console)?;
@@ -237,13 +237,13 @@ fn patterns(filter: &Filter) -> Vec<String> {
     }
 }
 
-pub(super) async fn pause(State(console): State<Console>, Posted(Nothing {}): Posted<Nothing>) -> Response {
+pub(super) async fn pause(State(console): State<Console>, Scripted(Nothing {}): Scripted<Nothing>) -> Response {
     let paused = async { Ok(actions::running(&*current(&console)?, Action::Pause)?.pause().await?) };
     answer(paused.await)
 }
 
 /// Also starts a run that has ended, as mongosync resumes after its process was restarted.
-pub(super) async fn resume(State(console): State<Console>, Posted(Nothing {}): Posted<Nothing>) -> Response {
+pub(super) async fn resume(State(console): State<Console>, Scripted(Nothing {}): Scripted<Nothing>) -> Response {
     let resumed = async {
         let managed = current(&console)?;
         let is_still = managed.state().is_still();
@@ -255,12 +255,12 @@ pub(super) async fn resume(State(console): State<Console>, Posted(Nothing {}): P
     answer(resumed.await)
 }
 
-pub(super) async fn commit(State(console): State<Console>, Posted(Nothing {}): Posted<Nothing>) -> Response {
+pub(super) async fn commit(State(console): State<Console>, Scripted(Nothing {}): Scripted<Nothing>) -> Response {
     let begun = current(&console).and_then(|managed| actions::cut_over(&console, &managed, None, false));
     answer(begun)
 }
 
-pub(super) async fn reverse(State(console): State<Console>, Posted(Nothing {}): Posted<Nothing>) -> Response {
+pub(super) async fn reverse(State(console): State<Console>, Scripted(Nothing {}): Scripted<Nothing>) -> Response {
     let reversed = async {
         let managed = current(&console)?;
         if managed.state().overrides.reversible == Some(false) {
