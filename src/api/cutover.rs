@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -87,9 +88,12 @@ impl MigrationHandle {
     ///
     /// # Cancellation
     /// Dropping the future leaves the run running, and `cutover` may be called again. Once the run saves the checkpoint that marks the
-    /// migration as complete, dropping the future has no effect. The run's own tasks then finish the migration, and
-    /// [`status`](Self::status) and [`wait`](Self::wait) report the result. If the checkpoint cannot be saved, the run keeps following the
-    /// source.
+    /// migration as complete, dropping the future has no effect. The run's own tasks then finish the migration, and [`wait`](Self::wait) and
+    /// [`summary`](Self::summary) report the result. If the checkpoint cannot be saved, the run keeps following the source.
+    ///
+    /// A host that drops the future therefore must not let its applications write to the source by itself, for example when it is asked to
+    /// exit: the target may have been handed over. [`Hooks::resume_application`](crate::Hooks::resume_application) is called when they may,
+    /// and [`shutdown`](Self::shutdown) waits for a cutover in progress.
     pub async fn cutover(&self, stop_writes: impl Future<Output = impl StopWritesResult>) -> Result<Summary> {
         self.cutover_with(stop_writes, || None).await
     }
@@ -154,7 +158,11 @@ impl MigrationHandle {
         let span = info_span!(target: TARGET, parent: run.progress.spans.migration(), "cutover");
         let handed_over = self.try_hand_over(stop_writes, switch).instrument(span).await;
         match &handed_over {
-            Ok(summary) => run.recording.record(summary),
+            Ok(summary) => {
+                run.recording.record(summary);
+                let differing = (summary.outcome == Outcome::Differences).then(|| summary.clone());
+                *run.differing.lock().unwrap_or_else(PoisonError::into_inner) = differing;
+            }
             Err(_) => {
                 let _ = run
                     .recording
@@ -199,6 +207,11 @@ impl MigrationHandle {
         switch: impl FnOnce() -> Option<Box<dyn Switch>>,
     ) -> Result<Summary> {
         let (engine, progress) = (&self.run.engine, &self.run.progress);
+        // From here on nothing may pause the run, and a shutdown waits. A run that was paused and resumed starts within a moment.
+        while !progress.set_phase(Phase::Cutover) {
+            self.check(Call::CutOver)?;
+            sleep(Duration::from_millis(20)).await;
+        }
         let step = CutoverStep::StopWrites;
         progress.events.send(Event::CutoverStep { step });
         progress.application.stop();
@@ -213,11 +226,6 @@ impl MigrationHandle {
         })?;
         // Kept until the end: held operations continue only when the source accepts writes again.
         let mut switch = switch();
-        // A run that was paused and resumed in the meantime starts within a moment.
-        while !progress.set_phase(Phase::Cutover) {
-            self.check(Call::CutOver)?;
-            sleep(Duration::from_millis(20)).await;
-        }
         let hand_over = async {
             let step = CutoverStep::Drain;
             progress.events.send(Event::CutoverStep { step });

@@ -1,6 +1,6 @@
 //! [`MigrationHandle`]: controls a running migration.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::stream::Stream;
@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, Side};
 use crate::order::Key;
 use crate::preflight;
-use crate::report::{Call, CollectionStatus, Event, Phase, Status};
+use crate::report::{Call, CollectionStatus, Event, Phase, Status, Summary};
 use crate::runtime::job::{Job, already_complete};
 use crate::runtime::lease::{self, Lease};
 use crate::runtime::limits::allocator::keep_freed_memory;
@@ -57,6 +57,8 @@ pub(super) struct Run {
     pub cutover: Mutex<()>,
     cancel: CancellationToken,
     supervisor: AbortOnDropHandle<()>,
+    /// Result of the last cutover that found differences.
+    pub differing: std::sync::Mutex<Option<Summary>>,
     /// The last phase that was reported to the host's hook, and the task that reports it.
     told: watch::Receiver<Phase>,
     _phases: AbortOnDropHandle<()>,
@@ -154,6 +156,7 @@ impl MigrationHandle {
             cutover: Mutex::new(()),
             cancel,
             supervisor,
+            differing: std::sync::Mutex::default(),
             told,
             _phases: AbortOnDropHandle::new(tokio::spawn(phases)),
             #[cfg(feature = "metrics")]
@@ -470,6 +473,27 @@ impl MigrationHandle {
         self.run.recording.path()
     }
 
+    /// Returns the result of the last cutover of this handle and its clones that compared both sides; `None` if there was none. A cutover
+    /// whose future was dropped after its point of no return has a result as well.
+    ///
+    /// ```no_run
+    /// # fn example(run: &mongoferry::MigrationHandle) {
+    /// if let Some(summary) = run.summary() {
+    ///     println!("{summary}");
+    /// }
+    /// # }
+    /// ```
+    pub fn summary(&self) -> Option<Summary> {
+        let differing = || {
+            self.run
+                .differing
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone()
+        };
+        self.run.progress.completion.summary().or_else(differing)
+    }
+
     /// Waits until the run ends. All callers get the same result.
     ///
     /// ```no_run
@@ -483,7 +507,7 @@ impl MigrationHandle {
     ///
     /// # Errors
     /// The error that ended the run, or [`Stopped`](ErrorKind::Stopped) after [`abandon`](Self::abandon) and [`shutdown`](Self::shutdown).
-    /// A run ends without an error only after [`cutover`](Self::cutover).
+    /// A run ends without an error only after [`cutover`](Self::cutover); [`summary`](Self::summary) has its result.
     pub async fn wait(&self) -> Result<()> {
         self.ended().await;
         self.last_phase_told().await;

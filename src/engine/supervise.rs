@@ -65,6 +65,10 @@ pub(crate) async fn supervise(
         let message = "a task panicked; the checkpoint is kept, and a new run can resume from it";
         Err(Error::new(ErrorKind::Panic, "run the migration", message))
     });
+    if let Some(lease) = engine.started.take() {
+        // The run was stopped before it began.
+        lease.release().await;
+    }
     let error = result.err();
     match &error {
         Some(error) => {

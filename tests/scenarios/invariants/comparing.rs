@@ -196,7 +196,7 @@ async fn a_run_is_ready_once_everything_is_compared() {
         }
         let cutover = run.cutover(async {
             let now = run.status();
-            assert_eq!(now.phase, Phase::Ready);
+            assert_eq!(now.phase, Phase::Cutover);
             assert!(
                 now.all_compared && now.cutover_estimate < before.cutover_estimate,
                 "{now:?}"

@@ -241,6 +241,7 @@ async fn a_run_goes_on_after_differences_and_is_not_marked_complete() {
     let bench = Bench::with_orders(5);
     let run = bench.start().await;
     run.ready_to_cut_over().await.unwrap();
+    assert_eq!(run.summary(), None);
     // Somebody else has dropped an index, or made one, on the target.
     let namespace: Namespace = "shop.orders".parse().unwrap();
     let index = rawdoc! { "v": 2, "key": { "n": 1 }, "name": "n" };
@@ -251,12 +252,14 @@ async fn a_run_goes_on_after_differences_and_is_not_marked_complete() {
     bench.sink.execute(&drop_it).await.unwrap();
     let summary = timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap();
     assert_eq!(summary.outcome, Outcome::Differences, "{summary:#?}");
+    assert_eq!(run.summary(), Some(summary));
     assert!(!bench.checkpoint().unwrap().complete);
     assert!(matches!(run.status().phase, Phase::CatchUp | Phase::Ready));
     bench.set("shop.orders", 2, 7);
     bench.caught_up().await;
     bench.source.drop_index("shop.orders", "n").unwrap();
-    bench.finish(run).await;
+    bench.finish(run.clone()).await;
+    assert_eq!(run.summary().unwrap().outcome, Outcome::Complete);
     assert!(bench.checkpoint().unwrap().complete);
 }
 

@@ -192,3 +192,48 @@ async fn a_run_that_is_aborted_has_ended_for_everyone() {
     drop(saves);
     bench.finish(bench.start().await).await;
 }
+
+/// The application is being stopped: what would break the cutover now waits for it, or is refused.
+#[tokio::test(start_paused = true)]
+async fn nothing_breaks_a_cutover_while_writers_are_stopped() {
+    let bench = Bench::with_orders(3);
+    let run = bench.start().await;
+    run.ready_to_cut_over().await.unwrap();
+    let stopping = run.cutover(async { sleep(Duration::from_secs(20)).await });
+    let meanwhile = async {
+        until("the writers are being stopped", || run.status().phase == Phase::Cutover).await;
+        assert_eq!(run.pause().await.unwrap_err().kind(), ErrorKind::WrongPhase);
+        let begun = Instant::now();
+        run.shutdown(Duration::from_secs(60)).await;
+        begun.elapsed()
+    };
+    let (summary, took) = tokio::join!(stopping, meanwhile);
+    assert_eq!(summary.unwrap().outcome, Outcome::Complete);
+    assert!((19..40).contains(&took.as_secs()), "{took:?}");
+    run.wait().await.unwrap();
+}
+
+/// Whoever takes over need not wait until a lease expires that nobody holds any more.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_stopped_leaves_no_lease() {
+    let bench = Bench::with_orders(3);
+    for ready in [false, true] {
+        for how in ["abandon", "shutdown"] {
+            let run = bench.start().await;
+            if ready {
+                run.ready_to_cut_over().await.unwrap();
+            }
+            match how {
+                "abandon" => run.abandon().await,
+                _ => run.shutdown(DEADLINE).await,
+            }
+            let begun = Instant::now();
+            bench.start().await.shutdown(DEADLINE).await;
+            assert!(
+                begun.elapsed() < Duration::from_secs(1),
+                "{ready} {how}: {:?}",
+                begun.elapsed()
+            );
+        }
+    }
+}
