@@ -93,7 +93,7 @@ async fn migrate(
 ) -> std::result::Result<(), AnyError> {
     let store = store(target).await?;
     let (source, sink) = (MongoSource::connect(source).await?, MongoSink::connect(target).await?);
-    let migration = describe(source, sink, store.clone())?;
+    let migration = describe(source, sink, store)?;
     let mut events = migration.events();
     let run = migration.start().await?;
     while let Some(event) = events.next().await {
@@ -108,9 +108,8 @@ async fn migrate(
     if summary.outcome != Outcome::Complete {
         return Err(format!("{summary:#?}").into());
     }
-    // The checkpoint of a complete migration prevents an accidental second start. The host removes it when it is no
-    // longer needed.
-    store.clear().await?;
+    // The checkpoint of a complete migration prevents an accidental second start, and has the certificate and the way back. Once
+    // nobody needs these any more, `Migration::forget` removes it together with the records on the target.
     Ok(())
 }
 

@@ -8,8 +8,8 @@
 //! use mongoferry::{Migration, MongoSink, MongoSource, Outcome};
 //!
 //! async fn migrate() -> mongoferry::Result<()> {
-//!     let source = MongoSource::connect("mongodb://old.example/?replicaSet=rs0").await?;
-//!     let sink = MongoSink::connect("mongodb://new.example/?replicaSet=rs1").await?;
+//!     let source = MongoSource::connect("mongodb://old.example/?replicaSet=rs0&tls=true").await?;
+//!     let sink = MongoSink::connect("mongodb://new.example/?replicaSet=rs1&tls=true").await?;
 //!     let migration = Migration::builder(source, sink)
 //!         .include("shop.*")
 //!         .exclude("shop.tmp_*")

@@ -135,6 +135,9 @@ impl Migration {
     ///
     /// # Errors
     /// A side cannot be reached, or cannot be described.
+    ///
+    /// # Cancellation
+    /// Dropping the future has no effect on either side.
     pub async fn preflight(&self) -> Result<Plan> {
         preflight::check(&self.engine, preflight::Purpose::Plan).await
     }
@@ -177,8 +180,12 @@ impl Migration {
     /// - [`Hook`](ErrorKind::Hook): [`before_start`](Hooks::before_start) failed.
     /// - [`AlreadyComplete`](ErrorKind::AlreadyComplete): the migration is complete.
     /// - [`CheckpointMismatch`](ErrorKind::CheckpointMismatch): the checkpoint belongs to another migration.
-    /// - [`LeaseHeld`](ErrorKind::LeaseHeld): another process runs the migration.
+    /// - [`LeaseHeld`](ErrorKind::LeaseHeld): another process runs the migration. The call finds that out within 6 seconds, the time in
+    ///   which the lease of a process that was killed expires.
     /// - A server error.
+    ///
+    /// # Cancellation
+    /// Dropping the future starts nothing. If it had taken the lease, the next start waits until that has expired.
     pub async fn start(self) -> Result<MigrationHandle> {
         MigrationHandle::start(self.engine).await
     }

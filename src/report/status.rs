@@ -52,7 +52,8 @@ pub struct Status {
     #[serde(rename = "oplog_window_ms", serialize_with = "format::optional_milliseconds")]
     pub oplog_window: Option<Duration>,
     /// How long the oplog will still contain the position to resume from, at the speed at which the oplog rolled over in the last 10
-    /// minutes; `None` if it did not, or if not known. In a run that keeps up, this is always about the whole window.
+    /// minutes. `None` if it has not rolled over, which is safe as long as the run keeps up, and if nothing was measured yet:
+    /// `oplog_window` is then `None`, too. In a run that keeps up, this is always about the whole window.
     #[serde(rename = "oplog_time_left_ms", serialize_with = "format::optional_milliseconds")]
     pub oplog_time_left: Option<Duration>,
     /// Estimate of how long the applications would stand still if the cutover began now, from their last write to the end of the cutover;
