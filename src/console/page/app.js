@@ -127,6 +127,14 @@ function keepAsking() {
 connection.listeners.add(update);
 window.addEventListener('hashchange', route);
 window.addEventListener('resize', update);
+// A page that the browser keeps for its back button gives its connection back.
+window.addEventListener('pagehide', () => app.screen.stop?.());
+window.addEventListener('pageshow', (event) => {
+  if (event.persisted) {
+    app.screen = null;
+    route();
+  }
+});
 setInterval(keepAsking, 3_000);
 // Countdowns and times that were "seconds ago" move on.
 setInterval(update, 1_000);

@@ -2,11 +2,12 @@
 
 import { h } from './dom.js';
 import { bytes, count, counted, percent } from './format.js';
+import { marked } from './findings.js';
 import { bar, field, icon, pager, tag, table } from './parts.js';
 import { COLLECTION_PHASES } from './words.js';
 
 const RELOAD_MS = 2_000;
-const LIMIT = 25;
+const LIMIT = 10;
 
 export class CollectionsPart {
   constructor(screen) {
@@ -82,7 +83,11 @@ const COLUMNS = [
   {
     name: 'Collection',
     main: true,
-    cell: (one) => [h('span', { class: 'name' }, one.namespace), one.target !== one.namespace && h('span', { class: 'sub' }, `→ ${one.target}`)],
+    cell: (one) => [
+      h('span', { class: 'name' }, one.namespace),
+      one.target !== one.namespace && h('span', { class: 'sub' }, `→ ${one.target}`),
+      one.last_error && h('span', { class: 'warn-text wrap sub' }, icon('warn'), h('span', {}, h('span', { class: 'unseen' }, 'Last error: '), marked(one.last_error))),
+    ],
   },
   { name: 'Phase', cell: (one) => tag(TONES[one.phase] ?? 'calm', COLLECTION_PHASES[one.phase] ?? one.phase) },
   {
@@ -104,5 +109,4 @@ const COLUMNS = [
           ? h('span', { class: 'good-text' }, icon('good'), 'Identical')
           : h('span', {}, `${percent(one.compared.documents, one.total.documents)} %`),
   },
-  { name: 'Last error', cell: (one) => (one.last_error ? h('span', { class: 'warn-text wrap' }, icon('warn'), one.last_error) : h('span', { class: 'quiet' }, '–')) },
 ];

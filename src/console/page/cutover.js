@@ -42,9 +42,9 @@ export class CutoverPart {
         h('h2', { id: 'cutover' }, complete ? 'The cutover' : running ? 'The cutover is in progress' : 'Cut over in five steps'),
         cutover?.error && !running && !complete && [errorNotice(cutover.error, 'The cutover failed'), h('p', {}, 'The run follows the source again. Let the applications write to the source, or keep them stopped and try again.')],
         this.stale && notice('warn', 'Something has changed since you confirmed', h('p', {}, this.stale), h('p', {}, 'The page shows the new state. Look at it, then confirm again.')),
+        running && notice('busy', 'Keep the applications stopped', h('p', {}, `Until the result is shown here. Estimated: ${about(detail.cutover_estimate_ms)}.`)),
         h('ol', { class: 'cutover' }, this.steps(detail, cutover, steps, running, complete)),
         !complete && !running && this.buttons(detail, cutover),
-        running && notice('busy', 'Keep the applications stopped', h('p', {}, `Until the result is shown here. Estimated: ${about(detail.cutover_estimate_ms)}.`)),
       ),
     ];
   }
@@ -82,7 +82,7 @@ export class CutoverPart {
       item('The gap reaches zero', state('drain'), [h('p', {}, 'The last changes are applied to the target. ', !complete && h('span', { class: 'gap' }, `Lag: ${duration(detail.lag_ms)}`)), says('drain')]),
       item('Both sides are compared', state('compare'), [h('p', {}, status?.all_compared ? `What has changed since the last comparison. Everything else is compared already: ${count(status.compared.documents)} documents.` : 'Every document that is not compared yet, all options and all indexes.'), says('compare')]),
       item('The migration is completed', state('finish'), [h('p', {}, 'Documents expire on the target from now on, and the last checkpoint is saved.'), says('finish')]),
-      item('Restart the applications with the new connection string', complete ? 'running' : 'waiting', [complete ? newConnection(detail) : h('p', {}, 'Only when this page says that they may go to the target.'), !complete && h('details', {}, h('summary', {}, 'Show the new connection string'), newConnection(detail))]),
+      item('Restart the applications with the new connection string', complete ? 'running' : 'waiting', [h('p', {}, complete ? 'The connection string is above.' : 'Only when this page says that they may go to the target.'), !complete && h('details', {}, h('summary', {}, 'Show the new connection string'), newConnection(detail))]),
     ];
   }
 
@@ -143,7 +143,7 @@ function item(name, state, content) {
   return h(
     'li',
     { key: name, class: state, 'aria-current': state === 'running' ? 'step' : undefined },
-    h('div', { class: 'step-head' }, h('h3', {}, name), h('span', { class: `step-state ${tone ?? 'calm'}` }, tone && icon(tone), WORDS[state] ?? state)),
+    h('div', { class: 'step-head' }, h('h3', {}, name), h('span', { class: tone ? `step-state ${tone}` : 'unseen' }, tone && icon(tone), WORDS[state] ?? state)),
     content,
   );
 }

@@ -100,7 +100,7 @@ function set(element, name, value, last) {
     for (const [property, text] of Object.entries(value ?? {})) {
       if (last?.[property] !== text) element.style.setProperty(property, text);
     }
-  } else if (LIVE.has(name)) {
+  } else if (LIVE.has(name) && element.localName !== 'option') {
     const empty = name === 'value' ? '' : false;
     if (element[name] !== (value ?? empty)) element[name] = value ?? empty;
   } else if (value === undefined || value === null || value === false) {

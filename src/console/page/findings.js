@@ -58,7 +58,7 @@ function item(finding, index) {
         h('summary', {}, `Concerns ${counted(finding.affected_count, 'name')}`),
         h('ul', { class: 'names' }, finding.affected.map((name) => h('li', { key: name }, name)), more > 0 && h('li', { key: '' }, `and ${count(more)} more`)),
       ),
-    finding.fix && h('div', { class: 'fix' }, h('h4', {}, 'What to do'), fix(finding.fix), IN_THE_PAGE[finding.code] && h('p', {}, IN_THE_PAGE[finding.code])),
+    finding.fix && h('div', { class: 'fix' }, h('p', { class: 'fix-heading' }, 'What to do'), fix(finding.fix), IN_THE_PAGE[finding.code] && h('p', {}, IN_THE_PAGE[finding.code])),
   );
 }
 

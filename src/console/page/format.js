@@ -49,9 +49,15 @@ function pair(large, unit, small, next) {
   return small ? `${large} ${unit} ${small} ${next}` : `${large} ${unit}`;
 }
 
-// A duration as a whole number of seconds, never less than one: "about 3 s".
+// An estimate in whole seconds or minutes, rounded up, never less than a second: "about 3 s".
 export function about(ms) {
-  return ms === null || ms === undefined ? 'an unknown time' : `about ${duration(Math.max(1000, Math.ceil(ms / 1000) * 1000)).replace('.0', '')}`;
+  return ms === null || ms === undefined ? 'an unknown time' : `about ${rounded(ms)}`;
+}
+
+export function rounded(ms) {
+  if (ms === null || ms === undefined) return NONE;
+  const unit = ms < 100_000 ? 1_000 : 60_000;
+  return duration(Math.max(unit, Math.ceil(ms / unit) * unit)).replace('.0', '');
 }
 
 // A countdown that shows that it runs: "119 h 59 min 07 s".

@@ -153,18 +153,20 @@ const COLUMNS = [
     cell: (entry) => {
       const { value, text } = progressOf(entry);
       return value === null
-        ? h('span', { class: 'quiet' }, '–')
+        ? null
         : h('span', { class: 'progress' }, bar(value, value === 100 ? 'good' : 'busy'), h('span', { class: 'progress-text' }, `${value} %`), h('span', { class: 'sub' }, text));
     },
   },
-  { name: 'Lag', number: true, cell: (entry) => h('span', { class: isGreen(entry) ? 'lag good-text' : 'lag' }, duration(entry.lag_ms)) },
+  { name: 'Lag', number: true, cell: (entry) => (entry.lag_ms === null || entry.state === 'ended' ? null : h('span', { class: isGreen(entry) ? 'lag good-text' : 'lag' }, duration(entry.lag_ms))) },
   { name: 'To look at', cell: lookAt },
   {
     name: 'Cutover',
     cell: (entry) =>
       isGreen(entry)
         ? h('a', { class: 'button good small', href: `#/m/${encodeURIComponent(entry.id)}/cutover`, 'aria-label': `Prepare to cut over ${entry.id}` }, 'Prepare to cut over')
-        : h('span', { class: 'quiet' }, entry.phase === 'complete' ? 'Done' : '–'),
+        : entry.phase === 'complete'
+          ? h('span', { class: 'quiet' }, 'Done')
+          : null,
   },
 ];
 
@@ -178,5 +180,5 @@ function lookAt(entry) {
   if (entry.error && entry.phase !== 'complete') parts.push(h('span', { class: 'bad-text' }, icon('bad'), 'Error'));
   if (entry.differences > 0) parts.push(h('span', { class: 'bad-text' }, icon('bad'), counted(entry.differences, 'difference')));
   if (entry.warnings > 0) parts.push(h('span', { class: 'warn-text' }, icon('warn'), counted(entry.warnings, 'warning')));
-  return parts.length ? h('span', { class: 'marks' }, parts) : h('span', { class: 'quiet' }, '–');
+  return parts.length ? h('span', { class: 'marks' }, parts) : null;
 }

@@ -2,6 +2,7 @@
 
 import { h } from './dom.js';
 import { clock, count, day } from './format.js';
+import { marked } from './findings.js';
 import { eventText, weight } from './event_text.js';
 import { button, check, field, icon } from './parts.js';
 
@@ -67,5 +68,5 @@ function keyOf(event) {
 export function eventLine(event, key) {
   const kind = weight(event);
   const old = Date.now() - new Date(event.at).getTime() > DAY_MS;
-  return h('li', { key, class: kind }, h('time', { datetime: event.at }, old ? day(event.at) : clock(event.at)), h('span', { class: 'kind' }, icon(kind === 'info' ? 'info' : kind), h('span', { class: 'unseen' }, WORDS[kind])), h('span', { class: 'text' }, eventText(event)));
+  return h('li', { key, class: kind }, h('time', { datetime: event.at }, old ? day(event.at) : clock(event.at)), h('span', { class: 'kind' }, icon(kind === 'info' ? 'info' : kind), h('span', { class: 'unseen' }, WORDS[kind])), h('span', { class: 'text' }, marked(eventText(event))));
 }

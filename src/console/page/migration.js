@@ -139,7 +139,7 @@ export class MigrationScreen {
       started && simple('start', 'Start again', ''),
       detail.state === 'stored' && simple('start', 'Go on', ''),
       simple('resume', 'Resume', ''),
-      (this.can('cutover') || this.can('cutover_now')) && this.tab !== 'cutover' && h('a', { class: `button ${green ? 'good' : 'secondary'}`, href: `${base}/cutover` }, 'Prepare to cut over'),
+      (this.can('cutover') || this.can('cutover_now')) && this.tab !== 'cutover' && !(green && this.tab === '') && h('a', { class: `button ${green ? 'good' : 'secondary'}`, href: `${base}/cutover` }, 'Prepare to cut over'),
       simple('pause', 'Pause'),
       this.can('abandon') && button('Stop …', () => this.abandon(detail), { kind: 'secondary', disabled: this.busy !== null }),
       this.can('forget') && button('Forget …', () => this.forget(detail), { kind: 'secondary', disabled: this.busy !== null }),
@@ -201,5 +201,5 @@ export class MigrationScreen {
 
 function side(side, word) {
   if (!side) return h('span', {}, `${word} not connected`);
-  return h('span', {}, h('strong', {}, side.name || word), side.hosts?.length ? h('span', { class: 'hosts' }, ` ${side.hosts.join(', ')}`) : '');
+  return h('span', {}, h('strong', {}, side.name || word), side.hosts?.length ? h('span', { title: side.hosts.join(', ') }, ` ${side.hosts[0]}${side.hosts.length > 1 ? ` and ${side.hosts.length - 1} more` : ''}`) : '');
 }

@@ -3,7 +3,7 @@
 import { ask } from './dialog.js';
 import { h } from './dom.js';
 import { LagChart } from './chart.js';
-import { about, bytes, count, countdown, counted, day, duration, percent, progress, rate } from './format.js';
+import { about, bytes, count, countdown, counted, day, duration, percent, progress, rate, rounded } from './format.js';
 import { errorNotice } from './findings.js';
 import { eventLine } from './log.js';
 import { wait, weight } from './event_text.js';
@@ -55,7 +55,7 @@ export class OverviewPart {
       detail.state === 'stored' && detail.phase !== 'complete' && notice('warn', 'Give the connection of the source to go on', h('p', {}, 'Connections are not stored. The migration itself is: it goes on where it stopped.')),
       waits(detail),
       since && !isComplete(detail) && notice('warn', 'Everything is compared once more', h('p', {}, `The oplog of the source no longer reached back to the last position (gap of ${duration(since.gap_ms)}). What differs is written. Nothing is lost; it takes about as long as the copy.`)),
-      detail.differences > 0 &&
+      detail.differences > 0 && detail.summary?.outcome !== 'differences' &&
         notice('bad', `${counted(detail.differences, 'document')} differed`, h('p', {}, 'The cutover will not complete while documents differ. '), h('a', { href: `${screen.base}/comparison` }, 'Look at them, and repair')),
       shortOplog(status) && !status.failure && notice('warn', 'The oplog of the source is short', h('p', {}, `It reaches back to the position of this run for ${duration(status.oplog_time_left_ms)} more, at its present speed. Enlarge it (replSetResizeOplog)${detail.phase === 'paused' ? ', or resume the run' : ''}.`)),
       screen.can('extend') && detail.cutover_deadline && !isGreen(detail) && deadline(detail, screen),
@@ -66,19 +66,19 @@ export class OverviewPart {
     const value = progress(status.copied, status.total);
     const compared = percent(status.compared.bytes, status.total.bytes);
     const copying = !status.copy_complete;
+    const ended = detail.state === 'ended';
     return h(
       'div',
       { class: 'tiles' },
       tile('Copied', `${value ?? 0} %`, `${count(status.copied.documents)} of ${count(status.total.documents)} documents, ${bytes(status.copied.bytes)} of ${bytes(status.total.bytes)}`, bar(value, copying ? 'busy' : 'good')),
-      tile('Lag', duration(status.lag_ms), isGreen(detail) ? 'small enough to cut over' : 'behind the source', null, isGreen(detail) ? 'good' : ''),
-      copying
-        ? tile('End of the copy', status.time_left_ms === null ? 'not known yet' : `in ${about(status.time_left_ms)}`, status.time_left_ms === null ? 'measured from its speed' : `at ${day(this.screen.live.now() + status.time_left_ms)}`)
-        : tile('Stand still at a cutover', about(status.cutover_estimate_ms), 'if it began now, at most'),
-      tile('Changes applied', `${rate(status.applied_per_second)} /s`, `${count(status.changes.applied)} in all`),
+      !ended && tile('Lag', duration(status.lag_ms), isGreen(detail) ? 'small enough to cut over' : 'behind the source', null, isGreen(detail) ? 'good' : ''),
+      !ended && copying && tile('End of the copy', status.time_left_ms === null ? 'not known yet' : `in ${rounded(status.time_left_ms)}`, status.time_left_ms === null ? 'measured from its speed' : `at ${day(this.screen.live.now() + status.time_left_ms)}`),
+      !ended && !copying && tile('Stand still at a cutover', rounded(status.cutover_estimate_ms), 'estimate, if it began now'),
+      ended ? tile('Changes applied', count(status.changes.applied), 'by the last run') : tile('Changes applied', `${rate(status.applied_per_second)} /s`, `${count(status.changes.applied)} in all`),
       tile('Indexes built', `${count(status.indexes.built)} of ${count(status.indexes.total)}`, status.indexes.building ? `${status.indexes.building} being built` : copying ? 'after the copy of each collection' : ''),
-      tile('Compared', status.all_compared ? 'everything' : `${compared} %`, `${counted(status.differences, 'difference')}`, null, status.differences ? 'bad' : status.all_compared ? 'good' : ''),
-      tile('Oplog of the source', duration(status.oplog_window_ms), status.oplog_time_left_ms === null ? 'reaches back' : `reaches back; ${duration(status.oplog_time_left_ms)} left`, null, shortOplog(status) ? 'warn' : ''),
-      tile('Load', counted(status.walkers, 'walker'), `Limit: ${throttleText(status.throttle)}`, this.screen.can('throttle') && button('Change', () => this.throttle(status), { kind: 'secondary small', label: 'Change the limits' })),
+      tile('Compared', status.differences ? counted(status.differences, 'difference') : status.all_compared ? 'everything' : `${compared} %`, status.all_compared ? (status.differences ? 'everything is compared' : 'no differences') : `${compared} % compared, ${counted(status.differences, 'difference')}`, null, status.differences ? 'bad' : status.all_compared ? 'good' : ''),
+      !ended && tile('Oplog of the source', duration(status.oplog_window_ms), status.oplog_time_left_ms === null ? 'reaches back' : `reaches back; ${duration(status.oplog_time_left_ms)} left`, null, shortOplog(status) ? 'warn' : ''),
+      !ended && tile('Load', counted(status.walkers, 'walker'), `Limit: ${throttleText(status.throttle)}`, this.screen.can('throttle') && button('Change', () => this.throttle(status), { kind: 'secondary small', label: 'Change the limits' })),
     );
   }
 
@@ -149,10 +149,8 @@ function steps(detail) {
   const interrupted = ['paused', 'stopped', 'failed'].includes(detail.phase) || ['created', 'stored'].includes(detail.state);
   const stateOf = (index) => (complete || index < at ? 'done' : index > at || detail.state === 'created' ? '' : interrupted ? 'halted' : 'now');
   const words = { done: 'done', now: 'now', halted: 'interrupted', '': 'to come' };
-  return h(
-    'ol',
-    { class: 'steps', 'aria-label': 'Phases' },
-    STEPS.map((step, index) => {
+  return [
+    h('ol', { class: 'steps', 'aria-label': 'Phases' }, STEPS.map((step, index) => {
       const state = stateOf(index);
       return h(
         'li',
@@ -161,8 +159,10 @@ function steps(detail) {
         h('span', { class: 'step-name' }, step.name),
         h('span', { class: 'unseen' }, ` (${words[state]})`),
       );
-    }),
-  );
+    })),
+    // A narrow screen has no room for the names of all steps.
+    h('p', { class: 'step-text', 'aria-hidden': 'true' }, complete ? 'All steps are done' : `Step ${at + 1} of ${STEPS.length}: ${STEPS[at].name}`),
+  ];
 }
 
 function tile(name, value, text, extra, tone = '') {

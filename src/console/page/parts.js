@@ -2,6 +2,7 @@
 
 import { announce, h } from './dom.js';
 import { save } from './api.js';
+import { NONE } from './format.js';
 import { badge } from './words.js';
 
 // Pictures of a tone. Each is shown beside a word, never alone.
@@ -80,7 +81,8 @@ export function snippet(text, what) {
   return h('div', { class: 'snippet' }, h('pre', { tabindex: '0', role: 'group', 'aria-label': what }, text), copyButton(text, what));
 }
 
-// A table that becomes cards on a narrow screen. A column has `name` and `cell(row)`, and can have `number`, `main` (names the row).
+// A table that becomes cards on a narrow screen. A column has `name` and `cell(row)` (null if there is nothing to say), and can have `number`,
+// `main` (names the row).
 export function table({ label, columns, rows, key, empty = 'Nothing to show.' }) {
   if (!rows.length) return h('p', { class: 'empty' }, empty);
   const head = columns.map((column) => h('th', { scope: 'col', role: 'columnheader', class: column.number ? 'number' : '' }, column.head ?? column.name));
@@ -101,10 +103,11 @@ export function table({ label, columns, rows, key, empty = 'Nothing to show.' })
 }
 
 function cell(column, row) {
-  const kind = `${column.number ? 'number' : ''} ${column.main ? 'main' : ''}`.trim();
+  const content = column.cell(row) ?? null;
+  const kind = [column.number && 'number', column.main && 'main', content === null && 'none'].filter(Boolean).join(' ');
   const tagName = column.main ? 'th' : 'td';
   const role = column.main ? 'rowheader' : 'cell';
-  return h(tagName, { class: kind, role, scope: column.main ? 'row' : undefined, 'data-label': column.name }, column.cell(row));
+  return h(tagName, { class: kind, role, scope: column.main ? 'row' : undefined, 'data-label': column.name }, content ?? NONE);
 }
 
 // Buttons for the pages of a long list.

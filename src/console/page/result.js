@@ -7,12 +7,16 @@ import { EndpointForm } from './endpoint.js';
 import { count, counted, duration, position } from './format.js';
 import { lateWrites } from './event_text.js';
 import { button, facts, icon, notice, pager, snippet, table } from './parts.js';
+import { isGreen } from './words.js';
 
 const PAGE = 25;
 
 export function resultPanel(detail, screen) {
   const { summary } = detail;
-  return summary.outcome === 'complete' ? complete(detail, summary, screen) : different(summary, screen);
+  if (summary.outcome === 'complete') return complete(detail, summary, screen);
+  // Since then everything was compared again.
+  if (isGreen(detail)) return notice('info', 'The last cutover found differences', h('p', {}, 'Since then they were repaired or have changed, and both sides were compared again.'));
+  return different(summary, screen);
 }
 
 function complete(detail, summary, screen) {
@@ -109,7 +113,7 @@ const COLUMNS = [
           ? h('span', { class: 'good-text' }, icon('good'), 'Identical')
           : h('span', {}, 'Not compared'),
   },
-  { name: 'Digest', cell: (one) => (one.digest ? h('code', { class: 'digest' }, one.digest) : h('span', { class: 'quiet' }, '–')) },
+  { name: 'Digest', cell: (one) => one.digest && h('code', { class: 'digest' }, one.digest) },
 ];
 
 // Everything else that the summary has, folded.
@@ -124,7 +128,7 @@ function details(summary, screen) {
       {},
       h('summary', {}, `Result of each collection (${count(summary.collections.length)})`),
       table({ label: 'Result of each collection', columns: COLUMNS, rows: summary.collections.slice(offset, offset + PAGE), key: (one) => one.target }),
-      pager({ offset, limit: PAGE, total: summary.collections.length, go: (next) => ((screen.resultOffset = next), screen.update()), what: 'collections' }),
+      pager({ offset, limit: PAGE, total: summary.collections.length, go: (next) => ((screen.resultOffset = next), screen.update()), what: 'results' }),
     ),
     list('Not migrated', summary.not_migrated),
     list('Not kept on the target', summary.not_kept.map((one) => `${one.namespace}${one.index ? `, index ${one.index}` : ''}: ${one.option} (${one.reason})`)),

@@ -18,6 +18,7 @@ export class SupportPart {
         'section',
         { class: 'panel', 'aria-labelledby': 'settings' },
         h('h2', { id: 'settings' }, 'Settings'),
+        facts([members('Members of the source', detail.source), members('Members of the target', detail.target)]),
         detail.settings ? facts(factsOf(detail.settings)) : h('p', {}, this.screen.live.readOnly ? 'A recording has no settings.' : 'The program that hosts this console has set them.'),
       ),
       h(
@@ -48,6 +49,10 @@ export class SupportPart {
       detail.certificate && item('certificate', 'Certificate', 'certificate.bson', 'The result of the cutover, to keep.'),
     );
   }
+}
+
+function members(name, side) {
+  return side?.hosts?.length ? [name, side.hosts.join(', ')] : null;
 }
 
 function shortly(detail, info) {

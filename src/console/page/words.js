@@ -232,7 +232,7 @@ export const DIFFERENCE_KINDS = {
 export function progressOf(entry) {
   const value = isComplete(entry) ? 100 : progress(entry.copied, entry.total);
   if (value === null) return { value: null, text: 'Nothing copied yet' };
-  return { value, text: counted(entry.copied?.documents ?? 0, 'document') };
+  return { value, text: entry.copied ? counted(entry.copied.documents, 'document') : '' };
 }
 
 // A limit in words. Limits are kept in bytes, and people think in MB.
