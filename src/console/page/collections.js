@@ -68,7 +68,7 @@ export class CollectionsPart {
         field(
           'collection-sort',
           'Order',
-          h('select', { value: query.sort, onChange: (event) => this.set({ sort: event.currentTarget.value }) }, h('option', { value: 'name' }, 'Name'), h('option', { value: 'progress' }, 'Progress'), h('option', { value: 'lag' }, 'Most changes')),
+          h('select', { value: query.sort, onChange: (event) => this.set({ sort: event.currentTarget.value }) }, h('option', { value: 'name' }, 'Name'), h('option', { value: 'progress' }, 'Progress'), h('option', { value: 'lag' }, 'Most left to copy')),
         ),
       ),
       answer ? table({ label: 'Collections', columns: COLUMNS, rows: answer.collections, key: (one) => one.id, empty: 'No collection fits the filter.' }) : h('p', { class: 'empty' }, 'Loading …'),

@@ -3,6 +3,7 @@
 import { ask } from './dialog.js';
 import { h } from './dom.js';
 import { bytes, count, counted, percent } from './format.js';
+import { errorNotice } from './findings.js';
 import { differs } from './event_text.js';
 import { bar, button, icon, notice, problemNotice, tag } from './parts.js';
 import { DIFFERENCE_KINDS } from './words.js';
@@ -28,6 +29,7 @@ export class ComparisonPart {
         status ? during(status) : h('p', {}, 'Both sides are compared while the migration runs, and once more at the cutover.'),
         verify?.running && notice('busy', 'Both sides are being compared', h('p', {}, 'The migration goes on meanwhile. It takes about as long as reading everything once.')),
         verify?.repaired !== null && verify?.repaired !== undefined && notice('good', `${counted(verify.repaired, 'document')} repaired`, h('p', {}, 'Compare again to see that both sides are the same.')),
+        verify?.error && errorNotice(verify.error, 'The last comparison or repair failed'),
       ),
       verify?.report ? this.report(detail, verify.report) : this.seen(status),
     ];

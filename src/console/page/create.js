@@ -1,6 +1,6 @@
 // Takes an operator through a new migration: what is needed, both connections, what is migrated. Then the check follows.
 
-import { path, post, remove } from './api.js';
+import { post } from './api.js';
 import { h } from './dom.js';
 import { EndpointForm, userCommand } from './endpoint.js';
 import { findingsList } from './findings.js';
@@ -14,7 +14,7 @@ export class NewScreen {
     this.problem = null;
     this.busy = false;
     // What was typed outlives a look at another screen, but never the page.
-    this.draft = app.draft ??= { id: '', step: 0, source: new EndpointForm('source', app.update), target: new EndpointForm('target', app.update), settings: emptySettings(), replaces: null };
+    this.draft = app.draft ??= { id: '', step: 0, source: new EndpointForm('source', app.update), target: new EndpointForm('target', app.update), settings: emptySettings() };
   }
 
   title() {
@@ -100,12 +100,11 @@ export class NewScreen {
     this.problem = null;
     this.app.update();
     try {
-      if (draft.replaces) await remove(path(draft.replaces)).catch((problem) => { if (problem.status !== 404) throw problem; });
-      draft.replaces = null;
       const created = await post('migrations', body);
+      // What was typed is no longer needed, and some of it is secret.
       draft.source.clear();
       draft.target.clear();
-      draft.replaces = created.id;
+      this.app.draft = null;
       this.app.validate = created.id;
       this.app.go(`#/m/${encodeURIComponent(created.id)}/validate`);
     } catch (problem) {
@@ -164,7 +163,6 @@ export class NewScreen {
         ...settingsFacts(draft.settings),
       ]),
       h('p', {}, 'Validating connects to both sides and changes nothing.'),
-      draft.replaces && notice('info', null, h('p', {}, `The migration ${draft.replaces} that you have just created is replaced by this one.`)),
     );
   }
 

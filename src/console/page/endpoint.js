@@ -36,11 +36,11 @@ export class EndpointForm {
 
   // As the console reads it.
   body() {
-    if (this.way === 'uri') return { uri: this.values.uri.trim() };
-    const body = { host: this.values.host.trim(), tls: this.tls };
-    const keys = ['replica_set', 'user', 'auth_source', ...(this.tls ? ['ca', 'certificate_key'] : [])];
+    const byUri = this.way === 'uri';
+    const body = byUri ? { uri: this.values.uri.trim() } : { host: this.values.host.trim(), tls: this.tls };
+    const keys = [...(byUri ? [] : ['replica_set', 'user', 'auth_source']), ...(byUri || this.tls ? ['ca', 'certificate_key'] : [])];
     for (const key of keys) if (this.values[key].trim()) body[key] = this.values[key].trim();
-    if (this.values.password) body.password = this.values.password;
+    if (!byUri && this.values.password) body.password = this.values.password;
     return body;
   }
 
@@ -72,7 +72,7 @@ export class EndpointForm {
         this.way,
         (way) => this.set(() => (this.way = way)),
       ),
-      this.way === 'host' ? this.hostFields() : this.uriField(),
+      this.way === 'host' ? this.hostFields() : this.uriFields(),
     );
   }
 
@@ -108,12 +108,27 @@ export class EndpointForm {
     );
   }
 
+  // A connection string names certificates as files on the machine of the program. Here they can be given as text.
+  uriFields() {
+    return h(
+      'div',
+      { key: 'uri', class: 'stack' },
+      this.uriField(),
+      h(
+        'details',
+        {},
+        h('summary', {}, 'More: certificates'),
+        h('div', { class: 'stack' }, this.area('ca', 'Certificate of the authority (CA), PEM', 'Only for servers whose certificate is not from a public authority.'), this.area('certificate_key', 'Client certificate with its key, PEM', 'Only if the servers ask for one (X.509).', true)),
+      ),
+    );
+  }
+
   uriField() {
     const id = `${this.side}-uri`;
     const problem = this.problems.uri;
     return h(
       'div',
-      { key: 'uri', class: 'field' },
+      { class: 'field' },
       h('label', { for: id }, 'Connection string'),
       h(
         'div',

@@ -3,6 +3,7 @@
 import { get } from './api.js';
 import { h } from './dom.js';
 import { count, counted, duration } from './format.js';
+import { errorNotice } from './findings.js';
 import { bar, icon, notice, pager, stateBadge, table } from './parts.js';
 import { isGreen, isStored, needsAttention, progressOf } from './words.js';
 
@@ -58,8 +59,9 @@ export class ListScreen {
         'div',
         { class: 'heading' },
         h('h1', {}, 'Migrations'),
-        create && h('a', { class: 'button', href: '#/new' }, 'New migration'),
+        create && this.entries?.length > 0 && h('a', { class: 'button', href: '#/new' }, 'New migration'),
       ),
+      this.app.info?.target_error && errorNotice(this.app.info.target_error, 'The migrations of the fixed target cannot be listed'),
       this.entries === null ? this.waiting() : this.entries.length ? this.list() : this.none(create),
     ];
   }

@@ -155,8 +155,8 @@ export class MigrationScreen {
       ['comparison', detail.differences ? `Comparison (${detail.differences})` : 'Comparison'],
       ['log', 'Log'],
       cutover && ['cutover', 'Cutover'],
-      editable && ['connections', 'Connections'],
-      ['support', 'Settings and support'],
+      editable && ['connections', 'Connections and settings'],
+      ['support', 'Support'],
     ].filter(Boolean);
     return h(
       'nav',
@@ -192,10 +192,7 @@ export class MigrationScreen {
       danger: true,
       act: () => remove(path(detail.id)).then(() => true),
     });
-    if (done) {
-      if (this.app.draft?.replaces === detail.id) this.app.draft.replaces = null;
-      this.app.go('#/');
-    }
+    if (done) this.app.go('#/');
   }
 }
 

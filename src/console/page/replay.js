@@ -173,7 +173,7 @@ export class ReplayScreen {
     return [
       this.recording ? this.player() : h('h1', {}, 'Replay'),
       !this.recording && this.chooser(),
-      this.recording && h('div', { key: 'inner' }, this.inner.view()),
+      this.recording && h('div', { key: 'inner', class: 'part' }, this.inner.view()),
     ];
   }
 
@@ -182,7 +182,7 @@ export class ReplayScreen {
       'div',
       { class: 'panel stack' },
       h('p', {}, 'Open the recording of a run (JSON lines) and step through it with the same screens. The file is read in this page only, and is not sent anywhere.'),
-      h('p', {}, 'A recording comes from a migration under “Settings and support”, or from the example live_migration with --json.'),
+      h('p', {}, 'A recording comes from a migration under “Support”, or from the example live_migration with --json.'),
       h('div', { class: 'field' }, h('label', { for: 'recording' }, 'Recording'), h('input', { id: 'recording', type: 'file', accept: '.jsonl,.json,.ndjson,.txt', onChange: (event) => this.read(event.currentTarget.files[0]) })),
       h('div', { role: 'alert' }, this.problem && notice('bad', 'This file cannot be played', h('p', {}, this.problem))),
     );

@@ -20,7 +20,7 @@ export function resultPanel(detail, screen) {
 }
 
 function complete(detail, summary, screen) {
-  const downtime = standstill(screen.live.events);
+  const downtime = detail.cutover?.downtime_ms ?? standstill(screen.live.events);
   return h(
     'section',
     { class: 'green result', 'aria-labelledby': 'result' },
@@ -30,7 +30,7 @@ function complete(detail, summary, screen) {
     facts([
       ['Collections', `${counted(summary.collections.length, 'collection')}, ${counted(summary.collections.reduce((sum, one) => sum + one.documents, 0), 'document')}`],
       ['Indexes', indexText(summary.indexes)],
-      downtime !== null && ['Cutover took', duration(downtime)],
+      downtime !== null && ['The applications stood still for', duration(downtime)],
       summary.position && ['Compared at', position(summary.position)],
       summary.resyncs > 0 && ['Compared once more (resync)', `${count(summary.resyncs)} times`],
     ]),
@@ -148,19 +148,20 @@ async function takeBack(detail, screen) {
       return [
         h('p', {}, 'A new migration follows in the opposite direction, from the moment of the cutover: it keeps the old replica set up to date with what the applications do on the new one. It copies nothing again.'),
         h('p', {}, 'The applications stay where they are until you cut that migration over. Nothing else may write to the old set meanwhile.'),
-        forms && [h('p', {}, h('strong', {}, 'The console no longer has the connections. Give them again.')), h('h3', {}, 'The new set, which the data comes from'), forms[0].view(), h('h3', {}, 'The old set, which the data goes back to'), forms[1].view()],
+        forms && [h('p', {}, h('strong', {}, 'The console no longer has the connections. Give them again.')), forms.map((form, index) => h('div', { key: form.side, class: 'stack' }, h('h3', {}, index ? 'The new set, which was the target' : 'The old set, which was the source'), form.view()))],
       ];
     },
     confirm: 'Begin the way back',
     act: async () => {
       if (forms && !forms.map((form) => form.complete()).every(Boolean)) throw new Error('Some fields are missing.');
       try {
-        const [source, target] = forms ?? [];
-        const made = await screen.live.act('reverse', forms ? { source: source.body(), target: target.body() } : {});
+        const body = Object.fromEntries((forms ?? []).map((form) => [form.side, form.body()]));
+        const made = await screen.live.act('reverse', body);
         forms?.forEach((form) => form.clear());
         return made;
       } catch (problem) {
-        if (!forms && ['invalid_configuration', 'connection'].includes(problem.error?.kind)) forms = [new EndpointForm('source', () => {}), new EndpointForm('target', () => {})];
+        const sides = screen.app.info?.fixed_target ? ['source'] : ['source', 'target'];
+        if (!forms && problem.status === 422) forms = sides.map((side) => new EndpointForm(side, () => {}));
         throw problem;
       }
     },

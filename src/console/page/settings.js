@@ -24,6 +24,29 @@ export function emptySettings() {
   };
 }
 
+// The fields of settings that the console has; its defaults if it has none.
+export function settingsFrom(known) {
+  const fields = emptySettings();
+  if (!known) return fields;
+  const number = (value, unit) => (value ? String(value / unit) : '');
+  return {
+    ...fields,
+    include: (known.selection?.include ?? []).join('\n'),
+    exclude: (known.selection?.exclude ?? []).join('\n'),
+    rename: (known.selection?.rename ?? []).map((pair) => [...pair]),
+    existing: known.existing_data,
+    verification: known.verification,
+    ddl: known.ddl_policy,
+    copyLimit: number(known.throttle?.copy_bytes_per_second, 1e6),
+    changeLimit: number(known.throttle?.tail_operations_per_second, 1),
+    walkers: number(known.walkers, 1),
+    maxLag: number(known.max_lag_ms, 1000),
+    window: number(known.cutover_window_ms, 3_600_000),
+    acceptUnencrypted: known.accept_unencrypted,
+    blockWrites: known.block_source_writes,
+  };
+}
+
 // What is wrong with the fields, by field.
 export function settingsProblems(settings) {
   const problems = {};
@@ -51,8 +74,7 @@ export function settingsBody(settings) {
     accept_unencrypted: settings.acceptUnencrypted,
     block_source_writes: settings.blockWrites,
   };
-  const throttle = limits(settings);
-  if (throttle) body.throttle = throttle;
+  body.throttle = limits(settings) ?? {};
   if (settings.walkers.trim()) body.walkers = Number(settings.walkers);
   if (settings.maxLag.trim()) body.max_lag_ms = Math.round(Number(settings.maxLag) * 1000);
   if (settings.window.trim()) body.cutover_window_ms = Math.round(Number(settings.window) * 3_600_000);

@@ -95,20 +95,8 @@ export class ValidatePart {
   corrections(detail, number) {
     const { screen } = this;
     if (screen.live.readOnly || detail.origin === 'host') return null;
-    const settings = screen.app.draft?.replaces === detail.id && detail.state === 'created';
-    if (!number && !settings) return null;
-    return h(
-      'div',
-      { class: 'buttons' },
-      number > 0 && h('a', { class: 'button secondary', href: `${screen.base}/connections` }, 'Correct the connections'),
-      settings && button('Change what is migrated', () => this.changeSettings(), { kind: 'secondary' }),
-    );
-  }
-
-  changeSettings() {
-    const { app } = this.screen;
-    app.draft.step = app.info?.fixed_target ? 2 : 3;
-    app.go('#/new');
+    if (!screen.can('preflight')) return null;
+    return h('p', {}, h('a', { class: number ? 'button secondary' : '', href: `${screen.base}/connections` }, 'Change connections or settings'));
   }
 
   start(detail, plan) {
@@ -134,10 +122,7 @@ export class ValidatePart {
       });
       if (!sure) return;
     }
-    if (await screen.act('start', {})) {
-      if (screen.app.draft?.replaces === screen.id) screen.app.draft = null;
-      screen.app.go(screen.base);
-    }
+    if (await screen.act('start', {})) screen.app.go(screen.base);
   }
 
   plan(plan) {
