@@ -72,9 +72,10 @@ export class CutoverPart {
         !host &&
           !running &&
           !complete &&
-          screen.can('cutover') &&
+          (screen.can('cutover') || screen.can('cutover_now')) &&
           check('stopped', 'Nothing writes to the source any more', this.confirmed, (confirmed) => {
             this.confirmed = confirmed;
+            this.token = cutover?.token;
             screen.update();
           }),
         says('stop_writes'),
@@ -91,15 +92,15 @@ export class CutoverPart {
     if (screen.live.readOnly) return null;
     const host = cutover?.host_stops_writes;
     const ready = Boolean(cutover?.token) && (host || this.confirmed) && !this.posting;
-    const why = !screen.can('cutover') ? 'The run cannot be cut over at this moment.' : !host && !this.confirmed ? 'Confirm first that nothing writes to the source any more.' : '';
-    const early = !isGreen(detail) && screen.can('cutover_now');
+    const early = !screen.can('cutover') && screen.can('cutover_now');
+    const why = !screen.can('cutover') && !early ? 'The run cannot be cut over at this moment.' : !host && !this.confirmed ? 'Confirm first that nothing writes to the source any more.' : '';
     return h(
       'div',
       { class: 'stack tight' },
       h(
         'div',
         { class: 'buttons' },
-        button(this.posting ? 'Please wait …' : isGreen(detail) ? 'Cut over' : 'Cut over as soon as it is ready', () => this.cutOver(detail, false), { kind: `large ${isGreen(detail) ? 'good' : 'secondary'}`, disabled: !ready || !screen.can('cutover') }),
+        !early && button(this.posting ? 'Please wait …' : 'Cut over', () => this.cutOver(detail, false), { kind: 'large good', disabled: !ready || !screen.can('cutover') }),
         early && button('Cut over now …', () => this.early(detail), { kind: 'secondary', disabled: !ready }),
         h('a', { class: 'button secondary', href: screen.base }, 'Not now'),
       ),
@@ -116,14 +117,14 @@ export class CutoverPart {
     });
   }
 
-  // The token is that of the state which the operator sees. The console refuses it if something that matters has changed.
+  // The token is that of the state for which the operator has confirmed. The console refuses it if something that matters has changed since.
   async cutOver(detail, now) {
     this.posting = true;
     this.stale = null;
     this.screen.problem = null;
     this.screen.update();
     try {
-      await this.screen.live.act('cutover', { token: detail.cutover.token, now });
+      await this.screen.live.act('cutover', { token: detail.cutover.host_stops_writes ? detail.cutover.token : this.token, now });
       announce('The cutover has begun');
     } catch (problem) {
       this.confirmed = false;

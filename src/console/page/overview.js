@@ -67,12 +67,13 @@ export class OverviewPart {
     const compared = percent(status.compared.bytes, status.total.bytes);
     const copying = !status.copy_complete;
     const ended = detail.state === 'ended';
+    const paused = detail.phase === 'paused';
     return h(
       'div',
       { class: 'tiles' },
       tile('Copied', `${value ?? 0} %`, `${count(status.copied.documents)} of ${count(status.total.documents)} documents, ${bytes(status.copied.bytes)} of ${bytes(status.total.bytes)}`, bar(value, copying ? 'busy' : 'good')),
       !ended && tile('Lag', duration(status.lag_ms), isGreen(detail) ? 'small enough to cut over' : 'behind the source', null, isGreen(detail) ? 'good' : ''),
-      !ended && copying && tile('End of the copy', status.time_left_ms === null ? 'not known yet' : `in ${rounded(status.time_left_ms)}`, status.time_left_ms === null ? 'measured from its speed' : `at ${day(this.screen.live.now() + status.time_left_ms)}`),
+      !ended && copying && tile('End of the copy', status.time_left_ms === null ? 'not known yet' : paused ? 'paused' : `in ${rounded(status.time_left_ms)}`, paused ? 'after the run is resumed' : status.time_left_ms === null ? 'measured from its speed' : `at ${day(this.screen.live.now() + status.time_left_ms)}`),
       !ended && !copying && tile('Stand still at a cutover', rounded(status.cutover_estimate_ms), 'estimate, if it began now'),
       ended ? tile('Changes applied', count(status.changes.applied), 'by the last run') : tile('Changes applied', `${rate(status.applied_per_second)} /s`, `${count(status.changes.applied)} in all`),
       tile('Indexes built', `${count(status.indexes.built)} of ${count(status.indexes.total)}`, status.indexes.building ? `${status.indexes.building} being built` : copying ? 'after the copy of each collection' : ''),
