@@ -92,6 +92,8 @@ pub mod preflight;
 mod engine;
 mod cutover;
 mod api;
+#[cfg(feature = "console")]
+pub mod console;
 
 // For tests of hosts and of trait implementations.
 #[cfg(feature = "test-util")]
@@ -119,12 +121,12 @@ pub use crate::model::Layered;
 pub use crate::model::LeftSelection;
 pub use crate::model::Side;
 pub use crate::model::Wait;
-pub use crate::report::Event;
 pub use crate::report::Phase;
 pub use crate::report::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use crate::report::{ChangeCounts, Status};
 pub use crate::report::{CollectionPhase, CollectionStatus};
 pub use crate::report::{CollectionSummary, ForeignWrites, Outcome, Summary};
+pub use crate::report::{CutoverStep, Event};
 pub use crate::report::{IndexCounts, LagSample};
 pub use crate::report::{LateWrite, LateWrites};
 pub use catalog::NotKept;

@@ -12,7 +12,7 @@ use crate::api::handle::MigrationHandle;
 use crate::cutover::hand_over;
 use crate::engine::supervise::State;
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::{Call, Outcome, Phase, Summary, TARGET};
+use crate::report::{Call, CutoverStep, Event, Outcome, Phase, Summary, TARGET};
 use crate::runtime::completion::Switch;
 use crate::runtime::hooks::HookResult;
 use crate::runtime::progress::RunState;
@@ -191,6 +191,8 @@ impl MigrationHandle {
         switch: impl FnOnce() -> Option<Box<dyn Switch>>,
     ) -> Result<Summary> {
         let (engine, progress) = (&self.run.engine, &self.run.progress);
+        let step = CutoverStep::StopWrites;
+        progress.events.send(Event::CutoverStep { step });
         progress.application.stop();
         let quiesced = engine.hooks.quiesce_application();
         quiesced.instrument(cutover_step("quiesce_application")).await?;
@@ -209,6 +211,8 @@ impl MigrationHandle {
             sleep(Duration::from_millis(20)).await;
         }
         let hand_over = async {
+            let step = CutoverStep::Drain;
+            progress.events.send(Event::CutoverStep { step });
             if engine.settings.block_source_writes {
                 let blocked = progress.write_block.block();
                 blocked.instrument(cutover_step("block_source_writes")).await?;

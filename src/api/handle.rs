@@ -156,6 +156,12 @@ impl MigrationHandle {
         Ok(Self { run: Arc::new(run) })
     }
 
+    /// What the run was built from.
+    #[cfg(feature = "console")]
+    pub(crate) fn job(&self) -> &Arc<Job> {
+        &self.run.engine
+    }
+
     /// Returns the events from now on. The stream ends with the run.
     ///
     /// A slow reader misses events, and is notified by [`Event::Missed`]. It never slows down the run.

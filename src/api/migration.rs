@@ -109,6 +109,16 @@ impl Migration {
         &self.engine
     }
 
+    /// Changes settings that the host has built it with.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    #[cfg(feature = "console")]
+    pub(crate) fn change_settings(&mut self, change: impl FnOnce(&mut Settings) -> Result<()>) -> Result<()> {
+        // Nothing else has the job before the start.
+        Arc::get_mut(&mut self.engine).map_or(Ok(()), |job| change(&mut job.settings))
+    }
+
     /// Checks both sides. Returns what a run would do, and every reason why it would fail. Changes nothing. [`preflight`](crate::preflight)
     /// lists the rules.
     ///

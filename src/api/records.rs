@@ -6,15 +6,19 @@ use futures::StreamExt;
 use futures::stream;
 
 use crate::api::migration::Migration;
-use crate::checkpoint::Checkpoint;
+#[cfg(feature = "console")]
+use crate::checkpoint::SinkStore;
+use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::engine::ownership;
 use crate::error::Result;
 use crate::model::MigrationId;
 use crate::report::Phase;
+#[cfg(feature = "console")]
+use crate::runtime::fence::{Fence, FencedStore};
 use crate::runtime::job::Job;
 use crate::runtime::lease::{self, Lease, LeaseOwner};
 use crate::runtime::register::{self, Entry, Left, Register};
-use crate::sink::Sink;
+use crate::sink::{Records, Sink};
 
 /// Maximum number of leases that are observed at the same time.
 const OBSERVED: usize = 32;
@@ -113,17 +117,45 @@ impl Migration {
     }
 }
 
+/// Removes everything that a migration keeps on this target, like [`Migration::forget`], for those who have no connection to its source. A
+/// checkpoint that is kept elsewhere stays.
+///
+/// # Errors
+/// Same as [`Migration::forget`].
+#[cfg(feature = "console")]
+pub(crate) async fn forget_on_target(sink: std::sync::Arc<dyn Sink>, id: &str) -> Result<()> {
+    let records = Records::new(sink, id.parse()?);
+    let fence = Fence::default();
+    let store = FencedStore::new(std::sync::Arc::new(SinkStore::of(records.clone())), fence.clone());
+    let lease = Lease::acquire(records.clone(), fence).await?;
+    let remove = remove(&records, &store, async { Ok(()) });
+    removed(lease, remove, &**records.sink()).await
+}
+
 /// Removes what a migration keeps, after some other work. The lease keeps other processes out, and is removed after everything else.
 pub(super) async fn remove_records(job: &Job, before: impl Future<Output = Result<()>>) -> Result<()> {
     let lease = Lease::acquire(job.unfenced.records(&job.settings.id), job.fence.clone()).await?;
-    let remove = async {
-        // Takes ownership of the checkpoint, as every run does once it has the lease.
-        job.store.claim().await?;
-        before.await?;
-        job.store.clear().await?;
-        ownership::forget(&job.records()).await?;
-        register::remove(&job.records()).await
-    };
+    let records = job.records();
+    let remove = remove(&records, &*job.store, before);
+    removed(lease, remove, &*job.unfenced.sink).await
+}
+
+/// Removes everything but the lease.
+async fn remove(
+    records: &Records,
+    store: &dyn CheckpointStore,
+    before: impl Future<Output = Result<()>>,
+) -> Result<Left> {
+    // Takes ownership of the checkpoint, as every run does once it has the lease.
+    store.claim().await?;
+    before.await?;
+    store.clear().await?;
+    ownership::forget(records).await?;
+    register::remove(records).await
+}
+
+/// Removes the lease once everything else is removed, and the database if nothing is left.
+async fn removed(lease: Lease, remove: impl Future<Output = Result<Left>>, sink: &dyn Sink) -> Result<()> {
     let left = match lease.while_kept(remove).await {
         Ok(left) => left,
         Err(error) => {
@@ -134,6 +166,6 @@ pub(super) async fn remove_records(job: &Job, before: impl Future<Output = Resul
     lease.remove().await?;
     match left {
         Left::Others => Ok(()),
-        Left::Nothing(register, since) => register::drop_database(&*job.unfenced.sink, register, since).await,
+        Left::Nothing(register, since) => register::drop_database(sink, register, since).await,
     }
 }

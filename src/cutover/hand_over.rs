@@ -23,7 +23,7 @@ use crate::cutover::verified::{verified_while_running, watched_until_now};
 use crate::engine::messages::{Report, Request, Requests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{self, ByName, CollectionKind, Namespace, Position, Side};
-use crate::report::{Event, LateWrites, Outcome, Summary};
+use crate::report::{CutoverStep, Event, LateWrites, Outcome, Summary};
 use crate::runtime::completion::{Offer, Switch};
 use crate::runtime::expiry::{self, Form};
 use crate::runtime::job::Job;
@@ -118,6 +118,7 @@ impl HandOver<'_> {
         };
         loop {
             let Some((run, summary)) = self.round(&mut rounds).await? else {
+                self.begin(CutoverStep::Drain);
                 continue;
             };
             if summary.outcome != Outcome::Complete {
@@ -128,6 +129,7 @@ impl HandOver<'_> {
                 summary: Box::new(summary),
                 switch: switch.take(),
             };
+            self.begin(CutoverStep::Finish);
             let complete = self.complete(&run, offer, rounds.known.count);
             let complete = report_waits(events, Side::Target, "save that the migration is complete", complete);
             match complete.instrument(cutover_step("complete")).await? {
@@ -135,7 +137,10 @@ impl HandOver<'_> {
                     self.tell(&summary);
                     return Ok(*summary);
                 }
-                Ended::NotYet(offer) => *switch = offer.switch,
+                Ended::NotYet(offer) => {
+                    *switch = offer.switch;
+                    self.begin(CutoverStep::Drain);
+                }
             }
         }
     }
@@ -153,6 +158,7 @@ impl HandOver<'_> {
             }
             rounds.known = late_writes;
         }
+        self.begin(CutoverStep::Compare);
         let look = self.look(&run, &report, &mut rounds.compared);
         let look = report_waits_within(events, Side::Target, "list and compare both sides", None, look);
         let Some(sides) = look.instrument(cutover_step("compare")).await? else {
@@ -303,6 +309,11 @@ impl HandOver<'_> {
             let _ = begun.await;
         }
         Ok(())
+    }
+
+    /// Reports the next step.
+    fn begin(&self, step: CutoverStep) {
+        self.progress.events.send(Event::CutoverStep { step });
     }
 
     fn tell(&self, summary: &Summary) {

@@ -18,13 +18,13 @@ use crate::model::{
 use crate::order::Key;
 use crate::preflight::{Estimate, Plan, PlannedCollection};
 use crate::report::{
-    CollectionPhase, CollectionStatus, CollectionSummary, ForeignWrites, IndexCounts, LagSample, LateWrite, LateWrites,
-    Outcome, Phase, Status, Summary,
+    CollectionPhase, CollectionStatus, CollectionSummary, CutoverStep, ForeignWrites, IndexCounts, LagSample,
+    LateWrite, LateWrites, Outcome, Phase, Status, Summary,
 };
 use crate::test_util::at;
 use crate::{
-    ComparedCollection, DdlPolicy, Error, ErrorKind, Event, ExistingData, LostPosition, PathPolicy, Rehearsed,
-    Selection, Throttle, Verification, VerifyReport,
+    ComparedCollection, DdlPolicy, Error, ErrorKind, Event, ExistingData, LeaseOwner, LostPosition, PathPolicy,
+    Rehearsed, Selection, Throttle, Verification, VerifyReport,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -186,6 +186,9 @@ fn events() -> Vec<Event> {
         Event::SourceWritesBlocked,
         Event::SourceWritesUnblocked,
         Event::SourceWriteBlockStays { reason: reason.clone() },
+        Event::CutoverStep {
+            step: CutoverStep::StopWrites,
+        },
         Event::Verified {
             namespace: namespace.clone(),
             identical: true,
@@ -539,6 +542,23 @@ fn a_report_of_a_comparison_is_in_the_schema() {
         (&value["identical"], &value["difference_count"]),
         (&json!(false), &json!(3))
     );
+}
+
+#[test]
+fn a_step_of_a_cutover_has_the_name_that_it_is_written_as() {
+    for step in CutoverStep::ALL {
+        assert_eq!(fits("cutover_step", &step), step.as_str());
+    }
+}
+
+#[test]
+fn an_owner_of_a_lease_is_in_the_schema() {
+    let owner = LeaseOwner {
+        host: "h".to_owned(),
+        process: 7,
+        since: SystemTime::UNIX_EPOCH,
+    };
+    assert_eq!(fits("lease_owner", &owner)["since"], "1970-01-01T00:00:00Z");
 }
 
 #[test]

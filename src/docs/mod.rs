@@ -8,6 +8,7 @@
 //! | [operations] | How is a migration run, what is watched, and what is done about an error or a finding? |
 //! | [format](mod@format) | How are status, events, findings, errors and results written as JSON, and how are settings read? |
 //! | [observability] | What goes to logs, traces, dashboards and alerts? |
+//! | [console] | How do people run migrations in a web page, and programs over HTTP? |
 //! | [sizing] | How much memory, disk, oplog and bandwidth does it need? |
 //! | [security] | Which users and privileges does it need, and what does it store where? |
 //! | [versions] | Which server versions work, from which to which? |
@@ -32,6 +33,9 @@ pub mod format {}
 
 #[doc = include_str!("observability.md")]
 pub mod observability {}
+
+#[doc = include_str!("console.md")]
+pub mod console {}
 
 #[doc = include_str!("sizing.md")]
 pub mod sizing {}

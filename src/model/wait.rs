@@ -58,6 +58,16 @@ impl OnWait {
         Self(Some(Arc::new(tell)))
     }
 
+    /// Adds another callback.
+    #[cfg(feature = "console")]
+    pub fn and(self, other: impl Fn(Wait) + Send + Sync + 'static) -> Self {
+        let Some(first) = self.0 else { return Self::new(other) };
+        Self::new(move |wait: Wait| {
+            first(wait.clone());
+            other(wait);
+        })
+    }
+
     /// Awaits `answer`, and reports to the host if that takes long.
     ///
     /// # Cancellation

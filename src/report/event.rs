@@ -209,6 +209,12 @@ pub enum Event {
         /// Why the block could not be lifted.
         reason: String,
     },
+    /// A cutover has begun a step. Late writes that the host accepts make it go back to an earlier one. The cutover's result says whether
+    /// the last step has succeeded.
+    CutoverStep {
+        /// The step.
+        step: CutoverStep,
+    },
     /// A collection was verified at cutover.
     Verified {
         /// The collection's name on the source.
@@ -273,6 +279,36 @@ pub enum Event {
         /// Number of lost events.
         events: u64,
     },
+}
+
+/// A step of a [`cutover`](crate::MigrationHandle::cutover).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CutoverStep {
+    /// The programs that write to the source are being stopped.
+    StopWrites,
+    /// Open transactions end, and the last changes are applied.
+    Drain,
+    /// Both sides are compared.
+    Compare,
+    /// The checkpoint that marks the migration as complete is saved.
+    Finish,
+}
+
+impl CutoverStep {
+    /// All steps in their order.
+    pub const ALL: [Self; 4] = [Self::StopWrites, Self::Drain, Self::Compare, Self::Finish];
+
+    /// The step's name in snake case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StopWrites => "stop_writes",
+            Self::Drain => "drain",
+            Self::Compare => "compare",
+            Self::Finish => "finish",
+        }
+    }
 }
 
 /// Sender of the event stream. Sending never waits.

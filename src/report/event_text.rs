@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::model::{shown, write_wait};
-use crate::report::Event;
+use crate::report::{CutoverStep, Event};
 
 /// Writes one line without a time and without a line break. A reason that a server gave may be longer than a line of a terminal.
 impl fmt::Display for Event {
@@ -103,6 +103,12 @@ impl fmt::Display for Event {
             Self::SourceWriteBlockStays { reason } => {
                 write!(f, "the block of writes on the source cannot be lifted: {reason}")
             }
+            Self::CutoverStep { step } => f.write_str(match step {
+                CutoverStep::StopWrites => "cutover: stopping the writers of the source",
+                CutoverStep::Drain => "cutover: applying the last changes",
+                CutoverStep::Compare => "cutover: comparing both sides",
+                CutoverStep::Finish => "cutover: saving that the migration is complete",
+            }),
             Self::Verified { namespace, identical } => match identical {
                 true => write!(f, "{} is identical on both sides", shown(namespace)),
                 false => write!(f, "{} DIFFERS between both sides", shown(namespace)),

@@ -13,8 +13,8 @@ mod trace;
 
 pub use self::certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use self::collection::{CollectionPhase, CollectionStatus};
-pub use self::event::Event;
 pub(crate) use self::event::Events;
+pub use self::event::{CutoverStep, Event};
 pub(crate) use self::lag_history::Recent;
 pub use self::lag_history::{IndexCounts, LagSample};
 pub(crate) use self::late_writes::LateWatch;

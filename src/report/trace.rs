@@ -82,6 +82,7 @@ pub(super) fn trace(event: &Event) {
         | Event::SourceWritesBlocked
         | Event::SourceWritesUnblocked
         | Event::SourceWriteBlockStays { .. }
+        | Event::CutoverStep { .. }
         | Event::Verified { .. }
         | Event::HookFailed { .. } => trace_cutover(event),
         Event::DocumentDiffers { .. }
@@ -200,6 +201,14 @@ fn trace_cutover(event: &Event) {
                 "source_write_block_stays",
                 "the block of writes on the source could not be lifted",
                 reason
+            );
+        }
+        Event::CutoverStep { step } => {
+            emit!(
+                INFO,
+                "cutover_step",
+                "the cutover has begun a step",
+                step = step.as_str()
             );
         }
         Event::Verified {

@@ -7,12 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use bson::raw::{RawDocumentBuf, cstr};
 use bson::{DateTime, Uuid, rawdoc};
+use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::MigrationId;
+use crate::model::{MigrationId, format};
 use crate::report::Phase;
 use crate::runtime::fence::{EXPIRY, Fence};
 use crate::runtime::progress::RunState;
@@ -55,7 +56,7 @@ pub(crate) struct Progress {
 }
 
 /// The process that renews a lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LeaseOwner {
     /// Name of its host.
@@ -63,6 +64,7 @@ pub struct LeaseOwner {
     /// Its process id.
     pub process: u32,
     /// Since when it has the lease.
+    #[serde(serialize_with = "format::time")]
     pub since: SystemTime,
 }
 

@@ -32,6 +32,7 @@ const FLOORS: &[&[&str]] = &[
     &["engine::supervise"],
     &["cutover"],
     &["api"],
+    &["console"],
 ];
 
 /// What is for tests, or only shows what is below under a public path.

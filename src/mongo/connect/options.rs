@@ -109,6 +109,24 @@ impl ConnectOptions {
         self
     }
 
+    /// The connection string, which may have a password.
+    #[cfg(feature = "console")]
+    pub(crate) fn uri_text(&self) -> Option<&str> {
+        match &self.to {
+            To::Uri(uri) => Some(uri),
+            _ => None,
+        }
+    }
+
+    /// The driver's options, if these were given.
+    #[cfg(feature = "console")]
+    pub(crate) fn client_options(&self) -> Option<&ClientOptions> {
+        match &self.to {
+            To::Options(options) => Some(options),
+            _ => None,
+        }
+    }
+
     fn to(to: To) -> Self {
         Self {
             to,
