@@ -126,7 +126,9 @@ mod tests {
 
     /// Returns what stands between `before` and the next quote.
     fn quoted<'a>(text: &'a str, before: &str, quote: char) -> impl Iterator<Item = &'a str> {
-        text.split(before).skip(1).filter_map(move |rest| rest.split(quote).next())
+        text.split(before)
+            .skip(1)
+            .filter_map(move |rest| rest.split(quote).next())
     }
 
     #[test]
@@ -141,7 +143,9 @@ mod tests {
         for (name, kind, bytes) in FILES {
             let text = std::str::from_utf8(bytes).unwrap();
             let asked: Vec<&str> = match *kind {
-                HTML => quoted(text, "stylesheet\" href=\"", '"').chain(quoted(text, "src=\"", '"')).collect(),
+                HTML => quoted(text, "stylesheet\" href=\"", '"')
+                    .chain(quoted(text, "src=\"", '"'))
+                    .collect(),
                 SCRIPT => quoted(text, "from './", '\'').collect(),
                 _ => quoted(text, "url(", ')').collect(),
             };
@@ -157,13 +161,23 @@ mod tests {
     fn the_page_has_neither_markup_from_text_nor_code_beside_its_files() {
         for (name, kind, bytes) in FILES {
             let text = std::str::from_utf8(bytes).unwrap();
-            for forbidden in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"] {
+            for forbidden in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                "new Function",
+            ] {
                 assert!(!text.contains(forbidden), "{name} has {forbidden}");
             }
             for forbidden in ["localStorage", "sessionStorage", "indexedDB", "document.cookie"] {
                 assert!(!text.contains(forbidden), "{name} stores something by {forbidden}");
             }
-            assert!(!text.contains("https://") && !text.contains("//cdn"), "{name} has an address elsewhere");
+            assert!(
+                !text.contains("https://") && !text.contains("//cdn"),
+                "{name} has an address elsewhere"
+            );
             if *kind == HTML {
                 for forbidden in ["<style", " style=", "<script>", " onclick", " onload"] {
                     assert!(!text.contains(forbidden), "{name} has {forbidden}");

@@ -159,7 +159,7 @@ export class NewScreen {
       h('h3', {}, 'In short'),
       facts([
         ['Source', shortly(draft.source)],
-        this.app.info?.fixed_target ? ['Target', 'as the program that hosts this console has set it'] : ['Target', shortly(draft.target)],
+        this.app.info?.fixed_target ? ['Target', fixedTarget(this.app.info.target)] : ['Target', shortly(draft.target)],
         ...settingsFacts(draft.settings),
       ]),
       h('p', {}, 'Validating connects to both sides and changes nothing.'),
@@ -178,6 +178,10 @@ export class NewScreen {
     this.nameProblem = null;
     this.app.update();
   }
+}
+
+function fixedTarget(target) {
+  return target ? [target.name, target.hosts.join(', ')].filter(Boolean).join(': ') : 'as the program that hosts this console has set it';
 }
 
 // A side without anything secret.

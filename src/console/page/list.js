@@ -5,7 +5,7 @@ import { h } from './dom.js';
 import { count, counted, duration } from './format.js';
 import { errorNotice } from './findings.js';
 import { bar, icon, notice, pager, stateBadge, table } from './parts.js';
-import { isGreen, isStored, needsAttention, progressOf } from './words.js';
+import { isGreen, isStored, needsAttention, normal, progressOf } from './words.js';
 
 const POLL_MS = 2_000;
 const PAGE = 100;
@@ -42,7 +42,7 @@ export class ListScreen {
 
   async poll() {
     try {
-      if (!document.hidden || this.entries === null) this.entries = (await get('migrations')).migrations;
+      if (!document.hidden || this.entries === null) this.entries = (await get('migrations')).migrations.map(normal);
       this.problem = null;
     } catch (problem) {
       this.problem = problem;

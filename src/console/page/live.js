@@ -1,6 +1,7 @@
 // What is known of one migration, kept up to date by the console's stream of events.
 
 import { connection, fetched, get, path, post, put } from './api.js';
+import { normal } from './words.js';
 
 // The stream has something each second. After this much silence it counts as lost.
 const SILENCE_MS = 6_000;
@@ -50,7 +51,7 @@ export class Live {
 
   take(detail) {
     const plan = 'plan' in detail ? detail.plan : (this.detail?.plan ?? null);
-    this.detail = { ...detail, plan };
+    this.detail = normal({ ...detail, plan });
     this.problem = null;
     this.heardAt = Date.now();
     this.changed();

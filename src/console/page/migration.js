@@ -136,8 +136,8 @@ export class MigrationScreen {
     return [
       detail.state === 'created' && this.can('preflight') && this.tab !== 'validate' && h('a', { class: 'button', href: `${base}/validate` }, 'Validate and start'),
       detail.state === 'stored' && detail.phase !== 'complete' && !this.can('start') && h('a', { class: 'button', href: `${base}/connections` }, 'Give the connection'),
-      started && simple('start', 'Start again', ''),
-      detail.state === 'stored' && simple('start', 'Go on', ''),
+      started && this.tab !== 'validate' && simple('start', 'Start again', ''),
+      detail.state === 'stored' && this.tab !== 'validate' && simple('start', 'Go on', ''),
       simple('resume', 'Resume', ''),
       (this.can('cutover') || this.can('cutover_now')) && this.tab !== 'cutover' && !(green && this.tab === '') && h('a', { class: `button ${green ? 'good' : 'secondary'}`, href: `${base}/cutover` }, 'Prepare to cut over'),
       simple('pause', 'Pause'),

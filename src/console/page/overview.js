@@ -4,15 +4,16 @@ import { ask } from './dialog.js';
 import { h } from './dom.js';
 import { LagChart } from './chart.js';
 import { about, bytes, count, countdown, counted, day, duration, percent, progress, rate, rounded } from './format.js';
-import { errorNotice } from './findings.js';
+import { errorNotice, marked } from './findings.js';
 import { eventLine } from './log.js';
-import { wait, weight } from './event_text.js';
+import { eventText, wait, weight } from './event_text.js';
 import { bar, button, field, icon, notice } from './parts.js';
 import { resultPanel } from './result.js';
 import { limits } from './settings.js';
 import { STEPS, isComplete, isGreen, owner, stepOf, throttleText } from './words.js';
 
 const DAY_MS = 86_400_000;
+const TROUBLES = ['source_write_block_stays', 'foreign_write', 'index_failed', 'document_refused'];
 const RECENT = 6;
 
 export class OverviewPart {
@@ -46,17 +47,17 @@ export class OverviewPart {
     const { status } = detail;
     const since = lastResync(screen.live.events);
     const error = detail.error ?? status?.failure;
-    const ended = detail.phase === 'failed' || detail.state === 'created';
     return h(
       'div',
       { class: 'alerts' },
-      error && !isComplete(detail) && errorNotice(error, ended && detail.phase === 'failed' ? 'Why the run ended' : 'The last attempt failed'),
+      error && !isComplete(detail) && errorNotice(error, detail.phase !== 'failed' ? 'The last attempt failed' : status ? 'Why the run ended' : 'Why the start failed'),
       detail.state === 'elsewhere' && notice('info', 'Another process holds the lease', h('p', {}, `This migration is run by another process${owner(detail.owner)}. Only one process at a time writes to the target.`)),
-      detail.state === 'stored' && detail.phase !== 'complete' && notice('warn', 'Give the connection of the source to go on', h('p', {}, 'Connections are not stored. The migration itself is: it goes on where it stopped.')),
+      detail.state === 'stored' && detail.phase !== 'complete' && !screen.can('start') && notice('warn', 'Give the connection of the source to go on', h('p', {}, 'Connections are not stored. The migration itself is: it goes on where it stopped.')),
       waits(detail),
       since && !isComplete(detail) && notice('warn', 'Everything is compared once more', h('p', {}, `The oplog of the source no longer reached back to the last position (gap of ${duration(since.gap_ms)}). What differs is written. Nothing is lost; it takes about as long as the copy.`)),
       detail.differences > 0 && detail.summary?.outcome !== 'differences' &&
         notice('bad', `${counted(detail.differences, 'document')} differed`, h('p', {}, 'The cutover will not complete while documents differ. '), h('a', { href: `${screen.base}/comparison` }, 'Look at them, and repair')),
+      detail.state === 'running' && troubles(screen),
       shortOplog(status) && !status.failure && notice('warn', 'The oplog of the source is short', h('p', {}, `It reaches back to the position of this run for ${duration(status.oplog_time_left_ms)} more, at its present speed. Enlarge it (replSetResizeOplog)${detail.phase === 'paused' ? ', or resume the run' : ''}.`)),
       screen.can('extend') && detail.cutover_deadline && !isGreen(detail) && deadline(detail, screen),
     );
@@ -122,6 +123,18 @@ function lastResync(events) {
   if (at < 0) return null;
   const over = events.slice(at).some((event) => event.type === 'phase_changed' && event.phase === 'ready');
   return over ? null : events[at];
+}
+
+// Events that the cutover will stumble over, or the applications already do: the last one of each kind.
+function troubles(screen) {
+  const { events } = screen.live;
+  const shown = TROUBLES.map((type) => events.findLast((event) => event.type === type)).filter(Boolean);
+  const unblocked = events.findLast((event) => event.type === 'source_writes_unblocked');
+  const current = shown.filter((event) => event.type !== 'source_write_block_stays' || !(unblocked?.at > event.at));
+  return (
+    current.length > 0 &&
+    notice('warn', 'To look at before the cutover', h('ul', { class: 'plain-list' }, current.map((event) => h('li', { key: event.type }, marked(eventText(event))))), h('a', { href: `${screen.base}/log` }, 'Whole log'))
+  );
 }
 
 // The position is close to the end of the oplog: less than a quarter of it, or a few minutes, are left.

@@ -27,6 +27,7 @@ function complete(detail, summary, screen) {
     h('div', { class: 'green-head' }, h('span', { class: 'lamp', 'aria-hidden': 'true' }), h('h2', { id: 'result' }, 'The applications may go to the target')),
     h('p', {}, summary.position ? 'Both sides were compared after the last write, and they are identical.' : 'The cutover is complete. Documents were not compared, as chosen in the settings.'),
     newConnection(detail),
+    detail.settings?.block_source_writes && notice('info', 'Writes on the source stay blocked', h('p', {}, 'This command on the source lifts the block:'), snippet('db.adminCommand({ setUserWriteBlockMode: 1, global: false })', 'the command that lifts the block')),
     facts([
       ['Collections', `${counted(summary.collections.length, 'collection')}, ${counted(summary.collections.reduce((sum, one) => sum + one.documents, 0), 'document')}`],
       ['Indexes', indexText(summary.indexes)],

@@ -102,11 +102,11 @@ export class ValidatePart {
   start(detail, plan) {
     const { screen } = this;
     if (!screen.can('start') || !['created', 'ended', 'stored'].includes(detail.state)) return null;
-    const again = detail.state !== 'created';
+    const word = { created: 'Start the migration', stored: 'Go on' }[detail.state] ?? 'Start again';
     return h(
       'div',
       { class: 'buttons' },
-      button(screen.busy === 'start' ? 'Please wait …' : again ? 'Start again' : 'Start the migration', () => this.confirmStart(plan), { kind: 'large', disabled: screen.busy !== null }),
+      button(screen.busy === 'start' ? 'Please wait …' : word, () => this.confirmStart(plan), { kind: 'large', disabled: screen.busy !== null }),
       h('span', { class: 'quiet' }, `${counted(plan.collections.length, 'collection')}, ${bytes(plan.total.bytes)}. The applications continue to use the source.`),
     );
   }

@@ -15,6 +15,12 @@ export const PHASES = {
   failed: 'Failed',
 };
 
+// A start that failed, or was stopped, before there was a run has no phase of its own.
+export function normal(entry) {
+  if (entry.state !== 'ended' || entry.phase) return entry;
+  return { ...entry, phase: entry.error ? 'failed' : 'stopped' };
+}
+
 // The steps of a migration, in order. `phase` is that of a run.
 export const STEPS = [
   { phase: 'preflight', name: 'Prepare' },
@@ -104,9 +110,10 @@ function stored(detail) {
   if (detail.phase === 'complete') {
     return { now: 'The migration was completed before this program was started.', next: 'Nothing has to be done.' };
   }
+  const connected = detail.actions?.includes('start');
   return {
     now: 'The target has the checkpoint of this migration, from before a restart of this program. Nothing runs at the moment.',
-    next: 'Give the connection to the source again, then start. The migration continues from its checkpoint.',
+    next: connected ? 'Go on: the migration continues from its checkpoint.' : 'Give the connection to the source again, then go on. The migration continues from its checkpoint.',
   };
 }
 
@@ -147,7 +154,10 @@ function running(detail) {
     case 'stopped':
       return { now: 'The run was stopped. Its checkpoint is kept.', next: 'Start it again to continue from the checkpoint.' };
     case 'failed':
-      return { now: 'The run ended with an error. Its checkpoint is kept.', next: advice(detail.error ?? status?.failure) };
+      return {
+        now: status ? 'The run ended with an error. Its checkpoint is kept.' : 'The start failed.',
+        next: advice(detail.error ?? status?.failure),
+      };
     default:
       return { now: 'The state is not known to this page.', next: 'Reload the page.' };
   }
