@@ -69,8 +69,9 @@ export async function fetched(path, options = {}) {
     connection.lost();
     throw new Problem(0, { detail: 'The console does not answer. Check that the program which hosts it still runs, and your network.' });
   }
-  // A proxy in front of a console that is down answers with one of these.
-  if ([502, 504].includes(answer.status)) connection.lost();
+  // A proxy in front of a console that is down answers with one of these. The console itself says why.
+  const own = answer.headers.get('content-type')?.startsWith('application/problem+json');
+  if ([502, 504].includes(answer.status) && !own) connection.lost();
   else connection.found();
   if (answer.ok) return answer;
   let problem = {};

@@ -77,6 +77,11 @@ export class MigrationScreen {
     return !this.live.readOnly && Boolean(this.live.detail?.actions?.includes(action));
   }
 
+  // Whether people may say what to connect to.
+  connects() {
+    return !this.live.readOnly && Boolean(this.app.info?.can_create);
+  }
+
   // Does an action of the console, and shows its problem at the top.
   async act(action, body) {
     this.busy = action;
@@ -135,7 +140,7 @@ export class MigrationScreen {
     const green = isGreen(detail);
     return [
       detail.state === 'created' && this.can('preflight') && this.tab !== 'validate' && h('a', { class: 'button', href: `${base}/validate` }, 'Validate and start'),
-      detail.state === 'stored' && detail.phase !== 'complete' && !this.can('start') && h('a', { class: 'button', href: `${base}/connections` }, 'Give the connection'),
+      detail.state === 'stored' && detail.phase !== 'complete' && !this.can('start') && this.connects() && h('a', { class: 'button', href: `${base}/connections` }, 'Give the connection'),
       started && this.tab !== 'validate' && simple('start', 'Start again', ''),
       detail.state === 'stored' && this.tab !== 'validate' && simple('start', 'Go on', ''),
       simple('resume', 'Resume', ''),
@@ -148,7 +153,7 @@ export class MigrationScreen {
 
   tabs(detail) {
     const cutover = !isComplete(detail) && (this.can('cutover') || this.can('cutover_now') || detail.phase === 'cutover' || this.tab === 'cutover');
-    const editable = !this.live.readOnly && detail.origin !== 'host' && ['created', 'stored', 'ended'].includes(detail.state) && !isComplete(detail);
+    const editable = this.connects() && detail.origin !== 'host' && ['created', 'stored', 'ended'].includes(detail.state) && !isComplete(detail);
     const list = [
       ['', 'Overview'],
       ['validate', 'Validation'],

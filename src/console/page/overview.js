@@ -46,13 +46,13 @@ export class OverviewPart {
     const { screen } = this;
     const { status } = detail;
     const since = lastResync(screen.live.events);
-    const error = detail.error ?? status?.failure;
+    const error = detail.error ?? (detail.phase === 'stopped' ? null : status?.failure);
     return h(
       'div',
       { class: 'alerts' },
       error && !isComplete(detail) && errorNotice(error, detail.phase !== 'failed' ? 'The last attempt failed' : status ? 'Why the run ended' : 'Why the start failed'),
       detail.state === 'elsewhere' && notice('info', 'Another process holds the lease', h('p', {}, `This migration is run by another process${owner(detail.owner)}. Only one process at a time writes to the target.`)),
-      detail.state === 'stored' && detail.phase !== 'complete' && !screen.can('start') && notice('warn', 'Give the connection of the source to go on', h('p', {}, 'Connections are not stored. The migration itself is: it goes on where it stopped.')),
+      detail.state === 'stored' && detail.phase !== 'complete' && !screen.can('start') && screen.connects() && notice('warn', 'Give the connection of the source to go on', h('p', {}, 'Connections are not stored. The migration itself is: it goes on where it stopped.')),
       waits(detail),
       since && !isComplete(detail) && notice('warn', 'Everything is compared once more', h('p', {}, `The oplog of the source no longer reached back to the last position (gap of ${duration(since.gap_ms)}). What differs is written. Nothing is lost; it takes about as long as the copy.`)),
       detail.differences > 0 && detail.summary?.outcome !== 'differences' &&

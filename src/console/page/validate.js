@@ -94,7 +94,7 @@ export class ValidatePart {
   // Ways to correct what was typed.
   corrections(detail, number) {
     const { screen } = this;
-    if (screen.live.readOnly || detail.origin === 'host') return null;
+    if (!screen.connects() || detail.origin === 'host') return null;
     if (!screen.can('preflight')) return null;
     return h('p', {}, h('a', { class: number ? 'button secondary' : '', href: `${screen.base}/connections` }, 'Change connections or settings'));
   }

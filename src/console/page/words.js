@@ -15,10 +15,11 @@ export const PHASES = {
   failed: 'Failed',
 };
 
-// A start that failed, or was stopped, before there was a run has no phase of its own.
+// A start that failed, or was stopped, before there was a run has no phase of its own. To be stopped is no error.
 export function normal(entry) {
-  if (entry.state !== 'ended' || entry.phase) return entry;
-  return { ...entry, phase: entry.error ? 'failed' : 'stopped' };
+  if (entry.state !== 'ended') return entry;
+  const error = entry.error?.kind === 'stopped' ? null : entry.error;
+  return { ...entry, error, phase: entry.phase ?? (error ? 'failed' : 'stopped') };
 }
 
 // The steps of a migration, in order. `phase` is that of a run.
