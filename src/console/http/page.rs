@@ -26,6 +26,7 @@ const FILES: &[(&str, &str, &[u8])] = &[
     file!(CSS, "migration.css"),
     file!(CSS, "narrow.css"),
     file!(CSS, "parts.css"),
+    file!(CSS, "result.css"),
     file!(CSS, "style.css"),
     file!(CSS, "tables.css"),
     file!(SCRIPT, "api.js"),

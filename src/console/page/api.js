@@ -67,7 +67,9 @@ export async function fetched(path, options = {}) {
   } catch (error) {
     if (options.signal?.aborted) throw error;
     connection.lost();
-    throw new Problem(0, { detail: 'The console does not answer. Check that the program which hosts it still runs, and your network.' });
+    throw new Problem(0, {
+      detail: 'The console does not answer. Check that the program which hosts it still runs, and your network.',
+    });
   }
   // A proxy in front of a console that is down answers with one of these. The console itself says why.
   const own = answer.headers.get('content-type')?.startsWith('application/problem+json');

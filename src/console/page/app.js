@@ -70,7 +70,11 @@ function draw() {
 }
 
 function logo() {
-  return h('svg', { viewBox: '0 0 24 24', class: 'logo', 'aria-hidden': 'true' }, h('path', { d: 'M3 14h18l-3 6H6zM6 14V9h8l3 5M9 9V5' }));
+  return h(
+    'svg',
+    { viewBox: '0 0 24 24', class: 'logo', 'aria-hidden': 'true' },
+    h('path', { d: 'M3 14h18l-3 6H6zM6 14V9h8l3 5M9 9V5' }),
+  );
 }
 
 function link(href, text, current) {
@@ -81,7 +85,11 @@ function lostNotice() {
   return notice(
     'bad',
     'The console does not answer',
-    h('p', {}, `What you see is from ${clock(connection.lostAt)} or before. This page tries again by itself, and keeps what you have typed. The migration runs on as long as its program does.`),
+    h(
+      'p',
+      {},
+      `What you see is from ${clock(connection.lostAt)} or before. This page tries again by itself, and keeps what you have typed. The migration runs on as long as its program does.`,
+    ),
     button('Try now', load, { kind: 'secondary small' }),
   );
 }

@@ -11,8 +11,23 @@ const BOTTOM = 26;
 const RELOAD_MS = 10_000;
 
 const SERIES = {
-  lag: { name: 'Lag', of: (sample) => sample.lag_ms, text: duration, steps: [1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000, 3_600_000, 7_200_000, 21_600_000, 86_400_000], least: 2_000 },
-  applied: { name: 'Changes applied per second', of: (sample) => sample.applied_per_second, text: rate, steps: null, least: 10 },
+  lag: {
+    name: 'Lag',
+    of: (sample) => sample.lag_ms,
+    text: duration,
+    steps: [
+      1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000, 3_600_000, 7_200_000,
+      21_600_000, 86_400_000,
+    ],
+    least: 2_000,
+  },
+  applied: {
+    name: 'Changes applied per second',
+    of: (sample) => sample.applied_per_second,
+    text: rate,
+    steps: null,
+    least: 10,
+  },
   copied: { name: 'Copied', of: (sample) => sample.copied_bytes, text: bytes, steps: null, least: 1_000 },
 };
 
@@ -50,15 +65,33 @@ export class LagChart {
           h(
             'div',
             { class: 'filters', role: 'group', 'aria-label': 'What is shown' },
-            Object.entries(SERIES).map(([key, series]) => this.toggle(series.name, this.series === key, () => (this.series = key))),
+            Object.entries(SERIES).map(([key, series]) =>
+              this.toggle(series.name, this.series === key, () => (this.series = key)),
+            ),
           ),
       ),
-      samples.length < 2 ? h('p', { class: 'empty' }, this.whole && !this.history ? 'Loading …' : 'Shown as soon as there are some values.') : [this.drawing(samples, shown), alternative(samples, shown)],
+      samples.length < 2
+        ? h(
+            'p',
+            { class: 'empty' },
+            this.whole && !this.history ? 'Loading …' : 'Shown as soon as there are some values.',
+          )
+        : [this.drawing(samples, shown), alternative(samples, shown)],
     );
   }
 
   toggle(text, pressed, change) {
-    return h('button', { key: text, type: 'button', class: 'filter', 'aria-pressed': String(pressed), onClick: () => (change(), (this.hover = null), this.screen.update()) }, text);
+    return h(
+      'button',
+      {
+        key: text,
+        type: 'button',
+        class: 'filter',
+        'aria-pressed': String(pressed),
+        onClick: () => (change(), (this.hover = null), this.screen.update()),
+      },
+      text,
+    );
   }
 
   async load() {
@@ -84,7 +117,9 @@ export class LagChart {
     const top = ticks.at(-1);
     const x = (at) => LEFT + ((at - from) / (to - from)) * (width - LEFT - RIGHT);
     const y = (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
-    const line = samples.map((sample, index) => `${index ? 'L' : 'M'}${x(sample.at).toFixed(1)} ${y(sample.value).toFixed(1)}`).join('');
+    const line = samples
+      .map((sample, index) => `${index ? 'L' : 'M'}${x(sample.at).toFixed(1)} ${y(sample.value).toFixed(1)}`)
+      .join('');
     const times = timesOf(from, to, width);
     const label = (at) => (to - from > 86_400_000 ? day(at) : clock(at).slice(0, to - from < 1_200_000 ? 8 : 5));
     const at = this.hover === null ? null : samples[Math.min(this.hover, samples.length - 1)];
@@ -100,8 +135,26 @@ export class LagChart {
         onPointermove: (event) => this.point(event, samples, from, to),
         onPointerleave: () => this.set(null),
       },
-      ticks.map((tick) => h('g', { key: `y${tick}` }, h('line', { class: 'grid', x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick) }), h('text', { x: LEFT - 8, y: y(tick) + 4, 'text-anchor': 'end' }, tickText(tick, shown)))),
-      times.map((time) => h('text', { key: `x${time}`, x: x(time), y: HEIGHT - 6, 'text-anchor': x(time) > width - 60 ? 'end' : x(time) < LEFT + 20 ? 'start' : 'middle' }, label(time))),
+      ticks.map((tick) =>
+        h(
+          'g',
+          { key: `y${tick}` },
+          h('line', { class: 'grid', x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick) }),
+          h('text', { x: LEFT - 8, y: y(tick) + 4, 'text-anchor': 'end' }, tickText(tick, shown)),
+        ),
+      ),
+      times.map((time) =>
+        h(
+          'text',
+          {
+            key: `x${time}`,
+            x: x(time),
+            y: HEIGHT - 6,
+            'text-anchor': x(time) > width - 60 ? 'end' : x(time) < LEFT + 20 ? 'start' : 'middle',
+          },
+          label(time),
+        ),
+      ),
       h('path', { class: 'area', d: `${line}L${x(to).toFixed(1)} ${y(0)}L${x(from)} ${y(0)}Z` }),
       h('path', { class: 'line', d: line }),
       at &&
@@ -110,14 +163,20 @@ export class LagChart {
           { class: 'hover' },
           h('line', { x1: x(at.at), x2: x(at.at), y1: TOP, y2: y(0) }),
           h('circle', { cx: x(at.at), cy: y(at.value), r: 4 }),
-          h('text', { x: Math.min(Math.max(x(at.at), LEFT + 60), width - 70), y: TOP + 2, 'text-anchor': 'middle' }, `${clock(at.at)}: ${shown.text(at.value)}`),
+          h(
+            'text',
+            { x: Math.min(Math.max(x(at.at), LEFT + 60), width - 70), y: TOP + 2, 'text-anchor': 'middle' },
+            `${clock(at.at)}: ${shown.text(at.value)}`,
+          ),
         ),
     );
   }
 
   point(event, samples, from, to) {
     const box = event.currentTarget.getBoundingClientRect();
-    const at = from + (((event.clientX - box.left) / box.width) * this.width - LEFT) * ((to - from) / (this.width - LEFT - RIGHT));
+    const at =
+      from +
+      (((event.clientX - box.left) / box.width) * this.width - LEFT) * ((to - from) / (this.width - LEFT - RIGHT));
     let nearest = 0;
     samples.forEach((sample, index) => {
       if (Math.abs(sample.at - at) < Math.abs(samples[nearest].at - at)) nearest = index;
@@ -159,8 +218,23 @@ function alternative(samples, shown) {
     h(
       'table',
       { class: 'small' },
-      h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Time'), h('th', { scope: 'col', class: 'number' }, shown.name))),
-      h('tbody', {}, rows.map((sample) => h('tr', { key: sample.at }, h('td', {}, clock(sample.at)), h('td', { class: 'number' }, sample.value === null ? NONE : shown.text(sample.value))))),
+      h(
+        'thead',
+        {},
+        h('tr', {}, h('th', { scope: 'col' }, 'Time'), h('th', { scope: 'col', class: 'number' }, shown.name)),
+      ),
+      h(
+        'tbody',
+        {},
+        rows.map((sample) =>
+          h(
+            'tr',
+            { key: sample.at },
+            h('td', {}, clock(sample.at)),
+            h('td', { class: 'number' }, sample.value === null ? NONE : shown.text(sample.value)),
+          ),
+        ),
+      ),
     ),
   );
 }
@@ -169,7 +243,8 @@ function alternative(samples, shown) {
 function ticksOf(most, steps) {
   const rough = most / 3;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = steps?.find((one) => one >= rough) ?? [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough);
+  const step =
+    steps?.find((one) => one >= rough) ?? [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough);
   const ticks = [];
   for (let tick = 0; tick < most + step; tick += step) ticks.push(tick);
   return ticks;

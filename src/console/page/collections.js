@@ -55,24 +55,71 @@ export class CollectionsPart {
     const { answer, query } = this;
     if (answer && answer.total === 0) return null;
     const phases = Object.entries(answer?.by_phase ?? {}).filter(([, number]) => number);
-    const option = ([key, number]) => h('option', { key, value: key }, `${COLLECTION_PHASES[key] ?? key} (${count(number)})`);
+    const option = ([key, number]) =>
+      h('option', { key, value: key }, `${COLLECTION_PHASES[key] ?? key} (${count(number)})`);
     return h(
       'section',
       { class: 'panel', 'aria-labelledby': 'collections' },
-      h('div', { class: 'heading' }, h('h2', { id: 'collections' }, 'Collections'), answer && h('span', { class: 'quiet' }, counted(answer.total, 'collection'))),
+      h(
+        'div',
+        { class: 'heading' },
+        h('h2', { id: 'collections' }, 'Collections'),
+        answer && h('span', { class: 'quiet' }, counted(answer.total, 'collection')),
+      ),
       h(
         'div',
         { class: 'tools' },
-        field('collection-filter', 'Filter', h('input', { type: 'search', autocomplete: 'off', spellcheck: 'false', placeholder: 'Part of a name', value: query.filter, onInput: (event) => this.set({ filter: event.currentTarget.value }) })),
-        field('collection-phase', 'Phase', h('select', { value: query.phase, onChange: (event) => this.set({ phase: event.currentTarget.value }) }, h('option', { key: '', value: '' }, 'All'), phases.map(option))),
+        field(
+          'collection-filter',
+          'Filter',
+          h('input', {
+            type: 'search',
+            autocomplete: 'off',
+            spellcheck: 'false',
+            placeholder: 'Part of a name',
+            value: query.filter,
+            onInput: (event) => this.set({ filter: event.currentTarget.value }),
+          }),
+        ),
+        field(
+          'collection-phase',
+          'Phase',
+          h(
+            'select',
+            { value: query.phase, onChange: (event) => this.set({ phase: event.currentTarget.value }) },
+            h('option', { key: '', value: '' }, 'All'),
+            phases.map(option),
+          ),
+        ),
         field(
           'collection-sort',
           'Order',
-          h('select', { value: query.sort, onChange: (event) => this.set({ sort: event.currentTarget.value }) }, h('option', { value: 'name' }, 'Name'), h('option', { value: 'progress' }, 'Progress'), h('option', { value: 'lag' }, 'Most left to copy')),
+          h(
+            'select',
+            { value: query.sort, onChange: (event) => this.set({ sort: event.currentTarget.value }) },
+            h('option', { value: 'name' }, 'Name'),
+            h('option', { value: 'progress' }, 'Progress'),
+            h('option', { value: 'lag' }, 'Most left to copy'),
+          ),
         ),
       ),
-      answer ? table({ label: 'Collections', columns: COLUMNS, rows: answer.collections, key: (one) => one.id, empty: 'No collection fits the filter.' }) : h('p', { class: 'empty' }, 'Loading …'),
-      answer && pager({ offset: query.offset, limit: LIMIT, total: answer.matching, go: (offset) => this.set({ offset }), what: 'collections' }),
+      answer
+        ? table({
+            label: 'Collections',
+            columns: COLUMNS,
+            rows: answer.collections,
+            key: (one) => one.id,
+            empty: 'No collection fits the filter.',
+          })
+        : h('p', { class: 'empty' }, 'Loading …'),
+      answer &&
+        pager({
+          offset: query.offset,
+          limit: LIMIT,
+          total: answer.matching,
+          go: (offset) => this.set({ offset }),
+          what: 'collections',
+        }),
     );
   }
 }
@@ -86,7 +133,13 @@ const COLUMNS = [
     cell: (one) => [
       h('span', { class: 'name' }, one.namespace),
       one.target !== one.namespace && h('span', { class: 'sub' }, `→ ${one.target}`),
-      one.last_error && h('span', { class: 'warn-text wrap sub' }, icon('warn'), h('span', {}, h('span', { class: 'unseen' }, 'Last error: '), marked(one.last_error))),
+      one.last_error &&
+        h(
+          'span',
+          { class: 'warn-text wrap sub' },
+          icon('warn'),
+          h('span', {}, h('span', { class: 'unseen' }, 'Last error: '), marked(one.last_error)),
+        ),
     ],
   },
   { name: 'Phase', cell: (one) => tag(TONES[one.phase] ?? 'calm', COLLECTION_PHASES[one.phase] ?? one.phase) },
@@ -94,8 +147,16 @@ const COLUMNS = [
     name: 'Copied',
     cell: (one) => {
       const done = !['waiting', 'copying'].includes(one.phase);
-      const value = done ? 100 : percent(one.copied.bytes || one.copied.documents, one.total.bytes || one.total.documents);
-      return h('span', { class: 'progress' }, bar(value, done ? 'good' : 'busy'), h('span', { class: 'progress-text' }, `${value} %`), h('span', { class: 'sub' }, `${counted(one.copied.documents, 'document')}, ${bytes(one.copied.bytes)}`));
+      const value = done
+        ? 100
+        : percent(one.copied.bytes || one.copied.documents, one.total.bytes || one.total.documents);
+      return h(
+        'span',
+        { class: 'progress' },
+        bar(value, done ? 'good' : 'busy'),
+        h('span', { class: 'progress-text' }, `${value} %`),
+        h('span', { class: 'sub' }, `${counted(one.copied.documents, 'document')}, ${bytes(one.copied.bytes)}`),
+      );
     },
   },
   { name: 'Indexes', number: true, cell: (one) => `${count(one.indexes.built)} of ${count(one.indexes.total)}` },

@@ -31,15 +31,39 @@ export class ConnectionsPart {
       'form',
       { class: 'panel', onSubmit: (event) => this.submit(event, given, known), novalidate: true, autocomplete: 'off' },
       h('h2', {}, 'Connections'),
-      h('p', {}, known ? 'What is not given again stays as it is.' : 'Connections are not stored, so the one to the source is needed again. The migration then goes on from its checkpoint.'),
+      h(
+        'p',
+        {},
+        known
+          ? 'What is not given again stays as it is.'
+          : 'Connections are not stored, so the one to the source is needed again. The migration then goes on from its checkpoint.',
+      ),
       this.side('source', 'Source', given.source, known),
       given.target !== null && this.side('target', 'Target', given.target, true),
       h('h2', {}, 'What to migrate'),
       this.settings
         ? settingsFields(this.settings, () => this.screen.update())
-        : check('change-settings', 'Change the settings', false, () => this.edit(detail), known ? 'The selection, existing data on the target, limits and other options.' : 'They are those of the program unless you change them. What is migrated stays as it was.'),
-      h('div', { role: 'alert' }, problemNotice(this.problem, 'This was not taken'), this.problem?.findings?.length > 0 && findingsList(this.problem.findings)),
-      h('div', { class: 'buttons end' }, h('a', { class: 'button secondary', href: this.screen.base }, 'Cancel'), h('button', { type: 'submit', disabled: this.busy }, this.busy ? 'Please wait …' : 'Save and validate')),
+        : check(
+            'change-settings',
+            'Change the settings',
+            false,
+            () => this.edit(detail),
+            known
+              ? 'The selection, existing data on the target, limits and other options.'
+              : 'They are those of the program unless you change them. What is migrated stays as it was.',
+          ),
+      h(
+        'div',
+        { role: 'alert' },
+        problemNotice(this.problem, 'This was not taken'),
+        this.problem?.findings?.length > 0 && findingsList(this.problem.findings),
+      ),
+      h(
+        'div',
+        { class: 'buttons end' },
+        h('a', { class: 'button secondary', href: this.screen.base }, 'Cancel'),
+        h('button', { type: 'submit', disabled: this.busy }, this.busy ? 'Please wait …' : 'Save and validate'),
+      ),
     );
   }
 
@@ -68,7 +92,9 @@ export class ConnectionsPart {
     if (this.settings) this.settings.problems = settingsProblems(this.settings);
     if (!fits || Object.keys(this.settings?.problems ?? {}).length) {
       this.screen.update();
-      requestAnimationFrame(() => requestAnimationFrame(() => document.querySelector('form [aria-invalid="true"]')?.focus()));
+      requestAnimationFrame(() =>
+        requestAnimationFrame(() => document.querySelector('form [aria-invalid="true"]')?.focus()),
+      );
       return;
     }
     const { screen } = this;

@@ -14,7 +14,13 @@ export class NewScreen {
     this.problem = null;
     this.busy = false;
     // What was typed outlives a look at another screen, but never the page.
-    this.draft = app.draft ??= { id: '', step: 0, source: new EndpointForm('source', app.update), target: new EndpointForm('target', app.update), settings: emptySettings() };
+    this.draft = app.draft ??= {
+      id: '',
+      step: 0,
+      source: new EndpointForm('source', app.update),
+      target: new EndpointForm('target', app.update),
+      settings: emptySettings(),
+    };
   }
 
   title() {
@@ -34,7 +40,11 @@ export class NewScreen {
 
   view() {
     const info = this.app.info;
-    if (info && !info.can_create) return [h('h1', {}, 'New migration'), notice('info', 'This console does not create migrations', h('p', {}, 'The program that hosts it adds them.'))];
+    if (info && !info.can_create)
+      return [
+        h('h1', {}, 'New migration'),
+        notice('info', 'This console does not create migrations', h('p', {}, 'The program that hosts it adds them.')),
+      ];
     const steps = this.steps();
     const at = Math.min(this.draft.step, steps.length - 1);
     const [name, content] = steps[at];
@@ -46,7 +56,11 @@ export class NewScreen {
         steps.map(([step], index) =>
           h(
             'li',
-            { key: step, class: index < at ? 'done' : index === at ? 'now' : '', 'aria-current': index === at ? 'step' : undefined },
+            {
+              key: step,
+              class: index < at ? 'done' : index === at ? 'now' : '',
+              'aria-current': index === at ? 'step' : undefined,
+            },
             index < at ? button(step, () => this.goTo(index), { kind: 'plain' }) : h('span', {}, step),
           ),
         ),
@@ -56,12 +70,21 @@ export class NewScreen {
         { class: 'panel', key: name, onSubmit: (event) => this.next(event), novalidate: true, autocomplete: 'off' },
         h('h2', { id: 'step', tabindex: '-1' }, name),
         content(),
-        h('div', { role: 'alert' }, problemNotice(this.problem, 'The migration was not created'), this.problem?.findings?.length > 0 && findingsList(this.problem.findings)),
+        h(
+          'div',
+          { role: 'alert' },
+          problemNotice(this.problem, 'The migration was not created'),
+          this.problem?.findings?.length > 0 && findingsList(this.problem.findings),
+        ),
         h(
           'div',
           { class: 'buttons end' },
           at > 0 && button('Back', () => this.goTo(at - 1), { kind: 'secondary', disabled: this.busy }),
-          h('button', { type: 'submit', disabled: this.busy }, this.busy ? 'Please wait …' : at === steps.length - 1 ? 'Validate' : 'Continue'),
+          h(
+            'button',
+            { type: 'submit', disabled: this.busy },
+            this.busy ? 'Please wait …' : at === steps.length - 1 ? 'Validate' : 'Continue',
+          ),
         ),
       ),
     ];
@@ -79,7 +102,9 @@ export class NewScreen {
     const steps = this.steps();
     const at = Math.min(this.draft.step, steps.length - 1);
     if (!steps[at][2]()) {
-      requestAnimationFrame(() => requestAnimationFrame(() => document.querySelector('form [aria-invalid="true"]')?.focus()));
+      requestAnimationFrame(() =>
+        requestAnimationFrame(() => document.querySelector('form [aria-invalid="true"]')?.focus()),
+      );
       return;
     }
     if (at < steps.length - 1) this.goTo(at + 1);
@@ -119,24 +144,58 @@ export class NewScreen {
     return h(
       'div',
       { class: 'stack' },
-      h('p', {}, 'The migration copies the source while the applications keep writing to it, follows every change, and compares both sides. When both are the same, you choose the moment of the cutover.'),
+      h(
+        'p',
+        {},
+        'The migration copies the source while the applications keep writing to it, follows every change, and compares both sides. When both are the same, you choose the moment of the cutover.',
+      ),
       h('h3', {}, 'You need'),
       h(
         'ul',
         { class: 'plain-list' },
-        h('li', {}, 'The host name and the port of the primary of the source', fixed ? '' : ', and of the target', '; or connection strings.'),
+        h(
+          'li',
+          {},
+          'The host name and the port of the primary of the source',
+          fixed ? '' : ', and of the target',
+          '; or connection strings.',
+        ),
         h('li', {}, 'A user on the source', fixed ? '' : ' and one on the target', ' with the roles below.'),
         h('li', {}, 'If the servers have a certificate of your own authority: its certificate (CA) as PEM.'),
-        h('li', {}, 'A way to stop the applications for some seconds at the cutover, and to give them another connection string.'),
+        h(
+          'li',
+          {},
+          'A way to stop the applications for some seconds at the cutover, and to give them another connection string.',
+        ),
       ),
-      notice('info', null, h('p', {}, 'Users and roles are not migrated: create those of the applications on the target.')),
-      h('details', {}, h('summary', {}, 'Create the user of the source'), h('p', {}, 'Run this in mongosh on the primary of the source.'), userCommand('source')),
-      !fixed && h('details', {}, h('summary', {}, 'Create the user of the target'), h('p', {}, 'Run this in mongosh on the primary of the target.'), userCommand('target')),
+      notice(
+        'info',
+        null,
+        h('p', {}, 'Users and roles are not migrated: create those of the applications on the target.'),
+      ),
+      h(
+        'details',
+        {},
+        h('summary', {}, 'Create the user of the source'),
+        h('p', {}, 'Run this in mongosh on the primary of the source.'),
+        userCommand('source'),
+      ),
+      !fixed &&
+        h(
+          'details',
+          {},
+          h('summary', {}, 'Create the user of the target'),
+          h('p', {}, 'Run this in mongosh on the primary of the target.'),
+          userCommand('target'),
+        ),
     );
   }
 
   side(side) {
-    const text = side === 'source' ? 'The replica set that the applications use today. It is only read.' : 'The replica set that the data goes to.';
+    const text =
+      side === 'source'
+        ? 'The replica set that the applications use today. It is only read.'
+        : 'The replica set that the data goes to.';
     return h('div', { class: 'stack', key: side }, h('p', {}, text), this.draft[side].view());
   }
 
@@ -150,7 +209,17 @@ export class NewScreen {
   review() {
     const { draft } = this;
     const wrong = this.nameProblem;
-    const id = h('input', { type: 'text', value: draft.id, maxlength: '64', autocomplete: 'off', autocapitalize: 'off', spellcheck: 'false', placeholder: 'shop-to-new', 'aria-invalid': wrong ? 'true' : undefined, onInput: (event) => this.name(event) });
+    const id = h('input', {
+      type: 'text',
+      value: draft.id,
+      maxlength: '64',
+      autocomplete: 'off',
+      autocapitalize: 'off',
+      spellcheck: 'false',
+      placeholder: 'shop-to-new',
+      'aria-invalid': wrong ? 'true' : undefined,
+      onInput: (event) => this.name(event),
+    });
     const hint = wrong ?? 'It also names the records of the migration on the target.';
     return h(
       'div',
@@ -181,11 +250,19 @@ export class NewScreen {
 }
 
 function fixedTarget(target) {
-  return target ? [target.name, target.hosts.join(', ')].filter(Boolean).join(': ') : 'as the program that hosts this console has set it';
+  return target
+    ? [target.name, target.hosts.join(', ')].filter(Boolean).join(': ')
+    : 'as the program that hosts this console has set it';
 }
 
 // A side without anything secret.
 function shortly(form) {
   if (form.way === 'uri') return 'connection string';
-  return [form.values.host.trim(), form.values.user.trim() && `user ${form.values.user.trim()}`, form.tls ? 'TLS' : 'without TLS'].filter(Boolean).join(', ');
+  return [
+    form.values.host.trim(),
+    form.values.user.trim() && `user ${form.values.user.trim()}`,
+    form.tls ? 'TLS' : 'without TLS',
+  ]
+    .filter(Boolean)
+    .join(', ');
 }

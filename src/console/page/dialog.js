@@ -46,7 +46,11 @@ export function ask({ title, body, confirm, danger = false, ready = () => true, 
             'div',
             { class: 'buttons end' },
             button('Cancel', () => close(null), { kind: 'secondary', disabled: busy }),
-            h('button', { type: 'submit', class: danger ? 'danger' : '', disabled: busy || !ready() }, busy ? 'Please wait …' : confirm),
+            h(
+              'button',
+              { type: 'submit', class: danger ? 'danger' : '', disabled: busy || !ready() },
+              busy ? 'Please wait …' : confirm,
+            ),
           ),
         ),
       );

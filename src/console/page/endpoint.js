@@ -8,7 +8,16 @@ export class EndpointForm {
     this.side = side;
     this.update = update;
     this.way = 'host';
-    this.values = { host: '', replica_set: '', user: '', password: '', auth_source: '', ca: '', certificate_key: '', uri: '' };
+    this.values = {
+      host: '',
+      replica_set: '',
+      user: '',
+      password: '',
+      auth_source: '',
+      ca: '',
+      certificate_key: '',
+      uri: '',
+    };
     this.tls = true;
     this.shown = false;
     // Whether secrets were sent, and are no longer in the page.
@@ -22,11 +31,18 @@ export class EndpointForm {
     this.problems = {};
     if (this.way === 'host') {
       if (!host.trim()) this.problems.host = 'Give the host of the primary, such as db1.example:27017.';
-      else if (/[/@\s]/.test(host.trim())) this.problems.host = 'Give host and port only, such as db1.example:27017. For a connection string, choose the other way above.';
-      if (user.trim() && !password) this.problems.password = this.sent ? 'Type the password again: it was sent, and is not kept in this page.' : 'Give the password of this user.';
+      else if (/[/@\s]/.test(host.trim()))
+        this.problems.host =
+          'Give host and port only, such as db1.example:27017. For a connection string, choose the other way above.';
+      if (user.trim() && !password)
+        this.problems.password = this.sent
+          ? 'Type the password again: it was sent, and is not kept in this page.'
+          : 'Give the password of this user.';
       if (!user.trim() && password) this.problems.user = 'Give the user of this password.';
     } else if (!uri.trim()) {
-      this.problems.uri = this.sent ? 'Give the connection string again: it was sent, and is not kept in this page.' : 'Give the connection string.';
+      this.problems.uri = this.sent
+        ? 'Give the connection string again: it was sent, and is not kept in this page.'
+        : 'Give the connection string.';
     } else if (!/^mongodb(\+srv)?:\/\//.test(uri.trim())) {
       this.problems.uri = 'A connection string begins with mongodb:// or mongodb+srv://.';
     }
@@ -38,7 +54,10 @@ export class EndpointForm {
   body() {
     const byUri = this.way === 'uri';
     const body = byUri ? { uri: this.values.uri.trim() } : { host: this.values.host.trim(), tls: this.tls };
-    const keys = [...(byUri ? [] : ['replica_set', 'user', 'auth_source']), ...(byUri || this.tls ? ['ca', 'certificate_key'] : [])];
+    const keys = [
+      ...(byUri ? [] : ['replica_set', 'user', 'auth_source']),
+      ...(byUri || this.tls ? ['ca', 'certificate_key'] : []),
+    ];
     for (const key of keys) if (this.values[key].trim()) body[key] = this.values[key].trim();
     if (!byUri && this.values.password) body.password = this.values.password;
     return body;
@@ -61,7 +80,16 @@ export class EndpointForm {
     return h(
       'div',
       { class: 'endpoint' },
-      this.needsSecrets() && notice('info', null, h('p', {}, 'Passwords and connection strings were sent, and are not kept in this page. Type them again to change the connection.')),
+      this.needsSecrets() &&
+        notice(
+          'info',
+          null,
+          h(
+            'p',
+            {},
+            'Passwords and connection strings were sent, and are not kept in this page. Type them again to change the connection.',
+          ),
+        ),
       choice(
         `${this.side}-way`,
         `How to reach the ${this.side}`,
@@ -80,15 +108,31 @@ export class EndpointForm {
     return h(
       'div',
       { key: 'host', class: 'stack' },
-      this.text('host', 'Host and port of the primary', 'db1.example:27017. The other members are found by themselves.', { placeholder: 'db1.example:27017', inputmode: 'url' }),
+      this.text(
+        'host',
+        'Host and port of the primary',
+        'db1.example:27017. The other members are found by themselves.',
+        { placeholder: 'db1.example:27017', inputmode: 'url' },
+      ),
       h(
         'div',
         { class: 'columns' },
         this.text('user', 'User', 'Empty for servers without access control.', { autocomplete: 'off' }),
         this.text('password', 'Password', null, { type: 'password', autocomplete: 'off' }),
       ),
-      check(`${this.side}-tls`, 'Use TLS', this.tls, (tls) => this.set(() => (this.tls = tls)), 'Without TLS, documents and passwords can be read on the network. It is refused unless the settings accept it, except on this machine.'),
-      this.tls && this.area('ca', 'Certificate of the authority (CA), PEM', 'Only for servers whose certificate is not from a public authority.'),
+      check(
+        `${this.side}-tls`,
+        'Use TLS',
+        this.tls,
+        (tls) => this.set(() => (this.tls = tls)),
+        'Without TLS, documents and passwords can be read on the network. It is refused unless the settings accept it, except on this machine.',
+      ),
+      this.tls &&
+        this.area(
+          'ca',
+          'Certificate of the authority (CA), PEM',
+          'Only for servers whose certificate is not from a public authority.',
+        ),
       h(
         'details',
         {},
@@ -100,9 +144,17 @@ export class EndpointForm {
             'div',
             { class: 'columns' },
             this.text('replica_set', 'Name of the replica set', 'Found by itself if empty.', { placeholder: 'rs0' }),
-            this.text('auth_source', 'Authentication database', 'The database that has the user. Usually admin.', { placeholder: 'admin' }),
+            this.text('auth_source', 'Authentication database', 'The database that has the user. Usually admin.', {
+              placeholder: 'admin',
+            }),
           ),
-          this.tls && this.area('certificate_key', 'Client certificate with its key, PEM', 'Only if the servers ask for one (X.509).', true),
+          this.tls &&
+            this.area(
+              'certificate_key',
+              'Client certificate with its key, PEM',
+              'Only if the servers ask for one (X.509).',
+              true,
+            ),
         ),
       ),
     );
@@ -118,7 +170,21 @@ export class EndpointForm {
         'details',
         {},
         h('summary', {}, 'More: certificates'),
-        h('div', { class: 'stack' }, this.area('ca', 'Certificate of the authority (CA), PEM', 'Only for servers whose certificate is not from a public authority.'), this.area('certificate_key', 'Client certificate with its key, PEM', 'Only if the servers ask for one (X.509).', true)),
+        h(
+          'div',
+          { class: 'stack' },
+          this.area(
+            'ca',
+            'Certificate of the authority (CA), PEM',
+            'Only for servers whose certificate is not from a public authority.',
+          ),
+          this.area(
+            'certificate_key',
+            'Client certificate with its key, PEM',
+            'Only if the servers ask for one (X.509).',
+            true,
+          ),
+        ),
       ),
     );
   }
@@ -145,9 +211,16 @@ export class EndpointForm {
           'aria-describedby': `${id}-hint`,
           onInput: (event) => this.type('uri', event),
         }),
-        button(this.shown ? 'Hide' : 'Show', () => this.set(() => (this.shown = !this.shown)), { kind: 'secondary', label: `${this.shown ? 'Hide' : 'Show'} the connection string of the ${this.side}` }),
+        button(this.shown ? 'Hide' : 'Show', () => this.set(() => (this.shown = !this.shown)), {
+          kind: 'secondary',
+          label: `${this.shown ? 'Hide' : 'Show'} the connection string of the ${this.side}`,
+        }),
       ),
-      h('p', { class: problem ? 'hint wrong' : 'hint', id: `${id}-hint` }, problem ?? 'As for a driver. Percent-encode special characters of the password.'),
+      h(
+        'p',
+        { class: problem ? 'hint wrong' : 'hint', id: `${id}-hint` },
+        problem ?? 'As for a driver. Percent-encode special characters of the password.',
+      ),
     );
   }
 
@@ -181,7 +254,16 @@ export class EndpointForm {
       'div',
       { class: 'stack tight' },
       field(id, label, area, hint),
-      h('label', { class: 'file' }, 'Or read it from a file ', h('input', { type: 'file', accept: '.pem,.crt,.cer,.key', onChange: (event) => this.read(name, event.currentTarget) })),
+      h(
+        'label',
+        { class: 'file' },
+        'Or read it from a file ',
+        h('input', {
+          type: 'file',
+          accept: '.pem,.crt,.cer,.key',
+          onChange: (event) => this.read(name, event.currentTarget),
+        }),
+      ),
     );
   }
 
@@ -221,5 +303,8 @@ const ROLES = {
 // The command that creates the user of one side.
 export function userCommand(side) {
   const roles = ROLES[side].map((role) => `    { role: "${role}", db: "admin" }`).join(',\n');
-  return snippet(`db.getSiblingDB("admin").createUser({\n  user: "mongoferry",\n  pwd: passwordPrompt(),\n  roles: [\n${roles}\n  ]\n})`, `the command that creates the user of the ${side}`);
+  return snippet(
+    `db.getSiblingDB("admin").createUser({\n  user: "mongoferry",\n  pwd: passwordPrompt(),\n  roles: [\n${roles}\n  ]\n})`,
+    `the command that creates the user of the ${side}`,
+  );
 }

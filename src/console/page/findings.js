@@ -30,7 +30,10 @@ export function blockers(findings) {
 }
 
 export function summaryOf(findings) {
-  return SEVERITIES.map(([key, , word]) => [findings.filter((finding) => finding.severity === key).length, word.toLowerCase()])
+  return SEVERITIES.map(([key, , word]) => [
+    findings.filter((finding) => finding.severity === key).length,
+    word.toLowerCase(),
+  ])
     .filter(([number]) => number)
     .map(([number, word]) => counted(number, word))
     .join(', ');
@@ -40,7 +43,11 @@ export function summaryOf(findings) {
 export function findingsList(findings) {
   const order = (finding) => SEVERITIES.findIndex(([key]) => key === finding.severity);
   const sorted = [...findings].sort((one, other) => order(one) - order(other));
-  return h('ul', { class: 'findings', 'aria-label': 'Findings' }, sorted.map((finding, index) => item(finding, index)));
+  return h(
+    'ul',
+    { class: 'findings', 'aria-label': 'Findings' },
+    sorted.map((finding, index) => item(finding, index)),
+  );
 }
 
 function item(finding, index) {
@@ -56,9 +63,21 @@ function item(finding, index) {
         'details',
         { open: finding.affected.length <= 3 },
         h('summary', {}, `Concerns ${counted(finding.affected_count, 'name')}`),
-        h('ul', { class: 'names' }, finding.affected.map((name) => h('li', { key: name }, name)), more > 0 && h('li', { key: '' }, `and ${count(more)} more`)),
+        h(
+          'ul',
+          { class: 'names' },
+          finding.affected.map((name) => h('li', { key: name }, name)),
+          more > 0 && h('li', { key: '' }, `and ${count(more)} more`),
+        ),
       ),
-    finding.fix && h('div', { class: 'fix' }, h('p', { class: 'fix-heading' }, 'What to do'), fix(finding.fix), IN_THE_PAGE[finding.code] && h('p', {}, IN_THE_PAGE[finding.code])),
+    finding.fix &&
+      h(
+        'div',
+        { class: 'fix' },
+        h('p', { class: 'fix-heading' }, 'What to do'),
+        fix(finding.fix),
+        IN_THE_PAGE[finding.code] && h('p', {}, IN_THE_PAGE[finding.code]),
+      ),
   );
 }
 
@@ -110,7 +129,9 @@ export function errorNotice(error, heading) {
         h('div', {}, h('dt', {}, 'Kind'), h('dd', {}, error.kind)),
         h('div', {}, h('dt', {}, 'While it tried to'), h('dd', {}, error.operation)),
         context.map(([name, value]) => h('div', { key: name }, h('dt', {}, name), h('dd', {}, value))),
-        (error.causes ?? []).map((cause, index) => h('div', { key: `cause ${index}` }, h('dt', {}, 'Cause'), h('dd', {}, cause))),
+        (error.causes ?? []).map((cause, index) =>
+          h('div', { key: `cause ${index}` }, h('dt', {}, 'Cause'), h('dd', {}, cause)),
+        ),
       ),
     ),
     error.findings?.length > 0 && findingsList(error.findings),

@@ -15,7 +15,11 @@ const FILTERS = [
   ['attention', 'To look at', needsAttention],
   ['green', 'Green light', isGreen],
   ['running', 'Running', (entry) => ['starting', 'running'].includes(entry.state)],
-  ['waiting', 'Not running', (entry) => entry.state === 'created' || isStored(entry) || ['stopped', 'failed'].includes(entry.phase)],
+  [
+    'waiting',
+    'Not running',
+    (entry) => entry.state === 'created' || isStored(entry) || ['stopped', 'failed'].includes(entry.phase),
+  ],
   ['complete', 'Complete', (entry) => entry.phase === 'complete'],
 ];
 
@@ -61,13 +65,15 @@ export class ListScreen {
         h('h1', {}, 'Migrations'),
         create && this.entries?.length > 0 && h('a', { class: 'button', href: '#/new' }, 'New migration'),
       ),
-      this.app.info?.target_error && errorNotice(this.app.info.target_error, 'The migrations of the fixed target cannot be listed'),
+      this.app.info?.target_error &&
+        errorNotice(this.app.info.target_error, 'The migrations of the fixed target cannot be listed'),
       this.entries === null ? this.waiting() : this.entries.length ? this.list() : this.none(create),
     ];
   }
 
   waiting() {
-    if (this.problem && this.problem.status !== 0) return notice('bad', 'The list cannot be loaded', h('p', {}, this.problem.message));
+    if (this.problem && this.problem.status !== 0)
+      return notice('bad', 'The list cannot be loaded', h('p', {}, this.problem.message));
     return h('p', { class: 'empty' }, 'Loading …');
   }
 
@@ -76,9 +82,17 @@ export class ListScreen {
       'div',
       { class: 'panel welcome' },
       h('h2', {}, 'No migration yet'),
-      h('p', {}, 'A migration moves a MongoDB replica set into another one while the applications keep using it. They stand still for a few seconds only, at the cutover, and both sides are compared before.'),
+      h(
+        'p',
+        {},
+        'A migration moves a MongoDB replica set into another one while the applications keep using it. They stand still for a few seconds only, at the cutover, and both sides are compared before.',
+      ),
       create
-        ? h('p', {}, 'The page takes you through it: both connections, a check of both sides, the copy, and the cutover.')
+        ? h(
+            'p',
+            {},
+            'The page takes you through it: both connections, a check of both sides, the copy, and the cutover.',
+          )
         : h('p', {}, 'This console does not create migrations. The program that hosts it adds them.'),
       create && h('p', {}, h('a', { class: 'button', href: '#/new' }, 'New migration')),
     );
@@ -100,7 +114,14 @@ export class ListScreen {
           'div',
           { class: 'field inline grow' },
           h('label', { for: 'search' }, 'Search'),
-          h('input', { id: 'search', type: 'search', value: this.search, autocomplete: 'off', placeholder: 'Name or host', onInput: (event) => this.set({ search: event.currentTarget.value }) }),
+          h('input', {
+            id: 'search',
+            type: 'search',
+            value: this.search,
+            autocomplete: 'off',
+            placeholder: 'Name or host',
+            onInput: (event) => this.set({ search: event.currentTarget.value }),
+          }),
         ),
         h(
           'div',
@@ -110,7 +131,13 @@ export class ListScreen {
             if (!number && key !== 'all' && key !== this.filter) return h('span', { key, hidden: true });
             return h(
               'button',
-              { key, type: 'button', class: 'filter', 'aria-pressed': String(this.filter === key), onClick: () => this.set({ filter: key }) },
+              {
+                key,
+                type: 'button',
+                class: 'filter',
+                'aria-pressed': String(this.filter === key),
+                onClick: () => this.set({ filter: key }),
+              },
               `${name} `,
               h('span', { class: 'number' }, count(number)),
             );
@@ -124,7 +151,13 @@ export class ListScreen {
         key: (entry) => entry.id,
         empty: 'No migration fits the search.',
       }),
-      pager({ offset: this.offset, limit: PAGE, total: rows.length, go: (offset) => this.set({ offset }), what: 'migrations' }),
+      pager({
+        offset: this.offset,
+        limit: PAGE,
+        total: rows.length,
+        go: (offset) => this.set({ offset }),
+        what: 'migrations',
+      }),
     ];
   }
 
@@ -156,16 +189,37 @@ const COLUMNS = [
       const { value, text } = progressOf(entry);
       return value === null
         ? null
-        : h('span', { class: 'progress' }, bar(value, value === 100 ? 'good' : 'busy'), h('span', { class: 'progress-text' }, `${value} %`), h('span', { class: 'sub' }, text));
+        : h(
+            'span',
+            { class: 'progress' },
+            bar(value, value === 100 ? 'good' : 'busy'),
+            h('span', { class: 'progress-text' }, `${value} %`),
+            h('span', { class: 'sub' }, text),
+          );
     },
   },
-  { name: 'Lag', number: true, cell: (entry) => (entry.lag_ms === null || entry.state === 'ended' ? null : h('span', { class: isGreen(entry) ? 'lag good-text' : 'lag' }, duration(entry.lag_ms))) },
+  {
+    name: 'Lag',
+    number: true,
+    cell: (entry) =>
+      entry.lag_ms === null || entry.state === 'ended'
+        ? null
+        : h('span', { class: isGreen(entry) ? 'lag good-text' : 'lag' }, duration(entry.lag_ms)),
+  },
   { name: 'To look at', cell: lookAt },
   {
     name: 'Cutover',
     cell: (entry) =>
       isGreen(entry)
-        ? h('a', { class: 'button good small', href: `#/m/${encodeURIComponent(entry.id)}/cutover`, 'aria-label': `Prepare to cut over ${entry.id}` }, 'Prepare to cut over')
+        ? h(
+            'a',
+            {
+              class: 'button good small',
+              href: `#/m/${encodeURIComponent(entry.id)}/cutover`,
+              'aria-label': `Prepare to cut over ${entry.id}`,
+            },
+            'Prepare to cut over',
+          )
         : entry.phase === 'complete'
           ? h('span', { class: 'quiet' }, 'Done')
           : null,
@@ -180,7 +234,9 @@ function sides(entry) {
 function lookAt(entry) {
   const parts = [];
   if (entry.error && entry.phase !== 'complete') parts.push(h('span', { class: 'bad-text' }, icon('bad'), 'Error'));
-  if (entry.differences > 0) parts.push(h('span', { class: 'bad-text' }, icon('bad'), counted(entry.differences, 'difference')));
-  if (entry.warnings > 0) parts.push(h('span', { class: 'warn-text' }, icon('warn'), counted(entry.warnings, 'warning')));
+  if (entry.differences > 0)
+    parts.push(h('span', { class: 'bad-text' }, icon('bad'), counted(entry.differences, 'difference')));
+  if (entry.warnings > 0)
+    parts.push(h('span', { class: 'warn-text' }, icon('warn'), counted(entry.warnings, 'warning')));
   return parts.length ? h('span', { class: 'marks' }, parts) : null;
 }

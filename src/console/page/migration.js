@@ -105,7 +105,12 @@ export class MigrationScreen {
     if (!detail) return h('p', { class: 'empty' }, 'Loading …');
     return [
       this.header(detail),
-      h('div', { role: 'alert' }, problemNotice(this.problem), problem && problemNotice(problem, 'This migration is no longer here')),
+      h(
+        'div',
+        { role: 'alert' },
+        problemNotice(this.problem),
+        problem && problemNotice(problem, 'This migration is no longer here'),
+      ),
       this.tabs(detail),
       h('div', { class: 'part', key: `part-${this.tab}` }, this.parts[this.tab].view(detail)),
     ];
@@ -114,7 +119,12 @@ export class MigrationScreen {
   missing(problem) {
     return [
       h('h1', {}, this.id),
-      notice('bad', 'This migration is not here', h('p', {}, problem.message), h('p', {}, 'It was removed, or its name is another one.')),
+      notice(
+        'bad',
+        'This migration is not here',
+        h('p', {}, problem.message),
+        h('p', {}, 'It was removed, or its name is another one.'),
+      ),
       h('p', {}, h('a', { href: '#/' }, 'All migrations')),
     ];
   }
@@ -125,8 +135,21 @@ export class MigrationScreen {
     return h(
       'section',
       { class: `header ${badge(detail).tone}`, 'aria-labelledby': 'title' },
-      h('div', { class: 'heading' }, h('h1', { id: 'title' }, detail.id), stateBadge(detail), this.live.readOnly && h('span', { class: 'tag calm' }, 'Recording')),
-      h('p', { class: 'sides' }, side(detail.source, 'source'), ' → ', side(detail.target, 'target'), detail.direction === 'reverse' && ' (way back)'),
+      h(
+        'div',
+        { class: 'heading' },
+        h('h1', { id: 'title' }, detail.id),
+        stateBadge(detail),
+        this.live.readOnly && h('span', { class: 'tag calm' }, 'Recording'),
+      ),
+      h(
+        'p',
+        { class: 'sides' },
+        side(detail.source, 'source'),
+        ' → ',
+        side(detail.target, 'target'),
+        detail.direction === 'reverse' && ' (way back)',
+      ),
       h('p', { class: 'now' }, now),
       h('p', { class: 'next' }, h('strong', {}, 'Next: '), next),
       actions.some(Boolean) && h('div', { class: 'buttons', role: 'group', 'aria-label': 'Actions' }, actions),
@@ -136,24 +159,47 @@ export class MigrationScreen {
   actions(detail) {
     const { base } = this;
     const started = detail.state === 'ended';
-    const simple = (action, text, kind = 'secondary') => this.can(action) && button(this.busy === action ? 'Please wait …' : text, () => this.act(action), { kind, disabled: this.busy !== null });
+    const simple = (action, text, kind = 'secondary') =>
+      this.can(action) &&
+      button(this.busy === action ? 'Please wait …' : text, () => this.act(action), {
+        kind,
+        disabled: this.busy !== null,
+      });
     const green = isGreen(detail);
     return [
-      detail.state === 'created' && this.can('preflight') && this.tab !== 'validate' && h('a', { class: 'button', href: `${base}/validate` }, 'Validate and start'),
-      detail.state === 'stored' && detail.phase !== 'complete' && !this.can('start') && this.connects() && h('a', { class: 'button', href: `${base}/connections` }, 'Give the connection'),
+      detail.state === 'created' &&
+        this.can('preflight') &&
+        this.tab !== 'validate' &&
+        h('a', { class: 'button', href: `${base}/validate` }, 'Validate and start'),
+      detail.state === 'stored' &&
+        detail.phase !== 'complete' &&
+        !this.can('start') &&
+        this.connects() &&
+        h('a', { class: 'button', href: `${base}/connections` }, 'Give the connection'),
       started && this.tab !== 'validate' && simple('start', 'Start again', ''),
       detail.state === 'stored' && this.tab !== 'validate' && simple('start', 'Go on', ''),
       simple('resume', 'Resume', ''),
-      (this.can('cutover') || this.can('cutover_now')) && this.tab !== 'cutover' && !(green && this.tab === '') && h('a', { class: `button ${green ? 'good' : 'secondary'}`, href: `${base}/cutover` }, 'Prepare to cut over'),
+      (this.can('cutover') || this.can('cutover_now')) &&
+        this.tab !== 'cutover' &&
+        !(green && this.tab === '') &&
+        h('a', { class: `button ${green ? 'good' : 'secondary'}`, href: `${base}/cutover` }, 'Prepare to cut over'),
       simple('pause', 'Pause'),
-      this.can('abandon') && button('Stop …', () => this.abandon(detail), { kind: 'secondary', disabled: this.busy !== null }),
-      this.can('forget') && button('Forget …', () => this.forget(detail), { kind: 'secondary', disabled: this.busy !== null }),
+      this.can('abandon') &&
+        button('Stop …', () => this.abandon(detail), { kind: 'secondary', disabled: this.busy !== null }),
+      this.can('forget') &&
+        button('Forget …', () => this.forget(detail), { kind: 'secondary', disabled: this.busy !== null }),
     ];
   }
 
   tabs(detail) {
-    const cutover = !isComplete(detail) && (this.can('cutover') || this.can('cutover_now') || detail.phase === 'cutover' || this.tab === 'cutover');
-    const editable = this.connects() && detail.origin !== 'host' && ['created', 'stored', 'ended'].includes(detail.state) && !isComplete(detail);
+    const cutover =
+      !isComplete(detail) &&
+      (this.can('cutover') || this.can('cutover_now') || detail.phase === 'cutover' || this.tab === 'cutover');
+    const editable =
+      this.connects() &&
+      detail.origin !== 'host' &&
+      ['created', 'stored', 'ended'].includes(detail.state) &&
+      !isComplete(detail);
     const list = [
       ['', 'Overview'],
       ['validate', 'Validation'],
@@ -166,7 +212,17 @@ export class MigrationScreen {
     return h(
       'nav',
       { class: 'tabs', 'aria-label': 'Parts of the migration' },
-      list.map(([tab, text]) => h('a', { key: tab, href: tab ? `${this.base}/${tab}` : this.base, 'aria-current': this.tab === tab ? 'page' : undefined }, text)),
+      list.map(([tab, text]) =>
+        h(
+          'a',
+          {
+            key: tab,
+            href: tab ? `${this.base}/${tab}` : this.base,
+            'aria-current': this.tab === tab ? 'page' : undefined,
+          },
+          text,
+        ),
+      ),
     );
   }
 
@@ -174,8 +230,16 @@ export class MigrationScreen {
     return ask({
       title: `Stop ${detail.id}?`,
       body: () => [
-        h('p', {}, 'The run ends. Its checkpoint and the copied data stay on the target, and the same migration can be started again later: it continues from there.'),
-        h('p', {}, 'While nothing runs, the oplog of the source rolls on. If it no longer reaches back when the migration is started again, everything is compared once more.'),
+        h(
+          'p',
+          {},
+          'The run ends. Its checkpoint and the copied data stay on the target, and the same migration can be started again later: it continues from there.',
+        ),
+        h(
+          'p',
+          {},
+          'While nothing runs, the oplog of the source rolls on. If it no longer reaches back when the migration is started again, everything is compared once more.',
+        ),
       ],
       confirm: 'Stop the run',
       danger: true,
@@ -189,7 +253,11 @@ export class MigrationScreen {
       title: `Forget ${detail.id}?`,
       body: () => [
         ran
-          ? h('p', {}, 'The checkpoint and the other records of the migration are removed. It cannot be continued afterwards, and a way back is no longer possible.')
+          ? h(
+              'p',
+              {},
+              'The checkpoint and the other records of the migration are removed. It cannot be continued afterwards, and a way back is no longer possible.',
+            )
           : h('p', {}, 'The migration is removed from this console. It was never started, so nothing else is lost.'),
         ran && h('p', {}, 'The copied data stays on the target.'),
       ],
@@ -203,5 +271,16 @@ export class MigrationScreen {
 
 function side(side, word) {
   if (!side) return h('span', {}, `${word} not connected`);
-  return h('span', {}, h('strong', {}, side.name || word), side.hosts?.length ? h('span', { title: side.hosts.join(', ') }, ` ${side.hosts[0]}${side.hosts.length > 1 ? ` and ${side.hosts.length - 1} more` : ''}`) : '');
+  return h(
+    'span',
+    {},
+    h('strong', {}, side.name || word),
+    side.hosts?.length
+      ? h(
+          'span',
+          { title: side.hosts.join(', ') },
+          ` ${side.hosts[0]}${side.hosts.length > 1 ? ` and ${side.hosts.length - 1} more` : ''}`,
+        )
+      : '',
+  );
 }

@@ -50,15 +50,63 @@ export class OverviewPart {
     return h(
       'div',
       { class: 'alerts' },
-      error && !isComplete(detail) && errorNotice(error, detail.phase !== 'failed' ? 'The last attempt failed' : status ? 'Why the run ended' : 'Why the start failed'),
-      detail.state === 'elsewhere' && notice('info', 'Another process holds the lease', h('p', {}, `This migration is run by another process${owner(detail.owner)}. Only one process at a time writes to the target.`)),
-      detail.state === 'stored' && detail.phase !== 'complete' && !screen.can('start') && screen.connects() && notice('warn', 'Give the connection of the source to go on', h('p', {}, 'Connections are not stored. The migration itself is: it goes on where it stopped.')),
+      error &&
+        !isComplete(detail) &&
+        errorNotice(
+          error,
+          detail.phase !== 'failed' ? 'The last attempt failed' : status ? 'Why the run ended' : 'Why the start failed',
+        ),
+      detail.state === 'elsewhere' &&
+        notice(
+          'info',
+          'Another process holds the lease',
+          h(
+            'p',
+            {},
+            `This migration is run by another process${owner(detail.owner)}. Only one process at a time writes to the target.`,
+          ),
+        ),
+      detail.state === 'stored' &&
+        detail.phase !== 'complete' &&
+        !screen.can('start') &&
+        screen.connects() &&
+        notice(
+          'warn',
+          'Give the connection of the source to go on',
+          h('p', {}, 'Connections are not stored. The migration itself is: it goes on where it stopped.'),
+        ),
       waits(detail),
-      since && !isComplete(detail) && notice('warn', 'Everything is compared once more', h('p', {}, `The oplog of the source no longer reached back to the last position (gap of ${duration(since.gap_ms)}). What differs is written. Nothing is lost; it takes about as long as the copy.`)),
-      detail.differences > 0 && detail.summary?.outcome !== 'differences' &&
-        notice('bad', `${counted(detail.differences, 'document')} differed`, h('p', {}, 'The cutover will not complete while documents differ. '), h('a', { href: `${screen.base}/comparison` }, 'Look at them, and repair')),
+      since &&
+        !isComplete(detail) &&
+        notice(
+          'warn',
+          'Everything is compared once more',
+          h(
+            'p',
+            {},
+            `The oplog of the source no longer reached back to the last position (gap of ${duration(since.gap_ms)}). What differs is written. Nothing is lost; it takes about as long as the copy.`,
+          ),
+        ),
+      detail.differences > 0 &&
+        detail.summary?.outcome !== 'differences' &&
+        notice(
+          'bad',
+          `${counted(detail.differences, 'document')} differed`,
+          h('p', {}, 'The cutover will not complete while documents differ. '),
+          h('a', { href: `${screen.base}/comparison` }, 'Look at them, and repair'),
+        ),
       detail.state === 'running' && troubles(screen),
-      shortOplog(status) && !status.failure && notice('warn', 'The oplog of the source is short', h('p', {}, `It reaches back to the position of this run for ${duration(status.oplog_time_left_ms)} more, at its present speed. Enlarge it (replSetResizeOplog)${detail.phase === 'paused' ? ', or resume the run' : ''}.`)),
+      shortOplog(status) &&
+        !status.failure &&
+        notice(
+          'warn',
+          'The oplog of the source is short',
+          h(
+            'p',
+            {},
+            `It reaches back to the position of this run for ${duration(status.oplog_time_left_ms)} more, at its present speed. Enlarge it (replSetResizeOplog)${detail.phase === 'paused' ? ', or resume the run' : ''}.`,
+          ),
+        ),
       screen.can('extend') && detail.cutover_deadline && !isGreen(detail) && deadline(detail, screen),
     );
   }
@@ -72,34 +120,123 @@ export class OverviewPart {
     return h(
       'div',
       { class: 'tiles' },
-      tile('Copied', `${value ?? 0} %`, `${count(status.copied.documents)} of ${count(status.total.documents)} documents, ${bytes(status.copied.bytes)} of ${bytes(status.total.bytes)}`, bar(value, copying ? 'busy' : 'good')),
-      !ended && tile('Lag', duration(status.lag_ms), isGreen(detail) ? 'small enough to cut over' : 'behind the source', null, isGreen(detail) ? 'good' : ''),
-      !ended && copying && tile('End of the copy', status.time_left_ms === null ? 'not known yet' : paused ? 'paused' : `in ${rounded(status.time_left_ms)}`, paused ? 'after the run is resumed' : status.time_left_ms === null ? 'measured from its speed' : `at ${day(this.screen.live.now() + status.time_left_ms)}`),
-      !ended && !copying && tile('Stand still at a cutover', rounded(status.cutover_estimate_ms), 'estimate, if it began now'),
-      ended ? tile('Changes applied', count(status.changes.applied), 'by the last run') : tile('Changes applied', `${rate(status.applied_per_second)} /s`, `${count(status.changes.applied)} in all`),
-      tile('Indexes built', `${count(status.indexes.built)} of ${count(status.indexes.total)}`, status.indexes.building ? `${status.indexes.building} being built` : copying ? 'after the copy of each collection' : ''),
-      tile('Compared', status.differences ? counted(status.differences, 'difference') : status.all_compared ? 'everything' : `${compared} %`, status.all_compared ? (status.differences ? 'everything is compared' : 'no differences') : `${compared} % compared, ${counted(status.differences, 'difference')}`, null, status.differences ? 'bad' : status.all_compared ? 'good' : ''),
-      !ended && tile('Oplog of the source', duration(status.oplog_window_ms), status.oplog_time_left_ms === null ? 'reaches back' : `reaches back; ${duration(status.oplog_time_left_ms)} left`, null, shortOplog(status) ? 'warn' : ''),
-      !ended && tile('Load', counted(status.walkers, 'walker'), `Limit: ${throttleText(status.throttle)}`, this.screen.can('throttle') && button('Change', () => this.throttle(status), { kind: 'secondary small', label: 'Change the limits' })),
+      tile(
+        'Copied',
+        `${value ?? 0} %`,
+        `${count(status.copied.documents)} of ${count(status.total.documents)} documents, ${bytes(status.copied.bytes)} of ${bytes(status.total.bytes)}`,
+        bar(value, copying ? 'busy' : 'good'),
+      ),
+      !ended &&
+        tile(
+          'Lag',
+          duration(status.lag_ms),
+          isGreen(detail) ? 'small enough to cut over' : 'behind the source',
+          null,
+          isGreen(detail) ? 'good' : '',
+        ),
+      !ended &&
+        copying &&
+        tile(
+          'End of the copy',
+          status.time_left_ms === null ? 'not known yet' : paused ? 'paused' : `in ${rounded(status.time_left_ms)}`,
+          paused
+            ? 'after the run is resumed'
+            : status.time_left_ms === null
+              ? 'measured from its speed'
+              : `at ${day(this.screen.live.now() + status.time_left_ms)}`,
+        ),
+      !ended &&
+        !copying &&
+        tile('Stand still at a cutover', rounded(status.cutover_estimate_ms), 'estimate, if it began now'),
+      ended
+        ? tile('Changes applied', count(status.changes.applied), 'by the last run')
+        : tile('Changes applied', `${rate(status.applied_per_second)} /s`, `${count(status.changes.applied)} in all`),
+      tile(
+        'Indexes built',
+        `${count(status.indexes.built)} of ${count(status.indexes.total)}`,
+        status.indexes.building
+          ? `${status.indexes.building} being built`
+          : copying
+            ? 'after the copy of each collection'
+            : '',
+      ),
+      tile(
+        'Compared',
+        status.differences
+          ? counted(status.differences, 'difference')
+          : status.all_compared
+            ? 'everything'
+            : `${compared} %`,
+        status.all_compared
+          ? status.differences
+            ? 'everything is compared'
+            : 'no differences'
+          : `${compared} % compared, ${counted(status.differences, 'difference')}`,
+        null,
+        status.differences ? 'bad' : status.all_compared ? 'good' : '',
+      ),
+      !ended &&
+        tile(
+          'Oplog of the source',
+          duration(status.oplog_window_ms),
+          status.oplog_time_left_ms === null
+            ? 'reaches back'
+            : `reaches back; ${duration(status.oplog_time_left_ms)} left`,
+          null,
+          shortOplog(status) ? 'warn' : '',
+        ),
+      !ended &&
+        tile(
+          'Load',
+          counted(status.walkers, 'walker'),
+          `Limit: ${throttleText(status.throttle)}`,
+          this.screen.can('throttle') &&
+            button('Change', () => this.throttle(status), { kind: 'secondary small', label: 'Change the limits' }),
+        ),
     );
   }
 
   throttle(status) {
     const limit = status.throttle.copy_bytes_per_second;
-    const values = { copyLimit: limit ? String(limit / 1e6) : '', changeLimit: status.throttle.tail_operations_per_second ? String(status.throttle.tail_operations_per_second) : '' };
+    const values = {
+      copyLimit: limit ? String(limit / 1e6) : '',
+      changeLimit: status.throttle.tail_operations_per_second ? String(status.throttle.tail_operations_per_second) : '',
+    };
     const fits = () => ['copyLimit', 'changeLimit'].every((name) => !values[name].trim() || Number(values[name]) > 0);
     return ask({
       title: 'Change the limits',
       body: (update) => {
-        const input = (name, mode) => h('input', { type: 'text', inputmode: mode, autocomplete: 'off', placeholder: 'no limit', value: values[name], onInput: (event) => ((values[name] = event.currentTarget.value), update()) });
+        const input = (name, mode) =>
+          h('input', {
+            type: 'text',
+            inputmode: mode,
+            autocomplete: 'off',
+            placeholder: 'no limit',
+            value: values[name],
+            onInput: (event) => ((values[name] = event.currentTarget.value), update()),
+          });
         return [
-          field('dialog-copy', 'Copy and comparison, in MB per second', input('copyLimit', 'decimal'), 'Empty for no limit. It takes effect within a second.'),
-          field('dialog-changes', 'Followed changes, in operations per second', input('changeLimit', 'numeric'), 'If the source writes more than that, the lag grows.'),
+          field(
+            'dialog-copy',
+            'Copy and comparison, in MB per second',
+            input('copyLimit', 'decimal'),
+            'Empty for no limit. It takes effect within a second.',
+          ),
+          field(
+            'dialog-changes',
+            'Followed changes, in operations per second',
+            input('changeLimit', 'numeric'),
+            'If the source writes more than that, the lag grows.',
+          ),
         ];
       },
       confirm: 'Change',
       ready: fits,
-      act: () => this.screen.live.act('throttle', limits(values) ?? { copy_bytes_per_second: null, tail_operations_per_second: null }),
+      act: () =>
+        this.screen.live.act(
+          'throttle',
+          limits(values) ?? { copy_bytes_per_second: null, tail_operations_per_second: null },
+        ),
     });
   }
 
@@ -111,8 +248,19 @@ export class OverviewPart {
     return h(
       'section',
       { class: 'panel', 'aria-labelledby': 'recent' },
-      h('div', { class: 'heading' }, h('h2', { id: 'recent' }, 'Last warnings and events'), h('a', { href: `${base}/log` }, 'Whole log')),
-      shown.length ? h('ul', { class: 'log' }, shown.map((event, index) => eventLine(event, index))) : h('p', { class: 'empty' }, 'Nothing yet.'),
+      h(
+        'div',
+        { class: 'heading' },
+        h('h2', { id: 'recent' }, 'Last warnings and events'),
+        h('a', { href: `${base}/log` }, 'Whole log'),
+      ),
+      shown.length
+        ? h(
+            'ul',
+            { class: 'log' },
+            shown.map((event, index) => eventLine(event, index)),
+          )
+        : h('p', { class: 'empty' }, 'Nothing yet.'),
     );
   }
 }
@@ -133,7 +281,16 @@ function troubles(screen) {
   const current = shown.filter((event) => event.type !== 'source_write_block_stays' || !(unblocked?.at > event.at));
   return (
     current.length > 0 &&
-    notice('warn', 'To look at before the cutover', h('ul', { class: 'plain-list' }, current.map((event) => h('li', { key: event.type }, marked(eventText(event))))), h('a', { href: `${screen.base}/log` }, 'Whole log'))
+    notice(
+      'warn',
+      'To look at before the cutover',
+      h(
+        'ul',
+        { class: 'plain-list' },
+        current.map((event) => h('li', { key: event.type }, marked(eventText(event)))),
+      ),
+      h('a', { href: `${screen.base}/log` }, 'Whole log'),
+    )
   );
 }
 
@@ -148,39 +305,75 @@ export function waits(detail) {
   const list = detail.waits ?? [];
   return (
     list.length > 0 &&
-    notice('wait', 'Waiting for a server', h('ul', { class: 'plain-list' }, list.map((one, index) => h('li', { key: index }, wait(one)))), h('p', {}, 'If it does not answer: check that the named member is up, that it can be reached from this machine, and that a majority of its set is up.'))
+    notice(
+      'wait',
+      'Waiting for a server',
+      h(
+        'ul',
+        { class: 'plain-list' },
+        list.map((one, index) => h('li', { key: index }, wait(one))),
+      ),
+      h(
+        'p',
+        {},
+        'If it does not answer: check that the named member is up, that it can be reached from this machine, and that a majority of its set is up.',
+      ),
+    )
   );
 }
 
 function unstarted(detail) {
   if (!['created', 'starting'].includes(detail.state)) return null;
-  return detail.state === 'starting' && h('p', { class: 'empty' }, 'Amounts are shown as soon as both sides are connected.');
+  return (
+    detail.state === 'starting' && h('p', { class: 'empty' }, 'Amounts are shown as soon as both sides are connected.')
+  );
 }
 
 function steps(detail) {
   const at = stepOf(detail);
   const complete = isComplete(detail);
-  const interrupted = ['paused', 'stopped', 'failed'].includes(detail.phase) || ['created', 'stored'].includes(detail.state);
-  const stateOf = (index) => (complete || index < at ? 'done' : index > at || detail.state === 'created' ? '' : interrupted ? 'halted' : 'now');
+  const interrupted =
+    ['paused', 'stopped', 'failed'].includes(detail.phase) || ['created', 'stored'].includes(detail.state);
+  const stateOf = (index) =>
+    complete || index < at ? 'done' : index > at || detail.state === 'created' ? '' : interrupted ? 'halted' : 'now';
   const words = { done: 'done', now: 'now', halted: 'interrupted', '': 'to come' };
   return [
-    h('ol', { class: 'steps', 'aria-label': 'Phases' }, STEPS.map((step, index) => {
-      const state = stateOf(index);
-      return h(
-        'li',
-        { key: step.phase, class: state, 'aria-current': index === at && !complete ? 'step' : undefined },
-        h('span', { class: 'dot' }, state === 'done' ? icon('good') : h('span', { 'aria-hidden': 'true' }, index + 1)),
-        h('span', { class: 'step-name' }, step.name),
-        h('span', { class: 'unseen' }, ` (${words[state]})`),
-      );
-    })),
+    h(
+      'ol',
+      { class: 'steps', 'aria-label': 'Phases' },
+      STEPS.map((step, index) => {
+        const state = stateOf(index);
+        return h(
+          'li',
+          { key: step.phase, class: state, 'aria-current': index === at && !complete ? 'step' : undefined },
+          h(
+            'span',
+            { class: 'dot' },
+            state === 'done' ? icon('good') : h('span', { 'aria-hidden': 'true' }, index + 1),
+          ),
+          h('span', { class: 'step-name' }, step.name),
+          h('span', { class: 'unseen' }, ` (${words[state]})`),
+        );
+      }),
+    ),
     // A narrow screen has no room for the names of all steps.
-    h('p', { class: 'step-text', 'aria-hidden': 'true' }, complete ? 'All steps are done' : `Step ${at + 1} of ${STEPS.length}: ${STEPS[at].name}`),
+    h(
+      'p',
+      { class: 'step-text', 'aria-hidden': 'true' },
+      complete ? 'All steps are done' : `Step ${at + 1} of ${STEPS.length}: ${STEPS[at].name}`,
+    ),
   ];
 }
 
 function tile(name, value, text, extra, tone = '') {
-  return h('div', { class: `tile ${tone}`, key: name }, h('p', { class: 'tile-name' }, name), h('p', { class: 'tile-value' }, value), extra, h('p', { class: 'tile-text' }, text));
+  return h(
+    'div',
+    { class: `tile ${tone}`, key: name },
+    h('p', { class: 'tile-name' }, name),
+    h('p', { class: 'tile-value' }, value),
+    extra,
+    h('p', { class: 'tile-text' }, text),
+  );
 }
 
 // The green light, with what it rests on.
@@ -189,10 +382,21 @@ export function greenPanel(detail, screen) {
   return h(
     'section',
     { class: 'green', 'aria-labelledby': 'green' },
-    h('div', { class: 'green-head' }, h('span', { class: 'lamp', 'aria-hidden': 'true' }), h('h2', { id: 'green' }, 'Green light: the migration can be cut over')),
+    h(
+      'div',
+      { class: 'green-head' },
+      h('span', { class: 'lamp', 'aria-hidden': 'true' }),
+      h('h2', { id: 'green' }, 'Green light: the migration can be cut over'),
+    ),
     evidence(detail),
     h('p', {}, `The applications stand still for ${about(detail.cutover_estimate_ms)}.`),
-    !onCutover && screen.can('cutover') && h('div', { class: 'buttons' }, h('a', { class: 'button good', href: `${screen.base}/cutover` }, 'Prepare to cut over')),
+    !onCutover &&
+      screen.can('cutover') &&
+      h(
+        'div',
+        { class: 'buttons' },
+        h('a', { class: 'button good', href: `${screen.base}/cutover` }, 'Prepare to cut over'),
+      ),
     detail.cutover_deadline && deadline(detail, screen),
   );
 }
@@ -205,7 +409,9 @@ function evidence(detail) {
     'ul',
     { class: 'evidence' },
     item(`Lag: ${duration(status.lag_ms)}`),
-    status.all_compared ? item(`Everything compared: ${counted(status.compared.documents, 'document')}`) : h('li', {}, icon('info'), 'Documents are compared at the cutover'),
+    status.all_compared
+      ? item(`Everything compared: ${counted(status.compared.documents, 'document')}`)
+      : h('li', {}, icon('info'), 'Documents are compared at the cutover'),
     status.differences === 0 && item('Differences: 0'),
     item(`Indexes built: ${count(status.indexes.built)} of ${count(status.indexes.total)}`),
   );
@@ -213,12 +419,23 @@ function evidence(detail) {
 
 // How long the cutover window is open, and how to make it longer.
 function deadline(detail, screen) {
-  const left = new Date(detail.cutover_deadline).getTime() - (screen.live.readOnly ? screen.live.now() : screen.app.now());
+  const left =
+    new Date(detail.cutover_deadline).getTime() - (screen.live.readOnly ? screen.live.now() : screen.app.now());
   return h(
     'div',
     { class: left < DAY_MS ? 'deadline short' : 'deadline' },
     left < DAY_MS && icon('warn'),
-    h('p', {}, 'The cutover window closes in ', h('strong', { class: 'clock' }, countdown(left)), ` (${day(detail.cutover_deadline)}). Then the run ends, and its checkpoint is kept.`),
-    screen.can('extend') && button('Extend by 24 hours', () => screen.act('extend', { by_ms: DAY_MS }), { kind: 'secondary small', disabled: screen.busy !== null }),
+    h(
+      'p',
+      {},
+      'The cutover window closes in ',
+      h('strong', { class: 'clock' }, countdown(left)),
+      ` (${day(detail.cutover_deadline)}). Then the run ends, and its checkpoint is kept.`,
+    ),
+    screen.can('extend') &&
+      button('Extend by 24 hours', () => screen.act('extend', { by_ms: DAY_MS }), {
+        kind: 'secondary small',
+        disabled: screen.busy !== null,
+      }),
   );
 }

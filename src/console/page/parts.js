@@ -17,7 +17,11 @@ const ICONS = {
 };
 
 export function icon(tone) {
-  return h('svg', { class: `icon icon-${tone}`, viewBox: '0 0 20 20', 'aria-hidden': 'true' }, h('path', { d: ICONS[tone] ?? ICONS.info }));
+  return h(
+    'svg',
+    { class: `icon icon-${tone}`, viewBox: '0 0 20 20', 'aria-hidden': 'true' },
+    h('path', { d: ICONS[tone] ?? ICONS.info }),
+  );
 }
 
 export function stateBadge(entry) {
@@ -36,7 +40,12 @@ export function bar(value, tone = 'busy') {
 
 // A notice in a box: a tone, a heading and what belongs to it.
 export function notice(tone, heading, ...children) {
-  return h('div', { class: `notice ${tone}` }, icon(tone), h('div', { class: 'notice-body' }, heading && h('p', { class: 'notice-heading' }, heading), ...children));
+  return h(
+    'div',
+    { class: `notice ${tone}` },
+    icon(tone),
+    h('div', { class: 'notice-body' }, heading && h('p', { class: 'notice-heading' }, heading), ...children),
+  );
 }
 
 export function button(text, onClick, { kind = '', disabled = false, label, title } = {}) {
@@ -78,14 +87,21 @@ async function copy(text) {
 
 // Text to copy, such as a command.
 export function snippet(text, what) {
-  return h('div', { class: 'snippet' }, h('pre', { tabindex: '0', role: 'group', 'aria-label': what }, text), copyButton(text, what));
+  return h(
+    'div',
+    { class: 'snippet' },
+    h('pre', { tabindex: '0', role: 'group', 'aria-label': what }, text),
+    copyButton(text, what),
+  );
 }
 
 // A table that becomes cards on a narrow screen. A column has `name` and `cell(row)` (null if there is nothing to say), and can have `number`,
 // `main` (names the row).
 export function table({ label, columns, rows, key, empty = 'Nothing to show.' }) {
   if (!rows.length) return h('p', { class: 'empty' }, empty);
-  const head = columns.map((column) => h('th', { scope: 'col', role: 'columnheader', class: column.number ? 'number' : '' }, column.head ?? column.name));
+  const head = columns.map((column) =>
+    h('th', { scope: 'col', role: 'columnheader', class: column.number ? 'number' : '' }, column.head ?? column.name),
+  );
   return h(
     'div',
     { class: 'table-frame' },
@@ -96,7 +112,13 @@ export function table({ label, columns, rows, key, empty = 'Nothing to show.' })
       h(
         'tbody',
         { role: 'rowgroup' },
-        rows.map((row) => h('tr', { key: key(row), role: 'row' }, columns.map((column) => cell(column, row)))),
+        rows.map((row) =>
+          h(
+            'tr',
+            { key: key(row), role: 'row' },
+            columns.map((column) => cell(column, row)),
+          ),
+        ),
       ),
     ),
   );
@@ -107,7 +129,11 @@ function cell(column, row) {
   const kind = [column.number && 'number', column.main && 'main', content === null && 'none'].filter(Boolean).join(' ');
   const tagName = column.main ? 'th' : 'td';
   const role = column.main ? 'rowheader' : 'cell';
-  return h(tagName, { class: kind, role, scope: column.main ? 'row' : undefined, 'data-label': column.name }, content ?? NONE);
+  return h(
+    tagName,
+    { class: kind, role, scope: column.main ? 'row' : undefined, 'data-label': column.name },
+    content ?? NONE,
+  );
 }
 
 // Buttons for the pages of a long list.
@@ -128,14 +154,26 @@ export function field(id, label, control, hint) {
   const described = hint ? `${id}-hint` : undefined;
   control.props.id = id;
   if (described) control.props['aria-describedby'] = described;
-  return h('div', { class: 'field' }, h('label', { for: id }, label), control, hint && h('p', { class: 'hint', id: described }, hint));
+  return h(
+    'div',
+    { class: 'field' },
+    h('label', { for: id }, label),
+    control,
+    hint && h('p', { class: 'hint', id: described }, hint),
+  );
 }
 
 export function check(id, label, checked, onChange, hint) {
   return h(
     'div',
     { class: 'check' },
-    h('input', { type: 'checkbox', id, checked, onChange: (event) => onChange(event.currentTarget.checked), 'aria-describedby': hint ? `${id}-hint` : undefined }),
+    h('input', {
+      type: 'checkbox',
+      id,
+      checked,
+      onChange: (event) => onChange(event.currentTarget.checked),
+      'aria-describedby': hint ? `${id}-hint` : undefined,
+    }),
     h('div', {}, h('label', { for: id }, label), hint && h('p', { class: 'hint', id: `${id}-hint` }, hint)),
   );
 }
@@ -151,7 +189,14 @@ export function choice(name, legend, options, value, onChange) {
       return h(
         'div',
         { class: 'check', key: option },
-        h('input', { type: 'radio', id, name, checked: value === option, onChange: () => onChange(option), 'aria-describedby': hint ? `${id}-hint` : undefined }),
+        h('input', {
+          type: 'radio',
+          id,
+          name,
+          checked: value === option,
+          onChange: () => onChange(option),
+          'aria-describedby': hint ? `${id}-hint` : undefined,
+        }),
         h('div', {}, h('label', { for: id }, label), hint && h('p', { class: 'hint', id: `${id}-hint` }, hint)),
       );
     }),
@@ -179,5 +224,9 @@ export function problemNotice(problem, heading = 'That did not work') {
 }
 
 export function facts(pairs) {
-  return h('dl', { class: 'facts' }, pairs.filter(Boolean).map(([name, value]) => h('div', { key: name }, h('dt', {}, name), h('dd', {}, value))));
+  return h(
+    'dl',
+    { class: 'facts' },
+    pairs.filter(Boolean).map(([name, value]) => h('div', { key: name }, h('dt', {}, name), h('dd', {}, value))),
+  );
 }

@@ -26,7 +26,16 @@ export function parseRecording(text) {
   return { lines, skipped };
 }
 
-const OBJECTS = new Set(['status', 'plan', 'summary', 'collection', 'verify_report', 'finding', 'command', 'rehearsed']);
+const OBJECTS = new Set([
+  'status',
+  'plan',
+  'summary',
+  'collection',
+  'verify_report',
+  'finding',
+  'command',
+  'rehearsed',
+]);
 
 // A recording at a moment, in the form that a live migration has.
 export class Recording {
@@ -52,15 +61,29 @@ export class Recording {
       const { value } = line;
       if (value.type === 'status') {
         state.status = value;
-        this.samples.push({ at: value.at, lag_ms: value.lag_ms, applied_per_second: value.applied_per_second, copied_bytes: value.copied?.bytes ?? 0 });
+        this.samples.push({
+          at: value.at,
+          lag_ms: value.lag_ms,
+          applied_per_second: value.applied_per_second,
+          copied_bytes: value.copied?.bytes ?? 0,
+        });
       } else if (value.type === 'plan') state.plan = value;
       else if (value.type === 'finding') state.findings.push(value);
-      else if (value.type === 'summary') state.summary = value.collections && value.outcome && ['complete', 'differences'].includes(value.outcome) ? full(value) : null;
+      else if (value.type === 'summary')
+        state.summary =
+          value.collections && value.outcome && ['complete', 'differences'].includes(value.outcome)
+            ? full(value)
+            : null;
       else if (value.type === 'collection') this.list.set(value.id, value);
       else if (value.type === 'verify_report') state.report = value;
       else if (!OBJECTS.has(value.type)) {
         this.events.push(value);
-        if (['index_failed', 'document_refused', 'falling_behind', 'foreign_write', 'oplog_window_short'].includes(value.type)) warnings += 1;
+        if (
+          ['index_failed', 'document_refused', 'falling_behind', 'foreign_write', 'oplog_window_short'].includes(
+            value.type,
+          )
+        )
+          warnings += 1;
       }
     }
     this.detail = this.describe(state, warnings);
@@ -69,9 +92,27 @@ export class Recording {
   describe({ status, plan, summary, report, findings }, warnings) {
     const changed = this.events.findLast((event) => event.type === 'phase_changed');
     const failed = this.events.findLast((event) => event.type === 'failed');
-    const phase = failed ? 'failed' : summary?.outcome === 'complete' ? 'complete' : (status?.phase ?? changed?.phase ?? 'preflight');
+    const phase = failed
+      ? 'failed'
+      : summary?.outcome === 'complete'
+        ? 'complete'
+        : (status?.phase ?? changed?.phase ?? 'preflight');
     const side = (one) => (one ? { name: one.name, hosts: [] } : null);
-    const shownPlan = plan ?? (findings.length ? { source: null, target: null, findings, collections: [], total: { documents: 0, bytes: 0 }, indexes: 0, estimate: null, to_drop: [], not_migrated: [] } : null);
+    const shownPlan =
+      plan ??
+      (findings.length
+        ? {
+            source: null,
+            target: null,
+            findings,
+            collections: [],
+            total: { documents: 0, bytes: 0 },
+            indexes: 0,
+            estimate: null,
+            to_drop: [],
+            not_migrated: [],
+          }
+        : null);
     return {
       id: this.name,
       state: ['complete', 'stopped', 'failed'].includes(phase) ? 'ended' : 'running',
@@ -115,7 +156,11 @@ export class Recording {
     const all = [...this.list.values()];
     const found = all.filter((one) => one.namespace.includes(filter) && (!phase || one.phase === phase));
     const part = (one) => (one.total.bytes ? one.copied.bytes / one.total.bytes : 1);
-    const orders = { name: (a, b) => (a.namespace < b.namespace ? -1 : 1), progress: (a, b) => part(a) - part(b), lag: (a, b) => b.applied - a.applied };
+    const orders = {
+      name: (a, b) => (a.namespace < b.namespace ? -1 : 1),
+      progress: (a, b) => part(a) - part(b),
+      lag: (a, b) => b.applied - a.applied,
+    };
     found.sort(orders[sort] ?? orders.name);
     const by_phase = {};
     for (const one of all) by_phase[one.phase] = (by_phase[one.phase] ?? 0) + 1;
@@ -131,7 +176,17 @@ export class Recording {
 
 // A summary of a run that did not end with a cutover leaves some fields out.
 function full(summary) {
-  return { position: null, indexes: [], late_writes: { count: 0, named: [] }, resyncs: 0, foreign_writes: [], left_selection: [], not_migrated: [], not_kept: [], ...summary };
+  return {
+    position: null,
+    indexes: [],
+    late_writes: { count: 0, named: [] },
+    resyncs: 0,
+    foreign_writes: [],
+    left_selection: [],
+    not_migrated: [],
+    not_kept: [],
+    ...summary,
+  };
 }
 
 export class ReplayScreen {
@@ -181,10 +236,28 @@ export class ReplayScreen {
     return h(
       'div',
       { class: 'panel stack' },
-      h('p', {}, 'Open the recording of a run (JSON lines) and step through it with the same screens. The file is read in this page only, and is not sent anywhere.'),
+      h(
+        'p',
+        {},
+        'Open the recording of a run (JSON lines) and step through it with the same screens. The file is read in this page only, and is not sent anywhere.',
+      ),
       h('p', {}, 'A recording comes from a migration under “Support”, or from the example live_migration with --json.'),
-      h('div', { class: 'field' }, h('label', { for: 'recording' }, 'Recording'), h('input', { id: 'recording', type: 'file', accept: '.jsonl,.json,.ndjson,.txt', onChange: (event) => this.read(event.currentTarget.files[0]) })),
-      h('div', { role: 'alert' }, this.problem && notice('bad', 'This file cannot be played', h('p', {}, this.problem))),
+      h(
+        'div',
+        { class: 'field' },
+        h('label', { for: 'recording' }, 'Recording'),
+        h('input', {
+          id: 'recording',
+          type: 'file',
+          accept: '.jsonl,.json,.ndjson,.txt',
+          onChange: (event) => this.read(event.currentTarget.files[0]),
+        }),
+      ),
+      h(
+        'div',
+        { role: 'alert' },
+        this.problem && notice('bad', 'This file cannot be played', h('p', {}, this.problem)),
+      ),
     );
   }
 
@@ -192,7 +265,8 @@ export class ReplayScreen {
     if (!file) return;
     try {
       const { lines, skipped } = parseRecording(await file.text());
-      if (!lines.length) throw new Error('It has no line of a recording: each line is a JSON object with "at" and "type".');
+      if (!lines.length)
+        throw new Error('It has no line of a recording: each line is a JSON object with "at" and "type".');
       this.problem = null;
       this.recording = new Recording(file.name.replace(/\.[a-z]+$/i, ''), lines);
       this.recording.skipped = skipped;
@@ -218,13 +292,35 @@ export class ReplayScreen {
         button('Back', () => this.step(-1), { kind: 'secondary small', label: 'One step back' }),
         button('Forward', () => this.step(1), { kind: 'secondary small', label: 'One step forward' }),
         h('label', { for: 'speed', class: 'unseen' }, 'Speed'),
-        h('select', { id: 'speed', value: String(this.speed), onChange: (event) => ((this.speed = Number(event.currentTarget.value)), this.app.update()) }, SPEEDS.map((speed) => h('option', { key: speed, value: String(speed) }, `${speed} ×`))),
+        h(
+          'select',
+          {
+            id: 'speed',
+            value: String(this.speed),
+            onChange: (event) => ((this.speed = Number(event.currentTarget.value)), this.app.update()),
+          },
+          SPEEDS.map((speed) => h('option', { key: speed, value: String(speed) }, `${speed} ×`)),
+        ),
         h('span', { class: 'clock' }, text),
         button('Close', () => this.close(), { kind: 'secondary small', label: 'Close the recording' }),
       ),
       h('label', { for: 'time', class: 'unseen' }, 'Time of the recording'),
-      h('input', { id: 'time', type: 'range', min: '0', max: '1000', step: '1', value: String(this.permille()), 'aria-valuetext': text, onInput: (event) => this.seek(event.currentTarget.value / 1000) }),
-      recording.skipped > 0 && h('p', { class: 'hint' }, `${counted(recording.skipped, 'line')} of the file could not be read and ${recording.skipped === 1 ? 'is' : 'are'} left out.`),
+      h('input', {
+        id: 'time',
+        type: 'range',
+        min: '0',
+        max: '1000',
+        step: '1',
+        value: String(this.permille()),
+        'aria-valuetext': text,
+        onInput: (event) => this.seek(event.currentTarget.value / 1000),
+      }),
+      recording.skipped > 0 &&
+        h(
+          'p',
+          { class: 'hint' },
+          `${counted(recording.skipped, 'line')} of the file could not be read and ${recording.skipped === 1 ? 'is' : 'are'} left out.`,
+        ),
     );
   }
 

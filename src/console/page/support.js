@@ -19,13 +19,25 @@ export class SupportPart {
         { class: 'panel', 'aria-labelledby': 'settings' },
         h('h2', { id: 'settings' }, 'Settings'),
         facts([members('Members of the source', detail.source), members('Members of the target', detail.target)]),
-        detail.settings ? facts(factsOf(detail.settings)) : h('p', {}, this.screen.live.readOnly ? 'A recording has no settings.' : 'The program that hosts this console has set them.'),
+        detail.settings
+          ? facts(factsOf(detail.settings))
+          : h(
+              'p',
+              {},
+              this.screen.live.readOnly
+                ? 'A recording has no settings.'
+                : 'The program that hosts this console has set them.',
+            ),
       ),
       h(
         'section',
         { class: 'panel', 'aria-labelledby': 'support' },
         h('h2', { id: 'support' }, 'Support'),
-        h('p', {}, 'Attach these to a report, with the time at which something went wrong and what you expected. None of them contains documents, passwords or connection strings. They do contain names of hosts, databases, collections and fields, and _ids of documents that differ.'),
+        h(
+          'p',
+          {},
+          'Attach these to a report, with the time at which something went wrong and what you expected. None of them contains documents, passwords or connection strings. They do contain names of hosts, databases, collections and fields, and _ids of documents that differ.',
+        ),
         !this.screen.live.readOnly && this.downloads(detail),
         problemNotice(this.problem, 'The download failed'),
         h('h3', {}, 'In short'),
@@ -39,14 +51,31 @@ export class SupportPart {
       this.problem = problem;
       this.screen.update();
     };
-    const item = (name, text, file, what) => h('li', { key: name }, download(text, path(detail.id, name), `${detail.id}-${file}`, report), h('p', { class: 'hint' }, what));
+    const item = (name, text, file, what) =>
+      h(
+        'li',
+        { key: name },
+        download(text, path(detail.id, name), `${detail.id}-${file}`, report),
+        h('p', { class: 'hint' }, what),
+      );
     return h(
       'ul',
       { class: 'downloads' },
       item('findings', 'Findings', 'findings.json', 'What the last validation found.'),
-      item('differences', 'Differences', 'differences.json', 'What differs between both sides: _ids, names of fields and hashes, no values.'),
-      item('recording', 'Recording', 'recording.jsonl', 'Everything that this page showed during the run. It can be played again under Replay.'),
-      detail.certificate && item('certificate', 'Certificate', 'certificate.bson', 'The result of the cutover, to keep.'),
+      item(
+        'differences',
+        'Differences',
+        'differences.json',
+        'What differs between both sides: _ids, names of fields and hashes, no values.',
+      ),
+      item(
+        'recording',
+        'Recording',
+        'recording.jsonl',
+        'Everything that this page showed during the run. It can be played again under Replay.',
+      ),
+      detail.certificate &&
+        item('certificate', 'Certificate', 'certificate.bson', 'The result of the cutover, to keep.'),
     );
   }
 }
@@ -60,8 +89,10 @@ function shortly(detail, info) {
   const lines = [
     `mongoferry ${info?.version ?? ''}`.trim(),
     `migration ${detail.id}: ${detail.state}, phase ${detail.phase ?? 'none'}, direction ${detail.direction}`,
-    detail.plan?.source?.name && `versions: ${detail.plan.source.version.join('.')} -> ${detail.plan.target.version.join('.')}`,
-    status && `position ${position(status.position)}, lag ${status.lag_ms} ms, copied ${status.copied.documents} of ${status.total.documents} documents, retries ${status.retries}`,
+    detail.plan?.source?.name &&
+      `versions: ${detail.plan.source.version.join('.')} -> ${detail.plan.target.version.join('.')}`,
+    status &&
+      `position ${position(status.position)}, lag ${status.lag_ms} ms, copied ${status.copied.documents} of ${status.total.documents} documents, retries ${status.retries}`,
     `differences ${detail.differences}, warnings ${detail.warnings}`,
     error && `error ${error.kind} (${error.operation}): ${error.message}`,
   ];

@@ -63,7 +63,9 @@ export function badge(entry) {
 
 // Whether somebody should look at the migration.
 export function needsAttention(entry) {
-  return Boolean(entry.error) || entry.differences > 0 || entry.warnings > 0 || entry.phase === 'failed' || isStored(entry);
+  return (
+    Boolean(entry.error) || entry.differences > 0 || entry.warnings > 0 || entry.phase === 'failed' || isStored(entry)
+  );
 }
 
 export function isStored(entry) {
@@ -114,7 +116,9 @@ function stored(detail) {
   const connected = detail.actions?.includes('start');
   return {
     now: 'The target has the checkpoint of this migration, from before a restart of this program. Nothing runs at the moment.',
-    next: connected ? 'Go on: the migration continues from its checkpoint.' : 'Give the connection to the source again, then go on. The migration continues from its checkpoint.',
+    next: connected
+      ? 'Go on: the migration continues from its checkpoint.'
+      : 'Give the connection to the source again, then go on. The migration continues from its checkpoint.',
   };
 }
 
@@ -123,7 +127,10 @@ function running(detail) {
   const left = status?.time_left_ms;
   switch (detail.phase) {
     case 'preflight':
-      return { now: 'The run checks both sides, lists the source, and creates the collections on the target.', next: 'Wait.' };
+      return {
+        now: 'The run checks both sides, lists the source, and creates the collections on the target.',
+        next: 'Wait.',
+      };
     case 'copy':
       return {
         now: `Documents are copied, and the changes of the source are followed${left ? `. The copy ends in ${about(left)}` : ''}.`,
@@ -137,7 +144,9 @@ function running(detail) {
     case 'catch_up':
       return {
         now: `The last changes are applied${status?.all_compared === false ? ', and both sides are compared' : ''}.`,
-        next: detail.differences ? 'Look at the differences below.' : 'Nothing has to be done. The green light comes next.',
+        next: detail.differences
+          ? 'Look at the differences below.'
+          : 'Nothing has to be done. The green light comes next.',
       };
     case 'ready':
       return ready(detail);
@@ -147,13 +156,18 @@ function running(detail) {
       const reach = status?.oplog_time_left_ms;
       return {
         now: 'The run is paused: it reads and writes nothing. The lag grows.',
-        next: reach ? `Resume within ${duration(reach)}, as long as the oplog of the source reaches back.` : 'Resume it when you are ready.',
+        next: reach
+          ? `Resume within ${duration(reach)}, as long as the oplog of the source reaches back.`
+          : 'Resume it when you are ready.',
       };
     }
     case 'complete':
       return { now: 'The cutover is complete.', next: 'Restart the applications with the new connection string.' };
     case 'stopped':
-      return { now: 'The run was stopped. Its checkpoint is kept.', next: 'Start it again to continue from the checkpoint.' };
+      return {
+        now: 'The run was stopped. Its checkpoint is kept.',
+        next: 'Start it again to continue from the checkpoint.',
+      };
     case 'failed':
       return {
         now: status ? 'The run ended with an error. Its checkpoint is kept.' : 'The start failed.',
@@ -165,7 +179,11 @@ function running(detail) {
 }
 
 function ready(detail) {
-  if (!detail.can_cut_over) return { now: 'Everything is copied, but the lag is too large at the moment.', next: 'Wait until it is small again.' };
+  if (!detail.can_cut_over)
+    return {
+      now: 'Everything is copied, but the lag is too large at the moment.',
+      next: 'Wait until it is small again.',
+    };
   const compared = detail.status?.all_compared ? ', and both sides are the same' : '';
   return {
     now: `Everything is copied and indexed${compared}. The target is ${duration(detail.lag_ms)} behind.`,
@@ -176,12 +194,14 @@ function ready(detail) {
 const ADVICE = {
   invalid_configuration: 'Correct the value that the message names, then start again.',
   refused: 'Correct each finding below, then start again.',
-  connection: 'Check that the named servers are up and can be reached, and that a majority of their members is up. Then start again.',
+  connection:
+    'Check that the named servers are up and can be reached, and that a majority of their members is up. Then start again.',
   unauthorized: 'Grant what is missing, or correct user and password. Then start again.',
   snapshot_unavailable: 'Start again at a time of fewer writes, or with fewer walkers.',
   position_lost: 'Enlarge the oplog of the source, then start again.',
   primary_changed: 'Find out why the elections of the target do not end, then start again.',
-  unsupported_entry: 'The message names a change that this version cannot apply. Exclude that namespace, or use a newer version.',
+  unsupported_entry:
+    'The message names a change that this version cannot apply. Exclude that namespace, or use a newer version.',
   target_refused: 'Remove the cause that the message names, on the target or on the source. Then start again.',
   target_blocked: 'Make room on the target, or unblock its writes. Then start again.',
   version_changed: 'Wait until the change of the version is complete on all members, then start again.',

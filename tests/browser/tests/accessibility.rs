@@ -6,7 +6,7 @@ use serde_json::json;
 use tempfile::NamedTempFile;
 
 use crate::host::Host;
-use crate::page::Page;
+use crate::page::{LONG, Page};
 
 #[test]
 #[ignore = "drives a browser"]
@@ -15,7 +15,7 @@ fn every_part_of_a_migration_follows_the_rules_of_accessibility() {
     let page = Page::open(&format!("{}#/m/memory/validate", host.address));
     page.press("Validate");
     page.press("Start the migration");
-    page.wait_for("Green light");
+    page.wait_long_for("Green light", LONG);
     for (part, words) in [
         ("", "Collections"),
         ("/validate", "What would be migrated"),

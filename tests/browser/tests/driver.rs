@@ -99,11 +99,6 @@ impl Browser {
             .map(drop)
     }
 
-    pub fn clear(&self, element: &Element) -> Result<()> {
-        self.post(&format!("element/{}/clear", element.id()), &json!({}))
-            .map(drop)
-    }
-
     /// Presses keys one after the other, wherever the focus is.
     pub fn keys(&self, keys: &str) {
         let presses = keys.chars().flat_map(|key| {

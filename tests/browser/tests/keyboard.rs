@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::host::Host;
-use crate::page::{Page, until};
+use crate::page::{LONG, Page, until};
 
 const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
@@ -34,7 +34,7 @@ fn a_migration_is_run_and_handed_over_by_keys_alone() {
     page.wait_for("Both sides fit");
     go_to(&page, "Start the migration");
     page.browser.keys(SPACE);
-    page.wait_for("Green light");
+    page.wait_long_for("Green light", LONG);
     page.wait_for("Stop …");
 
     // A dialog gives the focus back to the button that has opened it.

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::host::Host;
-use crate::page::Page;
+use crate::page::{LONG, Page};
 
 #[test]
 #[ignore = "drives a browser"]
@@ -22,7 +22,7 @@ fn five_hundred_collections_and_migrations_are_searched_and_paged_through() {
     page.press("Validate");
     page.wait_for("500 collections");
     page.press("Start the migration");
-    page.wait_for("Green light");
+    page.wait_long_for("Green light", LONG);
     page.wait_for("1 to 10 of 500");
     page.fill("Filter", "collection_42");
     page.wait_for("shop.collection_429");

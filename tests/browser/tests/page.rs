@@ -17,6 +17,8 @@ const SOON: Duration = Duration::from_secs(15);
 /// How long a run may take to get somewhere.
 pub const LONG: Duration = Duration::from_secs(180);
 
+const BACKSPACE: &str = "\u{e003}";
+
 /// Finds an element by its role and its words. Only the open dialog counts, if there is one.
 const FIND: &str = r#"
 const [role, words] = arguments;
@@ -81,13 +83,12 @@ impl Page {
         self.find("press", words).is_some()
     }
 
-    /// Replaces what is in a field.
+    /// Replaces what is in a field, as someone who types.
     pub fn fill(&self, label: &str, text: &str) {
+        let typed = if text.is_empty() { BACKSPACE } else { text };
         self.use_element("field", label, |element| {
-            self.browser
-                .clear(element)
-                .and_then(|()| self.browser.type_into(element, text))
-                .is_ok()
+            let select = self.browser.run("arguments[0].select()", &[element.0.clone()]);
+            select.is_ok() && self.browser.type_into(element, typed).is_ok()
         });
         assert_eq!(self.value(label), text, "the field {label}");
     }
@@ -147,9 +148,7 @@ impl Page {
         let script = "return document.querySelector('input[id$=-uri]')";
         let found = || Element::of(self.browser.run(script, &[]).unwrap());
         assert!(until(SOON, || found().is_some()));
-        let field = found().unwrap();
-        self.browser.clear(&field).unwrap();
-        self.browser.type_into(&field, uri).unwrap();
+        self.browser.type_into(&found().unwrap(), uri).unwrap();
     }
 
     /// Checks the screen by the rules of axe-core, for a wide and a narrow screen, in light and dark.
@@ -173,7 +172,8 @@ impl Page {
         }
     }
 
-    /// Saves a picture for the README if the environment asks for it: `MONGOFERRY_SCREENSHOTS` is the folder.
+    /// Saves a picture for the README if the environment asks for it: `MONGOFERRY_SCREENSHOTS` is the folder, from
+    /// the root of the repository.
     pub fn picture(&self, name: &str, height: u32) {
         let Some(folder) = std::env::var_os("MONGOFERRY_SCREENSHOTS") else {
             return;
@@ -183,7 +183,7 @@ impl Page {
         let drawn = "return new Promise((done) => setTimeout(done, 700))";
         self.browser.run(drawn, &[]).unwrap();
         let picture = base64(&self.browser.picture());
-        std::fs::write(PathBuf::from(folder).join(format!("{name}.png")), picture).unwrap();
+        std::fs::write(root().join(folder).join(format!("{name}.png")), picture).unwrap();
         self.browser.shape(1280, 900, false);
     }
 
@@ -231,19 +231,23 @@ fn rules() -> PathBuf {
     if let Some(file) = std::env::var_os("MONGOFERRY_AXE") {
         return file.into();
     }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/axe");
-    let file = folder.join("axe_core_python/axe.min.js");
+    let folder = root().join("target/axe");
+    let file = folder.join("axe_playwright_python/axe.min.js");
     if !file.exists() {
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
             .arg(&folder);
-        let status = pip.arg("axe-core-python==0.1.0").status().unwrap();
+        let status = pip.arg("axe-playwright-python==0.1.8").status().unwrap();
         assert!(
             status.success(),
             "axe-core cannot be fetched: set MONGOFERRY_AXE to axe.min.js"
         );
     }
     file
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// Decodes base64.

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::host::Host;
-use crate::page::Page;
+use crate::page::{LONG, Page};
 
 /// Lets the page hear nothing of the console's events any more, and so keep what it knows.
 const DEAFEN: &str = "const before = window.fetch;
@@ -16,7 +16,7 @@ fn a_cutover_that_was_confirmed_for_an_earlier_state_is_refused_and_asked_for_ag
     let page = Page::open(&format!("{}#/m/memory/validate", host.address));
     page.press("Validate");
     page.press("Start the migration");
-    page.wait_for("Green light");
+    page.wait_long_for("Green light", LONG);
 
     let first = page.browser.tab();
     page.browser.new_tab();
@@ -33,7 +33,7 @@ fn a_cutover_that_was_confirmed_for_an_earlier_state_is_refused_and_asked_for_ag
     page.press("Stop the run");
     page.wait_for("The run was stopped");
     page.press("Start again");
-    page.wait_for("Green light");
+    page.wait_long_for("Green light", LONG);
 
     page.browser.switch_to(&second);
     page.press("Cut over");

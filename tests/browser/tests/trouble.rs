@@ -3,7 +3,7 @@
 use mongodb::bson::doc;
 
 use crate::host::Host;
-use crate::page::Page;
+use crate::page::{LONG, Page};
 use crate::sides::Sides;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,7 +62,7 @@ async fn a_failed_validation_says_what_to_do_and_is_corrected_in_the_page() {
     page.wait_for("Start, and delete data on the target?");
     page.assert_accessible("question");
     page.press("Delete and start");
-    page.wait_for("Green light");
+    page.wait_long_for("Green light", LONG);
     let left = old.count_documents(doc! { "_id": "old" }).await.unwrap();
     assert_eq!(left, 0);
 }

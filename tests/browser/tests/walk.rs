@@ -67,7 +67,7 @@ async fn an_operator_is_taken_from_both_connections_to_the_certificate() {
     );
     page.assert_accessible("cutover");
     application.stop().await;
-    page.wait_for("Green light");
+    page.wait_long_for("Green light", LONG);
     page.check("Nothing writes to the source any more");
     page.press("Cut over");
 
@@ -80,7 +80,7 @@ async fn an_operator_is_taken_from_both_connections_to_the_certificate() {
     page.picture("console-result", 900);
     page.press("Download the certificate");
     let bytes = page.downloaded("shop-certificate.bson");
-    let certificate = Certificate::decode(&RawDocumentBuf::decode_from_bytes(bytes).unwrap()).unwrap();
+    let certificate = Certificate::decode(&RawDocumentBuf::from_bytes(bytes).unwrap()).unwrap();
     assert!(!certificate.collections.is_empty());
     sides.assert_identical().await;
 
