@@ -43,7 +43,7 @@
 //! # Guides
 //! [`docs`] has a page on each topic: [concepts](docs::concepts), [cutover and way back](docs::cutover),
 //! [verification](docs::verification), [operations](docs::operations) (the runbook), [observability](docs::observability),
-//! [format](docs::format) (everything as JSON), [sizing](docs::sizing), [security](docs::security), [versions](docs::versions),
+//! [format](docs::format) (everything as JSON), [console](docs::console) (a web page and an HTTP API), [sizing](docs::sizing), [security](docs::security), [versions](docs::versions),
 //! [benchmarks](docs::benchmarks), [the hosted procedure](docs::hosted) and [contributing](docs::contributing).
 //!
 //! # Where to begin in the API
@@ -56,9 +56,12 @@
 //! | move applications without stopping them | [`MigratingClient`] |
 //! | move back | [`Summary::reverse`], [`Migration::reverse`] |
 //! | keep the checkpoint elsewhere, or wrap a side | [`CheckpointStore`], [`Source`], [`Sink`] |
+//! | let people run migrations in a web page | `console::Console` (feature `console`) |
 //! | follow an oplog | [`OplogCursor`](oplog::OplogCursor) |
 //!
 //! The feature `metrics` publishes [metrics](docs::observability#metrics) through the facade crate of that name.
+//!
+//! The feature `console` adds a [web page and an HTTP API](docs::console) for people who run migrations.
 //!
 //! The feature `test-util` adds in-memory implementations of the three traits, and a conformance suite for your own implementations.
 

@@ -12,6 +12,7 @@ mod scenarios {
     mod cancellation;
     mod cases;
     mod collation;
+    mod console;
     mod conformance;
     mod deadline;
     mod delta;

@@ -29,12 +29,19 @@ pub struct Demonstration {
 /// Starts both replica sets, loads the shop, and starts its application.
 pub async fn start(documents: u64) -> Result<Demonstration> {
     println!("starting two replica sets; the first time, this downloads MongoDB 6.0.5");
-    let set = |name| ReplicaSet::builder(Version::V6_0).name(name).enable_test_commands(false);
+    let set = |name| {
+        ReplicaSet::builder(Version::V6_0)
+            .name(name)
+            .enable_test_commands(false)
+    };
     let (old, new) = futures::try_join!(set("old").start(), set("new").start())?;
     println!("loading {documents} documents");
     let client = old.client().await?;
     workload::load(&client, documents, 1).await?;
-    let writer = Writer::builder(&client, 1).operations_per_second(OPERATIONS).start().await?;
+    let writer = Writer::builder(&client, 1)
+        .operations_per_second(OPERATIONS)
+        .start()
+        .await?;
     println!("source: {}\ntarget: {}", old.uri(), new.uri());
     Ok(Demonstration {
         old,

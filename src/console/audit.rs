@@ -41,7 +41,9 @@ pub enum AuditOutcome {
 
 /// The host's callback.
 #[derive(Clone, Default)]
-pub(super) struct Auditor(Option<Arc<dyn Fn(&AuditRecord) + Send + Sync>>);
+pub(super) struct Auditor(Option<Arc<Callback>>);
+
+type Callback = dyn Fn(&AuditRecord) + Send + Sync;
 
 impl AuditRecord {
     /// A record of now.

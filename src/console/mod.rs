@@ -5,6 +5,7 @@
 mod actions;
 mod audit;
 mod build;
+mod describe;
 mod endpoint;
 mod event_log;
 mod history;

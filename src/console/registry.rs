@@ -25,7 +25,6 @@ use crate::console::targets::{FixedTarget, Targets};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::MigrationId;
 use crate::mongo::connect::ConnectOptions;
-use crate::runtime::hooks::HookResult;
 use crate::sink::Sink;
 
 /// Maximum number of streams of events that are open at the same time.
@@ -369,7 +368,7 @@ impl ManagedMigration {
     {
         let stop = move || {
             let stopping = stop();
-            async move { HookResult::Ok(stopping.await.map_err(Into::into)?) }.boxed()
+            async move { stopping.await.map_err(Into::into) }.boxed()
         };
         self.calls.stop_writes = Some(Arc::new(stop));
         self

@@ -14,7 +14,7 @@ use crate::api::migration::Migration;
 use crate::console::audit::{AuditOutcome, AuditRecord, Auditor};
 use crate::console::build::Build;
 use crate::console::http::problem::Problem;
-use crate::console::managed::{Cutover, Last, Managed, Preflighted, Stage, Verify};
+use crate::console::managed::{Cutover, Last, Managed, Preflighted, Stage, State, Verify};
 use crate::console::registry::{Console, Tasks};
 use crate::console::view::{Action, actions};
 use crate::error::{Error, Result};
@@ -33,8 +33,7 @@ const DESCRIBED: Duration = Duration::from_secs(10);
 /// # Errors
 /// The migration cannot be checked now, or the check failed without findings.
 pub(super) async fn preflight(console: &Console, managed: &Arc<Managed>) -> Result<Preflighted, Problem> {
-    let build = take_build(managed, Action::Preflight)?;
-    managed.state().preflight_running = true;
+    let build = take_build(managed, Action::Preflight, |state| state.preflight_running = true)?;
     managed.waits.clear();
     let (reply, checked) = oneshot::channel();
     let (task, managed) = (console.tasks(), Arc::clone(managed));
@@ -80,19 +79,12 @@ impl Drop for Ended {
 /// # Errors
 /// It cannot be started now.
 pub(super) fn start(console: &Console, managed: &Arc<Managed>) -> Result<(), Problem> {
-    let build = take_build(managed, Action::Start)?;
     let cancel = CancellationToken::new();
-    {
-        let mut state = managed.state();
-        if !state.is_still() {
-            return Err(Problem::conflict(
-                "another start came first: look at the migration again",
-            ));
-        }
+    let build = take_build(managed, Action::Start, |state| {
         state.enter(Stage::Starting(cancel.clone()));
         state.starts += 1;
         (state.summary, state.verify, state.cutover) = (None, Verify::default(), Cutover::default());
-    }
+    })?;
     managed.waits.clear();
     managed.events.begin_run();
     managed.history.begin_run();
@@ -271,13 +263,17 @@ fn take(managed: &Managed, event: &Event) {
     }
 }
 
-/// Returns how the migration is built, if an action is possible that needs it.
-fn take_build(managed: &Managed, action: Action) -> Result<Build, Problem> {
-    let state = managed.state();
+/// Returns how the migration is built, if an action is possible that needs it, and notes that it has begun.
+fn take_build(managed: &Managed, action: Action, begin: impl FnOnce(&mut State)) -> Result<Build, Problem> {
+    let mut state = managed.state();
     let status = state.status();
     let is_possible = actions(managed, &state, status.as_ref()).contains(&action);
     match &state.build {
-        Some(build) if is_possible => Ok(build.clone()),
+        Some(build) if is_possible => {
+            let build = build.clone();
+            begin(&mut state);
+            Ok(build)
+        }
         None if state.is_still() => Err(Problem::conflict(
             "the console does not know how to connect: give the connections with `PUT endpoints`",
         )),

@@ -22,7 +22,7 @@ use crate::console::managed::{Managed, Preflighted, Stage};
 use crate::console::registry::Console;
 use crate::console::settings::{NewEndpoints, NewMigration};
 use crate::console::view::{self, Action, Detail, Entry};
-use crate::console::{actions, run};
+use crate::console::{actions, describe, run};
 use crate::error::{Error, Finding};
 use crate::model::{Amount, Namespace, format};
 use crate::report::{CollectionStatus, Status, Summary};
@@ -208,7 +208,7 @@ pub(super) async fn create(
     State(console): State<Console>,
     Posted(body): Posted<NewMigration>,
 ) -> Result<Response, Problem> {
-    let managed = actions::create(&console, body)?;
+    let managed = describe::create(&console, body)?;
     Ok(created(&console, &managed, "migrations/"))
 }
 
@@ -226,7 +226,7 @@ pub(super) async fn endpoints(
     Named(managed): Named,
     Posted(body): Posted<NewEndpoints>,
 ) -> Answer<Detail> {
-    actions::set_endpoints(&console, &managed, body).await?;
+    describe::set_endpoints(&console, &managed, body).await?;
     Ok(console.answer(StatusCode::OK, &managed))
 }
 
@@ -477,6 +477,6 @@ pub(super) async fn reverse(
     Named(managed): Named,
     Posted(body): Posted<Reverse>,
 ) -> Result<Response, Problem> {
-    let back = actions::take_back(&console, &managed, (body.source, body.target)).await?;
+    let back = describe::take_back(&console, &managed, (body.source, body.target)).await?;
     Ok(created(&console, &back, "../"))
 }

@@ -9,5 +9,6 @@ mod page;
 pub(in crate::console) mod problem;
 mod routes;
 mod stream;
+mod table;
 
 pub use self::routes::router;

@@ -248,7 +248,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::console::http::routes::routes;
+    use crate::console::http::table::routes;
 
     fn references<'a>(value: &'a Value, into: &mut Vec<&'a str>) {
         match value {
