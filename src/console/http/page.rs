@@ -157,6 +157,40 @@ mod tests {
         }
     }
 
+    /// What the format has, the page has words for.
+    #[test]
+    fn the_page_has_words_for_every_event_phase_and_kind_of_error() {
+        let schema: serde_json::Value = serde_json::from_str(include_str!("../../docs/format.schema.json")).unwrap();
+        let events = schema["$defs"]["event"]["oneOf"].as_array().unwrap();
+        let events = events
+            .iter()
+            .filter_map(|event| event["properties"]["type"]["const"].as_str());
+        let names = |list: &serde_json::Value| -> Vec<String> { serde_json::from_value(list.clone()).unwrap() };
+        for (file, wanted) in [
+            ("event_text.js", events.map(str::to_owned).collect()),
+            ("words.js", names(&schema["$defs"]["error_kind"]["enum"])),
+            ("words.js", names(&schema["$defs"]["phase"]["enum"])),
+            (
+                "words.js",
+                names(&schema["$defs"]["collection"]["properties"]["phase"]["enum"]),
+            ),
+            ("words.js", names(&schema["$defs"]["existing_data"]["enum"])),
+            ("words.js", names(&schema["$defs"]["ddl_policy"]["enum"])),
+            ("words.js", names(&schema["$defs"]["verification"]["enum"])),
+            ("validate.js", names(&schema["$defs"]["collection_kind"]["enum"])),
+        ] {
+            let (.., bytes) = FILES.iter().find(|(name, ..)| *name == file).unwrap();
+            let text = std::str::from_utf8(bytes).unwrap();
+            assert!(wanted.len() > 2);
+            for name in wanted {
+                assert!(
+                    text.contains(&format!("\n  {name}: ")),
+                    "{file} has no words for {name}"
+                );
+            }
+        }
+    }
+
     /// The policy of the page forbids both. Text that comes from servers must not become markup.
     #[test]
     fn the_page_has_neither_markup_from_text_nor_code_beside_its_files() {

@@ -2,6 +2,11 @@
 
 const BASE = 'api/v1/';
 
+// How long an answer that needs no server of MongoDB may take.
+const ANSWER_MS = 10_000;
+
+const NO_ANSWER = 'The console does not answer. Check that the program which hosts it still runs, and your network.';
+
 // An answer that is no success, or none at all (`status` 0).
 export class Problem extends Error {
   constructor(status, body) {
@@ -33,7 +38,26 @@ export const connection = {
   },
 };
 
-export const get = (path, signal) => call('GET', path, undefined, signal);
+// Without an answer in time, the console counts as lost: a process that is stopped keeps its connections open.
+export async function get(path, signal, limit = ANSWER_MS) {
+  const end = new AbortController();
+  const stop = () => end.abort();
+  signal?.addEventListener('abort', stop);
+  const timer = setTimeout(() => {
+    connection.lost();
+    stop();
+  }, limit);
+  try {
+    return await call('GET', path, undefined, end.signal);
+  } catch (error) {
+    if (end.signal.aborted && !signal?.aborted) throw new Problem(0, { detail: NO_ANSWER });
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener('abort', stop);
+  }
+}
+
 export const post = (path, body = {}) => call('POST', path, body);
 export const put = (path, body) => call('PUT', path, body);
 export const remove = (path) => call('DELETE', path);
@@ -67,9 +91,7 @@ export async function fetched(path, options = {}) {
   } catch (error) {
     if (options.signal?.aborted) throw error;
     connection.lost();
-    throw new Problem(0, {
-      detail: 'The console does not answer. Check that the program which hosts it still runs, and your network.',
-    });
+    throw new Problem(0, { detail: NO_ANSWER });
   }
   // A proxy in front of a console that is down answers with one of these. The console itself says why.
   const own = answer.headers.get('content-type')?.startsWith('application/problem+json');

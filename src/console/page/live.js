@@ -11,6 +11,8 @@ const HIDDEN_MS = 20_000;
 const EVENTS = 1_000;
 const LONGEST_DELAY_MS = 5_000;
 const POLL_MS = 2_000;
+// Both sides are asked for a document.
+const DOCUMENTS_MS = 60_000;
 
 export class Live {
   constructor(id, changed) {
@@ -86,7 +88,8 @@ export class Live {
   }
 
   documents(namespace, id) {
-    return get(`${path(this.id, 'documents')}?${new URLSearchParams({ namespace, id })}`, this.ended.signal);
+    const query = new URLSearchParams({ namespace, id });
+    return get(`${path(this.id, 'documents')}?${query}`, this.ended.signal, DOCUMENTS_MS);
   }
 
   async follow() {
