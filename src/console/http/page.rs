@@ -184,7 +184,7 @@ mod tests {
             assert!(wanted.len() > 2);
             for name in wanted {
                 assert!(
-                    text.contains(&format!("\n  {name}: ")),
+                    text.contains(&format!("\n  {name}:")),
                     "{file} has no words for {name}"
                 );
             }
