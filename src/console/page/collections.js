@@ -4,7 +4,7 @@ import { h } from './dom.js';
 import { bytes, count, counted, percent } from './format.js';
 import { marked } from './findings.js';
 import { bar, field, icon, pager, tag, table } from './parts.js';
-import { COLLECTION_PHASES } from './words.js';
+import { COLLECTION_PHASES, isComplete } from './words.js';
 
 const RELOAD_MS = 2_000;
 const LIMIT = 10;
@@ -50,7 +50,7 @@ export class CollectionsPart {
     this.screen.update();
   }
 
-  view() {
+  view(detail) {
     this.load();
     const { answer, query } = this;
     if (answer && answer.total === 0) return null;
@@ -106,7 +106,7 @@ export class CollectionsPart {
       answer
         ? table({
             label: 'Collections',
-            columns: COLUMNS,
+            columns: columns(detail),
             rows: answer.collections,
             key: (one) => one.id,
             empty: 'No collection fits the filter.',
@@ -126,7 +126,7 @@ export class CollectionsPart {
 
 const TONES = { waiting: 'calm', copying: 'busy', copied: 'busy', indexing: 'busy', following: 'good' };
 
-const COLUMNS = [
+const columns = (detail) => [
   {
     name: 'Collection',
     main: true,
@@ -168,6 +168,8 @@ const COLUMNS = [
         ? h('span', { class: 'bad-text' }, icon('bad'), counted(one.differences, 'difference'))
         : one.all_compared
           ? h('span', { class: 'good-text' }, icon('good'), 'Identical')
-          : h('span', {}, `${percent(one.compared.documents, one.total.documents)} %`),
+          : detail.status.all_compared || isComplete(detail)
+            ? h('span', { class: 'quiet' }, 'At the cutover')
+            : h('span', {}, `${percent(one.compared.documents, one.total.documents)} %`),
   },
 ];

@@ -65,28 +65,7 @@ export class ComparisonPart {
       'section',
       { class: 'panel', 'aria-labelledby': 'report' },
       h('h2', { id: 'report' }, 'Last comparison on request'),
-      report.identical
-        ? notice(
-            'good',
-            'Both sides are identical',
-            h(
-              'p',
-              {},
-              `${counted(report.collections.length, 'collection')}, ${counted(
-                report.collections.reduce((sum, one) => sum + one.documents, 0),
-                'document',
-              )}.`,
-            ),
-          )
-        : notice(
-            'bad',
-            `${counted(report.difference_count, 'document')} differ`,
-            h(
-              'p',
-              {},
-              'Usually another program wrote to the target, or the target refused a document. Stop that program, then repair: the target gets what the source has.',
-            ),
-          ),
+      verdict(report, different),
       screen.can('repair') &&
         report.difference_count > 0 &&
         h(
@@ -104,7 +83,7 @@ export class ComparisonPart {
       'div',
       { key: one.namespace, class: 'stack tight' },
       h('h3', {}, one.namespace, one.target !== one.namespace && ` → ${one.target}`),
-      one.not_compared && notice('warn', 'Not compared', h('p', {}, one.not_compared)),
+      one.not_compared && notice('info', 'Not compared', h('p', {}, one.not_compared)),
       h(
         'ul',
         { class: 'differences' },
@@ -218,6 +197,20 @@ export class ComparisonPart {
   }
 }
 
+// A collection may have no order in which it can be compared while it is written to. That is no difference.
+function verdict(report, different) {
+  if (report.difference_count > 0) {
+    const cause =
+      'Usually another program wrote to the target, or the target refused a document. Stop that program, then repair: the target gets what the source has.';
+    return notice('bad', `${counted(report.difference_count, 'document')} differ`, h('p', {}, cause));
+  }
+  const documents = report.collections.reduce((sum, one) => sum + one.documents, 0);
+  const amount = `${counted(report.collections.length - different.length, 'collection')}, ${counted(documents, 'document')}.`;
+  if (report.identical) return notice('good', 'Both sides are identical', h('p', {}, amount));
+  const rest = `Not compared now: ${counted(different.length, 'collection')}. See below.`;
+  return notice('info', 'No differences in what was compared', h('p', {}, amount), h('p', {}, rest));
+}
+
 function during(status) {
   const value = status.all_compared ? 100 : percent(status.compared.bytes, status.total.bytes);
   return h(
@@ -239,7 +232,7 @@ function during(status) {
     h(
       'p',
       { class: 'quiet' },
-      `${counted(status.compared.documents, 'document')}, ${bytes(status.compared.bytes)}; ${counted(status.differences, 'difference')}`,
+      `Read for it, some more than once: ${counted(status.compared.documents, 'document')}, ${bytes(status.compared.bytes)}. ${counted(status.differences, 'difference')}.`,
     ),
   );
 }

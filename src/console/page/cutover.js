@@ -2,12 +2,12 @@
 
 import { ask } from './dialog.js';
 import { announce, h } from './dom.js';
-import { about, count, duration } from './format.js';
+import { about, duration } from './format.js';
 import { errorNotice } from './findings.js';
 import { greenPanel } from './overview.js';
 import { button, check, icon, notice } from './parts.js';
 import { newConnection, resultPanel } from './result.js';
-import { isComplete, isGreen } from './words.js';
+import { isComplete, isCuttingOver, isGreen } from './words.js';
 
 const WORDS = { waiting: 'to come', running: 'now', done: 'done', failed: 'failed' };
 
@@ -28,7 +28,7 @@ export class CutoverPart {
     const { screen } = this;
     const cutover = detail.cutover;
     const steps = Object.fromEntries((cutover?.steps ?? []).map((step) => [step.step, step]));
-    const running = detail.phase === 'cutover' || Object.values(steps).some((step) => step.state === 'running');
+    const running = isCuttingOver(detail);
     const complete = isComplete(detail);
     if (this.confirmed && (running || complete)) this.confirmed = running && this.confirmed;
     return [
@@ -133,7 +133,7 @@ export class CutoverPart {
           'p',
           {},
           status?.all_compared
-            ? `What has changed since the last comparison. Everything else is compared already: ${count(status.compared.documents)} documents.`
+            ? 'What has changed since the last comparison. Everything else is compared already.'
             : 'Every document that is not compared yet, all options and all indexes.',
         ),
         says('compare'),

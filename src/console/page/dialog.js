@@ -3,6 +3,9 @@
 import { h, render } from './dom.js';
 import { button, problemNotice } from './parts.js';
 
+// What `act` returns if more has to be typed: the dialog stays open.
+export const ASK_AGAIN = Symbol('ask again');
+
 let nextId = 0;
 
 // Asks, and does. `body(update)` describes the content, `confirm` is the word on the button, `act` does it: the dialog stays open with the
@@ -26,12 +29,13 @@ export function ask({ title, body, confirm, danger = false, ready = () => true, 
       problem = null;
       update();
       try {
-        close((await act?.()) ?? true);
+        const result = (await act?.()) ?? true;
+        if (result !== ASK_AGAIN) return close(result);
       } catch (error) {
         problem = error;
-        busy = false;
-        update();
       }
+      busy = false;
+      update();
     };
     const update = () =>
       render(

@@ -34,6 +34,7 @@ export function rate(number) {
 // A duration to read at a glance: "0.4 s", "12 s", "3 min 20 s", "5 h 10 min", "4 d 3 h".
 export function duration(ms) {
   if (ms === null || ms === undefined) return NONE;
+  if (ms === 0) return '0 s';
   if (ms < 9_950) return `${(ms / 1000).toFixed(1)} s`;
   const seconds = Math.round(ms / 1000);
   if (seconds < 120) return `${seconds} s`;

@@ -29,14 +29,16 @@ export class OverviewPart {
   view(detail) {
     const { screen } = this;
     const { status } = detail;
+    // Before the source is listed, every number is zero.
+    const known = status && !(detail.phase === 'preflight' && status.total.documents === 0);
     return [
       this.alerts(detail),
       detail.summary && resultPanel(detail, screen),
       isGreen(detail) && greenPanel(detail, screen),
       detail.state !== 'elsewhere' && steps(detail),
-      status ? this.tiles(detail, status) : unstarted(detail),
-      status && this.chart.view(detail),
-      status && screen.collections.view(detail),
+      known ? this.tiles(detail, status) : unstarted(detail),
+      known && this.chart.view(detail),
+      known && screen.collections.view(detail),
       (screen.live.events.length > 0 || status) && this.recent(),
     ];
   }
@@ -113,7 +115,6 @@ export class OverviewPart {
 
   tiles(detail, status) {
     const value = progress(status.copied, status.total);
-    const compared = percent(status.compared.bytes, status.total.bytes);
     const copying = !status.copy_complete;
     const ended = detail.state === 'ended';
     const paused = detail.phase === 'paused';
@@ -160,21 +161,7 @@ export class OverviewPart {
             ? 'after the copy of each collection'
             : '',
       ),
-      tile(
-        'Compared',
-        status.differences
-          ? counted(status.differences, 'difference')
-          : status.all_compared
-            ? 'everything'
-            : `${compared} %`,
-        status.all_compared
-          ? status.differences
-            ? 'everything is compared'
-            : 'no differences'
-          : `${compared} % compared, ${counted(status.differences, 'difference')}`,
-        null,
-        status.differences ? 'bad' : status.all_compared ? 'good' : '',
-      ),
+      comparedTile(detail, status),
       !ended &&
         tile(
           'Oplog of the source',
@@ -323,10 +310,8 @@ export function waits(detail) {
 }
 
 function unstarted(detail) {
-  if (!['created', 'starting'].includes(detail.state)) return null;
-  return (
-    detail.state === 'starting' && h('p', { class: 'empty' }, 'Amounts are shown as soon as both sides are connected.')
-  );
+  const soon = detail.state === 'starting' || (detail.state === 'running' && detail.phase === 'preflight');
+  return soon && h('p', { class: 'empty' }, 'Amounts are shown as soon as the source is listed.');
 }
 
 function steps(detail) {
@@ -376,6 +361,19 @@ function tile(name, value, text, extra, tone = '') {
   );
 }
 
+function comparedTile(detail, status) {
+  const compared = `${percent(status.compared.bytes, status.total.bytes)} %`;
+  const differences = counted(status.differences, 'difference');
+  if (detail.summary?.outcome === 'complete') {
+    return detail.summary.position
+      ? tile('Compared', 'everything', 'at the cutover', null, 'good')
+      : tile('Compared', 'not compared', 'as chosen in the settings');
+  }
+  if (!status.all_compared) return tile('Compared', compared, differences, null, status.differences ? 'bad' : '');
+  if (status.differences) return tile('Compared', differences, 'everything is compared', null, 'bad');
+  return tile('Compared', 'everything', 'no differences', null, 'good');
+}
+
 // The green light, with what it rests on.
 export function greenPanel(detail, screen) {
   const onCutover = screen.tab === 'cutover';
@@ -410,7 +408,7 @@ function evidence(detail) {
     { class: 'evidence' },
     item(`Lag: ${duration(status.lag_ms)}`),
     status.all_compared
-      ? item(`Everything compared: ${counted(status.compared.documents, 'document')}`)
+      ? item('Everything is compared')
       : h('li', {}, icon('info'), 'Documents are compared at the cutover'),
     status.differences === 0 && item('Differences: 0'),
     item(`Indexes built: ${count(status.indexes.built)} of ${count(status.indexes.total)}`),

@@ -1,7 +1,7 @@
 // The end of a cutover: where the applications may go, what was compared, and what was left out.
 
 import { path, save } from './api.js';
-import { ask } from './dialog.js';
+import { ASK_AGAIN, ask } from './dialog.js';
 import { h } from './dom.js';
 import { EndpointForm } from './endpoint.js';
 import { count, counted, duration, position } from './format.js';
@@ -287,7 +287,7 @@ async function takeBack(detail, screen) {
     },
     confirm: 'Begin the way back',
     act: async () => {
-      if (forms && !forms.map((form) => form.complete()).every(Boolean)) throw new Error('Some fields are missing.');
+      if (forms && !forms.map((form) => form.complete()).every(Boolean)) return ASK_AGAIN;
       try {
         const body = Object.fromEntries((forms ?? []).map((form) => [form.side, form.body()]));
         const made = await screen.live.act('reverse', body);
@@ -295,8 +295,9 @@ async function takeBack(detail, screen) {
         return made;
       } catch (problem) {
         const sides = screen.app.info?.fixed_target ? ['source'] : ['source', 'target'];
-        if (!forms && problem.status === 422) forms = sides.map((side) => new EndpointForm(side, () => {}));
-        throw problem;
+        if (forms || problem.status !== 422) throw problem;
+        forms = sides.map((side) => new EndpointForm(side, () => {}));
+        return ASK_AGAIN;
       }
     },
   });

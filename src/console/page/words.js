@@ -57,6 +57,7 @@ export function badge(entry) {
       return { tone: 'calm', text: 'Runs elsewhere' };
     default:
   }
+  if (entry.phase !== 'complete' && isCuttingOver(entry)) return { tone: 'busy', text: PHASES.cutover };
   const tones = { ready: 'good', complete: 'good', failed: 'bad', paused: 'warn', stopped: 'calm' };
   return { tone: tones[entry.phase] ?? 'busy', text: PHASES[entry.phase] ?? String(entry.phase ?? 'Unknown') };
 }
@@ -78,7 +79,14 @@ export function isComplete(detail) {
 
 // Green light: everything is copied, indexed and compared, and the lag is small.
 export function isGreen(entry) {
-  return Boolean(entry.can_cut_over) && entry.phase === 'ready';
+  return Boolean(entry.can_cut_over) && entry.phase === 'ready' && !isCuttingOver(entry);
+}
+
+// Whether a cutover is in progress. Until the applications are stopped, the phase is still that of before; then a run can only be stopped.
+export function isCuttingOver(entry) {
+  if (entry.phase === 'cutover' || entry.cutover?.steps?.some((step) => step.state === 'running')) return true;
+  const can = (action) => entry.actions?.includes(action);
+  return entry.state === 'running' && can('abandon') && !can('pause') && !can('resume');
 }
 
 // What happens now, and what the operator should do next.
@@ -124,12 +132,13 @@ function stored(detail) {
 
 function running(detail) {
   const status = detail.status;
+  if (isCuttingOver(detail)) return CUTTING_OVER;
   const left = status?.time_left_ms;
   switch (detail.phase) {
     case 'preflight':
       return {
         now: 'The run checks both sides, lists the source, and creates the collections on the target.',
-        next: 'Wait.',
+        next: 'Wait. Usually this takes some seconds.',
       };
     case 'copy':
       return {
@@ -150,8 +159,6 @@ function running(detail) {
       };
     case 'ready':
       return ready(detail);
-    case 'cutover':
-      return { now: 'The cutover is in progress.', next: 'Keep the applications stopped until the result is shown.' };
     case 'paused': {
       const reach = status?.oplog_time_left_ms;
       return {
@@ -190,6 +197,11 @@ function ready(detail) {
     next: `Choose the moment, then prepare to cut over. The applications stand still for ${about(detail.cutover_estimate_ms)}.`,
   };
 }
+
+const CUTTING_OVER = {
+  now: 'The cutover is in progress.',
+  next: 'Keep the applications stopped until the result is shown.',
+};
 
 const ADVICE = {
   invalid_configuration: 'Correct the value that the message names, then start again.',
