@@ -166,9 +166,11 @@ export class OverviewPart {
         tile(
           'Oplog of the source',
           duration(status.oplog_window_ms),
-          status.oplog_time_left_ms === null
-            ? 'reaches back'
-            : `reaches back; ${duration(status.oplog_time_left_ms)} left`,
+          status.oplog_window_ms === null
+            ? 'not measured yet'
+            : status.oplog_time_left_ms === null
+              ? 'reaches back'
+              : `reaches back; ${duration(status.oplog_time_left_ms)} left`,
           null,
           shortOplog(status) ? 'warn' : '',
         ),

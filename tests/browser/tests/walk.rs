@@ -30,7 +30,7 @@ async fn an_operator_is_taken_from_both_connections_to_the_certificate() {
     page.press("Continue");
     page.press("Options");
     // Slow enough to be looked at.
-    page.fill("Limit of the copy, in MB per second", "8");
+    page.fill("Limit of the copy, in MB per second", "2");
     page.assert_accessible("settings");
     page.press("Continue");
     page.fill("Name of the migration", "shop");
