@@ -94,6 +94,12 @@ export class ListScreen {
             'The page takes you through it: both connections, a check of both sides, the copy, and the cutover.',
           )
         : h('p', {}, 'This console does not create migrations. The program that hosts it adds them.'),
+      this.app.info?.fixed_target &&
+        h(
+          'p',
+          { class: 'quiet' },
+          'Migrations that the target knows from before a restart appear here after some seconds.',
+        ),
       create && h('p', {}, h('a', { class: 'button', href: '#/new' }, 'New migration')),
     );
   }
