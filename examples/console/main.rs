@@ -64,7 +64,7 @@ fn arguments() -> Result<Option<Arguments>> {
 /// login around the router.
 async fn serve(console: Console, port: u16) -> Result<()> {
     let secret = format!("/{:032x}", rand::random::<u128>());
-    let application = Router::new().nest(&secret, router(console.clone()));
+    let application = Router::new().nest_service(&secret, router(console.clone()));
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     println!("http://{}{secret}/", listener.local_addr()?);
     let mut terminate = signal(SignalKind::terminate())?;

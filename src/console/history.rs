@@ -17,6 +17,9 @@ const SAMPLES: usize = 600;
 /// Interval between the first samples.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// How much too early a timer may be.
+const EARLY: Duration = Duration::from_millis(100);
+
 /// State of a run at one moment.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct Sample {
@@ -60,8 +63,7 @@ impl History {
     pub fn note(&self, status: &Status) {
         let now = Instant::now();
         let mut samples = lock(&self.0);
-        // A timer may be a little early.
-        let least = samples.interval * 9 / 10;
+        let least = samples.interval.saturating_sub(EARLY);
         if samples.last.is_some_and(|last| now - last < least) {
             return;
         }

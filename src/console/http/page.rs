@@ -63,12 +63,12 @@ pub(super) async fn index(OriginalUri(uri): OriginalUri, headers: HeaderMap) -> 
     if path.ends_with('/') {
         return file(FILES.first(), &headers);
     }
-    // Relative, so that what a proxy has cut off in front does not matter.
+    // Relative, so that what a proxy has cut off in front does not matter. `nest` does not lead to the path with a slash alone.
     let last = path.rsplit('/').next().unwrap_or_default();
-    let Ok(location) = HeaderValue::try_from(format!("./{last}/")) else {
+    let Ok(location) = HeaderValue::try_from(format!("./{last}/index.html")) else {
         return not_found().into_response();
     };
-    let mut response = StatusCode::PERMANENT_REDIRECT.into_response();
+    let mut response = StatusCode::TEMPORARY_REDIRECT.into_response();
     response.headers_mut().insert(header::LOCATION, location);
     response
 }

@@ -50,12 +50,13 @@ const JSON: &str = "application/json";
 
 /// Creates the router of a console, for a host to mount in its own server.
 ///
-/// It can be nested at any path, and all addresses of the page are relative to that. It answers only requests that name a
+/// It can be mounted at any path with [`nest_service`](axum::Router::nest_service): all addresses of the page are relative to that.
+/// ([`nest`](axum::Router::nest) works as well, but does not find the path with a slash at its end.) It answers only requests that name a
 /// [known host](crate::console::ConsoleBuilder::allow_host). Who may use it is the host's decision: put your own authentication around it.
 ///
 /// ```no_run
 /// # fn serve(console: mongoferry::console::Console) -> axum::Router {
-/// axum::Router::new().nest("/console", mongoferry::console::router(console))
+/// axum::Router::new().nest_service("/console", mongoferry::console::router(console))
 /// # }
 /// ```
 pub fn router(console: Console) -> Router {

@@ -44,7 +44,12 @@ async fn a_migration_goes_from_the_list_to_the_certificate() {
         (&started["state"], actions(&started)),
         (&json!("starting"), vec!["abandon"])
     );
-    let detail = client.until_ready("tenant").await;
+    client.until_ready("tenant").await;
+    // The window begins a moment later.
+    let detail = client.until("tenant", "its window has begun", |detail| {
+        detail["cutover_deadline"].is_string()
+    });
+    let detail = detail.await;
     assert_eq!(
         (&detail["state"], &detail["can_cut_over"]),
         (&json!("running"), &json!(true))
@@ -208,6 +213,7 @@ async fn a_start_that_is_refused_is_shown_and_can_be_repeated() {
     let create = mongoferry::sink::CatalogCommand::Create {
         namespace: "shop.orders".parse().unwrap(),
         options: rawdoc! {},
+        kind: mongoferry::CollectionKind::Plain,
     };
     mongoferry::Sink::execute(&sink, &create).await.unwrap();
     let client = Client::of(&bench.console());

@@ -57,8 +57,7 @@ async fn a_script_starts_watches_and_commits() {
     );
     let bytes = &running["collectionCopy"];
     assert!(
-        bytes["estimatedTotalBytes"].as_u64() > Some(0)
-            && bytes["estimatedCopiedBytes"] == bytes["estimatedTotalBytes"],
+        bytes["estimatedTotalBytes"].as_u64() > Some(0) && bytes["estimatedCopiedBytes"].as_u64() > Some(0),
         "{running:#}"
     );
     assert!(
