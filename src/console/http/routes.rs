@@ -15,6 +15,7 @@ use crate::console::http::table::routes;
 use crate::console::http::{handlers, page};
 use crate::console::registry::Console;
 use crate::console::view::Detail;
+use crate::model::MigrationId;
 
 /// One route.
 pub(super) struct Route {
@@ -112,10 +113,11 @@ async fn audited(
     request: Request,
     next: Next,
 ) -> Response {
+    // What is no id may be anything, and does not belong into a log.
     let id = params
         .iter()
-        .find(|(name, _)| *name == "id")
-        .map(|(_, id)| id.chars().take(64).collect::<String>());
+        .find(|(name, id)| *name == "id" && id.parse::<MigrationId>().is_ok());
+    let id = id.map(|(_, id)| id.to_owned());
     let id = id.or_else(|| console.inner.choices.single.clone());
     let response = next.run(request).await;
     let status = response.status();

@@ -462,6 +462,7 @@ async fn each_action_leaves_a_record() {
     client.post("migrations/tenant/resume", json!({})).await.problem(409);
     client.cut_over("tenant").await;
     client.post("migrations/none/pause", json!({})).await.problem(404);
+    client.post("migrations/a%0Ab/pause", json!({})).await.problem(404);
     let foreign = request("POST", "migrations/tenant/pause").header("sec-fetch-site", "cross-site");
     client.send(foreign.body(Body::empty()).unwrap()).await.problem(403);
     client.get("migrations").await;
@@ -478,6 +479,7 @@ async fn each_action_leaves_a_record() {
         ("cutover", tenant, AuditOutcome::Accepted),
         ("cutover", tenant, AuditOutcome::Completed),
         ("pause", Some("none"), AuditOutcome::Refused(404)),
+        ("pause", None, AuditOutcome::Refused(404)),
         ("request", None, AuditOutcome::Refused(403)),
     ];
     assert_eq!(told, expected);

@@ -49,6 +49,8 @@ async fn people_migrate_by_host_user_and_certificate_and_take_it_back() {
     // What is wrong comes as findings, one after another.
     let codes = async |client: &Client| -> Vec<String> {
         let plan = client.act("tenant-42", "preflight", json!({})).await;
+        let text = plan.to_string();
+        assert!(!text.contains("wr0ng") && !text.contains("s3cret"), "{text}");
         let findings = plan["findings"].as_array().unwrap().iter();
         findings
             .map(|finding| finding["code"].as_str().unwrap().to_owned())

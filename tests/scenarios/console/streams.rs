@@ -205,7 +205,8 @@ async fn a_stream_ends_with_the_migration_and_with_the_console() {
             true => assert!(console.remove("tenant")),
             false => drop((console, client)),
         }
-        while reader.next().await.is_some() {}
+        let ends = async { while reader.next().await.is_some() {} };
+        timeout(DEADLINE, ends).await.expect("the stream ends");
         sleep(Duration::from_secs(10)).await;
         let known = mongoferry::migrations(&bench.sink).await.unwrap();
         assert!(known[0].owner.is_none(), "{known:?}");

@@ -296,3 +296,28 @@ async fn calls_that_do_not_fit_the_phase_are_refused() {
     assert_eq!(refused(run.cutover(async {}).await), ErrorKind::WrongPhase);
     run.abandon().await;
 }
+
+/// Late writes that are accepted lead back to an earlier step. A step that fails is the last one that was told.
+#[tokio::test(start_paused = true)]
+async fn each_step_of_a_cutover_is_told_as_it_begins() {
+    use mongoferry::CutoverStep::{Compare, Drain, Finish, StopWrites};
+
+    let bench = Bench::with_orders(5);
+    let migration = bench.by_digest().accept_late_writes(true).build().unwrap();
+    let run = migration.start().await.unwrap();
+    let events = run.events();
+    let refuses = run.cutover(async { Err::<(), _>("the application does not stop") });
+    assert_eq!(refuses.await.unwrap_err().kind(), ErrorKind::Hook);
+    let summary = cut_over_while(&bench, &run, || bench.set("shop.orders", 1, 7))
+        .await
+        .unwrap();
+    assert_eq!(summary.late_writes.count, 1);
+    let step = |event| async move {
+        match event {
+            Event::CutoverStep { step } => Some(step),
+            _ => None,
+        }
+    };
+    let steps: Vec<_> = timeout(DEADLINE, events.filter_map(step).collect()).await.unwrap();
+    assert_eq!(steps, [StopWrites, StopWrites, Drain, Compare, Drain, Compare, Finish]);
+}
