@@ -87,7 +87,7 @@ fn in_memory(id: String, collections: usize) -> Result<ManagedMigration> {
 async fn main() -> Result<()> {
     let arguments = arguments()?;
     let console = console(&arguments)?;
-    let application = Router::new().nest(PATH, router(console.clone()));
+    let application = Router::new().nest_service(PATH, router(console.clone()));
     let listener = TcpListener::bind(("127.0.0.1", arguments.port)).await?;
     println!("http://{}{PATH}/", listener.local_addr()?);
     let mut input = tokio::io::stdin();

@@ -2,7 +2,7 @@
 //!
 //! Its calls block. The test's own thread waits for the browser, while the tasks of the runtime go on.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -27,8 +27,13 @@ pub struct Browser {
 pub struct Element(pub Value);
 
 /// The driver's error, such as `stale element reference`.
-#[derive(Debug)]
-pub struct Failure(pub String);
+pub struct Failure(String);
+
+impl std::fmt::Debug for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 pub type Result<T> = std::result::Result<T, Failure>;
 

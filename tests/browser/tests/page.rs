@@ -145,7 +145,7 @@ impl Page {
     pub fn fill_uri(&self, uri: &str) {
         self.check("Connection string");
         // Now there is a field with the same words.
-        let script = "return document.querySelector('input[id$=-uri]')";
+        let script = "return document.querySelector('input[id$=-uri]:not([type=radio])')";
         let found = || Element::of(self.browser.run(script, &[]).unwrap());
         assert!(until(SOON, || found().is_some()));
         self.browser.type_into(&found().unwrap(), uri).unwrap();
