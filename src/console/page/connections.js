@@ -3,7 +3,7 @@
 import { h } from './dom.js';
 import { EndpointForm } from './endpoint.js';
 import { findingsList } from './findings.js';
-import { check, problemNotice } from './parts.js';
+import { button, check, problemNotice } from './parts.js';
 import { settingsBody, settingsFields, settingsFrom, settingsProblems } from './settings.js';
 
 export class ConnectionsPart {
@@ -43,14 +43,11 @@ export class ConnectionsPart {
       h('h2', {}, 'What to migrate'),
       this.settings
         ? settingsFields(this.settings, () => this.screen.update())
-        : check(
-            'change-settings',
-            'Change the settings',
-            false,
-            () => this.edit(detail),
-            known
-              ? 'The selection, existing data on the target, limits and other options.'
-              : 'They are those of the program unless you change them. What is migrated stays as it was.',
+        : h(
+            'div',
+            { class: 'stack tight' },
+            h('p', { class: 'hint' }, settingsHint(known)),
+            button('Change the settings', () => this.edit(detail), { kind: 'secondary' }),
           ),
       h(
         'div',
@@ -119,4 +116,10 @@ export class ConnectionsPart {
     this.busy = false;
     screen.update();
   }
+}
+
+function settingsHint(known) {
+  return known
+    ? 'The selection, existing data on the target, limits and other options stay as they are.'
+    : 'They are those of the program unless you change them. What is migrated stays as it was.';
 }

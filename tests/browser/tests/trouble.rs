@@ -50,7 +50,7 @@ async fn a_failed_validation_says_what_to_do_and_is_corrected_in_the_page() {
     );
     page.assert_accessible("blockers");
     page.press("Change connections or settings");
-    page.check("Change the settings");
+    page.press("Change the settings");
     page.check("Yes, delete it");
     page.press("Save and validate");
     page.wait_for("Confirm that this data is deleted");

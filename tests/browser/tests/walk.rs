@@ -76,7 +76,7 @@ async fn an_operator_is_taken_from_both_connections_to_the_certificate() {
     page.wait_for(&sides.target.member_address(0));
     page.assert_accessible("result");
     page.go("#/m/shop");
-    page.wait_for("All steps are done");
+    page.wait_for("by the last run");
     page.picture("console-result", 900);
     page.press("Download the certificate");
     let bytes = page.downloaded("shop-certificate.bson");
