@@ -104,6 +104,8 @@ pub mod conformance;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
+#[cfg(feature = "console")]
+pub use axum;
 /// The crates of the types in this API, in the versions that this crate uses, so that a host needs no matching version of its own.
 pub use {bson, mongodb};
 

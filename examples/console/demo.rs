@@ -66,6 +66,14 @@ impl Demonstration {
                 Migration::builder(source, sink).id(ID).chunk_bytes(CHUNK_BYTES).build()
             }
         });
+        let (source, target) = (self.new.uri(), self.old.uri());
+        let migration = migration.way_back(move |way_back| {
+            let (source, target) = (source.clone(), target.clone());
+            async move {
+                let (source, sink) = (MongoSource::connect(source).await?, MongoSink::connect(target).await?);
+                way_back.reverse(source, sink)?.build()
+            }
+        });
         let application = Arc::clone(&self.application);
         let migration = migration.stop_writes(move || {
             let application = Arc::clone(&application);

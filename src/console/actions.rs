@@ -280,7 +280,8 @@ pub(super) async fn documents(
     let value = bson::Bson::try_from(value).map_err(|_| malformed())?;
     let value = bson::RawBson::try_from(value).map_err(|_| malformed())?;
     let key = Key::from(value.as_raw_bson_ref());
-    let run = running(managed, Action::Throttle)?;
+    let no_run = || Problem::conflict("documents are read by a run, and there is none: start the migration");
+    let run = managed.handle().ok_or_else(no_run)?;
     let both = run.read_both(namespace, &key).await?;
     let shown = |document: Option<bson::RawDocumentBuf>| {
         // A key shows any value as canonical extended JSON.

@@ -218,6 +218,10 @@ impl State {
     }
 
     pub fn enter(&mut self, stage: Stage) {
+        // Its owner is this process from here on, until the target is listed again.
+        if let (Stage::Running(_), Some(known)) = (&stage, &mut self.known) {
+            known.owner = None;
+        }
         self.stage = stage;
         self.since = Instant::now();
     }

@@ -170,6 +170,9 @@ impl Console {
     /// Ends all runs, for a program that is about to exit, and takes at most `deadline` for it. Starts in progress are aborted.
     ///
     /// Everything can be started again later. See [`MigrationHandle::shutdown`].
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves the runs paused or about to end.
     pub async fn shutdown(&self, deadline: Duration) {
         let all: Vec<Arc<Managed>> = lock(&self.inner.migrations).values().cloned().collect();
         let mut runs = Vec::new();
@@ -192,7 +195,7 @@ impl Console {
         id: String,
         origin: Origin,
         direction: Direction,
-        state: State,
+        mut state: State,
     ) -> Result<Arc<Managed>> {
         const OPERATION: &str = "add the migration to the console";
         let refuse = |message: String| Err(Error::new(ErrorKind::InvalidConfiguration, OPERATION, message));
@@ -209,6 +212,9 @@ impl Console {
         }
         if origin != Origin::Host && migrations.len() >= CREATED {
             return refuse(format!("there are {CREATED} migrations: forget some of them first"));
+        }
+        if let Some(known) = migrations.get(&id) {
+            state.known = known.state().known.take();
         }
         let managed = Arc::new(Managed::new(id.clone(), origin, direction, state));
         migrations.insert(id, Arc::clone(&managed));

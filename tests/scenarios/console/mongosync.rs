@@ -3,7 +3,7 @@
 use super::*;
 
 /// Waits until the progress is as wanted.
-async fn until(client: &Client, what: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+pub(super) async fn until(client: &Client, what: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     let wait = async {
         loop {

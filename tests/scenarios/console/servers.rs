@@ -1,9 +1,11 @@
 //! Whole walks on real servers.
 
 use mongodb::bson::{Document, doc};
+use mongoferry::{MongoSink, MongoSource};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::{ReplicaSet, Version};
 
+use super::mongosync::until;
 use super::*;
 
 const PASSWORD: &str = "s3cret/word@1";
@@ -230,9 +232,85 @@ async fn another_console_goes_on_with_what_the_target_has_stored() {
     let forgotten = client.delete("migrations/tenant-42").await;
     assert_eq!(forgotten.status, 204, "{}", forgotten.text());
     assert!(
-        mongoferry::migrations(&mongoferry::MongoSink::connect(new.uri()).await.unwrap())
+        mongoferry::migrations(&MongoSink::connect(new.uri()).await.unwrap())
             .await
             .unwrap()
             .is_empty()
+    );
+}
+
+/// A script of mongosync goes there and back. The host says how both sides are connected on the way back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_of_mongosync_commits_and_reverses() {
+    let (old, new) = futures::try_join!(
+        ReplicaSet::builder(Version::V6_0).name("old").start(),
+        ReplicaSet::builder(Version::V6_0).name("new").start()
+    )
+    .unwrap();
+    let (on_old, on_new) = (old.client().await.unwrap(), new.client().await.unwrap());
+    load(&on_old, 500).await;
+    let uris = (old.uri(), new.uri());
+    let back = (new.uri(), old.uri());
+    let managed = ManagedMigration::new("tenant-42", move || {
+        let (source, target) = uris.clone();
+        async move {
+            let (source, sink) = (MongoSource::connect(source).await?, MongoSink::connect(target).await?);
+            Migration::builder(source, sink)
+                .id("tenant-42")
+                .include("shop.*")
+                .build()
+        }
+    });
+    let managed = managed.way_back(move |way_back| {
+        let (source, target) = back.clone();
+        async move {
+            let (source, sink) = (MongoSource::connect(source).await?, MongoSink::connect(target).await?);
+            way_back.reverse(source, sink)?.build()
+        }
+    });
+    let client = Client::of(&Console::single(managed).unwrap());
+    let done = json!({ "success": true });
+    let start = json!({ "source": "cluster0", "destination": "cluster1", "reversible": true });
+    assert_eq!(client.post("start", start).await.json(), done);
+    for (source, destination) in [
+        (
+            format!("cluster0: {}", old.member_address(0)),
+            format!("cluster1: {}", new.member_address(0)),
+        ),
+        (
+            format!("cluster1: {}", new.member_address(0)),
+            format!("cluster0: {}", old.member_address(0)),
+        ),
+    ] {
+        let running = until(&client, "it can commit", |progress| progress["canCommit"] == true).await;
+        assert_eq!(
+            running["directionMapping"],
+            json!({ "Source": source, "Destination": destination })
+        );
+        if source.starts_with("cluster1") {
+            let orders = on_new.database("shop").collection::<Document>("orders");
+            orders.delete_one(doc! { "_id": 7 }).await.unwrap();
+        }
+        assert_eq!(client.post("commit", json!({})).await.json(), done);
+        let committed = until(&client, "it is committed", |progress| progress["state"] == "COMMITTED").await;
+        assert_eq!(committed["canWrite"], true);
+        if source.starts_with("cluster0") {
+            assert_eq!(client.post("reverse", json!({})).await.json(), done);
+        }
+    }
+    let namespaces = Some(vec!["shop.orders".to_owned()]);
+    let options = CompareOptions {
+        namespaces,
+        ..CompareOptions::default()
+    };
+    assert_identical(&on_old, &on_new, &options).await.unwrap();
+    assert_eq!(
+        on_old
+            .database("shop")
+            .collection::<Document>("orders")
+            .count_documents(doc! {})
+            .await
+            .unwrap(),
+        499
     );
 }
