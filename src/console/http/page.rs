@@ -183,10 +183,7 @@ mod tests {
             let text = std::str::from_utf8(bytes).unwrap();
             assert!(wanted.len() > 2);
             for name in wanted {
-                assert!(
-                    text.contains(&format!("\n  {name}:")),
-                    "{file} has no words for {name}"
-                );
+                assert!(text.contains(&format!("\n  {name}:")), "{file} has no words for {name}");
             }
         }
     }
