@@ -87,7 +87,9 @@ impl Page {
     pub fn fill(&self, label: &str, text: &str) {
         let typed = if text.is_empty() { BACKSPACE } else { text };
         self.use_element("field", label, |element| {
-            let select = self.browser.run("arguments[0].select()", &[element.0.clone()]);
+            let select = self
+                .browser
+                .run("arguments[0].select()", std::slice::from_ref(&element.0));
             select.is_ok() && self.browser.type_into(element, typed).is_ok()
         });
         assert_eq!(self.value(label), text, "the field {label}");
@@ -209,7 +211,9 @@ impl Page {
     }
 
     fn is_checked(&self, element: &Element) -> bool {
-        let checked = self.browser.run("return arguments[0].checked", &[element.0.clone()]);
+        let checked = self
+            .browser
+            .run("return arguments[0].checked", std::slice::from_ref(&element.0));
         checked.is_ok_and(|checked| checked == Value::Bool(true))
     }
 }
