@@ -365,6 +365,7 @@ fn full_status() -> Status {
         indexes: IndexCounts {
             built: 1,
             building: 1,
+            failed: 1,
             total: 3,
         },
         failure: Some(Error::new(

@@ -38,6 +38,8 @@ pub struct IndexCounts {
     pub built: u64,
     /// Indexes that are being built on the target.
     pub building: u64,
+    /// Indexes that could not be built on the target. They make the comparison at cutover fail.
+    pub failed: u64,
     /// Indexes on the source, in migrated collections.
     pub total: u64,
 }

@@ -76,7 +76,11 @@ pub struct Status {
     pub applied_per_second: Option<f64>,
     /// Number of times that the run went back to its checkpoint after an error, since this process began.
     pub retries: u64,
-    /// Indexes built so far. An index that could not be built counts only in the total.
+    /// Number of documents that the target refused for good, since this process began. The summary names them.
+    pub refused_documents: u64,
+    /// Number of writes of other programs to migrated collections on the target, since this process began, as far as they were seen.
+    pub foreign_writes: u64,
+    /// Indexes built so far, being built, and those that could not be built.
     pub indexes: IndexCounts,
 }
 

@@ -59,6 +59,7 @@ const GAUGES: &[Published<f64>] = &[
     published("mongoferry_indexes", Unit::Count, "Indexes of the source's collections, without those on _id.", |status| status.indexes.total as f64),
     published("mongoferry_indexes_built", Unit::Count, "Indexes built on the target.", |status| status.indexes.built as f64),
     published("mongoferry_indexes_building", Unit::Count, "Indexes that are being built on the target.", |status| status.indexes.building as f64),
+    published("mongoferry_indexes_failed", Unit::Count, "Indexes that could not be built on the target.", |status| status.indexes.failed as f64),
     published("mongoferry_walkers", Unit::Count, "Maximum number of ranges copied or compared at the same time.", |status| status.walkers as f64),
     published("mongoferry_throttle_copy_bytes_per_second", Unit::CountPerSecond, "Limit for reading documents from the source.",
         |status| limit(status.throttle.copy_bytes_per_second)),
@@ -76,6 +77,9 @@ const COUNTERS: &[Published<u64>] = &[
     published("mongoferry_compared_documents_total", Unit::Count, "Documents compared during the run.", |status| status.compared.documents),
     published("mongoferry_compared_bytes_total", Unit::Bytes, "Bytes of documents compared during the run.", |status| status.compared.bytes),
     published("mongoferry_differences_total", Unit::Count, "Documents that differed in comparisons during the run.", |status| status.differences),
+    published("mongoferry_refused_documents_total", Unit::Count, "Documents that the target refused for good.", |status| status.refused_documents),
+    published("mongoferry_foreign_writes_total", Unit::Count, "Writes of other programs to migrated collections on the target.",
+        |status| status.foreign_writes),
     published("mongoferry_retries_total", Unit::Count, "How often the run went back to its checkpoint after an error.", |status| status.retries),
 ];
 

@@ -128,6 +128,8 @@ pub(crate) struct RunState {
     retries: AtomicU64,
     /// Documents that the target refused for good: the namespace, and a text that says which document and why.
     refused: Mutex<Vec<(Namespace, String)>>,
+    /// Number of all of them.
+    refused_count: AtomicU64,
     /// Number of writes to the target's collections made by other programs.
     foreign_writes: Mutex<BTreeMap<Namespace, u64>>,
     /// Position in the target's history up to which all such writes are known, as far as they can be detected at all.
@@ -193,6 +195,7 @@ impl RunState {
             resyncs: AtomicU32::new(0),
             retries: AtomicU64::new(0),
             refused: Mutex::new(Vec::new()),
+            refused_count: AtomicU64::new(0),
             foreign_writes: Mutex::new(BTreeMap::new()),
             foreign_writes_until: Mutex::new(None),
             foreign_writes_counted: Mutex::new(None),
@@ -258,6 +261,7 @@ impl RunState {
             "the target refused the document with _id {id}: {reason}; fix the cause and start again; the document is then read again"
         );
         self.collections.note_error(&namespace, text.clone());
+        self.refused_count.fetch_add(1, Relaxed);
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         if refused.len() < MOST_REFUSED {
             refused.push((namespace.clone(), text));
@@ -547,6 +551,13 @@ impl RunState {
             lag_history: self.recent.lags(),
             applied_per_second: self.recent.rate(self.applied.load(Relaxed)),
             retries: self.retries.load(Relaxed),
+            refused_documents: self.refused_count.load(Relaxed),
+            foreign_writes: self
+                .foreign_writes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .values()
+                .sum(),
             indexes: *self.indexes.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
@@ -612,5 +623,16 @@ mod tests {
         progress.begin_copy(Amount::default(), Amount::default());
         progress.set_copied(true, false);
         assert!(!ready());
+    }
+
+    #[test]
+    fn refused_documents_are_all_counted_and_some_are_named() {
+        let progress = RunState::new(Events::new());
+        let name = Namespace::new("shop", "orders");
+        for id in 0..=MOST_REFUSED {
+            progress.document_refused(name.clone(), id.to_string(), "a reason".to_owned());
+        }
+        assert_eq!(progress.status(LAG).refused_documents, MOST_REFUSED as u64 + 1);
+        assert_eq!(progress.refused_of(&name).len(), MOST_REFUSED);
     }
 }

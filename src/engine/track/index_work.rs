@@ -150,6 +150,7 @@ impl CollectionProgress {
         IndexCounts {
             built: total.saturating_sub(missing) as u64,
             building: building as u64,
+            failed: self.failed_indexes.len() as u64,
             total: total as u64,
         }
     }

@@ -207,4 +207,5 @@ async fn an_index_that_is_refused_for_good_is_told_once() {
     timeout(DEADLINE, std::pin::pin!(failed).next()).await.unwrap();
     others_go_on(&bench, "after").await;
     assert_eq!(bench.sink.calls(SinkCall::CreateIndex), 2);
+    until("it is counted", || run.status().indexes.failed == 1).await;
 }

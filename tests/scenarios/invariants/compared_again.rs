@@ -348,4 +348,5 @@ async fn a_write_of_others_is_counted_once() {
     all_compared(&run).await;
     let summary = timeout(DEADLINE, run.cutover(async {})).await.unwrap().unwrap();
     assert_eq!(summary.foreign_writes[0].writes, 1);
+    assert_eq!(run.status().foreign_writes, 1);
 }

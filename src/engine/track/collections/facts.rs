@@ -169,6 +169,7 @@ impl Totals {
         self.open_bytes += facts.open_bytes;
         self.indexes.built += facts.indexes.built;
         self.indexes.building += facts.indexes.building;
+        self.indexes.failed += facts.indexes.failed;
         self.indexes.total += facts.indexes.total;
         if let Some(place) = facts.unread {
             self.unread.insert((place, slot));
@@ -204,6 +205,7 @@ impl Totals {
         self.open_bytes -= facts.open_bytes;
         self.indexes.built -= facts.indexes.built;
         self.indexes.building -= facts.indexes.building;
+        self.indexes.failed -= facts.indexes.failed;
         self.indexes.total -= facts.indexes.total;
         if let Some(place) = facts.unread {
             self.unread.remove(&(place, slot));
