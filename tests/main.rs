@@ -8,6 +8,18 @@
     reason = "a test fails by panicking"
 )]
 
+/// Parts of the example `live_migration` that read and write nothing, with their tests.
+#[allow(dead_code, reason = "the example uses the rest")]
+#[path = "../examples/live_migration"]
+mod live_migration {
+    mod guide;
+    mod keyboard;
+    mod panel;
+    mod rate;
+    mod text;
+    mod tone;
+}
+
 mod scenarios {
     mod cancellation;
     mod cases;
@@ -16,6 +28,7 @@ mod scenarios {
     mod deadline;
     mod delta;
     mod example;
+    mod example_terminal;
     mod existing;
     mod faults;
     mod fencing;
