@@ -10,7 +10,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::ending::Ending;
 use crate::guide::{self, Next};
 use crate::json::{self, CommandLine, FindingLine};
-use crate::panel::{Panel, Row, copied_share, lag, phase};
+use crate::panel::{Panel, Row, Waiting, copied_share, lag, phase};
 use crate::rate::Rate;
 use crate::screen::Screen;
 use crate::text::{Tone, grouped, percent, size, time};
@@ -42,8 +42,8 @@ pub struct Console {
     status: Option<Status>,
     collections: Vec<Row>,
     copied: Rate,
-    /// Reports of waiting: what is waited for, the report, and when it came.
-    waits: Vec<(String, String, Instant)>,
+    /// Reports of waiting, and when each came.
+    waits: Vec<(Waiting, Instant)>,
     next: Next,
     /// What has been typed so far, if the terminal does not show it.
     typed: Option<String>,
@@ -199,8 +199,18 @@ impl Console {
             self.line(event);
         }
         match event {
-            Event::Waiting { side, operation, .. } => {
-                self.waiting(format!("{side:?} {operation}"), event.to_string());
+            Event::Waiting {
+                side,
+                operation,
+                elapsed,
+                limit,
+            } => {
+                let waiting = Waiting {
+                    what: format!("{side}: {operation}"),
+                    elapsed: *elapsed,
+                    limit: *limit,
+                };
+                self.waiting(waiting, &event.to_string());
             }
             event if tone::needs_attention(event) => self.text(tone::of_event(event), &event.to_string()),
             _ => {}
@@ -239,16 +249,23 @@ impl Console {
         if let Output::Json = self.output {
             self.line(wait);
         }
-        self.waiting(format!("{:?} {}", wait.side, wait.operation), wait.to_string());
+        let waiting = Waiting {
+            what: format!("{}: {}", wait.side, wait.operation),
+            elapsed: wait.elapsed,
+            limit: wait.limit,
+        };
+        self.waiting(waiting, &wait.to_string());
     }
 
-    fn waiting(&mut self, what: String, report: String) {
+    fn waiting(&mut self, waiting: Waiting, report: &str) {
         if !self.is_drawn() {
-            return self.text(Tone::Warning, &report);
+            return self.text(Tone::Warning, report);
         }
-        self.waits.retain(|(other, _, _)| *other != what);
+        self.waits.retain(|(other, _)| other.what != waiting.what);
         if self.waits.len() < WAITS {
-            self.waits.push((what, report, Instant::now()));
+            self.waits.push((waiting, Instant::now()));
+            self.waits
+                .sort_by_key(|(waiting, _)| std::cmp::Reverse(waiting.elapsed));
         }
         self.draw();
     }
@@ -365,7 +382,7 @@ impl Console {
 
     /// Redraws the panel, if the terminal is drawn on.
     fn draw(&mut self) {
-        self.waits.retain(|(_, _, came)| came.elapsed() < WAITING);
+        self.waits.retain(|(_, came)| came.elapsed() < WAITING);
         let Output::Screen(screen) = &mut self.output else {
             return;
         };
@@ -377,7 +394,14 @@ impl Console {
                 None => Vec::new(),
             },
             bytes_per_second: self.copied.per_second(),
-            waits: self.waits.iter().map(|(_, report, _)| report.clone()).collect(),
+            waits: self
+                .waits
+                .iter()
+                .map(|(waiting, came)| Waiting {
+                    elapsed: waiting.elapsed + came.elapsed(),
+                    ..waiting.clone()
+                })
+                .collect(),
             further: self.further.as_ref().map(|further| further()),
             next: self.next.text.to_owned(),
             typed: self.typed.as_deref(),

@@ -10,7 +10,7 @@ use mongoferry::{Error, ErrorKind, Event, MigrationHandle, Phase, Result, Summar
 
 use crate::ending::STOPPED;
 use crate::guide;
-use crate::input::Wish;
+use crate::input::{COMMANDS, Wish};
 use crate::panel::Row;
 use crate::session::Session;
 
@@ -198,13 +198,7 @@ impl Session<'_> {
                 run.throttle(throttle);
                 self.console.reply("throttle", true, "takes effect within a second");
             }
-            Wish::Unknown(line) => {
-                self.console.reply(
-                    &line,
-                    false,
-                    "the commands are cutover, pause, resume, status, verify, repair, abandon, extend HOURS, and throttle BYTES OPERATIONS",
-                );
-            }
+            Wish::Unknown(line) => self.console.reply(&line, false, COMMANDS),
         }
         None
     }

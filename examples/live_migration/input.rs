@@ -10,6 +10,10 @@ use tokio::sync::mpsc;
 use crate::arguments::{hours, limit};
 use crate::keyboard::{Keyboard, Line};
 
+/// The reply to a line that is no command.
+pub const COMMANDS: &str = "the commands are cutover, pause, resume, status, verify, repair, abandon, extend HOURS, and throttle \
+     BYTES OPERATIONS";
+
 /// Receives the user's input.
 pub struct Input {
     bytes: mpsc::Receiver<u8>,

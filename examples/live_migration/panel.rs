@@ -4,13 +4,19 @@ use std::time::Duration;
 
 use mongoferry::{CollectionPhase, CollectionStatus, Phase, Status};
 
-use super::text::{Tone, as_many_as_fit, bar, fit, grouped, pad, percent, share, size, sparkline, time};
+use super::text::{Tone, as_many_as_fit, bar, fit, grouped, pad, percent, share, size, size_of, sparkline, time};
 
 /// Maximum number of collections that are shown at the same time.
 const COLLECTIONS: usize = 8;
 
+/// Maximum number of waits that are shown at the same time.
+const WAITS: usize = 3;
+
 /// Columns of the word that each line begins with.
 const LABEL: usize = 9;
+
+/// Columns of a window in which the totals have a bar, too.
+const WIDE: usize = 100;
 
 /// A lag that is drawn as high as a line if there was no higher one, in seconds.
 const HIGH_LAG: f64 = 5.0;
@@ -25,8 +31,8 @@ pub struct Panel<'a> {
     pub collections: Vec<Row>,
     /// Bytes that are copied per second.
     pub bytes_per_second: Option<u64>,
-    /// Servers that the run waits for, the longest wait first.
-    pub waits: Vec<String>,
+    /// Calls to servers that are waited for, the longest wait first.
+    pub waits: Vec<Waiting>,
     /// A further line of the demonstration.
     pub further: Option<String>,
     /// What to type next.
@@ -34,6 +40,16 @@ pub struct Panel<'a> {
     /// What has been typed so far. `None` if nothing can be typed.
     pub typed: Option<&'a str>,
     pub colours: bool,
+}
+
+/// A call to a server that is waited for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waiting {
+    /// The side and the operation.
+    pub what: String,
+    pub elapsed: Duration,
+    /// The longest that it can take.
+    pub limit: Option<Duration>,
 }
 
 /// What happens to a collection now.
@@ -102,12 +118,13 @@ impl Panel<'_> {
         if let Some((step, elapsed)) = self.step {
             above.push(labelled("now", &[step.to_owned(), time(elapsed)], width));
         }
-        if let Some(wait) = self.waits.first() {
-            let mut wait = wait.clone();
-            if self.waits.len() > 1 {
-                wait = format!("({} more) {wait}", self.waits.len() - 1);
-            }
-            above.push(self.paint(Tone::Warning, &fit(&wait, width)));
+        for wait in self.waits.iter().take(WAITS) {
+            let elapsed = match wait.limit {
+                Some(limit) => format!("{} of at most {}", time(wait.elapsed), time(limit)),
+                None => time(wait.elapsed),
+            };
+            let line = labelled("waiting", &[wait.what.clone(), elapsed], width);
+            above.push(self.paint(Tone::Warning, &line));
         }
         above.extend(self.further.as_ref().map(|further| fit(further, width)));
         let mut below = Vec::new();
@@ -158,10 +175,11 @@ impl Panel<'_> {
     /// The line about all documents.
     fn totals(&self, status: &Status, width: usize) -> String {
         let done = copied_share(status);
-        let mut parts = vec![
-            format!("{} {}", bar(done, (width / 8).clamp(5, 20)), percent(done)),
-            format!("{} documents", grouped(status.copied.documents)),
-        ];
+        let mut parts = vec![match width >= WIDE {
+            true => format!("{} {}", bar(done, (width / 8).min(20)), percent(done)),
+            false => percent(done).trim().to_owned(),
+        }];
+        parts.push(format!("{} documents", grouped(status.copied.documents)));
         if status.copy_complete {
             parts.push(size(status.copied.bytes));
             if status.indexes.total > 0 {
@@ -178,9 +196,9 @@ impl Panel<'_> {
                 });
             }
         } else {
-            parts.push(format!("{} of {}", size(status.copied.bytes), size(status.total.bytes)));
-            parts.extend(self.bytes_per_second.map(|rate| format!("{}/s", size(rate))));
+            parts.push(size_of(status.copied.bytes, status.total.bytes));
             parts.extend(status.time_left.map(|left| format!("{} left", time(left))));
+            parts.extend(self.bytes_per_second.map(|rate| format!("{}/s", size(rate))));
         }
         labelled(phase(status.phase), &parts, width)
     }
@@ -289,6 +307,14 @@ mod tests {
         }
     }
 
+    fn waiting(what: &str) -> Waiting {
+        Waiting {
+            what: what.to_owned(),
+            elapsed: Duration::from_secs(2),
+            limit: Some(Duration::from_secs(30)),
+        }
+    }
+
     fn copying() -> Status {
         let mut status = Status::default();
         status.phase = Phase::Copy;
@@ -309,7 +335,7 @@ mod tests {
             step: Some(("connecting to the source and to the target", Duration::from_secs(3))),
             collections: names.iter().map(|name| row(Activity::Copy, name, 1)).collect(),
             bytes_per_second: Some(12_300_000),
-            waits: vec!["waiting for the source for 3 s (at most 30 s): connect to db1.example:27017".to_owned(); 3],
+            waits: vec![waiting("source: connect to db1.example:27017"); 5],
             further: Some("application: 1,204 operations".to_owned()),
             next: "type `cutover` to cut over".to_owned(),
             typed: Some("extend 商店商店商店商店商店商店商店商店商店商店商店商店商店商店商店商店商店商店"),
@@ -342,10 +368,45 @@ mod tests {
             panel.lines(110, 24),
             [
                 "copy      shop.orders █████████████░░░░░░░░░░░░░░  50 %, 5,000 of 10,000 documents",
-                "copy      █████░░░░░░░░  45 %, 1,234,567 documents, 450.0 MB of 1.00 GB, 12.3 MB/s, 1 min 15 s left",
+                "copy      █████░░░░░░░░  45 %, 1,234,567 documents, 0.45 of 1.00 GB, 1 min 15 s left, 12.3 MB/s",
                 "lag       1.2 s, 412 changes/s, 0 applied, 0.0 MB held",
                 "next      type `abandon` to stop",
                 "> aban_",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_totals_fit_into_80_columns() {
+        let mut status = copying();
+        let totals = |status: &Status| {
+            let panel = Panel {
+                status: Some(status),
+                bytes_per_second: Some(9_300_000),
+                ..Panel::default()
+            };
+            panel.lines(79, 24)[0].clone()
+        };
+        assert_eq!(
+            totals(&status),
+            "copy      45 %, 1,234,567 documents, 0.45 of 1.00 GB, 1 min 15 s left, 9.3 MB/s"
+        );
+        status.copied.documents *= 1000;
+        assert!(totals(&status).ends_with("1 min 15 s left"), "{}", totals(&status));
+    }
+
+    #[test]
+    fn what_is_waited_for_is_named_before_any_run() {
+        let panel = Panel {
+            step: Some(("connecting", Duration::from_secs(2))),
+            waits: vec![waiting("source: connect to db1.example:27017")],
+            ..Panel::default()
+        };
+        assert_eq!(
+            panel.lines(79, 24),
+            [
+                "now       connecting, 2 s",
+                "waiting   source: connect to db1.example:27017, 2 s of at most 30 s",
             ]
         );
     }

@@ -17,7 +17,7 @@ use crate::console::Console;
 use crate::ending::{Ending, STOPPED};
 use crate::follow::End;
 use crate::guide::Situation;
-use crate::input::{Input, Wish};
+use crate::input::{COMMANDS, Input, Wish};
 
 /// Everything that a migration on the command line works with.
 pub struct Session<'a> {
@@ -231,7 +231,8 @@ impl<'a> Session<'a> {
                         self.console.reply("cutover", true, "starts as soon as everything is copied and the lag is small");
                     }
                     Wish::Typed => {}
-                    wish => self.console.reply(wish.name(), false, "no run is active"),
+                    Wish::Unknown(line) => self.console.reply(&line, false, COMMANDS),
+                    wish => self.console.reply(wish.name(), false, "no run is active yet"),
                 },
             }
             self.console.set_typed(self.input.typed());

@@ -88,11 +88,26 @@ pub fn percent(share: f64) -> String {
 
 /// Formats a number of bytes with a unit that leaves few digits.
 pub fn size(bytes: u64) -> String {
-    let bytes = bytes as f64;
+    let (unit, name, digits) = unit(bytes);
+    format!("{:.digits$} {name}", bytes as f64 / unit)
+}
+
+/// Formats a part of a number of bytes, both in the unit of the whole.
+pub fn size_of(part: u64, whole: u64) -> String {
+    let (unit, name, digits) = unit(whole);
+    format!(
+        "{:.digits$} of {:.digits$} {name}",
+        part as f64 / unit,
+        whole as f64 / unit
+    )
+}
+
+/// A unit, its name, and the digits after the point.
+fn unit(bytes: u64) -> (f64, &'static str, usize) {
     match bytes {
-        bytes if bytes >= 1e12 => format!("{:.2} TB", bytes / 1e12),
-        bytes if bytes >= 1e9 => format!("{:.2} GB", bytes / 1e9),
-        bytes => format!("{:.1} MB", bytes / 1e6),
+        1_000_000_000_000.. => (1e12, "TB", 2),
+        1_000_000_000.. => (1e9, "GB", 2),
+        _ => (1e6, "MB", 1),
     }
 }
 
@@ -173,6 +188,7 @@ mod tests {
         assert_eq!(grouped(999), "999");
         assert_eq!(size(112_140_000), "112.1 MB");
         assert_eq!(size(2_345_000_000), "2.35 GB");
+        assert_eq!(size_of(450_000_000, 2_345_000_000), "0.45 of 2.35 GB");
         assert_eq!(time(Duration::from_secs(59)), "59 s");
         assert_eq!(time(Duration::from_secs(61)), "1 min 1 s");
         assert_eq!(time(Duration::from_secs(7320)), "2 h 2 min");

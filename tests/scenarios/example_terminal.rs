@@ -1,11 +1,11 @@
 //! The example `live_migration` as people use it: on a terminal, and in a pipe without `--json`.
 
 use std::path::Path;
-use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use mongodb::bson::doc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
@@ -20,16 +20,38 @@ const SENTENCE: &str = "The applications may go to the target: both sides are id
 #[tokio::test(flavor = "multi_thread")]
 async fn example_in_a_pipe_writes_plain_lines() {
     let sets = Sets::start(2000).await;
-    let ended = in_a_pipe(&sets, &[]).await;
-    let (out, err) = (text(&ended.stdout), text(&ended.stderr));
+    let mut child = in_a_pipe(&sets, &["--cutover", "manual"]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (mut seen, mut times) = (Vec::new(), Vec::new());
+    let read = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.starts_with("ready ") {
+                times.push(Instant::now());
+                if times.len() == 2 {
+                    let input = child.stdin.as_mut().unwrap();
+                    input.write_all(b"cutover\n").await.unwrap();
+                }
+            }
+            seen.push(line);
+        }
+    };
+    timeout(PATIENCE, read).await.expect("it did not end");
+    let ended = child.wait_with_output().await.unwrap();
+    let (out, err) = (seen.join("\n"), text(&ended.stderr));
     assert_eq!(ended.status.code(), Some(0), "{out}{err}");
     assert!(!out.contains('\x1b') && !err.contains('\x1b'), "{out:?}{err:?}");
-    assert!(out.starts_with("connecting to the source"), "{out}");
-    assert_eq!(out.lines().last(), Some(SENTENCE));
-    let told = out.lines().filter(|line| line.starts_with("ready ")).count();
-    assert!((1..10).contains(&told), "not at a calm pace: {out}");
+    assert!(seen[0].starts_with("connecting to the source"), "{out}");
+    let next = seen.iter().find(|line| line.starts_with("next: "));
+    assert!(next.is_some_and(|line| line.contains("then type `cutover`")), "{out}");
+    assert!(
+        times[1] - times[0] > Duration::from_secs(4),
+        "not at a calm pace: {:?} {out}",
+        times[1] - times[0]
+    );
+    assert_eq!(seen.last().map(String::as_str), Some(SENTENCE), "{out}");
 
-    let again = in_a_pipe(&sets, &[]).await;
+    let again = timeout(PATIENCE, in_a_pipe(&sets, &[]).wait_with_output());
+    let again = again.await.expect("it did not end").unwrap();
     let out = text(&again.stdout);
     assert_eq!(again.status.code(), Some(0), "{out}");
     let last = out.lines().last().unwrap();
@@ -165,17 +187,19 @@ async fn example_help_fits_100_columns() {
     assert!(!help.contains("--documents"), "{help}");
 }
 
-async fn in_a_pipe(sets: &Sets, arguments: &[&str]) -> Output {
+fn in_a_pipe(sets: &Sets, arguments: &[&str]) -> Child {
     let (source, target) = sets.uris();
-    let run = Command::new(binary("live_migration"))
+    Command::new(binary("live_migration"))
         .args(["--source", &source, "--target", &target])
         .args(arguments)
         .env_remove("NO_COLOR")
         .env("TERM", "xterm-256color")
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .output();
-    timeout(PATIENCE, run).await.expect("it did not end").unwrap()
+        .spawn()
+        .unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
