@@ -422,7 +422,7 @@ mod tests {
             ..Panel::default()
         };
         let lines = panel.lines(80, 3);
-        assert!(lines[0].starts_with("copy      █"), "{lines:#?}");
+        assert!(lines[0].starts_with("copy      45 %"), "{lines:#?}");
         assert_eq!(lines[1..], ["next      type `cutover` to cut over", "> _"]);
     }
 
