@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use mongodb::bson::doc;
+use mongoferry_testbed::workload::Writer;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
@@ -66,6 +67,11 @@ async fn example_on_a_terminal_tears_no_line() {
     let sets = Sets::start(4000).await;
     let recording = sets.folder().join("recording");
     let recording = recording.to_str().unwrap();
+    let writer = Writer::builder(&sets.source_client, 4)
+        .operations_per_second(50)
+        .start()
+        .await
+        .unwrap();
     // Slow enough for a copy that is seen.
     let arguments = "--cutover manual --chunk-bytes 65536 --copy-bytes-per-second 1000000 --recording";
     let arguments: Vec<&str> = arguments.split(' ').chain([recording]).collect();
