@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn characters_words_and_lines_are_erased() {
-        assert_eq!(typed("pausö\x7fe\x08e").1, "pause");
+        assert_eq!(typed("paüö\x7f\x08use").1, "pause");
+        assert_eq!(typed("paö\x7f\x7fause").1, "pause");
         assert_eq!(typed("extend 30\x17").1, "extend ");
         assert_eq!(typed("extend 30\x17\x17").1, "");
         assert_eq!(typed("nonsense\x15pause").1, "pause");

@@ -117,6 +117,8 @@ async fn example_on_a_terminal_tears_no_line() {
     terminal
         .until("ready", |screen| screen.has("then type `cutover`"))
         .await;
+    let statistics = writer.stop().await;
+    assert_eq!(statistics.errors, 0, "{statistics:?}");
     terminal.write("cutover\n").await;
     let (screen, exit) = terminal.end().await;
     assert_eq!(exit, Some(0), "{screen:#?}");
@@ -311,7 +313,9 @@ impl Terminal {
             while self.read().await {}
             self.child.wait().await.unwrap().code()
         };
-        let exit = timeout(PATIENCE, end).await.expect("it did not end");
+        let Ok(exit) = timeout(PATIENCE, end).await else {
+            panic!("it did not end: {:#?}", self.screen);
+        };
         (self.screen, exit)
     }
 }
