@@ -151,13 +151,7 @@ impl Console {
                 self.status = Some(status.clone());
                 self.draw();
             }
-            Output::Lines => {
-                let phase = Some(status.phase);
-                if self.is_due(phase, CALM) {
-                    self.said = Some((phase, Instant::now()));
-                    self.text(Tone::Plain, &self.status_text(status));
-                }
-            }
+            Output::Lines => self.status_if_due(status),
         }
     }
 
@@ -180,8 +174,11 @@ impl Console {
     /// Shows the status because the phase has changed.
     pub fn phase(&mut self, status: &Status) {
         self.waits.clear();
-        if let Output::Json = self.output {
-            self.line(status);
+        match self.output {
+            Output::Json => self.line(status),
+            // The next tick shows it.
+            Output::Screen(_) => {}
+            Output::Lines => self.status_if_due(status),
         }
     }
 
@@ -324,6 +321,15 @@ impl Console {
         self.texts(&ending.lines());
         if let Output::Json = self.output {
             self.line(&json::summary(ending));
+        }
+    }
+
+    /// Writes a status as a plain line, unless the last one is recent and of the same phase.
+    fn status_if_due(&mut self, status: &Status) {
+        let phase = Some(status.phase);
+        if self.is_due(phase, CALM) {
+            self.said = Some((phase, Instant::now()));
+            self.text(Tone::Plain, &self.status_text(status));
         }
     }
 

@@ -130,6 +130,11 @@ impl Ending {
         lines
     }
 
+    fn is_misconfigured(&self) -> bool {
+        let error = self.error.as_ref();
+        error.is_some_and(|error| error.kind() == ErrorKind::InvalidConfiguration)
+    }
+
     /// Whether the applications may move, or why not and what to do.
     fn sentence(&self) -> (Tone, String) {
         let (here, there) = match self.reversed {
@@ -165,6 +170,10 @@ impl Ending {
             ("stopped", _) => (
                 Tone::Warning,
                 "the migration was stopped; run the same command again to continue it",
+            ),
+            _ if self.is_misconfigured() => (
+                Tone::Bad,
+                "nothing was started; correct what the error names, and run the command again",
             ),
             _ => (
                 Tone::Bad,
