@@ -12,12 +12,14 @@
 #[allow(dead_code, reason = "the example uses the rest")]
 #[path = "../examples/live_migration"]
 mod live_migration {
+    mod collections;
     mod guide;
     mod keyboard;
     mod panel;
     mod rate;
     mod text;
     mod tone;
+    mod waits;
 }
 
 mod scenarios {

@@ -7,23 +7,19 @@ use mongoferry::{ComparedCollection, Event, Finding, Namespace, Phase, Plan, Sta
 use serde::Serialize;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use crate::collections::Row;
 use crate::ending::Ending;
 use crate::guide::{self, Next};
 use crate::json::{self, CommandLine, FindingLine};
-use crate::panel::{Panel, Row, Waiting, copied_share, lag, phase};
+use crate::panel::{Panel, copied_share, lag, phase};
 use crate::rate::Rate;
 use crate::screen::Screen;
 use crate::text::{Tone, grouped, percent, size, time};
 use crate::tone;
+use crate::waits::{Waiting, Waits};
 
 /// Interval between two plain lines that say the same.
 const CALM: Duration = Duration::from_secs(5);
-
-/// How long a report of waiting is shown. The library repeats it every 10 seconds.
-const WAITING: Duration = Duration::from_secs(11);
-
-/// Maximum number of waits that are kept.
-const WAITS: usize = 100;
 
 /// Output to the user, in one of several modes.
 pub struct Console {
@@ -42,8 +38,7 @@ pub struct Console {
     status: Option<Status>,
     collections: Vec<Row>,
     copied: Rate,
-    /// Reports of waiting, and when each came.
-    waits: Vec<(Waiting, Instant)>,
+    waits: Waits,
     next: Next,
     /// What has been typed so far, if the terminal does not show it.
     typed: Option<String>,
@@ -77,7 +72,7 @@ impl Console {
             status: None,
             collections: Vec::new(),
             copied: Rate::default(),
-            waits: Vec::new(),
+            waits: Waits::default(),
             next: guide::BEFORE,
             typed: None,
             said: None,
@@ -258,12 +253,7 @@ impl Console {
         if !self.is_drawn() {
             return self.text(Tone::Warning, report);
         }
-        self.waits.retain(|(other, _)| other.what != waiting.what);
-        if self.waits.len() < WAITS {
-            self.waits.push((waiting, Instant::now()));
-            self.waits
-                .sort_by_key(|(waiting, _)| std::cmp::Reverse(waiting.elapsed));
-        }
+        self.waits.report(waiting, Instant::now());
         self.draw();
     }
 
@@ -388,7 +378,6 @@ impl Console {
 
     /// Redraws the panel, if the terminal is drawn on.
     fn draw(&mut self) {
-        self.waits.retain(|(_, came)| came.elapsed() < WAITING);
         let Output::Screen(screen) = &mut self.output else {
             return;
         };
@@ -400,14 +389,7 @@ impl Console {
                 None => Vec::new(),
             },
             bytes_per_second: self.copied.per_second(),
-            waits: self
-                .waits
-                .iter()
-                .map(|(waiting, came)| Waiting {
-                    elapsed: waiting.elapsed + came.elapsed(),
-                    ..waiting.clone()
-                })
-                .collect(),
+            waits: self.waits.lasting(Instant::now()),
             further: self.further.as_ref().map(|further| further()),
             next: self.next.text.to_owned(),
             typed: self.typed.as_deref(),

@@ -8,10 +8,10 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use mongoferry::{Error, ErrorKind, Event, MigrationHandle, Phase, Result, Summary, VerifyReport};
 
+use crate::collections::Row;
 use crate::ending::STOPPED;
 use crate::guide;
 use crate::input::{COMMANDS, Wish};
-use crate::panel::Row;
 use crate::session::Session;
 
 /// Maximum number of attempts of a hand-over that an election or a lost connection interrupts.

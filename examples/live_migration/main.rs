@@ -9,6 +9,7 @@
 
 mod arguments;
 mod assembly;
+mod collections;
 mod console;
 mod demo;
 mod ending;
@@ -23,6 +24,7 @@ mod screen;
 mod session;
 mod text;
 mod tone;
+mod waits;
 
 use std::process::ExitCode;
 
