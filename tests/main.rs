@@ -8,6 +8,20 @@
     reason = "a test fails by panicking"
 )]
 
+/// Parts of the example `live_migration` that read and write nothing, with their tests.
+#[allow(dead_code, reason = "the example uses the rest")]
+#[path = "../examples/live_migration"]
+mod live_migration {
+    mod collections;
+    mod guide;
+    mod keyboard;
+    mod panel;
+    mod rate;
+    mod text;
+    mod tone;
+    mod waits;
+}
+
 mod scenarios {
     mod cancellation;
     mod cases;
@@ -17,6 +31,7 @@ mod scenarios {
     mod deadline;
     mod delta;
     mod example;
+    mod example_terminal;
     mod existing;
     mod faults;
     mod fencing;

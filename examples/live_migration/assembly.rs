@@ -1,5 +1,7 @@
 //! Builds the migration from the command-line arguments.
 
+use std::path::{Path, PathBuf};
+
 use mongoferry::checkpoint::FileStore;
 use mongoferry::{
     ConnectOptions, ErrorKind, Migration, MigrationBuilder, MongoSink, MongoSource, Result, Wait, WayBack,
@@ -27,8 +29,11 @@ pub async fn assemble(arguments: &Arguments, source: &str, target: &str, waits: 
     for (from, to) in &arguments.rename {
         builder = builder.rename(from, to);
     }
-    if let Some(path) = &arguments.checkpoint {
+    if let Some(path) = &arguments.checkpoint.0 {
         builder = builder.checkpoint_store(FileStore::new(path));
+    }
+    if let Some(path) = &arguments.recording {
+        builder = builder.recording(path, arguments.recording_bytes);
     }
     with_settings(builder, arguments, waits).build()
 }
@@ -63,13 +68,21 @@ pub async fn assemble_back_of(
 }
 
 fn back(arguments: &Arguments, mut builder: MigrationBuilder, waits: &Waits) -> Result<Migration> {
-    if let Some(path) = &arguments.checkpoint {
-        // The checkpoint of the first direction is still needed.
-        let mut path = path.clone().into_os_string();
-        path.push(".reverse");
-        builder = builder.checkpoint_store(FileStore::new(path));
+    // The checkpoint of the first direction is still needed, and its recording may be.
+    if let Some(path) = &arguments.checkpoint.0 {
+        builder = builder.checkpoint_store(FileStore::new(of_way_back(path)));
+    }
+    if let Some(path) = &arguments.recording {
+        builder = builder.recording(of_way_back(path), arguments.recording_bytes);
     }
     with_settings(builder, arguments, waits).build()
+}
+
+/// The path of a file of the way back.
+fn of_way_back(path: &Path) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(".reverse");
+    path.into()
 }
 
 async fn connect(source: &str, target: &str, waits: &Waits) -> Result<(MongoSource, MongoSink)> {
@@ -95,7 +108,7 @@ fn with_settings(mut builder: MigrationBuilder, arguments: &Arguments, waits: &W
         .verification(arguments.verification)
         .block_source_writes(arguments.block_writes)
         .ddl_policy(arguments.ddl)
-        .throttle(arguments.throttle)
+        .throttle(arguments.throttle())
         .adaptive_walkers(!arguments.all_walkers)
         .accept_unencrypted(arguments.accept_unencrypted)
         .path_policy(arguments.path_policy)

@@ -8,9 +8,9 @@ use mongoferry_testbed::compare::{CompareOptions, Difference, differences};
 use mongoferry_testbed::workload::{self, Writer};
 use mongoferry_testbed::{ReplicaSet, TestbedError, Version};
 
-use crate::console::grouped;
 use crate::ending::Ending;
 use crate::session::Session;
+use crate::text::grouped;
 
 /// Default number of documents to load.
 const DOCUMENTS: u64 = 300_000;
@@ -31,14 +31,10 @@ pub async fn run(session: &mut Session<'_>) -> Ending {
 
 async fn try_run(session: &mut Session<'_>) -> Result<Ending, Box<Ending>> {
     let documents = session.arguments.documents.unwrap_or(DOCUMENTS);
-    session
-        .console
-        .note("starting two replica sets; the first time, this downloads MongoDB 6.0.5");
-    let (source, target) = session.while_informing(start()).await?;
-    session
-        .console
-        .note(&format!("loading {} documents", grouped(documents)));
-    let writer = session.while_informing(load(&source, documents)).await?;
+    let step = "starting two replica sets; the first time, this downloads MongoDB 6.0.5";
+    let (source, target) = session.while_informing(step, start()).await?;
+    let step = format!("loading {} documents", grouped(documents));
+    let writer = session.while_informing(&step, load(&source, documents)).await?;
     let writer = Rc::new(RefCell::new(Some(writer)));
 
     let shown = Rc::clone(&writer);
@@ -68,7 +64,10 @@ async fn try_run(session: &mut Session<'_>) -> Result<Ending, Box<Ending>> {
     }
     if ending.exit == 0 {
         let found = session
-            .while_informing(compare(session.arguments, &source, &target))
+            .while_informing(
+                "comparing once more, without the library",
+                compare(session.arguments, &source, &target),
+            )
             .await?;
         take_over(&mut ending, &found);
         if found.is_empty() {

@@ -1,9 +1,11 @@
 //! Result of a run of the example.
 
-use std::fmt;
 use std::time::Duration;
 
 use mongoferry::{Error, ErrorKind, Finding, Outcome, Summary, WayBack};
+
+use crate::text::Tone;
+use crate::tone;
 
 /// Exit code: stopped by `--stop-after` or `abandon`.
 pub const STOPPED: u8 = 4;
@@ -21,6 +23,10 @@ pub struct Ending {
     pub took: Option<Duration>,
     /// Time during which nothing could be written.
     pub downtime: Option<Duration>,
+    /// Whether the applications were on the target already, because this is the way back.
+    pub reversed: bool,
+    /// Whether an option asked to stop before the cutover.
+    pub was_to_stop: bool,
 }
 
 impl Ending {
@@ -33,6 +39,8 @@ impl Ending {
             error: None,
             took: None,
             downtime: None,
+            reversed: false,
+            was_to_stop: false,
         }
     }
 
@@ -47,6 +55,11 @@ impl Ending {
             summary: Some(summary),
             ..ending
         }
+    }
+
+    /// The result of a migration that an earlier process has completed.
+    pub fn complete_before() -> Self {
+        Self::new(0, "complete")
     }
 
     /// The result of a run that the user stopped, with the exit code that says how.
@@ -86,29 +99,87 @@ impl Ending {
     pub fn take_way_back(&mut self) -> Option<WayBack> {
         self.summary.as_mut()?.way_back.take()
     }
-}
 
-/// The summary, and a last line with the outcome.
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.summary {
-            Some(summary) => writeln!(f, "{summary}")?,
+    /// The summary, a line with the outcome, and last the sentence that says what the applications may do.
+    pub fn lines(&self) -> Vec<(Tone, String)> {
+        let mut lines = match &self.summary {
+            Some(summary) => tone::of_lines(&summary.to_string()),
             None => {
-                for left_out in &self.not_migrated {
-                    writeln!(f, "not migrated: {left_out}")?;
-                }
+                let left_out = self.not_migrated.iter();
+                left_out
+                    .map(|left_out| (Tone::Plain, format!("not migrated: {left_out}")))
+                    .collect()
             }
-        }
+        };
         if let Some(error) = &self.error {
-            writeln!(f, "error: {error:#}")?;
+            lines.extend(
+                format!("error: {error:#}")
+                    .lines()
+                    .map(|line| (Tone::Bad, line.to_owned())),
+            );
         }
-        write!(f, "outcome: {}", self.outcome)?;
+        let mut outcome = format!("outcome: {}", self.outcome);
         if let Some(took) = self.took {
-            write!(f, " after {:.1} s", took.as_secs_f64())?;
+            outcome += &format!(" after {:.1} s", took.as_secs_f64());
         }
         if let Some(downtime) = self.downtime {
-            write!(f, ", of which {:.1} s without writes", downtime.as_secs_f64())?;
+            outcome += &format!(", of which {:.1} s without writes", downtime.as_secs_f64());
         }
-        Ok(())
+        lines.push((Tone::Plain, outcome));
+        lines.push(self.sentence());
+        lines
+    }
+
+    fn is_misconfigured(&self) -> bool {
+        let error = self.error.as_ref();
+        error.is_some_and(|error| error.kind() == ErrorKind::InvalidConfiguration)
+    }
+
+    /// Whether the applications may move, or why not and what to do.
+    fn sentence(&self) -> (Tone, String) {
+        let (here, there) = match self.reversed {
+            false => ("source", "target"),
+            true => ("target", "source"),
+        };
+        let compared = |summary: &Summary| summary.position.is_some();
+        let (tone, advice) = match (self.outcome, &self.summary) {
+            ("complete", Some(summary)) if compared(summary) => {
+                let sentence = format!("The applications may go to the {there}: both sides are identical.");
+                return (Tone::Good, sentence);
+            }
+            ("complete", Some(_)) => {
+                let sentence = format!("The applications may go to the {there}, whose documents were not compared.");
+                return (Tone::Warning, sentence);
+            }
+            ("complete", None) => {
+                let sentence = format!("The applications may go to the {there}: this migration is already complete.");
+                return (Tone::Good, sentence);
+            }
+            ("differences", _) => (
+                Tone::Bad,
+                "both sides differ; remove the cause, and run the same command again",
+            ),
+            ("refused", _) => (
+                Tone::Bad,
+                "the migration was refused; do what the findings say, and run the same command again",
+            ),
+            ("stopped", _) if self.was_to_stop => (
+                Tone::Warning,
+                "the migration stopped before the cutover; run the same command without --stop-after to go on",
+            ),
+            ("stopped", _) => (
+                Tone::Warning,
+                "the migration was stopped; run the same command again to continue it",
+            ),
+            _ if self.is_misconfigured() => (
+                Tone::Bad,
+                "nothing was started; correct what the error names, and run the command again",
+            ),
+            _ => (
+                Tone::Bad,
+                "the migration failed; remove the cause, and run the same command again",
+            ),
+        };
+        (tone, format!("The applications stay on the {here}: {advice}."))
     }
 }

@@ -1,6 +1,6 @@
 //! User input: lines on standard input, and signals.
 
-use std::io;
+use std::io::{self, Read};
 use std::time::Duration;
 
 use mongoferry::Throttle;
@@ -8,12 +8,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::arguments::{hours, limit};
+use crate::keyboard::{Keyboard, Line};
+
+/// The reply to a line that is no command.
+pub const COMMANDS: &str = "the commands are cutover, pause, resume, status, verify, repair, abandon, extend HOURS, and throttle \
+     BYTES OPERATIONS";
 
 /// Receives the user's input.
 pub struct Input {
-    lines: mpsc::Receiver<String>,
+    bytes: mpsc::Receiver<u8>,
+    line: Line,
+    /// What is typed is shown by this program if this is set, else by the terminal.
+    keyboard: Option<Keyboard>,
     interrupt: Signal,
     terminate: Signal,
+    continued: Signal,
 }
 
 /// A request from the user.
@@ -39,6 +48,8 @@ pub enum Wish {
     Stop(u8),
     /// A line that is not a command.
     Unknown(String),
+    /// The line that is being typed has changed. It has to be shown.
+    Typed,
 }
 
 impl Wish {
@@ -55,44 +66,68 @@ impl Wish {
             Self::Throttle(_) => "throttle",
             Self::Stop(_) => "abandon",
             Self::Unknown(line) => line,
+            Self::Typed => "",
         }
     }
 }
 
 impl Input {
-    /// Starts listening. From now on signals no longer end the process by themselves.
-    pub fn new() -> io::Result<Self> {
+    /// Starts listening. From now on signals no longer end the process by themselves. If `drawn`, the terminal does not
+    /// show what is typed: [`typed`](Self::typed) has it.
+    pub fn new(drawn: bool) -> io::Result<Self> {
         Ok(Self {
-            lines: lines(),
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            continued: signal(SignalKind::from_raw(rustix::process::Signal::CONT.as_raw()))?,
+            // Later than the signals, which would not restore the terminal before.
+            keyboard: drawn.then(Keyboard::new).flatten(),
+            bytes: bytes(),
+            line: Line::default(),
         })
+    }
+
+    /// What has been typed so far. `None` if the terminal shows it, or nothing can be typed.
+    pub fn typed(&self) -> Option<String> {
+        self.keyboard.as_ref().map(|_| self.line.text())
     }
 
     /// Returns the next request. This method is cancel safe.
     pub async fn next(&mut self) -> Wish {
         loop {
-            let line = tokio::select! {
+            let byte = tokio::select! {
                 _ = self.interrupt.recv() => return Wish::Stop(130),
                 _ = self.terminate.recv() => return Wish::Stop(143),
+                Some(_) = self.continued.recv() => {
+                    if let Some(keyboard) = &self.keyboard {
+                        keyboard.echo_off();
+                    }
+                    continue;
+                }
                 // Signals are still received when standard input is closed.
-                Some(line) = self.lines.recv() => line,
+                Some(byte) = self.bytes.recv() => byte,
             };
-            return match line.trim() {
-                "" => continue,
-                "cutover" => Wish::Cutover,
-                "pause" => Wish::Pause,
-                "resume" => Wish::Resume,
-                "status" => Wish::Status,
-                "verify" => Wish::Verify,
-                "repair" => Wish::Repair,
-                "abandon" => Wish::Stop(crate::ending::STOPPED),
-                other => extension(other)
-                    .map(Wish::Extend)
-                    .or_else(|| throttle(other).map(Wish::Throttle))
-                    .unwrap_or_else(|| Wish::Unknown(other.to_owned())),
-            };
+            match self.line.push(byte) {
+                Some(line) if !line.trim().is_empty() => return parse(line.trim()),
+                _ if self.keyboard.is_some() => return Wish::Typed,
+                _ => {}
+            }
         }
+    }
+}
+
+fn parse(line: &str) -> Wish {
+    match line {
+        "cutover" => Wish::Cutover,
+        "pause" => Wish::Pause,
+        "resume" => Wish::Resume,
+        "status" => Wish::Status,
+        "verify" => Wish::Verify,
+        "repair" => Wish::Repair,
+        "abandon" => Wish::Stop(crate::ending::STOPPED),
+        other => extension(other)
+            .map(Wish::Extend)
+            .or_else(|| throttle(other).map(Wish::Throttle))
+            .unwrap_or_else(|| Wish::Unknown(other.to_owned())),
     }
 }
 
@@ -112,16 +147,17 @@ fn throttle(line: &str) -> Option<Throttle> {
     Some(throttle)
 }
 
-/// Returns the lines of standard input. They are read on a separate thread, because only the end of the process can
+/// Returns the bytes of standard input. They are read on a separate thread, because only the end of the process can
 /// interrupt such a read.
-fn lines() -> mpsc::Receiver<String> {
-    let (sender, lines) = mpsc::channel(1);
+fn bytes() -> mpsc::Receiver<u8> {
+    let (sender, bytes) = mpsc::channel(1024);
     std::thread::spawn(move || {
-        for line in io::stdin().lines().map_while(Result::ok) {
-            if sender.blocking_send(line).is_err() {
+        // A file may end without a line break.
+        for byte in io::stdin().lock().bytes().map_while(Result::ok).chain([b'\n']) {
+            if sender.blocking_send(byte).is_err() {
                 return;
             }
         }
     });
-    lines
+    bytes
 }
