@@ -273,7 +273,12 @@ async fn an_application_that_was_stopped_in_vain_is_told_to_go_on() {
         };
         let during = async {
             match ending {
-                DroppedWhileStopping => until("it stops", || notes.last() == "quiesce_application").await,
+                DroppedWhileStopping => {
+                    until("it stops", || {
+                        notes.calls().last().is_some_and(|last| last == "quiesce_application")
+                    })
+                    .await
+                }
                 DroppedWhileComparing => timeout(DEADLINE, digest.reached()).await.unwrap(),
                 _ => {
                     if ending == LateWrites {
@@ -344,7 +349,10 @@ async fn a_second_cutover_is_refused_and_leaves_the_first_alone() {
     let (stopped, stopping) = tokio::sync::oneshot::channel::<()>();
     let first = run.cutover(stopping);
     let second = async {
-        until("the first stops the writers", || notes.last() == "quiesce_application").await;
+        until("the first stops the writers", || {
+            notes.calls().last().is_some_and(|last| last == "quiesce_application")
+        })
+        .await;
         let other = run.clone();
         for _ in 0..2 {
             let never = std::future::poll_fn::<(), _>(|_| panic!("the writers are being stopped already"));
