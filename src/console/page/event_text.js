@@ -22,6 +22,7 @@ const WEIGHTS = {
   feature_compatibility_changed: 'warn',
   catalog_change_met: 'warn',
   hook_failed: 'warn',
+  recording_failed: 'warn',
   waiting: 'wait',
   retrying: 'wait',
 };
@@ -82,6 +83,7 @@ const TEXTS = {
   feature_compatibility_changed: (e) =>
     `The feature compatibility version of the ${e.side} was changed from ${e.from.join('.')} to ${e.to.join('.')}`,
   hook_failed: (e) => `The hook ${e.hook} of the host program failed: ${e.reason}`,
+  recording_failed: (e) => `The recording cannot be written: ${e.reason}`,
   cutover_step: (e) => `Cutover: ${STEP_TEXT[e.step] ?? e.step}`,
   missed: (e) => `${counted(e.events, 'event')} not shown: the page was away for too long, or read too slowly`,
 };
