@@ -85,6 +85,11 @@ const TEXTS = {
   hook_failed: (e) => `The hook ${e.hook} of the host program failed: ${e.reason}`,
   recording_failed: (e) => `The recording cannot be written: ${e.reason}`,
   cutover_step: (e) => `Cutover: ${STEP_TEXT[e.step] ?? e.step}`,
+  recording: (e) => `The program with version ${e.version} began to record`,
+  call: (e) => {
+    const call = String(e.call).replaceAll('_', ' ');
+    return e.error ? `The host asked for: ${call}, which failed: ${e.error.message}` : `The host asked for: ${call}`;
+  },
   missed: (e) => `${counted(e.events, 'event')} not shown: the page was away for too long, or read too slowly`,
 };
 

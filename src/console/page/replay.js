@@ -26,6 +26,9 @@ export function parseRecording(text) {
   return { lines, skipped };
 }
 
+// How much of the lag a status of a live run shows.
+const LAG_HISTORY_MS = 10 * 60 * 1000;
+
 const OBJECTS = new Set([
   'status',
   'plan',
@@ -59,6 +62,8 @@ export class Recording {
     for (const line of this.lines) {
       if (line.at > this.at) break;
       const { value } = line;
+      // A line that was too large for the file.
+      if (value.omitted_bytes !== undefined) continue;
       if (value.type === 'status') {
         state.status = value;
         this.samples.push({
@@ -86,7 +91,15 @@ export class Recording {
           warnings += 1;
       }
     }
-    this.detail = this.describe(state, warnings);
+    this.detail = this.describe({ ...state, status: this.withLag(state.status) }, warnings);
+  }
+
+  // A recording leaves the history of the lag out of each status, because it has every status.
+  withLag(status) {
+    if (!status || status.lag_history?.length) return status;
+    const begin = this.at - LAG_HISTORY_MS;
+    const recent = this.samples.filter(({ at, lag_ms }) => lag_ms !== null && new Date(at).getTime() >= begin);
+    return { ...status, lag_history: recent.map(({ at, lag_ms }) => ({ at, lag_ms })) };
   }
 
   describe({ status, plan, summary, report, findings }, warnings) {

@@ -59,6 +59,7 @@ fn a_recording_is_played_without_the_console() {
     page.press("One step forward");
     page.wait_for("50 %");
     page.wait_for("shop.orders is copied");
+    page.wait_for("The host asked for: throttle");
     page.assert_accessible("recording");
     page.press("One step forward");
     page.wait_for("The applications may go to the target");
@@ -89,7 +90,10 @@ fn recording() -> Vec<(u32, serde_json::Value)> {
         "left_selection": [], "not_migrated": [], "not_kept": [],
     });
     vec![
+        (0, json!({ "type": "recording", "id": "shop", "version": "0.1.0" })),
+        (0, json!({ "type": "plan", "omitted_bytes": 20_000_000 })),
         (0, json!({ "type": "phase_changed", "phase": "copy" })),
+        (1, json!({ "type": "call", "call": "throttle", "error": null })),
         (1, status),
         (1, json!({ "type": "collection_copied", "namespace": "shop.orders" })),
         (2, summary),
