@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use futures::StreamExt;
 use futures::stream;
+use serde::Serialize;
 
 use crate::api::migration::Migration;
 #[cfg(feature = "console")]
@@ -11,7 +12,7 @@ use crate::checkpoint::SinkStore;
 use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::engine::ownership;
 use crate::error::Result;
-use crate::model::MigrationId;
+use crate::model::{MigrationId, format};
 use crate::report::{Certificate, Phase};
 #[cfg(feature = "console")]
 use crate::runtime::fence::{Fence, FencedStore};
@@ -24,7 +25,8 @@ use crate::sink::{Records, Sink};
 const OBSERVED: usize = 32;
 
 /// A migration that a target knows; see [`migrations`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename = "known_migration")]
 #[non_exhaustive]
 pub struct KnownMigration {
     /// Its [id](crate::MigrationBuilder::id).
@@ -36,8 +38,10 @@ pub struct KnownMigration {
     /// The phase that it was last known to be in. A migration that was stopped keeps the phase that it was in before.
     pub phase: Phase,
     /// When it was first started.
+    #[serde(serialize_with = "format::time")]
     pub begun: SystemTime,
     /// When it last saved a checkpoint; `None` if it has not saved any.
+    #[serde(serialize_with = "format::optional_time")]
     pub saved: Option<SystemTime>,
     /// The process that runs it; `None` if none does.
     pub owner: Option<LeaseOwner>,

@@ -23,8 +23,8 @@ use crate::report::{
 };
 use crate::test_util::at;
 use crate::{
-    CollectionSettings, ComparedCollection, DdlPolicy, Error, ErrorKind, Event, ExistingData, IndexPolicy, LeaseOwner,
-    LostPosition, PathPolicy, Rehearsed, Selection, Throttle, Verification, VerifyReport,
+    CollectionSettings, ComparedCollection, DdlPolicy, Error, ErrorKind, Event, ExistingData, IndexPolicy,
+    KnownMigration, LeaseOwner, LostPosition, PathPolicy, Rehearsed, Selection, Throttle, Verification, VerifyReport,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -556,13 +556,30 @@ fn a_step_of_a_cutover_has_the_name_that_it_is_written_as() {
 }
 
 #[test]
-fn an_owner_of_a_lease_is_in_the_schema() {
+fn what_a_target_knows_is_in_the_schema() {
     let owner = LeaseOwner {
         host: "h".to_owned(),
         process: 7,
         since: SystemTime::UNIX_EPOCH,
     };
     assert_eq!(fits("lease_owner", &owner)["since"], "1970-01-01T00:00:00Z");
+    for (owner, saved) in [(None, None), (Some(owner), Some(SystemTime::UNIX_EPOCH + SECOND))] {
+        let known = KnownMigration {
+            id: "tenant-42".to_owned(),
+            source: "identity".to_owned(),
+            source_name: "rs0".to_owned(),
+            phase: Phase::CatchUp,
+            begun: SystemTime::UNIX_EPOCH,
+            saved,
+            owner,
+            complete: false,
+        };
+        let written = fits("known_migration", &known);
+        assert_eq!(
+            (&written["type"], &written["phase"]),
+            (&json!("known_migration"), &json!("catch_up"))
+        );
+    }
 }
 
 #[test]
