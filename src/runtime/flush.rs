@@ -1,13 +1,10 @@
 //! The sink's flush, shared by all tasks of a run.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::SeqCst;
-
-use tokio::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::Position;
+use crate::model::{Position, SharedCalls};
 use crate::sink::Sink;
 
 /// The sink's flush, shared by all tasks of a run. It is made before the run reads anything of the target.
@@ -19,17 +16,9 @@ pub(crate) struct SharedFlush {
     sink: Arc<dyn Sink>,
     /// Losses that the sink had found before this run. Another run may find those of this one.
     losses_before: u64,
-    /// Number of flushes that have begun.
-    begun: Arc<AtomicU64>,
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Number of the last flush that succeeded.
-    flushed: u64,
+    calls: Arc<SharedCalls>,
     /// Whether writes were lost. The run then has to resume from its checkpoint.
-    lost: bool,
+    is_lost: Arc<AtomicBool>,
 }
 
 impl SharedFlush {
@@ -37,8 +26,8 @@ impl SharedFlush {
         Self {
             losses_before: sink.losses(),
             sink,
-            begun: Arc::new(AtomicU64::new(0)),
-            state: Arc::default(),
+            calls: Arc::default(),
+            is_lost: Arc::default(),
         }
     }
 
@@ -47,28 +36,27 @@ impl SharedFlush {
     /// # Errors
     /// [`PrimaryChanged`](ErrorKind::PrimaryChanged), which every later call returns too, or another error of the sink.
     pub async fn flush(&self) -> Result<()> {
-        let before = self.begun.load(SeqCst);
-        let mut state = self.state.lock().await;
-        if state.lost {
-            return Err(lost());
+        self.calls.run(self.flush_now()).await?;
+        self.check()
+    }
+
+    async fn flush_now(&self) -> Result<()> {
+        self.check()?;
+        let flushed = self.sink.flush().await;
+        let is_told = matches!(&flushed, Err(error) if error.kind() == ErrorKind::PrimaryChanged);
+        if is_told || self.sink.losses() > self.losses_before {
+            self.is_lost.store(true, SeqCst);
         }
-        if state.flushed > before {
-            // Another task's flush that began after this call has succeeded.
+        flushed?;
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        if !self.is_lost.load(SeqCst) {
             return Ok(());
         }
-        let number = self.begun.fetch_add(1, SeqCst) + 1;
-        match self.sink.flush().await {
-            Ok(()) if self.sink.losses() > self.losses_before => {
-                state.lost = true;
-                return Err(lost());
-            }
-            Ok(()) => state.flushed = number,
-            Err(error) => {
-                state.lost = error.kind() == ErrorKind::PrimaryChanged;
-                return Err(error);
-            }
-        }
-        Ok(())
+        let message = "its primary has changed during this run";
+        Err(Error::new(ErrorKind::PrimaryChanged, "flush the target", message))
     }
 
     /// Returns a position of the sink's own history at or after everything written before the call. Returns `None` if the sink has no
@@ -79,11 +67,6 @@ impl SharedFlush {
     pub async fn position(&self) -> Result<Option<Position>> {
         self.sink.sentinel().await
     }
-}
-
-fn lost() -> Error {
-    let message = "its primary has changed during this run";
-    Error::new(ErrorKind::PrimaryChanged, "flush the target", message)
 }
 
 #[cfg(test)]

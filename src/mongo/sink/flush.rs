@@ -4,9 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bson::{Document, rawdoc};
+use futures::TryFutureExt;
 
 use super::connection::TargetConnection;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::SharedCalls;
 
 /// The election terms in which writes were acknowledged since the last flush.
 ///
@@ -95,15 +97,12 @@ pub(super) fn term_of(reply: &Document) -> Option<i64> {
     reply.get_document("opTime").ok()?.get_i64("t").ok()
 }
 
-/// The flushes of a target. They run one at a time, so that each knows of the losses that those before it have found, whoever called them.
+/// The flushes of a target, of whichever migration. They run one at a time, so that each knows of the losses that those before it have found.
 #[derive(Debug, Default)]
 pub(super) struct Flushes {
-    /// Number of flushes that have begun.
-    begun: AtomicU64,
+    calls: SharedCalls,
     /// Number of flushes that have found a loss.
     losses: AtomicU64,
-    /// Number of the last flush that succeeded.
-    succeeded: tokio::sync::Mutex<u64>,
 }
 
 impl Flushes {
@@ -115,23 +114,12 @@ impl Flushes {
 /// Makes everything acknowledged so far durable.
 pub(super) async fn flush(target: &TargetConnection) -> Result<()> {
     let flushes = target.flushes();
-    let before = flushes.begun.load(SeqCst);
-    let mut succeeded = flushes.succeeded.lock().await;
-    if *succeeded > before {
-        // The flush of another caller that began after this call has succeeded.
-        return Ok(());
-    }
-    let number = flushes.begun.fetch_add(1, SeqCst) + 1;
-    match flush_now(target).await {
-        Ok(()) => *succeeded = number,
-        Err(error) => {
-            if error.kind() == ErrorKind::PrimaryChanged {
-                flushes.losses.fetch_add(1, SeqCst);
-            }
-            return Err(error);
+    let flush = flush_now(target).inspect_err(|error| {
+        if error.kind() == ErrorKind::PrimaryChanged {
+            flushes.losses.fetch_add(1, SeqCst);
         }
-    }
-    Ok(())
+    });
+    flushes.calls.run(flush).await
 }
 
 /// Flushes with one write that a majority has to journal.
