@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
+use super::invariants::orders;
+
 /// How long anything may take, by the paused clock or on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(300);
 
@@ -33,15 +35,10 @@ struct Bench {
 
 impl Bench {
     fn with_orders(count: i32) -> Self {
-        let bench = Self::default();
-        bench.source.create_collection("shop.orders", rawdoc! {}).unwrap();
-        for id in 1..=count {
-            bench
-                .source
-                .insert("shop.orders", rawdoc! { "_id": id, "n": 0 })
-                .unwrap();
+        Self {
+            source: orders(count),
+            ..Self::default()
         }
-        bench
     }
 
     fn builder(&self) -> MigrationBuilder {

@@ -37,15 +37,7 @@ pub(super) struct Ended {
 
 impl Example {
     fn start(arguments: &[&str]) -> Self {
-        let mut child = Command::new(binary("live_migration"))
-            .arg("--json")
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let mut child = piped("live_migration").arg("--json").args(arguments).spawn().unwrap();
         let mut errors = child.stderr.take().unwrap();
         Self {
             commands: child.stdin.take(),
@@ -181,6 +173,17 @@ fn assert_in_format(line: &Value) {
         panic!("{failure}");
     }
     DateTime::parse_rfc3339_str(line["at"].as_str().unwrap()).unwrap();
+}
+
+/// An example that is talked to, and that ends with the test.
+pub(super) fn piped(name: &str) -> Command {
+    let mut command = Command::new(binary(name));
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command.kill_on_drop(true);
+    command
 }
 
 pub(super) fn binary(name: &str) -> PathBuf {

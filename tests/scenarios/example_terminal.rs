@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use super::example::{PATIENCE, Sets, binary};
+use super::example::{PATIENCE, Sets, binary, piped};
 
 /// Size of the terminal.
 const COLUMNS: usize = 80;
@@ -203,15 +203,11 @@ async fn example_help_fits_100_columns() {
 
 fn in_a_pipe(sets: &Sets, arguments: &[&str]) -> Child {
     let (source, target) = sets.uris();
-    Command::new(binary("live_migration"))
+    piped("live_migration")
         .args(["--source", &source, "--target", &target])
         .args(arguments)
         .env_remove("NO_COLOR")
         .env("TERM", "xterm-256color")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
         .spawn()
         .unwrap()
 }

@@ -51,6 +51,16 @@ use tokio::time::{sleep, timeout};
 /// How long a wait may take, by the paused clock.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// A source with so many documents in `shop.orders`, `_id` from 1 on, each with `n: 0`.
+pub(super) fn orders(count: i32) -> MemorySource {
+    let source = MemorySource::default();
+    source.create_collection("shop.orders", rawdoc! {}).unwrap();
+    for id in 1..=count {
+        source.insert("shop.orders", rawdoc! { "_id": id, "n": 0 }).unwrap();
+    }
+    source
+}
+
 /// A source, a target and a checkpoint.
 #[derive(Clone, Default)]
 struct Bench {
@@ -60,17 +70,12 @@ struct Bench {
 }
 
 impl Bench {
-    /// With so many documents in `shop.orders`, `_id` from 1 on, each with `n: 0`.
+    /// With a source of [`orders`].
     fn with_orders(count: i32) -> Self {
-        let bench = Self::default();
-        bench.source.create_collection("shop.orders", rawdoc! {}).unwrap();
-        for id in 1..=count {
-            bench
-                .source
-                .insert("shop.orders", rawdoc! { "_id": id, "n": 0 })
-                .unwrap();
+        Self {
+            source: orders(count),
+            ..Self::default()
         }
-        bench
     }
 
     fn migration(&self) -> MigrationBuilder {

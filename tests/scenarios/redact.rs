@@ -1,6 +1,5 @@
 //! The example `redact`: no value of a masked field arrives, whatever is written to it.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -10,11 +9,10 @@ use mongoferry_testbed::compare::differences;
 use mongoferry_testbed::workload::load_readings;
 use mongoferry_testbed::{ReplicaSet, Version};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::example::binary;
+use super::example::piped;
 
 /// How long the example may take; far more than a busy machine needs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -106,15 +104,8 @@ async fn masked_values_never_arrive(version: Version) {
     let (stop, stopped) = watch::channel(false);
     let writer = tokio::spawn(write(customers(&on_source), stopped));
 
-    let mut example = Command::new(binary("redact"))
-        .args([source.uri(), target.uri()])
-        .args(FIELDS)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let uris = [source.uri(), target.uri()];
+    let mut example = piped("redact").args(uris).args(FIELDS).spawn().unwrap();
     let mut lines = BufReader::new(example.stdout.take().unwrap()).lines();
     let ready = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
     if ready.is_none() {
@@ -186,14 +177,8 @@ async fn with_readings(from_the_beginning: bool) -> String {
     if from_the_beginning {
         load_readings(&on_source, 10, 1).await.unwrap();
     }
-    let mut example = Command::new(binary("redact"))
-        .args([&source.uri(), &target.uri(), "room"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let arguments = [&source.uri(), &target.uri(), "room"];
+    let mut example = piped("redact").args(arguments).spawn().unwrap();
     if !from_the_beginning {
         let mut lines = BufReader::new(example.stdout.take().unwrap()).lines();
         timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
