@@ -10,8 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::WayBack;
 use crate::error::Result;
-#[cfg(feature = "recorder")]
-use crate::error::{Error, ErrorKind};
 use crate::model::{MigrationId, Namespace, OnWait, Selection, checked_pattern, matches_pattern};
 
 /// All settings of a migration.
@@ -58,21 +56,13 @@ pub(crate) struct Recording {
 }
 
 impl Settings {
-    /// Checks that a recording has room for something.
-    #[cfg(feature = "recorder")]
-    pub fn check_recording(&self) -> Result<()> {
-        let least = 1 << 20;
-        match &self.recording {
-            Some(recording) if recording.bytes < least => Err(Error::new(
-                ErrorKind::InvalidConfiguration,
-                "build the migration",
-                format!(
-                    "the limit of the recording is {} bytes; it must be at least {least}",
-                    recording.bytes
-                ),
-            )),
-            _ => Ok(()),
+    /// Maximum size of a recording; `u64::MAX` without one.
+    pub fn recording_bytes(&self) -> u64 {
+        #[cfg(feature = "recorder")]
+        if let Some(recording) = &self.recording {
+            return recording.bytes;
         }
+        u64::MAX
     }
 
     /// Number of walkers to run until the write load on the source is known.

@@ -13,7 +13,7 @@ use crate::api::handle::MigrationHandle;
 use crate::cutover::hand_over;
 use crate::engine::supervise::State;
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::{Call, CutoverStep, Event, Outcome, Phase, Summary, TARGET};
+use crate::report::{Call, CutoverStep, Outcome, Phase, Summary, TARGET};
 use crate::runtime::completion::Switch;
 use crate::runtime::hooks::HookResult;
 use crate::runtime::progress::RunState;
@@ -105,7 +105,7 @@ impl MigrationHandle {
         stop_writes: impl Future<Output = impl StopWritesResult>,
         switch: impl FnOnce() -> Option<Box<dyn Switch>>,
     ) -> Result<Summary> {
-        self.run.recording.call("cutover", self.check(Call::CutOver))?;
+        self.run.recorder.call("cutover", self.check(Call::CutOver))?;
         self.ready_to_cut_over().await?;
         self.hand_over(stop_writes, switch).await
     }
@@ -130,7 +130,7 @@ impl MigrationHandle {
     /// # Cancellation
     /// Same as `cutover`.
     pub async fn cutover_now(&self, stop_writes: impl Future<Output = impl StopWritesResult>) -> Result<Summary> {
-        self.run.recording.call("cutover_now", self.check(Call::CutOver))?;
+        self.run.recorder.call("cutover_now", self.check(Call::CutOver))?;
         let status = self.status();
         if !status.can_cut_over {
             let (lag, most) = (status.lag, self.run.engine.settings.max_lag);
@@ -159,13 +159,13 @@ impl MigrationHandle {
         let handed_over = self.try_hand_over(stop_writes, switch).instrument(span).await;
         match &handed_over {
             Ok(summary) => {
-                run.recording.record(summary);
+                run.recorder.record(summary);
                 let differing = (summary.outcome == Outcome::Differences).then(|| summary.clone());
                 *run.differing.lock().unwrap_or_else(PoisonError::into_inner) = differing;
             }
             Err(_) => {
                 let _ = run
-                    .recording
+                    .recorder
                     .call("hand_over", handed_over.as_ref().map_err(Clone::clone));
             }
         }
@@ -212,8 +212,7 @@ impl MigrationHandle {
             self.check(Call::CutOver)?;
             sleep(Duration::from_millis(20)).await;
         }
-        let step = CutoverStep::StopWrites;
-        progress.events.send(Event::CutoverStep { step });
+        progress.begin_step(CutoverStep::StopWrites);
         progress.application.stop();
         let quiesced = engine.hooks.quiesce_application();
         quiesced.instrument(cutover_step("quiesce_application")).await?;
@@ -227,8 +226,7 @@ impl MigrationHandle {
         // Kept until the end: held operations continue only when the source accepts writes again.
         let mut switch = switch();
         let hand_over = async {
-            let step = CutoverStep::Drain;
-            progress.events.send(Event::CutoverStep { step });
+            progress.begin_step(CutoverStep::Drain);
             if engine.settings.block_source_writes {
                 let blocked = progress.write_block.block();
                 blocked.instrument(cutover_step("block_source_writes")).await?;

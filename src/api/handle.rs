@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
 
-use crate::api::recording::Recording;
+use crate::api::recording::RunRecorder;
 use crate::api::verify::{self, DocumentPair, VerifyReport};
 use crate::checkpoint::CutoverWindow;
 use crate::config::Throttle;
@@ -50,7 +50,7 @@ pub(super) struct Run {
     pub engine: Arc<Job>,
     pub progress: Arc<RunState>,
     pub requests: Arc<Requests>,
-    pub recording: Arc<Recording>,
+    pub recorder: Arc<RunRecorder>,
     wanted: watch::Sender<Wanted>,
     pub state: watch::Receiver<State>,
     /// Held by the one cutover that is in progress.
@@ -75,10 +75,10 @@ impl MigrationHandle {
     async fn start_in(span: &Span, engine: Arc<Job>) -> Result<Self> {
         let hooks = engine.hooks.clone();
         let events = engine.events.clone();
-        let recording = Arc::new(Recording::start(&engine));
+        let recorder = Arc::new(RunRecorder::start(&engine));
         let started = match hooks.before_start().await {
             Ok(()) => {
-                let started = Self::start_allowed(span, engine, Arc::clone(&recording)).await;
+                let started = Self::start_allowed(span, engine, Arc::clone(&recorder)).await;
                 if let Err(error) = &started {
                     hooks.on_failure(&events, error).await;
                 }
@@ -88,12 +88,12 @@ impl MigrationHandle {
         };
         if let Err(error) = &started {
             events.send(Event::Failed { error: error.clone() });
-            recording.flush().await;
+            recorder.flush().await;
         }
         started
     }
 
-    async fn start_allowed(span: &Span, engine: Arc<Job>, recording: Arc<Recording>) -> Result<Self> {
+    async fn start_allowed(span: &Span, engine: Arc<Job>, recorder: Arc<RunRecorder>) -> Result<Self> {
         // An error that exists from the beginning fails the start, not the run.
         let loaded = engine.load();
         let waits = &engine.settings.on_wait;
@@ -110,7 +110,7 @@ impl MigrationHandle {
                 checkpoint.window
             }
             None => {
-                check(&engine, &recording).await?;
+                check(&engine, &recorder).await?;
                 CutoverWindow::default()
             }
         };
@@ -127,7 +127,7 @@ impl MigrationHandle {
         progress.walker_slots.set(engine.settings.walkers_at_first());
         let (length, now) = (engine.settings.cutover_window, engine.settings.clock.now());
         progress.window.go_on(length, kept, now);
-        recording.observe(&progress, engine.settings.max_lag);
+        recorder.observe(&progress, engine.settings.max_lag);
         let requests: Arc<Requests> = Arc::new(watch::Sender::new(None));
         let wanted = watch::Sender::new(Wanted::Run);
         let (report, state) = watch::channel(State::Running);
@@ -150,7 +150,7 @@ impl MigrationHandle {
             engine,
             progress,
             requests,
-            recording,
+            recorder,
             wanted,
             state,
             cutover: Mutex::new(()),
@@ -263,7 +263,7 @@ impl MigrationHandle {
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) during a cutover, or the error that ended the run earlier.
     pub async fn pause(&self) -> Result<()> {
-        self.run.recording.call("pause", self.check(Call::Pause))?;
+        self.run.recorder.call("pause", self.check(Call::Pause))?;
         self.run.wanted.send_replace(Wanted::Pause);
         let mut state = self.run.state.clone();
         let _ = state.wait_for(|state| !matches!(state, State::Running)).await;
@@ -283,7 +283,7 @@ impl MigrationHandle {
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) if the run is not paused, or the error that ended the run earlier.
     pub fn resume(&self) -> Result<()> {
-        self.run.recording.call("resume", self.check(Call::Resume))?;
+        self.run.recorder.call("resume", self.check(Call::Resume))?;
         self.run.wanted.send_replace(Wanted::Run);
         Ok(())
     }
@@ -303,7 +303,7 @@ impl MigrationHandle {
     /// # Errors
     /// [`WrongPhase`](ErrorKind::WrongPhase) if the run has not been ready yet, or the error that ended the run.
     pub async fn extend(&self, by: Duration) -> Result<()> {
-        self.run.recording.call("extend", self.check(Call::Extend))?;
+        self.run.recorder.call("extend", self.check(Call::Extend))?;
         if !self.run.progress.window.extend(by) {
             return Err(Error::new(
                 ErrorKind::WrongPhase,
@@ -339,9 +339,9 @@ impl MigrationHandle {
     /// # Cancellation
     /// If the future is dropped, the comparison continues in the background. The next call starts a new one.
     pub async fn verify(&self, collections: &[Namespace]) -> Result<VerifyReport> {
-        self.run.recording.call("verify", self.check(Call::Verify))?;
+        self.run.recorder.call("verify", self.check(Call::Verify))?;
         let report = verify::verify(&self.run.requests, collections, || self.check_running()).await?;
-        self.run.recording.record(&report);
+        self.run.recorder.record(&report);
         Ok(report)
     }
 
@@ -407,7 +407,7 @@ impl MigrationHandle {
     /// ```
     pub fn throttle(&self, throttle: Throttle) {
         // The status has the limits.
-        let _ = self.run.recording.call("throttle", Ok(()));
+        let _ = self.run.recorder.call("throttle", Ok(()));
         self.run.progress.limits.set(throttle);
     }
 
@@ -422,7 +422,7 @@ impl MigrationHandle {
     /// # }
     /// ```
     pub async fn abandon(&self) {
-        let _ = self.run.recording.call("abandon", Ok(()));
+        let _ = self.run.recorder.call("abandon", Ok(()));
         self.run.wanted.send_replace(Wanted::Stop);
         self.ended().await;
         self.last_phase_told().await;
@@ -446,7 +446,7 @@ impl MigrationHandle {
     /// # Cancellation
     /// Dropping the future leaves the run paused or about to pause.
     pub async fn shutdown(&self, deadline: Duration) {
-        let _ = self.run.recording.call("shutdown", Ok(()));
+        let _ = self.run.recorder.call("shutdown", Ok(()));
         let end = Instant::now() + deadline;
         let run = &*self.run;
         let calmly = async {
@@ -470,7 +470,7 @@ impl MigrationHandle {
     /// The file in which the run is [recorded](crate::MigrationBuilder::recording); `None` if it is not.
     #[cfg(feature = "recorder")]
     pub fn recording(&self) -> Option<&std::path::Path> {
-        self.run.recording.path()
+        self.run.recorder.path()
     }
 
     /// Returns the result of the last cutover of this handle and its clones that compared both sides; `None` if there was none. A cutover
@@ -521,7 +521,7 @@ impl MigrationHandle {
     pub(super) async fn last_phase_told(&self) {
         // This fails only if the reporting task has panicked or ended.
         let _ = self.run.told.clone().wait_for(|phase| phase.is_last()).await;
-        self.run.recording.flush().await;
+        self.run.recorder.flush().await;
         // A program that exits now leaves the metrics as they were at the end.
         #[cfg(feature = "metrics")]
         self.run.progress.metrics.publish(&self.status());
@@ -565,9 +565,9 @@ impl MigrationHandle {
 /// # Errors
 /// [`Refused`](ErrorKind::Refused) with every blocker, [`LeaseHeld`](ErrorKind::LeaseHeld) if there are some because another process runs the
 /// migration, or a server error.
-async fn check(engine: &Job, recording: &Recording) -> Result<()> {
+async fn check(engine: &Job, recorder: &RunRecorder) -> Result<()> {
     let plan = preflight::check(engine, preflight::Purpose::Start).await?;
-    recording.record(&plan);
+    recorder.record(&plan);
     let Err(refused) = plan.refuse() else { return Ok(()) };
     match lease::holder(&engine.unfenced.records(&engine.settings.id)).await {
         Ok(Some(holder)) => Err(lease::held_by(&holder)),

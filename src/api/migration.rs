@@ -737,6 +737,7 @@ impl MigrationBuilder {
             ("appliers", settings.appliers as u64, 1, 256),
             ("chunk_bytes", settings.chunk_bytes, 1 << 10, u64::MAX),
             ("memory_bytes", settings.memory_bytes as u64, 16 << 20, u64::MAX),
+            ("bytes of the recording", settings.recording_bytes(), 1 << 20, u64::MAX),
             ("Resources::memory_bytes", shared_bytes as u64, 16 << 20, u64::MAX),
         ] {
             if !(least..=most).contains(&value) {
@@ -748,8 +749,6 @@ impl MigrationBuilder {
                 ));
             }
         }
-        #[cfg(feature = "recorder")]
-        settings.check_recording()?;
         let store = self
             .store
             .unwrap_or_else(|| Arc::new(SinkStore::of(Records::new(Arc::clone(&self.sink), settings.id.clone()))));

@@ -12,13 +12,13 @@ use crate::runtime::progress::RunState;
 use crate::runtime::recorder::Recorder;
 
 /// The recorder of a run, if the host wants one.
-pub(super) struct Recording {
+pub(super) struct RunRecorder {
     #[cfg(feature = "recorder")]
     recorder: Option<Recorder>,
 }
 
 #[cfg(feature = "recorder")]
-impl Recording {
+impl RunRecorder {
     pub fn start(job: &Job) -> Self {
         let settings = &job.settings;
         let start = |recording| Recorder::start(recording, settings.id.as_str(), &job.events);
@@ -62,7 +62,7 @@ impl Recording {
 }
 
 #[cfg(not(feature = "recorder"))]
-impl Recording {
+impl RunRecorder {
     pub fn start(_: &Job) -> Self {
         Self {}
     }

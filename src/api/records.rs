@@ -110,8 +110,7 @@ impl Migration {
     /// [`CheckpointMismatch`](crate::ErrorKind::CheckpointMismatch) if the checkpoint belongs to another migration, or a server error.
     pub async fn certificate(&self) -> Result<Option<Certificate>> {
         let checkpoint = self.engine().load().await?;
-        let certificate = checkpoint.and_then(|checkpoint| checkpoint.certificate);
-        certificate.as_ref().map(Certificate::decode).transpose()
+        checkpoint.as_ref().map_or(Ok(None), Certificate::of)
     }
 
     /// Removes everything that this migration keeps: its checkpoint from the checkpoint store, and its records from the target. The names that

@@ -13,7 +13,6 @@ use crate::console::settings::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Selection, Wait};
 use crate::mongo::connect::ConnectOptions;
-use crate::report::Certificate;
 use crate::runtime::hooks::HookResult;
 use crate::runtime::register::Register;
 use crate::sink::{MongoSink, Sink};
@@ -172,25 +171,21 @@ pub(super) fn telling(options: ConnectOptions, tell: &Tell) -> ConnectOptions {
 /// A server error, or the records were written by a newer version.
 pub(super) async fn known_selection(sink: &Arc<dyn Sink>, id: &str) -> Result<Option<Selection>> {
     // A migration that is complete has no selection in the register.
-    let stored = SinkStore::with_id(Arc::clone(sink), id)?.load().await?;
-    if let Some(stored) = stored {
-        return Ok(Some(Checkpoint::decode(&stored)?.selection));
+    if let Some(checkpoint) = known_checkpoint(sink, id).await? {
+        return Ok(Some(checkpoint.selection));
     }
     let known = Register::load(&**sink).await?.migrations;
     let entry = known.into_iter().find(|entry| entry.id == id);
     Ok(entry.and_then(|entry| entry.selection))
 }
 
-/// Returns the certificate that the checkpoint of a complete migration has on its target.
+/// Returns the checkpoint that a migration keeps on its target.
 ///
 /// # Errors
 /// A server error, or the records were written by a newer version.
-pub(super) async fn known_certificate(sink: &Arc<dyn Sink>, id: &str) -> Result<Option<Certificate>> {
-    let Some(stored) = SinkStore::with_id(Arc::clone(sink), id)?.load().await? else {
-        return Ok(None);
-    };
-    let certificate = Checkpoint::decode(&stored)?.certificate;
-    certificate.as_ref().map(Certificate::decode).transpose()
+pub(super) async fn known_checkpoint(sink: &Arc<dyn Sink>, id: &str) -> Result<Option<Checkpoint>> {
+    let stored = SinkStore::with_id(Arc::clone(sink), id)?.load().await?;
+    stored.as_ref().map(Checkpoint::decode).transpose()
 }
 
 /// Awaits a function of the host, which may panic.

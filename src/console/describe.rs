@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::api::reverse;
 use crate::checkpoint::WayBack;
-use crate::console::build::{Build, Described, known_certificate, known_selection};
+use crate::console::build::{Build, Described, known_checkpoint, known_selection};
 use crate::console::endpoint::{Connection, Endpoint};
 use crate::console::http::problem::Problem;
 use crate::console::managed::{Direction, Managed, Origin, State};
@@ -239,7 +239,10 @@ pub(super) async fn certificate(console: &Console, managed: &Managed) -> Result<
         .as_ref()
         .filter(|_| managed.origin != Origin::Host);
     match (of_fixed, build) {
-        (Some(fixed), _) => Ok(known_certificate(&fixed.sink().await?, &managed.id).await?),
+        (Some(fixed), _) => {
+            let checkpoint = known_checkpoint(&fixed.sink().await?, &managed.id).await?;
+            Ok(checkpoint.as_ref().map_or(Ok(None), Certificate::of)?)
+        }
         (None, Some(build)) => Ok(managed.build(&build).await?.certificate().await?),
         (None, None) => Ok(None),
     }

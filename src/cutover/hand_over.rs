@@ -119,7 +119,7 @@ impl HandOver<'_> {
         };
         loop {
             let Some((run, summary)) = self.round(&mut rounds).await? else {
-                self.begin(CutoverStep::Drain);
+                self.progress.begin_step(CutoverStep::Drain);
                 continue;
             };
             if summary.outcome != Outcome::Complete {
@@ -130,7 +130,7 @@ impl HandOver<'_> {
                 summary: Box::new(summary),
                 switch: switch.take(),
             };
-            self.begin(CutoverStep::Finish);
+            self.progress.begin_step(CutoverStep::Finish);
             let complete = self.complete(&run, offer, rounds.known.count);
             let complete = report_waits(events, Side::Target, "save that the migration is complete", complete);
             match complete.instrument(cutover_step("complete")).await? {
@@ -140,7 +140,7 @@ impl HandOver<'_> {
                 }
                 Ended::NotYet(offer) => {
                     *switch = offer.switch;
-                    self.begin(CutoverStep::Drain);
+                    self.progress.begin_step(CutoverStep::Drain);
                 }
             }
         }
@@ -159,7 +159,7 @@ impl HandOver<'_> {
             }
             rounds.known = late_writes;
         }
-        self.begin(CutoverStep::Compare);
+        self.progress.begin_step(CutoverStep::Compare);
         let look = self.look(&run, &report, &mut rounds.compared);
         let look = report_waits_within(events, Side::Target, "list and compare both sides", None, look);
         let Some(sides) = look.instrument(cutover_step("compare")).await? else {
@@ -323,11 +323,6 @@ impl HandOver<'_> {
             let _ = begun.await;
         }
         Ok(())
-    }
-
-    /// Reports the next step.
-    fn begin(&self, step: CutoverStep) {
-        self.progress.events.send(Event::CutoverStep { step });
     }
 
     fn tell(&self, summary: &Summary) {

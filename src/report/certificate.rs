@@ -6,6 +6,7 @@ use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{self, NotKept, Series, compare_indexes, option_differences};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{ByName, Collection, CollectionKind, Deployment, Namespace, Position, by_name};
 use crate::report::{CollectionSummary, LateWrites};
@@ -100,6 +101,14 @@ impl Certificate {
             )
             .with_source(error)
         })
+    }
+
+    /// The certificate that a checkpoint has, if its migration is complete.
+    ///
+    /// # Errors
+    /// Same as [`decode`](Self::decode).
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Option<Self>> {
+        checkpoint.certificate.as_ref().map(Self::decode).transpose()
     }
 
     /// Decodes a certificate from bytes returned by [`encode`](Self::encode).

@@ -12,7 +12,9 @@ use tracing::Span;
 
 use crate::error::Error;
 use crate::model::{Amount, Namespace, Position};
-use crate::report::{ChangeCounts, Event, Events, ForeignWrites, IndexCounts, LateWatch, Phase, Recent, Status};
+use crate::report::{
+    ChangeCounts, CutoverStep, Event, Events, ForeignWrites, IndexCounts, LateWatch, Phase, Recent, Status,
+};
 use crate::runtime::application::Application;
 use crate::runtime::collections::CollectionStatuses;
 use crate::runtime::completion::Completion;
@@ -253,6 +255,11 @@ impl RunState {
     pub fn is_compared_but_for(&self, latest: Duration) -> bool {
         let comparison = self.comparison.lock().unwrap_or_else(PoisonError::into_inner);
         comparison.while_running.is_none_or(|work| work.is_done_but_for(latest))
+    }
+
+    /// Reports the next step of a cutover.
+    pub fn begin_step(&self, step: CutoverStep) {
+        self.events.send(Event::CutoverStep { step });
     }
 
     /// Emits an event for a document that the target refused for good, and keeps it for the summary.
