@@ -113,10 +113,11 @@ pub use axum;
 /// The crates of the types in this API, in the versions that this crate uses, so that a host needs no matching version of its own.
 pub use {bson, mongodb};
 
+pub use api::builder::MigrationBuilder;
 pub use api::cutover::StopWritesResult;
 pub use api::handle::MigrationHandle;
 pub use api::migrating_client::{ClientCutover, ClientGuard, HeldCalls, MigratingClient};
-pub use api::migration::{Migration, MigrationBuilder};
+pub use api::migration::Migration;
 pub use api::records::{KnownMigration, migrations};
 pub use api::rehearsal::{Rehearsal, Rehearsed};
 pub use api::verify::{ComparedCollection, DocumentPair, VerifyReport};

@@ -1,7 +1,9 @@
 //! Public API for migrations.
 
+pub(crate) mod builder;
 pub(crate) mod cutover;
 pub(crate) mod handle;
+mod launch;
 pub(crate) mod migrating_client;
 pub(crate) mod migration;
 pub(crate) mod records;

@@ -7,7 +7,8 @@
 #[cfg(test)]
 mod tests;
 
-use crate::api::migration::{Migration, MigrationBuilder};
+use crate::api::builder::MigrationBuilder;
+use crate::api::migration::Migration;
 use crate::checkpoint::WayBack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Outcome, Summary};

@@ -133,7 +133,7 @@ impl Described {
         self.finish(builder, tell)
     }
 
-    fn finish(&self, builder: crate::api::migration::MigrationBuilder, tell: &Tell) -> Result<Migration> {
+    fn finish(&self, builder: crate::api::builder::MigrationBuilder, tell: &Tell) -> Result<Migration> {
         let tell = Arc::clone(tell);
         self.settings.apply(builder).on_wait(move |wait| tell(wait)).build()
     }

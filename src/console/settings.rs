@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::api::migration::MigrationBuilder;
+use crate::api::builder::MigrationBuilder;
 use crate::config::{DdlPolicy, ExistingData, Throttle, Verification};
 use crate::console::endpoint::Endpoint;
 use crate::console::http::openapi;
