@@ -7,6 +7,7 @@ use futures::stream::Stream;
 use crate::api::builder::MigrationBuilder;
 use crate::api::handle::MigrationHandle;
 use crate::api::reverse;
+#[cfg(feature = "console")]
 use crate::config::Settings;
 #[cfg(doc)]
 use crate::error::ErrorKind;

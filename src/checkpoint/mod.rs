@@ -18,6 +18,7 @@ use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::raw::record;
 use crate::model::{CollectionKind, DEFAULT_ID, LeftSelection, Namespace, Position, Selection};
 use crate::order::Key;
 
@@ -375,7 +376,7 @@ impl Checkpoint {
     /// # Errors
     /// The checkpoint is larger than a document can be.
     pub fn encode(&self) -> Result<RawDocumentBuf> {
-        bson::serialize_to_raw_document_buf(self).map_err(|error| {
+        record::encode(self).map_err(|error| {
             Error::new(
                 ErrorKind::Protocol,
                 "encode the checkpoint",
@@ -408,7 +409,7 @@ impl Checkpoint {
                 ),
             ));
         }
-        bson::deserialize_from_slice(bytes.as_bytes()).map_err(|error| {
+        record::decode(bytes.as_bytes()).map_err(|error| {
             Error::new(ErrorKind::CheckpointMismatch, "read the checkpoint", "it is damaged").with_source(error)
         })
     }

@@ -11,6 +11,7 @@ use bson::raw::{RawDocumentBuf, cstr};
 
 use super::{Checkpoint, CollectionState, ComparedState};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::raw::record;
 use crate::model::raw::writer::{IndexNames, RawWriter};
 use crate::model::{Namespace, Position, SharedSlots};
 
@@ -80,7 +81,7 @@ impl State {
         if let Some(encoded) = self.encoded.get() {
             return Ok(encoded);
         }
-        let encoded = bson::serialize_to_raw_document_buf(&self.collection).map_err(does_not_fit)?;
+        let encoded = record::encode(&self.collection).map_err(does_not_fit)?;
         Ok(self.encoded.get_or_init(|| encoded))
     }
 }
@@ -158,7 +159,7 @@ impl PendingCheckpoint {
             match self.compared(state) {
                 None => whole.document(names.next(), encoded),
                 Some(compared) => {
-                    let compared = bson::serialize_to_raw_document_buf(compared).map_err(does_not_fit)?;
+                    let compared = record::encode(compared).map_err(does_not_fit)?;
                     let mut encoded = encoded.clone();
                     encoded.append(cstr!("compared"), compared);
                     whole.document(names.next(), &encoded)

@@ -15,6 +15,7 @@ pub(crate) mod watch;
 pub(crate) mod window;
 pub(crate) mod write_block;
 
+use futures::FutureExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -354,9 +355,9 @@ impl Tasks<'_> {
         requests.send_replace(Some(send_requests));
     }
 
-    /// Starts a task in the span of the run.
+    /// Starts a task in the span of the run. It is boxed, so that the code around a task is compiled once.
     fn start(&mut self, task: impl Future<Output = Result<()>> + Send + 'static) {
-        self.tasks.spawn(task.in_current_span());
+        self.tasks.spawn(task.boxed().in_current_span());
     }
 
     /// Starts the appliers, and returns where their messages go.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::catalog::{self, NotKept, Series, compare_indexes, option_differences};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::raw::record;
 use crate::model::{ByName, Collection, CollectionKind, Deployment, Namespace, Position, by_name};
 use crate::report::{CollectionSummary, LateWrites};
 use crate::sink::Sink;
@@ -93,7 +94,7 @@ impl Certificate {
     /// The certificate is larger than a document can be, which takes tens of thousands of collections. Use `serde` to write it in this
     /// case.
     pub fn encode(&self) -> Result<RawDocumentBuf> {
-        bson::serialize_to_raw_document_buf(self).map_err(|error| {
+        record::encode(self).map_err(|error| {
             Error::new(
                 ErrorKind::Protocol,
                 "encode the certificate",
@@ -126,8 +127,7 @@ impl Certificate {
                 "it has format {format}, this version reads up to {FORMAT}: use the newer version that wrote it"
             )));
         }
-        bson::deserialize_from_slice(bytes.as_bytes())
-            .map_err(|error| refused("it is damaged".to_owned()).with_source(error))
+        record::decode(bytes.as_bytes()).map_err(|error| refused("it is damaged".to_owned()).with_source(error))
     }
 
     /// Compares both sides with the certificate, and with each other by digests. Returns the deviations as text.

@@ -16,11 +16,11 @@
 use std::time::Duration;
 
 use bson::DateTime;
-use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::{Error, ErrorKind, Finding, FindingCode, Result};
+use crate::model::raw::record;
 use crate::model::{MigrationId, Overlap, Selection};
 use crate::mongo::retry::random;
 use crate::runtime::fence::{EXPIRY, HOLD};
@@ -75,10 +75,10 @@ impl Register {
     /// A server error, or the register was written by a newer version.
     pub async fn load(sink: &dyn Sink) -> Result<Self> {
         const OPERATION: &str = "read the register of migrations";
-        let Some(record) = sink.load_record(RECORD).await? else {
+        let Some(kept) = sink.load_record(RECORD).await? else {
             return Ok(Self::default());
         };
-        let read: Self = bson::deserialize_from_slice(record.as_bytes()).map_err(|error| {
+        let read: Self = record::decode(kept.as_bytes()).map_err(|error| {
             Error::new(
                 ErrorKind::CheckpointMismatch,
                 OPERATION,
@@ -122,7 +122,7 @@ impl Register {
         const OPERATION: &str = "save the register of migrations";
         let read = self.fence;
         (self.format, self.fence) = (FORMAT, read + 1);
-        let record: RawDocumentBuf = bson::serialize_to_raw_document_buf(self)
+        let record = record::encode(self)
             .map_err(|error| Error::new(ErrorKind::Protocol, OPERATION, "it cannot be encoded").with_source(error))?;
         if record.as_bytes().len() > MOST_BYTES {
             let message = "the selections of all migrations to this target are too large; use patterns instead of names, or forget \

@@ -1,4 +1,5 @@
 //! Reads and writes BSON bytes in place.
 
 pub(crate) mod batch_cursor;
+pub(crate) mod record;
 pub(crate) mod writer;

@@ -158,7 +158,8 @@ pub(crate) async fn to_its_end<T: Send + 'static>(
     limit: Duration,
     call: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    tokio::spawn(answered(operation, limit, call))
+    // Boxed, so that the code of a task is compiled for each result and not for each call.
+    tokio::spawn(answered(operation, limit, call.boxed()))
         .await
         .unwrap_or_else(|error| {
             Err(Error::new(ErrorKind::Panic, operation, "the task that opens a cursor panicked").with_source(error))
