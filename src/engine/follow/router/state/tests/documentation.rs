@@ -8,7 +8,7 @@ fn named_tests_exist() {
         include_str!("relief.rs"),
         include_str!("barriers.rs"),
         include_str!("comparisons.rs"),
-        include_str!("random.rs"),
+        include_str!("random/mod.rs"),
         include_str!("../../tests.rs"),
     ]
     .concat();
