@@ -15,6 +15,8 @@ mod predicate;
 mod query;
 #[allow(dead_code, reason = "the engine uses it next")]
 mod set;
+#[cfg(test)]
+mod tests;
 mod touched;
 mod transform;
 
