@@ -10,7 +10,7 @@ use bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
 use mongoferry::rules::{Predicate, Query};
 use mongoferry_testbed::{ReplicaSet, Version};
 
-use self::random::{Maker, is_plain};
+use self::random::Maker;
 use super::delta::wire::Connection;
 
 const DATABASE: &str = "rules";
@@ -29,11 +29,15 @@ async fn queries_select_what_6_0_selects() {
 }
 
 #[tokio::test]
-#[ignore = "takes minutes"]
-async fn very_many_queries_select_what_servers_select() {
-    for version in [Version::V4_2, Version::V4_4, Version::V5_0, Version::V6_0] {
-        check(version, 20_000).await;
-    }
+#[ignore = "the oldest and the newest version are enough for every day"]
+async fn queries_select_what_4_4_selects() {
+    check(Version::V4_4, 2_000).await;
+}
+
+#[tokio::test]
+#[ignore = "the oldest and the newest version are enough for every day"]
+async fn queries_select_what_5_0_selects() {
+    check(Version::V5_0, 2_000).await;
 }
 
 async fn check(version: Version, cases: usize) {
@@ -58,7 +62,7 @@ async fn check(version: Version, cases: usize) {
         let fits = |document: &&RawDocumentBuf| filter.fits(&namespace, document).unwrap();
         let ours: BTreeSet<i32> = documents.iter().filter(fits).map(|document| number(document)).collect();
         selective += usize::from((1..documents.len()).contains(&ours.len()));
-        let mut difference = |theirs: &BTreeSet<i32>, what: &str, counts: fn(&RawDocument) -> bool| {
+        let mut difference = |theirs: &BTreeSet<i32>, what: &str, counts: &dyn Fn(&RawDocument) -> bool| {
             for number in ours.symmetric_difference(theirs) {
                 let document = documents
                     .iter()
@@ -75,10 +79,13 @@ async fn check(version: Version, cases: usize) {
                 }
             }
         };
-        // Servers differ on undefined, so the query of the host counts only where there is none.
-        difference(&find(&server, raw(&query)).await, "given", is_plain);
+        // Servers differ on undefined, and older ones on remainders, so the query of the host counts only without these.
+        let is_integral = version >= Version::V6_0 || !query.to_string().contains("$mod");
+        let counts =
+            |document: &RawDocument| !has(document, "$undefined") && (is_integral || !has(document, "$numberD"));
+        difference(&find(&server, raw(&query)).await, "given", &counts);
         if let Some(pushed_down) = filter.query() {
-            difference(&find(&server, pushed_down.to_owned()).await, "pushed down", |_| true);
+            difference(&find(&server, pushed_down.to_owned()).await, "pushed down", &|_| true);
         }
         if wrong.len() >= 20 {
             break;
@@ -125,6 +132,11 @@ fn number(document: &RawDocument) -> i32 {
 
 fn raw(document: &Document) -> RawDocumentBuf {
     RawDocumentBuf::try_from(document).unwrap()
+}
+
+/// Whether a word is in the document, written as extended JSON.
+fn has(document: &RawDocument, word: &str) -> bool {
+    shown(document).contains(word)
 }
 
 fn shown(document: &RawDocument) -> String {

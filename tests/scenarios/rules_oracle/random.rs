@@ -4,7 +4,7 @@
 
 use bson::oid::ObjectId;
 use bson::raw::cstr;
-use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, Regex, Timestamp, bson, doc};
+use bson::{Bson, DateTime, Document, RawDocumentBuf, Regex, Timestamp, bson, doc};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -266,12 +266,6 @@ impl Maker {
     fn chance(&mut self, probability: f64) -> bool {
         self.random.random_bool(probability)
     }
-}
-
-/// Whether there is no undefined in the document.
-pub fn is_plain(document: &RawDocument) -> bool {
-    let value = mongoferry::order::RawValue::from_parts(0x03, document.as_bytes());
-    !format!("{value:?}").contains("$undefined")
 }
 
 fn as_raw(value: &Bson) -> (u8, Vec<u8>) {
