@@ -351,6 +351,9 @@ fn deltas_of_other_fields_are_forwarded() {
             "{field}"
         );
     }
+    let drops = rules().drop("a").drop("b").build().unwrap();
+    assert_eq!(effect(&drops, &set(doc! { "a.x": 1, "b": 1 })), DeltaEffect::Nothing);
+    assert_eq!(effect(&drops, &set(doc! { "a.x": 1, "c": 1 })), DeltaEffect::Image);
     assert_eq!(some.changes().unwrap(), ["a", "c", "d", "e"].map(String::from).into());
 
     let few = rules().keep_only(["a", "b.c"]).build().unwrap();

@@ -224,37 +224,25 @@ fn types_and_remainders_are_tested() {
 #[test]
 fn conditions_combine() {
     let (one, two, three) = (rawdoc! { "a": 1 }, rawdoc! { "a": 2 }, rawdoc! { "a": 3, "b": 1 });
-    check(
-        doc! { "$or": [{ "a": 1 }, { "b": 1 }] },
-        &[one.clone(), three.clone()],
-        &[two.clone()],
-    );
-    check(
-        doc! { "$nor": [{ "a": 1 }, { "b": 1 }] },
-        &[two.clone()],
-        &[one.clone(), three.clone()],
-    );
-    check(
-        doc! { "$and": [{ "a": { "$gt": 1 } }, { "b": 1 }] },
-        &[three.clone()],
-        &[one.clone(), two.clone()],
-    );
-    check(
-        doc! { "a": { "$not": { "$gt": 1, "$lt": 3 } } },
-        &[one.clone(), three.clone()],
-        &[two.clone()],
-    );
-    check(
-        doc! { "a": { "$nin": [1, 2] } },
-        &[three.clone(), rawdoc! {}],
-        &[one.clone(), two.clone()],
-    );
-    check(
-        doc! { "$comment": "why", "a": 1 },
-        std::slice::from_ref(&one),
-        &[two.clone()],
-    );
-    check(doc! {}, &[one, two, three], &[]);
+    let documents = [one, two, three, rawdoc! {}];
+    for (query, expected) in [
+        (doc! { "$or": [{ "a": 1 }, { "b": 1 }] }, [true, false, true, false]),
+        (doc! { "$nor": [{ "a": 1 }, { "b": 1 }] }, [false, true, false, true]),
+        (
+            doc! { "$and": [{ "a": { "$gt": 1 } }, { "b": 1 }] },
+            [false, false, true, false],
+        ),
+        (
+            doc! { "a": { "$not": { "$gt": 1, "$lt": 3 } } },
+            [true, false, true, true],
+        ),
+        (doc! { "a": { "$nin": [1, 2] } }, [false, false, true, true]),
+        (doc! { "$comment": "why", "a": 1 }, [true, false, false, false]),
+        (doc! {}, [true; 4]),
+    ] {
+        let found = documents.each_ref().map(|document| fits(query.clone(), document));
+        assert_eq!(found, expected, "{query}");
+    }
 }
 
 #[test]
