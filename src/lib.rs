@@ -84,6 +84,7 @@ mod model;
 mod catalog;
 mod compare;
 pub mod oplog;
+pub mod rules;
 
 // Extension points: where documents and history come from, where they go, and where the checkpoint is kept.
 pub mod sink;
@@ -146,6 +147,7 @@ pub use catalog::compare::IndexSummary;
 pub use compare::difference::{Difference, DifferenceKind};
 pub use error::{Error, ErrorKind, Finding, FindingCode, Result, Severity};
 pub use preflight::{Estimate, Plan, PlannedCollection};
+pub use rules::{FieldRules, Predicate, Query, Transform, Transformed};
 
 pub use crate::model::Batch;
 pub use crate::model::Namespace;
