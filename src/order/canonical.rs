@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use bson::RawBsonRef;
 use bson::raw::RawDocumentBuf;
 
-use super::hash::StableHasher;
+use super::hash::{Feed, StableHasher};
 use super::number::Number;
 use super::raw_value::{Element, Elements, id_of, until_nul};
 
@@ -95,7 +95,7 @@ impl<'a> Canonical<'a> {
 
     pub(super) fn stable_hash(&self) -> u64 {
         let mut hasher = StableHasher::new();
-        self.feed(&mut hasher, 0);
+        self.feed(&mut hasher);
         hasher.finish()
     }
 
@@ -176,8 +176,12 @@ impl<'a> Canonical<'a> {
         }
     }
 
-    /// Feeds the same words for all values that compare as equal.
-    fn feed(&self, hasher: &mut StableHasher, depth: usize) {
+    /// Feeds the same words for all values that compare as equal, and others for all other values.
+    pub(super) fn feed(&self, hasher: &mut impl Feed) {
+        self.feed_nested(hasher, 0);
+    }
+
+    fn feed_nested(&self, hasher: &mut impl Feed, depth: usize) {
         hasher.word(self.rank().into());
         match self {
             Self::MinKey | Self::Undefined | Self::Null | Self::MaxKey => {}
@@ -322,7 +326,7 @@ pub(super) fn compare_elements(left: &[u8], right: &[u8], names: Names, depth: u
     }
 }
 
-fn feed_elements(document: &[u8], names: Names, hasher: &mut StableHasher, depth: usize) {
+fn feed_elements(document: &[u8], names: Names, hasher: &mut impl Feed, depth: usize) {
     if depth >= MAX_DEPTH {
         return hasher.bytes(document);
     }
@@ -332,9 +336,9 @@ fn feed_elements(document: &[u8], names: Names, hasher: &mut StableHasher, depth
                 if names == Names::Compared {
                     hasher.bytes(name);
                 }
-                value.canonical().feed(hasher, depth + 1);
+                value.canonical().feed_nested(hasher, depth + 1);
             }
-            Element::Malformed(bytes) => Canonical::Malformed(bytes).feed(hasher, depth),
+            Element::Malformed(bytes) => Canonical::Malformed(bytes).feed_nested(hasher, depth),
         }
     }
     // No type has this rank, so it marks the end of the document.

@@ -37,6 +37,7 @@ use bson::{RawBsonRef, RawDocument};
 
 use self::canonical::{Canonical, Names, compare_elements};
 
+pub(crate) use self::hash::Feed;
 pub use self::key::Key;
 pub(crate) use self::raw_value::{Element, Elements};
 pub use self::raw_value::{RawValue, id_of};

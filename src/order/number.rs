@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 
 use bson::Decimal128;
 
+use super::hash::Feed;
+#[cfg(test)]
 use super::hash::StableHasher;
 use super::wide::Wide;
 
@@ -95,7 +97,7 @@ impl Number {
     }
 
     /// Feeds the same words for all numbers that are equal.
-    pub(super) fn feed(&self, hasher: &mut StableHasher) {
+    pub(super) fn feed(&self, hasher: &mut impl Feed) {
         let reduced = self.reduced();
         match reduced {
             Self::NaN => hasher.word(0),

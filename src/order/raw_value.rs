@@ -10,6 +10,7 @@ use bson::spec::ElementType;
 
 use super::canonical::Canonical;
 use super::extended_json;
+use super::hash::Feed;
 
 /// A raw BSON value: its type byte, and its bytes in the document.
 ///
@@ -44,6 +45,11 @@ impl<'a> RawValue<'a> {
     /// The hash that [`hash_key`](super::hash_key) returns for this value. It is the same in every process.
     pub fn stable_hash(&self) -> u64 {
         self.canonical().stable_hash()
+    }
+
+    /// Feeds the same for all values that compare as equal, and something else for all other values.
+    pub(crate) fn feed(&self, feed: &mut impl Feed) {
+        self.canonical().feed(feed);
     }
 
     /// Creates a value from bytes that are known to be a value of this type.

@@ -1,129 +1,73 @@
 //! Transforms of single fields, ready to use.
 
-use std::fmt;
+mod builder;
+mod editor;
+mod mask;
+#[cfg(test)]
+mod tests;
+mod token;
+mod tree;
 
-use bson::Bson;
-use bson::raw::RawDocument;
+use std::collections::BTreeSet;
 
+use bson::raw::{RawDocument, RawDocumentBuf};
+
+pub use self::builder::FieldRulesBuilder;
+pub use self::mask::Mask;
+pub use self::token::HashKey;
+
+use self::tree::{Rule, Tree};
 use super::error::RuleError;
 use super::touched::TouchedFields;
 use super::transform::{DeltaEffect, RuleIdentity, Transform, Transformed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Namespace;
 
-/// A transform that drops, renames, masks, hashes and sets fields.
+/// A transform by rules for single fields: drop, rename, mask, hash, set, and keep only some.
+///
+/// ```
+/// use mongoferry::rules::{FieldRules, HashKey, Mask};
+///
+/// let key = HashKey::new(b"32 random bytes from your secrets")?;
+/// let rules = FieldRules::builder("masking", "1")
+///     .drop("notes")
+///     .mask("phones.number", Mask::text("***"))
+///     .hash("email", &key)
+///     .rename("address.zip", "address.postcode")
+///     .set("tenant", 17)
+///     .build()?;
+/// # Ok::<(), mongoferry::Error>(())
+/// ```
+///
+/// | rule | effect |
+/// |---|---|
+/// | [`drop`](FieldRulesBuilder::drop) | removes the field |
+/// | [`rename`](FieldRulesBuilder::rename) | gives it another name within the same document, at the same place |
+/// | [`mask`](FieldRulesBuilder::mask) | replaces the value by a constant |
+/// | [`hash`](FieldRulesBuilder::hash) | replaces the value by a token that is the same for equal values |
+/// | [`set`](FieldRulesBuilder::set) | gives the field a constant value, whether or not it exists |
+/// | [`keep_only`](FieldRulesBuilder::keep_only) | removes all other fields |
+///
+/// A path is the names of fields with dots between them. It leads into embedded documents, into the documents of an array, and into arrays
+/// of arrays of them, as in a projection. A number in a path is the name of a field, and not an index. All paths are those of the source's
+/// document. A field whose own name contains a dot cannot be named. Fields without a rule stay as they are, in their order.
+///
+/// The version in the checkpoint is the given one with a digest of the rules, so that a run notices a changed rule whose version was left
+/// as it was.
+///
+/// # Deltas
+/// A delta that touches no top-level field with a rule is forwarded. With [`keep_only`](FieldRulesBuilder::keep_only), it is forwarded if it
+/// touches only fields that are kept whole, and ignored if it touches only fields that are removed. For all others the document is read.
 #[derive(Clone, Debug)]
 pub struct FieldRules {
     identity: RuleIdentity,
-}
-
-/// Collects the rules of [`FieldRules`].
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct FieldRulesBuilder {
-    identity: RuleIdentity,
-    paths: Vec<String>,
-}
-
-/// What stands in place of a masked value.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Mask {
-    /// A constant of the value's own type: an empty string, 0, `false`.
-    ByType,
-    /// This value.
-    Value(Bson),
-}
-
-/// The key of [`FieldRulesBuilder::hash`].
-#[derive(Clone)]
-pub struct HashKey {
-    bytes: Box<[u8]>,
-}
-
-/// Minimum size of a key in bytes.
-const LEAST_KEY_BYTES: usize = 16;
-
-impl HashKey {
-    /// Creates a key from at least 16 secret random bytes.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidConfiguration`] if there are fewer bytes.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self> {
-        let bytes: Vec<u8> = bytes.into();
-        match bytes.len() >= LEAST_KEY_BYTES {
-            true => Ok(Self { bytes: bytes.into() }),
-            false => Err(invalid(format!(
-                "the key has {} bytes; use at least {LEAST_KEY_BYTES} random bytes",
-                bytes.len()
-            ))),
-        }
-    }
-}
-
-impl fmt::Debug for HashKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HashKey({} bytes)", self.bytes.len())
-    }
+    tree: Tree,
 }
 
 impl FieldRules {
     /// Begins a transform. `name` and `version` stand in the checkpoint and the certificate.
     pub fn builder(name: impl Into<String>, version: impl Into<String>) -> FieldRulesBuilder {
-        FieldRulesBuilder {
-            identity: RuleIdentity::new(name, version),
-            paths: Vec::new(),
-        }
-    }
-}
-
-impl FieldRulesBuilder {
-    /// Removes the field.
-    pub fn drop(self, path: &str) -> Self {
-        self.with(path)
-    }
-
-    /// Gives the field another name.
-    pub fn rename(self, path: &str, _to: &str) -> Self {
-        self.with(path)
-    }
-
-    /// Replaces the value.
-    pub fn mask(self, path: &str, _mask: Mask) -> Self {
-        self.with(path)
-    }
-
-    /// Replaces the value by a token that is the same for equal values.
-    pub fn hash(self, path: &str, _key: &HashKey) -> Self {
-        self.with(path)
-    }
-
-    /// Gives the field a constant value.
-    pub fn set(self, path: &str, _value: impl Into<Bson>) -> Self {
-        self.with(path)
-    }
-
-    /// Removes all fields but these and `_id`.
-    pub fn keep_only<'a>(self, paths: impl IntoIterator<Item = &'a str>) -> Self {
-        paths.into_iter().fold(self, Self::with)
-    }
-
-    fn with(mut self, path: &str) -> Self {
-        self.paths.push(path.to_owned());
-        self
-    }
-
-    /// Checks the rules.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidConfiguration`] if rules contradict each other, or name `_id`.
-    pub fn build(self) -> Result<FieldRules> {
-        match self.paths.first() {
-            None => Ok(FieldRules {
-                identity: self.identity,
-            }),
-            Some(path) => Err(invalid(format!("`{path}`: no rule is supported yet"))),
-        }
+        FieldRulesBuilder::new(RuleIdentity::new(name, version))
     }
 }
 
@@ -132,12 +76,34 @@ impl Transform for FieldRules {
         self.identity.clone()
     }
 
-    fn apply(&self, _: &Namespace, _: &RawDocument) -> std::result::Result<Transformed, RuleError> {
-        Ok(Transformed::Keep)
+    fn apply(&self, _: &Namespace, document: &RawDocument) -> Result<Transformed, RuleError> {
+        match self.tree.apply(document.as_bytes())? {
+            None => Ok(Transformed::Keep),
+            Some(bytes) => RawDocumentBuf::from_bytes(bytes)
+                .map(Transformed::Replace)
+                .map_err(|_| RuleError::Malformed),
+        }
     }
 
-    fn delta(&self, _: &Namespace, _: &TouchedFields<'_>) -> DeltaEffect {
-        DeltaEffect::Forward
+    fn delta(&self, _: &Namespace, touched: &TouchedFields<'_>) -> DeltaEffect {
+        let (mut has_removed, mut has_kept) = (false, false);
+        for field in touched.iter() {
+            match self.tree.get(field.as_bytes()) {
+                None if self.tree.drops_others => has_removed = true,
+                None | Some(Rule::Keep) => has_kept = true,
+                Some(_) => return DeltaEffect::Image,
+            }
+        }
+        match (has_removed, has_kept) {
+            (true, true) => DeltaEffect::Image,
+            (true, false) => DeltaEffect::Nothing,
+            (false, _) => DeltaEffect::Forward,
+        }
+    }
+
+    fn changes(&self) -> Option<BTreeSet<String>> {
+        let names = self.tree.names().map(|name| String::from_utf8_lossy(name).into_owned());
+        (!self.tree.drops_others).then(|| names.collect())
     }
 }
 
