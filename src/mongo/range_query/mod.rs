@@ -137,8 +137,8 @@ fn natural(command: &mut RawWriter) {
 /// scans only the part of the collection that a filter on `_id` allows.
 fn buckets(command: &mut RawWriter, range: &Range, (min, max): &(Option<Key>, Option<Key>)) {
     let is_object_id = |key: &Key| key.as_raw().element_type() == element_type::OBJECT_ID;
-    let first = Key::from(bson::RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0; 12])));
-    let last = Key::from(bson::RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0xff; 12])));
+    let first = Key::from(RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0; 12])));
+    let last = Key::from(RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0xff; 12])));
     // A bound of another type lies below all buckets or above all buckets.
     let above_all = min.as_ref().is_some_and(|min| *min > last) || max.as_ref().is_some_and(|max| *max <= first);
     command.open_document("filter").open_document("_id");

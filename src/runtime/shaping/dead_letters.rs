@@ -6,8 +6,10 @@ use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf, cstr};
 use bson::{RawBson, rawdoc};
 use futures::StreamExt;
 
-use super::failed::{FailedDocuments, FailedRecord};
+use super::failed::Failed;
+use crate::checkpoint::FailedDocuments;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::raw::writer::RawWriter;
 use crate::model::{CollectionKind, Namespace, Operation, Range, Write};
 use crate::order::Key;
 use crate::rules::FailedRule;
@@ -58,14 +60,14 @@ impl DeadLetters {
     ///
     /// # Errors
     /// A server error.
-    pub(super) async fn load(&self, failed: &FailedDocuments) -> Result<()> {
+    pub(super) async fn load(&self, failed: &Failed) -> Result<()> {
         let mut letters = self.sink.read(self.request(Range::FULL)).await?;
         while let Some(batch) = letters.next().await {
             for letter in batch?.iter() {
                 let Some((namespace, id)) = address(letter) else { continue };
-                failed.restore(&[FailedRecord {
+                failed.restore(&[FailedDocuments {
                     namespace,
-                    documents: vec![id.stable_hash().cast_signed()],
+                    ids: vec![id],
                 }]);
             }
         }
@@ -159,7 +161,9 @@ impl std::fmt::Debug for DeadLetters {
 
 /// The `_id` of a letter.
 fn id(namespace: &Namespace, id: &Key) -> RawDocumentBuf {
-    rawdoc! { "ns": namespace.as_str(), "id": id.as_raw_bson() }
+    let mut address = RawWriter::with_capacity(id.document_bytes().len() + namespace.as_str().len() + 16);
+    address.string("ns", namespace.as_str()).value("id", id.as_raw());
+    address.finish()
 }
 
 /// The document that a letter is about.

@@ -1,37 +1,34 @@
 //! The documents that are missing on the target because a rule failed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
-
+use crate::checkpoint::FailedDocuments;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Namespace;
 use crate::order::Key;
 
-/// Maximum number of documents. Each takes 8 bytes, and as much again in a map.
-const MOST: usize = 1_000_000;
+/// Maximum number of documents. Their `_id`s are in memory and in each checkpoint.
+pub(super) const MOST: usize = 100_000;
 
-/// Hashes of the `_id`s, by namespace.
+/// The `_id`s, by namespace.
 #[derive(Debug, Default)]
-pub(super) struct FailedDocuments(Mutex<BTreeMap<Namespace, HashSet<u64>>>);
+pub(super) struct Failed(Mutex<Known>);
 
-/// Documents of one namespace.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct FailedRecord {
-    pub namespace: Namespace,
-    /// Hashes of their `_id`s.
-    pub documents: Vec<i64>,
+#[derive(Debug, Default)]
+struct Known {
+    documents: BTreeMap<Namespace, BTreeSet<Key>>,
+    count: usize,
 }
 
-impl FailedDocuments {
+impl Failed {
     /// Notes a document. Returns `true` if it was not noted before.
     ///
     /// # Errors
     /// [`Rule`](ErrorKind::Rule) if there are too many.
     pub fn note(&self, namespace: &Namespace, key: &Key) -> Result<bool> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.values().map(HashSet::len).sum::<usize>() >= MOST {
+        let mut known = self.lock();
+        if known.count >= MOST {
             return Err(Error::new(
                 ErrorKind::Rule,
                 "apply the rules",
@@ -39,55 +36,59 @@ impl FailedDocuments {
             )
             .with_context("namespace", namespace));
         }
-        Ok(all.entry(namespace.clone()).or_default().insert(key.stable_hash()))
+        let is_new = known.documents.entry(namespace.clone()).or_default().insert(key.clone());
+        known.count += usize::from(is_new);
+        Ok(is_new)
     }
 
     /// Forgets a document. Returns `true` if it was noted.
     pub fn remove(&self, namespace: &Namespace, key: &Key) -> bool {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(of_it) = all.get_mut(namespace) else {
+        let mut known = self.lock();
+        let Some(of_it) = known.documents.get_mut(namespace) else {
             return false;
         };
-        let was_noted = of_it.remove(&key.stable_hash());
+        let was_noted = of_it.remove(key);
         if of_it.is_empty() {
-            all.remove(namespace);
+            known.documents.remove(namespace);
         }
+        known.count -= usize::from(was_noted);
         was_noted
     }
 
-    pub fn any_of(&self, namespace: &Namespace) -> bool {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.contains_key(namespace)
-    }
-
-    pub fn count_of(&self, namespace: &Namespace) -> u64 {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(namespace).map_or(0, |of_it| of_it.len() as u64)
-    }
-
-    pub fn count(&self) -> u64 {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.values().map(|of_it| of_it.len() as u64).sum()
-    }
-
+    /// Forgets the documents of a namespace.
     pub fn forget(&self, namespace: &Namespace) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(namespace);
+        let mut known = self.lock();
+        let forgotten = known.documents.remove(namespace).unwrap_or_default();
+        known.count -= forgotten.len();
     }
 
-    pub fn records(&self) -> Vec<FailedRecord> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let record = |(namespace, documents): (&Namespace, &HashSet<u64>)| FailedRecord {
+    pub fn count_of(&self, namespace: &Namespace) -> usize {
+        self.lock().documents.get(namespace).map_or(0, BTreeSet::len)
+    }
+
+    pub fn count(&self) -> usize {
+        self.lock().count
+    }
+
+    pub fn records(&self) -> Vec<FailedDocuments> {
+        let record = |(namespace, ids): (&Namespace, &BTreeSet<Key>)| FailedDocuments {
             namespace: namespace.clone(),
-            documents: documents.iter().map(|hash| hash.cast_signed()).collect(),
+            ids: ids.iter().cloned().collect(),
         };
-        all.iter().map(record).collect()
+        self.lock().documents.iter().map(record).collect()
     }
 
-    pub fn restore(&self, records: &[FailedRecord]) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn restore(&self, records: &[FailedDocuments]) {
+        let mut known = self.lock();
         for record in records {
-            let hashes = record.documents.iter().map(|hash| hash.cast_unsigned());
-            all.entry(record.namespace.clone()).or_default().extend(hashes);
+            let of_it = known.documents.entry(record.namespace.clone()).or_default();
+            let before = of_it.len();
+            of_it.extend(record.ids.iter().cloned());
+            known.count += known.documents.get(&record.namespace).map_or(0, BTreeSet::len) - before;
         }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

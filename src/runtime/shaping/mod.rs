@@ -10,16 +10,22 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bson::raw::{RawDocument, RawDocumentBuf};
 
 use self::dead_letters::{DeadLetters, Letter};
-use self::failed::FailedDocuments;
+use self::failed::Failed;
+use crate::checkpoint::FailedDocuments;
 use crate::config::OnRuleError;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::Namespace;
+use crate::compare::by_id::Portions;
+use crate::model::{Namespace, Position};
 use crate::order::Key;
 use crate::report::{Event, Events};
 use crate::rules::{DocumentRule, FailedRule, RuleError, RuleSet, Shaped};
+use crate::source::{PointRequest, ReadMode, Source};
 
 /// Maximum number of namespaces whose rules are kept at hand.
 const MOST_KNOWN: usize = 10_000;
+
+/// Approximate number of bytes of documents that are read at once.
+const PORTION: usize = 4 << 20;
 
 /// The rules of a migration, and the documents for which they failed.
 #[derive(Debug)]
@@ -29,7 +35,7 @@ pub(crate) struct Shaping {
     /// `None` unless the policy needs it.
     letters: Option<DeadLetters>,
     events: Events,
-    failed: FailedDocuments,
+    failed: Failed,
     known: RwLock<HashMap<Namespace, Option<Arc<DocumentRule>>>>,
 }
 
@@ -53,9 +59,15 @@ impl Shaping {
             policy,
             letters,
             events,
-            failed: FailedDocuments::default(),
+            failed: Failed::default(),
             known: RwLock::default(),
         }
+    }
+
+    /// Without rules.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn none() -> Self {
+        Self::new(RuleSet::default(), OnRuleError::Fail, None, Events::new())
     }
 
     /// Whether there are any rules.
@@ -101,24 +113,24 @@ impl Shaping {
 
     /// Whether documents of the namespace are missing on the target because a rule failed.
     pub fn any_failed(&self, namespace: &Namespace) -> bool {
-        self.policy != OnRuleError::Fail && self.failed.any_of(namespace)
+        self.policy != OnRuleError::Fail && self.failed.count_of(namespace) > 0
     }
 
     /// Number of documents of the namespace that are missing on the target because a rule failed.
     pub fn failed_of(&self, namespace: &Namespace) -> u64 {
-        self.failed.count_of(namespace)
+        self.failed.count_of(namespace) as u64
     }
 
     /// Number of documents that are missing on the target because a rule failed.
     pub fn failed(&self) -> u64 {
-        self.failed.count()
+        self.failed.count() as u64
     }
 
     /// Notes the documents that an earlier run has noted.
     ///
     /// # Errors
     /// A server error.
-    pub async fn resume(&self, noted: &[FailedRecord]) -> Result<()> {
+    pub async fn resume(&self, noted: &[FailedDocuments]) -> Result<()> {
         self.failed.restore(noted);
         match &self.letters {
             Some(letters) => letters.load(&self.failed).await,
@@ -127,12 +139,31 @@ impl Shaping {
     }
 
     /// The documents that are missing because a rule failed, for the checkpoint.
-    pub fn records(&self) -> Vec<FailedRecord> {
-        // The target has them as dead letters.
-        if self.letters.is_some() {
-            return Vec::new();
-        }
+    pub fn failed_documents(&self) -> Vec<FailedDocuments> {
         self.failed.records()
+    }
+
+    /// Reads the documents for which a rule failed once more, so that those that are gone by now are forgotten. Nothing may be written to
+    /// them any more.
+    ///
+    /// # Errors
+    /// A server error.
+    pub async fn try_again(&self, source: &dyn Source, at: Position) -> Result<()> {
+        for FailedDocuments { namespace, ids } in self.failed.records() {
+            let mut portions = Portions::of(&ids, PORTION, 0);
+            while let Some(keys) = portions.next() {
+                let request = PointRequest {
+                    namespace: &namespace,
+                    keys,
+                    at,
+                    mode: ReadMode::Interval,
+                };
+                // The source notes what becomes of them.
+                source.read_documents(request).await?;
+                portions.took(keys.len(), PORTION);
+            }
+        }
+        Ok(())
     }
 
     /// Forgets the documents of a collection that was dropped or renamed.
@@ -141,7 +172,7 @@ impl Shaping {
     /// A server error.
     pub async fn forget(&self, namespace: &Namespace) -> Result<()> {
         if let Some(letters) = &self.letters
-            && self.failed.any_of(namespace)
+            && self.failed.count_of(namespace) > 0
         {
             letters.forget(namespace).await?;
         }
@@ -189,9 +220,6 @@ impl Shaping {
     }
 }
 
-/// The rules' failures among documents, as a checkpoint keeps them.
-pub(crate) use failed::FailedRecord;
-
 /// What became of documents: for each `_id`, the failure, or `None` if the rules had a result.
 #[derive(Debug)]
 pub(crate) struct Outcomes(HashMap<Key, Option<Failure>>);
@@ -209,10 +237,19 @@ impl Outcomes {
         self.0.insert(key, Some(Failure { failed, document }));
     }
 
-    /// Notes that the rules had a result for a document, or that it was deleted. `any_failed` says whether any had failed before.
-    pub fn succeeded(&mut self, key: &Key, any_failed: bool) {
-        if any_failed || !self.0.is_empty() {
+    /// Notes that the rules had a result for a document, or that it was deleted.
+    pub fn succeeded(&mut self, key: Key) {
+        self.0.insert(key, None);
+    }
+
+    /// Notes that a document was looked for, unless its outcome is noted already.
+    pub fn missing(&mut self, key: &Key) {
+        if !self.0.contains_key(key) {
             self.0.insert(key.clone(), None);
         }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bson::raw::RawDocumentBuf;
+use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream::{self, BoxStream, Fuse};
 use tokio::time::Instant;
 
 use super::{Form, Outcomes, Shaping};
@@ -56,18 +56,22 @@ impl SourceLayer for ShapedSource {
         let Some(rule) = self.shaping.of(&request.namespace) else {
             return self.inner.read(request).await;
         };
-        let mut reading = Reading {
-            rule: Some(rule),
+        let query = rule.query();
+        let shape = Shape {
+            rule,
             shaping: Arc::clone(&self.shaping),
             purpose: self.purpose,
             namespace: request.namespace.clone(),
-            batch_bytes: request.batch_bytes,
-            batches: stream::empty().boxed(),
         };
-        let query = reading.rule.as_ref().and_then(|rule| rule.query());
-        reading.batches = match query {
+        let batch_bytes = request.batch_bytes;
+        let batches = match query {
             Some(query) => self.inner.read_matching(request, &query).await?,
             None => self.inner.read(request).await?,
+        };
+        let reading = Reading {
+            shape,
+            batch_bytes,
+            batches: batches.fuse(),
         };
         let batches = stream::unfold(Some(reading), |reading| async {
             let mut reading = reading?;
@@ -100,7 +104,8 @@ impl SourceLayer for ShapedSource {
         }
         if self.purpose == Purpose::Write {
             if any_failed {
-                outcomes.missing(request.keys);
+                // Those that no longer exist have not failed either.
+                request.keys.iter().for_each(|key| outcomes.missing(key));
             }
             self.shaping.settle(request.namespace, outcomes).await?;
         }
@@ -118,10 +123,87 @@ impl SourceLayer for ShapedSource {
 
 /// A read of a range.
 struct Reading {
-    rule: Option<Arc<DocumentRule>>,
+    shape: Shape,
+    batch_bytes: usize,
+    /// Fused, because the last documents are returned before the end.
+    batches: Fuse<BoxStream<'static, Result<Batch>>>,
+}
+
+/// How the documents of a read get their form.
+struct Shape {
+    rule: Arc<DocumentRule>,
     shaping: Arc<Shaping>,
     purpose: Purpose,
     namespace: Namespace,
-    batch_bytes: usize,
-    batches: BoxStream<'static, Result<Batch>>,
+}
+
+impl Reading {
+    /// Returns the next batch that is not empty.
+    async fn next(&mut self) -> Result<Option<Batch>> {
+        let mut gathered = Batch::new();
+        let mut since = None;
+        while let Some(batch) = self.batches.next().await {
+            let batch = batch?;
+            match self.shape.batch(&batch).await? {
+                None if gathered.is_empty() => return Ok(Some(batch)),
+                None => batch.iter().for_each(|document| gathered.push(document)),
+                Some(shaped) if gathered.is_empty() => gathered = shaped,
+                Some(shaped) => shaped.iter().for_each(|document| gathered.push(document)),
+            }
+            if gathered.is_empty() {
+                continue;
+            }
+            let since = *since.get_or_insert_with(Instant::now);
+            if gathered.size_in_bytes() >= self.batch_bytes / 2 || since.elapsed() >= GATHER {
+                break;
+            }
+        }
+        Ok((!gathered.is_empty()).then_some(gathered))
+    }
+}
+
+impl Shape {
+    /// Returns the documents of a batch in the form that they have on the target. `None` if all stay as they are.
+    async fn batch(&self, batch: &Batch) -> Result<Option<Batch>> {
+        let mut outcomes = self.shaping.outcomes();
+        let any_failed = self.shaping.any_failed(&self.namespace);
+        let mut shaped: Option<Batch> = None;
+        for (index, document) in batch.iter().enumerate() {
+            let form = self.shaping.form(&self.rule, &self.namespace, document)?;
+            if self.purpose == Purpose::Write {
+                note(&mut outcomes, any_failed, &form, document);
+            }
+            let changed = match (&form, &mut shaped) {
+                (Form::Same, None) => continue,
+                (_, None) => {
+                    let mut before = Batch::new();
+                    batch.iter().take(index).for_each(|document| before.push(document));
+                    shaped.insert(before)
+                }
+                (_, Some(shaped)) => shaped,
+            };
+            match form {
+                Form::Same => changed.push(document),
+                Form::Changed(document) => changed.push(&document),
+                Form::Absent | Form::Failed(_) => {}
+            }
+        }
+        if self.purpose == Purpose::Write {
+            self.shaping.settle(&self.namespace, outcomes).await?;
+        }
+        Ok(shaped)
+    }
+}
+
+fn note(outcomes: &mut Outcomes, any_failed: bool, form: &Form, document: &RawDocument) {
+    let is_failed = matches!(form, Form::Failed(_));
+    // Nearly always nothing has failed. Then nothing has to be forgotten.
+    if !is_failed && !any_failed && outcomes.is_empty() {
+        return;
+    }
+    match (form, Key::of_document(document)) {
+        (Form::Failed(failed), Some(key)) => outcomes.failed(key, failed.clone(), document),
+        (_, Some(key)) => outcomes.succeeded(key),
+        (_, None) => {}
+    }
 }
