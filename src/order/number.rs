@@ -124,6 +124,20 @@ impl Number {
         }
     }
 
+    pub(super) fn is_nan(&self) -> bool {
+        matches!(self, Self::NaN)
+    }
+
+    /// The whole part of a finite number. One that does not fit becomes the nearest one that does.
+    pub(super) fn truncated(&self) -> Option<i64> {
+        match *self {
+            Self::NaN | Self::NegativeInfinity | Self::Infinity => None,
+            Self::Integer(integer) => Some(integer),
+            Self::Double(double) => Some(double as i64),
+            Self::Decimal(decimal) => Some(decimal.truncated()),
+        }
+    }
+
     fn class(&self) -> u8 {
         match self {
             Self::NaN => 0,
@@ -196,6 +210,19 @@ impl Decimal {
     /// The exponent of the power of ten just above the number: the number is at least `10^(place - 1)` and less than `10^place`.
     fn leading_place(self) -> i32 {
         self.coefficient.checked_ilog10().map_or(0, |digits| digits as i32 + 1) + self.exponent
+    }
+
+    fn truncated(self) -> i64 {
+        let scale = 10u128.checked_pow(self.exponent.unsigned_abs());
+        let magnitude = match scale {
+            Some(scale) if self.exponent >= 0 => self.coefficient.saturating_mul(scale),
+            Some(scale) => self.coefficient / scale,
+            None if self.exponent >= 0 => u128::MAX,
+            None => 0,
+        };
+        let magnitude = i128::try_from(magnitude).unwrap_or(i128::MAX);
+        let integer = if self.negative { -magnitude } else { magnitude };
+        i64::try_from(integer).unwrap_or(if self.negative { i64::MIN } else { i64::MAX })
     }
 
     fn without_trailing_zeros(mut self) -> Self {
