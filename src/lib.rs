@@ -123,7 +123,7 @@ pub use api::records::{KnownMigration, migrations};
 pub use api::rehearsal::{Rehearsal, Rehearsed};
 pub use api::verify::{ComparedCollection, DocumentPair, VerifyReport};
 pub use config::{
-    CollectionSettings, DdlPolicy, ExistingData, IndexPolicy, LostPosition, PathPolicy, Throttle, Verification,
+    CollectionSettings, DdlPolicy, ExistingData, IndexPolicy, LostPosition, OnRuleError, PathPolicy, Throttle, Verification,
 };
 pub use runtime::hooks::{HookResult, Hooks};
 pub use runtime::lease::LeaseOwner;

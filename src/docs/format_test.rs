@@ -160,6 +160,11 @@ fn events() -> Vec<Event> {
             id: "7".to_owned(),
             reason: reason.clone(),
         },
+        Event::RuleFailed {
+            namespace: namespace.clone(),
+            id: "7".to_owned(),
+            reason: reason.clone(),
+        },
         Event::Waiting {
             side: Side::Target,
             operation: "flush the target",

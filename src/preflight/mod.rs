@@ -343,11 +343,11 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
     let mut estimate = None;
     if purpose == Purpose::Plan {
         if settings.scan_documents {
-            let scan = scan::check(&*engine.source, &selected, &mut findings);
+            let scan = scan::check(&*engine.plain_source, &selected, &mut findings);
             asked(engine, Side::Source, "read all documents", None, scan).await?;
         }
         if settings.way_back.is_none() {
-            estimate = sample::estimate(&*engine.source, &source.inspection, &selected, total).await;
+            estimate = sample::estimate(&*engine.plain_source, &source.inspection, &selected, total).await;
         }
     }
     let mut findings = group::group(findings);

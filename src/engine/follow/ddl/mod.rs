@@ -303,6 +303,7 @@ impl Router {
         self.announce_drop(id).await?;
         match self.state.tracked.remove(&id) {
             Some(tracked) => {
+                self.shaping.forget(&tracked.target.namespace).await?;
                 self.ownership
                     .remove(&tracked.target.target, tracked.made, self.state.routed)
                     .await
