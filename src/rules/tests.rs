@@ -94,7 +94,7 @@ fn rules_apply_where_their_pattern_matches() {
     assert_eq!(rules.records().len(), 4);
 
     let customers = rules.of(&"shop.customers".parse().unwrap()).unwrap();
-    assert!(!customers.has_filter() && customers.query().is_none());
+    assert!(customers.query().is_none());
     assert_eq!(customers.transforms().count(), 1);
     assert!(rules.of(&"bank.accounts".parse().unwrap()).is_none());
 }
