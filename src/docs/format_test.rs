@@ -18,9 +18,10 @@ use crate::model::{
 use crate::order::Key;
 use crate::preflight::{Estimate, Plan, PlannedCollection};
 use crate::report::{
-    CollectionPhase, CollectionStatus, CollectionSummary, CutoverStep, ForeignWrites, IndexCounts, LagSample,
+    AppliedRules, CollectionPhase, CollectionStatus, CollectionSummary, CutoverStep, ForeignWrites, IndexCounts, LagSample,
     LateWrite, LateWrites, Outcome, Phase, Status, Summary,
 };
+use crate::rules::{RuleKind, RuleRecord};
 use crate::test_util::at;
 use crate::{
     CollectionSettings, ComparedCollection, DdlPolicy, Error, ErrorKind, Event, ExistingData, IndexPolicy,
@@ -480,6 +481,16 @@ fn summary() -> Summary {
             verified: false,
             digest: None,
             differences: vec!["the option `capped` differs".to_owned()],
+            rules: Some(AppliedRules {
+                rules: vec![RuleRecord {
+                    pattern: "shop.*".to_owned(),
+                    kind: RuleKind::Transform,
+                    name: "masking".to_owned(),
+                    version: "1".to_owned(),
+                }],
+                source_documents: 2_000,
+                failed: 1,
+            }),
         }],
         indexes: vec![IndexSummary {
             namespace: orders(),
