@@ -123,7 +123,8 @@ pub use api::records::{KnownMigration, migrations};
 pub use api::rehearsal::{Rehearsal, Rehearsed};
 pub use api::verify::{ComparedCollection, DocumentPair, VerifyReport};
 pub use config::{
-    CollectionSettings, DdlPolicy, ExistingData, IndexPolicy, LostPosition, OnRuleError, PathPolicy, Throttle, Verification,
+    CollectionSettings, DdlPolicy, ExistingData, IndexPolicy, LostPosition, OnRuleError, PathPolicy, Throttle,
+    Verification,
 };
 pub use runtime::hooks::{HookResult, Hooks};
 pub use runtime::lease::LeaseOwner;
@@ -134,8 +135,8 @@ pub use crate::model::Layered;
 pub use crate::model::LeftSelection;
 pub use crate::model::Side;
 pub use crate::model::Wait;
-pub use crate::report::Phase;
 pub use crate::report::AppliedRules;
+pub use crate::report::Phase;
 pub use crate::report::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use crate::report::{ChangeCounts, Status};
 pub use crate::report::{CollectionPhase, CollectionStatus};

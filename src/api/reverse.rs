@@ -98,7 +98,9 @@ impl WayBack {
     /// [`Refused`](ErrorKind::Refused) if they cannot be undone.
     fn inverse(&self, rules: &RuleSet) -> Result<RuleSet> {
         if rules.records() != self.first.rules {
-            return Err(refused("the migration was handed over with other filters and transforms: build it with these"));
+            return Err(refused(
+                "the migration was handed over with other filters and transforms: build it with these",
+            ));
         }
         let failed: usize = self.first.failed.iter().map(|failed| failed.ids.len()).sum();
         if failed > 0 {

@@ -18,8 +18,8 @@ use crate::model::{
 use crate::order::Key;
 use crate::preflight::{Estimate, Plan, PlannedCollection};
 use crate::report::{
-    AppliedRules, CollectionPhase, CollectionStatus, CollectionSummary, CutoverStep, ForeignWrites, IndexCounts, LagSample,
-    LateWrite, LateWrites, Outcome, Phase, Status, Summary,
+    AppliedRules, CollectionPhase, CollectionStatus, CollectionSummary, CutoverStep, ForeignWrites, IndexCounts,
+    LagSample, LateWrite, LateWrites, Outcome, Phase, Status, Summary,
 };
 use crate::rules::{RuleKind, RuleRecord};
 use crate::test_util::at;

@@ -272,7 +272,11 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
                 bytes: collection.bytes,
             },
             indexes: collection.indexes.len(),
-            rules: settings.rules.of(&shown(&collection.namespace)).map(|rule| rule.records()).unwrap_or_default(),
+            rules: settings
+                .rules
+                .of(&shown(&collection.namespace))
+                .map(|rule| rule.records())
+                .unwrap_or_default(),
         })
         .collect();
     let mut total = Amount::default();

@@ -97,7 +97,10 @@ fn joined(value: RawBsonRef<'_>, depth: usize, read: &mut BTreeSet<String>) {
         _ if depth > DEPTH => return,
         RawBsonRef::Document(document) => document.to_owned(),
         RawBsonRef::Array(array) => {
-            array.into_iter().flatten().for_each(|value| joined(value, depth + 1, read));
+            array
+                .into_iter()
+                .flatten()
+                .for_each(|value| joined(value, depth + 1, read));
             return;
         }
         _ => return,
@@ -191,7 +194,11 @@ fn tried(
             Ok(Shaped::Same) => changed.push(document.clone()),
             Ok(Shaped::Changed(document)) => changed.push(document),
             Ok(Shaped::Absent) => {}
-            Err(error) => *failed.entry((error.to_string(), error.error == RuleError::Panicked)).or_insert(0) += 1,
+            Err(error) => {
+                *failed
+                    .entry((error.to_string(), error.error == RuleError::Panicked))
+                    .or_insert(0) += 1
+            }
         }
     }
     for ((error, is_panic), count) in failed {
@@ -214,7 +221,9 @@ fn tried(
         findings.push(
             Finding::blocker(
                 FindingCode::RuleUnsteady,
-                format!("a rule of `{name}` returned two results for one document; verification would find differences"),
+                format!(
+                    "a rule of `{name}` returned two results for one document; verification would find differences"
+                ),
                 "make the result depend on nothing but the namespace and the document",
             )
             .about(name.as_str()),
@@ -262,7 +271,9 @@ fn indexes(rule: &DocumentRule, collection: &Collection, changed: &[RawDocumentB
         let finding = if is_unique && has_duplicates(index, &paths, changed) {
             Finding::blocker(
                 FindingCode::RuledUniqueIndex,
-                format!("the unique index `{name}` of `{of}` is on fields that a transform changes, and some of its results are equal"),
+                format!(
+                    "the unique index `{name}` of `{of}` is on fields that a transform changes, and some of its results are equal"
+                ),
                 "use a transform that keeps different values different, such as `hash`, or drop the index on the source",
             )
         } else {
@@ -275,7 +286,9 @@ fn indexes(rule: &DocumentRule, collection: &Collection, changed: &[RawDocumentB
             };
             let fix = match is_unique {
                 true => "make sure that different values stay different; documents with equal ones would be refused",
-                false => "nothing, if the index is to have the changed values; otherwise leave the collection's indexes out",
+                false => {
+                    "nothing, if the index is to have the changed values; otherwise leave the collection's indexes out"
+                }
             };
             Finding::warning(FindingCode::RuledIndex, message, fix)
         };
@@ -305,7 +318,10 @@ fn mentions(document: &RawDocument, fields: Option<&BTreeSet<String>>, depth: us
 
 /// Whether two documents have the same values of the index. Only values of fields at the top, that are no arrays, are compared.
 fn has_duplicates(index: &RawDocument, paths: &[&str], documents: &[RawDocumentBuf]) -> bool {
-    if index.get("partialFilterExpression").is_ok_and(|filter| filter.is_some()) {
+    if index
+        .get("partialFilterExpression")
+        .is_ok_and(|filter| filter.is_some())
+    {
         return false;
     }
     let is_sparse = index.get_bool("sparse").unwrap_or_default();
@@ -333,7 +349,9 @@ fn validator(rule: &DocumentRule, collection: &Collection, changed: &[RawDocumen
     if fields.as_ref().is_some_and(BTreeSet::is_empty) {
         return;
     }
-    let query = bson::Document::try_from(validator).ok().and_then(|validator| Query::new(validator).ok());
+    let query = bson::Document::try_from(validator)
+        .ok()
+        .and_then(|validator| Query::new(validator).ok());
     let (message, because) = match query {
         Some(query) => {
             let fails = |document: &&RawDocumentBuf| !query.fits(name, document).unwrap_or(true);

@@ -51,7 +51,8 @@ impl Job {
     /// Returns the same migration with source, sink and store wrapped, so that each emits an event when it keeps a run waiting.
     pub fn waiting(&self) -> Self {
         let events = &self.events;
-        let source = |source: &Arc<dyn Source>| Arc::new(Waiting::new(Arc::clone(source), Side::Source, events.clone()));
+        let source =
+            |source: &Arc<dyn Source>| Arc::new(Waiting::new(Arc::clone(source), Side::Source, events.clone()));
         let sink = |sink: &Arc<dyn Sink>| Arc::new(Waiting::new(Arc::clone(sink), Side::Target, events.clone()));
         Self {
             source: source(&self.source),

@@ -165,7 +165,11 @@ pub trait SourceLayer: Send + Sync + 'static {
     ///
     /// # Errors
     /// Those of the wrapped source.
-    async fn read_matching(&self, request: ReadRequest, query: &RawDocument) -> Result<BoxStream<'static, Result<Batch>>> {
+    async fn read_matching(
+        &self,
+        request: ReadRequest,
+        query: &RawDocument,
+    ) -> Result<BoxStream<'static, Result<Batch>>> {
         let _ = query;
         self.read(request).await
     }

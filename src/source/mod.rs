@@ -181,7 +181,11 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     /// Same as [`read`](Source::read).
-    async fn read_matching(&self, request: ReadRequest, query: &RawDocument) -> Result<BoxStream<'static, Result<Batch>>> {
+    async fn read_matching(
+        &self,
+        request: ReadRequest,
+        query: &RawDocument,
+    ) -> Result<BoxStream<'static, Result<Batch>>> {
         let _ = query;
         self.read(request).await
     }

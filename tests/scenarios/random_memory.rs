@@ -18,7 +18,8 @@ use futures::StreamExt;
 use mongoferry::sink::{JournalEntry, MemorySink};
 use mongoferry::source::{MemorySource, NameResolution, SourceCall};
 use mongoferry::{
-    Collection, CollectionKind, Error, ErrorKind, Event, Migration, MigrationHandle, Namespace, OnRuleError, Outcome, Sink, Source,
+    Collection, CollectionKind, Error, ErrorKind, Event, Migration, MigrationHandle, Namespace, OnRuleError, Outcome,
+    Sink, Source,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -365,7 +366,11 @@ impl Scenario {
                 );
             }
         }
-        if let Some(Rules { on_error: OnRuleError::DeadLetter(letters), .. }) = &self.rules {
+        if let Some(Rules {
+            on_error: OnRuleError::DeadLetter(letters),
+            ..
+        }) = &self.rules
+        {
             self.compare_letters(letters, &ours);
         }
     }

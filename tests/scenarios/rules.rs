@@ -1,6 +1,8 @@
 //! Filters and transforms on real servers. What has to be on the target is computed here, without the crate.
 
+mod interplay;
 mod policy;
+mod preflight;
 mod random;
 
 use std::time::Duration;
@@ -74,7 +76,9 @@ async fn cut_over(run: MigrationHandle) -> Summary {
 
 /// Leaves `note` out, and gives `mail` another name.
 fn without_notes() -> FieldRules {
-    let rules = FieldRules::builder("without notes", "1").drop("note").rename("mail", "email");
+    let rules = FieldRules::builder("without notes", "1")
+        .drop("note")
+        .rename("mail", "email");
     rules.build().unwrap()
 }
 

@@ -6,11 +6,11 @@ mod rules;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::api::builder::rules::shaping;
 use crate::api::migration::Migration;
 use crate::checkpoint::{CheckpointStore, SinkStore, WayBack};
 use crate::config::{Clock, CollectionSettings, DdlPolicy, ExistingData, LostPosition, Settings, Verification};
 use crate::error::{Error, ErrorKind, Result};
-use crate::api::builder::rules::shaping;
 use crate::model::{DEFAULT_ID, Layered, OnWait, Selection, Wait};
 use crate::preflight::PathPolicy;
 use crate::report::Events;
@@ -484,7 +484,11 @@ impl MigrationBuilder {
         let shaping = shaping(&settings, &sink, &events)?;
         let shaped = |purpose| -> Arc<dyn Source> {
             match shaping.is_any() {
-                true => Arc::new(Layered(ShapedSource::new(Arc::clone(&self.source), Arc::clone(&shaping), purpose))),
+                true => Arc::new(Layered(ShapedSource::new(
+                    Arc::clone(&self.source),
+                    Arc::clone(&shaping),
+                    purpose,
+                ))),
                 false => Arc::clone(&self.source),
             }
         };

@@ -50,7 +50,8 @@ enum Since {
 
 fn since(rules: &RuleSet, earlier: &[RuleRecord], namespace: &Namespace) -> Since {
     let of_kind = |records: &[RuleRecord], kind| -> Vec<RuleIdentity> {
-        let matching = |record: &&RuleRecord| record.kind == kind && matches_pattern(&record.pattern, namespace.as_str());
+        let matching =
+            |record: &&RuleRecord| record.kind == kind && matches_pattern(&record.pattern, namespace.as_str());
         let identity = |record: &RuleRecord| RuleIdentity::new(&record.name, &record.version);
         records.iter().filter(matching).map(identity).collect()
     };
@@ -58,7 +59,10 @@ fn since(rules: &RuleSet, earlier: &[RuleRecord], namespace: &Namespace) -> Sinc
     if of_kind(earlier, RuleKind::Filter) != of_kind(&now, RuleKind::Filter) {
         return Since::Changed;
     }
-    let (before, after) = (of_kind(earlier, RuleKind::Transform), of_kind(&now, RuleKind::Transform));
+    let (before, after) = (
+        of_kind(earlier, RuleKind::Transform),
+        of_kind(&now, RuleKind::Transform),
+    );
     if before == after {
         return Since::Same;
     }

@@ -43,7 +43,9 @@ impl RangeFind {
         for element in &self.command {
             let (name, value) = element.map_err(|error| Error::malformed("read documents", error))?;
             match (name.as_str(), value) {
-                ("filter", RawBsonRef::Document(range)) => filter = rawdoc! { "$and": [range.to_owned(), query.to_owned()] },
+                ("filter", RawBsonRef::Document(range)) => {
+                    filter = rawdoc! { "$and": [range.to_owned(), query.to_owned()] }
+                }
                 _ => command.append(name, value),
             }
         }

@@ -181,7 +181,11 @@ impl Source for MongoSource {
         read::range(&self.client, self.version, &request, None).await
     }
 
-    async fn read_matching(&self, request: ReadRequest, query: &RawDocument) -> Result<BoxStream<'static, Result<Batch>>> {
+    async fn read_matching(
+        &self,
+        request: ReadRequest,
+        query: &RawDocument,
+    ) -> Result<BoxStream<'static, Result<Batch>>> {
         // The server answers once it has found a batch, however many documents it looks at. Only a range with an end is known to be small.
         // A collection without ranges may also have a collation, by which the server would compare.
         let is_small = request.kind == CollectionKind::Plain && request.range.upper.is_some();

@@ -64,7 +64,9 @@ impl DeadLetters {
         let mut letters = self.sink.read(self.request(Range::FULL)).await?;
         while let Some(batch) = letters.next().await {
             for letter in batch?.iter() {
-                let Some((namespace, id)) = address(letter) else { continue };
+                let Some((namespace, id)) = address(letter) else {
+                    continue;
+                };
                 failed.restore(&[FailedDocuments {
                     namespace,
                     ids: vec![id],

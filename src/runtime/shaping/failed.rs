@@ -32,11 +32,17 @@ impl Failed {
             return Err(Error::new(
                 ErrorKind::Rule,
                 "apply the rules",
-                format!("they failed for {MOST} documents, the most that a run leaves out; correct them, and start again"),
+                format!(
+                    "they failed for {MOST} documents, the most that a run leaves out; correct them, and start again"
+                ),
             )
             .with_context("namespace", namespace));
         }
-        let is_new = known.documents.entry(namespace.clone()).or_default().insert(key.clone());
+        let is_new = known
+            .documents
+            .entry(namespace.clone())
+            .or_default()
+            .insert(key.clone());
         known.count += usize::from(is_new);
         Ok(is_new)
     }

@@ -79,7 +79,11 @@ impl Source for Waiting<dyn Source> {
         self.read(self.inner.read(request)).await
     }
 
-    async fn read_matching(&self, request: ReadRequest, query: &RawDocument) -> Result<BoxStream<'static, Result<Batch>>> {
+    async fn read_matching(
+        &self,
+        request: ReadRequest,
+        query: &RawDocument,
+    ) -> Result<BoxStream<'static, Result<Batch>>> {
         self.read(self.inner.read_matching(request, query)).await
     }
 

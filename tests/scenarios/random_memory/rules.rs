@@ -28,7 +28,9 @@ impl Rules {
         Self {
             precise: random.random_bool(0.7),
             below: random.random_range(0..ids * 3 / 2),
-            on_error: [OnRuleError::Fail, OnRuleError::Skip, OnRuleError::DeadLetter(letters)][random.random_range(0..3)].clone(),
+            on_error: [OnRuleError::Fail, OnRuleError::Skip, OnRuleError::DeadLetter(letters)]
+                [random.random_range(0..3)]
+            .clone(),
             fails: 5,
         }
     }

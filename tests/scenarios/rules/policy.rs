@@ -43,19 +43,29 @@ fn orders() -> Vec<Document> {
         .collect()
 }
 
+/// Some of the documents have no price that is a number.
 async fn sides() -> Sides {
     let sides = Sides::start(Version::V6_0).await;
     sides.source(NAME).insert_many(orders()).await.unwrap();
     sides
 }
 
+/// Preflight finds no document for which the transform fails, and then there is one.
 async fn fails(panics: bool) -> mongoferry::Error {
-    let sides = sides().await;
+    let sides = Sides::start(Version::V6_0).await;
+    sides
+        .source(NAME)
+        .insert_many(orders().into_iter().filter(is_right))
+        .await
+        .unwrap();
     let builder = sides.builder().await.transform(NAME, Prices { panics });
     let policy = OnRuleError::Skip;
     let builder = if panics { builder.on_rule_error(policy) } else { builder };
     let run = builder.build().unwrap().start().await.unwrap();
-    let error = timeout(DEADLINE, run.ready_to_cut_over()).await.unwrap().unwrap_err();
+    timeout(DEADLINE, run.ready_to_cut_over()).await.unwrap().unwrap();
+    let set = doc! { "$set": { "price": "secret" } };
+    sides.source(NAME).update_one(doc! { "_id": 1 }, set).await.unwrap();
+    let error = timeout(DEADLINE, run.wait()).await.unwrap().unwrap_err();
     let text = format!("{error:#} {error:?}");
     assert!(!text.contains("secret"), "{text}");
     error
@@ -78,18 +88,30 @@ async fn a_panic_of_a_transform_ends_the_run() {
 
 /// Makes documents fail, and others not, in all the ways in which they can.
 async fn change(orders: &Collection<Document>) {
-    let set = |id: i32, set: Document| async move { orders.update_one(doc! { "_id": id }, doc! { "$set": set }).await.unwrap() };
+    let set = |id: i32, set: Document| async move {
+        orders
+            .update_one(doc! { "_id": id }, doc! { "$set": set })
+            .await
+            .unwrap()
+    };
     set(0, doc! { "price": 7 }).await;
     set(1, doc! { "price": "secret" }).await;
     set(5, doc! { "n": 1 }).await;
     set(6, doc! { "n": 1 }).await;
     orders.delete_one(doc! { "_id": 10 }).await.unwrap();
-    orders.replace_one(doc! { "_id": 15 }, doc! { "price": 3 }).await.unwrap();
-    orders.replace_one(doc! { "_id": 16 }, doc! { "price": "secret" }).await.unwrap();
+    orders
+        .replace_one(doc! { "_id": 15 }, doc! { "price": 3 })
+        .await
+        .unwrap();
+    orders
+        .replace_one(doc! { "_id": 16 }, doc! { "price": "secret" })
+        .await
+        .unwrap();
     orders.insert_one(doc! { "_id": 100, "price": "secret" }).await.unwrap();
     orders.insert_one(doc! { "_id": 101, "price": 1 }).await.unwrap();
 }
 
+/// Whether the transform has a result.
 fn is_right(document: &Document) -> bool {
     document.get_i32("price").is_ok()
 }
@@ -108,7 +130,11 @@ async fn skipped_documents_are_counted() {
     change(&sides.source(NAME)).await;
     drop(run);
     let summary = cut_over(start().await).await;
-    let wanted: Vec<_> = documents(&sides.source(NAME)).await.into_iter().filter(is_right).collect();
+    let wanted: Vec<_> = documents(&sides.source(NAME))
+        .await
+        .into_iter()
+        .filter(is_right)
+        .collect();
     assert_eq!(documents(&sides.target(NAME)).await, wanted);
     assert_eq!(summary.collections[0].rules.as_ref().unwrap().failed, 4);
 }
@@ -117,7 +143,11 @@ async fn skipped_documents_are_counted() {
 async fn dead_letters_are_the_documents_that_failed() {
     let sides = sides().await;
     let start = async || {
-        let builder = sides.builder().await.transform(NAME, Prices { panics: false }).exclude("kept.*");
+        let builder = sides
+            .builder()
+            .await
+            .transform(NAME, Prices { panics: false })
+            .exclude("kept.*");
         let letters = OnRuleError::DeadLetter("kept.letters".parse().unwrap());
         builder.on_rule_error(letters).build().unwrap().start().await.unwrap()
     };
@@ -131,7 +161,10 @@ async fn dead_letters_are_the_documents_that_failed() {
     let (right, wrong): (Vec<_>, Vec<_>) = documents(&sides.source(NAME)).await.into_iter().partition(is_right);
     assert_eq!(documents(&sides.target(NAME)).await, right);
     let letters = documents(&sides.target("kept.letters")).await;
-    let kept: Vec<_> = letters.iter().map(|letter| letter.get_document("document").unwrap()).collect();
+    let kept: Vec<_> = letters
+        .iter()
+        .map(|letter| letter.get_document("document").unwrap())
+        .collect();
     assert_eq!(kept, wrong.iter().collect::<Vec<_>>());
     for letter in &letters {
         assert_eq!(letter.get_document("_id").unwrap().get_str("ns").unwrap(), NAME);
@@ -142,7 +175,10 @@ async fn dead_letters_are_the_documents_that_failed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_are_not_kept_under_a_migrated_name() {
     let sides = Sides::start(Version::V6_0).await;
-    let builder = sides.builder().await.on_rule_error(OnRuleError::DeadLetter("shop.x".parse().unwrap()));
+    let builder = sides
+        .builder()
+        .await
+        .on_rule_error(OnRuleError::DeadLetter("shop.x".parse().unwrap()));
     let error = builder.build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfiguration);
 }

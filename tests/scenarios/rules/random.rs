@@ -35,7 +35,8 @@ fn expected(document: &Document) -> Option<Document> {
     let has_tag = document
         .get_array("tags")
         .is_ok_and(|tags| tags.iter().any(|tag| tag.as_str() == Some("always")));
-    let is_open = document.get_str("state").is_ok_and(|state| state == "open") && document.get_i32("year").is_ok_and(|year| year >= 2020);
+    let is_open = document.get_str("state").is_ok_and(|state| state == "open")
+        && document.get_i32("year").is_ok_and(|year| year >= 2020);
     (has_tag || is_open).then(|| without_note(document))
 }
 
@@ -48,9 +49,17 @@ fn order(random: &mut StdRng, id: i32) -> Document {
     order.insert("mail", format!("{}@example.org", random.random_range(0..100)));
     order.insert("year", random.random_range(2015..2026));
     if random.random_bool(0.3) {
-        order.insert("tags", ["always", "never"].map(|tag| tag[..random.random_range(4..6)].to_owned()).to_vec());
+        order.insert(
+            "tags",
+            ["always", "never"]
+                .map(|tag| tag[..random.random_range(4..6)].to_owned())
+                .to_vec(),
+        );
     }
-    order.insert("lines", vec![doc! { "price": 1 }, doc! { "price": random.random_range(0..50) }]);
+    order.insert(
+        "lines",
+        vec![doc! { "price": 1 }, doc! { "price": random.random_range(0..50) }],
+    );
     order
 }
 
@@ -140,7 +149,13 @@ async fn random_writes_arrive(version: Version) {
     }
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<JoinHandle<()>> = (0..WRITERS)
-        .map(|writer| tokio::spawn(write(sides.source.clone(), seed.wrapping_add(writer), Arc::clone(&stop))))
+        .map(|writer| {
+            tokio::spawn(write(
+                sides.source.clone(),
+                seed.wrapping_add(writer),
+                Arc::clone(&stop),
+            ))
+        })
         .collect();
     let mut run = start(&sides).await;
     for round in 0..4 {
@@ -163,9 +178,16 @@ async fn random_writes_arrive(version: Version) {
     let summary = timeout(DEADLINE, run.cutover(stop_writes)).await.unwrap().unwrap();
     let source = documents(&sides.source(NAME)).await;
     let wanted: Vec<_> = source.iter().filter_map(expected).collect();
-    assert!(wanted.len() > 100 && wanted.len() < source.len() - 100, "{} documents", wanted.len());
+    assert!(
+        wanted.len() > 100 && wanted.len() < source.len() - 100,
+        "{} documents",
+        wanted.len()
+    );
     assert_same(&documents(&sides.target(NAME)).await, &wanted);
-    assert_same(&documents(&sides.target(PLAIN)).await, &documents(&sides.source(PLAIN)).await);
+    assert_same(
+        &documents(&sides.target(PLAIN)).await,
+        &documents(&sides.source(PLAIN)).await,
+    );
     assert_eq!(summary.outcome, Outcome::Complete, "{summary:#?}");
 }
 

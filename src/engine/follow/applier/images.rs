@@ -138,7 +138,9 @@ impl Applier {
         if is_collated || Instant::now() < self.images_exact_from {
             return self.refetch(target, keys).await;
         }
-        let mut portions = Portions::of(&keys, IMAGES_BYTES, 0).at_most(IMAGES).begin_with(IMAGES / 4);
+        let mut portions = Portions::of(&keys, IMAGES_BYTES, 0)
+            .at_most(IMAGES)
+            .begin_with(IMAGES / 4);
         while let Some(keys) = portions.next() {
             let read = self.source.read_documents(PointRequest {
                 namespace: &target.namespace,

@@ -31,9 +31,9 @@ use crate::model::{CollectionKind, CollectionMapping, Operation, Position, Write
 use crate::oplog::delta::{self, DeltaFormat, format_of};
 use crate::order::Key;
 use crate::report::TARGET;
+use crate::rules::DeltaEffect;
 use crate::runtime::limits::allowance::Allowance;
 use crate::runtime::limits::memory::MemoryPermit;
-use crate::rules::DeltaEffect;
 use crate::runtime::progress::RunState;
 use crate::runtime::shaping::{Outcomes, Shaping};
 use crate::sink::{RefusalReason, Sink};
@@ -399,7 +399,13 @@ impl Applier {
             }
             if let Some(rule) = images[group].rule() {
                 let any_failed = self.shaping.any_failed(&target.namespace);
-                match images::shape(&self.shaping, &rule, (&target.namespace, any_failed), &mut write, &mut outcomes[group])? {
+                match images::shape(
+                    &self.shaping,
+                    &rule,
+                    (&target.namespace, any_failed),
+                    &mut write,
+                    &mut outcomes[group],
+                )? {
                     DeltaEffect::Forward => {}
                     DeltaEffect::Nothing => continue,
                     DeltaEffect::Image => {
