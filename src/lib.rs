@@ -136,6 +136,7 @@ pub use crate::model::Layered;
 pub use crate::model::LeftSelection;
 pub use crate::model::Side;
 pub use crate::model::Wait;
+pub use crate::report::AppliedRules;
 pub use crate::report::Phase;
 pub use crate::report::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use crate::report::{ChangeCounts, Status};

@@ -53,6 +53,7 @@ mod scenarios {
     mod recovery;
     mod redact;
     mod reverse;
+    mod rules;
     mod rules_oracle;
     mod service;
     mod side_by_side;

@@ -94,6 +94,14 @@ impl RuleSet {
         DocumentRule::new(self.rules.iter().filter(matching).cloned()).map(Arc::new)
     }
 
+    /// The transforms in the order in which they were given, with `None` in the place of each filter.
+    pub fn transforms_given(&self) -> impl DoubleEndedIterator<Item = Option<&Arc<dyn Transform>>> + ExactSizeIterator {
+        self.rules.iter().map(|rule| match &rule.rule {
+            Rule::Filter(_) => None,
+            Rule::Transform(transform) => Some(transform),
+        })
+    }
+
     /// The rules in the order in which they were given, for the checkpoint and the certificate. Equal records mean equal results.
     pub fn records(&self) -> Vec<RuleRecord> {
         self.rules.iter().map(PatternRule::record).collect()

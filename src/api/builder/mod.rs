@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{DEFAULT_ID, Layered, OnWait, Selection, Wait};
 use crate::preflight::PathPolicy;
 use crate::report::Events;
+use crate::rules::RuleSet;
 use crate::runtime::fence::{Fence, FencedSink, FencedStore};
 use crate::runtime::hooks::{Hooks, HostHooks};
 use crate::runtime::job::{Job, StartedLease, Unfenced};
@@ -49,7 +50,8 @@ impl MigrationBuilder {
     }
 
     /// Makes this the migration that reverses a hand-over.
-    pub(crate) fn takes_back(mut self, way_back: WayBack, selection: Selection) -> Self {
+    pub(crate) fn takes_back(mut self, way_back: WayBack, selection: Selection, rules: RuleSet) -> Self {
+        self.settings.rules = rules;
         self.selection = Ok(selection);
         self.id.clone_from(&way_back.first.id);
         self.settings.way_back = Some(way_back);

@@ -65,7 +65,6 @@ impl Shaping {
     }
 
     /// Without rules.
-    #[cfg(any(test, feature = "test-util"))]
     pub fn none() -> Self {
         Self::new(RuleSet::default(), OnRuleError::Fail, None, Events::new())
     }

@@ -143,6 +143,7 @@ impl Router {
             return Ok(());
         };
         ensure_migratable("rename a collection", to, collection.kind)?;
+        self.ensure_ruled("rename a collection", to, collection.kind)?;
         let tracked = match self.ownership.claim(&target, is_replay).await? {
             Room::Free => {
                 let options = to_create(&expiry_held_back(&collection.options), &collection.indexes);
