@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::WayBack;
 use crate::error::Result;
 use crate::model::{MigrationId, Namespace, OnWait, Selection, checked_pattern, matches_pattern};
+use crate::rules::RuleSet;
 
 /// All settings of a migration.
 #[derive(Clone, Debug)]
@@ -42,6 +43,11 @@ pub(crate) struct Settings {
     pub scan_documents: bool,
     pub on_wait: OnWait,
     pub collections: CollectionRules,
+    /// Which documents migrate, and in which form.
+    pub rules: RuleSet,
+    /// Filters that cannot be evaluated.
+    pub unsupported_filters: Vec<UnsupportedFilter>,
+    pub on_rule_error: OnRuleError,
     #[cfg(feature = "recorder")]
     pub recording: Option<Recording>,
 }
@@ -100,6 +106,9 @@ impl Default for Settings {
             scan_documents: false,
             on_wait: OnWait::default(),
             collections: CollectionRules::default(),
+            rules: RuleSet::default(),
+            unsupported_filters: Vec::new(),
+            on_rule_error: OnRuleError::default(),
             #[cfg(feature = "recorder")]
             recording: None,
         }
@@ -193,6 +202,31 @@ pub enum DdlPolicy {
     /// End the run with [`CatalogChanged`](crate::ErrorKind::CatalogChanged) before any part of the change is applied. The checkpoint is
     /// from just before the change, and a start with another policy continues from there.
     Fail,
+}
+
+/// What to do with a document for which a [filter](crate::MigrationBuilder::filter_with) or [transform](crate::MigrationBuilder::transform)
+/// fails. One that panics ends the run, whatever the policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum OnRuleError {
+    /// End the run with [`Rule`](crate::ErrorKind::Rule). The checkpoint stays, and a start with corrected rules continues.
+    #[default]
+    Fail,
+    /// Leave the document out on the target, emit [`Event::RuleFailed`](crate::Event::RuleFailed), and count it in status, summary and
+    /// certificate. A document that changes is tried again. At most 100,000 documents are left out, then the run ends.
+    Skip,
+    /// Like [`Skip`](Self::Skip), and keep the document as it is on the source in this collection on the target, with the reason. It is
+    /// removed there once the rules have a result for it. The collection must not have the name of a migrated one.
+    DeadLetter(Namespace),
+}
+
+/// A filter that cannot be evaluated. Preflight refuses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnsupportedFilter {
+    pub pattern: String,
+    /// What is not supported.
+    pub reason: String,
 }
 
 /// Allowed migration paths; see [`MigrationBuilder::path_policy`](crate::MigrationBuilder::path_policy).

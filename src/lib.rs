@@ -60,7 +60,8 @@
 //! | follow an oplog | [`OplogCursor`](oplog::OplogCursor) |
 //!
 //! The folder `examples` of the repository has whole programs to copy: `live_migration` for the command line, `service` to host several
-//! migrations, `redact` to mask fields on the way, and small ones for extension points, clients, the oplog and metrics.
+//! migrations, `filter_and_mask` to migrate some of the documents without personal data, and small ones for extension points, clients, the
+//! oplog and metrics.
 //!
 //! The feature `metrics` publishes [metrics](docs::observability#metrics) through the facade crate of that name. The feature `recorder`
 //! [records](docs::operations#record-what-happens) each run in a file.
@@ -84,6 +85,7 @@ mod model;
 mod catalog;
 mod compare;
 pub mod oplog;
+pub mod rules;
 
 // Extension points: where documents and history come from, where they go, and where the checkpoint is kept.
 pub mod sink;
@@ -122,7 +124,8 @@ pub use api::records::{KnownMigration, migrations};
 pub use api::rehearsal::{Rehearsal, Rehearsed};
 pub use api::verify::{ComparedCollection, DocumentPair, VerifyReport};
 pub use config::{
-    CollectionSettings, DdlPolicy, ExistingData, IndexPolicy, LostPosition, PathPolicy, Throttle, Verification,
+    CollectionSettings, DdlPolicy, ExistingData, IndexPolicy, LostPosition, OnRuleError, PathPolicy, Throttle,
+    Verification,
 };
 pub use runtime::hooks::{HookResult, Hooks};
 pub use runtime::lease::LeaseOwner;
@@ -133,6 +136,7 @@ pub use crate::model::Layered;
 pub use crate::model::LeftSelection;
 pub use crate::model::Side;
 pub use crate::model::Wait;
+pub use crate::report::AppliedRules;
 pub use crate::report::Phase;
 pub use crate::report::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use crate::report::{ChangeCounts, Status};
@@ -146,6 +150,7 @@ pub use catalog::compare::IndexSummary;
 pub use compare::difference::{Difference, DifferenceKind};
 pub use error::{Error, ErrorKind, Finding, FindingCode, Result, Severity};
 pub use preflight::{Estimate, Plan, PlannedCollection};
+pub use rules::{FieldRules, Predicate, Query, Transform, Transformed};
 
 pub use crate::model::Batch;
 pub use crate::model::Namespace;

@@ -53,6 +53,8 @@ mod scenarios {
     mod recovery;
     mod redact;
     mod reverse;
+    mod rules;
+    mod rules_oracle;
     mod service;
     mod side_by_side;
     mod small_examples;

@@ -81,6 +81,7 @@ impl MigrationHandle {
         keep_freed_memory();
         let engine = Arc::new(engine.waiting());
         let mut progress = RunState::of(engine.settings.id.as_str(), span.clone(), engine.events.clone());
+        progress.shaping = Arc::clone(&engine.shaping);
         if let Some(resources) = &engine.resources {
             progress.limits = resources.limiters();
         }

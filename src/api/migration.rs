@@ -73,11 +73,12 @@ impl Migration {
     ///
     /// # Errors
     /// - [`WrongPhase`](ErrorKind::WrongPhase): the migration has not been handed over.
-    /// - [`Refused`](ErrorKind::Refused): there is no way back.
+    /// - [`Refused`](ErrorKind::Refused): there is no way back, for example because the migration had filters, or transforms without an
+    ///   [inverse](crate::Transform::inverse).
     /// - [`CheckpointMismatch`](ErrorKind::CheckpointMismatch): the checkpoint belongs to another migration.
     /// - A server error.
     pub async fn reverse(&self, source: impl Source, sink: impl Sink) -> Result<MigrationBuilder> {
-        reverse::of_checkpoint(&self.engine).await?.reverse(source, sink)
+        reverse::of_migration(&self.engine, source, sink).await
     }
 
     pub(crate) fn engine(&self) -> &Arc<Job> {

@@ -9,9 +9,11 @@ mod tests;
 
 use crate::api::builder::MigrationBuilder;
 use crate::api::migration::Migration;
-use crate::checkpoint::WayBack;
+use crate::checkpoint::{CollectionState, WayBack};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Namespace, matches_pattern};
 use crate::report::{Outcome, Summary};
+use crate::rules::RuleSet;
 use crate::runtime::job::Job;
 use crate::sink::Sink;
 use crate::source::Source;
@@ -38,11 +40,13 @@ impl Summary {
     /// [blocked](MigrationBuilder::block_source_writes), unless the sink's user may bypass the block. Lift the block before applications
     /// use the old source again.
     ///
-    /// [`Migration::reverse`] does the same after a restart of the process.
+    /// [`Migration::reverse`] does the same after a restart of the process, and for a migration with transforms that have an
+    /// [inverse](crate::Transform::inverse).
     ///
     /// # Errors
     /// - [`WrongPhase`](ErrorKind::WrongPhase): the outcome is not [`Complete`](Outcome::Complete).
-    /// - [`Refused`](ErrorKind::Refused): the sink has no history that can be followed, or a collection cannot get its old name back.
+    /// - [`Refused`](ErrorKind::Refused): the sink has no history that can be followed, a collection cannot get its old name back, or the
+    ///   migration had filters or transforms.
     pub fn reverse(&self, source: impl Source, sink: impl Sink) -> Result<MigrationBuilder> {
         match &self.way_back {
             Some(way_back) => way_back.reverse(source, sink),
@@ -58,6 +62,16 @@ impl WayBack {
     /// # Errors
     /// [`Refused`](ErrorKind::Refused) if a collection cannot get its old name back.
     pub fn reverse(&self, source: impl Source, sink: impl Sink) -> Result<MigrationBuilder> {
+        if !self.first.rules.is_empty() {
+            return Err(refused(
+                "the migration had filters or transforms: build it again with them, and call `Migration::reverse`, which uses their inverses",
+            ));
+        }
+        self.reverse_under(RuleSet::default(), source, sink)
+    }
+
+    /// Same as [`reverse`](Self::reverse), under the inverse rules.
+    fn reverse_under(&self, rules: RuleSet, source: impl Source, sink: impl Sink) -> Result<MigrationBuilder> {
         let selection = &self.first.selection;
         for state in &self.first.collections {
             let back = selection.target(&state.namespace);
@@ -72,8 +86,70 @@ impl WayBack {
                 ));
             }
         }
-        Ok(Migration::builder(source, sink).takes_back(self.clone(), selection.clone()))
+        let mut way_back = self.clone();
+        way_back.first.rules = rules.records();
+        way_back.first.failed = Vec::new();
+        Ok(Migration::builder(source, sink).takes_back(way_back, selection.clone(), rules))
     }
+
+    /// Returns the rules that undo those of the migration.
+    ///
+    /// # Errors
+    /// [`Refused`](ErrorKind::Refused) if they cannot be undone.
+    fn inverse(&self, rules: &RuleSet) -> Result<RuleSet> {
+        if rules.records() != self.first.rules {
+            return Err(refused(
+                "the migration was handed over with other filters and transforms: build it with these",
+            ));
+        }
+        let failed: usize = self.first.failed.iter().map(|failed| failed.ids.len()).sum();
+        if failed > 0 {
+            return Err(refused(format!(
+                "{failed} documents were left out because a rule failed; a comparison on the way back would delete them on the old source"
+            )));
+        }
+        let mut inverse = RuleSet::default();
+        for (record, transform) in rules.records().iter().zip(rules.transforms_given()).rev() {
+            let Some(transform) = transform else {
+                return Err(refused(format!(
+                    "the filter `{}` of `{}` left documents out, which a comparison on the way back would delete on the old source",
+                    record.name, record.pattern
+                )));
+            };
+            let Some(transform) = transform.inverse() else {
+                return Err(refused(format!(
+                    "the transform `{}` of `{}` has no inverse: implement `Transform::inverse`",
+                    record.name, record.pattern
+                )));
+            };
+            let is_same = |state: &CollectionState| {
+                let matches = |name: &Namespace| matches_pattern(&record.pattern, name.as_str());
+                matches(&state.namespace) == matches(&state.target)
+            };
+            if !self.first.collections.iter().all(is_same) {
+                return Err(refused(format!(
+                    "collections of the transform `{}` have other names now, which its pattern `{}` does not fit: migrate them by themselves",
+                    record.name, record.pattern
+                )));
+            }
+            inverse.transform(&record.pattern, transform)?;
+        }
+        Ok(inverse)
+    }
+}
+
+fn refused(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Refused, OPERATION, message)
+}
+
+/// Describes the way back of a migration that was described again, with its filters and transforms.
+///
+/// # Errors
+/// Same as [`Migration::reverse`].
+pub(crate) async fn of_migration(engine: &Job, source: impl Source, sink: impl Sink) -> Result<MigrationBuilder> {
+    let way_back = of_checkpoint(engine).await?;
+    let inverse = way_back.inverse(&engine.settings.rules)?;
+    way_back.reverse_under(inverse, source, sink)
 }
 
 /// Returns the way back from the checkpoint of a finished migration.

@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::raw::record;
 use crate::model::{CollectionKind, DEFAULT_ID, LeftSelection, Namespace, Position, Selection};
 use crate::order::Key;
+use crate::rules::RuleRecord;
 
 pub use file::FileStore;
 pub use layer::CheckpointStoreLayer;
@@ -185,6 +186,12 @@ pub struct Checkpoint {
     /// The hand-over that this migration reverses, if it is a way back.
     #[serde(default)]
     pub takes_back: Option<Uuid>,
+    /// The filters and transforms by which everything on the sink was written, in the order in which they were given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleRecord>,
+    /// Documents that are missing on the sink because a filter or transform failed for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<FailedDocuments>,
     /// The position in the sink's own history up to which writes of other programs were watched for (see
     /// [`Sink::foreign_writes`](crate::Sink::foreign_writes)). None of these writes was to a collection that has
     /// [`compared`](CollectionState::compared) set. `None` if the history was not watched.
@@ -297,6 +304,16 @@ pub struct UnsettledDocuments {
     pub ids: Vec<Key>,
 }
 
+/// Documents of one namespace for which a filter or transform failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FailedDocuments {
+    /// The collection's name on the source.
+    pub namespace: Namespace,
+    /// Their `_id`s.
+    pub ids: Vec<Key>,
+}
+
 /// A range that ends at `upper` and begins where the previous one ends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -340,6 +357,8 @@ impl Checkpoint {
             source_writes_blocked: false,
             expiry_final: false,
             takes_back: None,
+            rules: Vec::new(),
+            failed: Vec::new(),
             watched: None,
             durable: None,
             complete: false,
@@ -361,6 +380,8 @@ impl Checkpoint {
     pub(crate) fn begin_again(self, watermark: Position, resume: Position) -> Self {
         Self {
             resyncs: self.resyncs.saturating_add(1),
+            rules: self.rules,
+            failed: self.failed,
             window: self.window,
             left_selection: self.left_selection,
             source_writes_blocked: self.source_writes_blocked,
@@ -508,6 +529,8 @@ mod tests {
             }],
             source_writes_blocked: true,
             expiry_final: true,
+            rules: Vec::new(),
+            failed: Vec::new(),
             takes_back: None,
             watched: Some(position(20)),
             durable: Some(position(21)),

@@ -43,6 +43,12 @@ impl<'a> Portions<'a> {
         self
     }
 
+    /// Begins with a portion of `documents` documents, if it may be that large.
+    pub fn begin_with(mut self, documents: usize) -> Self {
+        self.size = documents.clamp(1, self.most);
+        self
+    }
+
     /// The next portion; `None` at the end.
     pub fn next(&mut self) -> Option<&'a [Key]> {
         let most = &self.rest[..self.size.min(self.rest.len())];

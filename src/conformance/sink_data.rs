@@ -236,7 +236,7 @@ async fn missing(sink: &dyn Sink) -> Outcome {
                 refusals.as_slice(),
                 [Refusal {
                     index: 1,
-                    reason: RefusalReason::CannotApply(_)
+                    reason: RefusalReason::CannotApply(_) | RefusalReason::NoDocument(_)
                 }]
             ),
             "the second write's document is missing, and the refusals are {refusals:?}"

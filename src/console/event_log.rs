@@ -193,6 +193,7 @@ fn warning(event: &Event, name: &str) -> Option<String> {
         | Event::CutoverWindowShort { .. }
         | Event::ForeignWrite { .. }
         | Event::ForeignWritesNotWatched { .. }
+        | Event::RuleFailed { .. }
         | Event::SourceWriteBlockStays { .. }
         | Event::HookFailed { .. }
         | Event::WritesAfterStop { .. } => Some(name.to_owned()),

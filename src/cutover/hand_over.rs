@@ -160,6 +160,16 @@ impl HandOver<'_> {
             rounds.known = late_writes;
         }
         self.progress.begin_step(CutoverStep::Compare);
+        let shaping = &self.engine.shaping;
+        let again = shaping.try_again(&*self.engine.writing_source, report.position);
+        report_waits_within(
+            events,
+            Side::Source,
+            "read documents for which rules failed",
+            None,
+            again,
+        )
+        .await?;
         let look = self.look(&run, &report, &mut rounds.compared);
         let look = report_waits_within(events, Side::Target, "list and compare both sides", None, look);
         let Some(sides) = look.instrument(cutover_step("compare")).await? else {

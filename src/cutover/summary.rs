@@ -7,7 +7,7 @@ use crate::catalog::not_migrated::{IndexesLeftOut, is_view_of_buckets, not_migra
 use crate::checkpoint::{States, WayBack};
 use crate::cutover::compare::Comparison;
 use crate::model::{self, Collection, Deployment, Namespace, Position};
-use crate::report::{Certificate, CollectionSummary, LateWrites, Outcome, Summary};
+use crate::report::{AppliedRules, Certificate, CollectionSummary, LateWrites, Outcome, Summary};
 use crate::runtime::job::Job;
 use crate::runtime::progress::RunState;
 
@@ -54,6 +54,11 @@ pub(super) fn summarize(
             }
             None => differences.push("it no longer exists on the source".to_owned()),
         }
+        let rules = engine.shaping.of(&state.namespace).map(|rule| AppliedRules {
+            rules: rule.records(),
+            source_documents: listed.get(&state.namespace).map_or(0, |source| source.documents),
+            failed: engine.shaping.failed_of(&state.namespace),
+        });
         collections.push(CollectionSummary {
             namespace: state.namespace.clone(),
             target: state.target.clone(),
@@ -61,6 +66,7 @@ pub(super) fn summarize(
             verified: comparison.is_some() && differences.is_empty(),
             digest: comparison.and_then(|comparison| comparison.digest.clone()),
             differences,
+            rules,
         });
     }
     let same =

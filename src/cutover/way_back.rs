@@ -35,6 +35,9 @@ impl WayBack {
         }
         (first.created, first.copied) = (true, true);
         first.takes_back = Some(Uuid::new());
+        // Those of this migration, until it is said how they are undone.
+        first.rules = engine.settings.rules.records();
+        first.failed = engine.shaping.failed_documents();
         Self { first: Box::new(first) }
     }
 }

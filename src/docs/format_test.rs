@@ -18,9 +18,10 @@ use crate::model::{
 use crate::order::Key;
 use crate::preflight::{Estimate, Plan, PlannedCollection};
 use crate::report::{
-    CollectionPhase, CollectionStatus, CollectionSummary, CutoverStep, ForeignWrites, IndexCounts, LagSample,
-    LateWrite, LateWrites, Outcome, Phase, Status, Summary,
+    AppliedRules, CollectionPhase, CollectionStatus, CollectionSummary, CutoverStep, ForeignWrites, IndexCounts,
+    LagSample, LateWrite, LateWrites, Outcome, Phase, Status, Summary,
 };
+use crate::rules::{RuleKind, RuleRecord};
 use crate::test_util::at;
 use crate::{
     CollectionSettings, ComparedCollection, DdlPolicy, Error, ErrorKind, Event, ExistingData, IndexPolicy,
@@ -156,6 +157,11 @@ fn events() -> Vec<Event> {
             position,
         },
         Event::DocumentRefused {
+            namespace: namespace.clone(),
+            id: "7".to_owned(),
+            reason: reason.clone(),
+        },
+        Event::RuleFailed {
             namespace: namespace.clone(),
             id: "7".to_owned(),
             reason: reason.clone(),
@@ -443,6 +449,7 @@ fn a_plan_is_in_the_schema() {
             kind: CollectionKind::TimeSeriesBuckets,
             amount,
             indexes: 1,
+            rules: vec![rule()],
         }],
         total: amount,
         indexes: 1,
@@ -458,9 +465,19 @@ fn a_plan_is_in_the_schema() {
     let value = fits("plan", &plan);
     let collection = json!({
         "namespace": "shop.orders", "target": "shop.weather", "kind": "time_series_buckets", "documents": 1, "bytes": 2, "indexes": 1,
+        "rules": [{ "pattern": "shop.*", "kind": "transform", "name": "masking", "version": "1" }],
     });
     assert_eq!(value["collections"], json!([collection]));
     fits("plan", &Plan { estimate: None, ..plan });
+}
+
+fn rule() -> RuleRecord {
+    RuleRecord {
+        pattern: "shop.*".to_owned(),
+        kind: RuleKind::Transform,
+        name: "masking".to_owned(),
+        version: "1".to_owned(),
+    }
 }
 
 fn summary() -> Summary {
@@ -475,6 +492,11 @@ fn summary() -> Summary {
             verified: false,
             digest: None,
             differences: vec!["the option `capped` differs".to_owned()],
+            rules: Some(AppliedRules {
+                rules: vec![rule()],
+                source_documents: 2_000,
+                failed: 1,
+            }),
         }],
         indexes: vec![IndexSummary {
             namespace: orders(),

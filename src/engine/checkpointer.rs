@@ -16,6 +16,7 @@ use crate::report::{Event, TARGET};
 use crate::runtime::flush::SharedFlush;
 use crate::runtime::progress::RunState;
 use crate::runtime::register;
+use crate::runtime::shaping::Shaping;
 use crate::sink::Records;
 
 /// Minimum pause between two saves, as a multiple of the duration of the last save. A checkpoint of tens of thousands of collections is
@@ -35,7 +36,7 @@ pub(crate) async fn save_checkpoints(
     records: Records,
     ownership: Arc<Ownership>,
     replay_until: Position,
-    progress: Arc<RunState>,
+    (progress, shaping): (Arc<RunState>, Arc<Shaping>),
     mut requests: mpsc::Receiver<SaveRequest>,
 ) -> Result<()> {
     let mut rests_until = Instant::now();
@@ -56,6 +57,8 @@ pub(crate) async fn save_checkpoints(
             continue;
         }
         checkpoint.head.seen = progress.read().max(watermark);
+        // Those that follow the watermark are noted again, or forgotten, by a run that resumes from here.
+        checkpoint.head.failed = shaping.failed_documents();
         checkpoint.head.window = progress.window.kept();
         checkpoint.head.left_selection = progress.left_selection.all();
         checkpoint.head.source_writes_blocked = progress.write_block.is_noted();

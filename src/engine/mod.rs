@@ -305,6 +305,7 @@ impl Tasks<'_> {
         let (saves, save_requests) = mpsc::channel(1);
         let router = Router::new(RouterParts {
             source: Arc::clone(&job.source),
+            shaping: Arc::clone(&job.shaping),
             sink: Arc::clone(&job.sink),
             ownership: Arc::clone(&ownership),
             builds,
@@ -334,7 +335,7 @@ impl Tasks<'_> {
             job.records(),
             Arc::clone(&ownership),
             beginning.replay_until,
-            Arc::clone(self.progress),
+            (Arc::clone(self.progress), Arc::clone(&job.shaping)),
             save_requests,
         ));
         self.start(read_oplog(
@@ -373,7 +374,8 @@ impl Tasks<'_> {
             appliers.push(sender);
             let applier = Applier::new(ApplierParts {
                 index,
-                source: Arc::clone(&self.job.source),
+                source: Arc::clone(&self.job.writing_source),
+                shaping: Arc::clone(&self.job.shaping),
                 sink: Arc::clone(&self.job.sink),
                 progress: Arc::clone(self.progress),
                 messages,
@@ -433,6 +435,7 @@ impl Tasks<'_> {
         for _ in 0..self.job.settings.walkers {
             let walker = Walker {
                 source: Arc::clone(&self.job.source),
+                writing_source: Arc::clone(&self.job.writing_source),
                 sink: Arc::clone(&self.job.sink),
                 ownership: Arc::clone(ownership),
                 durability: durability.clone(),

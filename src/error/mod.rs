@@ -85,6 +85,8 @@ pub enum ErrorKind {
     WritesAfterStop,
     /// A hook of the host failed, panicked or timed out. The context names it.
     Hook,
+    /// A filter or transform of the host failed for a document, or panicked. The context names the namespace and the `_id`.
+    Rule,
     /// The catalog of the source changed, and the host has configured the run to end in that case. The context names the change, the
     /// namespace and the position.
     CatalogChanged,

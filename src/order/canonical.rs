@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use bson::RawBsonRef;
 use bson::raw::RawDocumentBuf;
 
-use super::hash::StableHasher;
+use super::hash::{Feed, StableHasher};
 use super::number::Number;
 use super::raw_value::{Element, Elements, id_of, until_nul};
 
@@ -80,27 +80,22 @@ impl<'a> Canonical<'a> {
         }
     }
 
-    /// Truncates the namespace at the first NUL, because the server's index keys store it as a C string.
-    pub(super) fn db_pointer(namespace: Cow<'a, [u8]>, id: [u8; 12]) -> Self {
-        let namespace = match namespace {
-            Cow::Borrowed(namespace) => Cow::Borrowed(until_nul(namespace)),
-            Cow::Owned(namespace) => Cow::Owned(until_nul(&namespace).to_vec()),
-        };
-        Self::DbPointer { namespace, id }
+    pub(super) fn cmp(&self, other: &Canonical<'_>) -> Ordering {
+        self.compare(other, By::IndexKey, 0)
     }
 
-    pub(super) fn cmp(&self, other: &Canonical<'_>) -> Ordering {
-        self.compare(other, 0)
+    pub(super) fn cmp_in_query(&self, other: &Canonical<'_>) -> Ordering {
+        self.compare(other, By::Value, 0)
     }
 
     pub(super) fn stable_hash(&self) -> u64 {
         let mut hasher = StableHasher::new();
-        self.feed(&mut hasher, 0);
+        self.feed(&mut hasher);
         hasher.finish()
     }
 
     /// The rank of the value's type in the order of types.
-    fn rank(&self) -> u8 {
+    pub(super) fn rank(&self) -> u8 {
         match self {
             Self::MinKey => 0,
             Self::Undefined => 1,
@@ -123,13 +118,13 @@ impl<'a> Canonical<'a> {
         }
     }
 
-    fn compare(&self, other: &Canonical<'_>, depth: usize) -> Ordering {
+    fn compare(&self, other: &Canonical<'_>, by: By, depth: usize) -> Ordering {
         use Canonical as C;
         match (self, other) {
             (C::Number(left), C::Number(right)) => left.cmp(right),
             (C::Text(left), C::Text(right)) | (C::Code(left), C::Code(right)) => left.cmp(right),
-            (C::Document(left), C::Document(right)) => compare_elements(left, right, Names::Compared, depth),
-            (C::Array(left), C::Array(right)) => compare_elements(left, right, Names::Ignored, depth),
+            (C::Document(left), C::Document(right)) => compare_elements(left, right, Names::Compared, by, depth),
+            (C::Array(left), C::Array(right)) => compare_elements(left, right, by.names_in_arrays(), by, depth),
             (
                 C::Binary {
                     length,
@@ -161,7 +156,10 @@ impl<'a> Canonical<'a> {
                     namespace: namespace2,
                     id: id2,
                 },
-            ) => (namespace.len(), namespace, id).cmp(&(namespace2.len(), namespace2, id2)),
+            ) => {
+                let (namespace, namespace2) = (by.namespace(namespace), by.namespace(namespace2));
+                (namespace.len(), namespace, id).cmp(&(namespace2.len(), namespace2, id2))
+            }
             (
                 C::CodeWithScope { code, scope },
                 C::CodeWithScope {
@@ -170,14 +168,18 @@ impl<'a> Canonical<'a> {
                 },
             ) => code
                 .cmp(code2)
-                .then_with(|| compare_elements(scope, scope2, Names::Compared, depth)),
+                .then_with(|| compare_elements(scope, scope2, Names::Compared, by, depth)),
             (C::Malformed(left), C::Malformed(right)) => left.cmp(right),
             _ => self.rank().cmp(&other.rank()),
         }
     }
 
-    /// Feeds the same words for all values that compare as equal.
-    fn feed(&self, hasher: &mut StableHasher, depth: usize) {
+    /// Feeds the same words for all values that compare as equal, and others for all other values.
+    pub(super) fn feed(&self, hasher: &mut impl Feed) {
+        self.feed_nested(hasher, 0);
+    }
+
+    fn feed_nested(&self, hasher: &mut impl Feed, depth: usize) {
         hasher.word(self.rank().into());
         match self {
             Self::MinKey | Self::Undefined | Self::Null | Self::MaxKey => {}
@@ -205,7 +207,7 @@ impl<'a> Canonical<'a> {
                 hasher.bytes(options);
             }
             Self::DbPointer { namespace, id } => {
-                hasher.bytes(namespace);
+                hasher.bytes(By::IndexKey.namespace(namespace));
                 hasher.bytes(id);
             }
             Self::CodeWithScope { code, scope } => {
@@ -272,7 +274,34 @@ fn db_pointer_of(value: RawBsonRef<'_>) -> Canonical<'static> {
     }
 }
 
-/// Whether field names are compared. In arrays they are not, because index keys store only the elements.
+/// What a comparison sees of two values.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum By {
+    /// What index keys store.
+    IndexKey,
+    /// Everything, as queries do.
+    Value,
+}
+
+impl By {
+    /// Index keys store only the elements of arrays.
+    fn names_in_arrays(self) -> Names {
+        match self {
+            Self::IndexKey => Names::Ignored,
+            Self::Value => Names::Compared,
+        }
+    }
+
+    /// Index keys store the namespace of a DBPointer as a C string.
+    fn namespace(self, namespace: &[u8]) -> &[u8] {
+        match self {
+            Self::IndexKey => until_nul(namespace),
+            Self::Value => namespace,
+        }
+    }
+}
+
+/// Whether field names are compared.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Names {
     Compared,
@@ -281,7 +310,7 @@ pub(super) enum Names {
 
 /// Compares field by field: the class of the type, then the name, then the value. A document that ends first is less. Malformed bytes are
 /// greater than any element.
-pub(super) fn compare_elements(left: &[u8], right: &[u8], names: Names, depth: usize) -> Ordering {
+pub(super) fn compare_elements(left: &[u8], right: &[u8], names: Names, by: By, depth: usize) -> Ordering {
     if depth >= MAX_DEPTH {
         return left.cmp(right);
     }
@@ -313,7 +342,7 @@ pub(super) fn compare_elements(left: &[u8], right: &[u8], names: Names, depth: u
                     .rank()
                     .cmp(&value2.rank())
                     .then_with(by_name)
-                    .then_with(|| value.compare(&value2, depth + 1))
+                    .then_with(|| value.compare(&value2, by, depth + 1))
             }
         };
         if ordering.is_ne() {
@@ -322,7 +351,7 @@ pub(super) fn compare_elements(left: &[u8], right: &[u8], names: Names, depth: u
     }
 }
 
-fn feed_elements(document: &[u8], names: Names, hasher: &mut StableHasher, depth: usize) {
+fn feed_elements(document: &[u8], names: Names, hasher: &mut impl Feed, depth: usize) {
     if depth >= MAX_DEPTH {
         return hasher.bytes(document);
     }
@@ -332,9 +361,9 @@ fn feed_elements(document: &[u8], names: Names, hasher: &mut StableHasher, depth
                 if names == Names::Compared {
                     hasher.bytes(name);
                 }
-                value.canonical().feed(hasher, depth + 1);
+                value.canonical().feed_nested(hasher, depth + 1);
             }
-            Element::Malformed(bytes) => Canonical::Malformed(bytes).feed(hasher, depth),
+            Element::Malformed(bytes) => Canonical::Malformed(bytes).feed_nested(hasher, depth),
         }
     }
     // No type has this rank, so it marks the end of the document.

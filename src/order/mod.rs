@@ -35,8 +35,9 @@ use std::cmp::Ordering;
 
 use bson::{RawBsonRef, RawDocument};
 
-use self::canonical::{Canonical, Names, compare_elements};
+use self::canonical::{By, Canonical, Names, compare_elements};
 
+pub(crate) use self::hash::Feed;
 pub use self::key::Key;
 pub(crate) use self::raw_value::{Element, Elements};
 pub use self::raw_value::{RawValue, id_of};
@@ -51,7 +52,7 @@ pub fn compare(left: RawBsonRef<'_>, right: RawBsonRef<'_>) -> Ordering {
 
 /// Compares two documents field by field: the type, then the name, then the value. A document that ends first is less.
 pub fn compare_documents(left: &RawDocument, right: &RawDocument) -> Ordering {
-    compare_elements(left.as_bytes(), right.as_bytes(), Names::Compared, 0)
+    compare_elements(left.as_bytes(), right.as_bytes(), Names::Compared, By::IndexKey, 0)
 }
 
 /// A hash that is equal for values that [`compare()`] treats as equal, such as the integer 1 and the decimal 1.00.

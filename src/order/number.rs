@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 
 use bson::Decimal128;
 
+use super::hash::Feed;
+#[cfg(test)]
 use super::hash::StableHasher;
 use super::wide::Wide;
 
@@ -95,7 +97,7 @@ impl Number {
     }
 
     /// Feeds the same words for all numbers that are equal.
-    pub(super) fn feed(&self, hasher: &mut StableHasher) {
+    pub(super) fn feed(&self, hasher: &mut impl Feed) {
         let reduced = self.reduced();
         match reduced {
             Self::NaN => hasher.word(0),
@@ -119,6 +121,20 @@ impl Number {
                 hasher.word((coefficient >> 64) as u64);
                 hasher.word(i64::from(exponent).cast_unsigned());
             }
+        }
+    }
+
+    pub(super) fn is_nan(&self) -> bool {
+        matches!(self, Self::NaN)
+    }
+
+    /// The whole part of a number, if it is finite and fits.
+    pub(super) fn truncated(&self) -> Option<i64> {
+        match *self {
+            Self::NaN | Self::NegativeInfinity | Self::Infinity => None,
+            Self::Integer(integer) => Some(integer),
+            Self::Double(double) => (-TWO_TO_63..TWO_TO_63).contains(&double).then_some(double as i64),
+            Self::Decimal(decimal) => decimal.truncated(),
         }
     }
 
@@ -194,6 +210,18 @@ impl Decimal {
     /// The exponent of the power of ten just above the number: the number is at least `10^(place - 1)` and less than `10^place`.
     fn leading_place(self) -> i32 {
         self.coefficient.checked_ilog10().map_or(0, |digits| digits as i32 + 1) + self.exponent
+    }
+
+    fn truncated(self) -> Option<i64> {
+        let scale = 10u128.checked_pow(self.exponent.unsigned_abs());
+        let magnitude = match scale {
+            Some(scale) if self.exponent >= 0 => self.coefficient.checked_mul(scale)?,
+            Some(scale) => self.coefficient / scale,
+            None if self.exponent >= 0 => return None,
+            None => 0,
+        };
+        let magnitude = i128::try_from(magnitude).ok()?;
+        i64::try_from(if self.negative { -magnitude } else { magnitude }).ok()
     }
 
     fn without_trailing_zeros(mut self) -> Self {

@@ -10,6 +10,7 @@ use bson::spec::ElementType;
 
 use super::canonical::Canonical;
 use super::extended_json;
+use super::hash::Feed;
 
 /// A raw BSON value: its type byte, and its bytes in the document.
 ///
@@ -44,6 +45,34 @@ impl<'a> RawValue<'a> {
     /// The hash that [`hash_key`](super::hash_key) returns for this value. It is the same in every process.
     pub fn stable_hash(&self) -> u64 {
         self.canonical().stable_hash()
+    }
+
+    /// Returns `true` if both values are of types that queries compare with each other, such as an integer and a decimal.
+    pub(crate) fn compares_with(&self, other: &RawValue<'_>) -> bool {
+        self.element_type == other.element_type || self.canonical().rank() == other.canonical().rank()
+    }
+
+    /// Compares as queries do. Unlike the `_id` index, they see the names in arrays and whole namespaces.
+    pub(crate) fn compare_in_query(&self, other: &RawValue<'_>) -> Ordering {
+        self.canonical().cmp_in_query(&other.canonical())
+    }
+
+    /// Returns `true` for a number that is not a number.
+    pub(crate) fn is_nan(&self) -> bool {
+        matches!(self.canonical(), Canonical::Number(number) if number.is_nan())
+    }
+
+    /// The whole part of a number, if it is finite and fits.
+    pub(crate) fn truncated(&self) -> Option<i64> {
+        match self.canonical() {
+            Canonical::Number(number) => number.truncated(),
+            _ => None,
+        }
+    }
+
+    /// Feeds the same for all values that compare as equal, and something else for all other values.
+    pub(crate) fn feed(&self, feed: &mut impl Feed) {
+        self.canonical().feed(feed);
     }
 
     /// Creates a value from bytes that are known to be a value of this type.
@@ -83,7 +112,10 @@ impl<'a> RawValue<'a> {
                 let (namespace, id) = bytes
                     .split_at_checked(bytes.len().saturating_sub(12))
                     .unwrap_or((&[], &[]));
-                Canonical::db_pointer(Cow::Borrowed(text(namespace)), first(id))
+                Canonical::DbPointer {
+                    namespace: Cow::Borrowed(text(namespace)),
+                    id: first(id),
+                }
             }
             Some(ElementType::JavaScriptCode) => Canonical::Code(text(bytes)),
             Some(ElementType::JavaScriptCodeWithScope) => {

@@ -61,6 +61,7 @@ impl Facts {
             kind: CollectionKind::Plain,
             amount: Amount::default(),
             indexes: 1,
+            rules: Vec::new(),
         });
     }
 

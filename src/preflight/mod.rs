@@ -70,6 +70,14 @@
 //! | `id_index_version` | note | an existing collection on the target has the same version of the index on `_id` as the source |
 //! | `id_index_option` | warning | indexes on `_id` have no special options |
 //! | `id_index_missing` | warning | every collection has an index on `_id` |
+//! | `filter_unsupported` | blocker | filters use [supported](crate::rules::Query) operators |
+//! | `ruled_collection` | blocker | no capped or time-series collection has filters or transforms |
+//! | `ruled_view` | warning | no view reads a collection with filters or transforms |
+//! | `rule_fails` | blocker, warning | filters and transforms have a result for each document of a sample; a warning if [the run goes on](crate::OnRuleError) |
+//! | `rule_unsteady` | blocker | filters and transforms return the same for the same document |
+//! | `ruled_index` | warning | no index is on fields that a transform changes |
+//! | `ruled_unique_index` | blocker | the transformed documents of a sample differ in the keys of unique indexes |
+//! | `ruled_validator` | warning | the validators accept the transformed documents of a sample |
 //! | `nested_document` | warning | documents have at most 180 levels ([scan](crate::MigrationBuilder::scan_documents) only) |
 //! | `misplaced_id` | blocker | documents begin with their `_id` (scan only) |
 //! | `unique_violation` | blocker | no two documents share a key in a unique index (scan only) |
@@ -119,6 +127,7 @@ mod kind;
 mod path;
 mod plan;
 mod privilege;
+mod rules;
 mod sample;
 mod scan;
 mod source;
@@ -263,6 +272,11 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
                 bytes: collection.bytes,
             },
             indexes: collection.indexes.len(),
+            rules: settings
+                .rules
+                .of(&shown(&collection.namespace))
+                .map(|rule| rule.records())
+                .unwrap_or_default(),
         })
         .collect();
     let mut total = Amount::default();
@@ -326,6 +340,7 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
         privilege::check,
         collection::check,
         time_series::check,
+        rules::check,
         index::check,
         target::check,
         source::check,
@@ -340,14 +355,18 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
             .collect(),
         _ => Vec::new(),
     };
+    if settings.way_back.is_none() && matches!(checkpointed, Checkpointed::Not) {
+        let tried = rules::try_on_samples(&*engine.plain_source, settings, &selected, &mut findings);
+        asked(engine, Side::Source, "try the rules on documents", None, tried).await?;
+    }
     let mut estimate = None;
     if purpose == Purpose::Plan {
         if settings.scan_documents {
-            let scan = scan::check(&*engine.source, &selected, &mut findings);
+            let scan = scan::check(&*engine.plain_source, &selected, &mut findings);
             asked(engine, Side::Source, "read all documents", None, scan).await?;
         }
         if settings.way_back.is_none() {
-            estimate = sample::estimate(&*engine.source, &source.inspection, &selected, total).await;
+            estimate = sample::estimate(&*engine.plain_source, &source.inspection, &selected, total).await;
         }
     }
     let mut findings = group::group(findings);
@@ -374,13 +393,15 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
 /// # Errors
 /// [`Refused`](ErrorKind::Refused) with every blocker, or a server error.
 pub(crate) async fn check_again(engine: &Job) -> Result<()> {
+    let mut findings = Vec::new();
+    rules::unsupported(&engine.settings, &mut findings);
+    refuse(&findings)?;
     if !engine.settings.block_source_writes {
         return Ok(());
     }
     let both = async { futures::try_join!(engine.source.describe(), engine.source.inspect()) };
     let (deployment, inspection) = asked(engine, Side::Source, INSPECT, Some(ASKED), both).await?;
     let (source, _) = side_facts(Side::Source, "source", deployment, inspection, Ok(Vec::new()));
-    let mut findings = Vec::new();
     write_block::check_source(&engine.settings, &source, &mut findings);
     refuse(&findings)
 }

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::error::{Finding, Result, Severity, refuse};
 use crate::model::{Amount, CollectionKind, Deployment, Namespace, format};
+use crate::rules::RuleRecord;
 
 /// What a run would do, and everything that prevents it.
 #[derive(Clone, Debug, Serialize)]
@@ -52,6 +53,8 @@ pub struct PlannedCollection {
     pub amount: Amount,
     /// Number of indexes, including the one on `_id`.
     pub indexes: usize,
+    /// Filters and transforms of the collection: filters first, then transforms in the order in which they are applied.
+    pub rules: Vec<RuleRecord>,
 }
 
 /// Estimated duration of a copy, measured by reading a few megabytes of the source with one reader. It does not include writing, index
@@ -125,6 +128,9 @@ impl fmt::Display for Plan {
                 name(collection),
                 collection.indexes
             )?;
+            for rule in &collection.rules {
+                writeln!(f, "    {} `{}` {}", rule.kind, rule.name, rule.version)?;
+            }
         }
         let indexes: usize = self.collections.iter().map(|collection| collection.indexes).sum();
         let Amount { documents, bytes } = self.total;
@@ -218,6 +224,7 @@ mod tests {
                 kind: CollectionKind::Plain,
                 amount,
                 indexes: 2,
+                rules: Vec::new(),
             }],
             total: amount,
             indexes: 1,

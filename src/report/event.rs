@@ -156,6 +156,17 @@ pub enum Event {
         /// Reason given by the target.
         reason: String,
     },
+    /// A filter or transform failed for a document, which is left out on the target; see [`OnRuleError`](crate::OnRuleError). The event comes
+    /// once for each document, and again if it fails after it had succeeded.
+    RuleFailed {
+        /// The collection's name on the source.
+        #[serde(serialize_with = "format::name")]
+        namespace: Namespace,
+        /// The document's `_id` in extended JSON.
+        id: String,
+        /// The rule and its reason.
+        reason: String,
+    },
     /// A server has kept the run waiting for some seconds, because of an election, a restart or a lost connection. The run keeps trying,
     /// and the event repeats while the wait lasts.
     Waiting {

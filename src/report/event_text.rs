@@ -70,6 +70,13 @@ impl fmt::Display for Event {
                     shown(namespace)
                 )
             }
+            Self::RuleFailed { namespace, id, reason } => {
+                write!(
+                    f,
+                    "{}: the document with _id {id} is left out: {reason}",
+                    shown(namespace)
+                )
+            }
             Self::Waiting {
                 side,
                 operation,

@@ -1,5 +1,6 @@
 //! Everything a run reports to its host: events, status, summary and certificate.
 
+mod applied_rules;
 mod certificate;
 mod collection;
 mod event;
@@ -11,6 +12,7 @@ mod status;
 mod summary;
 mod trace;
 
+pub use self::applied_rules::AppliedRules;
 pub use self::certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use self::collection::{CollectionPhase, CollectionStatus};
 pub(crate) use self::event::Events;

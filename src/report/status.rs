@@ -78,6 +78,9 @@ pub struct Status {
     pub retries: u64,
     /// Number of documents that the target refused for good, since this process began. The summary names them.
     pub refused_documents: u64,
+    /// Number of documents that are left out on the target because a filter or transform failed for them; see
+    /// [`OnRuleError`](crate::OnRuleError).
+    pub rule_failures: u64,
     /// Number of writes of other programs to migrated collections on the target, since this process began, as far as they were seen.
     pub foreign_writes: u64,
     /// Indexes built so far, being built, and those that could not be built.

@@ -9,7 +9,8 @@ use crate::catalog::NotKept;
 use crate::catalog::compare::IndexSummary;
 use crate::checkpoint::WayBack;
 use crate::model::{LeftSelection, Namespace, Position, format, shown};
-use crate::report::{Certificate, LateWrites};
+use crate::report::{AppliedRules, Certificate, LateWrites};
+use crate::rules::RuleKind;
 
 /// Result of a run.
 ///
@@ -92,6 +93,9 @@ pub struct CollectionSummary {
     pub digest: Option<String>,
     /// What differs, as text.
     pub differences: Vec<String>,
+    /// The filters and transforms of the collection; `None` if it has none. `verified` and `differences` are about the documents of the
+    /// target and what the rules make of those of the source.
+    pub rules: Option<AppliedRules>,
 }
 
 impl Outcome {
@@ -110,6 +114,13 @@ impl fmt::Display for Outcome {
     }
 }
 
+impl CollectionSummary {
+    fn is_transformed(&self) -> bool {
+        let mut rules = self.rules.iter().flat_map(|applied| &applied.rules);
+        rules.any(|rule| rule.kind == RuleKind::Transform)
+    }
+}
+
 /// Writes what was migrated and what differs as lines of text, without a line break at the end.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,12 +136,16 @@ impl fmt::Display for Summary {
         }
         for collection in &self.collections {
             let verification = match (collection.verified, collection.differences.is_empty()) {
+                (true, _) if collection.is_transformed() => "identical after transform",
                 (true, _) => "identical",
                 (false, true) => "not compared",
                 (false, false) => "DIFFERENT",
             };
             let (name, documents) = (shown(&collection.target), grouped(collection.documents));
             write!(f, "\n{:<40} {documents:>12}  {verification}", name.as_str())?;
+            if let Some(rules) = &collection.rules {
+                write!(f, "\n    {rules}")?;
+            }
             for difference in &collection.differences {
                 write!(f, "\n    {difference}")?;
             }

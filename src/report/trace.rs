@@ -60,6 +60,9 @@ pub(super) fn trace(event: &Event) {
         Event::DocumentRefused { namespace, id, reason } => {
             emit!(WARN, "document_refused", "the target refused a document", namespace = %namespace, id, reason);
         }
+        Event::RuleFailed { namespace, id, reason } => {
+            emit!(WARN, "rule_failed", "a rule failed for a document, which is left out", namespace = %namespace, id, reason);
+        }
         Event::Retrying { cause, delay } => {
             let delay = delay.as_secs_f64();
             emit!(

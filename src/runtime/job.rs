@@ -15,13 +15,20 @@ use crate::runtime::index_builds::IndexBuilds;
 use crate::runtime::lease::Lease;
 use crate::runtime::limits::resources::Resources;
 use crate::runtime::seen::Seen;
+use crate::runtime::shaping::Shaping;
 use crate::runtime::waiting::Waiting;
 use crate::sink::{Records, Sink, Turn};
 use crate::source::Source;
 
 /// Components of a migration. Everything else that a run needs to know is in its checkpoint.
 pub(crate) struct Job {
+    /// Documents have the form that the rules give them.
     pub source: Arc<dyn Source>,
+    /// The same, for documents that are written to the target.
+    pub writing_source: Arc<dyn Source>,
+    /// The source as the host has it.
+    pub plain_source: Arc<dyn Source>,
+    pub shaping: Arc<Shaping>,
     /// Writes only while a run holds the lease.
     pub sink: Arc<dyn Sink>,
     /// Saves only while a run holds the lease.
@@ -44,9 +51,14 @@ impl Job {
     /// Returns the same migration with source, sink and store wrapped, so that each emits an event when it keeps a run waiting.
     pub fn waiting(&self) -> Self {
         let events = &self.events;
+        let source =
+            |source: &Arc<dyn Source>| Arc::new(Waiting::new(Arc::clone(source), Side::Source, events.clone()));
         let sink = |sink: &Arc<dyn Sink>| Arc::new(Waiting::new(Arc::clone(sink), Side::Target, events.clone()));
         Self {
-            source: Arc::new(Waiting::new(Arc::clone(&self.source), Side::Source, events.clone())),
+            source: source(&self.source),
+            writing_source: source(&self.writing_source),
+            plain_source: source(&self.plain_source),
+            shaping: Arc::clone(&self.shaping),
             sink: sink(&self.sink),
             store: Arc::new(Waiting::new(Arc::clone(&self.store), Side::Target, events.clone())),
             unfenced: Unfenced {

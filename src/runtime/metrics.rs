@@ -78,6 +78,7 @@ const COUNTERS: &[Published<u64>] = &[
     published("mongoferry_compared_bytes_total", Unit::Bytes, "Bytes of documents compared during the run.", |status| status.compared.bytes),
     published("mongoferry_differences_total", Unit::Count, "Documents that differed in comparisons during the run.", |status| status.differences),
     published("mongoferry_refused_documents_total", Unit::Count, "Documents that the target refused for good.", |status| status.refused_documents),
+    published("mongoferry_rule_failures", Unit::Count, "Documents left out because a filter or transform failed.", |status| status.rule_failures),
     published("mongoferry_foreign_writes_total", Unit::Count, "Writes of other programs to migrated collections on the target.",
         |status| status.foreign_writes),
     published("mongoferry_retries_total", Unit::Count, "How often the run went back to its checkpoint after an error.", |status| status.retries),

@@ -21,6 +21,7 @@ pub(crate) mod progress;
 pub(crate) mod recorder;
 pub(crate) mod register;
 pub(crate) mod seen;
+pub(crate) mod shaping;
 pub(crate) mod spans;
 pub(crate) mod tasks;
 pub(crate) mod waiting;

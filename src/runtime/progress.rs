@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -26,6 +26,7 @@ use crate::runtime::limits::throttle::RateLimiters;
 use crate::runtime::limits::walker_slots::WalkerSlots;
 #[cfg(feature = "metrics")]
 use crate::runtime::metrics::Metrics;
+use crate::runtime::shaping::Shaping;
 use crate::runtime::spans::Spans;
 use crate::runtime::whole_copies::WholeCopies;
 use crate::runtime::window;
@@ -110,6 +111,7 @@ pub(crate) struct RunState {
     /// Position from which the source's oplog would be read if the run resumed from its last checkpoint.
     resume: Mutex<Option<Position>>,
     oplog_window: Mutex<Option<OplogSpan>>,
+    pub shaping: Arc<Shaping>,
     pub limits: RateLimiters,
     pub walker_slots: WalkerSlots,
     pub whole_copies: WholeCopies,
@@ -179,6 +181,7 @@ impl RunState {
             read_operations: AtomicU64::new(0),
             resume: Mutex::new(None),
             oplog_window: Mutex::new(None),
+            shaping: Arc::new(Shaping::none()),
             limits: RateLimiters::default(),
             walker_slots: WalkerSlots::default(),
             whole_copies: WholeCopies::default(),
@@ -559,6 +562,7 @@ impl RunState {
             applied_per_second: self.recent.rate(self.applied.load(Relaxed)),
             retries: self.retries.load(Relaxed),
             refused_documents: self.refused_count.load(Relaxed),
+            rule_failures: self.shaping.failed(),
             foreign_writes: self
                 .foreign_writes
                 .lock()

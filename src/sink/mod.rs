@@ -363,8 +363,10 @@ impl Refusal {
 pub enum RefusalReason {
     /// Another document has the same key in a unique secondary index.
     DuplicateKey(String),
-    /// An update does not apply to the stored document, or there is no such document.
+    /// An update does not apply to the stored document.
     CannotApply(String),
+    /// There is no document that an update could apply to.
+    NoDocument(String),
     /// The result of an update cannot be derived from the update and the stored document, because it changes a field whose name occurs more
     /// than once. The document has to be read from the source.
     Ambiguous(String),
@@ -380,7 +382,10 @@ pub enum RefusalReason {
 impl std::fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::DuplicateKey(message) | Self::CannotApply(message) | Self::Ambiguous(message) => f.write_str(message),
+            Self::DuplicateKey(message)
+            | Self::CannotApply(message)
+            | Self::NoDocument(message)
+            | Self::Ambiguous(message) => f.write_str(message),
             Self::Other { code, message } => write!(f, "{message} (code {code})"),
         }
     }

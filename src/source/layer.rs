@@ -160,6 +160,20 @@ pub trait SourceLayer: Send + Sync + 'static {
         self.inner().read(request).await
     }
 
+    /// Like [`Source::read_matching`]. The default is that of a source: it calls [`read`](Self::read) of this layer, so that a layer which
+    /// changes what is read changes this as well.
+    ///
+    /// # Errors
+    /// Those of the wrapped source.
+    async fn read_matching(
+        &self,
+        request: ReadRequest,
+        query: &RawDocument,
+    ) -> Result<BoxStream<'static, Result<Batch>>> {
+        let _ = query;
+        self.read(request).await
+    }
+
     /// Like [`Source::read_documents`]. The default forwards the call.
     ///
     /// # Errors
@@ -286,6 +300,14 @@ macro_rules! forward_source {
 
             async fn read(&self, request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>> {
                 (**self).read(request).await
+            }
+
+            async fn read_matching(
+                &self,
+                request: ReadRequest,
+                query: &RawDocument,
+            ) -> Result<BoxStream<'static, Result<Batch>>> {
+                (**self).read_matching(request, query).await
             }
 
             async fn read_documents(&self, request: PointRequest<'_>) -> Result<Vec<RawDocumentBuf>> {

@@ -176,6 +176,20 @@ pub trait Source: Send + Sync + 'static {
     /// [`SnapshotUnavailable`](crate::ErrorKind::SnapshotUnavailable), from the call or from the stream, if a snapshot cannot be provided.
     async fn read(&self, request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>>;
 
+    /// Like [`read`](Source::read), for a reader that needs only the documents that match `query`, with the meaning that
+    /// [`rules::Query`](crate::rules::Query) documents. Others may be in the stream as well. The default returns all documents.
+    ///
+    /// # Errors
+    /// Same as [`read`](Source::read).
+    async fn read_matching(
+        &self,
+        request: ReadRequest,
+        query: &RawDocument,
+    ) -> Result<BoxStream<'static, Result<Batch>>> {
+        let _ = query;
+        self.read(request).await
+    }
+
     /// Returns the requested documents that exist, in any order.
     ///
     /// # Errors

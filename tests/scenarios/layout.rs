@@ -9,6 +9,7 @@ const FLOORS: &[&[&str]] = &[
     &["spill", "model"],
     &["catalog", "compare"],
     &["oplog"],
+    &["rules"],
     &["sink"],
     &["source"],
     &["checkpoint"],

@@ -6,6 +6,7 @@
 //! in which nothing can go on fails at once.
 
 pub(super) mod chaos;
+mod rules;
 mod workload;
 
 use std::panic::AssertUnwindSafe;
@@ -17,13 +18,15 @@ use futures::StreamExt;
 use mongoferry::sink::{JournalEntry, MemorySink};
 use mongoferry::source::{MemorySource, NameResolution, SourceCall};
 use mongoferry::{
-    Collection, CollectionKind, Error, ErrorKind, Event, Migration, MigrationHandle, Namespace, Outcome, Sink, Source,
+    Collection, CollectionKind, Error, ErrorKind, Event, Migration, MigrationHandle, Namespace, OnRuleError, Outcome,
+    Sink, Source,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{sleep, timeout};
 
 use self::chaos::{ChaosSink, ChaosSource, Dice};
+use self::rules::Rules;
 use self::workload::{Habits, Workload};
 
 /// How long a run may take, by the paused clock.
@@ -31,19 +34,28 @@ const DEADLINE: Duration = Duration::from_secs(20_000);
 
 #[test]
 fn random_workloads_arrive_identical() {
+    run_all(false);
+}
+
+#[test]
+fn random_workloads_arrive_as_their_rules_say() {
+    run_all(true);
+}
+
+fn run_all(ruled: bool) {
     let number = |name: &str| {
         std::env::var(name)
             .ok()
             .map(|value| value.parse::<u64>().expect("a number"))
     };
     if let Some(seed) = number("MONGOFERRY_SEED") {
-        run(seed, true);
+        run(seed, ruled, true);
         return;
     }
     let first = number("MONGOFERRY_FIRST_SEED").unwrap_or(1);
     let mut failed = Vec::new();
     for seed in first..first + number("MONGOFERRY_SEEDS").unwrap_or(30) {
-        if std::panic::catch_unwind(AssertUnwindSafe(|| run(seed, false))).is_err() {
+        if std::panic::catch_unwind(AssertUnwindSafe(|| run(seed, ruled, false))).is_err() {
             eprintln!("seed {seed} failed");
             failed.push(seed);
         }
@@ -51,14 +63,14 @@ fn random_workloads_arrive_identical() {
     assert!(failed.is_empty(), "run again with MONGOFERRY_SEED one of {failed:?}");
 }
 
-fn run(seed: u64, loud: bool) {
+fn run(seed: u64, ruled: bool, loud: bool) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
     runtime.block_on(async {
-        timeout(DEADLINE, Scenario::new(seed, loud).run())
+        timeout(DEADLINE, Scenario::new(seed, ruled, loud).run())
             .await
             .unwrap_or_else(|_| panic!("seed {seed}: nothing goes on any more"));
     });
@@ -70,6 +82,8 @@ struct Scenario {
     source: ChaosSource,
     sink: ChaosSink,
     workload: Workload,
+    /// Filters and transforms.
+    rules: Option<Rules>,
     loud: bool,
     rename: bool,
     appliers: usize,
@@ -85,7 +99,7 @@ struct Scenario {
 }
 
 impl Scenario {
-    fn new(seed: u64, loud: bool) -> Self {
+    fn new(seed: u64, ruled: bool, loud: bool) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let habits = Habits {
             ids: [20, 50, 200][random.random_range(0..3)],
@@ -119,6 +133,7 @@ impl Scenario {
             dice,
             source,
             sink,
+            rules: ruled.then(|| Rules::new(seed, habits.ids)),
             loud,
             rename: random.random_bool(0.3),
             appliers: random.random_range(1..5),
@@ -131,7 +146,8 @@ impl Scenario {
         };
         if loud {
             eprintln!(
-                "{habits:?}, {} steps, disturbances {}, pause {:?}, delay {delay:?}, ghosts {}, {} appliers, {} walkers, rename {}",
+                "{habits:?}, {:?}, {} steps, disturbances {}, pause {:?}, delay {delay:?}, ghosts {}, {} appliers, {} walkers, rename {}",
+                scenario.rules,
                 scenario.steps,
                 scenario.disturbances,
                 scenario.pause,
@@ -192,6 +208,9 @@ impl Scenario {
                 .cross_check_bytes(0);
             if self.rename {
                 builder = builder.rename("shop.a", "store.aa");
+            }
+            if let Some(rules) = &self.rules {
+                builder = rules.give(builder);
             }
             match builder.build().unwrap().start().await {
                 Ok(handle) => {
@@ -317,7 +336,8 @@ impl Scenario {
         };
         let mut ours = self.source.inner.collections().await.unwrap();
         ours.retain(|our| our.namespace.database() == "shop" && !our.namespace.collection().starts_with("tmp_"));
-        let theirs = self.sink.inner.collections().await.unwrap();
+        let mut theirs = self.sink.inner.collections().await.unwrap();
+        theirs.retain(|their| their.namespace.database() != "letters");
         let mut expected: Vec<_> = ours.iter().map(|our| target(&our.namespace)).collect();
         expected.sort();
         let mut standing: Vec<_> = theirs
@@ -334,13 +354,52 @@ impl Scenario {
             assert_eq!(our.options, their.options, "the options of {name}");
             assert_eq!(indexes(our), indexes(their), "the indexes of {name}");
             if our.kind != CollectionKind::View {
+                let mut documents = self.source.inner.documents(name.as_str()).unwrap();
+                if let Some(rules) = &self.rules {
+                    let expected = |document: &RawDocumentBuf| rules.expected(name.as_str(), document);
+                    documents = documents.iter().filter_map(expected).collect();
+                }
                 assert_eq!(
-                    self.source.inner.documents(name.as_str()).unwrap(),
+                    documents,
                     self.sink.inner.documents(&target).unwrap(),
                     "the documents of {name}"
                 );
             }
         }
+        if let Some(Rules {
+            on_error: OnRuleError::DeadLetter(letters),
+            ..
+        }) = &self.rules
+        {
+            self.compare_letters(letters, &ours);
+        }
+    }
+}
+
+impl Scenario {
+    /// Exactly the documents for which a rule failed are in the collection for them, as they are on the source.
+    fn compare_letters(&self, letters: &Namespace, ours: &[Collection]) {
+        let mut expected = Vec::new();
+        for our in ours.iter().filter(|our| our.kind != CollectionKind::View) {
+            let name = our.namespace.as_str();
+            for document in self.source.inner.documents(name).unwrap() {
+                if self.rules.as_ref().unwrap().is_dead(name, &document) {
+                    expected.push((name.to_owned(), document));
+                }
+            }
+        }
+        let found = self.sink.inner.documents(letters.as_str()).unwrap_or_default();
+        let found = found.iter().map(|letter| {
+            let id = letter.get_document("_id").unwrap();
+            let document = letter.get_document("document").unwrap();
+            assert_eq!(id.get("id").unwrap(), document.get("_id").unwrap());
+            (id.get_str("ns").unwrap().to_owned(), document.to_owned())
+        });
+        let by_name = |(name, document): &(String, RawDocumentBuf)| (name.clone(), format!("{document:?}"));
+        let mut found: Vec<_> = found.collect();
+        found.sort_by_key(by_name);
+        expected.sort_by_key(by_name);
+        assert_eq!(found, expected, "the dead letters");
     }
 }
 

@@ -1,21 +1,25 @@
 //! [`MigrationBuilder`]: how a host describes a migration.
 
 mod load;
+mod rules;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::api::builder::rules::shaping;
 use crate::api::migration::Migration;
 use crate::checkpoint::{CheckpointStore, SinkStore, WayBack};
 use crate::config::{Clock, CollectionSettings, DdlPolicy, ExistingData, LostPosition, Settings, Verification};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{DEFAULT_ID, OnWait, Selection, Wait};
+use crate::model::{DEFAULT_ID, Layered, OnWait, Selection, Wait};
 use crate::preflight::PathPolicy;
 use crate::report::Events;
+use crate::rules::RuleSet;
 use crate::runtime::fence::{Fence, FencedSink, FencedStore};
 use crate::runtime::hooks::{Hooks, HostHooks};
 use crate::runtime::job::{Job, StartedLease, Unfenced};
 use crate::runtime::limits::resources::Resources;
+use crate::runtime::shaping::source::{Purpose, ShapedSource};
 use crate::sink::{Records, Sink};
 use crate::source::Source;
 
@@ -46,7 +50,8 @@ impl MigrationBuilder {
     }
 
     /// Makes this the migration that reverses a hand-over.
-    pub(crate) fn takes_back(mut self, way_back: WayBack, selection: Selection) -> Self {
+    pub(crate) fn takes_back(mut self, way_back: WayBack, selection: Selection, rules: RuleSet) -> Self {
+        self.settings.rules = rules;
         self.selection = Ok(selection);
         self.id.clone_from(&way_back.first.id);
         self.settings.way_back = Some(way_back);
@@ -475,9 +480,24 @@ impl MigrationBuilder {
             .unwrap_or_else(|| Arc::new(SinkStore::of(Records::new(Arc::clone(&self.sink), settings.id.clone()))));
         let fence = Fence::default();
         let sink: Arc<dyn Sink> = Arc::new(FencedSink::new(Arc::clone(&self.sink), fence.clone()));
+        let events = Events::new();
+        let shaping = shaping(&settings, &sink, &events)?;
+        let shaped = |purpose| -> Arc<dyn Source> {
+            match shaping.is_any() {
+                true => Arc::new(Layered(ShapedSource::new(
+                    Arc::clone(&self.source),
+                    Arc::clone(&shaping),
+                    purpose,
+                ))),
+                false => Arc::clone(&self.source),
+            }
+        };
         Ok(Migration {
             engine: Arc::new(Job {
-                source: self.source,
+                source: shaped(Purpose::Compare),
+                writing_source: shaped(Purpose::Write),
+                plain_source: self.source,
+                shaping,
                 builds: Arc::default(),
                 sink,
                 store: Arc::new(FencedStore::new(store, fence.clone())),
@@ -489,7 +509,7 @@ impl MigrationBuilder {
                 started: StartedLease::default(),
                 seen: Arc::default(),
                 hooks: self.hooks,
-                events: Events::new(),
+                events,
                 resources: self.resources,
                 settings,
             }),

@@ -244,7 +244,12 @@ impl SinkLayer for Broken {
         }
         let mut refusals = self.sink.apply(namespace, kind, &writes).await?;
         if self.is(Bug::DeltaOnTheMissingIsDropped) {
-            refusals.retain(|refusal| !matches!(refusal.reason, RefusalReason::CannotApply(_)));
+            refusals.retain(|refusal| {
+                !matches!(
+                    refusal.reason,
+                    RefusalReason::CannotApply(_) | RefusalReason::NoDocument(_)
+                )
+            });
         }
         Ok(refusals)
     }

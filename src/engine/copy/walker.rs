@@ -50,6 +50,8 @@ const ENDINGS: usize = 32;
 #[derive(Clone)]
 pub(crate) struct Walker {
     pub source: Arc<dyn Source>,
+    /// The source, for documents that are written to the sink.
+    pub writing_source: Arc<dyn Source>,
     pub sink: Arc<dyn Sink>,
     pub ownership: Arc<Ownership>,
     pub durability: SharedFlush,
@@ -299,7 +301,7 @@ impl Walker {
             batch_bytes: self.batch_bytes(),
             document_bytes: assignment.document_bytes,
         };
-        self.source.read(request).await
+        self.writing_source.read(request).await
     }
 
     /// Returns the batch size for reads. Smaller batches keep a throttle's rate more evenly.

@@ -51,6 +51,7 @@ impl Job {
         progress: &RunState,
     ) -> Result<StartPoint> {
         self.end_rename(&mut checkpoint).await?;
+        self.take_rules(&mut checkpoint).await?;
         // An earlier run in this process may have read further than the last checkpoint says.
         let seen = checkpoint.seen.max(checkpoint.watermark).max(progress.read());
         // A new primary may not yet know of majority-committed changes that an earlier run has seen.
@@ -122,6 +123,7 @@ impl Job {
         let checkpoint = Checkpoint {
             collections: collections.iter().map(CollectionProgress::to_checkpoint).collect(),
             id: self.settings.id.to_string(),
+            rules: self.settings.rules.records(),
             ..Checkpoint::begin(source.identity, sink.identity, selection, position, resume)
         };
         self.store.save(&checkpoint.encode()?).await?;

@@ -4,4 +4,5 @@ pub(crate) mod begin;
 pub(crate) mod listing;
 pub(crate) mod prepare_target;
 pub(crate) mod resync;
+mod rules;
 pub(crate) mod way_back;

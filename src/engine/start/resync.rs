@@ -32,6 +32,9 @@ impl Job {
         reason: &str,
     ) -> Result<StartPoint> {
         self.end_rename(&mut before).await?;
+        // Everything is compared, under the rules that apply now.
+        self.shaping.resume(&before.failed).await?;
+        before.rules = self.settings.rules.records();
         let Listing {
             position,
             resume,

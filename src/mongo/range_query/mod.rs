@@ -4,12 +4,13 @@ mod cut_off;
 mod open_end;
 mod successor;
 
-use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf, cstr};
+use bson::rawdoc;
 use futures::stream::BoxStream;
 
 use self::cut_off::cut_off;
 use self::successor::successor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::raw::writer::RawWriter;
 use crate::model::{Batch, CollectionKind, Namespace, Range};
 use crate::order::{Key, element_type};
@@ -32,6 +33,27 @@ pub(crate) struct RangeFind {
 }
 
 impl RangeFind {
+    /// Restricts the documents further to those that match `query`.
+    ///
+    /// # Errors
+    /// The query is malformed.
+    pub fn require(&mut self, query: &RawDocument) -> Result<()> {
+        let mut command = RawDocumentBuf::new();
+        let mut filter = query.to_owned();
+        for element in &self.command {
+            let (name, value) = element.map_err(|error| Error::malformed("read documents", error))?;
+            match (name.as_str(), value) {
+                ("filter", RawBsonRef::Document(range)) => {
+                    filter = rawdoc! { "$and": [range.to_owned(), query.to_owned()] }
+                }
+                _ => command.append(name, value),
+            }
+        }
+        command.append(cstr!("filter"), filter);
+        self.command = command;
+        Ok(())
+    }
+
     /// Restricts the documents that the command returns to those of the range.
     pub fn within(self, batches: BoxStream<'static, Result<Batch>>) -> BoxStream<'static, Result<Batch>> {
         match self.cut_off {
@@ -117,8 +139,8 @@ fn natural(command: &mut RawWriter) {
 /// scans only the part of the collection that a filter on `_id` allows.
 fn buckets(command: &mut RawWriter, range: &Range, (min, max): &(Option<Key>, Option<Key>)) {
     let is_object_id = |key: &Key| key.as_raw().element_type() == element_type::OBJECT_ID;
-    let first = Key::from(bson::RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0; 12])));
-    let last = Key::from(bson::RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0xff; 12])));
+    let first = Key::from(RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0; 12])));
+    let last = Key::from(RawBsonRef::ObjectId(bson::oid::ObjectId::from_bytes([0xff; 12])));
     // A bound of another type lies below all buckets or above all buckets.
     let above_all = min.as_ref().is_some_and(|min| *min > last) || max.as_ref().is_some_and(|max| *max <= first);
     command.open_document("filter").open_document("_id");
@@ -141,7 +163,6 @@ fn buckets(command: &mut RawWriter, range: &Range, (min, max): &(Option<Key>, Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bson::rawdoc;
 
     fn key(value: impl Into<bson::raw::RawBson>) -> Key {
         let value = value.into();

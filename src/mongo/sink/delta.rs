@@ -308,7 +308,7 @@ async fn apply_to_group(
 }
 
 fn no_document() -> RefusalReason {
-    RefusalReason::CannotApply("no such document".to_owned())
+    RefusalReason::NoDocument("no such document".to_owned())
 }
 
 fn reason(error: WriteError) -> RefusalReason {

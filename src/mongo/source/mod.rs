@@ -178,7 +178,18 @@ impl Source for MongoSource {
     }
 
     async fn read(&self, request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>> {
-        read::range(&self.client, self.version, &request).await
+        read::range(&self.client, self.version, &request, None).await
+    }
+
+    async fn read_matching(
+        &self,
+        request: ReadRequest,
+        query: &RawDocument,
+    ) -> Result<BoxStream<'static, Result<Batch>>> {
+        // The server answers once it has found a batch, however many documents it looks at. Only a range with an end is known to be small.
+        // A collection without ranges may also have a collation, by which the server would compare.
+        let is_small = request.kind == CollectionKind::Plain && request.range.upper.is_some();
+        read::range(&self.client, self.version, &request, Some(query).filter(|_| is_small)).await
     }
 
     async fn read_documents(&self, request: PointRequest<'_>) -> Result<Vec<RawDocumentBuf>> {

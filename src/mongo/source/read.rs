@@ -1,6 +1,6 @@
 //! Reads documents at a position: from a snapshot, or with a majority read after it.
 
-use bson::raw::{RawDocumentBuf, cstr};
+use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 use bson::{doc, rawdoc};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
@@ -17,11 +17,12 @@ use crate::source::{ReadMode, ReadRequest};
 
 const OPERATION: &str = "read documents";
 
-/// Returns the documents of a range.
+/// Returns the documents of a range. With a `query`, only those that match it.
 pub(super) async fn range(
     client: &Client,
     version: [u32; 3],
     request: &ReadRequest,
+    query: Option<&RawDocument>,
 ) -> Result<BoxStream<'static, Result<Batch>>> {
     let batch_size = batch_size(request.batch_bytes, request.document_bytes);
     let (namespace, kind, range) = (&request.namespace, request.kind, &request.range);
@@ -32,7 +33,10 @@ pub(super) async fn range(
         way,
     };
     let read_concern = way.read_concern(request.at);
-    let find = range_find(namespace, kind, range, batch_size, Some(&read_concern));
+    let mut find = range_find(namespace, kind, range, batch_size, Some(&read_concern));
+    if let Some(query) = query {
+        find.require(query)?;
+    }
     let batches = reader
         .open(&find.command, batch_size)
         .await

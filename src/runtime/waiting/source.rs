@@ -79,6 +79,14 @@ impl Source for Waiting<dyn Source> {
         self.read(self.inner.read(request)).await
     }
 
+    async fn read_matching(
+        &self,
+        request: ReadRequest,
+        query: &RawDocument,
+    ) -> Result<BoxStream<'static, Result<Batch>>> {
+        self.read(self.inner.read_matching(request, query)).await
+    }
+
     async fn read_documents(&self, request: PointRequest<'_>) -> Result<Vec<RawDocumentBuf>> {
         self.call("read documents", self.inner.read_documents(request)).await
     }

@@ -135,7 +135,7 @@ impl State {
                 Some(delta::apply(&before.document, delta).map_err(RefusalReason::from)?)
             }
             (Operation::Delta(_), None) => {
-                return Err(RefusalReason::CannotApply("there is no such document".to_owned()));
+                return Err(RefusalReason::NoDocument("there is no such document".to_owned()));
             }
         };
         if let Some(document) = &after

@@ -3,6 +3,7 @@
 //! All changes of one document go through the same applier, in source order.
 
 pub(crate) mod coalesce;
+mod images;
 mod refetch;
 mod refetched;
 mod refused;
@@ -20,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug_span};
 
+use self::images::Images;
 use self::refetched::{Known, RefetchedDocuments};
 use self::refused::RefusedDocuments;
 use crate::engine::follow::applier::coalesce::coalesce;
@@ -29,9 +31,11 @@ use crate::model::{CollectionKind, CollectionMapping, Operation, Position, Write
 use crate::oplog::delta::{self, DeltaFormat, format_of};
 use crate::order::Key;
 use crate::report::TARGET;
+use crate::rules::DeltaEffect;
 use crate::runtime::limits::allowance::Allowance;
 use crate::runtime::limits::memory::MemoryPermit;
 use crate::runtime::progress::RunState;
+use crate::runtime::shaping::{Outcomes, Shaping};
 use crate::sink::{RefusalReason, Sink};
 use crate::source::Source;
 
@@ -67,7 +71,9 @@ pub(crate) async fn refetched_for_bench(documents: u32, bytes: usize) -> Result<
 /// Parameters of `Applier::new`.
 pub(crate) struct ApplierParts {
     pub index: usize,
+    /// Its documents have the form that the rules give them.
     pub source: Arc<dyn Source>,
+    pub shaping: Arc<Shaping>,
     pub sink: Arc<dyn Sink>,
     pub progress: Arc<RunState>,
     pub messages: mpsc::Receiver<ApplierMessage>,
@@ -86,6 +92,7 @@ pub(crate) struct ApplierParts {
 pub(crate) struct Applier {
     index: usize,
     source: Arc<dyn Source>,
+    shaping: Arc<Shaping>,
     sink: Arc<dyn Sink>,
     progress: Arc<RunState>,
     messages: mpsc::Receiver<ApplierMessage>,
@@ -93,9 +100,13 @@ pub(crate) struct Applier {
     batch_bytes: usize,
     replay_until: Position,
     refetched: RefetchedDocuments,
+    /// Collections with rules. When one is renamed, it is copied again, so that no read can have been misled.
+    ruled: HashSet<Uuid>,
     refused: RefusedDocuments,
     /// Collections with a unique index that refused a write. Their writes stay in source order: in another order more would be refused.
     in_source_order: HashSet<Uuid>,
+    /// When images are read at the positions of their changes again, after the source had no snapshot of one.
+    images_exact_from: Instant,
     /// A message that was received and not handled yet.
     next: Option<ApplierMessage>,
     /// Until then a small batch waits for more changes.
@@ -117,6 +128,10 @@ type Group = (Arc<CollectionMapping>, Vec<(Position, Write)>);
 struct Sorted {
     groups: Vec<Group>,
     to_refetch: Vec<(Arc<CollectionMapping>, Vec<Key>)>,
+    /// For each group, the documents of which only the image says what they are on the target.
+    images: Vec<Images>,
+    /// What became of the documents to which rules apply, by group.
+    outcomes: Vec<Outcomes>,
 }
 
 /// A read of a document from the source.
@@ -135,6 +150,7 @@ impl Applier {
         Self {
             index: parts.index,
             source: parts.source,
+            shaping: parts.shaping,
             sink: parts.sink,
             progress: parts.progress,
             messages: parts.messages,
@@ -143,7 +159,9 @@ impl Applier {
             replay_until: parts.replay_until,
             refetched: RefetchedDocuments::new(parts.refetched),
             refused: RefusedDocuments::new(parts.refused),
+            ruled: HashSet::new(),
             in_source_order: HashSet::new(),
+            images_exact_from: Instant::now(),
             next: None,
             rested: Instant::now(),
         }
@@ -201,6 +219,7 @@ impl Applier {
                 self.refetched.forget(collection);
                 self.refused.forget(collection);
                 self.in_source_order.remove(&collection);
+                self.ruled.remove(&collection);
             }
             ApplierMessage::Renamed { target } => {
                 self.refused.rename(&target);
@@ -274,7 +293,7 @@ impl Applier {
     /// Returns the unsettled documents. If their `_id`s take more than `most` bytes, only their collections are named.
     fn unsettled(&self, most: usize) -> Unsettled {
         let refused = || self.refused.iter().map(|(document, _)| document);
-        if let Some(refetched) = self.refetched.names() {
+        if let Some(refetched) = self.refetched.names(&self.ruled) {
             let documents: Vec<&(Uuid, Key)> = refetched.chain(refused()).collect();
             let bytes: usize = documents
                 .iter()
@@ -292,6 +311,7 @@ impl Applier {
             collections: self
                 .refetched
                 .collections()
+                .filter(|id| !self.ruled.contains(id))
                 .chain(refused().map(|(id, _)| *id))
                 .collect(),
         }
@@ -299,7 +319,16 @@ impl Applier {
 
     async fn apply(&mut self, changes: Vec<Routed>, cancel: &CancellationToken) -> Result<()> {
         let applied = changes.len() as u64;
-        let Sorted { groups, to_refetch } = self.sort(changes);
+        let Sorted {
+            groups,
+            to_refetch,
+            images,
+            outcomes,
+        } = self.sort(changes)?;
+        for ((target, _), outcomes) in groups.iter().zip(outcomes) {
+            self.shaping.settle(&target.namespace, outcomes).await?;
+        }
+        let targets: Vec<Arc<CollectionMapping>> = groups.iter().map(|(target, _)| Arc::clone(target)).collect();
         for (target, writes) in groups {
             if cancel.is_cancelled() {
                 // The rest may take longer than a run is given to end.
@@ -312,27 +341,42 @@ impl Applier {
             keys.dedup();
             self.refetch(&target, keys).await?;
         }
+        for (target, images) in targets.iter().zip(images) {
+            if cancel.is_cancelled() {
+                return Ok(());
+            }
+            self.write_images(target, images).await?;
+        }
         self.progress.applied.fetch_add(applied, Relaxed);
         Ok(())
     }
 
-    /// Sorts changes by collection. Leaves out those that a refetched document contains, and queues those of refused documents.
-    fn sort(&mut self, changes: Vec<Routed>) -> Sorted {
+    /// Sorts changes by collection. Leaves out those that a refetched document contains, queues those of refused documents, and gives
+    /// documents the form that they have on the target.
+    ///
+    /// # Errors
+    /// [`Rule`](ErrorKind::Rule) if a rule failed and the run has to end then.
+    fn sort(&mut self, changes: Vec<Routed>) -> Result<Sorted> {
         let Sorted {
             mut groups,
             mut to_refetch,
+            mut images,
+            mut outcomes,
         } = Sorted::default();
+        let newest = changes.last().map_or(Position::ZERO, |last| last.position);
         let mut group_of: HashMap<Uuid, usize> = HashMap::new();
         let mut read_until: HashMap<Uuid, Position> = HashMap::new();
         for Routed {
             target,
             position,
-            write,
+            mut write,
         } in changes
         {
             let group = *group_of.entry(target.id).or_insert_with(|| {
                 groups.push((Arc::clone(&target), Vec::new()));
                 to_refetch.push((Arc::clone(&target), Vec::new()));
+                images.push(Images::new(self.shaping.of(&target.namespace), newest));
+                outcomes.push(self.shaping.outcomes());
                 groups.len() - 1
             });
             if !(self.refetched.is_empty() && self.refused.is_empty()) {
@@ -352,6 +396,29 @@ impl Applier {
                         continue;
                     }
                 }
+            }
+            if let Some(rule) = images[group].rule() {
+                let any_failed = self.shaping.any_failed(&target.namespace);
+                match images::shape(
+                    &self.shaping,
+                    &rule,
+                    (&target.namespace, any_failed),
+                    &mut write,
+                    &mut outcomes[group],
+                )? {
+                    DeltaEffect::Forward => {}
+                    DeltaEffect::Nothing => continue,
+                    DeltaEffect::Image => {
+                        images[group].add(write.key, position);
+                        continue;
+                    }
+                }
+                if images[group].cover(&write, position) {
+                    continue;
+                }
+            }
+            if !self.refused.is_empty() {
+                let document = (target.id, write.key.clone());
                 if self.refused.contains(&document) {
                     self.refused.queue(&document, (position, write), false);
                     continue;
@@ -367,7 +434,18 @@ impl Applier {
             }
             groups[group].1.push((position, write));
         }
-        Sorted { groups, to_refetch }
+        for ((_, writes), images) in groups.iter_mut().zip(&images) {
+            if !images.is_empty() {
+                // The images contain them.
+                writes.retain(|(_, write)| !images.contains(&write.key));
+            }
+        }
+        Ok(Sorted {
+            groups,
+            to_refetch,
+            images,
+            outcomes,
+        })
     }
 
     /// Applies the writes of one collection. Documents whose writes are refused become stuck.
@@ -400,9 +478,15 @@ impl Applier {
                     "the sink named a write that it was not given",
                 ));
             };
-            // A replayed delta can meet a document that is newer than itself, or none.
-            let met_newer = replayed && matches!(refusal.reason, RefusalReason::CannotApply(_));
-            if met_newer || matches!(refusal.reason, RefusalReason::Ambiguous(_)) {
+            let is_missing = matches!(refusal.reason, RefusalReason::NoDocument(_));
+            if is_missing && !replayed && self.may_be_left_out(target) {
+                continue;
+            }
+            // A replayed delta can meet a document that is newer than itself, or none. With rules, the document may be missing because they
+            // failed for it, or because the target refused it.
+            let met_newer = replayed && (is_missing || matches!(refusal.reason, RefusalReason::CannotApply(_)));
+            let may_have_failed = is_missing && self.shaping.of(&target.namespace).is_some();
+            if met_newer || may_have_failed || matches!(refusal.reason, RefusalReason::Ambiguous(_)) {
                 to_refetch.push(write.key.clone());
                 continue;
             }

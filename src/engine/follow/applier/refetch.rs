@@ -18,6 +18,9 @@ const SNAPSHOT_ATTEMPTS: u32 = 3;
 impl Applier {
     /// Writes documents as the source has them now, and remembers the position of the read.
     pub(super) async fn refetch(&mut self, target: &Arc<CollectionMapping>, keys: Vec<Key>) -> Result<()> {
+        if self.shaping.of(&target.namespace).is_some() {
+            self.ruled.insert(target.id);
+        }
         let mut portions = Portions::of(&keys, REFETCH_BYTES, 0).at_most(REFETCH_DOCUMENTS);
         while let Some(keys) = portions.next() {
             let (at, documents, exact) = self.read_refetched(target, keys).await?;

@@ -3,7 +3,7 @@
 //! If there are more than memory allows, their names go to a file. What remains in memory is a position for each collection. Up to it, a
 //! change of the collection may already be in one of these documents. A document with such a change is read once more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
@@ -126,9 +126,11 @@ impl RefetchedDocuments {
         }
     }
 
-    /// Returns the documents, or `None` if some of them are in the file.
-    pub fn names(&self) -> Option<impl Iterator<Item = &(Uuid, Key)>> {
-        self.more.is_none().then(|| self.documents.keys())
+    /// Returns the documents of all collections but some, or `None` if some of them are in the file.
+    pub fn names<'a>(&'a self, but_of: &'a HashSet<Uuid>) -> Option<impl Iterator<Item = &'a (Uuid, Key)>> {
+        let mut in_file = self.more.iter().flat_map(|more| more.until.keys());
+        let of_others = |(id, _): &&(Uuid, Key)| !but_of.contains(id);
+        (!in_file.any(|id| !but_of.contains(id))).then(|| self.documents.keys().filter(of_others))
     }
 
     /// Returns the collections of the documents. A collection can occur more than once.

@@ -61,6 +61,7 @@ impl Bench {
         let applier = Applier::new(ApplierParts {
             index: 0,
             source: Arc::new(source.clone()),
+            shaping: Arc::new(Shaping::none()),
             sink: Arc::new(sink.clone()),
             progress: Arc::clone(&progress),
             messages: received,

@@ -20,7 +20,7 @@ use crate::engine::track::collection::{CollectionProgress, IndexWork};
 use crate::engine::track::ranges::Ranges;
 use crate::engine::track::verification::RangeVerification;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Collection, Namespace, Position};
+use crate::model::{Collection, CollectionKind, Namespace, Position, shown};
 use crate::oplog::{Command, CommandOperation};
 use crate::report::Event;
 use crate::runtime::register::Register;
@@ -100,6 +100,7 @@ impl Router {
         }
         let kind = kind_of(namespace, &options);
         ensure_migratable("create a collection", namespace, kind)?;
+        self.ensure_ruled("create a collection", namespace, kind)?;
         self.drain().await?;
         let target = self.state.selection.target(namespace);
         self.check_free("create a collection", namespace, &target, &[])?;
@@ -136,6 +137,20 @@ impl Router {
         self.update_progress();
         self.report(position, format!("created {namespace}"));
         Ok(())
+    }
+
+    /// Fails if filters or transforms apply to a collection that they cannot be applied to.
+    fn ensure_ruled(&self, operation: &'static str, namespace: &Namespace, kind: CollectionKind) -> Result<()> {
+        let is_ruled = self.shaping.of(&shown(namespace)).is_some();
+        if !is_ruled || !matches!(kind, CollectionKind::Capped | CollectionKind::TimeSeriesBuckets) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::UnsupportedEntry,
+            operation,
+            "filters and transforms cannot be applied to capped and time-series collections: change their patterns, or exclude it, and start again",
+        )
+        .with_context("namespace", namespace))
     }
 
     /// Fails if another collection already has the target name that this one is to get.
@@ -303,6 +318,7 @@ impl Router {
         self.announce_drop(id).await?;
         match self.state.tracked.remove(&id) {
             Some(tracked) => {
+                self.shaping.forget(&tracked.target.namespace).await?;
                 self.ownership
                     .remove(&tracked.target.target, tracked.made, self.state.routed)
                     .await

@@ -59,10 +59,15 @@ impl Router {
             (false, false) => return Ok(false),
         }
         let target = self.state.selection.target(to);
+        // The target would copy the whole collection for a rename to another database, however long that takes. Under another name, other
+        // rules may apply. Even if they are the same, documents may have been read under a name that was no longer theirs.
+        let is_copied_again = |from: &CollectionMapping| {
+            let is_ruled = |name| self.shaping.of(name).is_some();
+            from.target.database() != target.database() || is_ruled(&from.namespace) || is_ruled(to)
+        };
         if let Some(tracked) = self.state.tracked.get(&id)
-            && tracked.target.target.database() != target.database()
+            && is_copied_again(&tracked.target)
         {
-            // The target would copy the whole collection for the rename, however long that takes.
             for id in [dropped, Some(id)].into_iter().flatten() {
                 self.remove(id).await?;
             }
@@ -138,6 +143,7 @@ impl Router {
             return Ok(());
         };
         ensure_migratable("rename a collection", to, collection.kind)?;
+        self.ensure_ruled("rename a collection", to, collection.kind)?;
         let tracked = match self.ownership.claim(&target, is_replay).await? {
             Room::Free => {
                 let options = to_create(&expiry_held_back(&collection.options), &collection.indexes);

@@ -86,6 +86,7 @@ impl Fixture {
         #[expect(clippy::expect_used, reason = "nobody else holds the lock")]
         let builds = builds.try_lock_owned().expect("it is free");
         let mut router = Router::new(RouterParts {
+            shaping: Arc::new(Shaping::none()),
             source: Arc::new(MemorySource::new()),
             sink: Arc::new(MemorySink::new()),
             ownership: Arc::new(Ownership::empty(Arc::new(MemorySink::new()))),

@@ -76,6 +76,7 @@ use crate::runtime::index_builds::IndexBuilds;
 use crate::runtime::limits::allowance::Allowance;
 use crate::runtime::limits::memory::MemoryBudget;
 use crate::runtime::progress::RunState;
+use crate::runtime::shaping::Shaping;
 use crate::sink::Sink;
 use crate::source::Source;
 
@@ -87,6 +88,7 @@ const BARRIER_INTERVAL: Duration = Duration::from_millis(250);
 /// Parameters of `Router::new`.
 pub(crate) struct RouterParts {
     pub source: Arc<dyn Source>,
+    pub shaping: Arc<Shaping>,
     pub sink: Arc<dyn Sink>,
     pub ownership: Arc<Ownership>,
     pub builds: OwnedMutexGuard<IndexBuilds>,
@@ -121,6 +123,7 @@ pub(crate) struct Router {
     /// Actions that were decided and are not performed yet. Empty except between the two.
     actions: Vec<Action>,
     pub(crate) source: Arc<dyn Source>,
+    pub(crate) shaping: Arc<Shaping>,
     pub(crate) sink: Arc<dyn Sink>,
     pub(crate) ownership: Arc<Ownership>,
     builds: OwnedMutexGuard<IndexBuilds>,
@@ -168,6 +171,7 @@ impl Router {
             state: RoutingState::new(state, Instant::now()),
             actions: Vec::new(),
             source: parts.source,
+            shaping: parts.shaping,
             sink: parts.sink,
             ownership: parts.ownership,
             builds: parts.builds,

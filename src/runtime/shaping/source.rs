@@ -1,0 +1,209 @@
+//! A source whose documents have the form that the rules give them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bson::raw::{RawDocument, RawDocumentBuf};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream, Fuse};
+use tokio::time::Instant;
+
+use super::{Form, Outcomes, Shaping};
+use crate::error::Result;
+use crate::model::{Batch, Namespace};
+use crate::order::Key;
+use crate::rules::DocumentRule;
+use crate::source::{PointRequest, ReadRequest, Source, SourceLayer};
+
+/// How long documents are gathered for a batch if a filter leaves few of each batch.
+const GATHER: Duration = Duration::from_millis(500);
+
+/// Reads documents in the form that they have on the target. The oplog stays as it is: what a change means for a form is decided where it is
+/// applied.
+pub(crate) struct ShapedSource {
+    inner: Arc<dyn Source>,
+    shaping: Arc<Shaping>,
+    purpose: Purpose,
+}
+
+/// What documents are read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be written to the target. Documents for which a rule fails are noted.
+    Write,
+    /// To be compared, or only looked at.
+    Compare,
+}
+
+impl ShapedSource {
+    pub fn new(inner: Arc<dyn Source>, shaping: Arc<Shaping>, purpose: Purpose) -> Self {
+        Self {
+            inner,
+            shaping,
+            purpose,
+        }
+    }
+}
+
+#[async_trait]
+impl SourceLayer for ShapedSource {
+    fn inner(&self) -> &dyn Source {
+        &*self.inner
+    }
+
+    async fn read(&self, request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>> {
+        let Some(rule) = self.shaping.of(&request.namespace) else {
+            return self.inner.read(request).await;
+        };
+        let query = rule.query();
+        let shape = Shape {
+            rule,
+            shaping: Arc::clone(&self.shaping),
+            purpose: self.purpose,
+            namespace: request.namespace.clone(),
+        };
+        let batch_bytes = request.batch_bytes;
+        let batches = match query {
+            Some(query) => self.inner.read_matching(request, &query).await?,
+            None => self.inner.read(request).await?,
+        };
+        let reading = Reading {
+            shape,
+            batch_bytes,
+            batches: batches.fuse(),
+        };
+        let batches = stream::unfold(Some(reading), |reading| async {
+            let mut reading = reading?;
+            match reading.next().await {
+                Ok(batch) => Some((Ok(batch?), Some(reading))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Ok(batches.boxed())
+    }
+
+    async fn read_documents(&self, request: PointRequest<'_>) -> Result<Vec<RawDocumentBuf>> {
+        let documents = self.inner.read_documents(request).await?;
+        let Some(rule) = self.shaping.of(request.namespace) else {
+            return Ok(documents);
+        };
+        let mut outcomes = self.shaping.outcomes();
+        let any_failed = self.shaping.any_failed(request.namespace);
+        let mut shaped = Vec::with_capacity(documents.len());
+        for document in documents {
+            let form = self.shaping.form(&rule, request.namespace, &document)?;
+            if self.purpose == Purpose::Write {
+                note(&mut outcomes, any_failed, &form, &document);
+            }
+            match form {
+                Form::Same => shaped.push(document),
+                Form::Changed(changed) => shaped.push(changed),
+                Form::Absent | Form::Failed(_) => {}
+            }
+        }
+        if self.purpose == Purpose::Write {
+            if any_failed {
+                // Those that no longer exist have not failed either.
+                request.keys.iter().for_each(|key| outcomes.missing(key));
+            }
+            self.shaping.settle(request.namespace, outcomes).await?;
+        }
+        Ok(shaped)
+    }
+
+    /// The server would compute it over the documents as they are.
+    async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
+        match self.shaping.of(namespace) {
+            Some(_) => Ok(None),
+            None => self.inner.digest(namespace).await,
+        }
+    }
+}
+
+/// A read of a range.
+struct Reading {
+    shape: Shape,
+    batch_bytes: usize,
+    /// Fused, because the last documents are returned before the end.
+    batches: Fuse<BoxStream<'static, Result<Batch>>>,
+}
+
+/// How the documents of a read get their form.
+struct Shape {
+    rule: Arc<DocumentRule>,
+    shaping: Arc<Shaping>,
+    purpose: Purpose,
+    namespace: Namespace,
+}
+
+impl Reading {
+    /// Returns the next batch that is not empty.
+    async fn next(&mut self) -> Result<Option<Batch>> {
+        let mut gathered = Batch::new();
+        let mut since = None;
+        while let Some(batch) = self.batches.next().await {
+            let batch = batch?;
+            match self.shape.batch(&batch).await? {
+                None if gathered.is_empty() => return Ok(Some(batch)),
+                None => batch.iter().for_each(|document| gathered.push(document)),
+                Some(shaped) if gathered.is_empty() => gathered = shaped,
+                Some(shaped) => shaped.iter().for_each(|document| gathered.push(document)),
+            }
+            if gathered.is_empty() {
+                continue;
+            }
+            let since = *since.get_or_insert_with(Instant::now);
+            if gathered.size_in_bytes() >= self.batch_bytes / 2 || since.elapsed() >= GATHER {
+                break;
+            }
+        }
+        Ok((!gathered.is_empty()).then_some(gathered))
+    }
+}
+
+impl Shape {
+    /// Returns the documents of a batch in the form that they have on the target. `None` if all stay as they are.
+    async fn batch(&self, batch: &Batch) -> Result<Option<Batch>> {
+        let mut outcomes = self.shaping.outcomes();
+        let any_failed = self.shaping.any_failed(&self.namespace);
+        let mut shaped: Option<Batch> = None;
+        for (index, document) in batch.iter().enumerate() {
+            let form = self.shaping.form(&self.rule, &self.namespace, document)?;
+            if self.purpose == Purpose::Write {
+                note(&mut outcomes, any_failed, &form, document);
+            }
+            let changed = match (&form, &mut shaped) {
+                (Form::Same, None) => continue,
+                (_, None) => {
+                    let mut before = Batch::new();
+                    batch.iter().take(index).for_each(|document| before.push(document));
+                    shaped.insert(before)
+                }
+                (_, Some(shaped)) => shaped,
+            };
+            match form {
+                Form::Same => changed.push(document),
+                Form::Changed(document) => changed.push(&document),
+                Form::Absent | Form::Failed(_) => {}
+            }
+        }
+        if self.purpose == Purpose::Write {
+            self.shaping.settle(&self.namespace, outcomes).await?;
+        }
+        Ok(shaped)
+    }
+}
+
+fn note(outcomes: &mut Outcomes, any_failed: bool, form: &Form, document: &RawDocument) {
+    let is_failed = matches!(form, Form::Failed(_));
+    // Nearly always nothing has failed. Then nothing has to be forgotten.
+    if !is_failed && !any_failed && outcomes.is_empty() {
+        return;
+    }
+    match (form, Key::of_document(document)) {
+        (Form::Failed(failed), Some(key)) => outcomes.failed(key, failed.clone(), document),
+        (_, Some(key)) => outcomes.succeeded(key),
+        (_, None) => {}
+    }
+}
