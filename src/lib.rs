@@ -83,6 +83,7 @@ mod spill;
 mod model;
 mod catalog;
 mod compare;
+mod users;
 pub mod oplog;
 
 // Extension points: where documents and history come from, where they go, and where the checkpoint is kept.
@@ -124,11 +125,13 @@ pub use api::verify::{ComparedCollection, DocumentPair, VerifyReport};
 pub use config::{
     CollectionSettings, DdlPolicy, ExistingData, IndexPolicy, LostPosition, PathPolicy, Throttle, Verification,
 };
+pub use users::{ExistingUsers, UserSelection, Users};
 pub use runtime::hooks::{HookResult, Hooks};
 pub use runtime::lease::LeaseOwner;
 pub use runtime::limits::resources::Resources;
 
 pub use crate::model::Amount;
+pub use crate::model::{Account, AccountChanges, AccountKind, AccountName, Accounts};
 pub use crate::model::Layered;
 pub use crate::model::LeftSelection;
 pub use crate::model::Side;

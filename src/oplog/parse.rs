@@ -22,6 +22,8 @@ const DEEPEST: usize = 10;
 #[derive(Debug, Default)]
 pub(crate) struct Parser {
     namespaces: Namespaces,
+    /// Whether an entry since the last [`take_users_changed`](Self::take_users_changed) has changed users or roles.
+    users_changed: bool,
 }
 
 impl Parser {
@@ -34,6 +36,11 @@ impl Parser {
     /// namespace.
     pub fn items(&mut self, entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>) -> Result<()> {
         self.items_at(entry, position, items, 0)
+    }
+
+    /// Returns whether an entry since the last call has changed users or roles.
+    pub fn take_users_changed(&mut self) -> bool {
+        std::mem::take(&mut self.users_changed)
     }
 
     fn items_at(
@@ -50,7 +57,10 @@ impl Parser {
             return unsupported(entry, position, items, "its namespace has no collection");
         };
         match entry.op {
-            "i" | "u" | "d" if is_skipped(database, collection) => Ok(()),
+            "i" | "u" | "d" if is_skipped(database, collection) => {
+                self.users_changed |= is_of_users(database, collection);
+                Ok(())
+            }
             "i" | "u" | "d" if collection == VIEWS => self.view(entry, position, items),
             "i" | "u" | "d" => self.change(entry, position, items),
             "c" if entry.first_name() == "applyOps" => {
@@ -66,6 +76,8 @@ impl Parser {
                 Ok(())
             }
             "c" => {
+                self.users_changed |=
+                    text(entry.o.get(entry.first_name()).map_err(malformed)?).is_some_and(|of| is_of_users(database, of));
                 if let Some(operation) = command::read(entry, database, &mut self.namespaces)? {
                     items.push(Item::Command(Command {
                         position,
@@ -179,6 +191,11 @@ pub(super) fn is_skipped(database: &str, collection: &str) -> bool {
         || database.starts_with(crate::METADATA_DATABASE)
         || (database == "admin" && collection.starts_with("system."))
         || collection == "system.profile"
+}
+
+/// Whether a collection contains the users or the roles of the deployment.
+fn is_of_users(database: &str, collection: &str) -> bool {
+    database == "admin" && matches!(collection, "system.users" | "system.roles")
 }
 
 /// Appends an item that says why the entry cannot be applied.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["order", "error"],
     &["spill", "model"],
-    &["catalog", "compare"],
+    &["catalog", "compare", "users"],
     &["oplog"],
     &["sink"],
     &["source"],

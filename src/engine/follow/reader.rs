@@ -113,6 +113,7 @@ mod tests {
             items: vec![item; operations],
             bytes,
             continues: false,
+            users_changed: false,
         }
     }
 
