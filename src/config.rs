@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::WayBack;
 use crate::error::Result;
+use crate::users::Users;
 use crate::model::{MigrationId, Namespace, OnWait, Selection, checked_pattern, matches_pattern};
 
 /// All settings of a migration.
@@ -20,6 +21,7 @@ pub(crate) struct Settings {
     /// The hand-over that this migration reverses.
     pub way_back: Option<WayBack>,
     pub existing_data: ExistingData,
+    pub users: Users,
     pub lost_position: LostPosition,
     pub cross_check_bytes: u64,
     pub run_id: Option<String>,
@@ -78,6 +80,7 @@ impl Default for Settings {
             selection: Selection::all(),
             way_back: None,
             existing_data: ExistingData::default(),
+            users: Users::None,
             lost_position: LostPosition::default(),
             cross_check_bytes: 256 << 20,
             run_id: None,

@@ -143,6 +143,7 @@ pub use crate::report::{CollectionPhase, CollectionStatus};
 pub use crate::report::{CollectionSummary, ForeignWrites, Outcome, Summary};
 pub use crate::report::{CutoverStep, Event};
 pub use crate::report::{IndexCounts, LagSample};
+pub use crate::report::{CarriedUser, LeftOutUser, UsersStatus, UsersSummary};
 pub use crate::report::{LateWrite, LateWrites};
 pub use catalog::NotKept;
 pub use catalog::compare::IndexSummary;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::error::{Finding, Result, Severity, refuse};
+use crate::report::UsersSummary;
 use crate::model::{Amount, CollectionKind, Deployment, Namespace, format};
 
 /// What a run would do, and everything that prevents it.
@@ -32,6 +33,8 @@ pub struct Plan {
     pub to_drop: Vec<Namespace>,
     /// What is not migrated.
     pub not_migrated: Vec<String>,
+    /// Users and roles that would be carried; `None` if none are to be carried, or if they could not be read.
+    pub users: Option<UsersSummary>,
 }
 
 /// A collection or view that would be migrated.

@@ -57,6 +57,8 @@ pub(crate) struct UsersPlan {
     pub without_mechanism: Vec<AccountName>,
     /// Users whose credentials are kept elsewhere.
     pub external: Vec<AccountName>,
+    /// Whether the target has a mechanism for such users, as far as known.
+    pub checks_external: bool,
 }
 
 /// Why a user or role is not carried.
@@ -93,7 +95,12 @@ impl Known<'_> {
 
     /// Decides about each user and role.
     pub fn plan(&self) -> UsersPlan {
-        let mut plan = UsersPlan::default();
+        let is_external = |mechanism: &String| !mechanism.starts_with("SCRAM-");
+        let mechanisms = self.target.mechanisms.as_ref();
+        let mut plan = UsersPlan {
+            checks_external: mechanisms.is_none_or(|known| known.iter().any(is_external)),
+            ..UsersPlan::default()
+        };
         let standing: BTreeMap<&AccountName, &Account> = by_name(&self.target.accounts);
         let mut accounts: Vec<&Account> = self.source.accounts.iter().collect();
         accounts.sort_by_key(|account| account.name());

@@ -89,6 +89,11 @@ impl UserSelection {
         self
     }
 
+    /// Whether only some databases are selected.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.databases.is_some()
+    }
+
     /// Whether its database is selected.
     pub(crate) fn reaches(&self, name: &AccountName) -> bool {
         let databases = self.databases.as_ref();

@@ -26,6 +26,7 @@ const FLOORS: &[&[&str]] = &[
         "engine::watch",
         "engine::expiry",
         "engine::window",
+        "engine::users",
     ],
     &["engine::write_block"],
     &["engine"],

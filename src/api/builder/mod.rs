@@ -1,6 +1,7 @@
 //! [`MigrationBuilder`]: how a host describes a migration.
 
 mod load;
+mod users;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
