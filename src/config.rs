@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::WayBack;
 use crate::error::Result;
-use crate::users::Users;
 use crate::model::{MigrationId, Namespace, OnWait, Selection, checked_pattern, matches_pattern};
+use crate::users::Users;
 
 /// All settings of a migration.
 #[derive(Clone, Debug)]

@@ -125,25 +125,25 @@ pub use api::verify::{ComparedCollection, DocumentPair, VerifyReport};
 pub use config::{
     CollectionSettings, DdlPolicy, ExistingData, IndexPolicy, LostPosition, PathPolicy, Throttle, Verification,
 };
-pub use users::{ExistingUsers, UserSelection, Users};
 pub use runtime::hooks::{HookResult, Hooks};
 pub use runtime::lease::LeaseOwner;
 pub use runtime::limits::resources::Resources;
+pub use users::{ExistingUsers, UserSelection, Users};
 
 pub use crate::model::Amount;
-pub use crate::model::{Account, AccountChanges, AccountKind, AccountName, Accounts};
 pub use crate::model::Layered;
 pub use crate::model::LeftSelection;
 pub use crate::model::Side;
 pub use crate::model::Wait;
+pub use crate::model::{Account, AccountChanges, AccountKind, AccountName, Accounts};
 pub use crate::report::Phase;
+pub use crate::report::{CarriedUser, LeftOutUser, UsersStatus, UsersSummary};
 pub use crate::report::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use crate::report::{ChangeCounts, Status};
 pub use crate::report::{CollectionPhase, CollectionStatus};
 pub use crate::report::{CollectionSummary, ForeignWrites, Outcome, Summary};
 pub use crate::report::{CutoverStep, Event};
 pub use crate::report::{IndexCounts, LagSample};
-pub use crate::report::{CarriedUser, LeftOutUser, UsersStatus, UsersSummary};
 pub use crate::report::{LateWrite, LateWrites};
 pub use catalog::NotKept;
 pub use catalog::compare::IndexSummary;

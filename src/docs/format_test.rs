@@ -13,13 +13,14 @@ use crate::catalog::compare::IndexSummary;
 use crate::compare::difference::{Difference, DifferenceKind};
 use crate::error::{Finding, FindingCode};
 use crate::model::{
-    AccountKind, AccountName, Amount, CollectionKind, Deployment, LeftSelection, Namespace, Position, Side, TransactionFacts, Wait,
+    AccountKind, AccountName, Amount, CollectionKind, Deployment, LeftSelection, Namespace, Position, Side,
+    TransactionFacts, Wait,
 };
 use crate::order::Key;
 use crate::preflight::{Estimate, Plan, PlannedCollection};
 use crate::report::{
-    CarriedUser, CollectionPhase, CollectionStatus, CollectionSummary, CutoverStep, ForeignWrites, IndexCounts, LagSample,
-    LateWrite, LateWrites, LeftOutUser, Outcome, Phase, Status, Summary, UsersStatus, UsersSummary,
+    CarriedUser, CollectionPhase, CollectionStatus, CollectionSummary, CutoverStep, ForeignWrites, IndexCounts,
+    LagSample, LateWrite, LateWrites, LeftOutUser, Outcome, Phase, Status, Summary, UsersStatus, UsersSummary,
 };
 use crate::test_util::at;
 use crate::{

@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn debug_shows_no_credentials() {
-        let document = rawdoc! { "user": "app", "db": "shop", "credentials": { "SCRAM-SHA-1": { "storedKey": "hidden" } } };
+        let document =
+            rawdoc! { "user": "app", "db": "shop", "credentials": { "SCRAM-SHA-1": { "storedKey": "hidden" } } };
         let account = Account::new(AccountKind::User, document).unwrap();
         let accounts = Accounts::new(vec![account.clone()]);
         let changes = AccountChanges {
@@ -177,7 +178,10 @@ mod tests {
     #[test]
     fn a_document_without_a_name_is_refused() {
         for document in [rawdoc! { "role": "app", "db": "shop" }, rawdoc! { "user": "app" }] {
-            assert_eq!(Account::new(AccountKind::User, document).unwrap_err().kind(), ErrorKind::Protocol);
+            assert_eq!(
+                Account::new(AccountKind::User, document).unwrap_err().kind(),
+                ErrorKind::Protocol
+            );
         }
     }
 }

@@ -76,8 +76,8 @@ impl Parser {
                 Ok(())
             }
             "c" => {
-                self.users_changed |=
-                    text(entry.o.get(entry.first_name()).map_err(malformed)?).is_some_and(|of| is_of_users(database, of));
+                self.users_changed |= text(entry.o.get(entry.first_name()).map_err(malformed)?)
+                    .is_some_and(|of| is_of_users(database, of));
                 if let Some(operation) = command::read(entry, database, &mut self.namespaces)? {
                     items.push(Item::Command(Command {
                         position,

@@ -152,7 +152,13 @@ fn further_role(side: Side, grants: &[Grant]) -> Option<&'static str> {
     let is_on_functions = |grant: &Grant| grant.resource.contains("\"system.js\"");
     match side {
         Side::Source if grants.iter().any(|grant| blocks_writes(grant) || concerns_users(grant)) => Some("backup"),
-        Side::Target if grants.iter().any(|grant| is_on_functions(grant) || concerns_users(grant)) => Some("restore"),
+        Side::Target
+            if grants
+                .iter()
+                .any(|grant| is_on_functions(grant) || concerns_users(grant)) =>
+        {
+            Some("restore")
+        }
         _ => None,
     }
 }

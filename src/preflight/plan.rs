@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::error::{Finding, Result, Severity, refuse};
-use crate::report::UsersSummary;
 use crate::model::{Amount, CollectionKind, Deployment, Namespace, format};
+use crate::report::UsersSummary;
 
 /// What a run would do, and everything that prevents it.
 #[derive(Clone, Debug, Serialize)]

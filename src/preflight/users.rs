@@ -21,6 +21,7 @@ const ACTIONS: &[&str] = &[
     "dropRole",
     "grantRole",
     "revokeRole",
+    "setAuthenticationRestriction",
     "viewRole",
 ];
 
@@ -112,7 +113,9 @@ pub(super) fn missing_privileges(settings: &Settings, side: &SideFacts) -> Optio
         }
     }
     if side.side == Side::Target {
-        let missing = ACTIONS.iter().filter(|action| !is_allowed_on(privileges, "", "", action));
+        let missing = ACTIONS
+            .iter()
+            .filter(|action| !is_allowed_on(privileges, "", "", action));
         let missing: Vec<&str> = missing.copied().collect();
         if !missing.is_empty() {
             grants.push(Grant::on_collection("", "", &missing));
@@ -207,7 +210,10 @@ fn of_plan(context: &Context<'_>, plan: &UsersPlan, findings: &mut Vec<Finding>)
             "the {name} has privileges that no built-in role of the target has ({}); the target may refuse the role",
             actions.join(", ")
         );
-        let fix = format!("if it does, leave the role out with `.exclude({:?}, {:?})`", name.name, name.database);
+        let fix = format!(
+            "if it does, leave the role out with `.exclude({:?}, {:?})`",
+            name.name, name.database
+        );
         let finding = Finding::warning(FindingCode::RoleActionUnknown, message, fix);
         findings.push(finding.listing(vec![name.to_string()]));
     }

@@ -10,7 +10,8 @@ use futures::stream::BoxStream;
 
 use crate::error::Result;
 use crate::model::{
-    AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Deployment, Inspection, Layered, Namespace, Position, Selection, Write,
+    AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Deployment, Inspection, Layered,
+    Namespace, Position, Selection, Write,
 };
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};

@@ -14,7 +14,8 @@ use futures::stream::BoxStream;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Deployment, Inspection, Namespace, Position, Range, Selection, Write,
+    AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Deployment, Inspection, Namespace,
+    Position, Range, Selection, Write,
 };
 use crate::oplog::delta::DeltaError;
 use crate::order::Key;

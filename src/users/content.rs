@@ -182,8 +182,11 @@ mod tests {
     }
 
     fn with_password(salt: &str, stored_key: &str) -> Account {
-        let credentials = rawdoc! { "SCRAM-SHA-1": { "iterationCount": 10_000, "salt": salt, "storedKey": stored_key } };
-        user(rawdoc! { "_id": "shop.app", "userId": 1, "user": "app", "db": "shop", "credentials": credentials, "roles": [] })
+        let credentials =
+            rawdoc! { "SCRAM-SHA-1": { "iterationCount": 10_000, "salt": salt, "storedKey": stored_key } };
+        user(
+            rawdoc! { "_id": "shop.app", "userId": 1, "user": "app", "db": "shop", "credentials": credentials, "roles": [] },
+        )
     }
 
     #[test]
@@ -208,7 +211,10 @@ mod tests {
             "authenticationRestrictions": [{ "clientSource": ["::1/128", "10.0.0.1/32"] }],
         });
         assert!(is_same(&stored, &listed));
-        assert_eq!((fingerprint(&stored), hash(&stored)), (fingerprint(&listed), hash(&listed)));
+        assert_eq!(
+            (fingerprint(&stored), hash(&stored)),
+            (fingerprint(&listed), hash(&listed))
+        );
         for other in [
             rawdoc! { "role": "r", "db": "admin", "privileges": [], "roles": [] },
             rawdoc! { "role": "s", "db": "admin", "privileges": [], "roles": [] },
@@ -228,15 +234,24 @@ mod tests {
     fn a_password_shows_in_the_comparison_alone() {
         let (one, other) = (with_password("c2FsdA==", "key"), with_password("c2FsdA==", "another"));
         assert!(!is_same(&one, &other));
-        assert_eq!(fingerprint(&one), fingerprint(&other), "the key cannot be guessed by the fingerprint");
+        assert_eq!(
+            fingerprint(&one),
+            fingerprint(&other),
+            "the key cannot be guessed by the fingerprint"
+        );
         let changed = with_password("bmV3", "key");
-        assert_ne!(fingerprint(&one), fingerprint(&changed), "a new password has a new salt");
+        assert_ne!(
+            fingerprint(&one),
+            fingerprint(&changed),
+            "a new password has a new salt"
+        );
         assert_eq!(hash(&one), hash(&changed), "credentials are left out of what is shown");
     }
 
     #[test]
     fn identities_and_empty_restrictions_do_not_count() {
-        let one = user(rawdoc! { "_id": "a", "userId": 1, "user": "app", "db": "shop", "authenticationRestrictions": [] });
+        let one =
+            user(rawdoc! { "_id": "a", "userId": 1, "user": "app", "db": "shop", "authenticationRestrictions": [] });
         let other = user(rawdoc! { "_id": "b", "userId": 2, "user": "app", "db": "shop", "roles": [] });
         assert!(is_same(&one, &other));
         let with_data = user(rawdoc! { "user": "app", "db": "shop", "customData": { "a": 1 } });

@@ -29,7 +29,10 @@ pub(super) fn map(account: &Account, selection: &Selection) -> Mapped {
     let mut is_changed = false;
     let listed = document.get_array_mut("privileges").map(Vec::as_mut_slice);
     for privilege in listed.unwrap_or_default() {
-        let Some(resource) = privilege.as_document_mut().and_then(|one| one.get_document_mut("resource").ok()) else {
+        let Some(resource) = privilege
+            .as_document_mut()
+            .and_then(|one| one.get_document_mut("resource").ok())
+        else {
             continue;
         };
         match rename(resource, &account.name().database, selection) {
@@ -57,7 +60,11 @@ enum Renamed {
 fn rename(resource: &mut Document, of: &str, selection: &Selection) -> Renamed {
     let text = |name: &str| resource.get(name).and_then(Bson::as_str).map(str::to_owned);
     let (database, collection) = (text("db"), text("collection"));
-    let shown = format!("{} in {}", named(collection.as_ref().or(text("system_buckets").as_ref())), named(database.as_ref()));
+    let shown = format!(
+        "{} in {}",
+        named(collection.as_ref().or(text("system_buckets").as_ref())),
+        named(database.as_ref())
+    );
     let covers = |part: &Option<String>, name: &str| part.as_ref().is_none_or(|part| part.is_empty() || part == name);
     match (&database, &collection) {
         (Some(database), Some(collection)) if !database.is_empty() && !collection.is_empty() => {
@@ -87,7 +94,11 @@ fn rename(resource: &mut Document, of: &str, selection: &Selection) -> Renamed {
                 let part = if collection.is_some() { collection } else { &buckets };
                 covers(database, name.database()) && covers(part, name.collection())
             });
-            if concerns { Renamed::Unknown(shown) } else { Renamed::Not }
+            if concerns {
+                Renamed::Unknown(shown)
+            } else {
+                Renamed::Not
+            }
         }
     }
 }
@@ -114,7 +125,10 @@ mod tests {
 
     fn resource(account: &Account) -> Document {
         let document = Document::try_from(account.document()).unwrap();
-        let privilege = document.get_array("privileges").unwrap()[0].as_document().unwrap().clone();
+        let privilege = document.get_array("privileges").unwrap()[0]
+            .as_document()
+            .unwrap()
+            .clone();
         privilege.get_document("resource").unwrap().clone()
     }
 
@@ -136,7 +150,12 @@ mod tests {
             ("admin", on("", ""), on("", ""), false),
             ("admin", on("elsewhere", ""), on("elsewhere", ""), false),
             ("admin", doc! { "cluster": true }, doc! { "cluster": true }, false),
-            ("admin", doc! { "anyResource": true }, doc! { "anyResource": true }, false),
+            (
+                "admin",
+                doc! { "anyResource": true },
+                doc! { "anyResource": true },
+                false,
+            ),
             (
                 "admin",
                 doc! { "db": "shop", "system_buckets": "orders" },

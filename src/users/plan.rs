@@ -329,7 +329,10 @@ mod tests {
     fn existing_ones_are_refused_kept_or_replaced() {
         let mut case = Case::of(vec![user("a", "1")], vec![user("a", "2")]);
         let plan = case.plan();
-        assert_eq!((plan.conflicts, plan.put.len(), plan.wanted.len()), (vec![name("a")], 0, 0));
+        assert_eq!(
+            (plan.conflicts, plan.put.len(), plan.wanted.len()),
+            (vec![name("a")], 0, 0)
+        );
         case.users = case.users.existing(ExistingUsers::Keep);
         let plan = case.plan();
         assert_eq!((plan.kept, plan.put.len(), plan.wanted.len()), (vec![name("a")], 0, 0));
@@ -360,7 +363,10 @@ mod tests {
         let gone = Case::of(vec![], vec![user("a", "1")]).made(&made).plan();
         assert_eq!((gone.drop, gone.forget), (vec![name("a")], vec![]));
         let changed = Case::of(vec![], vec![user("a", "2")]).made(&made).plan();
-        assert_eq!((changed.drop, changed.forget, changed.kept), (vec![], vec![name("a")], vec![name("a")]));
+        assert_eq!(
+            (changed.drop, changed.forget, changed.kept),
+            (vec![], vec![name("a")], vec![name("a")])
+        );
         let already = Case::of(vec![], vec![]).made(&made).plan();
         assert_eq!((already.drop, already.forget), (vec![], vec![name("a")]));
         let foreign = Case::of(vec![], vec![user("a", "1")]).plan();
@@ -372,7 +378,10 @@ mod tests {
 
     #[test]
     fn the_migrations_own_users_are_left_out_on_both_sides() {
-        let mut case = Case::of(vec![user("a", "1"), user("b", "1"), user("c", "1")], vec![user("b", "2")]);
+        let mut case = Case::of(
+            vec![user("a", "1"), user("b", "1"), user("c", "1")],
+            vec![user("b", "2")],
+        );
         case.source.own.insert(name("a"));
         case.target.own.insert(name("b"));
         case.users = UserSelection::all().existing(ExistingUsers::Replace);
@@ -411,7 +420,14 @@ mod tests {
         let plan = case.plan();
         assert_eq!(plan.without_mechanism, [name("app")]);
         assert_eq!(plan.missing_roles, BTreeSet::from([AccountName::role("gone", "admin")]));
-        assert_eq!(plan.unknown_actions, [(AccountName::role("r", "admin"), vec!["flyToTheMoon".to_owned()])]);
-        assert_eq!(names(&plan.wanted), ["r", "CN=x", "app"], "they are carried nevertheless");
+        assert_eq!(
+            plan.unknown_actions,
+            [(AccountName::role("r", "admin"), vec!["flyToTheMoon".to_owned()])]
+        );
+        assert_eq!(
+            names(&plan.wanted),
+            ["r", "CN=x", "app"],
+            "they are carried nevertheless"
+        );
     }
 }

@@ -14,15 +14,24 @@ use mongoferry::{
 use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 use tokio::task::AbortHandle;
 
-use super::deadline::{DEADLINE, cut_over, ready};
+use super::deadline::{cut_over, ready};
 use super::preflight::grant_by_fix;
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Roles of the migration's users, without those that users and roles take.
 const SOURCE_ROLES: &[&str] = &["readAnyDatabase", "clusterMonitor"];
 const TARGET_ROLES: &[&str] = &["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"];
 
 /// Passwords, which nothing that a host is told may contain.
-const PASSWORDS: [&str; 5] = ["first-secret", "second-secret", "third-secret", "own-secret", "foreign-secret"];
+const PASSWORDS: [&str; 5] = [
+    "first-secret",
+    "second-secret",
+    "third-secret",
+    "own-secret",
+    "foreign-secret",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_of_4_2_log_in_on_4_2() {
@@ -67,7 +76,12 @@ impl Servers {
         let (on_source, on_target) = futures::try_join!(source.client(), target.client()).unwrap();
         user(&on_source, "admin", "reader", "own-secret", SOURCE_ROLES).await;
         user(&on_target, "admin", "writer", "own-secret", TARGET_ROLES).await;
-        run(&on_source, "shop", doc! { "insert": "orders", "documents": [{ "_id": 1 }] }).await;
+        run(
+            &on_source,
+            "shop",
+            doc! { "insert": "orders", "documents": [{ "_id": 1 }] },
+        )
+        .await;
         Self {
             source,
             target,
@@ -78,12 +92,23 @@ impl Servers {
 
     /// Grants the built-in roles that carrying users takes.
     async fn grant(&self) {
-        run(&self.on_source, "admin", doc! { "grantRolesToUser": "reader", "roles": ["backup"] }).await;
-        run(&self.on_target, "admin", doc! { "grantRolesToUser": "writer", "roles": ["restore"] }).await;
+        run(
+            &self.on_source,
+            "admin",
+            doc! { "grantRolesToUser": "reader", "roles": ["backup"] },
+        )
+        .await;
+        run(
+            &self.on_target,
+            "admin",
+            doc! { "grantRolesToUser": "writer", "roles": ["restore"] },
+        )
+        .await;
     }
 
     async fn builder(&self, selection: UserSelection) -> MigrationBuilder {
-        let uri = |set: &ReplicaSet, user: &str| format!("{}&retryWrites=true", login(set, "admin", user, "own-secret"));
+        let uri =
+            |set: &ReplicaSet, user: &str| format!("{}&retryWrites=true", login(set, "admin", user, "own-secret"));
         let (source, target) = (uri(&self.source, "reader"), uri(&self.target, "writer"));
         let (source, sink) = futures::try_join!(MongoSource::connect(&source), MongoSink::connect(&target)).unwrap();
         Migration::builder(source, sink)
@@ -102,15 +127,17 @@ impl Servers {
     /// Waits until a user can log in on the target with a password, or cannot.
     async fn until_login(&self, database: &str, name: &str, password: &str, can: bool) {
         let what = format!("the login of {name} with {password} to be {can}");
-        wait_until(DEADLINE, &what, async || can_log_in(&self.target, database, name, password).await == can)
-            .await
-            .unwrap();
+        wait_until(PATIENCE, &what, async || {
+            can_log_in(&self.target, database, name, password).await == can
+        })
+        .await
+        .unwrap();
     }
 
     /// Waits until the document of a user or role on the target has or lacks a text.
     async fn until_document(&self, collection: &str, id: &str, condition: impl Fn(Option<Document>) -> bool) {
         let documents = self.on_target.database("admin").collection::<Document>(collection);
-        wait_until(DEADLINE, id, async || {
+        wait_until(PATIENCE, id, async || {
             condition(documents.find_one(doc! { "_id": id }).await.unwrap())
         })
         .await
@@ -152,6 +179,10 @@ impl Told {
 
 impl Drop for Told {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let text = self.text.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            eprintln!("{text}");
+        }
         if Arc::strong_count(&self.tasks) == 1 {
             for task in self.tasks.lock().unwrap().iter() {
                 task.abort();
@@ -169,10 +200,23 @@ async fn carry(from: Version, to: Version) {
     user(on_target, "shop", "stays", "foreign-secret", &[]).await;
     user(on_source, "admin", "writer", "first-secret", &["root"]).await;
 
-    let plan = servers.builder(UserSelection::all()).await.build().unwrap().preflight().await.unwrap();
-    let lacking: Vec<_> = plan.blockers().filter(|finding| finding.code == "missing_privilege").collect();
+    let plan = servers
+        .builder(UserSelection::all())
+        .await
+        .build()
+        .unwrap()
+        .preflight()
+        .await
+        .unwrap();
+    let lacking: Vec<_> = plan
+        .blockers()
+        .filter(|finding| finding.code == "missing_privilege")
+        .collect();
     assert_eq!(lacking.len(), 2, "{plan}");
-    assert!(lacking[0].message.contains("`backup`") && lacking[1].message.contains("`restore`"), "{plan}");
+    assert!(
+        lacking[0].message.contains("`backup`") && lacking[1].message.contains("`restore`"),
+        "{plan}"
+    );
     match from == to {
         true => servers.grant().await,
         // The single privileges are enough, too.
@@ -181,11 +225,25 @@ async fn carry(from: Version, to: Version) {
             grant_by_fix(on_target, "writer", &lacking[1].fix).await;
         }
     }
-    let plan = servers.builder(UserSelection::all()).await.build().unwrap().preflight().await.unwrap();
+    let plan = servers
+        .builder(UserSelection::all())
+        .await
+        .build()
+        .unwrap()
+        .preflight()
+        .await
+        .unwrap();
     let blockers: Vec<&str> = plan.blockers().map(|finding| finding.code.as_str()).collect();
     assert_eq!(blockers, ["users_existing"], "{plan}");
     assert!(plan.to_string().contains("user app@shop"), "{plan}");
-    let refused = servers.builder(UserSelection::all()).await.build().unwrap().start().await.unwrap_err();
+    let refused = servers
+        .builder(UserSelection::all())
+        .await
+        .build()
+        .unwrap()
+        .start()
+        .await
+        .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
 
     let told = Told::default();
@@ -198,7 +256,10 @@ async fn carry(from: Version, to: Version) {
     assert!(can_log_in_by(target, "shop", "app", "first-secret", "SCRAM-SHA-1").await);
     assert!(can_log_in_by(target, "shop", "app", "first-secret", "SCRAM-SHA-256").await);
     assert!(can_log_in_by(target, "shop", "old", "first-secret", "SCRAM-SHA-1").await);
-    assert!(!can_log_in(target, "shop", "away", "first-secret").await, "he may not log in from here");
+    assert!(
+        !can_log_in(target, "shop", "away", "first-secret").await,
+        "he may not log in from here"
+    );
     assert!(can_log_in(target, "admin", "writer", "own-secret").await);
     assert!(!can_log_in(target, "admin", "writer", "first-secret").await);
     assert!(!can_log_in(target, "shop", "intern", "first-secret").await);
@@ -211,10 +272,20 @@ async fn carry(from: Version, to: Version) {
     // Changes while the run follows the source.
     run_on(on_source, "shop", doc! { "updateUser": "app", "pwd": "second-secret" }).await;
     user(on_source, "shop", "newcomer", "first-secret", &[]).await;
-    run_on(on_source, "shop", doc! { "grantRolesToUser": "newcomer", "roles": [{ "role": "auditor", "db": "admin" }] }).await;
+    run_on(
+        on_source,
+        "shop",
+        doc! { "grantRolesToUser": "newcomer", "roles": [{ "role": "auditor", "db": "admin" }] },
+    )
+    .await;
     run_on(on_source, "shop", doc! { "dropUser": "leaver" }).await;
     let more = doc! { "resource": { "db": "shop", "collection": "log" }, "actions": ["insert"] };
-    run_on(on_source, "admin", doc! { "grantPrivilegesToRole": "auditor", "privileges": [more] }).await;
+    run_on(
+        on_source,
+        "admin",
+        doc! { "grantPrivilegesToRole": "auditor", "privileges": [more] },
+    )
+    .await;
     servers.until_login("shop", "app", "second-secret", true).await;
     servers.until_login("shop", "app", "first-secret", false).await;
     servers.until_login("shop", "newcomer", "first-secret", true).await;
@@ -227,15 +298,27 @@ async fn carry(from: Version, to: Version) {
 
     // Changes while the process is down. It was killed: its lease expires.
     drop(run);
-    run_on(on_source, "shop", doc! { "updateUser": "newcomer", "pwd": "third-secret" }).await;
+    run_on(
+        on_source,
+        "shop",
+        doc! { "updateUser": "newcomer", "pwd": "third-secret" },
+    )
+    .await;
     run_on(on_source, "admin", doc! { "dropRole": "helper" }).await;
     run_on(on_source, "shop", doc! { "dropUser": "old" }).await;
     // Somebody has changed a user of the migration on the target.
-    run_on(on_target, "shop", doc! { "updateUser": "away", "customData": { "changed": true } }).await;
+    run_on(
+        on_target,
+        "shop",
+        doc! { "updateUser": "away", "customData": { "changed": true } },
+    )
+    .await;
     let run = servers.run(selection.existing(ExistingUsers::Keep), &told).await;
     servers.until_login("shop", "newcomer", "third-secret", true).await;
     servers.until_login("shop", "old", "first-secret", false).await;
-    servers.until_document("system.roles", "admin.helper", |role| role.is_none()).await;
+    servers
+        .until_document("system.roles", "admin.helper", |role| role.is_none())
+        .await;
     ready(&run).await;
     // A change right before the cutover.
     run_on(on_source, "shop", doc! { "updateUser": "app", "pwd": "third-secret" }).await;
@@ -249,12 +332,26 @@ async fn carry(from: Version, to: Version) {
     let names = users.carried.iter().map(|one| format!("{}.{}", one.database, one.name));
     // The role that the fix of a finding has created.
     let names: Vec<String> = names.filter(|name| !name.starts_with("admin.mongoferry")).collect();
-    let expected = ["admin.auditor", "shop.clerk", "$external.CN=app", "shop.app", "shop.newcomer"];
+    let expected = [
+        "admin.auditor",
+        "shop.clerk",
+        "$external.CN=app",
+        "shop.app",
+        "shop.newcomer",
+    ];
     assert_eq!(names, expected);
     let kept: Vec<String> = users.kept.iter().map(ToString::to_string).collect();
     assert_eq!(kept, ["user away@shop"], "somebody has changed it");
-    let left_out: Vec<String> = users.left_out.iter().map(|one| format!("{}: {}", one.name, one.reason)).collect();
-    for line in ["user intern@shop: excluded", "user reader@admin: used by the migration", "user writer@admin: used by the migration"] {
+    let left_out: Vec<String> = users
+        .left_out
+        .iter()
+        .map(|one| format!("{}: {}", one.name, one.reason))
+        .collect();
+    for line in [
+        "user intern@shop: excluded",
+        "user reader@admin: used by the migration",
+        "user writer@admin: used by the migration",
+    ] {
         assert!(left_out.iter().any(|one| one == line), "{line} in {left_out:?}");
     }
     let certificate = summary.certificate.clone().unwrap();
@@ -262,14 +359,31 @@ async fn carry(from: Version, to: Version) {
     assert!(users.carried.iter().all(|one| one.hash.len() == 64));
     let role = users.carried.iter().find(|one| one.name == "auditor").unwrap();
     assert_eq!(role.kind, AccountKind::Role);
-    assert!(certificate.not_migrated.iter().any(|line| line.contains("writer@admin")), "{certificate:?}");
+    assert!(
+        certificate
+            .not_migrated
+            .iter()
+            .any(|line| line.contains("writer@admin")),
+        "{certificate:?}"
+    );
 
-    told.add(&format!("{summary}\n{summary:?}\n{}\n", serde_json::to_string(&summary).unwrap()));
+    told.add(&format!(
+        "{summary}\n{summary:?}\n{}\n",
+        serde_json::to_string(&summary).unwrap()
+    ));
     told.add(&format!("{:?}", run.status()));
     told.add(&String::from_utf8_lossy(certificate.encode().unwrap().as_bytes()));
     told.assert_no_secrets(&stored_keys(on_source).await);
-    let left = on_target.database("__mdb_internal_mongoferry").list_collection_names().await.unwrap();
-    assert!(left.iter().all(|name| !name.starts_with("users.") && !name.starts_with("roles.")), "{left:?}");
+    let left = on_target
+        .database("__mdb_internal_mongoferry")
+        .list_collection_names()
+        .await
+        .unwrap();
+    assert!(
+        left.iter()
+            .all(|name| !name.starts_with("users.") && !name.starts_with("roles.")),
+        "{left:?}"
+    );
 }
 
 fn custom_data() -> Document {
@@ -320,22 +434,42 @@ async fn prepare_source(on_source: &Client) {
 
 /// The roles of users mean the same on the target.
 async fn assert_roles_work(target: &ReplicaSet) {
-    let app = connect(target, "shop", "app", "third-secret", None).await.unwrap();
+    let app = connect(target, "shop", "app", "third-secret", None)
+        .await
+        .unwrap()
+        .unwrap();
     let shop = app.database("shop");
     let orders = shop.collection::<Document>("orders");
     assert!(orders.find_one(doc! {}).await.unwrap().is_some());
     orders.insert_one(doc! { "_id": 2 }).await.unwrap();
     orders.delete_one(doc! { "_id": 1 }).await.unwrap_err();
-    shop.collection::<Document>("other").find_one(doc! {}).await.unwrap_err();
-    let newcomer = connect(target, "shop", "newcomer", "third-secret", None).await.unwrap();
+    shop.collection::<Document>("other")
+        .find_one(doc! {})
+        .await
+        .unwrap_err();
+    let newcomer = connect(target, "shop", "newcomer", "third-secret", None)
+        .await
+        .unwrap()
+        .unwrap();
     let shop = newcomer.database("shop");
     shop.collection("log").insert_one(doc! { "_id": 1 }).await.unwrap();
     // The collection has another name on the target, and so has the privilege.
     shop.collection::<Document>("parts").find_one(doc! {}).await.unwrap();
-    shop.collection::<Document>("items").find_one(doc! {}).await.unwrap_err();
-    newcomer.database("audit").collection::<Document>("a").find_one(doc! {}).await.unwrap();
+    shop.collection::<Document>("items")
+        .find_one(doc! {})
+        .await
+        .unwrap_err();
+    newcomer
+        .database("audit")
+        .collection::<Document>("a")
+        .find_one(doc! {})
+        .await
+        .unwrap();
     // The role from which he had this is gone.
-    shop.collection::<Document>("orders").delete_one(doc! { "_id": 2 }).await.unwrap_err();
+    shop.collection::<Document>("orders")
+        .delete_one(doc! { "_id": 2 })
+        .await
+        .unwrap_err();
 }
 
 /// The keys that the source stores of passwords, and their salts.
@@ -383,7 +517,10 @@ async fn users_are_carried_through_elections_of_the_target() {
     assert_eq!(summary.users.unwrap().carried.len(), USERS);
     for number in [0, 1, 2, USERS - 1] {
         let name = format!("app{number}");
-        assert!(can_log_in_by(&servers.target, "shop", &name, "second-secret", "SCRAM-SHA-1").await, "{name}");
+        assert!(
+            can_log_in_by(&servers.target, "shop", &name, "second-secret", "SCRAM-SHA-1").await,
+            "{name}"
+        );
     }
     told.assert_no_secrets(&[]);
 }
@@ -397,17 +534,27 @@ async fn temporary_collections_of_a_killed_process_are_removed() {
     for name in ["users.mine", "roles.mine", "users.other"] {
         records.collection(name).insert_one(doc! { "_id": 1 }).await.unwrap();
     }
-    let sink = MongoSink::connect(&login(&servers.target, "admin", "writer", "own-secret")).await.unwrap();
+    let sink = MongoSink::connect(&login(&servers.target, "admin", "writer", "own-secret"))
+        .await
+        .unwrap();
     let mut changes = AccountChanges::default();
     changes.migration = "mine".to_owned();
     sink.change_accounts(&changes).await.unwrap();
     let left = records.list_collection_names().await.unwrap();
     assert!(!left.iter().any(|name| name.ends_with(".mine")), "{left:?}");
-    assert!(left.contains(&"users.other".to_owned()), "those of other migrations stay: {left:?}");
+    assert!(
+        left.contains(&"users.other".to_owned()),
+        "those of other migrations stay: {left:?}"
+    );
 }
 
 async fn user(client: &Client, database: &str, name: &str, password: &str, roles: &[&str]) {
-    run_on(client, database, doc! { "createUser": name, "pwd": password, "roles": roles }).await;
+    run_on(
+        client,
+        database,
+        doc! { "createUser": name, "pwd": password, "roles": roles },
+    )
+    .await;
 }
 
 async fn run(client: &Client, database: &str, command: Document) -> Document {
@@ -431,7 +578,7 @@ async fn connect(
     name: &str,
     password: &str,
     mechanism: Option<&str>,
-) -> Result<Client, mongodb::error::Error> {
+) -> Result<Option<Client>, mongodb::error::Error> {
     let mut uri = login(set, database, name, password);
     if let Some(mechanism) = mechanism {
         uri += &format!("&authMechanism={mechanism}");
@@ -439,14 +586,26 @@ async fn connect(
     let mut options = ClientOptions::parse(&uri).await.unwrap();
     options.server_selection_timeout = Some(Duration::from_secs(30));
     let client = Client::with_options(options).unwrap();
-    client.database("admin").run_command(doc! { "connectionStatus": 1 }).await?;
-    Ok(client)
+    // Servers of 4.2 accept the connection of a user who may not log in from here, without a user.
+    let status = client
+        .database("admin")
+        .run_command(doc! { "connectionStatus": 1 })
+        .await?;
+    let users = status
+        .get_document("authInfo")
+        .unwrap()
+        .get_array("authenticatedUsers")
+        .unwrap();
+    Ok((!users.is_empty()).then_some(client))
 }
 
 async fn can_log_in(set: &ReplicaSet, database: &str, name: &str, password: &str) -> bool {
-    connect(set, database, name, password, None).await.is_ok()
+    connect(set, database, name, password, None)
+        .await
+        .is_ok_and(|client| client.is_some())
 }
 
 async fn can_log_in_by(set: &ReplicaSet, database: &str, name: &str, password: &str, mechanism: &str) -> bool {
-    connect(set, database, name, password, Some(mechanism)).await.is_ok()
+    let client = connect(set, database, name, password, Some(mechanism)).await;
+    client.is_ok_and(|client| client.is_some())
 }

@@ -48,11 +48,20 @@ async fn make(target: &TargetConnection, merge: &Merge<'_>, changes: &AccountCha
     let standing = accounts::named(target.client(), &names).await?.accounts;
     let before = |account: &Account| standing.iter().find(|other| other.name() == account.name());
     let of_kind = |kind: AccountKind| changes.put.iter().filter(move |account| account.name().kind == kind);
-    let new_roles: Vec<&Account> = of_kind(AccountKind::Role).filter(|role| before(role).is_none()).collect();
+    let new_roles: Vec<&Account> = of_kind(AccountKind::Role)
+        .filter(|role| before(role).is_none())
+        .collect();
     merge.all(&new_roles).await?;
+    // A role that the target refuses does not keep the others from their changes.
+    let mut refused = Ok(());
     for role in of_kind(AccountKind::Role) {
-        if let Some(before) = before(role) {
-            update_role(target, before, role).await?;
+        if let Some(before) = before(role)
+            && let Err(error) = update_role(target, before, role).await
+        {
+            match error.is_retryable() {
+                true => return Err(error),
+                false => refused = Err(error),
+            }
         }
     }
     let users: Vec<&Account> = of_kind(AccountKind::User).collect();
@@ -68,7 +77,7 @@ async fn make(target: &TargetConnection, merge: &Merge<'_>, changes: &AccountCha
             drop_account(target, name).await?;
         }
     }
-    Ok(())
+    refused
 }
 
 /// Merges documents through the temporary collections of one migration.
@@ -108,10 +117,15 @@ impl<'a> Merge<'a> {
             documents.push(account.document().to_owned());
         }
         let insert = rawdoc! { "insert": collection.as_str(), "ordered": false, "documents": documents };
-        let reply = self.target.write_durably(OPERATION, crate::METADATA_DATABASE, &insert).await?;
+        let reply = self
+            .target
+            .write_durably(OPERATION, crate::METADATA_DATABASE, &insert)
+            .await?;
         // What exists was inserted by an attempt whose answer was lost.
         if let Some(error) = reply.errors.iter().find(|error| error.code != DUPLICATE) {
-            return Err(Error::new(ErrorKind::Server, OPERATION, error.message.clone()).with_context("code", error.code));
+            return Err(
+                Error::new(ErrorKind::Server, OPERATION, error.message.clone()).with_context("code", error.code)
+            );
         }
         let full = |collection: &str| format!("{}.{collection}", crate::METADATA_DATABASE);
         // Some releases require both names, and accept one of a collection that does not exist.
@@ -142,7 +156,9 @@ impl<'a> Merge<'a> {
 
     async fn empty(&self, collection: &str) -> Result<()> {
         let delete = rawdoc! { "delete": collection, "deletes": [{ "q": {}, "limit": 0 }] };
-        self.target.write_durably(OPERATION, crate::METADATA_DATABASE, &delete).await?;
+        self.target
+            .write_durably(OPERATION, crate::METADATA_DATABASE, &delete)
+            .await?;
         Ok(())
     }
 }
@@ -168,17 +184,22 @@ async fn update_role(target: &TargetConnection, before: &Account, role: &Account
     let database = &role.name().database;
     let command = update_of(before, role).map_err(|error| Error::malformed(OPERATION, error))?;
     let updated = target.write_durably(OPERATION, database, &command).await;
-    updated.map(|_| ()).map_err(|error| error.with_context("role", role.name()))
+    updated
+        .map(|_| ())
+        .map_err(|error| error.with_context("role", role.name()))
 }
 
 fn update_of(before: &Account, role: &Account) -> bson::error::Result<RawDocumentBuf> {
     const RESTRICTIONS: &str = "authenticationRestrictions";
     let after = Document::try_from(role.document())?;
     let array = |name: &str| after.get_array(name).cloned().unwrap_or_default();
-    let mut command = doc! { "updateRole": &role.name().name, "privileges": array("privileges"), "roles": array("roles") };
-    // Changing them takes a privilege of its own.
+    let mut command =
+        doc! { "updateRole": &role.name().name, "privileges": array("privileges"), "roles": array("roles") };
     let restrictions = array(RESTRICTIONS);
-    let had = before.document().get_array(RESTRICTIONS).is_ok_and(|had| had.into_iter().next().is_some());
+    let had = before
+        .document()
+        .get_array(RESTRICTIONS)
+        .is_ok_and(|had| had.into_iter().next().is_some());
     if had || !restrictions.is_empty() {
         command.insert(RESTRICTIONS, Bson::Array(restrictions));
     }
@@ -215,7 +236,10 @@ mod tests {
             chunks(&accounts).iter().map(|chunk| chunk.len()).collect()
         };
         assert_eq!(lengths(&small), [100, 100, 50]);
-        assert_eq!(lengths(&[user(9 << 20), user(3 << 20), user(3 << 20), user(3 << 20)]), [1, 2, 1]);
+        assert_eq!(
+            lengths(&[user(9 << 20), user(3 << 20), user(3 << 20), user(3 << 20)]),
+            [1, 2, 1]
+        );
         assert_eq!(lengths(&[]), [0; 0]);
     }
 
@@ -228,7 +252,11 @@ mod tests {
         let mut some = RawArrayBuf::new();
         some.push(rawdoc! { "clientSource": ["10.0.0.1"] });
         let (with, without) = (role(some), role(RawArrayBuf::new()));
-        for (before, after, sent) in [(&with, &without, true), (&without, &with, true), (&without, &without, false)] {
+        for (before, after, sent) in [
+            (&with, &without, true),
+            (&without, &with, true),
+            (&without, &without, false),
+        ] {
             let command = update_of(before, after).unwrap();
             assert_eq!(command.get("authenticationRestrictions").unwrap().is_some(), sent);
         }

@@ -26,7 +26,8 @@ use mongodb::Client;
 
 use crate::error::Result;
 use crate::model::{
-    AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Selection, Side, Write,
+    AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Connection, Deployment, Inspection,
+    Namespace, Position, Selection, Side, Write,
 };
 use crate::mongo::connect::{self, ConnectOptions, Connected};
 use crate::mongo::oplog::position;

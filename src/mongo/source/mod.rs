@@ -18,8 +18,8 @@ use mongodb::Client;
 
 use crate::error::Result;
 use crate::model::{
-    Accounts, Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Selection, Side,
-    TransactionFacts,
+    Accounts, Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Selection,
+    Side, TransactionFacts,
 };
 use crate::mongo::connect::{self, ConnectOptions, Connected};
 use crate::mongo::oplog::position;

@@ -9,7 +9,10 @@ use futures::stream::BoxStream;
 
 use super::Waiting;
 use crate::error::Result;
-use crate::model::{AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Deployment, Inspection, Namespace, Position, Selection, Write};
+use crate::model::{
+    AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Deployment, Inspection, Namespace,
+    Position, Selection, Write,
+};
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 

@@ -20,7 +20,10 @@ use tokio::time::sleep;
 use self::state::State;
 use super::{CatalogCommand, Refusal, RefusalReason, Sink, SinkRead, WritesSeen};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Account, AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Deployment, Namespace, Operation, Position, Selection, Write};
+use crate::model::{
+    Account, AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Deployment, Namespace,
+    Operation, Position, Selection, Write,
+};
 use crate::order::Key;
 use crate::test_util::{Faults, Gate, Moment, digest, lock};
 
