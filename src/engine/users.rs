@@ -67,7 +67,8 @@ impl Carrier {
     /// [`LeaseLost`](ErrorKind::LeaseLost) if another process has taken over the migration.
     pub async fn follow(self, cancel: CancellationToken) -> Result<()> {
         if self.users.selection().is_none() {
-            return Ok(cancel.cancelled().await);
+            cancel.cancelled().await;
+            return Ok(());
         }
         let mut changes = self.progress.users.changes();
         loop {

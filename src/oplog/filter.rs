@@ -123,6 +123,15 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_users_stays() {
+        let mut filter = filter();
+        let mut changed = entry(1, false, Vec::new());
+        changed.users_changed = true;
+        let entries = vec![changed, entry(2, false, Vec::new()), entry(3, false, Vec::new())];
+        assert_eq!(left(filter.apply(entries)), [(1, 0), (3, 0)]);
+    }
+
+    #[test]
     fn a_transaction_in_parts_keeps_its_end() {
         let mut filter = filter();
         let first = vec![

@@ -285,6 +285,33 @@ mod tests {
         items
     }
 
+    #[test]
+    fn changes_of_users_are_noted_without_items() {
+        let write = |ns: &str, op: &str| doc! { "op": op, "ns": ns, "ui": ui(), "o": { "_id": 1 }, "o2": { "_id": 1 } };
+        let command = |o: Document| doc! { "op": "c", "ns": "admin.$cmd", "ui": ui(), "o": o };
+        let in_transaction = doc! { "applyOps": [write("admin.system.roles", "d")] };
+        for (entry, expected) in [
+            (write("admin.system.users", "i"), true),
+            (write("admin.system.users", "u"), true),
+            (write("admin.system.roles", "d"), true),
+            (command(in_transaction), true),
+            (command(doc! { "drop": "system.users" }), true),
+            (write("admin.system.version", "u"), false),
+            (write("shop.system.users", "d"), false),
+            (command(doc! { "drop": "other" }), false),
+        ] {
+            let mut parser = Parser::default();
+            let raw = RawDocumentBuf::try_from(&entry).unwrap();
+            let mut items = Vec::new();
+            parser
+                .items(&RawEntry::read(&raw).unwrap(), POSITION, &mut items)
+                .unwrap();
+            assert_eq!(parser.take_users_changed(), expected, "{entry}");
+            assert!(!parser.take_users_changed());
+            assert!(!expected || items.is_empty(), "{items:?}");
+        }
+    }
+
     /// The namespace and reason of the only item, which is unsupported.
     fn refused(entry: Document) -> (String, String) {
         match &parse(entry)[..] {

@@ -232,6 +232,7 @@ mod tests {
             }),
             to_drop: vec!["store.orders".parse().unwrap()],
             not_migrated: vec!["users".to_owned()],
+            users: None,
         };
         let expected = "\
 rs0 (6.0.5) -> rs1 (6.0.5)

@@ -270,3 +270,111 @@ fn report<'a>(
 
 /// Maximum number of names in a message. The finding lists more.
 const SHOWN: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use bson::doc;
+
+    use super::*;
+    use crate::preflight::fixture::{Facts, codes, findings};
+    use crate::users::{UserSelection, Users};
+
+    fn facts(existing: ExistingUsers, plan: UsersPlan) -> Facts {
+        let mut facts = Facts::new();
+        facts.settings.users = Users::Carry(UserSelection::all().existing(existing));
+        facts.users = UsersOutlook::Plan(Box::new(plan));
+        facts
+    }
+
+    #[test]
+    fn each_problem_has_a_code_and_names_who_has_it() {
+        let app = || AccountName::user("app", "shop");
+        let plan = UsersPlan {
+            conflicts: vec![app()],
+            left_out: vec![
+                (app(), LeftOutReason::UnknownCredentials),
+                (app(), LeftOutReason::Excluded),
+            ],
+            missing_roles: [AccountName::role("gone", "admin")].into(),
+            unknown_actions: vec![(AccountName::role("r", "admin"), vec!["flyToTheMoon".to_owned()])],
+            unmapped: vec![(
+                AccountName::role("r", "admin"),
+                vec!["`orders` in everything".to_owned()],
+            )],
+            without_mechanism: vec![app()],
+            external: vec![AccountName::user("CN=x", "$external")],
+            ..UsersPlan::default()
+        };
+        let found = findings(&facts(ExistingUsers::Refuse, plan), check);
+        let expected = [
+            ("users_existing", Severity::Blocker, "app@shop"),
+            ("user_credentials_old", Severity::Warning, "app@shop"),
+            ("user_mechanism_off", Severity::Warning, "app@shop"),
+            ("user_external", Severity::Warning, "CN=x@$external"),
+            ("role_missing", Severity::Warning, "gone@admin"),
+            ("role_action_unknown", Severity::Warning, "flyToTheMoon"),
+            ("role_renamed", Severity::Warning, "`orders` in everything"),
+        ];
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, (code, severity, text)) in found.iter().zip(expected) {
+            assert_eq!((found.code.as_str(), found.severity), (code, severity));
+            assert!(found.message.contains(text) && found.affected.len() == 1, "{found}");
+        }
+    }
+
+    #[test]
+    fn existing_ones_block_only_if_the_host_says_so() {
+        let name = || vec![AccountName::user("app", "shop")];
+        let kept = UsersPlan {
+            kept: name(),
+            ..UsersPlan::default()
+        };
+        let replaced = UsersPlan {
+            replaced: name(),
+            ..UsersPlan::default()
+        };
+        for (existing, plan, text) in [
+            (ExistingUsers::Keep, kept, "stay as they are"),
+            (ExistingUsers::Replace, replaced, "will be replaced"),
+        ] {
+            let found = findings(&facts(existing, plan), check);
+            assert_eq!((found.len(), found[0].severity), (1, Severity::Warning));
+            assert!(found[0].message.contains(text), "{}", found[0]);
+        }
+    }
+
+    #[test]
+    fn privileges_are_missed_only_if_users_are_carried() {
+        let mut facts = Facts::new();
+        let privileges = |resource, actions: &[&str]| doc! { "resource": resource, "actions": actions };
+        facts.source.inspection.privileges = Some(Vec::new());
+        assert!(missing_privileges(&facts.settings, &facts.source).is_none());
+        facts.settings.users = Users::Carry(UserSelection::all());
+        let lack = missing_privileges(&facts.settings, &facts.source).unwrap();
+        assert_eq!((lack.grants.len(), lack.severity), (2, Severity::Blocker));
+        facts.target.inspection.privileges = Some(Vec::new());
+        let lack = missing_privileges(&facts.settings, &facts.target).unwrap();
+        assert!(lack.message.contains("`restore`") && lack.grants.len() == 2);
+        let users = doc! { "db": "", "collection": "system.users" };
+        let enough = vec![
+            privileges(users, &["find"]),
+            privileges(doc! { "db": "", "collection": "" }, ACTIONS),
+        ];
+        facts.target.inspection.privileges = Some(enough);
+        assert!(missing_privileges(&facts.settings, &facts.target).is_none());
+    }
+
+    #[test]
+    fn a_side_without_users_is_refused() {
+        let mut facts = Facts::new();
+        assert_eq!(codes(&facts, check), [""; 0]);
+        facts.users = UsersOutlook::Unsupported("this sink cannot do that".to_owned());
+        assert_eq!(codes(&facts, check), ["users_unsupported"]);
+        facts.settings.users = Users::Carry(UserSelection::all());
+        facts.users = UsersOutlook::Unlisted(Side::Source, "not authorized".to_owned());
+        assert_eq!(codes(&facts, check), ["missing_privilege"]);
+        // The rule for privileges reports it.
+        facts.source.inspection.privileges = Some(Vec::new());
+        assert_eq!(codes(&facts, check), [""; 0]);
+    }
+}
