@@ -12,6 +12,7 @@ use crate::checkpoint::WayBack;
 use crate::error::Result;
 use crate::model::{MigrationId, Namespace, OnWait, Selection, checked_pattern, matches_pattern};
 use crate::rules::RuleSet;
+use crate::users::Users;
 
 /// All settings of a migration.
 #[derive(Clone, Debug)]
@@ -21,6 +22,7 @@ pub(crate) struct Settings {
     /// The hand-over that this migration reverses.
     pub way_back: Option<WayBack>,
     pub existing_data: ExistingData,
+    pub users: Users,
     pub lost_position: LostPosition,
     pub cross_check_bytes: u64,
     pub run_id: Option<String>,
@@ -84,6 +86,7 @@ impl Default for Settings {
             selection: Selection::all(),
             way_back: None,
             existing_data: ExistingData::default(),
+            users: Users::None,
             lost_position: LostPosition::default(),
             cross_check_bytes: 256 << 20,
             run_id: None,

@@ -84,6 +84,7 @@ mod spill;
 mod model;
 mod catalog;
 mod compare;
+mod users;
 pub mod oplog;
 pub mod rules;
 
@@ -130,14 +131,17 @@ pub use config::{
 pub use runtime::hooks::{HookResult, Hooks};
 pub use runtime::lease::LeaseOwner;
 pub use runtime::limits::resources::Resources;
+pub use users::{ExistingUsers, UserSelection, Users};
 
 pub use crate::model::Amount;
 pub use crate::model::Layered;
 pub use crate::model::LeftSelection;
 pub use crate::model::Side;
 pub use crate::model::Wait;
+pub use crate::model::{Account, AccountChanges, AccountKind, AccountName, Accounts};
 pub use crate::report::AppliedRules;
 pub use crate::report::Phase;
+pub use crate::report::{CarriedUser, LeftOutUser, UsersStatus, UsersSummary};
 pub use crate::report::{Certificate, CertifiedCollection, CertifiedDeployment};
 pub use crate::report::{ChangeCounts, Status};
 pub use crate::report::{CollectionPhase, CollectionStatus};

@@ -61,6 +61,7 @@ mod scenarios {
     mod source_clients;
     mod specifications;
     mod target_trouble;
+    mod users;
     mod verify;
     mod watch;
 }

@@ -10,7 +10,7 @@ use crate::api::migration::Migration;
 #[cfg(feature = "console")]
 use crate::checkpoint::SinkStore;
 use crate::checkpoint::{Checkpoint, CheckpointStore};
-use crate::engine::ownership;
+use crate::engine::{ownership, users};
 use crate::error::Result;
 use crate::model::{MigrationId, format};
 use crate::report::{Certificate, Phase};
@@ -165,6 +165,7 @@ async fn remove(
     store.claim().await?;
     before.await?;
     store.clear().await?;
+    users::forget(records).await?;
     ownership::forget(records).await?;
     register::remove(records).await
 }

@@ -10,6 +10,7 @@ use crate::api::handle::MigrationHandle;
 use crate::api::migration::Migration;
 use crate::api::records::remove_records;
 use crate::engine::ownership::Ownership;
+use crate::engine::users;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::format;
 use crate::report::Status;
@@ -124,6 +125,7 @@ async fn tidy_up(engine: &Job, clear_target: bool) -> Result<()> {
             for namespace in ownership.earlier().await {
                 ownership.remove(&namespace, None, checkpoint.watermark).await?;
             }
+            users::drop_made(engine).await?;
             for state in checkpoint.collections {
                 ownership
                     .remove(&state.target, state.made, checkpoint.watermark)

@@ -64,19 +64,20 @@ pub(crate) fn leave_indexes_out(
     all
 }
 
-/// Lists what is not migrated: what no migration includes, the databases that the selection does not reach, the collections of other
+/// Lists what is not migrated: the given users and roles, what no migration includes, the databases that the selection does not reach, the collections of other
 /// databases that are left out, and the indexes that are.
 pub(crate) fn not_migrated(
     databases: &BTreeSet<String>,
     selection: &Selection,
     collections: &[&Collection],
     indexes: &[IndexesLeftOut],
+    users: Vec<String>,
 ) -> Vec<String> {
-    let mut all = vec![
-        "users and roles (admin.system.users, admin.system.roles)".to_owned(),
+    let mut all = users;
+    all.extend([
         "the databases admin, config and local".to_owned(),
         "profiler data (system.profile)".to_owned(),
-    ];
+    ]);
     let unreached = databases.iter().filter(|database| !selection.reaches(database));
     all.extend(unreached.map(|database| format!("the database {database} (not selected)")));
     let left_out = collections

@@ -16,6 +16,7 @@
 mod data;
 mod fixture;
 mod rules;
+mod sink_accounts;
 mod sink_catalog;
 mod sink_data;
 mod sink_records;
@@ -57,14 +58,15 @@ pub async fn check_source(fixture: &dyn SourceFixture) -> Result<(), Conformance
 /// Runs every check of a sink and stops at the first that fails.
 ///
 /// The checks write to the database `conformance` and to records whose names begin with `conformance`. Neither may exist, and both are left
-/// behind.
+/// behind. They also put users and a role of that database, and drop them again.
 ///
 /// # Errors
 /// The first check that fails.
 pub async fn check_sink(sink: &dyn Sink) -> Result<(), ConformanceFailure> {
     sink_catalog::run(sink).await?;
     sink_data::run(sink).await?;
-    sink_records::run(sink).await
+    sink_records::run(sink).await?;
+    sink_accounts::run(sink).await
 }
 
 /// Runs every check of a checkpoint store and stops at the first that fails. The store is empty afterwards.

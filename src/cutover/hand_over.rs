@@ -22,6 +22,7 @@ use crate::cutover::open_transactions::wait_for_transactions;
 use crate::cutover::summary::{Sides, summarize};
 use crate::cutover::verified::{verified_while_running, watched_until_now};
 use crate::engine::messages::{Report, Request, Requests};
+use crate::engine::users::Carrier;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{self, ByName, CollectionKind, Namespace, Position, Side};
 use crate::report::{CutoverStep, Event, LateWrites, Outcome, Summary};
@@ -170,6 +171,7 @@ impl HandOver<'_> {
             again,
         )
         .await?;
+        let users_changed = self.progress.users.count();
         let look = self.look(&run, &report, &mut rounds.compared);
         let look = report_waits_within(events, Side::Target, "list and compare both sides", None, look);
         let Some(sides) = look.instrument(cutover_step("compare")).await? else {
@@ -179,6 +181,9 @@ impl HandOver<'_> {
         rounds.position = confirmed.instrument(cutover_step("last_write")).await?;
         let (last, same_run) = self.applied_to(rounds.position).await?;
         let unchanged = self.check_late_writes()?.count == rounds.known.count;
+        if self.progress.users.count() != users_changed && self.carries_users() {
+            return self.another_round_for_users(rounds);
+        }
         if !unchanged || !same_run.same_channel(&run) {
             return Ok(None);
         }
@@ -193,7 +198,9 @@ impl HandOver<'_> {
     async fn look(&self, run: &Run, report: &Report, compared: &mut Option<Compared>) -> Result<Option<Sides>> {
         let (source, sink) = (&self.engine.source, &self.engine.sink);
         let selection = &self.engine.settings.selection;
-        let (mut listed, mut standing, databases, watched, source, target) = try_join!(
+        let carrier = Carrier::of(self.engine, self.progress);
+        let (users, mut listed, mut standing, databases, watched, source, target) = try_join!(
+            carrier.carry(),
             source.collections_selected(selection),
             sink.collections_selected(selection),
             source.databases(),
@@ -233,6 +240,7 @@ impl HandOver<'_> {
             databases,
             source,
             target,
+            users,
             handed_over,
         }))
     }
@@ -311,6 +319,20 @@ impl HandOver<'_> {
             found,
         });
         Ok(())
+    }
+
+    /// Users have changed on the source while they were compared, or since.
+    fn another_round_for_users(&self, rounds: &mut Rounds) -> Result<Option<(Run, Summary)>> {
+        rounds.count += 1;
+        if rounds.count <= ROUNDS {
+            return Ok(None);
+        }
+        let message = "users and roles of the source keep changing; see that nobody changes them, and cut over again";
+        Err(Error::new(ErrorKind::WritesAfterStop, "cut over", message))
+    }
+
+    fn carries_users(&self) -> bool {
+        self.engine.settings.users.selection().is_some()
     }
 
     async fn compare_one(&self, state: &CollectionState) -> Result<Comparison> {

@@ -7,7 +7,9 @@ use crate::catalog::not_migrated::{IndexesLeftOut, is_view_of_buckets, not_migra
 use crate::checkpoint::{States, WayBack};
 use crate::cutover::compare::Comparison;
 use crate::model::{self, Collection, Deployment, Namespace, Position};
-use crate::report::{AppliedRules, Certificate, CollectionSummary, LateWrites, Outcome, Summary};
+use crate::report::{
+    AppliedRules, Certificate, CollectionSummary, LateWrites, Outcome, Summary, UsersSummary, users_not_migrated,
+};
 use crate::runtime::job::Job;
 use crate::runtime::progress::RunState;
 
@@ -21,6 +23,8 @@ pub(super) struct Sides {
     pub databases: BTreeSet<String>,
     pub source: Deployment,
     pub target: Deployment,
+    /// Users and roles, if they are to be carried.
+    pub users: Option<UsersSummary>,
     /// The position from which the way back starts.
     pub handed_over: Option<Position>,
 }
@@ -77,7 +81,8 @@ pub(super) fn summarize(
         .iter()
         .filter(|collection| !selection.contains(&collection.namespace) || is_view_of_buckets(collection))
         .collect();
-    let not_migrated = not_migrated(&sides.databases, selection, &left_out, &sides.indexes_left_out);
+    let users = users_not_migrated(&engine.settings.users, sides.users.as_ref());
+    let not_migrated = not_migrated(&sides.databases, selection, &left_out, &sides.indexes_left_out, users);
     let deployments = (&sides.source, &sides.target);
     let certificate = same.then(|| {
         let notes = (&*not_migrated, &*not_kept, late_writes);
@@ -88,6 +93,7 @@ pub(super) fn summarize(
             &collections,
             (&listed, &standing),
             notes,
+            sides.users.as_ref(),
         )
     });
     let way_back = sides
@@ -105,6 +111,7 @@ pub(super) fn summarize(
         left_selection: progress.left_selection.all(),
         not_migrated,
         not_kept,
+        users: sides.users.clone(),
         certificate,
         way_back,
     }

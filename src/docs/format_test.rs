@@ -13,13 +13,15 @@ use crate::catalog::compare::IndexSummary;
 use crate::compare::difference::{Difference, DifferenceKind};
 use crate::error::{Finding, FindingCode};
 use crate::model::{
-    Amount, CollectionKind, Deployment, LeftSelection, Namespace, Position, Side, TransactionFacts, Wait,
+    AccountKind, AccountName, Amount, CollectionKind, Deployment, LeftSelection, Namespace, Position, Side,
+    TransactionFacts, Wait,
 };
 use crate::order::Key;
 use crate::preflight::{Estimate, Plan, PlannedCollection};
 use crate::report::{
-    AppliedRules, CollectionPhase, CollectionStatus, CollectionSummary, CutoverStep, ForeignWrites, IndexCounts,
-    LagSample, LateWrite, LateWrites, Outcome, Phase, Status, Summary,
+    AppliedRules, CarriedUser, CollectionPhase, CollectionStatus, CollectionSummary, CutoverStep, ForeignWrites,
+    IndexCounts, LagSample, LateWrite, LateWrites, LeftOutUser, Outcome, Phase, Status, Summary, UsersStatus,
+    UsersSummary,
 };
 use crate::rules::{RuleKind, RuleRecord};
 use crate::test_util::at;
@@ -205,6 +207,14 @@ fn events() -> Vec<Event> {
         },
         Event::ForeignWrite { namespace, writes: 3 },
         Event::ForeignWritesNotWatched { reason: reason.clone() },
+        Event::UsersCarried {
+            put: 1,
+            dropped: 2,
+            carried: 3,
+            kept: 4,
+            left_out: 5,
+        },
+        Event::UsersNotCarried { reason: reason.clone() },
         Event::MembersChanged {
             side: Side::Source,
             added: vec!["h:1".to_owned()],
@@ -374,6 +384,12 @@ fn full_status() -> Status {
             failed: 1,
             total: 3,
         },
+        users: Some(UsersStatus {
+            carried: 1,
+            kept: 2,
+            left_out: 3,
+            problem: Some("a reason".to_owned()),
+        }),
         failure: Some(Error::new(
             ErrorKind::Connection,
             "read the oplog",
@@ -461,6 +477,7 @@ fn a_plan_is_in_the_schema() {
         }),
         to_drop: vec![orders()],
         not_migrated: vec!["users".to_owned()],
+        users: Some(users()),
     };
     let value = fits("plan", &plan);
     let collection = json!({
@@ -477,6 +494,23 @@ fn rule() -> RuleRecord {
         kind: RuleKind::Transform,
         name: "masking".to_owned(),
         version: "1".to_owned(),
+    }
+}
+
+fn users() -> UsersSummary {
+    let name = AccountName::user("app", "shop");
+    UsersSummary {
+        carried: vec![CarriedUser {
+            kind: AccountKind::Role,
+            database: "admin".to_owned(),
+            name: "auditor".to_owned(),
+            hash: "00".to_owned(),
+        }],
+        kept: vec![name.clone()],
+        left_out: vec![LeftOutUser {
+            name,
+            reason: "excluded",
+        }],
     }
 }
 
@@ -523,6 +557,7 @@ fn summary() -> Summary {
             code: "option_not_kept".to_owned(),
             reason: "a reason".to_owned(),
         }],
+        users: Some(users()),
         certificate: None,
         way_back: None,
     }
@@ -540,6 +575,7 @@ shop.weather                                    1,000  DIFFERENT
     the option `capped` differs
 indexes: 0 identical, 1 different
     a_1 of shop.orders: it is missing
+users and roles: 1 identical, 1 kept by the target
 after the writers were stopped: 2 writes: shop.orders _id 7, shop.orders (its catalog)
 resyncs after a lost position: 1
 written to by another program: shop.orders, 2 writes

@@ -11,6 +11,7 @@ pub(crate) mod ownership;
 pub(crate) mod start;
 pub(crate) mod supervise;
 pub(crate) mod track;
+pub(crate) mod users;
 pub(crate) mod watch;
 pub(crate) mod window;
 pub(crate) mod write_block;
@@ -36,6 +37,7 @@ use crate::engine::follow::router::{BARRIERS_PER_APPLIER, Router, RouterParts};
 use crate::engine::messages::{ApplierMessage, BarrierReached, Request, Requests};
 use crate::engine::ownership::Ownership;
 use crate::engine::start::begin::StartPoint;
+use crate::engine::users::Carrier;
 use crate::engine::watch::source::watch_source;
 use crate::engine::watch::target::{ForeignWatch, open_foreign_watch, watch_deployments, watch_foreign_writes};
 use crate::engine::watch::write_latency::yield_to_writes;
@@ -351,6 +353,7 @@ impl Tasks<'_> {
             send_requests.clone(),
             self.cancel.clone(),
         ));
+        self.start(Carrier::of(job, self.progress).follow(self.cancel.clone()));
         self.spawn_watchers(foreign_writes);
         self.spawn_walkers(&ownership, &durability, &send_requests);
         requests.send_replace(Some(send_requests));

@@ -123,6 +123,14 @@ codes! {
     Profiler = "profiler",
     HeavyLoad = "heavy_load",
     LenientIndexKeys = "lenient_index_keys",
+    UsersUnsupported = "users_unsupported",
+    UsersExisting = "users_existing",
+    UserCredentialsOld = "user_credentials_old",
+    UserMechanismOff = "user_mechanism_off",
+    UserExternal = "user_external",
+    RoleMissing = "role_missing",
+    RoleActionUnknown = "role_action_unknown",
+    RoleRenamed = "role_renamed",
 }
 
 impl fmt::Display for FindingCode {

@@ -1,5 +1,6 @@
 //! Core data types: namespaces, collections, positions, ranges, batches and changes.
 
+mod account;
 mod amount;
 mod batch;
 mod by_name;
@@ -22,6 +23,7 @@ mod shared_slots;
 mod side;
 pub(crate) mod wait;
 
+pub use self::account::{Account, AccountChanges, AccountKind, AccountName, Accounts};
 pub use self::amount::Amount;
 pub use self::batch::Batch;
 pub(crate) use self::by_name::{ByName, by_name, find};

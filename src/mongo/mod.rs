@@ -1,5 +1,6 @@
 //! Everything that talks to a MongoDB server.
 
+pub(crate) mod accounts;
 pub(crate) mod client;
 pub(crate) mod connect;
 pub(crate) mod digest;

@@ -195,6 +195,7 @@ mod tests {
             items,
             bytes: 0,
             continues: false,
+            users_changed: false,
         }
     }
 

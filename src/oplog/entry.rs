@@ -25,6 +25,8 @@ pub struct Entry {
     /// Whether the next entry is another part of the same transaction. All parts have the same position. Until the last part,
     /// [`resume`](Self::resume) is before all of them.
     pub continues: bool,
+    /// Whether users or roles of the deployment have changed. What has changed is not in the items: the new state has to be read.
+    pub users_changed: bool,
 }
 
 impl Entry {

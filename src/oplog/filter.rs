@@ -19,7 +19,7 @@ impl Filter {
         }
     }
 
-    /// Removes the items of other namespaces, and the entries that have none left. The last entry of a batch stays, so that whoever reads
+    /// Removes the items of other namespaces, and the entries that have none left and no change of users. The last entry of a batch stays, so that whoever reads
     /// them learns how far the history has been read, and so does every part of a transaction, because its last part ends it.
     pub fn apply(&mut self, mut entries: Vec<Entry>) -> Vec<Entry> {
         let mut left = entries.len();
@@ -28,7 +28,7 @@ impl Filter {
             entry.items.retain(|item| concerns(item, &self.selection));
             let is_part = self.in_parts || entry.continues;
             self.in_parts = entry.continues;
-            !entry.items.is_empty() || is_part || left == 0
+            !entry.items.is_empty() || entry.users_changed || is_part || left == 0
         });
         entries
     }
@@ -90,6 +90,7 @@ mod tests {
             items,
             bytes: 0,
             continues,
+            users_changed: false,
         }
     }
 
@@ -119,6 +120,15 @@ mod tests {
         ];
         assert_eq!(left(filter.apply(entries)), [(2, 2), (4, 0)]);
         assert_eq!(left(filter.apply(Vec::new())), []);
+    }
+
+    #[test]
+    fn a_change_of_users_stays() {
+        let mut filter = filter();
+        let mut changed = entry(1, false, Vec::new());
+        changed.users_changed = true;
+        let entries = vec![changed, entry(2, false, Vec::new()), entry(3, false, Vec::new())];
+        assert_eq!(left(filter.apply(entries)), [(1, 0), (3, 0)]);
     }
 
     #[test]

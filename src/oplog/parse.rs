@@ -22,6 +22,8 @@ const DEEPEST: usize = 10;
 #[derive(Debug, Default)]
 pub(crate) struct Parser {
     namespaces: Namespaces,
+    /// Whether an entry since the last [`take_users_changed`](Self::take_users_changed) has changed users or roles.
+    users_changed: bool,
 }
 
 impl Parser {
@@ -34,6 +36,11 @@ impl Parser {
     /// namespace.
     pub fn items(&mut self, entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>) -> Result<()> {
         self.items_at(entry, position, items, 0)
+    }
+
+    /// Returns whether an entry since the last call has changed users or roles.
+    pub fn take_users_changed(&mut self) -> bool {
+        std::mem::take(&mut self.users_changed)
     }
 
     fn items_at(
@@ -50,7 +57,10 @@ impl Parser {
             return unsupported(entry, position, items, "its namespace has no collection");
         };
         match entry.op {
-            "i" | "u" | "d" if is_skipped(database, collection) => Ok(()),
+            "i" | "u" | "d" if is_skipped(database, collection) => {
+                self.users_changed |= is_of_users(database, collection);
+                Ok(())
+            }
             "i" | "u" | "d" if collection == VIEWS => self.view(entry, position, items),
             "i" | "u" | "d" => self.change(entry, position, items),
             "c" if entry.first_name() == "applyOps" => {
@@ -66,6 +76,8 @@ impl Parser {
                 Ok(())
             }
             "c" => {
+                self.users_changed |= text(entry.o.get(entry.first_name()).map_err(malformed)?)
+                    .is_some_and(|of| is_of_users(database, of));
                 if let Some(operation) = command::read(entry, database, &mut self.namespaces)? {
                     items.push(Item::Command(Command {
                         position,
@@ -181,6 +193,11 @@ pub(super) fn is_skipped(database: &str, collection: &str) -> bool {
         || collection == "system.profile"
 }
 
+/// Whether a collection contains the users or the roles of the deployment.
+fn is_of_users(database: &str, collection: &str) -> bool {
+    database == "admin" && matches!(collection, "system.users" | "system.roles")
+}
+
 /// Appends an item that says why the entry cannot be applied.
 fn unsupported(entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>, reason: &str) -> Result<()> {
     let name = if entry.op == "c" { entry.first_name() } else { "write" };
@@ -266,6 +283,33 @@ mod tests {
             .items(&RawEntry::read(raw).unwrap(), POSITION, &mut items)
             .unwrap();
         items
+    }
+
+    #[test]
+    fn changes_of_users_are_noted_without_items() {
+        let write = |ns: &str, op: &str| doc! { "op": op, "ns": ns, "ui": ui(), "o": { "_id": 1 }, "o2": { "_id": 1 } };
+        let command = |o: Document| doc! { "op": "c", "ns": "admin.$cmd", "ui": ui(), "o": o };
+        let in_transaction = doc! { "applyOps": [write("admin.system.roles", "d")] };
+        for (entry, expected) in [
+            (write("admin.system.users", "i"), true),
+            (write("admin.system.users", "u"), true),
+            (write("admin.system.roles", "d"), true),
+            (command(in_transaction), true),
+            (command(doc! { "drop": "system.users" }), true),
+            (write("admin.system.version", "u"), false),
+            (write("shop.system.users", "d"), false),
+            (command(doc! { "drop": "other" }), false),
+        ] {
+            let mut parser = Parser::default();
+            let raw = RawDocumentBuf::try_from(&entry).unwrap();
+            let mut items = Vec::new();
+            parser
+                .items(&RawEntry::read(&raw).unwrap(), POSITION, &mut items)
+                .unwrap();
+            assert_eq!(parser.take_users_changed(), expected, "{entry}");
+            assert!(!parser.take_users_changed());
+            assert!(!expected || items.is_empty(), "{items:?}");
+        }
     }
 
     /// The namespace and reason of the only item, which is unsupported.

@@ -3,6 +3,7 @@
 use bson::raw::RawDocumentBuf;
 use bson::rawdoc;
 
+use super::users::UsersOutlook;
 use super::{Checkpointed, Context, PlannedCollection, SideFacts};
 use crate::config::Settings;
 use crate::error::Finding;
@@ -18,6 +19,7 @@ pub(super) struct Facts {
     pub checkpointed: Checkpointed,
     pub lease_holder: Option<String>,
     pub register: Register,
+    pub users: UsersOutlook,
     listed: Vec<Collection>,
     selected: usize,
     standing: Vec<Collection>,
@@ -46,6 +48,7 @@ impl Facts {
             checkpointed: Checkpointed::Not,
             lease_holder: None,
             register: Register::default(),
+            users: UsersOutlook::None,
             listed: Vec::new(),
             selected: 0,
             standing: Vec::new(),
@@ -118,6 +121,7 @@ pub(super) fn findings(facts: &Facts, rule: fn(&Context<'_>, &mut Vec<Finding>))
         checkpointed: &facts.checkpointed,
         lease_holder: facts.lease_holder.as_deref(),
         register: &facts.register,
+        users: &facts.users,
     };
     let mut findings = Vec::new();
     rule(&context, &mut findings);

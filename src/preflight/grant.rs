@@ -146,10 +146,19 @@ fn combined(grants: &[Grant]) -> Vec<Grant> {
 /// The built-in role that a user needs besides those of `ROLES`, if it has to be granted any of this.
 fn further_role(side: Side, grants: &[Grant]) -> Option<&'static str> {
     let blocks_writes = |grant: &Grant| grant.actions.iter().any(|action| action == SET_WRITE_BLOCK);
+    let concerns_users = |grant: &Grant| {
+        grant.resource.contains("\"system.users\"") || grant.actions.iter().any(|action| action == "createUser")
+    };
     let is_on_functions = |grant: &Grant| grant.resource.contains("\"system.js\"");
     match side {
-        Side::Source if grants.iter().any(blocks_writes) => Some("backup"),
-        Side::Target if grants.iter().any(is_on_functions) => Some("restore"),
+        Side::Source if grants.iter().any(|grant| blocks_writes(grant) || concerns_users(grant)) => Some("backup"),
+        Side::Target
+            if grants
+                .iter()
+                .any(|grant| is_on_functions(grant) || concerns_users(grant)) =>
+        {
+            Some("restore")
+        }
         _ => None,
     }
 }

@@ -98,6 +98,14 @@
 //! | `index_build` | warning | no index build is running on the source |
 //! | `profiler` | note | the profilers of the source's databases are off (from 5.0 on) |
 //! | `heavy_load` | warning | at most 100 operations wait for a lock on the source |
+//! | `users_unsupported` | blocker | source and sink can carry users and roles, if [that](crate::MigrationBuilder::users) is chosen; so for the rows below |
+//! | `users_existing` | blocker, warning | the target has no other content under the names of carried users and roles; a warning names what will be kept or replaced |
+//! | `user_credentials_old` | warning | every user has credentials that the target knows; others are left out |
+//! | `user_mechanism_off` | warning | the target accepts a mechanism for which each user has credentials |
+//! | `user_external` | warning, note | the target can check users whose credentials are kept elsewhere (`$external`) |
+//! | `role_missing` | warning | every role that a user or role has is built in, carried or on the target |
+//! | `role_action_unknown` | warning | the target knows every action of the roles |
+//! | `role_renamed` | warning | the privileges of roles name collections by their names on the target |
 //! | `lenient_index_keys` | warning | `failIndexKeyTooLong` is not off on the source |
 //!
 //! # Versions
@@ -114,7 +122,8 @@
 //! `dbAdminAnyDatabase` and `clusterMonitor`, and also `restore` if a `system.js` is migrated. All these roles are on `admin`. Preflight
 //! tries each operation that needs a privilege, in a way that leaves nothing behind, or looks the privilege up in the list that the server
 //! returns. Other roles with the same privileges work as well. If writes are to be blocked at the cutover, the source's user also needs
-//! `setUserWriteBlockMode` on the cluster, which `backup` includes.
+//! `setUserWriteBlockMode` on the cluster, which `backup` includes. If users and roles are to be carried, the source's user also needs `backup`
+//! and the target's user `restore`.
 
 mod collection;
 mod connection;
@@ -134,6 +143,7 @@ mod source;
 mod target;
 mod time_series;
 mod topology;
+mod users;
 mod write_block;
 
 use std::collections::BTreeSet;
@@ -145,10 +155,14 @@ use crate::config::{ExistingData, Settings};
 use crate::error::{ErrorKind, Result, refuse};
 use crate::model::{Amount, Collection, CollectionKind, Deployment, Namespace, Side, shown, takes_name};
 use crate::mongo::retry::answered;
+use crate::report::users_not_migrated;
 use crate::runtime::job::Job;
 use crate::runtime::lease;
 use crate::runtime::register::Register;
 use crate::runtime::waiting::LONGEST_CALL;
+use crate::users::Made;
+
+use self::users::UsersOutlook;
 
 pub use self::plan::{Estimate, Plan, PlannedCollection};
 pub use crate::config::PathPolicy;
@@ -225,6 +239,8 @@ struct Context<'a> {
     lease_holder: Option<&'a str>,
     /// The migrations that the target knows.
     register: &'a Register,
+    /// What would be carried of users and roles.
+    users: &'a UsersOutlook,
 }
 
 impl Context<'_> {
@@ -318,6 +334,11 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
         }
         false => (Checkpointed::Not, None, Register::default()),
     };
+    let made = match takes_writes && topology::has_prompt_majority(&target) {
+        true => users::made(engine).await?,
+        false => Made::default(),
+    };
+    let users = users::look(engine, &made).await?;
     let context = Context {
         settings,
         source: &source,
@@ -330,6 +351,7 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
         checkpointed: &checkpointed,
         lease_holder: lease_holder.as_deref(),
         register: &register,
+        users: &users,
     };
     let mut findings = Vec::new();
     for rule in [
@@ -345,6 +367,7 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
         target::check,
         source::check,
         write_block::check,
+        users::check,
     ] {
         rule(&context, &mut findings);
     }
@@ -369,6 +392,7 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
             estimate = sample::estimate(&*engine.plain_source, &source.inspection, &selected, total).await;
         }
     }
+    let planned_users = users.summary();
     let mut findings = group::group(findings);
     findings.sort_by_key(|finding| finding.severity);
     let on_id = |collection: &PlannedCollection| usize::from(collection.kind != CollectionKind::View);
@@ -382,7 +406,14 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
         total,
         estimate,
         to_drop,
-        not_migrated: not_migrated(&databases, &settings.selection, &left_out, &indexes_left_out),
+        not_migrated: not_migrated(
+            &databases,
+            &settings.selection,
+            &left_out,
+            &indexes_left_out,
+            users_not_migrated(&settings.users, planned_users.as_ref()),
+        ),
+        users: planned_users,
         source: source.deployment,
         target: target.deployment,
     })

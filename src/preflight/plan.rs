@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::error::{Finding, Result, Severity, refuse};
 use crate::model::{Amount, CollectionKind, Deployment, Namespace, format};
+use crate::report::UsersSummary;
 use crate::rules::RuleRecord;
 
 /// What a run would do, and everything that prevents it.
@@ -33,6 +34,8 @@ pub struct Plan {
     pub to_drop: Vec<Namespace>,
     /// What is not migrated.
     pub not_migrated: Vec<String>,
+    /// Users and roles that would be carried; `None` if none are to be carried, or if they could not be read.
+    pub users: Option<UsersSummary>,
 }
 
 /// A collection or view that would be migrated.
@@ -236,6 +239,7 @@ mod tests {
             }),
             to_drop: vec!["store.orders".parse().unwrap()],
             not_migrated: vec!["users".to_owned()],
+            users: None,
         };
         let expected = "\
 rs0 (6.0.5) -> rs1 (6.0.5)

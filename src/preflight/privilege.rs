@@ -6,7 +6,7 @@ use std::mem::discriminant;
 use bson::{Bson, Document};
 
 use super::grant::{self, Grant, SOURCE_ACTIONS, SYSTEM_COLLECTION_ACTIONS, TARGET_ACTIONS};
-use super::{Context, SideFacts, kind, write_block};
+use super::{Context, SideFacts, kind, users, write_block};
 use crate::error::{Finding, FindingCode, Severity};
 use crate::model::{Access, Namespace, Side};
 
@@ -32,6 +32,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
             Side::Source => missing.extend(write_block::missing_privilege(context.settings, side)),
             Side::Target => system_collections(context, side, &mut missing),
         }
+        missing.extend(users::missing_privileges(context.settings, side));
         // An access that was not tried shows in the operation that failed.
         if let Some(refusal) = &side.unlisted
             && !reported
@@ -370,7 +371,7 @@ fn is_allowed(privileges: &[Document], database: &str, action: &str) -> bool {
 }
 
 /// Whether the privileges allow an action on a collection. An empty name stands for all ordinary collections.
-fn is_allowed_on(privileges: &[Document], database: &str, collection: &str, action: &str) -> bool {
+pub(super) fn is_allowed_on(privileges: &[Document], database: &str, collection: &str, action: &str) -> bool {
     let shown = Namespace::new(database, collection).time_series();
     let is_empty_or = |value: &str, name: &str| value.is_empty() || value == name;
     let covers = |resource: &Document| {

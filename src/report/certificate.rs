@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::raw::record;
 use crate::model::{ByName, Collection, CollectionKind, Deployment, Namespace, Position, by_name};
-use crate::report::{AppliedRules, CollectionSummary, LateWrites};
+use crate::report::{AppliedRules, CarriedUser, CollectionSummary, LateWrites, UsersSummary};
 use crate::sink::Sink;
 use crate::source::Source;
 
@@ -46,6 +46,10 @@ pub struct Certificate {
     /// Parts of options and indexes that the target cannot keep, as far as known. Earlier versions of this crate did not record any.
     #[serde(default)]
     pub not_kept: Vec<NotKept>,
+    /// Users and roles that were compared and are the same on both sides, without credentials. Earlier versions of this crate did not carry
+    /// any.
+    #[serde(default)]
+    pub users: Vec<CarriedUser>,
     /// Number of accepted writes that came after the stop.
     pub late_writes: u64,
 }
@@ -211,6 +215,7 @@ impl Certificate {
         summaries: &[CollectionSummary],
         (listed, standing): (&ByName<'_>, &ByName<'_>),
         (not_migrated, not_kept, late_writes): (&[String], &[NotKept], &LateWrites),
+        users: Option<&UsersSummary>,
     ) -> Self {
         let certify = |summary: &CollectionSummary| {
             let ours = listed.get(&summary.namespace)?;
@@ -240,6 +245,7 @@ impl Certificate {
             collections,
             not_migrated: not_migrated.to_vec(),
             not_kept: not_kept.to_vec(),
+            users: users.map(|users| users.carried.clone()).unwrap_or_default(),
             late_writes: late_writes.count,
         }
     }

@@ -260,6 +260,25 @@ pub enum Event {
         /// Reason given by the target.
         reason: String,
     },
+    /// Users and roles of the target were made, changed or dropped, so that they are those of the source; see
+    /// [`MigrationBuilder::users`](crate::MigrationBuilder::users).
+    UsersCarried {
+        /// Number of users and roles that were made or changed.
+        put: u64,
+        /// Number of those that were dropped.
+        dropped: u64,
+        /// Number of those that have the same content on both sides now.
+        carried: u64,
+        /// Number of those that the target keeps with other content.
+        kept: u64,
+        /// Number of those of the selected databases that are not carried.
+        left_out: u64,
+    },
+    /// Users and roles could not be carried or compared. The run tries again, and the cutover does not complete before it succeeds.
+    UsersNotCarried {
+        /// What went wrong.
+        reason: String,
+    },
     /// Members were added to or removed from a replica set.
     MembersChanged {
         /// The side that the replica set belongs to.

@@ -129,6 +129,17 @@ impl fmt::Display for Event {
             Self::ForeignWritesNotWatched { reason } => {
                 write!(f, "foreign writes to the target are not seen: {reason}")
             }
+            Self::UsersCarried {
+                put,
+                dropped,
+                carried,
+                kept,
+                left_out,
+            } => write!(
+                f,
+                "users and roles: {put} made or changed, {dropped} dropped; {carried} are the same on both sides, {kept} kept, {left_out} left out"
+            ),
+            Self::UsersNotCarried { reason } => write!(f, "users and roles are not carried: {reason}"),
             Self::MembersChanged { side, added, removed } => {
                 write!(
                     f,

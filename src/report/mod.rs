@@ -11,6 +11,7 @@ mod phase;
 mod status;
 mod summary;
 mod trace;
+mod users;
 
 pub use self::applied_rules::AppliedRules;
 pub use self::certificate::{Certificate, CertifiedCollection, CertifiedDeployment};
@@ -26,3 +27,5 @@ pub use self::phase::Phase;
 pub use self::status::{ChangeCounts, Status};
 pub use self::summary::{CollectionSummary, ForeignWrites, Outcome, Summary};
 pub(crate) use self::trace::TARGET;
+pub(crate) use self::users::users_not_migrated;
+pub use self::users::{CarriedUser, LeftOutUser, UsersStatus, UsersSummary};

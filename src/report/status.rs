@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::config::Throttle;
 use crate::error::Error;
 use crate::model::{Amount, Position, format};
-use crate::report::{IndexCounts, LagSample, Phase};
+use crate::report::{IndexCounts, LagSample, Phase, UsersStatus};
 
 /// Status of a run at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -85,6 +85,8 @@ pub struct Status {
     pub foreign_writes: u64,
     /// Indexes built so far, being built, and those that could not be built.
     pub indexes: IndexCounts,
+    /// Users and roles; `None` if they are not carried, or were not compared since this process began.
+    pub users: Option<UsersStatus>,
 }
 
 /// Counts of what happened to the source's changes.

@@ -9,7 +9,7 @@ use crate::catalog::NotKept;
 use crate::catalog::compare::IndexSummary;
 use crate::checkpoint::WayBack;
 use crate::model::{LeftSelection, Namespace, Position, format, shown};
-use crate::report::{AppliedRules, Certificate, LateWrites};
+use crate::report::{AppliedRules, Certificate, LateWrites, UsersSummary};
 use crate::rules::RuleKind;
 
 /// Result of a run.
@@ -37,12 +37,14 @@ pub struct Summary {
     /// The first 1000 collections that were renamed out of the selection during the migration and dropped on the target.
     #[serde(serialize_with = "left_selection")]
     pub left_selection: Vec<LeftSelection>,
-    /// What was deliberately left out: users, roles, system collections, and what was not selected.
+    /// What was deliberately left out: users and roles that were not carried, system collections, and what was not selected.
     pub not_migrated: Vec<String>,
     /// Parts of options and indexes that the target cannot keep. Preflight has a finding for each one that existed at the start. They do
     /// not count as differences.
     #[serde(serialize_with = "not_kept")]
     pub not_kept: Vec<NotKept>,
+    /// Users and roles; `None` if they were [not to be carried](crate::MigrationBuilder::users).
+    pub users: Option<UsersSummary>,
     /// The summary as a document to keep; `None` unless the outcome is [complete](Outcome::Complete).
     #[serde(skip)]
     pub certificate: Option<Certificate>,
@@ -162,6 +164,10 @@ impl fmt::Display for Summary {
         for index in different {
             let reason = index.reason.as_deref().unwrap_or("it differs");
             write!(f, "\n    {} of {}: {reason}", index.name, shown(&index.namespace))?;
+        }
+        if let Some(users) = &self.users {
+            let (carried, kept) = (users.carried.len(), users.kept.len());
+            write!(f, "\nusers and roles: {carried} identical, {kept} kept by the target")?;
         }
         if self.late_writes.count > 0 {
             write!(f, "\nafter the writers were stopped: {}", self.late_writes)?;

@@ -94,6 +94,8 @@ pub(super) fn trace(event: &Event) {
         Event::DocumentDiffers { .. }
         | Event::ForeignWrite { .. }
         | Event::ForeignWritesNotWatched { .. }
+        | Event::UsersCarried { .. }
+        | Event::UsersNotCarried { .. }
         | Event::MembersChanged { .. }
         | Event::FeatureCompatibilityChanged { .. } => trace_sides(event),
         // Made for one slow reader, and never sent.
@@ -249,6 +251,27 @@ fn trace_sides(event: &Event) {
                 "writes of other programs may be missed",
                 reason
             );
+        }
+        Event::UsersCarried {
+            put,
+            dropped,
+            carried,
+            kept,
+            left_out,
+        } => {
+            emit!(
+                INFO,
+                "users_carried",
+                "users and roles of the target are those of the source",
+                put,
+                dropped,
+                carried,
+                kept,
+                left_out
+            );
+        }
+        Event::UsersNotCarried { reason } => {
+            emit!(WARN, "users_not_carried", "users and roles are not carried", reason);
         }
         Event::MembersChanged { side, added, removed } => {
             emit!(WARN, "members_changed", "the members of a replica set changed", side = ?side, added = ?added, removed = ?removed);

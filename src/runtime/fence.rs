@@ -37,7 +37,10 @@ use tokio::time::Instant;
 
 use crate::checkpoint::CheckpointStore;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, Collection, CollectionKind, Deployment, Inspection, Namespace, Position, Selection, Write};
+use crate::model::{
+    AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Deployment, Inspection, Namespace,
+    Position, Selection, Write,
+};
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 
@@ -236,6 +239,15 @@ impl Sink for FencedSink {
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
         self.sink.digest(namespace).await
+    }
+
+    async fn accounts(&self, names: &BTreeSet<AccountName>) -> Result<Accounts> {
+        self.sink.accounts(names).await
+    }
+
+    async fn change_accounts(&self, changes: &AccountChanges) -> Result<()> {
+        let call = self.sink.change_accounts(changes);
+        self.fence.guard("change users and roles", call).await
     }
 
     async fn load_record(&self, name: &str) -> Result<Option<RawDocumentBuf>> {

@@ -24,6 +24,7 @@ pub(crate) mod seen;
 pub(crate) mod shaping;
 pub(crate) mod spans;
 pub(crate) mod tasks;
+pub(crate) mod users;
 pub(crate) mod waiting;
 pub(crate) mod whole_copies;
 pub(crate) mod window;

@@ -28,6 +28,7 @@ use crate::runtime::limits::walker_slots::WalkerSlots;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::shaping::Shaping;
 use crate::runtime::spans::Spans;
+use crate::runtime::users::UsersState;
 use crate::runtime::whole_copies::WholeCopies;
 use crate::runtime::window;
 use crate::runtime::write_block::WriteBlock;
@@ -120,6 +121,7 @@ pub(crate) struct RunState {
     pub late_writes: LateWatch,
     pub window: window::Window,
     pub write_block: WriteBlock,
+    pub users: UsersState,
     pub application: Application,
     pub expiry: ExpiryForm,
     pub completion: Completion,
@@ -189,6 +191,7 @@ impl RunState {
             late_writes: LateWatch::default(),
             window: window::Window::default(),
             write_block: WriteBlock::default(),
+            users: UsersState::default(),
             application: Application::default(),
             expiry: ExpiryForm::default(),
             completion: Completion::default(),
@@ -570,6 +573,7 @@ impl RunState {
                 .values()
                 .sum(),
             indexes: *self.indexes.lock().unwrap_or_else(PoisonError::into_inner),
+            users: self.users.status(),
         }
     }
 

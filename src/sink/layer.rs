@@ -10,7 +10,8 @@ use futures::stream::BoxStream;
 
 use crate::error::Result;
 use crate::model::{
-    Batch, Collection, CollectionKind, Deployment, Inspection, Layered, Namespace, Position, Selection, Write,
+    AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Deployment, Inspection, Layered,
+    Namespace, Position, Selection, Write,
 };
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
@@ -215,6 +216,22 @@ pub trait SinkLayer: Send + Sync + 'static {
         self.inner().digest(namespace).await
     }
 
+    /// Like [`Sink::accounts`]. The default forwards the call.
+    ///
+    /// # Errors
+    /// Those of the wrapped sink.
+    async fn accounts(&self, names: &BTreeSet<AccountName>) -> Result<Accounts> {
+        self.inner().accounts(names).await
+    }
+
+    /// Like [`Sink::change_accounts`]. The default forwards the call.
+    ///
+    /// # Errors
+    /// Those of the wrapped sink.
+    async fn change_accounts(&self, changes: &AccountChanges) -> Result<()> {
+        self.inner().change_accounts(changes).await
+    }
+
     /// Like [`Sink::load_record`]. The default forwards the call.
     ///
     /// # Errors
@@ -325,6 +342,14 @@ macro_rules! forward_sink {
 
             async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
                 (**self).digest(namespace).await
+            }
+
+            async fn accounts(&self, names: &BTreeSet<AccountName>) -> Result<Accounts> {
+                (**self).accounts(names).await
+            }
+
+            async fn change_accounts(&self, changes: &AccountChanges) -> Result<()> {
+                (**self).change_accounts(changes).await
             }
 
             async fn load_record(&self, name: &str) -> Result<Option<RawDocumentBuf>> {

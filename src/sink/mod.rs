@@ -12,9 +12,10 @@ use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use futures::stream::BoxStream;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    Batch, Collection, CollectionKind, Deployment, Inspection, Namespace, Position, Range, Selection, Write,
+    AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Deployment, Inspection, Namespace,
+    Position, Range, Selection, Write,
 };
 use crate::oplog::delta::DeltaError;
 use crate::order::Key;
@@ -240,6 +241,32 @@ pub trait Sink: Send + Sync + 'static {
     /// A server error.
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>>;
 
+    /// Returns those of the named users and roles that exist, and what the sink knows of authentication. A role's document may have another
+    /// form than the stored one, as long as it means the same. A run calls this if it [carries](crate::MigrationBuilder::users) users and
+    /// roles. The default refuses.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) if the sink does not support this, [`Unauthorized`](crate::ErrorKind::Unauthorized) if the
+    /// user lacks the permission, or a server error.
+    async fn accounts(&self, names: &BTreeSet<AccountName>) -> Result<Accounts> {
+        let _ = names;
+        Err(accounts_refused("read users and roles"))
+    }
+
+    /// Puts users and roles as their documents say, and drops others: first roles and then users are put, then users and then roles are
+    /// dropped. What is already so is no error. `Ok` means durable, whichever member of the deployment is lost. A user that exists may be
+    /// dropped for a moment before it is put in its new form.
+    ///
+    /// What an earlier call left behind in temporary collections, because the process was killed, is removed, also by a call without any
+    /// change. The default refuses.
+    ///
+    /// # Errors
+    /// Same as [`accounts`](Self::accounts). Some of the changes may then have been made.
+    async fn change_accounts(&self, changes: &AccountChanges) -> Result<()> {
+        let _ = changes;
+        Err(accounts_refused("change users and roles"))
+    }
+
     /// Loads one of the records that migrations keep on the sink, by name. Records are in no user namespace. Names consist of ASCII letters
     /// and digits, `.`, `_`, `-` and `/`.
     ///
@@ -259,6 +286,12 @@ pub trait Sink: Send + Sync + 'static {
     /// # Errors
     /// A server error.
     async fn delete_record(&self, name: &str) -> Result<()>;
+}
+
+/// The error of a sink without users and roles.
+fn accounts_refused(operation: &'static str) -> Error {
+    let message = "this sink cannot do that: start with `.users(Users::None)`";
+    Error::new(ErrorKind::Refused, operation, message)
 }
 
 /// A change to the sink's catalog.

@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 
 use crate::error::Result;
 use crate::model::{
-    Batch, Collection, Deployment, Inspection, Layered, Namespace, Position, Selection, TransactionFacts,
+    Accounts, Batch, Collection, Deployment, Inspection, Layered, Namespace, Position, Selection, TransactionFacts,
 };
 use crate::oplog::Entry;
 use crate::order::Key;
@@ -230,6 +230,14 @@ pub trait SourceLayer: Send + Sync + 'static {
         self.inner().write_load().await
     }
 
+    /// Like [`Source::accounts`]. The default forwards the call.
+    ///
+    /// # Errors
+    /// Those of the wrapped source.
+    async fn accounts(&self) -> Result<Accounts> {
+        self.inner().accounts().await
+    }
+
     /// Like [`Source::digest`]. The default forwards the call.
     ///
     /// # Errors
@@ -336,6 +344,10 @@ macro_rules! forward_source {
 
             async fn write_load(&self) -> Result<Option<WriteLoad>> {
                 (**self).write_load().await
+            }
+
+            async fn accounts(&self) -> Result<Accounts> {
+                (**self).accounts().await
             }
 
             async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {

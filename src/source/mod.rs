@@ -13,7 +13,7 @@ use futures::stream::BoxStream;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    Batch, Collection, CollectionKind, Inspection, Namespace, Position, Range, Selection, TransactionFacts,
+    Accounts, Batch, Collection, CollectionKind, Inspection, Namespace, Position, Range, Selection, TransactionFacts,
 };
 use crate::oplog::Entry;
 use crate::order::Key;
@@ -256,6 +256,22 @@ pub trait Source: Send + Sync + 'static {
     /// [`Unauthorized`](crate::ErrorKind::Unauthorized) if the user lacks the permission, or a server error.
     async fn write_load(&self) -> Result<Option<WriteLoad>> {
         Ok(None)
+    }
+
+    /// Returns all users and user-defined roles with their documents, credentials included, and the users that the source is connected as. A
+    /// run calls this if it [carries](crate::MigrationBuilder::users) users and roles. The default refuses.
+    ///
+    /// After a change of them, the tail has an entry with [`users_changed`](Entry::users_changed).
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) if the source does not support this, [`Unauthorized`](crate::ErrorKind::Unauthorized) if the
+    /// user lacks the permission, or a server error.
+    async fn accounts(&self) -> Result<Accounts> {
+        Err(Error::new(
+            ErrorKind::Refused,
+            "read users and roles",
+            "this source cannot do that: start with `.users(Users::None)`",
+        ))
     }
 
     /// Returns a digest over all documents of the collection. Equal data has an equal digest on both sides. Returns `None` if no digest can

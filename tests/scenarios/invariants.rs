@@ -29,6 +29,7 @@ mod saves;
 mod settings;
 mod side_by_side;
 mod unsupported;
+mod users;
 mod verify;
 mod waits;
 mod window;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["order", "error"],
     &["spill", "model"],
-    &["catalog", "compare"],
+    &["catalog", "compare", "users"],
     &["oplog"],
     &["rules"],
     &["sink"],
@@ -27,6 +27,7 @@ const FLOORS: &[&[&str]] = &[
         "engine::watch",
         "engine::expiry",
         "engine::window",
+        "engine::users",
     ],
     &["engine::write_block"],
     &["engine"],

@@ -7,6 +7,8 @@ mod privileges;
 mod rules;
 mod waits;
 
+pub(super) use self::privileges::grant_by_fix;
+
 use bson::{Document, doc};
 use mongodb::Client;
 use mongoferry::{Error, Finding, Migration, MigrationBuilder, MongoSink, MongoSource, Plan, Severity};

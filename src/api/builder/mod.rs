@@ -2,6 +2,7 @@
 
 mod load;
 mod rules;
+mod users;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

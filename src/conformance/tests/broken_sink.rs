@@ -8,7 +8,10 @@ use futures::stream::{self, BoxStream};
 use super::sort_fields;
 use crate::conformance::check_sink;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, Collection, CollectionKind, Deployment, Layered, Namespace, Operation, Position, Write};
+use crate::model::{
+    Account, AccountChanges, Batch, Collection, CollectionKind, Deployment, Layered, Namespace, Operation, Position,
+    Write,
+};
 use crate::order::Key;
 use crate::sink::{CatalogCommand, MemorySink, Refusal, RefusalReason, Sink, SinkLayer, SinkRead, WritesSeen};
 
@@ -41,6 +44,8 @@ enum Bug {
     DeletedRecordsStay,
     OwnWritesAreTold,
     WatchBeginsAnew,
+    UsersAreNotReplaced,
+    DroppedUsersStay,
 }
 
 struct Broken {
@@ -52,6 +57,7 @@ struct Broken {
 async fn the_suite_notices_what_a_sink_does_wrong() {
     let in_order = "writes of one document are applied in order, and can be sent twice";
     let twice = "an insert replaces what has the same `_id`, and can be sent twice";
+    let users = "users and roles are put, replaced and dropped, and can be sent twice";
     let watched = "writes of others are watched for, and no other is told";
     let ranges = "ranges take in their upper end, leave out their lower, and follow the order of `_id`";
     for (bug, check) in [
@@ -103,6 +109,8 @@ async fn the_suite_notices_what_a_sink_does_wrong() {
         (Bug::DeletedRecordsStay, "a record that is deleted is gone"),
         (Bug::OwnWritesAreTold, watched),
         (Bug::WatchBeginsAnew, watched),
+        (Bug::UsersAreNotReplaced, users),
+        (Bug::DroppedUsersStay, users),
     ] {
         let sink = MemorySink::new();
         let failure = check_sink(&Layered(Broken { sink, bug }))
@@ -322,6 +330,20 @@ impl SinkLayer for Broken {
             expected = stored.get_i64("fence").unwrap_or_default();
         }
         self.sink.save_record(name, record, expected).await
+    }
+
+    async fn change_accounts(&self, changes: &AccountChanges) -> Result<()> {
+        let mut changes = changes.clone();
+        if self.is(Bug::UsersAreNotReplaced) {
+            let names = changes.put.iter().map(|account| account.name().clone()).collect();
+            let standing = self.sink.accounts(&names).await?.accounts;
+            let is_new = |account: &Account| standing.iter().all(|other| other.name() != account.name());
+            changes.put.retain(is_new);
+        }
+        if self.is(Bug::DroppedUsersStay) {
+            changes.drop.clear();
+        }
+        self.sink.change_accounts(&changes).await
     }
 
     async fn delete_record(&self, name: &str) -> Result<()> {

@@ -18,6 +18,7 @@ const WEIGHTS = {
   source_write_block_stays: 'bad',
   open_transactions: 'warn',
   left_selection: 'warn',
+  users_not_carried: 'warn',
   members_changed: 'warn',
   feature_compatibility_changed: 'warn',
   catalog_change_met: 'warn',
@@ -78,6 +79,9 @@ const TEXTS = {
   foreign_write: (e) =>
     `Another program writes to ${e.namespace} on the target: ${counted(e.writes, 'write')} so far. Stop it`,
   foreign_writes_not_watched: (e) => `Writes of other programs to the target are not seen: ${e.reason}`,
+  users_carried: (e) =>
+    `Users and roles: ${e.put} made or changed, ${e.dropped} dropped; ${e.carried} are the same on both sides`,
+  users_not_carried: (e) => `Users and roles are not carried: ${e.reason}`,
   members_changed: (e) =>
     `The members of the ${e.side} have changed${list(', added ', e.added)}${list(', removed ', e.removed)}`,
   feature_compatibility_changed: (e) =>

@@ -48,6 +48,9 @@ pub(crate) async fn read_oplog(
             let operations: u64 = part.iter().map(|entry| entry.items.len() as u64).sum();
             progress.limits.tail.spend(operations);
             progress.read_operations.fetch_add(operations, Relaxed);
+            if part.iter().any(|entry| entry.users_changed) {
+                progress.users.changed();
+            }
             if let Some(last) = part.last() {
                 progress.set_read(last.position.max(progress.read()));
             }
@@ -113,6 +116,7 @@ mod tests {
             items: vec![item; operations],
             bytes,
             continues: false,
+            users_changed: false,
         }
     }
 

@@ -199,6 +199,14 @@ impl Selection {
             && !self.exclude.iter().any(|pattern| matches(pattern, name))
     }
 
+    /// The renames: the name on this selection's source, and the one on its target.
+    pub(crate) fn renames(&self) -> impl Iterator<Item = (&Namespace, &Namespace)> {
+        let is_reversed = self.reversed;
+        self.rename
+            .iter()
+            .map(move |(from, to)| if is_reversed { (to, from) } else { (from, to) })
+    }
+
     fn name_after<'a>(&'a self, name: &'a Namespace) -> &'a Namespace {
         let renamed = self.rename.iter().find(|(from, _)| from == name);
         renamed.map_or(name, |(_, to)| to)

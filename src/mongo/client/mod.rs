@@ -225,7 +225,7 @@ pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
 
 /// Returns `None` if the answer is missing for lack of a privilege, and for no other reason: a made-up answer would differ from what the
 /// server says the next time.
-fn if_allowed<T>(answer: Result<T>) -> Result<Option<T>> {
+pub(crate) fn if_allowed<T>(answer: Result<T>) -> Result<Option<T>> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(None),

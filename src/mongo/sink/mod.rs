@@ -1,5 +1,6 @@
 //! A MongoDB replica set as the target.
 
+mod accounts;
 mod apply;
 mod by_id;
 mod catalog;
@@ -25,7 +26,8 @@ use mongodb::Client;
 
 use crate::error::Result;
 use crate::model::{
-    Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Selection, Side, Write,
+    AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Connection, Deployment, Inspection,
+    Namespace, Position, Selection, Side, Write,
 };
 use crate::mongo::connect::{self, ConnectOptions, Connected};
 use crate::mongo::oplog::position;
@@ -172,6 +174,16 @@ impl Sink for MongoSink {
             })
         };
         digest::digest(kind, read).await
+    }
+
+    async fn accounts(&self, names: &BTreeSet<AccountName>) -> Result<Accounts> {
+        let mut named = crate::mongo::accounts::named(self.client(), names).await?;
+        crate::mongo::accounts::add_facts(self.client(), &mut named).await?;
+        Ok(named)
+    }
+
+    async fn change_accounts(&self, changes: &AccountChanges) -> Result<()> {
+        accounts::change(&self.target, changes).await
     }
 
     async fn load_record(&self, name: &str) -> Result<Option<RawDocumentBuf>> {

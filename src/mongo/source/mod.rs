@@ -18,12 +18,12 @@ use mongodb::Client;
 
 use crate::error::Result;
 use crate::model::{
-    Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Selection, Side,
-    TransactionFacts,
+    Accounts, Batch, Collection, CollectionKind, Connection, Deployment, Inspection, Namespace, Position, Selection,
+    Side, TransactionFacts,
 };
 use crate::mongo::connect::{self, ConnectOptions, Connected};
 use crate::mongo::oplog::position;
-use crate::mongo::{client, digest, foreign_writes, inspect, listing, transactions};
+use crate::mongo::{accounts, client, digest, foreign_writes, inspect, listing, transactions};
 use crate::oplog::{Entry, OplogCursor};
 use crate::order::Key;
 use crate::source::{PointRequest, ReadMode, ReadRequest, Source, WriteLoad};
@@ -219,6 +219,10 @@ impl Source for MongoSource {
 
     async fn write_load(&self) -> Result<Option<WriteLoad>> {
         write_load::ask(&self.client).await
+    }
+
+    async fn accounts(&self) -> Result<Accounts> {
+        accounts::stored(&self.client).await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {

@@ -185,6 +185,7 @@ impl Assembler {
             items,
             bytes,
             continues: false,
+            users_changed: self.parser.take_users_changed(),
         }))
     }
 
@@ -214,6 +215,7 @@ impl Assembler {
             items,
             bytes: part.as_bytes().len(),
             continues,
+            users_changed: self.parser.take_users_changed(),
         }))
     }
 

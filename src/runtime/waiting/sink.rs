@@ -9,7 +9,10 @@ use futures::stream::BoxStream;
 
 use super::Waiting;
 use crate::error::Result;
-use crate::model::{Batch, Collection, CollectionKind, Deployment, Inspection, Namespace, Position, Selection, Write};
+use crate::model::{
+    AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Deployment, Inspection, Namespace,
+    Position, Selection, Write,
+};
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
 
@@ -102,6 +105,15 @@ impl Sink for Waiting<dyn Sink> {
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
         self.unbounded("compute the digest of a collection", self.inner.digest(namespace))
+            .await
+    }
+
+    async fn accounts(&self, names: &BTreeSet<AccountName>) -> Result<Accounts> {
+        self.call("read users and roles", self.inner.accounts(names)).await
+    }
+
+    async fn change_accounts(&self, changes: &AccountChanges) -> Result<()> {
+        self.unbounded("change users and roles", self.inner.change_accounts(changes))
             .await
     }
 

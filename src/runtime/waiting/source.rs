@@ -8,7 +8,9 @@ use futures::stream::BoxStream;
 
 use super::Waiting;
 use crate::error::Result;
-use crate::model::{Batch, Collection, Deployment, Inspection, Namespace, Position, Selection, TransactionFacts};
+use crate::model::{
+    Accounts, Batch, Collection, Deployment, Inspection, Namespace, Position, Selection, TransactionFacts,
+};
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::source::{PointRequest, ReadRequest, Source, WriteLoad};
@@ -124,6 +126,10 @@ impl Source for Waiting<dyn Source> {
 
     async fn write_load(&self) -> Result<Option<WriteLoad>> {
         self.call("ask how long writes take", self.inner.write_load()).await
+    }
+
+    async fn accounts(&self) -> Result<Accounts> {
+        self.call("read users and roles", self.inner.accounts()).await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {

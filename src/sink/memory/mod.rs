@@ -20,7 +20,10 @@ use tokio::time::sleep;
 use self::state::State;
 use super::{CatalogCommand, Refusal, RefusalReason, Sink, SinkRead, WritesSeen};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, Collection, CollectionKind, Deployment, Namespace, Operation, Position, Selection, Write};
+use crate::model::{
+    Account, AccountChanges, AccountName, Accounts, Batch, Collection, CollectionKind, Deployment, Namespace,
+    Operation, Position, Selection, Write,
+};
 use crate::order::Key;
 use crate::test_util::{Faults, Gate, Moment, digest, lock};
 
@@ -80,6 +83,10 @@ pub enum SinkCall {
     SaveRecord,
     /// [`Sink::delete_record`]
     DeleteRecord,
+    /// [`Sink::accounts`]
+    Accounts,
+    /// [`Sink::change_accounts`]
+    ChangeAccounts,
 }
 
 /// An action of a [`MemorySink`]. The journal lists them in the order in which they happened.
@@ -228,6 +235,21 @@ impl MemorySink {
     pub fn documents(&self, namespace: &str) -> Result<Vec<RawDocumentBuf>> {
         let namespace: Namespace = namespace.parse()?;
         Ok(lock(&self.shared.state).documents(&namespace))
+    }
+
+    /// Creates a user or role, or replaces the one of the same name, as another program would.
+    pub fn put_account(&self, account: Account) {
+        lock(&self.shared.state).put_account(account);
+    }
+
+    /// Returns all users and roles.
+    pub fn all_accounts(&self) -> Vec<Account> {
+        lock(&self.shared.state).accounts.accounts.clone()
+    }
+
+    /// Sets the user that the sink is connected as.
+    pub fn connect_as(&self, name: AccountName) {
+        lock(&self.shared.state).accounts.own.insert(name);
     }
 
     async fn before(&self, call: SinkCall) -> Result<()> {
@@ -473,6 +495,28 @@ impl Sink for MemorySink {
             }
         };
         self.answer(SinkCall::Digest, answer).await
+    }
+
+    async fn accounts(&self, names: &BTreeSet<AccountName>) -> Result<Accounts> {
+        self.before(SinkCall::Accounts).await?;
+        let mut accounts = lock(&self.shared.state).accounts.clone();
+        accounts.accounts.retain(|account| names.contains(account.name()));
+        self.answer(SinkCall::Accounts, accounts).await
+    }
+
+    async fn change_accounts(&self, changes: &AccountChanges) -> Result<()> {
+        self.before(SinkCall::ChangeAccounts).await?;
+        {
+            let mut state = lock(&self.shared.state);
+            for account in &changes.put {
+                state.put_account(account.clone());
+            }
+            state
+                .accounts
+                .accounts
+                .retain(|account| !changes.drop.contains(account.name()));
+        }
+        self.answer(SinkCall::ChangeAccounts, ()).await
     }
 
     async fn load_record(&self, name: &str) -> Result<Option<RawDocumentBuf>> {

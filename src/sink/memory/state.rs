@@ -12,7 +12,7 @@ use super::unique::Index;
 use crate::catalog::kind::kind_of;
 use crate::catalog::{is_same_index, to_create};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, Collection, CollectionKind, Namespace, Operation, Range, Write};
+use crate::model::{Account, Accounts, Batch, Collection, CollectionKind, Namespace, Operation, Range, Write};
 use crate::oplog::delta;
 use crate::order::Key;
 use crate::test_util::{Random, modified_options, modify_index};
@@ -21,6 +21,8 @@ pub(super) struct State {
     pub(super) random: Random,
     pub(super) collections: BTreeMap<Namespace, Table>,
     pub(super) records: BTreeMap<String, RawDocumentBuf>,
+    /// Changes of these are durable at once.
+    pub(super) accounts: Accounts,
     pub(super) journal: Vec<JournalEntry>,
     /// Undo log of everything since the last flush, in the order it was done.
     undo: Vec<Undo>,
@@ -71,12 +73,19 @@ impl State {
             random: Random::new(0x51_4B),
             collections: BTreeMap::new(),
             records: BTreeMap::new(),
+            accounts: Accounts::default(),
             journal: Vec::new(),
             undo: Vec::new(),
             primary_changed: false,
             losses: 0,
             batch_documents: usize::MAX,
         }
+    }
+
+    pub(super) fn put_account(&mut self, account: Account) {
+        let accounts = &mut self.accounts.accounts;
+        accounts.retain(|other| other.name() != account.name());
+        accounts.push(account);
     }
 
     /// Makes everything done so far durable.

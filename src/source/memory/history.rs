@@ -6,7 +6,7 @@ use super::MemorySource;
 use super::state::State;
 use super::transaction::{OpenTransaction, Transaction};
 use crate::error::Result;
-use crate::model::Position;
+use crate::model::{Account, AccountName, Position};
 use crate::oplog::CommandOperation;
 use crate::test_util::lock;
 
@@ -18,6 +18,29 @@ impl MemorySource {
     pub fn create_collection(&self, namespace: &str, options: RawDocumentBuf) -> Result<Position> {
         let namespace = namespace.parse()?;
         self.change(|state| state.create(&namespace, options))
+    }
+
+    /// Creates a user or role, or replaces the one of the same name.
+    pub fn put_account(&self, account: Account) -> Position {
+        self.change(|state| {
+            let accounts = &mut state.accounts.accounts;
+            accounts.retain(|other| other.name() != account.name());
+            accounts.push(account);
+            state.record_change_of_users()
+        })
+    }
+
+    /// Drops a user or role.
+    pub fn drop_account(&self, name: &AccountName) -> Position {
+        self.change(|state| {
+            state.accounts.accounts.retain(|other| other.name() != name);
+            state.record_change_of_users()
+        })
+    }
+
+    /// Sets the user that the source is connected as.
+    pub fn connect_as(&self, name: AccountName) {
+        self.change(|state| state.accounts.own.insert(name));
     }
 
     /// Creates an index.

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use self::state::State;
 use super::{PointRequest, ReadRequest, Source, WriteLoad};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, Collection, Deployment, Namespace, Position, Selection, TransactionFacts};
+use crate::model::{Accounts, Batch, Collection, Deployment, Namespace, Position, Selection, TransactionFacts};
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::test_util::{Faults, Gate, Moment, digest, lock};
@@ -92,6 +92,8 @@ pub enum SourceCall {
     OpenTransactions,
     /// [`Source::write_load`]
     WriteLoad,
+    /// [`Source::accounts`]
+    Accounts,
 }
 
 /// Which collection a read by name finds if names have changed since its position.
@@ -385,6 +387,12 @@ impl Source for MemorySource {
         self.before(SourceCall::WriteLoad).await?;
         let load = lock(&self.shared.state).write_load;
         self.answer(SourceCall::WriteLoad, load).await
+    }
+
+    async fn accounts(&self) -> Result<Accounts> {
+        self.before(SourceCall::Accounts).await?;
+        let accounts = lock(&self.shared.state).accounts.clone();
+        self.answer(SourceCall::Accounts, accounts).await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::NameResolution;
 use super::table::Table;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Change, Collection, CollectionKind, Namespace, Operation, Position, Write};
+use crate::model::{Accounts, Change, Collection, CollectionKind, Namespace, Operation, Position, Write};
 use crate::oplog::{Entry, Item, delta};
 use crate::order::Key;
 use crate::source::{ReadMode, WriteLoad};
@@ -44,6 +44,7 @@ pub(super) struct State {
     pub(super) disconnects: u64,
     pub(super) writes_blocked: bool,
     pub(super) write_load: Option<WriteLoad>,
+    pub(super) accounts: Accounts,
     /// The server version that the source reports.
     pub(super) version: [u32; 3],
 }
@@ -85,6 +86,7 @@ impl State {
             disconnects: 0,
             writes_blocked: false,
             write_load: None,
+            accounts: Accounts::default(),
             version: [6, 0, 0],
         };
         let first = state.next_position();
@@ -139,6 +141,16 @@ impl State {
         self.record_commit(position, items, None);
     }
 
+    /// Appends the entry of a change of users or roles.
+    pub(super) fn record_change_of_users(&mut self) -> Position {
+        let position = self.next_position();
+        self.record(position, Vec::new());
+        if let Some(recorded) = self.history.back_mut() {
+            recorded.entry.users_changed = true;
+        }
+        position
+    }
+
     fn record_commit(&mut self, position: Position, items: Vec<Item>, began: Option<Position>) {
         let bytes = items.iter().map(size_of_item).sum::<usize>() + ENTRY_OVERHEAD;
         self.positions.push(position);
@@ -150,6 +162,7 @@ impl State {
                 items,
                 bytes,
                 continues: false,
+                users_changed: false,
             },
             began,
         });

@@ -2,7 +2,7 @@
 
 use bson::{Document, doc};
 use mongodb::Client;
-use mongoferry::{ErrorKind, Event, MongoSource, Outcome, Plan, Severity, Source};
+use mongoferry::{ErrorKind, Event, MongoSource, Outcome, Plan, Severity, Source, UserSelection, Users};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::workload::{self, Writer};
 use mongoferry_testbed::{ReplicaSet, Version};
@@ -221,7 +221,7 @@ async fn each_privilege_is_missed() {
 }
 
 /// Reads the one `createRole` of a fix, and gives that role to the user.
-async fn grant_by_fix(root: &Client, user: &str, fix: &str) {
+pub(in crate::scenarios) async fn grant_by_fix(root: &Client, user: &str, fix: &str) {
     let (_, role) = fix.split_once("createRole(").unwrap();
     let (role, _) = role.split_once(")`").unwrap();
     let names = [
@@ -265,7 +265,8 @@ async fn the_commands_of_findings_grant_what_is_missing() {
     // What a user may not list can only be looked at once he may.
     for round in 1.. {
         let builder = between(&uri(&set, "source"), &uri(&set, "target")).await;
-        let found = plan(builder.block_source_writes(true)).await;
+        let users = Users::Carry(UserSelection::all());
+        let found = plan(builder.block_source_writes(true).users(users)).await;
         if refusals(&found).is_empty() {
             assert!(round > 1, "nothing was missing: {found}");
             break;

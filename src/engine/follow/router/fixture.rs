@@ -155,6 +155,7 @@ impl Fixture {
                 items: vec![Item::Change(change)],
                 bytes: 100,
                 continues: false,
+                users_changed: false,
             }
         };
         (0..TURN).map(entry).collect()

@@ -1,0 +1,249 @@
+//! Carries users and roles to the target, and keeps them the same until the cutover.
+//!
+//! An entry of the oplog is only a signal: both sides are read, compared, and made equal. A signal that nobody saw does not matter, because
+//! each run begins by comparing, and the cutover compares once more after the writers have stopped.
+//!
+//! # What is the migration's own
+//! The record of users has the names that the migration has made, with fingerprints of their content. It is saved before a change and after
+//! it. A user or role of the target that has another fingerprint was changed by somebody else: it is neither replaced, unless the host says
+//! so, nor dropped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Account, AccountChanges, AccountName, Accounts, Selection};
+use crate::report::{Event, UsersSummary};
+use crate::runtime::job::Job;
+use crate::runtime::progress::RunState;
+use crate::runtime::users::Record;
+use crate::sink::Records;
+use crate::source::Source;
+use crate::users::{Known, Users, UsersPlan};
+
+const OPERATION: &str = "carry users and roles";
+
+/// Maximum number of times that users are compared again because the source or the target has changed meanwhile.
+const ROUNDS: usize = 8;
+
+/// Pause after a signal: a change of users often comes with others.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Pause before users are carried again after an error.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Maximum number of names in a message.
+const SHOWN: usize = 10;
+
+/// Everything that is needed to carry users. It does not need the rest of a run.
+#[derive(Clone)]
+pub(crate) struct Carrier {
+    source: Arc<dyn Source>,
+    records: Records,
+    users: Users,
+    selection: Selection,
+    progress: Arc<RunState>,
+}
+
+impl Carrier {
+    pub fn of(job: &Job, progress: &Arc<RunState>) -> Self {
+        Self {
+            source: Arc::clone(&job.source),
+            records: job.records(),
+            users: job.settings.users.clone(),
+            selection: job.settings.selection.clone(),
+            progress: Arc::clone(progress),
+        }
+    }
+
+    /// Carries users at the beginning of a run and after each change on the source, until the run is cancelled.
+    ///
+    /// A problem with users does not end the run: it is reported, and the cutover refuses to complete with it.
+    ///
+    /// # Errors
+    /// [`LeaseLost`](ErrorKind::LeaseLost) if another process has taken over the migration.
+    pub async fn follow(self, cancel: CancellationToken) -> Result<()> {
+        if self.users.selection().is_none() {
+            cancel.cancelled().await;
+            return Ok(());
+        }
+        let mut changes = self.progress.users.changes();
+        loop {
+            changes.borrow_and_update();
+            let carried = tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                carried = self.carry() => carried,
+            };
+            let again = async {
+                match &carried {
+                    Ok(_) => std::future::pending().await,
+                    Err(_) => sleep(RETRY).await,
+                }
+            };
+            if let Err(error) = carried.as_ref()
+                && error.kind() == ErrorKind::LeaseLost
+            {
+                return Err(error.clone());
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                // This cannot fail because `progress` owns the sender.
+                _ = changes.changed() => sleep(SETTLE).await,
+                () = again => {}
+            }
+        }
+    }
+
+    /// Makes the users and roles of the target those of the source, and compares them. Returns `None` if the host does not want them
+    /// carried.
+    ///
+    /// # Errors
+    /// [`TargetRefused`](ErrorKind::TargetRefused) if the target has other content under a name that must not be replaced,
+    /// [`Refused`](ErrorKind::Refused) if source or sink do not support this, or a server error.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves some of the users changed. The next call makes up for it.
+    pub async fn carry(&self) -> Result<Option<UsersSummary>> {
+        if self.users.selection().is_none() {
+            return Ok(None);
+        }
+        let _turn = self.progress.users.turn.lock().await;
+        let carried = self.settle().await;
+        match &carried {
+            Ok(summary) => self.progress.users.set(summary.status()),
+            Err(error) => {
+                let reason = error.report();
+                if self.progress.users.set_problem(&reason) {
+                    self.progress.events.send(Event::UsersNotCarried { reason });
+                }
+            }
+        }
+        carried.map(Some)
+    }
+
+    async fn settle(&self) -> Result<UsersSummary> {
+        let mut record = Record::load(&self.records).await?;
+        let (mut put, mut dropped) = (0, 0);
+        for _ in 0..ROUNDS {
+            let plan = self.plan(&record).await?;
+            if plan.put.is_empty() && plan.drop.is_empty() {
+                if record.is_busy {
+                    // The process that began the change may not have removed its temporary collections.
+                    self.change(&[], &[]).await?;
+                }
+                if record.settle(&plan.wanted, &plan.forget) {
+                    record.save(&self.records).await?;
+                }
+                return self.settled(&plan, put, dropped);
+            }
+            record.expect(&plan.put);
+            record.save(&self.records).await?;
+            self.change(&plan.put, &plan.drop).await?;
+            put += plan.put.len();
+            dropped += plan.drop.len();
+        }
+        let message = "users and roles keep changing; see that nobody changes them on both sides";
+        Err(Error::new(ErrorKind::TargetRefused, OPERATION, message).with_retryable(true))
+    }
+
+    async fn plan(&self, record: &Record) -> Result<UsersPlan> {
+        let Some(users) = self.users.selection() else {
+            return Ok(UsersPlan::default());
+        };
+        let source = self.source.accounts().await?;
+        let names = Known::names(&source, users, &record.made);
+        let target = self.records.sink().accounts(&names).await?;
+        let known = Known {
+            source: &source,
+            target: &target,
+            made: &record.made,
+            users,
+            selection: &self.selection,
+        };
+        Ok(known.plan())
+    }
+
+    async fn change(&self, put: &[Account], drop: &[AccountName]) -> Result<()> {
+        let changes = AccountChanges {
+            migration: self.records.id().to_string(),
+            put: put.to_vec(),
+            drop: drop.to_vec(),
+        };
+        self.records.sink().change_accounts(&changes).await
+    }
+
+    /// Reports what was done, once both sides are the same.
+    fn settled(&self, plan: &UsersPlan, put: usize, dropped: usize) -> Result<UsersSummary> {
+        let summary = plan.summary();
+        if put + dropped > 0 {
+            self.progress.events.send(Event::UsersCarried {
+                put: put as u64,
+                dropped: dropped as u64,
+                carried: summary.carried.len() as u64,
+                kept: summary.kept.len() as u64,
+                left_out: summary.left_out.len() as u64,
+            });
+        }
+        match plan.conflicts.is_empty() {
+            true => Ok(summary),
+            false => Err(conflict(&plan.conflicts)),
+        }
+    }
+}
+
+/// Drops what the migration has made on the target, unless somebody has changed it.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn drop_made(job: &Job) -> Result<()> {
+    let records = job.records();
+    let record = Record::load(&records).await?;
+    let Some(users) = job.settings.users.selection().filter(|_| !record.made.is_empty()) else {
+        return Ok(());
+    };
+    let target = records.sink().accounts(&record.made.keys().cloned().collect()).await?;
+    let known = Known {
+        source: &Accounts::default(),
+        target: &target,
+        made: &record.made,
+        users,
+        selection: &job.settings.selection,
+    };
+    let changes = AccountChanges {
+        migration: records.id().to_string(),
+        put: Vec::new(),
+        drop: known.plan().drop,
+    };
+    records.sink().change_accounts(&changes).await
+}
+
+/// Removes what the migration keeps of users on the target. The users stay.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn forget(records: &Records) -> Result<()> {
+    if Record::load(records).await?.is_busy {
+        let changes = AccountChanges {
+            migration: records.id().to_string(),
+            ..AccountChanges::default()
+        };
+        records.sink().change_accounts(&changes).await?;
+    }
+    Record::delete(records).await
+}
+
+fn conflict(names: &[AccountName]) -> Error {
+    let mut shown: Vec<String> = names.iter().take(SHOWN).map(ToString::to_string).collect();
+    if names.len() > SHOWN {
+        shown.push(format!("{} more", names.len() - SHOWN));
+    }
+    let message = format!(
+        "the target has other content than the source under these names: {}; drop or exclude them, or choose `ExistingUsers::Keep` or \
+         `ExistingUsers::Replace`",
+        shown.join(", ")
+    );
+    Error::new(ErrorKind::TargetRefused, OPERATION, message)
+}

@@ -1,0 +1,225 @@
+//! Reads users and roles, and what a deployment knows of authentication.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::{Bson, Document, doc, rawdoc};
+use futures::StreamExt;
+use mongodb::Client;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Account, AccountKind, AccountName, Accounts};
+use crate::mongo::client::{self, if_allowed, open_cursor};
+use crate::mongo::retry::{RetryPolicy, retry};
+
+const OPERATION: &str = "read users and roles";
+
+/// Maximum size of all users and roles in bytes.
+const MOST_BYTES: usize = 64 << 20;
+
+/// Maximum number of users in one query, and of roles. A role is listed with everything that it inherits.
+const USERS: usize = 1000;
+const ROLES: usize = 50;
+
+/// Maximum time of the server for a query.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// Actions that roles may have although no built-in role has them, at least up to some version.
+const RARE_ACTIONS: [&str; 3] = ["applyOps", "impersonate", "internal"];
+
+/// Returns all users and roles as they are stored.
+///
+/// # Errors
+/// [`Unauthorized`](ErrorKind::Unauthorized) if the user may not read them, or a server error.
+pub(crate) async fn stored(client: &Client) -> Result<Accounts> {
+    let mut budget = MOST_BYTES;
+    let mut accounts = find(client, AccountKind::Role, rawdoc! {}, &mut budget).await?;
+    accounts.extend(find(client, AccountKind::User, rawdoc! {}, &mut budget).await?);
+    let mut all = Accounts::new(accounts);
+    all.own = own(client).await?;
+    Ok(all)
+}
+
+/// Returns those of the named users and roles that exist. The documents of roles are as the server lists them, because the role `restore`
+/// may list roles and not read their collection.
+///
+/// # Errors
+/// Same as [`stored`].
+pub(crate) async fn named(client: &Client, names: &BTreeSet<AccountName>) -> Result<Accounts> {
+    let mut budget = MOST_BYTES;
+    let of_kind = |kind: AccountKind| names.iter().filter(move |name| name.kind == kind).collect::<Vec<_>>();
+    let mut accounts = Vec::new();
+    for names in of_kind(AccountKind::User).chunks(USERS) {
+        let mut ids = bson::RawArrayBuf::new();
+        for name in names {
+            ids.push(name.id());
+        }
+        let filter = rawdoc! { "_id": { "$in": ids } };
+        accounts.extend(find(client, AccountKind::User, filter, &mut budget).await?);
+    }
+    for names in of_kind(AccountKind::Role).chunks(ROLES) {
+        accounts.extend(roles(client, names, &mut budget).await?);
+    }
+    Ok(Accounts::new(accounts))
+}
+
+/// Adds what the deployment knows of authentication, as far as the user may ask for it.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn add_facts(client: &Client, accounts: &mut Accounts) -> Result<()> {
+    accounts.own = own(client).await?;
+    let parameter = doc! { "getParameter": 1, "authenticationMechanisms": 1 };
+    let reply = if_allowed(client::run(client, OPERATION, "admin", parameter).await)?;
+    accounts.mechanisms = reply.map(|reply| {
+        let listed = reply.get_array("authenticationMechanisms").map(Vec::as_slice);
+        strings(listed.unwrap_or_default())
+    });
+    let built_in = doc! { "rolesInfo": 1, "showBuiltinRoles": true, "showPrivileges": true };
+    if let Some(reply) = if_allowed(client::run(client, OPERATION, "admin", built_in).await)? {
+        let roles = documents(&reply, "roles");
+        let is_built_in = |role: &&&Document| role.get_bool("isBuiltin").unwrap_or(false);
+        let names = roles.iter().filter(is_built_in);
+        let names = names.filter_map(|role| role.get_str("role").ok().map(str::to_owned));
+        accounts.built_in_roles = Some(names.collect());
+        let privileges = roles.iter().flat_map(|role| documents(role, "privileges"));
+        let mut actions: BTreeSet<String> = privileges
+            .flat_map(|privilege| strings(privilege.get_array("actions").map(Vec::as_slice).unwrap_or_default()))
+            .collect();
+        actions.extend(RARE_ACTIONS.map(str::to_owned));
+        accounts.actions = Some(actions);
+    }
+    Ok(())
+}
+
+/// The users that the client is authenticated as, and the roles that they have.
+async fn own(client: &Client) -> Result<BTreeSet<AccountName>> {
+    let status = client::run(client, OPERATION, "admin", doc! { "connectionStatus": 1 }).await?;
+    let mut own = BTreeSet::new();
+    if let Ok(authentication) = status.get_document("authInfo") {
+        let text = |one: &Document, name: &str| one.get_str(name).unwrap_or_default().to_owned();
+        for user in documents(authentication, "authenticatedUsers") {
+            own.insert(AccountName::user(text(user, "user"), text(user, "db")));
+        }
+        for role in documents(authentication, "authenticatedUserRoles") {
+            own.insert(AccountName::role(text(role, "role"), text(role, "db")));
+        }
+    }
+    Ok(own)
+}
+
+async fn find(client: &Client, kind: AccountKind, filter: RawDocumentBuf, budget: &mut usize) -> Result<Vec<Account>> {
+    let before = *budget;
+    let collection = match kind {
+        AccountKind::User => "system.users",
+        AccountKind::Role => "system.roles",
+    };
+    let limit = i64::try_from(QUERY_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
+    let command = rawdoc! {
+        "find": collection, "filter": filter, "readConcern": { "level": "majority" }, "maxTimeMS": limit,
+    };
+    let (found, left) = retry(RetryPolicy::SERVER, || async {
+        let mut left = before;
+        let mut found = Vec::new();
+        let mut batches = open_cursor(client, OPERATION, "admin", command.clone(), None).await?;
+        while let Some(batch) = batches.next().await {
+            for document in batch?.iter() {
+                found.push(account(kind, document, &mut left)?);
+            }
+        }
+        Ok((found, left))
+    })
+    .await?;
+    *budget = left;
+    Ok(found)
+}
+
+async fn roles(client: &Client, names: &[&AccountName], budget: &mut usize) -> Result<Vec<Account>> {
+    let listed: Vec<Document> = names
+        .iter()
+        .map(|name| doc! { "role": &name.name, "db": &name.database })
+        .collect();
+    let command = doc! { "rolesInfo": listed, "showPrivileges": true, "showAuthenticationRestrictions": true };
+    let reply = client::run(client, OPERATION, "admin", command).await?;
+    let mut found = Vec::new();
+    for role in documents(&reply, "roles") {
+        if !role.get_bool("isBuiltin").unwrap_or(false) {
+            let document = bson::serialize_to_raw_document_buf(&as_stored(role));
+            let document = document.map_err(|error| Error::malformed(OPERATION, error))?;
+            found.push(account(AccountKind::Role, &document, budget)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Gives a role that a server lists the fields of its stored document.
+fn as_stored(role: &Document) -> Document {
+    let mut stored = Document::new();
+    for name in ["_id", "role", "db", "privileges", "roles"] {
+        if let Some(value) = role.get(name) {
+            stored.insert(name, value.clone());
+        }
+    }
+    // A list of lists: the role's own restrictions are one list among those of the roles that it inherits from.
+    let restrictions = role.get_array("authenticationRestrictions").map(Vec::as_slice);
+    let flat = restrictions.unwrap_or_default().iter().flat_map(|one| match one {
+        Bson::Array(inner) => inner.clone(),
+        other => vec![other.clone()],
+    });
+    let flat: Vec<Bson> = flat.collect();
+    if !flat.is_empty() {
+        stored.insert("authenticationRestrictions", flat);
+    }
+    stored
+}
+
+/// Reads an account, and takes its size from the budget.
+fn account(kind: AccountKind, document: &RawDocument, budget: &mut usize) -> Result<Account> {
+    let Some(left) = budget.checked_sub(document.as_bytes().len()) else {
+        let message = format!("they have more than {} MiB: select fewer databases", MOST_BYTES >> 20);
+        return Err(Error::new(ErrorKind::Refused, OPERATION, message));
+    };
+    *budget = left;
+    Account::new(kind, document.to_owned())
+}
+
+fn documents<'a>(document: &'a Document, name: &str) -> Vec<&'a Document> {
+    let listed = document.get_array(name).map(Vec::as_slice).unwrap_or_default();
+    listed.iter().filter_map(Bson::as_document).collect()
+}
+
+fn strings(values: &[Bson]) -> BTreeSet<String> {
+    values.iter().filter_map(Bson::as_str).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listed_role_gets_its_stored_form() {
+        let listed = doc! {
+            "role": "r", "db": "admin", "isBuiltin": false, "roles": [], "inheritedRoles": [], "inheritedPrivileges": [],
+            "privileges": [{ "resource": { "cluster": true }, "actions": ["listDatabases"] }],
+            "authenticationRestrictions": [[{ "clientSource": ["10.0.0.1/32"] }]],
+        };
+        let expected = doc! {
+            "role": "r", "db": "admin",
+            "privileges": [{ "resource": { "cluster": true }, "actions": ["listDatabases"] }], "roles": [],
+            "authenticationRestrictions": [{ "clientSource": ["10.0.0.1/32"] }],
+        };
+        assert_eq!(as_stored(&listed), expected);
+        let without = doc! { "role": "r", "db": "admin", "authenticationRestrictions": [] };
+        assert_eq!(as_stored(&without), doc! { "role": "r", "db": "admin" });
+    }
+
+    #[test]
+    fn too_many_are_refused() {
+        let document = rawdoc! { "user": "app", "db": "shop" };
+        let mut budget = document.as_bytes().len();
+        account(AccountKind::User, &document, &mut budget).unwrap();
+        let error = account(AccountKind::User, &document, &mut budget).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused);
+    }
+}
