@@ -21,6 +21,7 @@ use crate::order::Key;
 pub use crate::model::Deployment;
 pub use crate::mongo::source::MongoSource;
 pub use layer::SourceLayer;
+pub(crate) use layer::forward_source;
 #[cfg(feature = "test-util")]
 pub use memory::{MemorySource, NameResolution, OpenTransaction, SourceCall, Transaction};
 

@@ -1,6 +1,7 @@
 //! Shared by source and sink: commands, cursors, and the meaning of driver errors.
 
 mod answer;
+mod commands;
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -19,21 +20,22 @@ use crate::model::raw::batch_cursor;
 use crate::model::{Batch, Deployment, Position};
 use crate::mongo::error_codes::{self, Meaning};
 use crate::mongo::identify::imitation;
-use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, answered, panicked, retry};
+use crate::mongo::retry::{COMMAND_TIMEOUT, answered, panicked};
 
 pub(crate) use self::answer::{Answer, of_system, plain};
+pub(crate) use self::commands::Commands;
 
 /// Runs a command on a database, with retries through elections.
 ///
 /// # Errors
 /// The server's answer, or a connection error once the patience has run out.
 pub(crate) async fn run(
-    client: &Client,
+    client: &dyn Commands,
     operation: &'static str,
     database: &str,
     command: Document,
 ) -> Result<Document> {
-    run_within(COMMAND_TIMEOUT, client, operation, database, command).await
+    client.run_within(COMMAND_TIMEOUT, operation, database, command).await
 }
 
 /// Same as [`run`], for a command that may take longer than others.
@@ -42,19 +44,12 @@ pub(crate) async fn run(
 /// Same as [`run`].
 pub(crate) async fn run_within(
     limit: Duration,
-    client: &Client,
+    client: &dyn Commands,
     operation: &'static str,
     database: &str,
     command: Document,
 ) -> Result<Document> {
-    let database = client.database(database);
-    retry(RetryPolicy::SERVER, || {
-        answered(operation, limit, async {
-            let answer = database.run_command(command.clone()).await;
-            answer.map_err(|error| convert(operation, error))
-        })
-    })
-    .await
+    client.run_within(limit, operation, database, command).await
 }
 
 /// Returns one section of the primary's `serverStatus`, or an empty document if there is no such section. The sections that cost the server
@@ -62,7 +57,7 @@ pub(crate) async fn run_within(
 ///
 /// # Errors
 /// Same as [`run`].
-pub(crate) async fn server_status(client: &Client, operation: &'static str, section: &str) -> Result<Document> {
+pub(crate) async fn server_status(client: &dyn Commands, operation: &'static str, section: &str) -> Result<Document> {
     let mut command = doc! { "serverStatus": 1, "repl": 0, "wiredTiger": 0, "metrics": 0, "locks": 0, "tcmalloc": 0 };
     command.insert(section, 1);
     let mut status = run(client, operation, "admin", command).await?;
@@ -169,7 +164,7 @@ pub(crate) async fn to_its_end<T: Send + 'static>(
 ///
 /// # Errors
 /// [`Refused`](ErrorKind::Refused) if it is not a replica set, or a server error.
-pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
+pub(crate) async fn describe(client: &dyn Commands) -> Result<Deployment> {
     const OPERATION: &str = "describe the deployment";
     let hello = run(client, OPERATION, "admin", doc! { "isMaster": 1 }).await?;
     let Ok(name) = hello.get_str("setName") else {
