@@ -3,6 +3,7 @@
 mod answer;
 mod commands;
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -303,7 +304,17 @@ pub(crate) fn blocked(code: i32) -> Option<&'static str> {
 /// Converts an error of the driver into one of the crate.
 pub(crate) fn convert(operation: &'static str, error: DriverError) -> Error {
     let (kind, retryable) = classify(&error);
-    let answer = Answer::of(&error);
+    explained(operation.into(), kind, retryable, Answer::of(&error))
+}
+
+/// Converts what a server said into an error, whose source it becomes.
+#[cfg(feature = "legacy")]
+pub(crate) fn of_answer(operation: impl Into<Cow<'static, str>>, answer: Answer) -> Error {
+    let (kind, retryable) = answer.code().and_then(by_code).unwrap_or((ErrorKind::Server, false));
+    explained(operation.into(), kind, retryable, answer)
+}
+
+fn explained(operation: Cow<'static, str>, kind: ErrorKind, retryable: bool, answer: Answer) -> Error {
     let row = answer.code().and_then(error_codes::row);
     let message = match kind {
         ErrorKind::Unauthorized => {
@@ -346,15 +357,22 @@ fn classify(error: &DriverError) -> (ErrorKind, bool) {
         }
         _ => {}
     }
-    match answer::code_of(error).and_then(error_codes::row).map(|row| row.meaning) {
-        Some(Meaning::Unauthorized) => (ErrorKind::Unauthorized, false),
-        Some(Meaning::Snapshot) => (ErrorKind::SnapshotUnavailable, true),
-        Some(Meaning::PositionLost) => (ErrorKind::PositionLost, false),
-        Some(Meaning::Retried) => (ErrorKind::Connection, true),
-        Some(Meaning::Blocked) => (ErrorKind::TargetBlocked, false),
+    match answer::code_of(error).and_then(by_code) {
+        Some(known) => known,
         None if MAY_PASS.iter().any(|label| error.contains_label(label)) => (ErrorKind::Connection, true),
         None => (ErrorKind::Server, false),
     }
+}
+
+/// The kind of an error by its code, and whether the same call may succeed later.
+fn by_code(code: i32) -> Option<(ErrorKind, bool)> {
+    Some(match error_codes::row(code)?.meaning {
+        Meaning::Unauthorized => (ErrorKind::Unauthorized, false),
+        Meaning::Snapshot => (ErrorKind::SnapshotUnavailable, true),
+        Meaning::PositionLost => (ErrorKind::PositionLost, false),
+        Meaning::Retried => (ErrorKind::Connection, true),
+        Meaning::Blocked => (ErrorKind::TargetBlocked, false),
+    })
 }
 
 #[cfg(test)]
