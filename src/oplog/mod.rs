@@ -15,6 +15,8 @@ mod samples;
 mod table;
 
 pub use crate::mongo::oplog::cursor::{OplogCursor, OplogCursorBuilder};
-#[cfg(feature = "test-util")]
+#[cfg(any(feature = "legacy", feature = "test-util"))]
 pub(crate) use assembler::{Assembler, Taken};
+#[cfg(feature = "legacy")]
+pub(crate) use raw_entry::without_field;
 pub use entry::{Command, CommandOperation, Entry, Item};

@@ -189,22 +189,32 @@ pub(crate) async fn describe(client: &dyn Commands) -> Result<Deployment> {
             [part(0), part(1), part(2)]
         })
         .map_err(|error| Error::malformed(OPERATION, error))?;
-    // Reading the parameter needs a privilege. Without it, the version of the binary is assumed, at which the server normally runs.
+    // Reading the parameter needs a privilege. Without it, the version of the binary is assumed, at which the server normally runs. Servers
+    // before 3.4 do not have the parameter.
     let parameter = doc! { "getParameter": 1, "featureCompatibilityVersion": 1 };
-    let feature_compatibility = if_allowed(run(client, OPERATION, "admin", parameter).await)?
+    let reply = match version {
+        [major, minor, _] if [major, minor] < [3, 4] => None,
+        _ => if_allowed(run(client, OPERATION, "admin", parameter).await)?,
+    };
+    let feature_compatibility = reply
         .and_then(|reply| {
-            let text = reply
-                .get_document("featureCompatibilityVersion")
-                .ok()?
-                .get_str("version")
-                .ok()?
-                .to_owned();
+            let text = match reply.get("featureCompatibilityVersion")? {
+                bson::Bson::Document(version) => version.get_str("version").ok()?,
+                // 3.4 returns the version alone.
+                bson::Bson::String(version) => version.as_str(),
+                _ => return None,
+            };
             let (major, minor) = text.split_once('.')?;
             Some([major.parse().ok()?, minor.parse().ok()?])
         })
         .unwrap_or([version[0], version[1]]);
-    // The id in the replica set's configuration does not change when members or names change. If it may not be read, the name is used.
-    let identity = if_allowed(run(client, OPERATION, "admin", doc! { "replSetGetConfig": 1 }).await)?
+    // The id in the replica set's configuration does not change when members or names change. If it may not be read, the name is used. Before
+    // 3.0 there is no such command, and before 3.2 no such id.
+    let configuration = match version {
+        [major, _, _] if major < 3 => None,
+        _ => if_allowed(run(client, OPERATION, "admin", doc! { "replSetGetConfig": 1 }).await)?,
+    };
+    let identity = configuration
         .and_then(|reply| {
             let settings = reply.get_document("config").ok()?.get_document("settings").ok()?;
             Some(settings.get_object_id("replicaSetId").ok()?.to_hex())

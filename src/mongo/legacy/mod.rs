@@ -14,6 +14,7 @@ mod error;
 mod find;
 mod is_master;
 mod options;
+pub(in crate::mongo) mod source;
 
 pub use self::client::{LegacyClient, LegacyCursor, Primary};
 pub use self::error::{CommandError, server_error};

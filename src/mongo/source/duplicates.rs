@@ -16,7 +16,7 @@ const OPERATION: &str = "look for duplicates";
 ///
 /// # Errors
 /// A server error.
-pub(super) async fn find(
+pub(in crate::mongo) async fn find(
     client: &dyn client::Commands,
     collection: &Collection,
     index: &RawDocument,

@@ -1,12 +1,12 @@
 //! Reads from a MongoDB replica set.
 
-mod by_id;
+pub(in crate::mongo) mod by_id;
 mod driver;
-mod duplicates;
+pub(in crate::mongo) mod duplicates;
 mod read;
-mod split;
+pub(in crate::mongo) mod split;
 mod write_block;
-mod write_load;
+pub(in crate::mongo) mod write_load;
 
 use std::collections::BTreeSet;
 use std::fmt;
