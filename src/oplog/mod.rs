@@ -7,6 +7,9 @@ pub mod delta;
 mod display;
 pub(crate) mod entry;
 pub(crate) mod filter;
+#[cfg(feature = "legacy")]
+#[allow(dead_code, reason = "only the source for such servers reads their oplog")]
+pub(crate) mod legacy;
 mod parse;
 mod raw_entry;
 #[cfg(test)]

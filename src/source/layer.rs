@@ -1,10 +1,11 @@
 //! Sources that wrap another one: layers, `Arc` and `Box`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 
@@ -135,6 +136,14 @@ pub trait SourceLayer: Send + Sync + 'static {
     /// Those of the wrapped source.
     async fn oldest_position(&self) -> Result<Position> {
         self.inner().oldest_position().await
+    }
+
+    /// Like [`Source::restore_identities`]. The default forwards the call.
+    ///
+    /// # Errors
+    /// Those of the wrapped source.
+    async fn restore_identities(&self, known: &BTreeMap<Namespace, Uuid>) -> Result<()> {
+        self.inner().restore_identities(known).await
     }
 
     /// Like [`Source::tail`]. The default forwards the call.
@@ -275,6 +284,10 @@ macro_rules! forward_source {
 
             async fn oldest_position(&self) -> Result<Position> {
                 $inner(self).oldest_position().await
+            }
+
+            async fn restore_identities(&self, known: &BTreeMap<Namespace, Uuid>) -> Result<()> {
+                $inner(self).restore_identities(known).await
             }
 
             async fn tail(&self, after: Position) -> Result<BoxStream<'static, Result<Vec<Entry>>>> {

@@ -8,10 +8,11 @@ pub(in crate::mongo) mod split;
 mod write_block;
 pub(in crate::mongo) mod write_load;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use async_trait::async_trait;
+use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 
