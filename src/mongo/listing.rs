@@ -126,14 +126,15 @@ pub(crate) async fn kind(client: &dyn Commands, namespace: &Namespace) -> Result
     let filter = doc! { "name": namespace.collection() };
     let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
     let listed = client.documents(OPERATION, namespace.database(), command).await?;
-    let is_collection = |listed: &&RawDocumentBuf| listed.get_str("type").is_ok_and(|kind| kind == "collection");
+    // Before 3.4, nothing else is listed, and no type.
+    let is_collection = |listed: &&RawDocumentBuf| listed.get_str("type").unwrap_or("collection") == "collection";
     let Some(listed) = listed.iter().find(is_collection) else {
         return Ok(None);
     };
     let options = listed
         .get_document("options")
         .map_err(|error| Error::malformed(OPERATION, error))?;
-    Ok(Some(kind_of(namespace, options)))
+    Ok(Some(kind_of(namespace, &client.meant_options(options))))
 }
 
 /// Returns the uuids of those of `names` that exist. The uuid is all zeros for what has none: a view, or the view over the buckets of a
@@ -253,7 +254,7 @@ async fn collection_of(
     if namespace.is_internal() {
         return Ok(None);
     }
-    let options = listed.get_document("options").map_err(malformed)?.to_owned();
+    let options = client.meant_options(listed.get_document("options").map_err(malformed)?);
     let kind = match listed.get_str("type").unwrap_or("collection") {
         "view" => CollectionKind::View,
         // The view over the buckets, which are listed as an ordinary collection. In 9.0, a time-series collection without buckets shows a
@@ -276,7 +277,7 @@ async fn collection_of(
     }
     let list_indexes = doc! { "listIndexes": namespace.collection() };
     let indexes = match client.documents(OPERATION, database, list_indexes).await {
-        Ok(indexes) => indexes,
+        Ok(indexes) => indexes.into_iter().map(|index| client.meant_index(index)).collect(),
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(error.with_context("namespace", namespace)),
     };

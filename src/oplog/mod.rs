@@ -8,7 +8,6 @@ mod display;
 pub(crate) mod entry;
 pub(crate) mod filter;
 #[cfg(feature = "legacy")]
-#[allow(dead_code, reason = "only the source for such servers reads their oplog")]
 pub(crate) mod legacy;
 mod parse;
 mod raw_entry;
@@ -20,6 +19,4 @@ mod table;
 pub use crate::mongo::oplog::cursor::{OplogCursor, OplogCursorBuilder};
 #[cfg(any(feature = "legacy", feature = "test-util"))]
 pub(crate) use assembler::{Assembler, Taken};
-#[cfg(feature = "legacy")]
-pub(crate) use raw_entry::without_field;
 pub use entry::{Command, CommandOperation, Entry, Item};

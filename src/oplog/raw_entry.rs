@@ -169,12 +169,6 @@ pub(super) fn without(document: &RawDocument, leave_out: impl Fn(usize, &str) ->
     RawDocumentBuf::from_bytes(kept).map_err(malformed)
 }
 
-/// Copies a document without one field.
-#[cfg(feature = "legacy")]
-pub(crate) fn without_field(document: &RawDocument, field: &str) -> Result<RawDocumentBuf> {
-    without(document, |_, name| name == field)
-}
-
 pub(super) fn malformed(error: bson::error::Error) -> Error {
     Error::malformed(OPERATION, error)
 }

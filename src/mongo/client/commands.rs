@@ -42,6 +42,16 @@ pub(crate) trait Commands: Send + Sync {
     fn lists_uuids(&self) -> bool {
         true
     }
+
+    /// Returns the listed options of a collection without those that have no meaning on this server.
+    fn meant_options(&self, listed: &RawDocument) -> RawDocumentBuf {
+        listed.to_owned()
+    }
+
+    /// Same as [`meant_options`](Self::meant_options), for the specification of an index.
+    fn meant_index(&self, listed: RawDocumentBuf) -> RawDocumentBuf {
+        listed
+    }
 }
 
 #[async_trait]

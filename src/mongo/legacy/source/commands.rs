@@ -8,6 +8,7 @@ use bson::{Bson, Document, doc};
 
 use super::read::find_of;
 use super::server::{DRIVER, FIND_COMMAND, Server, TRANSACTIONS, UUIDS};
+use crate::catalog::legacy::{index_as_listed, options};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Namespace;
 use crate::mongo::client::Commands;
@@ -66,6 +67,20 @@ impl Commands for Server {
 
     fn lists_uuids(&self) -> bool {
         self.lists_uuids
+    }
+
+    fn meant_options(&self, listed: &RawDocument) -> RawDocumentBuf {
+        match self.wire_version {
+            DRIVER.. => listed.to_owned(),
+            _ => options(self.series, listed),
+        }
+    }
+
+    fn meant_index(&self, listed: RawDocumentBuf) -> RawDocumentBuf {
+        match self.wire_version {
+            DRIVER.. => listed,
+            _ => index_as_listed(self.series, &listed),
+        }
     }
 }
 
@@ -215,8 +230,7 @@ fn collection_in(database: &str, entry: &RawDocument) -> Option<(String, RawDocu
         return None;
     }
     let options = match entry.get_document("options") {
-        // Its first field is the user's `create`.
-        Ok(options) => crate::oplog::without_field(options, "create").ok()?,
+        Ok(options) => options.to_owned(),
         Err(_) => RawDocumentBuf::new(),
     };
     Some((name.to_owned(), bson::rawdoc! { "name": name, "options": options }))
@@ -244,7 +258,7 @@ mod tests {
             (rawdoc! { "name": "d.c" }, Some(rawdoc! { "name": "c", "options": {} })),
             (
                 rawdoc! { "name": "d.c.e", "options": { "create": "c.e", "capped": true, "size": 4096 } },
-                Some(rawdoc! { "name": "c.e", "options": { "capped": true, "size": 4096 } }),
+                Some(rawdoc! { "name": "c.e", "options": { "create": "c.e", "capped": true, "size": 4096 } }),
             ),
             (rawdoc! { "name": "d.c.$_id_" }, None),
             (rawdoc! { "name": "d.system.indexes" }, None),

@@ -2,6 +2,7 @@
 
 mod commands;
 mod committed;
+mod decoder;
 mod majority;
 mod read;
 mod sentinel;
@@ -9,16 +10,15 @@ mod server;
 mod split;
 mod tail;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use bson::Timestamp;
 use bson::raw::{RawDocument, RawDocumentBuf};
-use bson::{Document, rawdoc};
+use bson::{Document, Timestamp, Uuid, rawdoc};
 use futures::stream::BoxStream;
 
-use self::server::{Elected, FIND_COMMAND, Server, TRANSACTIONS, UUIDS, oplog};
+use self::server::{Elected, FIND_COMMAND, Server, TRANSACTIONS, oplog};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
     Batch, Collection, Connection, Deployment, Inspection, Namespace, Position, Selection, Side, TransactionFacts,
@@ -49,14 +49,13 @@ impl LegacySource {
     pub async fn new(client: LegacyClient, connection: Connection) -> Result<Self> {
         let primary = retry(RetryPolicy::SERVER, || client.primary()).await?;
         let wire_version = primary.is_master.max_wire_version;
-        let server = Server::new(client.clone(), wire_version, false, false);
-        let described = client::describe(&server).await?;
-        // Listings show uuids once the feature compatibility version is 3.6.
-        let lists_uuids = wire_version >= UUIDS && described.feature_compatibility >= [3, 6];
+        let unknown = Deployment::new("", "", [0; 3], [0; 2]);
+        let server = Server::new(client.clone(), wire_version, &unknown, false);
+        let deployment = client::describe(&server).await?;
         let reads_majority = reads_majority(&server).await?;
         Ok(Self {
-            server: Arc::new(Server::new(client, wire_version, lists_uuids, reads_majority)),
-            version: described.version,
+            server: Arc::new(Server::new(client, wire_version, &deployment, reads_majority)),
+            version: deployment.version,
             connection,
             newest: Mutex::new(Position::ZERO),
         })
@@ -70,15 +69,20 @@ impl LegacySource {
     }
 
     /// Runs a listing, and waits until a majority has what it has shown.
-    async fn listed<T, F: Future<Output = Result<T>>>(&self, list: impl Fn() -> F) -> Result<T> {
-        retry(RetryPolicy::SERVER, || async {
+    async fn listed<F>(&self, list: impl Fn() -> F) -> Result<Vec<Collection>>
+    where
+        F: Future<Output = Result<Vec<Collection>>>,
+    {
+        let mut listed = retry(RetryPolicy::SERVER, || async {
             let primary = self.server.primary().await?;
             let listed = list().await?;
             let newest = self.server.newest(&primary.address).await?;
             self.server.committed_through(&primary, newest).await?;
             Ok(listed)
         })
-        .await
+        .await?;
+        self.server.identify(&mut listed);
+        Ok(listed)
     }
 }
 
@@ -182,6 +186,11 @@ impl Source for LegacySource {
             tail::oldest(&self.server, &primary).await
         })
         .await
+    }
+
+    async fn restore_identities(&self, known: &BTreeMap<Namespace, Uuid>) -> Result<()> {
+        self.server.restore_identities(known);
+        Ok(())
     }
 
     async fn tail(&self, after: Position) -> Result<BoxStream<'static, Result<Vec<Entry>>>> {

@@ -1,14 +1,17 @@
 //! A replica set of old servers: its client, and which member is its primary in which election.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bson::oid::ObjectId;
 use bson::raw::{RawDocument, RawDocumentBuf};
-use bson::{Timestamp, rawdoc};
+use bson::{Timestamp, Uuid, rawdoc};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::Position;
+use crate::catalog::Series;
+use crate::model::{Collection, CollectionKind, Deployment, Namespace, Position};
 use crate::mongo::legacy::{Find, IsMaster, LegacyClient};
+use crate::oplog::legacy::LegacyIdentities;
 
 /// First wire version with `find` and `getMore` as commands, and with read concerns (3.2).
 pub(super) const FIND_COMMAND: i32 = 4;
@@ -33,6 +36,11 @@ pub(super) struct Server {
     pub lists_uuids: bool,
     /// Whether it reads with read concern `majority`.
     pub reads_majority: bool,
+    /// The series whose oplog and catalog it has: an older one than its own at an older feature compatibility version.
+    pub series: Series,
+    /// The name under which its collections are identified.
+    set: String,
+    identities: Mutex<Identities>,
     /// The newest position that was seen to be committed, and on which primary.
     committed: Mutex<Option<(Elected, Position)>>,
 }
@@ -44,14 +52,75 @@ pub(super) struct Elected {
     pub election: Option<ObjectId>,
 }
 
+/// The identities of collections.
+struct Identities {
+    /// Those of the last tail.
+    current: SharedIdentities,
+    /// Those that the next tail begins with.
+    restored: Option<LegacyIdentities>,
+}
+
+/// The identities of collections as a tail and the listings meanwhile know them.
+pub(super) type SharedIdentities = Arc<Mutex<LegacyIdentities>>;
+
 impl Server {
-    pub fn new(client: LegacyClient, wire_version: i32, lists_uuids: bool, reads_majority: bool) -> Self {
+    /// Takes a client, and what `deployment` says of the set.
+    pub fn new(client: LegacyClient, wire_version: i32, deployment: &Deployment, reads_majority: bool) -> Self {
+        let [major, minor, _] = deployment.version;
+        // What 4.2 writes depends on its feature compatibility version alone.
+        let series = match [major, minor] {
+            [4, 2] => deployment.feature_compatibility,
+            series => series,
+        };
+        let set = deployment.name.clone();
+        let identities = Identities {
+            current: Arc::new(Mutex::new(LegacyIdentities::new(set.clone(), series))),
+            restored: None,
+        };
         Self {
             client,
             wire_version,
-            lists_uuids,
+            // Listings show uuids once the feature compatibility version is 3.6.
+            lists_uuids: wire_version >= UUIDS && deployment.feature_compatibility >= [3, 6],
             reads_majority,
+            series,
+            set,
+            identities: Mutex::new(identities),
             committed: Mutex::new(None),
+        }
+    }
+
+    /// The identities of the collections for a tail that begins now.
+    pub fn begin_identities(&self) -> SharedIdentities {
+        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = identities
+            .restored
+            .take()
+            .unwrap_or_else(|| LegacyIdentities::new(self.set.clone(), self.series));
+        identities.current = Arc::new(Mutex::new(begun));
+        Arc::clone(&identities.current)
+    }
+
+    /// Has the next tail begin with these identities.
+    pub fn restore_identities(&self, known: &BTreeMap<Namespace, Uuid>) {
+        let known = known.iter().map(|(namespace, id)| (namespace.clone(), *id));
+        let restored = LegacyIdentities::restored(self.set.clone(), self.series, known);
+        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        identities.restored = Some(restored);
+    }
+
+    /// Identifies listed collections as the entries of the last tail do.
+    pub fn identify(&self, collections: &mut [Collection]) {
+        let identities = {
+            let identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(&identities.current)
+        };
+        let mut identities = identities.lock().unwrap_or_else(PoisonError::into_inner);
+        for collection in collections {
+            if collection.kind != CollectionKind::View {
+                let uuid = Some(collection.id).filter(|_| self.lists_uuids);
+                collection.id = identities.listed(&collection.namespace, uuid);
+            }
         }
     }
 

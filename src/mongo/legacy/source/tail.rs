@@ -15,13 +15,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::decoder::Decoder;
 use super::server::{Elected, Server, from, oplog, position_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::mongo::legacy::{FindMode, LegacyCursor};
 use crate::mongo::oplog::position::no_longer;
 use crate::mongo::retry::{Attempts, RetryPolicy, answered};
-use crate::oplog::{Assembler, Entry, Item, Taken};
+use crate::oplog::{Entry, Taken};
 
 /// Operation named in the errors of a tail.
 const OPERATION: &str = "follow the oplog";
@@ -41,9 +42,6 @@ const FUTURE: Duration = Duration::from_secs(12);
 /// Approximate number of bytes of entries returned at once.
 const BATCH: usize = 1 << 20;
 
-/// Maximum number of bytes of open transactions kept in memory.
-const TRANSACTION_BYTES: usize = 16 << 20;
-
 /// How a majority that does not have an entry yet is asked again.
 const COMMITTED: RetryPolicy = RetryPolicy {
     first_pause: Duration::from_millis(2),
@@ -62,7 +60,7 @@ pub(super) fn follow(server: Arc<Server>, after: Position) -> BoxStream<'static,
 
 struct Tail {
     server: Arc<Server>,
-    assembler: Assembler,
+    decoder: Decoder,
     /// The last entry that was taken.
     last: Position,
     link: Link,
@@ -85,9 +83,10 @@ enum Link {
 
 impl Tail {
     fn new(server: Arc<Server>, after: Position) -> Self {
+        let decoder = Decoder::new(&server, after);
         Self {
             server,
-            assembler: Assembler::new(after, TRANSACTION_BYTES),
+            decoder,
             last: after,
             link: Link::Closed,
             read: VecDeque::new(),
@@ -115,7 +114,7 @@ impl Tail {
 
     /// Advances by one step, which may or may not return entries.
     async fn step(&mut self) -> Result<Vec<Entry>> {
-        if let Some(part) = self.assembler.next_part().await? {
+        if let Some(part) = self.decoder.next_part().await? {
             return Ok(vec![part]);
         }
         match &mut self.link {
@@ -190,9 +189,8 @@ impl Tail {
             if position.timestamp() > committed.timestamp() || bytes >= BATCH {
                 break;
             }
-            match self.assembler.take(raw)? {
-                Taken::Entry(mut entry) => {
-                    stamp(&mut entry, position);
+            match self.decoder.take(raw)? {
+                Taken::Entry(entry) => {
                     bytes += entry.size_in_memory();
                     entries.push(entry);
                 }
@@ -209,7 +207,7 @@ impl Tail {
             }
             self.last = position;
             self.read.pop_front();
-            self.assembler.make_room().await?;
+            self.decoder.make_room().await?;
         }
         Ok(entries)
     }
@@ -239,8 +237,8 @@ impl Tail {
         let entry = in_time(self.server.first(from(&primary.address, position.timestamp()))).await?;
         match entry.filter(|entry| position_of(entry).is_ok_and(|found| found == position)) {
             Some(entry) => {
-                self.assembler.supply(&entry)?;
-                self.assembler.make_room().await
+                self.decoder.supply(&entry)?;
+                self.decoder.make_room().await
             }
             None => Err(Error::new(
                 ErrorKind::PositionLost,
@@ -300,23 +298,6 @@ pub(super) async fn oldest(server: &Server, primary: &Elected) -> Result<Positio
                 .with_retryable(true))
         }
         Err(error) => Err(error),
-    }
-}
-
-/// Gives an entry without a term, and all in it, the whole position.
-fn stamp(entry: &mut Entry, position: Position) {
-    if entry.position == position {
-        return;
-    }
-    if entry.resume == entry.position {
-        entry.resume = position;
-    }
-    entry.position = position;
-    for item in &mut entry.items {
-        match item {
-            Item::Change(change) => change.position = position,
-            Item::Command(command) => command.position = position,
-        }
     }
 }
 
@@ -383,26 +364,4 @@ impl Answers {
 /// Fails if an answer takes too long.
 async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
     answered(OPERATION, REPLY, call).await
-}
-
-#[cfg(test)]
-mod tests {
-    use bson::{Timestamp, rawdoc};
-
-    use super::*;
-
-    #[test]
-    fn an_entry_without_a_term_is_known_by_its_hash() {
-        let ts = Timestamp { time: 9, increment: 1 };
-        let raw = rawdoc! { "ts": ts, "h": 42_i64, "v": 2, "op": "c", "ns": "a.$cmd", "o": { "drop": "b" } };
-        let mut assembler = Assembler::new(Position::ZERO, TRANSACTION_BYTES);
-        let Taken::Entry(mut entry) = assembler.take(&raw).unwrap() else {
-            panic!("it is an entry of its own");
-        };
-        stamp(&mut entry, position_of(&raw).unwrap());
-        let expected = Position::new(ts, 42);
-        assert_eq!((entry.position, entry.resume), (expected, expected));
-        assert!(matches!(&entry.items[..], [Item::Command(command)] if command.position == expected));
-
-    }
 }
