@@ -19,7 +19,11 @@ use futures::stream::BoxStream;
 use self::driver::DriverSource;
 use crate::error::Result;
 use crate::model::{Batch, Collection, Deployment, Inspection, Namespace, Position, Selection, Side, TransactionFacts};
+#[cfg(feature = "legacy")]
+use crate::mongo::connect::legacy;
 use crate::mongo::connect::{self, ConnectOptions};
+#[cfg(feature = "legacy")]
+use crate::mongo::legacy::source::LegacySource;
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::source::{PointRequest, ReadRequest, Source, WriteLoad, forward_source};
@@ -56,9 +60,35 @@ impl MongoSource {
     /// # Cancellation
     /// Dropping the future abandons the connection.
     pub async fn connect(options: impl Into<ConnectOptions>) -> Result<Self> {
-        let connected = connect::connect(options.into(), Side::Source).await?;
+        let options = options.into();
+        #[cfg(feature = "legacy")]
+        let (too_old, options) = match options.is_legacy() {
+            true => return Self::connect_legacy(options).await,
+            false => (options.clone(), options),
+        };
+        let connected = connect::connect(options, Side::Source).await;
+        #[cfg(feature = "legacy")]
+        let connected = match connected {
+            Err(error) if legacy::may_be_too_old(&error, &too_old) => {
+                return match Self::connect_legacy(too_old).await {
+                    // What the driver says of a server that is not too old says more.
+                    Err(_) if !legacy::is_too_old(&error) => Err(error),
+                    connected => connected,
+                };
+            }
+            connected => connected,
+        };
         Ok(Self {
-            inner: Box::new(DriverSource::new(connected).await?),
+            inner: Box::new(DriverSource::new(connected?).await?),
+        })
+    }
+
+    /// Connects without the driver.
+    #[cfg(feature = "legacy")]
+    async fn connect_legacy(options: ConnectOptions) -> Result<Self> {
+        let connected = legacy::connect_legacy(options, Side::Source).await?;
+        Ok(Self {
+            inner: Box::new(LegacySource::new(connected).await?),
         })
     }
 

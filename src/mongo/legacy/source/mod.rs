@@ -24,7 +24,8 @@ use crate::model::{
     Batch, Collection, Connection, Deployment, Inspection, Namespace, Position, Selection, Side, TransactionFacts,
 };
 use crate::mongo::client::{self, Commands, code};
-use crate::mongo::legacy::LegacyClient;
+use crate::mongo::connect::PemFile;
+use crate::mongo::connect::legacy::LegacyConnected;
 use crate::mongo::retry::{RetryPolicy, retry};
 use crate::mongo::{digest, foreign_writes, inspect, listing, transactions};
 use crate::mongo::source::{duplicates, write_load};
@@ -37,16 +38,23 @@ pub(in crate::mongo) struct LegacySource {
     server: Arc<Server>,
     version: [u32; 3],
     connection: Connection,
+    /// Certificates that the client reads for each connection.
+    _files: Vec<PemFile>,
     /// Newest position ever returned.
     newest: Mutex<Position>,
 }
 
 impl LegacySource {
-    /// Takes a client that has reached the primary.
+    /// Takes a connection that was made.
     ///
     /// # Errors
     /// A server error.
-    pub async fn new(client: LegacyClient, connection: Connection) -> Result<Self> {
+    pub async fn new(connected: LegacyConnected) -> Result<Self> {
+        let LegacyConnected {
+            client,
+            connection,
+            files,
+        } = connected;
         let primary = retry(RetryPolicy::SERVER, || client.primary()).await?;
         let wire_version = primary.is_master.max_wire_version;
         let unknown = Deployment::new("", "", [0; 3], [0; 2]);
@@ -57,6 +65,7 @@ impl LegacySource {
             server: Arc::new(Server::new(client, wire_version, &deployment, reads_majority)),
             version: deployment.version,
             connection,
+            _files: files,
             newest: Mutex::new(Position::ZERO),
         })
     }
