@@ -275,6 +275,3 @@ impl LegacyIdentities {
 fn is_derived(id: Uuid) -> bool {
     id.bytes()[6] >> 4 == SYNTHETIC
 }
-
-#[cfg(test)]
-mod tests;
