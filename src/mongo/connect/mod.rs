@@ -25,6 +25,8 @@ use crate::model::{Connection, OnWait, Side};
 use crate::mongo::client::{self, Answer};
 
 pub use self::options::ConnectOptions;
+#[cfg(feature = "legacy")]
+pub(crate) use self::tls::certificate_problem;
 
 const OPERATION: &str = "connect";
 
