@@ -232,7 +232,9 @@ impl Router {
         key: Option<&RawDocument>,
     ) -> Result<()> {
         let tracked = self.known(id, namespace)?.and_then(|id| self.state.tracked.get(&id));
-        let names: Vec<String> = tracked.map(|tracked| tracked.indexes_dropped_by(key)).unwrap_or_default();
+        let names: Vec<String> = tracked
+            .map(|tracked| tracked.indexes_dropped_by(key))
+            .unwrap_or_default();
         for name in names {
             self.drop_index(position, id, namespace, name).await?;
         }
@@ -305,7 +307,7 @@ impl Router {
             return Ok(());
         }
         let id = required(id)?;
-        if self.state.ghosts.remove(&id) || !self.state.tracked.contains_key(&id) {
+        if self.state.ghosts.remove(&id).is_some() || !self.state.tracked.contains_key(&id) {
             return Ok(());
         }
         let is_left = self.remove(id).await?;
@@ -392,7 +394,7 @@ impl Router {
         let id = required(id)?;
         if self.state.tracked.contains_key(&id) {
             Ok(Some(id))
-        } else if self.state.selection.contains(namespace) && !self.state.ghosts.contains(&id) {
+        } else if self.state.selection.contains(namespace) && !self.state.ghosts.contains_key(&id) {
             Err(unexpected("it concerns a collection whose creation was never seen")
                 .with_context("namespace", namespace))
         } else {
