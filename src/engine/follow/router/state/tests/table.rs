@@ -82,6 +82,7 @@ fn a_change_below_the_part_being_compared_is_sent() {
     let mut bench = Bench::verified(vec![indexed(ORDERS, 1)]);
     let check = bench.compare();
     let compared = Compared {
+        is_at_position: true,
         opened: at(1),
         last: Some(key(10)),
         left: HashSet::new(),
