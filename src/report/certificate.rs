@@ -52,6 +52,10 @@ pub struct Certificate {
     pub users: Vec<CarriedUser>,
     /// Number of accepted writes that came after the stop.
     pub late_writes: u64,
+    /// What the source's version does not promise of writes that a majority has acknowledged. `None` for 4.0 and newer, which never lose
+    /// such writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_promise: Option<String>,
 }
 
 /// One side of the migration.
@@ -247,6 +251,7 @@ impl Certificate {
             not_kept: not_kept.to_vec(),
             users: users.map(|users| users.carried.clone()).unwrap_or_default(),
             late_writes: late_writes.count,
+            source_promise: source.weakness(),
         }
     }
 }

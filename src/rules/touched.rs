@@ -20,7 +20,7 @@ impl<'a> TouchedFields<'a> {
     pub fn of(delta: &'a RawDocument) -> Option<Self> {
         let mut touched = Self { names: Vec::new() };
         match format_of(delta).ok()?? {
-            DeltaFormat::V1 => {
+            DeltaFormat::Unversioned | DeltaFormat::V1 => {
                 for section in elements(delta.as_bytes()) {
                     match section? {
                         (b"$v", _) => {}

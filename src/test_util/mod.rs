@@ -5,6 +5,9 @@ pub mod bench;
 mod catalog;
 mod digest;
 mod faults;
+#[cfg(feature = "legacy")]
+#[doc(hidden)]
+pub mod legacy;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +15,9 @@ pub(crate) use catalog::{merge_fields, modified_options, modify_index};
 pub(crate) use digest::digest;
 pub use faults::Gate;
 pub(crate) use faults::{Faults, Moment};
+#[cfg(feature = "legacy")]
+#[doc(hidden)]
+pub use legacy::decode_legacy;
 
 /// The first position in a second.
 #[cfg(test)]

@@ -66,6 +66,7 @@ impl Router {
             } => self.create(position, id, &namespace, options, id_index).await?,
             Op::CreateIndexes { namespace, indexes } => self.create_indexes(position, id, &namespace, &indexes).await?,
             Op::DropIndex { namespace, name } => self.drop_index(position, id, &namespace, name).await?,
+            Op::DropIndexes { namespace, key } => self.drop_indexes(position, id, &namespace, key.as_deref()).await?,
             Op::Modify { namespace, arguments } => self.modify(position, id, &namespace, &arguments).await?,
             Op::Drop { namespace } => self.drop_collection(position, id, &namespace).await?,
             Op::DropDatabase { database } => self.drop_database(position, &database).await?,
@@ -237,6 +238,24 @@ impl Router {
             .await
     }
 
+    /// Drops the indexes with this key, or all but the one on `_id`.
+    async fn drop_indexes(
+        &mut self,
+        position: Position,
+        id: Option<Uuid>,
+        namespace: &Namespace,
+        key: Option<&RawDocument>,
+    ) -> Result<()> {
+        let tracked = self.known(id, namespace)?.and_then(|id| self.state.tracked.get(&id));
+        let names: Vec<String> = tracked
+            .map(|tracked| tracked.indexes_dropped_by(key))
+            .unwrap_or_default();
+        for name in names {
+            self.drop_index(position, id, namespace, name).await?;
+        }
+        Ok(())
+    }
+
     async fn modify(
         &mut self,
         position: Position,
@@ -303,7 +322,7 @@ impl Router {
             return Ok(());
         }
         let id = required(id)?;
-        if self.state.ghosts.remove(&id) || !self.state.tracked.contains_key(&id) {
+        if self.state.ghosts.remove(&id).is_some() || !self.state.tracked.contains_key(&id) {
             return Ok(());
         }
         let is_left = self.remove(id).await?;
@@ -391,7 +410,7 @@ impl Router {
         let id = required(id)?;
         if self.state.tracked.contains_key(&id) {
             Ok(Some(id))
-        } else if self.state.selection.contains(namespace) && !self.state.ghosts.contains(&id) {
+        } else if self.state.selection.contains(namespace) && !self.state.ghosts.contains_key(&id) {
             Err(unexpected("it concerns a collection whose creation was never seen")
                 .with_context("namespace", namespace))
         } else {

@@ -1,0 +1,3 @@
+//! Sources from 2.6 to 4.0.
+
+mod replay;
