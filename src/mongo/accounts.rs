@@ -10,7 +10,7 @@ use mongodb::Client;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Account, AccountKind, AccountName, Accounts};
-use crate::mongo::client::{self, if_allowed, open_cursor};
+use crate::mongo::client::{self, Commands, if_allowed, open_cursor};
 use crate::mongo::retry::{RetryPolicy, retry};
 
 const OPERATION: &str = "read users and roles";
@@ -36,6 +36,27 @@ pub(crate) async fn stored(client: &Client) -> Result<Accounts> {
     let mut budget = MOST_BYTES;
     let mut accounts = find(client, AccountKind::Role, rawdoc! {}, &mut budget).await?;
     accounts.extend(find(client, AccountKind::User, rawdoc! {}, &mut budget).await?);
+    let mut all = Accounts::new(accounts);
+    all.own = own(client).await?;
+    Ok(all)
+}
+
+/// Same as [`stored`], by a client for old servers.
+///
+/// # Errors
+/// Same as [`stored`].
+#[cfg(feature = "legacy")]
+pub(crate) async fn stored_on_old(client: &dyn Commands) -> Result<Accounts> {
+    let mut budget = MOST_BYTES;
+    let mut accounts = Vec::new();
+    for (kind, collection) in [(AccountKind::Role, "system.roles"), (AccountKind::User, "system.users")] {
+        for document in client
+            .documents(OPERATION, "admin", doc! { "find": collection })
+            .await?
+        {
+            accounts.push(account(kind, &document, &mut budget)?);
+        }
+    }
     let mut all = Accounts::new(accounts);
     all.own = own(client).await?;
     Ok(all)
@@ -94,7 +115,7 @@ pub(crate) async fn add_facts(client: &Client, accounts: &mut Accounts) -> Resul
 }
 
 /// The users that the client is authenticated as, and the roles that they have.
-async fn own(client: &Client) -> Result<BTreeSet<AccountName>> {
+async fn own(client: &dyn Commands) -> Result<BTreeSet<AccountName>> {
     let status = client::run(client, OPERATION, "admin", doc! { "connectionStatus": 1 }).await?;
     let mut own = BTreeSet::new();
     if let Ok(authentication) = status.get_document("authInfo") {

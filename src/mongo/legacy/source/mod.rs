@@ -21,14 +21,15 @@ use futures::stream::BoxStream;
 use self::server::{Elected, FIND_COMMAND, Server, TRANSACTIONS, oplog};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
-    Batch, Collection, Connection, Deployment, Inspection, Namespace, Position, Selection, Side, TransactionFacts,
+    Accounts, Batch, Collection, Connection, Deployment, Inspection, Namespace, Position, Selection, Side,
+    TransactionFacts,
 };
 use crate::mongo::client::{self, Commands, code};
 use crate::mongo::connect::PemFile;
 use crate::mongo::connect::legacy::LegacyConnected;
 use crate::mongo::retry::{RetryPolicy, retry};
 use crate::mongo::source::{duplicates, write_load};
-use crate::mongo::{digest, foreign_writes, inspect, listing, transactions};
+use crate::mongo::{accounts, digest, foreign_writes, inspect, listing, transactions};
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::source::{PointRequest, ReadMode, ReadRequest, Source, WriteLoad};
@@ -255,6 +256,10 @@ impl Source for LegacySource {
 
     async fn write_load(&self) -> Result<Option<WriteLoad>> {
         write_load::ask(&*self.server).await
+    }
+
+    async fn accounts(&self) -> Result<Accounts> {
+        accounts::stored_on_old(&*self.server).await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
