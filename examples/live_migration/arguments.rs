@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
-use mongoferry::{DdlPolicy, ExistingData, Namespace, PathPolicy, Throttle, Verification};
+use mongoferry::{DdlPolicy, ExistingData, ExistingUsers, Namespace, PathPolicy, Throttle, Verification};
 
 const WHAT: &str = "What to migrate";
 const TARGET: &str = "Target and checkpoint";
@@ -43,6 +43,13 @@ pub struct Arguments {
     #[arg(help_heading = WHAT, long, value_name = "POLICY", default_value = "apply")]
     #[arg(value_parser = choice(&[("apply", DdlPolicy::Apply), ("warn", DdlPolicy::Warn), ("fail", DdlPolicy::Fail)]))]
     pub ddl: DdlPolicy,
+    /// Carry users and roles, with their passwords; the choice says what happens if the target has one of the same name
+    /// with other content: refuse, keep it, or replace it [default: carry none]
+    #[arg(help_heading = WHAT, long, value_name = "CHOICE")]
+    #[arg(value_parser = choice(&[
+        ("refuse", ExistingUsers::Refuse), ("keep", ExistingUsers::Keep), ("replace", ExistingUsers::Replace),
+    ]))]
+    pub users: Option<ExistingUsers>,
 
     /// Name of this migration among those with the same target, whose names must be disjoint [default: default]
     #[arg(help_heading = TARGET, long, value_name = "ID")]

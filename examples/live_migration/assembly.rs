@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use mongoferry::checkpoint::FileStore;
 use mongoferry::{
-    ConnectOptions, ErrorKind, Migration, MigrationBuilder, MongoSink, MongoSource, Result, Wait, WayBack,
+    ConnectOptions, ErrorKind, Migration, MigrationBuilder, MongoSink, MongoSource, Result, UserSelection, Users, Wait,
+    WayBack,
 };
 use tokio::sync::mpsc;
 
@@ -28,6 +29,9 @@ pub async fn assemble(arguments: &Arguments, source: &str, target: &str, waits: 
     }
     for (from, to) in &arguments.rename {
         builder = builder.rename(from, to);
+    }
+    if let Some(existing) = arguments.users {
+        builder = builder.users(Users::Carry(UserSelection::all().existing(existing)));
     }
     if let Some(path) = &arguments.checkpoint.0 {
         builder = builder.checkpoint_store(FileStore::new(path));

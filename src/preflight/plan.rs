@@ -153,12 +153,31 @@ impl fmt::Display for Plan {
         for namespace in &self.to_drop {
             writeln!(f, "dropped on the target: {namespace}")?;
         }
+        if let Some(users) = &self.users {
+            let carried: Vec<String> = users.carried.iter().map(ToString::to_string).collect();
+            writeln!(f, "users and roles to carry: {}", listed(&carried))?;
+        }
         for left_out in &self.not_migrated {
             writeln!(f, "not migrated: {left_out}")?;
         }
         Ok(())
     }
 }
+
+/// Joins names for a line; only the first ones if there are many.
+fn listed(names: &[String]) -> String {
+    match names.len() {
+        0 => "none".to_owned(),
+        count if count <= NAMED => names.join(", "),
+        count => {
+            let first = names.get(..NAMED).unwrap_or_default().join(", ");
+            format!("{first} and {} more", count - NAMED)
+        }
+    }
+}
+
+/// Maximum number of users and roles that the plan names in its text.
+const NAMED: usize = 20;
 
 /// Writes the kind in snake case, unlike the checkpoint.
 fn kind<S: Serializer>(kind: &CollectionKind, serializer: S) -> Result<S::Ok, S::Error> {
@@ -187,6 +206,8 @@ pub(super) fn duration(duration: Duration) -> String {
 mod tests {
     use super::*;
     use crate::error::FindingCode;
+    use crate::model::AccountKind;
+    use crate::report::CarriedUser;
 
     #[test]
     fn durations_are_for_people() {
@@ -198,6 +219,15 @@ mod tests {
             (90_061, "1 d 1 h"),
         ] {
             assert_eq!(duration(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    fn carried(number: u32) -> CarriedUser {
+        CarriedUser {
+            kind: AccountKind::User,
+            database: "shop".to_owned(),
+            name: format!("app{number}"),
+            hash: String::new(),
         }
     }
 
@@ -239,7 +269,10 @@ mod tests {
             }),
             to_drop: vec!["store.orders".parse().unwrap()],
             not_migrated: vec!["users".to_owned()],
-            users: None,
+            users: Some(UsersSummary {
+                carried: (0..23).map(carried).collect(),
+                ..UsersSummary::default()
+            }),
         };
         let expected = "\
 rs0 (6.0.5) -> rs1 (6.0.5)
@@ -254,8 +287,11 @@ in all                                              3          2000000        2
 estimated copy time: 1 min 1 s (one reader gets 20.0 MB a second)
 oplog written meanwhile: 1.5 MB
 dropped on the target: store.orders
+users and roles to carry: NAMES and 3 more
 not migrated: users
 ";
+        let names: Vec<String> = (0..20).map(|number| format!("user app{number}@shop")).collect();
+        let expected = expected.replace("NAMES", &names.join(", "));
         assert_eq!(plan.to_string(), expected);
     }
 }

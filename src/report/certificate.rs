@@ -13,6 +13,7 @@ use crate::model::{ByName, Collection, CollectionKind, Deployment, Namespace, Po
 use crate::report::{AppliedRules, CarriedUser, CollectionSummary, LateWrites, UsersSummary};
 use crate::sink::Sink;
 use crate::source::Source;
+use crate::users::hash;
 
 /// Format version that this crate writes. It reads this one and all earlier ones.
 const FORMAT: i32 = 1;
@@ -205,6 +206,41 @@ impl Certificate {
                         "the documents of `{}` have changed on the {side}",
                         collection.namespace
                     ));
+                }
+            }
+        }
+        found.extend(self.check_users(source, sink).await?);
+        Ok(found)
+    }
+
+    /// Compares the users of both sides with the certificate, without their credentials.
+    async fn check_users(&self, source: &dyn Source, sink: &dyn Sink) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        if self.users.is_empty() {
+            return Ok(found);
+        }
+        let names = self.users.iter().map(CarriedUser::account).collect();
+        for (side, accounts) in [
+            ("source", source.accounts().await),
+            ("target", sink.accounts(&names).await),
+        ] {
+            let accounts = match accounts {
+                Ok(accounts) => accounts.accounts,
+                Err(error) if matches!(error.kind(), ErrorKind::Unauthorized | ErrorKind::Refused) => {
+                    found.push(format!("the users on the {side} could not be compared: {error}"));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for user in &self.users {
+                let name = user.account();
+                match accounts.iter().find(|account| *account.name() == name) {
+                    None => found.push(format!("the {name} no longer exists on the {side}")),
+                    // A role may name renamed collections on the target, so that it has another hash on the source.
+                    Some(account) if side == "target" && hash(account) != user.hash => {
+                        found.push(format!("the {name} has changed on the {side}"));
+                    }
+                    Some(_) => {}
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! What a run tells its host of users and roles.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{AccountKind, AccountName};
@@ -30,6 +32,23 @@ pub struct CarriedUser {
     /// SHA-256 of its content on the target, in hexadecimal digits: roles, privileges, restrictions and custom data, without credentials,
     /// which were compared too.
     pub hash: String,
+}
+
+impl CarriedUser {
+    /// Its name.
+    pub fn account(&self) -> AccountName {
+        match self.kind {
+            AccountKind::User => AccountName::user(&self.name, &self.database),
+            AccountKind::Role => AccountName::role(&self.name, &self.database),
+        }
+    }
+}
+
+/// Writes a text such as `user app@shop`.
+impl fmt::Display for CarriedUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.account().fmt(f)
+    }
 }
 
 /// A user or role that was not carried.

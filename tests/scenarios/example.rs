@@ -364,6 +364,7 @@ async fn every_phase_is_told_and_something_each_second() {
     let checkpoint = sets.source.folder().join("checkpoint").display().to_string();
     let arguments = [
         "--existing-data=keep",
+        "--users=keep",
         "--block-writes",
         "--exclude",
         "shop.au*",
@@ -522,6 +523,7 @@ async fn wrong_arguments_are_named_and_passwords_are_not() {
         (&[source], "no option"),
         (&["--walkers", "many"], "--walkers"),
         (&["--existing-data", "burn"], "refuse, clear, keep"),
+        (&["--users", "burn"], "refuse, keep, replace"),
         (
             &["--source", source, "--target", source, "--rename", "shop.orders"],
             "FROM=TO",

@@ -181,7 +181,7 @@ async fn example_help_fits_100_columns() {
     for line in help.lines() {
         assert!(line.chars().count() <= 100, "{line}");
     }
-    let options = "source target id include exclude rename existing-data checkpoint cutover block-writes reverse ddl max-lag \
+    let options = "source target id include exclude rename existing-data checkpoint cutover block-writes reverse ddl users max-lag \
          window-hours stop-after verify certificate walkers all-walkers appliers chunk-bytes memory-bytes \
          copy-bytes-per-second tail-operations-per-second accept-unencrypted path-policy scan json recording \
          recording-bytes help";
