@@ -153,7 +153,7 @@ impl Migration {
     /// # Errors
     /// - [`Refused`](ErrorKind::Refused): preflight found a blocker. All blockers are looked for before the first start, those of
     ///   [`block_source_writes`](MigrationBuilder::block_source_writes) before every start.
-    /// - [`Hook`](ErrorKind::Hook): [`before_start`](Hooks::before_start) failed.
+    /// - [`Hook`](ErrorKind::Hook): [`before_start`](crate::Hooks::before_start) failed.
     /// - [`AlreadyComplete`](ErrorKind::AlreadyComplete): the migration is complete.
     /// - [`CheckpointMismatch`](ErrorKind::CheckpointMismatch): the checkpoint belongs to another migration.
     /// - [`LeaseHeld`](ErrorKind::LeaseHeld): another process runs the migration. The call finds that out within 6 seconds, the time in

@@ -103,7 +103,7 @@ impl MigrationBuilder {
         self
     }
 
-    /// Rate limits of the run; [`MigrationHandle::throttle`] changes them later. Default: no limits.
+    /// Rate limits of the run; [`MigrationHandle::throttle`](crate::MigrationHandle::throttle) changes them later. Default: no limits.
     ///
     /// ```no_run
     /// # use mongoferry::Throttle;

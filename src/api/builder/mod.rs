@@ -303,7 +303,7 @@ impl MigrationBuilder {
     /// How long the run follows the source after it is first ready. Default: 120 hours.
     ///
     /// At the end of the window the run ends with [`WindowClosed`](ErrorKind::WindowClosed) and keeps its checkpoint.
-    /// [`MigrationHandle::extend`] extends the window, and [`Event::CutoverWindowShort`](crate::Event::CutoverWindowShort) warns before it
+    /// [`MigrationHandle::extend`](crate::MigrationHandle::extend) extends the window, and [`Event::CutoverWindowShort`](crate::Event::CutoverWindowShort) warns before it
     /// ends. The window keeps running through restarts of the process. A start after its end begins a new window.
     ///
     /// ```no_run
@@ -423,7 +423,7 @@ impl MigrationBuilder {
     ///
     /// The file shows what a run was doing, and is what a report of a bug should have. It contains names of collections and `_id`s, as events
     /// do, but no documents, credentials or connection strings. When it is full, older parts are thinned out. A run that resumes appends to
-    /// it. A file that cannot be written is reported by [`Event::RecordingFailed`], and changes nothing else.
+    /// it. A file that cannot be written is reported by [`Event::RecordingFailed`](crate::Event::RecordingFailed), and changes nothing else.
     ///
     /// Needs the feature `recorder`.
     ///
