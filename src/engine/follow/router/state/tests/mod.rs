@@ -9,6 +9,8 @@ mod relief;
 mod stuck;
 mod table;
 
+use std::collections::HashSet;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
