@@ -61,7 +61,8 @@
 //! | follow an oplog | [`OplogCursor`](oplog::OplogCursor) |
 //!
 //! The folder `examples` of the repository has whole programs to copy: `live_migration` for the command line, `service` to host several
-//! migrations, `redact` to mask fields on the way, and small ones for extension points, clients, the oplog and metrics.
+//! migrations, `filter_and_mask` to migrate some of the documents without personal data, and small ones for extension points, clients, the
+//! oplog and metrics.
 //!
 //! The feature `metrics` publishes [metrics](docs::observability#metrics) through the facade crate of that name. The feature `recorder`
 //! [records](docs::operations#record-what-happens) each run in a file.

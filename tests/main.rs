@@ -54,6 +54,7 @@ mod scenarios {
     mod redact;
     mod reverse;
     mod rules;
+    mod rules_oracle;
     mod service;
     mod side_by_side;
     mod small_examples;

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use mongoferry_testbed::Version;
 
 use crate::Result;
+use crate::rules::Rules;
 
 pub(crate) const USAGE: &str = "\
 Usage: cargo bench -p mongoferry-benches --bench live -- [OPTIONS]
 
   --rounds N      how often each thing is measured (5)
   --scale F       the size of the data, 1 being 2.6 GB (1)
-  --only NAME     copy, verify, cutover, writers, catch-up, tail or lag alone; may be given several times
+  --only NAME     copy, verify, cutover, writers, catch-up, tail or lag alone; may be given several times; rules, which measures copy and
+                  catch-up with filters and transforms, is not part of the default
   --collections N measure so many small collections, and nothing else that is not named with --only; a server keeps two files open for
                   each (`ulimit -n`)
   --server V      the servers' version, such as 6.0.27 (6.0.5)
@@ -65,6 +67,8 @@ pub(crate) struct Deployments {
     /// Where nothing is named, writes are dropped.
     pub target: Option<String>,
     pub walkers: usize,
+    pub rules: Rules,
+    pub scale: f64,
 }
 
 impl Arguments {
@@ -85,6 +89,7 @@ impl Arguments {
         let mut words = words.peekable();
         let (mut migrate, mut insert, mut read, mut to) = (None, None, None, None);
         let (mut catalog, mut from) = (None, None);
+        let mut rules = Rules::None;
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
             match word.as_str() {
@@ -100,6 +105,7 @@ impl Arguments {
                 "--json" => arguments.json = value()?.into(),
                 "--svg" => arguments.svg = Some(value()?.into()),
                 "--migrate" => migrate = Some(value()?),
+                "--rules" => rules = Rules::parse(&value()?)?,
                 "--read" => read = Some(value()?),
                 "--to" => to = Some(value()?),
                 "--collections" => arguments.collections = value()?.parse()?,
@@ -122,6 +128,8 @@ impl Arguments {
                 source,
                 target,
                 walkers,
+                rules,
+                scale,
             }),
             (_, Some(source), _, Some(target)) => Mode::Read { source, target },
             (_, _, Some(target), _) => Mode::Insert { target, scale },
@@ -132,6 +140,11 @@ impl Arguments {
     /// Whether this is to be measured.
     pub fn wants(&self, name: &str) -> bool {
         (self.only.is_empty() && self.collections == 0) || self.only.iter().any(|only| only == name)
+    }
+
+    /// Whether filters and transforms are to be measured. They are only on request.
+    pub fn wants_rules(&self) -> bool {
+        self.only.iter().any(|only| only == "rules")
     }
 
     /// A number of documents or seconds at this scale.

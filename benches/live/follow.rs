@@ -13,7 +13,7 @@ use crate::child::Helper;
 use crate::copy::{PATIENCE, settle, start_set, wait_for_secondary};
 use crate::data::DATABASE;
 use crate::lag;
-use crate::meter::Meter;
+use crate::meter::{Meter, Sample};
 use crate::report::{Amount, Report, median};
 use crate::traffic::Traffic;
 
@@ -97,29 +97,9 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
 
 impl Followers {
     async fn native(&mut self, amount: Amount, end: Timestamp, report: &mut Report) -> Result<f64> {
-        report.progress("catch-up by a native secondary");
-        self.source.restart(self.secondary).await?;
-        let meter = Meter::start(None, &self.source, self.source.process_id(self.secondary));
-        let member = self.source.member_client(self.secondary).await?;
-        // Its time begins with the first entry that it applies, since its start and its choice of whom to follow are not meant.
-        let (mut started, beginning) = (Instant::now(), newest(&member).await?);
-        let given_up = started + PATIENCE;
-        loop {
-            let reached = newest(&member).await?;
-            if reached >= end {
-                break;
-            }
-            if reached == beginning {
-                started = Instant::now();
-            }
-            if Instant::now() > given_up {
-                return Err("the secondary does not catch up".into());
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-        let seconds = started.elapsed().as_secs_f64();
-        report.add("catch-up", "native secondary", amount, meter.stop(None, seconds)?);
-        self.source.stop(self.secondary).await?;
+        let sample = native_catch_up(&mut self.source, self.secondary, end, report).await?;
+        let seconds = sample.seconds;
+        report.add("catch-up", "native secondary", amount, sample);
         Ok(seconds)
     }
 
@@ -169,12 +149,51 @@ impl Followers {
     }
 }
 
-async fn catch_up(
+/// Starts a secondary, waits until it has caught up, and stops it.
+///
+/// # Errors
+/// A server error, or that it takes too long.
+pub(crate) async fn native_catch_up(
+    source: &mut ReplicaSet,
+    secondary: usize,
+    end: Timestamp,
+    report: &Report,
+) -> Result<Sample> {
+    report.progress("catch-up by a native secondary");
+    source.restart(secondary).await?;
+    let meter = Meter::start(None, source, source.process_id(secondary));
+    let member = source.member_client(secondary).await?;
+    // Its time begins with the first entry that it applies, since its start and its choice of whom to follow are not meant.
+    let (mut started, beginning) = (Instant::now(), newest(&member).await?);
+    let given_up = started + PATIENCE;
+    loop {
+        let reached = newest(&member).await?;
+        if reached >= end {
+            break;
+        }
+        if reached == beginning {
+            started = Instant::now();
+        }
+        if Instant::now() > given_up {
+            return Err("the secondary does not catch up".into());
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    let sample = meter.stop(None, started.elapsed().as_secs_f64())?;
+    source.stop(secondary).await?;
+    Ok(sample)
+}
+
+/// Lets a migration that is paused catch up, and pauses it again.
+///
+/// # Errors
+/// It has failed.
+pub(crate) async fn catch_up(
     helper: &mut Helper,
     source: &ReplicaSet,
     target: Option<u32>,
     end: Timestamp,
-) -> Result<crate::meter::Sample> {
+) -> Result<Sample> {
     let meter = Meter::start(Some(helper), source, target);
     let mut seconds = helper.tell("resume").await?;
     seconds += helper.tell(&format!("applied {} {}", end.time, end.increment)).await?;
@@ -185,7 +204,10 @@ async fn catch_up(
 }
 
 /// The newest entry that a member has.
-async fn newest(member: &Client) -> Result<Timestamp> {
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn newest(member: &Client) -> Result<Timestamp> {
     let answer: Document = member.database("admin").run_command(doc! { "hello": 1 }).await?;
     Ok(answer
         .get_document("lastWrite")?

@@ -17,6 +17,7 @@ mod migration;
 mod picture;
 mod reading;
 mod report;
+mod rules;
 mod traffic;
 mod usage;
 mod writers;
@@ -69,6 +70,9 @@ async fn bench(arguments: &Arguments) -> Result<()> {
     }
     if ["catch-up", "tail", "lag"].iter().any(|name| arguments.wants(name)) {
         follow::run(arguments, &mut report).await?;
+    }
+    if arguments.wants_rules() {
+        rules::run(arguments, &mut report).await?;
     }
     if arguments.collections > 0 {
         catalog::run(arguments, &mut report).await?;

@@ -39,7 +39,9 @@ pub(crate) async fn serve(deployments: &Deployments) -> Result<()> {
                     Some(target) => Migration::builder(source, MongoSink::connect(target).await?),
                     None => Migration::builder(source, Discard::default()),
                 };
-                let started = builder
+                let started = deployments
+                    .rules
+                    .add_to(builder, deployments.scale)?
                     .include("bench.*")
                     .accept_unencrypted(true)
                     .walkers(deployments.walkers)

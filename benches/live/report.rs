@@ -9,6 +9,7 @@ use crate::Result;
 use crate::arguments::Arguments;
 use crate::lag::Lag;
 use crate::meter::Sample;
+use crate::rules::{self, Rules};
 use crate::usage;
 
 /// What a run may have for documents and changes by default, in MB.
@@ -202,6 +203,26 @@ impl Report {
                 "times",
             ));
         }
+        let names = [
+            (
+                Rules::Filter,
+                "copy with a filter, rate against the plain copy",
+                "catch-up with a filter, rate against a native secondary",
+            ),
+            (
+                Rules::Transform,
+                "copy without a field, rate against the plain copy",
+                "catch-up without a field, rate against a native secondary",
+            ),
+        ];
+        for (rules, copy, catch_up) in names {
+            if let Some([_, rate, _]) = self.ratio(rules::COPY, Rules::None.name(), rules.name()) {
+                goals.push(at_least(copy, rate, 0.9, "times"));
+            }
+            if let Some([_, rate, _]) = self.ratio(rules::CATCH_UP, "native secondary", rules.name()) {
+                goals.push(at_least(catch_up, rate, 0.7, "times"));
+            }
+        }
         if let Some(tail) = self.cases("tail").next() {
             goals.push(at_least("tail and route alone", tail.rate(), 500_000.0, "entries/s"));
         }
@@ -281,6 +302,12 @@ impl Report {
             ("copy", "mongoferry", "mongodump | mongorestore"),
             ("verify", "mongoferry", "reading both sides alone"),
             ("catch-up", "mongoferry", "native secondary"),
+            (rules::COPY, Rules::Filter.name(), Rules::None.name()),
+            (rules::COPY, Rules::Transform.name(), Rules::None.name()),
+            (rules::CATCH_UP, Rules::None.name(), "native secondary"),
+            (rules::CATCH_UP, Rules::Filter.name(), "native secondary"),
+            (rules::CATCH_UP, Rules::Transform.name(), "native secondary"),
+            (rules::CATCH_UP, Rules::Forwarding.name(), "native secondary"),
             ("collections", "mongoferry, ready", "listing and creation alone"),
             ("collections", "mongoferry, ready", "creation and insertion from memory"),
         ] {

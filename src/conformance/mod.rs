@@ -1,4 +1,5 @@
-//! A conformance suite for every implementation of [`Source`](crate::Source), [`Sink`] and [`CheckpointStore`].
+//! A conformance suite for every implementation of [`Source`](crate::Source), [`Sink`] and [`CheckpointStore`], and for filters and
+//! transforms.
 //!
 //! Each sentence of their contracts that can be observed from outside is a check with a name.
 //!
@@ -14,6 +15,7 @@
 
 mod data;
 mod fixture;
+mod rules;
 mod sink_catalog;
 mod sink_data;
 mod sink_records;
@@ -32,6 +34,7 @@ use crate::error::Error;
 use crate::sink::Sink;
 
 pub use self::fixture::{FixtureWrite, SourceFixture};
+pub use self::rules::{check_predicate, check_transform};
 
 /// Timeout for one check. Far more than a healthy machine needs.
 const PATIENCE: Duration = Duration::from_secs(90);

@@ -128,13 +128,13 @@ impl Number {
         matches!(self, Self::NaN)
     }
 
-    /// The whole part of a finite number. One that does not fit becomes the nearest one that does.
+    /// The whole part of a number, if it is finite and fits.
     pub(super) fn truncated(&self) -> Option<i64> {
         match *self {
             Self::NaN | Self::NegativeInfinity | Self::Infinity => None,
             Self::Integer(integer) => Some(integer),
-            Self::Double(double) => Some(double as i64),
-            Self::Decimal(decimal) => Some(decimal.truncated()),
+            Self::Double(double) => (-TWO_TO_63..TWO_TO_63).contains(&double).then_some(double as i64),
+            Self::Decimal(decimal) => decimal.truncated(),
         }
     }
 
@@ -212,17 +212,16 @@ impl Decimal {
         self.coefficient.checked_ilog10().map_or(0, |digits| digits as i32 + 1) + self.exponent
     }
 
-    fn truncated(self) -> i64 {
+    fn truncated(self) -> Option<i64> {
         let scale = 10u128.checked_pow(self.exponent.unsigned_abs());
         let magnitude = match scale {
-            Some(scale) if self.exponent >= 0 => self.coefficient.saturating_mul(scale),
+            Some(scale) if self.exponent >= 0 => self.coefficient.checked_mul(scale)?,
             Some(scale) => self.coefficient / scale,
-            None if self.exponent >= 0 => u128::MAX,
+            None if self.exponent >= 0 => return None,
             None => 0,
         };
-        let magnitude = i128::try_from(magnitude).unwrap_or(i128::MAX);
-        let integer = if self.negative { -magnitude } else { magnitude };
-        i64::try_from(integer).unwrap_or(if self.negative { i64::MIN } else { i64::MAX })
+        let magnitude = i128::try_from(magnitude).ok()?;
+        i64::try_from(if self.negative { -magnitude } else { magnitude }).ok()
     }
 
     fn without_trailing_zeros(mut self) -> Self {

@@ -62,7 +62,7 @@ impl<'a> RawValue<'a> {
         matches!(self.canonical(), Canonical::Number(number) if number.is_nan())
     }
 
-    /// The whole part of a finite number. One that does not fit becomes the nearest one that does.
+    /// The whole part of a number, if it is finite and fits.
     pub(crate) fn truncated(&self) -> Option<i64> {
         match self.canonical() {
             Canonical::Number(number) => number.truncated(),

@@ -109,10 +109,6 @@ impl DocumentRule {
         self.transforms.iter().map(|(_, transform)| transform)
     }
 
-    pub fn has_filter(&self) -> bool {
-        !self.filters.is_empty()
-    }
-
     /// The effects combine because each is promised for all documents. If a transform forwards the delta, the next one gets a document that
     /// changes by the same delta. If a transform returns the same before and after, so do all that follow.
     fn effect(&self, namespace: &Namespace, touched: &TouchedFields<'_>) -> DeltaEffect {

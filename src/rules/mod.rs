@@ -7,24 +7,22 @@
 //! Filters see the document of the source, before any transform. If several filters match a namespace, a document has to fit all of them. If
 //! several transforms match, each gets the result of the one before, in the order in which they were given.
 
-#[allow(dead_code, reason = "the engine uses it next")]
 mod document_rule;
 mod error;
 mod fields;
 mod predicate;
 mod query;
-#[allow(dead_code, reason = "the engine uses it next")]
 mod set;
+#[cfg(test)]
+mod tests;
 mod touched;
 mod transform;
 
-#[allow(unused_imports, reason = "the engine uses it next")]
 pub(crate) use self::document_rule::{DocumentRule, Shaped};
 pub use self::error::{FailedRule, RuleError};
 pub use self::fields::{FieldRules, FieldRulesBuilder, HashKey, Mask};
 pub use self::predicate::Predicate;
 pub use self::query::{Query, Unsupported};
-#[allow(unused_imports, reason = "the engine uses it next")]
 pub(crate) use self::set::RuleSet;
 pub use self::set::{RuleKind, RuleRecord};
 pub use self::touched::TouchedFields;

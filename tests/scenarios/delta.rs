@@ -15,7 +15,8 @@ mod bench;
 mod bytes;
 mod random;
 mod repeated;
-mod wire;
+mod rules;
+pub mod wire;
 
 use bench::{Bench, ROUND};
 use bytes::{assert_same, can_be_forwarded, raw, readable, with_id};
@@ -151,6 +152,7 @@ async fn random_deltas(version: Version, cases: usize) {
     let mut chaos = Chaos::new(seed, v2);
     let mut deltas = 0;
     let mut conflicts = 0;
+    let rules = rules::FieldRuleSets::new();
     while deltas < cases {
         let updates = |chaos: &mut Chaos, document: &Document| {
             let count = if chaos.index(4) == 0 { 3 } else { 1 };
@@ -166,8 +168,10 @@ async fn random_deltas(version: Version, cases: usize) {
         };
         let round = bench.round(&mut chaos, updates).await;
         deltas += round.check(seed);
+        rules.check(&round, seed);
         conflicts += bench.check_on_other_documents(&mut chaos, &round).await;
     }
+    rules.check_effects();
     // A generator that has gone tame would test nothing.
     assert!(conflicts > cases / 100, "{conflicts} conflicts in {cases} cases");
 }

@@ -3,7 +3,7 @@
 //! The values are made of raw bytes, so that they hold what the `bson` crate would refuse. A failure prints its seed; set
 //! `MONGOFERRY_SEED` to it to see the same values again.
 
-mod values;
+pub mod values;
 
 use std::collections::{BTreeMap, HashSet};
 

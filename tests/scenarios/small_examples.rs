@@ -35,6 +35,10 @@ async fn the_small_examples_end_well() {
         ("prometheus", "5001 documents are copied"),
         ("migrating_client", "the applications are on the source now"),
         ("redact", "values of `email` are masked"),
+        (
+            "filter_and_mask",
+            "50 of 100 orders, and 20 customers without their data",
+        ),
     ] {
         let (output, text) = run(name, &[]).await;
         assert!(output.status.success() && text.contains(said), "{name}: {text}");
@@ -49,6 +53,7 @@ async fn wrong_arguments_of_small_examples_get_their_usage() {
         ("custom_checkpoint", &["old.example", uri]),
         ("custom_sink", &[uri]),
         ("custom_sink", &[uri, uri, uri]),
+        ("filter_and_mask", &[uri]),
         ("migrating_client", &[uri, "new.example"]),
         ("oplog_tail", &["shop.*"]),
         ("prometheus", &[uri]),

@@ -1,3 +1,4 @@
+mod broken_rules;
 mod broken_sink;
 mod broken_source;
 mod wrapped;

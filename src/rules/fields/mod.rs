@@ -56,8 +56,8 @@ use crate::model::Namespace;
 /// as it was.
 ///
 /// # Deltas
-/// A delta that touches no top-level field with a rule is forwarded. With [`keep_only`](FieldRulesBuilder::keep_only), it is forwarded if it
-/// touches only fields that are kept whole, and ignored if it touches only fields that are removed. For all others the document is read.
+/// A delta is forwarded if it touches only top-level fields that stay as they are, and ignored if it touches only top-level fields that are
+/// removed as a whole. For all others the document is read.
 #[derive(Clone, Debug)]
 pub struct FieldRules {
     identity: RuleIdentity,
@@ -89,6 +89,7 @@ impl Transform for FieldRules {
         let (mut has_removed, mut has_kept) = (false, false);
         for field in touched.iter() {
             match self.tree.get(field.as_bytes()) {
+                Some(Rule::Drop) => has_removed = true,
                 None if self.tree.drops_others => has_removed = true,
                 None | Some(Rule::Keep) => has_kept = true,
                 Some(_) => return DeltaEffect::Image,

@@ -135,16 +135,21 @@ impl Test {
 impl Comparison {
     fn holds(self, value: Option<RawValue<'_>>, operand: RawValue<'_>) -> bool {
         let allows_equal = matches!(self, Self::Equal | Self::LessOrEqual | Self::GreaterOrEqual);
-        let is_bound = matches!(operand.element_type(), element_type::MIN_KEY | element_type::MAX_KEY);
+        // MinKey is less than everything, and MaxKey greater, whatever the types.
+        let holds_for_all_other_types = match operand.element_type() {
+            element_type::MIN_KEY => matches!(self, Self::Greater | Self::GreaterOrEqual),
+            element_type::MAX_KEY => matches!(self, Self::Less | Self::LessOrEqual),
+            _ => false,
+        };
         let value = value.filter(|value| value.element_type() != element_type::UNDEFINED);
         let Some(value) = value else {
             return match operand.element_type() {
                 element_type::NULL => allows_equal,
-                _ => is_bound && self != Self::Equal,
+                _ => holds_for_all_other_types,
             };
         };
         if !value.compares_with(&operand) {
-            return is_bound && self != Self::Equal;
+            return holds_for_all_other_types;
         }
         if value.is_nan() || operand.is_nan() {
             return allows_equal && value.is_nan() && operand.is_nan();

@@ -43,7 +43,7 @@ use crate::model::raw::writer::RawWriter;
 /// | `$exists` | true, false, 1 or 0 |
 /// | `$type` | names and numbers of types, and `number` |
 /// | `$size` | a whole number |
-/// | `$mod` | whole numbers |
+/// | `$mod` | whole numbers; only decided in memory, so that everything is read |
 /// | `$elemMatch`, `$not`, `$and`, `$or`, `$nor` | at most 40 levels |
 /// | `$comment` | is ignored |
 ///
@@ -51,7 +51,7 @@ use crate::model::raw::writer::RawWriter;
 /// geographic ones and those of bits. Write a [`Predicate`] for them.
 ///
 /// Strings compare by their bytes, whatever the collation of the collection. As for servers before 8.0, null also finds undefined, a
-/// deprecated type, including by `$in`.
+/// deprecated type, including by `$in`. `$mod` cuts off fractions, and finds no number that does not fit into 64 bits.
 #[derive(Clone)]
 pub struct Query {
     expression: Arc<Expression>,

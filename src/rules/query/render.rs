@@ -1,6 +1,7 @@
 //! A parsed query as a query of the server, in a form that has the same meaning on all versions.
 //!
-//! Only comparisons with null are written in another way: servers before 8.0 find undefined equal to null, and later ones do not.
+//! Comparisons with null are written in another way: servers before 8.0 find undefined equal to null, and later ones do not. `$mod` has no
+//! such form: versions differ on decimals, and on numbers that do not fit into 64 bits.
 
 use super::condition::{Comparison, Condition, Expression, Test};
 use super::parse::type_codes;
@@ -77,10 +78,7 @@ fn render_test(path: &str, test: &Test, writer: &mut RawWriter) -> Option<()> {
             }
             writer.close()
         }),
-        Test::Mod { divisor, remainder } => operators(path, writer, |writer| {
-            writer.open_array("$mod").int64("0", *divisor).int64("1", *remainder);
-            writer.close()
-        }),
+        Test::Mod { .. } => return None,
         Test::Size(size) => {
             let size = i64::try_from(*size).ok()?;
             operators(path, writer, |writer| writer.int64("$size", size));
@@ -91,7 +89,7 @@ fn render_test(path: &str, test: &Test, writer: &mut RawWriter) -> Option<()> {
             writer.close().close();
         }
         // Operators of one element cannot be joined by `$or`.
-        Test::ElementIs { condition, .. } if compares_with_null(condition) => return None,
+        Test::ElementIs { condition, .. } if !is_the_same_everywhere(condition) => return None,
         Test::ElementIs { operators: given, .. } => {
             operators(path, writer, |writer| writer.document("$elemMatch", given));
         }
@@ -147,24 +145,29 @@ fn each<T>(
     Some(())
 }
 
-fn compares_with_null(condition: &Condition) -> bool {
+/// Whether all versions decide a condition in the same way as it was given.
+fn is_the_same_everywhere(condition: &Condition) -> bool {
     match condition {
-        Condition::Test(Test::Compare(_, operand)) => is_null(operand),
-        Condition::Test(Test::In(operands)) => operands.iter().any(is_null),
-        Condition::Test(Test::ElementIs { condition, .. }) => compares_with_null(condition),
-        Condition::Test(Test::ElementFits(expression)) => expression_compares_with_null(expression),
-        Condition::Test(_) | Condition::Never => false,
-        Condition::Not(condition) => compares_with_null(condition),
-        Condition::All(conditions) => conditions.iter().any(compares_with_null),
+        Condition::Test(test) => match test {
+            Test::Compare(_, operand) => !is_null(operand),
+            Test::In(operands) => !operands.iter().any(is_null),
+            Test::Mod { .. } => false,
+            Test::ElementIs { condition, .. } => is_the_same_everywhere(condition),
+            Test::ElementFits(expression) => expression_is_the_same_everywhere(expression),
+            Test::Exists | Test::Type(_) | Test::Size(_) => true,
+        },
+        Condition::Never => true,
+        Condition::Not(condition) => is_the_same_everywhere(condition),
+        Condition::All(conditions) => conditions.iter().all(is_the_same_everywhere),
     }
 }
 
-fn expression_compares_with_null(expression: &Expression) -> bool {
+fn expression_is_the_same_everywhere(expression: &Expression) -> bool {
     match expression {
         Expression::And(parts) | Expression::Or(parts) | Expression::Nor(parts) => {
-            parts.iter().any(expression_compares_with_null)
+            parts.iter().all(expression_is_the_same_everywhere)
         }
-        Expression::Field(_, condition) => compares_with_null(condition),
+        Expression::Field(_, condition) => is_the_same_everywhere(condition),
     }
 }
 

@@ -33,6 +33,12 @@ impl Values {
         Key::from(RawValue::from_parts(element_type, &bytes).unwrap())
     }
 
+    /// A value of any type, as its type and its bytes.
+    pub fn any(&mut self) -> (u8, Vec<u8>) {
+        let Value(element_type, bytes) = self.value(2);
+        (element_type, bytes)
+    }
+
     /// A bound for a range: one of `keys`, another value, or an end of the order.
     pub fn bound(&mut self, keys: &[Key]) -> Key {
         match self.random.random_range(0..10) {

@@ -1,0 +1,146 @@
+//! Filters by a query, with real servers as the judges: random queries of random documents have the same results in memory and there.
+//!
+//! `MONGOFERRY_SEED` repeats a run, `MONGOFERRY_CASES` makes it longer or shorter.
+
+mod random;
+
+use std::collections::BTreeSet;
+
+use bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
+use mongoferry::rules::{Predicate, Query};
+use mongoferry_testbed::{ReplicaSet, Version};
+
+use self::random::Maker;
+use super::delta::wire::Connection;
+
+const DATABASE: &str = "rules";
+const DOCUMENTS: usize = 1_000;
+/// Number of queries for which the documents stay the same.
+const ROUND: usize = 500;
+
+#[tokio::test]
+async fn queries_select_what_4_2_selects() {
+    check(Version::V4_2, 2_000).await;
+}
+
+#[tokio::test]
+async fn queries_select_what_6_0_selects() {
+    check(Version::V6_0, 2_000).await;
+}
+
+#[tokio::test]
+#[ignore = "the oldest and the newest version are enough for every day"]
+async fn queries_select_what_4_4_selects() {
+    check(Version::V4_4, 2_000).await;
+}
+
+#[tokio::test]
+#[ignore = "the oldest and the newest version are enough for every day"]
+async fn queries_select_what_5_0_selects() {
+    check(Version::V5_0, 2_000).await;
+}
+
+async fn check(version: Version, cases: usize) {
+    let seed = match std::env::var("MONGOFERRY_SEED") {
+        Ok(seed) => seed.parse().unwrap(),
+        Err(_) => rand::random(),
+    };
+    println!("seed {seed}");
+    let cases = std::env::var("MONGOFERRY_CASES").map_or(cases, |cases| cases.parse().unwrap());
+    let mut maker = Maker::new(seed);
+    let set = ReplicaSet::builder(version).start().await.unwrap();
+    let server = Connection::open(&set.member_address(0)).await;
+    let namespace = format!("{DATABASE}.documents").parse().unwrap();
+    let (mut selective, mut wrong) = (0, Vec::new());
+    let mut documents = Vec::new();
+    for case in 0..cases {
+        if case % ROUND == 0 {
+            documents = replace_all(&server, &mut maker).await;
+        }
+        let query = maker.query(&documents);
+        let filter = Query::new(query.clone()).unwrap_or_else(|error| panic!("{error}: {query}"));
+        let fits = |document: &&RawDocumentBuf| filter.fits(&namespace, document).unwrap();
+        let ours: BTreeSet<i32> = documents.iter().filter(fits).map(|document| number(document)).collect();
+        selective += usize::from((1..documents.len()).contains(&ours.len()));
+        let mut difference = |theirs: &BTreeSet<i32>, what: &str, counts: &dyn Fn(&RawDocument) -> bool| {
+            for number in ours.symmetric_difference(theirs) {
+                let document = documents
+                    .iter()
+                    .find(|document| self::number(document) == *number)
+                    .unwrap();
+                if counts(document) {
+                    let decision = if ours.contains(number) {
+                        "only we take"
+                    } else {
+                        "only the server takes"
+                    };
+                    wrong.push(format!("{what} {query}\n  {decision} {}", shown(document)));
+                    return;
+                }
+            }
+        };
+        // Servers differ on undefined, and older ones on remainders, so the query of the host counts only without these.
+        let is_integral = version >= Version::V6_0 || !query.to_string().contains("$mod");
+        let counts =
+            |document: &RawDocument| !has(document, "$undefined") && (is_integral || !has(document, "$numberD"));
+        difference(&find(&server, raw(&query)).await, "given", &counts);
+        if let Some(pushed_down) = filter.query() {
+            difference(&find(&server, pushed_down.to_owned()).await, "pushed down", &|_| true);
+        }
+        if wrong.len() >= 20 {
+            break;
+        }
+    }
+    assert!(wrong.is_empty(), "{version}, seed {seed}\n{}", wrong.join("\n"));
+    assert!(
+        selective > cases / 4,
+        "only {selective} of {cases} queries select some documents"
+    );
+}
+
+/// Inserts other documents. Returns those that the server took, as it stored them.
+async fn replace_all(server: &Connection, maker: &mut Maker) -> Vec<RawDocumentBuf> {
+    let mut everything = RawArrayBuf::new();
+    everything.push(rawdoc! { "q": {}, "limit": 0 });
+    let delete = rawdoc! { "delete": "documents", "deletes": everything };
+    server.run(DATABASE, delete).await;
+    let mut documents = RawArrayBuf::new();
+    for number in 0..DOCUMENTS {
+        documents.push(maker.document(number as i32));
+    }
+    let insert = rawdoc! { "insert": "documents", "documents": documents, "ordered": false };
+    server.run(DATABASE, insert).await;
+    let stored = server.find(DATABASE, rawdoc! { "find": "documents" }).await;
+    assert!(stored.len() > DOCUMENTS / 2);
+    stored
+}
+
+async fn find(server: &Connection, filter: RawDocumentBuf) -> BTreeSet<i32> {
+    let find =
+        rawdoc! { "find": "documents", "filter": filter, "projection": { "_id": 0, "n": 1 }, "batchSize": 10_000 };
+    server
+        .find(DATABASE, find)
+        .await
+        .iter()
+        .map(|document| number(document))
+        .collect()
+}
+
+fn number(document: &RawDocument) -> i32 {
+    document.get_i32("n").unwrap()
+}
+
+fn raw(document: &Document) -> RawDocumentBuf {
+    RawDocumentBuf::try_from(document).unwrap()
+}
+
+/// Whether a word is in the document, written as extended JSON.
+fn has(document: &RawDocument, word: &str) -> bool {
+    shown(document).contains(word)
+}
+
+fn shown(document: &RawDocument) -> String {
+    let fields = document.as_bytes();
+    let key = mongoferry::order::RawValue::from_parts(0x03, fields);
+    format!("{key:?}")
+}
