@@ -42,7 +42,7 @@
 //!
 //! # Guides
 //! [`docs`] has a page on each topic: [concepts](docs::concepts), [cutover and way back](docs::cutover),
-//! [verification](docs::verification), [operations](docs::operations) (the runbook), [observability](docs::observability),
+//! [filters and transforms](docs::documents), [verification](docs::verification), [operations](docs::operations) (the runbook), [observability](docs::observability),
 //! [format](docs::format) (everything as JSON), [console](docs::console) (a web page and an HTTP API), [sizing](docs::sizing), [security](docs::security), [versions](docs::versions),
 //! [benchmarks](docs::benchmarks), [the hosted procedure](docs::hosted) and [contributing](docs::contributing).
 //!
@@ -51,6 +51,7 @@
 //! |---|---|
 //! | connect | [`MongoSource`], [`MongoSink`], [`ConnectOptions`] |
 //! | describe and check a migration | [`Migration::builder`], [`Migration::preflight`], [`Plan`] |
+//! | leave documents out, or change them on the way | [`MigrationBuilder::filter`], [`MigrationBuilder::transform`], [`rules`] |
 //! | run it | [`MigrationHandle`]: events, status, pause, throttle, verify, cutover |
 //! | read its result | [`Summary`], [`Certificate`] |
 //! | move applications without stopping them | [`MigratingClient`] |

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [concepts] | What happens to a document and to a change? What is migrated? What survives a crash? |
 //! | [cutover] | How do the applications move to the target, and how do they move back? |
+//! | [documents] | Which documents migrate, and in which form? |
 //! | [verification] | How is it known that both sides are identical? |
 //! | [operations] | How is a migration run, what is watched, and what is done about an error or a finding? |
 //! | [format](mod@format) | How are status, events, findings, errors and results written as JSON, and how are settings read? |
@@ -21,6 +22,9 @@ pub mod concepts {}
 
 #[doc = include_str!("cutover.md")]
 pub mod cutover {}
+
+#[doc = include_str!("documents.md")]
+pub mod documents {}
 
 #[doc = include_str!("verification.md")]
 pub mod verification {}

@@ -11,6 +11,7 @@ const WEIGHTS = {
   cutover_window_short: 'warn',
   index_failed: 'warn',
   document_refused: 'warn',
+  rule_failed: 'warn',
   document_differs: 'warn',
   foreign_write: 'warn',
   foreign_writes_not_watched: 'warn',
@@ -59,6 +60,7 @@ const TEXTS = {
   catalog_change_met: (e) => `The source changed ${e.namespace} by ${e.change}`,
   left_selection: (e) => `${e.from} was renamed out of the selection, to ${e.to}, and is dropped on the target`,
   document_refused: (e) => `${e.namespace}: the document with _id ${e.id} was refused: ${e.reason}`,
+  rule_failed: (e) => `${e.namespace}: the document with _id ${e.id} is left out: ${e.reason}`,
   waiting: wait,
   open_transactions: (e) =>
     `The cutover waits for ${counted(e.transactions.length, 'open transaction')} on the source: ${e.transactions

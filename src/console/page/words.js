@@ -223,6 +223,7 @@ const ADVICE = {
   lease_lost: 'Another process has taken this migration over. Look at that process.',
   writes_after_stop: 'Find the program that still wrote to the source and stop it. Then cut over again.',
   hook: 'Correct the hook of the host program that the message names. Then try again.',
+  rule: 'Correct the filter or transform that the message names, or the document. Then start again.',
   catalog_changed: 'Find out who changed the collections of the source. Then start again.',
   wrong_phase: 'The message says what is possible now.',
   operations_under_way: 'End the named transactions or operations, then cut over again.',

@@ -169,6 +169,29 @@ mod tests {
         Key::from(value.as_raw_bson_ref())
     }
 
+    #[test]
+    fn a_query_is_required_besides_the_range() {
+        let query = rawdoc! { "state": "open" };
+        let find = |lower: i32, upper: Option<i32>| {
+            let range = Range {
+                lower: Some(key(lower)),
+                upper: upper.map(key),
+            };
+            let mut find = range_find(&Namespace::new("d", "c"), CollectionKind::Plain, &range, 10, None);
+            let before = find.command.clone();
+            find.require(&query).unwrap();
+            (before, find.command)
+        };
+        let (before, command) = find(1, Some(5));
+        assert_eq!(command.get_document("filter").unwrap(), &query);
+        assert_eq!(command.get("max").unwrap(), before.get("max").unwrap());
+        // A range without an upper end has a filter of its own.
+        let (before, command) = find(1, None);
+        let both = rawdoc! { "$and": [before.get_document("filter").unwrap().to_owned(), query.clone()] };
+        assert_eq!(command.get_document("filter").unwrap(), &both);
+        assert_eq!(command.iter().next().unwrap().unwrap().0.as_str(), "find");
+    }
+
     fn find(kind: CollectionKind, lower: Option<Key>, upper: Option<Key>) -> RawDocumentBuf {
         let range = Range { lower, upper };
         range_find(&Namespace::new("d", "c"), kind, &range, 10, None).command
