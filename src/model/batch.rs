@@ -50,7 +50,7 @@ impl Batch {
             self.documents = self.as_array().to_owned();
             self.reply = None;
         }
-        self.documents.push(document.to_owned());
+        self.documents.push(document);
         self.count += 1;
     }
 
