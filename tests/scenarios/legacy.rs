@@ -1,0 +1,3 @@
+//! Servers that the driver no longer talks to.
+
+mod client;
