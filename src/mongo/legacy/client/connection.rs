@@ -307,6 +307,7 @@ pub(in crate::mongo::legacy) fn encode_command(
             slave_ok,
             ..QueryFlags::default()
         },
+        number_to_skip: 0,
         number_to_return: -1,
         query: command,
         fields: None,

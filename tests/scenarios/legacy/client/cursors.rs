@@ -29,6 +29,7 @@ async fn reads_from(version: Version) {
         runs_commands(&client, &set).await;
         reads_everything(&client, by_command).await;
         keeps_to_what_is_asked_for(&client).await;
+        reads_on_after_commands(&client).await;
         reads_large_documents(&client).await;
         reports_what_is_refused(&client, &set).await;
         closes_cursors(&client, &set).await;
@@ -111,6 +112,14 @@ async fn keeps_to_what_is_asked_for(client: &LegacyClient) {
     assert!(ids(&read).into_iter().eq((10..500).filter(|id| *id != 20)));
     assert_eq!(read[0][0], rawdoc! { "_id": 10 });
 
+    let skipping = Find {
+        skip: Some(100),
+        limit: Some(1),
+        ..range.clone()
+    };
+    let mut cursor = client.find(skipping).await.unwrap();
+    assert_eq!(ids(&batches(&mut cursor).await), [111]);
+
     for limit in [1, 2, 99, 100, 101, 250, 1_000] {
         let limited = Find {
             limit: Some(limit),
@@ -121,6 +130,28 @@ async fn keeps_to_what_is_asked_for(client: &LegacyClient) {
         assert_eq!(read.len(), limit.min(489) as usize, "{limit}");
         assert_eq!(cursor.id(), 0);
     }
+}
+
+async fn reads_on_after_commands(client: &LegacyClient) {
+    let command =
+        rawdoc! { "aggregate": "small", "pipeline": [{ "$sort": { "_id": -1 } }], "cursor": { "batchSize": 10 } };
+    let mut cursor = client.command_cursor("d", &command).await.unwrap();
+    let read = batches(&mut cursor).await;
+    assert!(read.len() > 1 && read[0].len() == 10);
+    assert!(ids(&read).into_iter().eq((0..6_000).rev()));
+
+    let command = rawdoc! { "listCollections": 1, "cursor": { "batchSize": 1 } };
+    let mut cursor = client.command_cursor("d", &command).await.unwrap();
+    let listed = batches(&mut cursor).await;
+    let mut names: Vec<&str> = listed
+        .iter()
+        .flatten()
+        .map(|one| one.get_str("name").unwrap())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["large", "small"]);
+    let error = client.command_cursor("d", &rawdoc! { "ping": 1 }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol);
 }
 
 async fn reads_large_documents(client: &LegacyClient) {
