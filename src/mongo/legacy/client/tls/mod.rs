@@ -69,7 +69,7 @@ impl Tls {
             return refused(problem);
         }
         // A server that is being stopped closes connections, too, which is why both errors may pass.
-        let error = match text.contains("eof") || text.contains("unexpected end") {
+        let error = match text.to_lowercase().contains("eof") {
             true => {
                 let message = format!(
                     "{address} closed the connection while TLS was negotiated: it probably has no TLS cipher in common with this program, or \
