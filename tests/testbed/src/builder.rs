@@ -95,7 +95,7 @@ impl ReplicaSetBuilder {
     }
 
     /// Takes TLS, as [`ReplicaSetBuilder::tls`] does, and takes connections without it as well: for servers with ciphers that the driver
-    /// does not have, whose connection string needs `tls=false` then.
+    /// does not have. Its key is an RSA key, which old ciphers need.
     pub fn optional_tls(mut self) -> Self {
         self.tls = Some(TlsDemand::Never);
         self

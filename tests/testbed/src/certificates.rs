@@ -84,7 +84,7 @@ impl Certificates {
     /// Writes the files into `folder`. Blocks for some 50 ms.
     pub(crate) fn generate(folder: &Path, demand: TlsDemand) -> Result<Certificates, TestbedError> {
         write(folder, "authority.ext", AUTHORITY_EXTENSIONS)?;
-        request(folder, "authority", "/O=mongoferry testbed/CN=authority")?;
+        request(folder, "authority", "/O=mongoferry testbed/CN=authority", demand)?;
         sign(folder, "authority", &["-signkey", "authority.key"])?;
         let mut certificates = Certificates {
             folder: folder.to_owned(),
@@ -100,7 +100,7 @@ impl Certificates {
     pub(crate) fn issue(&self, certificate: Certificate) -> Result<PathBuf, TestbedError> {
         let (folder, name) = (&*self.folder, certificate.name());
         write(folder, &format!("{name}.ext"), &certificate.extensions())?;
-        request(folder, name, &certificate.subject())?;
+        request(folder, name, &certificate.subject(), self.demand)?;
         if certificate == Certificate::Expired {
             for (file, text) in [
                 ("ca.cnf", AUTHORITY_CONFIGURATION),
@@ -214,12 +214,14 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<(), TestbedError> {
 }
 
 /// Makes a key, and a request for a certificate of it.
-fn request(folder: &Path, name: &str, subject: &str) -> Result<(), TestbedError> {
+/// Makes a key and a request for its certificate. Servers that demand no TLS get a key for old ciphers.
+fn request(folder: &Path, name: &str, subject: &str, demand: TlsDemand) -> Result<(), TestbedError> {
     let (key, csr) = (format!("{name}.key"), format!("{name}.csr"));
-    openssl(
-        folder,
-        &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &key],
-    )?;
+    let make: &[&str] = match demand {
+        TlsDemand::Always => &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &key],
+        TlsDemand::Never => &["genrsa", "-out", &key, "2048"],
+    };
+    openssl(folder, make)?;
     openssl(folder, &["req", "-new", "-key", &key, "-subj", subject, "-out", &csr])
 }
 
