@@ -1,3 +1,4 @@
 //! Sources from 2.6 to 4.0.
 
+mod client;
 mod replay;

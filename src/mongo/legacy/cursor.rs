@@ -1,5 +1,6 @@
 //! Cursors, by commands and by the older messages.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,26 +47,43 @@ pub struct LegacyCursor {
 impl LegacyCursor {
     pub(super) async fn open(client: LegacyClient, find: Find) -> Result<Self> {
         let (target, primary) = place_of(&client, &find).await?;
-        let by_command = primary.is_master.max_wire_version >= FIND;
         check(&find, &primary)?;
-        let mut cursor = Self {
+        let mut cursor = Self::new(client, target, primary, find);
+        let limit = cursor.client.answer_timeout() + cursor.find.max_time.unwrap_or_default();
+        let reply = cursor.ask(limit).await?;
+        cursor.first = Some(cursor.take(reply)?);
+        Ok(cursor)
+    }
+
+    pub(super) async fn of_command(client: LegacyClient, database: &str, command: &RawDocument) -> Result<Self> {
+        let find = Find::new(database, "$cmd", RawDocumentBuf::new());
+        let (target, primary) = place_of(&client, &find).await?;
+        let reply = client.run(&target, database, command).await?;
+        let mut cursor = Self::new(client, target, primary, find);
+        // What is read on is not always what the command names: old servers list collections by `db.$cmd.listCollections`.
+        let described = reply.get_document("cursor").and_then(|cursor| cursor.get_str("ns"));
+        if let Some((database, collection)) = described.ok().and_then(|namespace| namespace.split_once('.')) {
+            cursor.find.namespace = (database.to_owned(), collection.to_owned());
+        }
+        cursor.first = Some(cursor.take_command_reply(&reply)?);
+        Ok(cursor)
+    }
+
+    fn new(client: LegacyClient, target: Target, primary: Arc<Primary>, find: Find) -> Self {
+        Self {
             pool: client.pool(&target),
+            by_command: primary.is_master.max_wire_version >= FIND,
             client,
             target,
             primary,
             find,
-            by_command,
             opened: Instant::now(),
             id: 0,
             returned: 0,
             first: None,
             reply: None,
             in_flight: None,
-        };
-        let limit = cursor.client.answer_timeout() + cursor.find.max_time.unwrap_or_default();
-        let reply = cursor.ask(limit).await?;
-        cursor.first = Some(cursor.take(reply)?);
-        Ok(cursor)
+        }
     }
 
     /// Returns the next batch, or `None` at the end. The batch of an awaiting tail is empty if nothing came while the server waited.
@@ -98,7 +116,8 @@ impl LegacyCursor {
         &self.primary
     }
 
-    /// The last reply without its documents, such as for its `operationTime`. `None` for servers before 3.2, whose cursors need no commands.
+    /// The last reply without its documents, such as for its `operationTime`. `None` for queries on servers before 3.2, which
+    /// are no commands.
     pub fn reply(&self) -> Option<&RawDocument> {
         self.reply.as_deref()
     }
@@ -149,6 +168,7 @@ impl LegacyCursor {
                 &Query {
                     namespace: &namespace,
                     flags: flags_of(&self.find, slave_ok),
+                    number_to_skip: self.find.skipped(),
                     number_to_return: self.find.first_batch(),
                     query: &query,
                     fields: self.find.projection.as_deref(),
@@ -205,16 +225,16 @@ impl LegacyCursor {
     }
 
     fn take_command_reply(&mut self, reply: &RawDocument) -> Result<Vec<RawDocumentBuf>> {
-        let malformed = |error| Error::malformed(OPERATION, error);
+        let malformed = |error: bson::error::Error| Error::malformed(OPERATION, error);
         let (mut documents, mut id, mut rest) = (None, None, rawdoc! {});
         for element in reply.iter() {
-            let (name, value) = element.map_err(|error| malformed(error))?;
+            let (name, value) = element.map_err(malformed)?;
             let Some(cursor) = value.as_document().filter(|_| name.as_str() == "cursor") else {
                 rest.append(name, value);
                 continue;
             };
             for element in cursor.iter() {
-                match element.map_err(|error| malformed(error))? {
+                match element.map_err(malformed)? {
                     (name, RawBsonRef::Int64(value)) if name.as_str() == "id" => id = Some(value),
                     (name, RawBsonRef::Array(array)) if ["firstBatch", "nextBatch"].contains(&name.as_str()) => {
                         let batch: Result<Vec<RawDocumentBuf>, _> = array
@@ -222,7 +242,7 @@ impl LegacyCursor {
                             .map(|value| value.map(|value| value.as_document().map(ToOwned::to_owned)))
                             .filter_map(Result::transpose)
                             .collect();
-                        documents = Some(batch.map_err(|error| malformed(error))?);
+                        documents = Some(batch.map_err(malformed)?);
                     }
                     _ => {}
                 }
@@ -292,6 +312,16 @@ impl LegacyCursor {
 
     fn lost() -> Error {
         Error::new(ErrorKind::Connection, OPERATION, "the connection was returned")
+    }
+}
+
+impl fmt::Debug for LegacyCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LegacyCursor")
+            .field("namespace", &self.namespace())
+            .field("address", &self.target.address)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 

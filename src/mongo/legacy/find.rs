@@ -21,6 +21,8 @@ pub struct Find {
     pub min: Option<RawDocumentBuf>,
     /// The last key of that index, itself excluded.
     pub max: Option<RawDocumentBuf>,
+    /// Number of documents that are passed over first.
+    pub skip: Option<u32>,
     /// Number of documents of one batch; the server chooses if it is not given.
     pub batch_size: Option<u32>,
     /// Maximum number of documents.
@@ -65,6 +67,7 @@ impl Find {
             hint: None,
             min: None,
             max: None,
+            skip: None,
             batch_size: None,
             limit: None,
             mode: FindMode::Plain,

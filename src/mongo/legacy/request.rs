@@ -22,7 +22,11 @@ pub(super) fn command_of(find: &Find) -> RawDocumentBuf {
             command.append(name, value.clone());
         }
     }
-    for (name, value) in [(cstr!("batchSize"), find.batch_size), (cstr!("limit"), find.limit)] {
+    for (name, value) in [
+        (cstr!("skip"), find.skip),
+        (cstr!("batchSize"), find.batch_size),
+        (cstr!("limit"), find.limit),
+    ] {
         if let Some(value) = value {
             command.append(name, i64::from(value));
         }
@@ -88,6 +92,11 @@ pub(super) fn flags_of(find: &Find, slave_ok: bool) -> QueryFlags {
 }
 
 impl Find {
+    /// Number of documents that an older query passes over.
+    pub(super) fn skipped(&self) -> i32 {
+        small(self.skip.unwrap_or_default())
+    }
+
     /// Number of documents that an older query asks for first. 1 means to servers that the cursor is closed after it, as negative numbers
     /// do.
     pub(super) fn first_batch(&self) -> i32 {
@@ -135,6 +144,7 @@ mod tests {
             hint: Some(rawdoc! { "h": 1 }),
             min: Some(rawdoc! { "h": 2 }),
             max: Some(rawdoc! { "h": 3 }),
+            skip: Some(4),
             batch_size: Some(7),
             mode: FindMode::TailAwait { await_ms: 500 },
             oplog_replay: true,
@@ -148,14 +158,14 @@ mod tests {
     fn a_query_is_the_same_as_command_and_as_message() {
         let expected = rawdoc! {
             "find": "c", "filter": { "f": 1 }, "projection": { "p": 1 }, "sort": { "s": 1 }, "hint": { "h": 1 }, "min": { "h": 2 },
-            "max": { "h": 3 }, "batchSize": 7_i64, "maxTimeMS": 2000_i64, "tailable": true, "awaitData": true, "oplogReplay": true,
+            "max": { "h": 3 }, "skip": 4_i64, "batchSize": 7_i64, "maxTimeMS": 2000_i64, "tailable": true, "awaitData": true, "oplogReplay": true,
             "noCursorTimeout": true,
         };
         assert_eq!(command_of(&full()), expected);
         let expected = rawdoc! {
             "$query": { "f": 1 }, "$orderby": { "s": 1 }, "$hint": { "h": 1 }, "$min": { "h": 2 }, "$max": { "h": 3 }, "$maxTimeMS": 2000_i64,
         };
-        assert_eq!(query_of(&full()), expected);
+        assert_eq!((query_of(&full()), full().skipped()), (expected, 4));
         let flags = flags_of(&full(), false);
         assert!(flags.tailable && flags.await_data && flags.oplog_replay && flags.no_cursor_timeout && !flags.slave_ok);
     }

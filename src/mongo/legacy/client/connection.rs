@@ -261,7 +261,7 @@ impl Connection {
             exchange.since = Instant::now();
         }
         let body = std::mem::take(&mut exchange.body);
-        exchange.is_open = false;
+        *exchange = Exchange::new(Vec::new());
         self.last_used = Instant::now();
         Reply::new(prefix, body)
     }
@@ -307,6 +307,7 @@ pub(in crate::mongo::legacy) fn encode_command(
             slave_ok,
             ..QueryFlags::default()
         },
+        number_to_skip: 0,
         number_to_return: -1,
         query: command,
         fields: None,

@@ -172,6 +172,17 @@ impl LegacyClient {
         LegacyCursor::open(self.clone(), find).await
     }
 
+    /// Runs a command on the primary whose reply is a cursor, such as `aggregate` or `listCollections`, and returns that cursor.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command), and [`Protocol`](ErrorKind::Protocol) if the reply has no cursor.
+    ///
+    /// # Cancellation
+    /// As [`find`](Self::find).
+    pub async fn command_cursor(&self, database: &str, command: &RawDocument) -> Result<LegacyCursor> {
+        LegacyCursor::of_command(self.clone(), database, command).await
+    }
+
     /// Returns what a member says of itself.
     pub(super) async fn describe(&self, target: &Target) -> Result<IsMaster> {
         let mut lease = self.pool(target).lease(&self.shared.settings, false).await?;
@@ -179,7 +190,7 @@ impl LegacyClient {
         self.broken(target, described)
     }
 
-    async fn run(&self, target: &Target, database: &str, command: &RawDocument) -> Result<RawDocumentBuf> {
+    pub(super) async fn run(&self, target: &Target, database: &str, command: &RawDocument) -> Result<RawDocumentBuf> {
         let limit = self.answer_timeout + max_time(command);
         let encode = |id| encode_command(id, database, command, !target.is_primary);
         let (reply, wire_version) = self.exchange(target, limit, encode).await?;

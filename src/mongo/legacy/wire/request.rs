@@ -17,6 +17,7 @@ pub(in crate::mongo::legacy) struct Query<'a> {
     /// Database and collection, with a dot between them.
     pub namespace: &'a str,
     pub flags: QueryFlags,
+    pub number_to_skip: i32,
     /// Number of documents of the first batch. 0 lets the server choose; a negative number makes the server close the cursor after it.
     pub number_to_return: i32,
     pub query: &'a RawDocument,
@@ -53,7 +54,7 @@ pub(in crate::mongo::legacy) fn query(id: i32, query: &Query<'_>) -> Result<Vec<
     let mut message = begin(id, OP_QUERY, query.namespace.len() + query.query.as_bytes().len() + 64);
     number(&mut message, query.flags.bits());
     name(&mut message, query.namespace)?;
-    number(&mut message, 0);
+    number(&mut message, query.number_to_skip);
     number(&mut message, query.number_to_return);
     message.extend_from_slice(query.query.as_bytes());
     if let Some(fields) = query.fields {
@@ -155,6 +156,7 @@ mod tests {
         let asked = Query {
             namespace: "a.b",
             flags,
+            number_to_skip: 3,
             number_to_return: -1,
             query: &rawdoc! { "x": 1 },
             fields: Some(&rawdoc! {}),
@@ -162,7 +164,7 @@ mod tests {
         #[rustfmt::skip]
         let expected = [
             49, 0, 0, 0,  7, 0, 0, 0,  0, 0, 0, 0,  0xD4, 0x07, 0, 0,
-            0b10_1010, 0, 0, 0,  b'a', b'.', b'b', 0,  0, 0, 0, 0,  0xFF, 0xFF, 0xFF, 0xFF,
+            0b10_1010, 0, 0, 0,  b'a', b'.', b'b', 0,  3, 0, 0, 0,  0xFF, 0xFF, 0xFF, 0xFF,
             12, 0, 0, 0, 0x10, b'x', 0, 1, 0, 0, 0, 0,
             5, 0, 0, 0, 0,
         ];
@@ -228,6 +230,7 @@ mod tests {
         let asked = Query {
             namespace: "a.b",
             flags: QueryFlags::default(),
+            number_to_skip: 0,
             number_to_return: 0,
             query: &large,
             fields: None,
