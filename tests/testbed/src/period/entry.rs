@@ -295,6 +295,10 @@ fn key_pattern(database: &str, object: &mut Document, indexes: &IndexKeys) {
 fn plain_apply_ops(period: Period, object: &RawDocument) -> RawDocumentBuf {
     let mut plain = RawDocumentBuf::new();
     for (name, value) in fields(object) {
+        // 4.2 keeps what its driver sends besides.
+        if name.starts_with('$') || name == "lsid" {
+            continue;
+        }
         let Some(operations) = value.as_array().filter(|_| name == "applyOps") else {
             append(&mut plain, name, value);
             continue;

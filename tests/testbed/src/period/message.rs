@@ -222,6 +222,15 @@ impl Reply {
     }
 }
 
+pub(super) fn get_more(id: i32, namespace: &str, batch: i32, cursor: i64) -> Vec<u8> {
+    let mut body = vec![0; 4];
+    body.extend(namespace.as_bytes());
+    body.push(0);
+    body.extend(batch.to_le_bytes());
+    body.extend(cursor.to_le_bytes());
+    message(id, 0, OP_GET_MORE, &body)
+}
+
 /// An `OP_MSG` of a body alone.
 pub(super) fn msg(id: i32, answers: i32, document: &RawDocument) -> Vec<u8> {
     let mut body = vec![0; 5];

@@ -14,6 +14,7 @@
 //! | `oplog`, `cursor` | a member's oplog as the version would have written it, and queries of it |
 //! | `sequence`, `entry` | entries that became one, and the form of each entry |
 //! | `login` | MONGODB-CR |
+//! | `client` | a client of the time, for tests |
 //!
 //! Each fake says where its form is from: *seen* means on a real 2.6.12 or 3.0.15, whose answers and entries are in
 //! `tests/samples/oplog`; *read* means in the source code or the manual of the version.
@@ -28,6 +29,7 @@
 //! - The `drop` that 3.2 and 3.4 log before a `renameCollection` with `dropTarget`, since each time stamp has one entry.
 
 mod catalog;
+mod client;
 mod commands;
 mod connection;
 mod cursor;
@@ -41,6 +43,7 @@ mod server;
 
 use std::fmt;
 
+pub use client::{OldClient, OldQuery, OldReply};
 pub use server::PeriodServer;
 
 /// A version before those that the testbed can start.

@@ -236,6 +236,10 @@ pub(super) fn status(period: Period, real: &Document, newest_until: impl Fn(u64)
                 kept.remove("optimeDurable");
                 kept.remove("optimeDurableDate");
             }
+            // Seen: a member without one has no such field.
+            if kept.get_str("syncingTo").is_ok_and(str::is_empty) {
+                kept.remove("syncingTo");
+            }
             for name in ["optime", "optimeDurable"] {
                 let Ok(position) = kept.get_document_mut(name) else {
                     continue;
