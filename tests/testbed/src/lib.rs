@@ -34,7 +34,7 @@ pub mod workload;
 pub use builder::ReplicaSetBuilder;
 pub use certificates::{Certificate, TlsListener};
 pub use error::TestbedError;
-pub use period::{OldClient, OldQuery, OldReply, Period, PeriodServer};
+pub use period::{OldClient, OldQuery, OldReply, OldSet, Period, PeriodServer};
 pub use proxy::{Peer, Proxy};
 pub use replica_set::ReplicaSet;
 pub use version::Version;

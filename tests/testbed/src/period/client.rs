@@ -62,6 +62,11 @@ impl OldClient {
         Ok(OldClient { stream, last: 0 })
     }
 
+    /// Runs one command on a connection of its own.
+    pub(crate) async fn run(address: &str, database: &str, command: Document) -> io::Result<Document> {
+        OldClient::connect(address).await?.command(database, command).await
+    }
+
     /// Runs a command. One that the server refuses is an answer with `ok: 0`, not an error.
     ///
     /// # Errors

@@ -15,6 +15,7 @@
 //! | `sequence`, `entry` | entries that became one, and the form of each entry |
 //! | `login` | MONGODB-CR |
 //! | `client` | a client of the time, for tests |
+//! | `old_set` | a real set of the time, or one that looks like it |
 //!
 //! Each fake says where its form is from: *seen* means on a real 2.6.12 or 3.0.15, whose answers and entries are in
 //! `tests/samples/oplog`; *read* means in the source code or the manual of the version.
@@ -36,6 +37,7 @@ mod cursor;
 mod entry;
 mod login;
 mod message;
+mod old_set;
 mod oplog;
 mod reply;
 mod sequence;
@@ -44,9 +46,12 @@ mod server;
 use std::fmt;
 
 pub use client::{OldClient, OldQuery, OldReply};
+pub use old_set::OldSet;
 pub use server::PeriodServer;
 
-/// A version before those that the testbed can start.
+use crate::Version;
+
+/// A version before those whose binaries can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Period {
     /// MongoDB 2.6.12.
@@ -76,19 +81,24 @@ impl Period {
 
     /// The exact release, such as `2.6.12`.
     pub fn release(self) -> &'static str {
-        match self {
-            Period::V2_6 => "2.6.12",
-            Period::V3_0 => "3.0.15",
-            Period::V3_2 => "3.2.22",
-            Period::V3_4 => "3.4.21",
-            Period::V3_6 => "3.6.13",
-            Period::V4_0 => "4.0.10",
-        }
+        self.version().release()
     }
 
     /// The release series, such as `2.6`.
     pub fn series(self) -> &'static str {
-        &self.release()[..3]
+        self.version().series()
+    }
+
+    /// The version of a real server.
+    pub fn version(self) -> Version {
+        match self {
+            Period::V2_6 => Version::V2_6,
+            Period::V3_0 => Version::V3_0,
+            Period::V3_2 => Version::V3_2,
+            Period::V3_4 => Version::V3_4,
+            Period::V3_6 => Version::V3_6,
+            Period::V4_0 => Version::V4_0,
+        }
     }
 
     /// The newest wire protocol that the version speaks. Seen: 2 and 3. Read: the others.

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use mongodb::bson::{Document, Timestamp, doc};
-use mongoferry_testbed::{OldClient, OldQuery, Period, PeriodServer, ReplicaSet, Version, wait_until};
+use mongoferry_testbed::{
+    OldClient, OldQuery, OldSet, Period, PeriodServer, ReplicaSet, TestbedError, Version, wait_until,
+};
 
 use crate::{Bed, DEADLINE};
 
@@ -314,4 +316,35 @@ async fn a_cut_ends_connections_until_it_is_restored() {
     let answer = bed.client().await.command("admin", doc! { "ping": 1 }).await.unwrap();
     assert_eq!(answer.get_f64("ok").unwrap(), 1.0);
     assert_eq!(bed.set.members(), 1);
+}
+
+#[tokio::test]
+async fn a_set_of_the_time_takes_commands_of_the_time() {
+    let set = OldSet::start(Period::V2_6, 1).await.unwrap();
+    let insert = doc! { "insert": "t", "documents": [{ "_id": 1 }] };
+    set.run("app", insert.clone()).await.unwrap();
+    let refused = set.run("app", insert).await;
+    assert!(matches!(refused, Err(TestbedError::Refused { .. })), "{refused:?}");
+    let (_, hosts) = set
+        .uri()
+        .split_once("://")
+        .map(|(scheme, rest)| (scheme.to_owned(), rest.to_owned()))
+        .unwrap();
+    let address = hosts.split('/').next().unwrap().to_owned();
+    let mut client = OldClient::connect(&address).await.unwrap();
+    let answer = client.command("admin", doc! { "buildInfo": 1 }).await.unwrap();
+    let is_real = std::env::var_os("MONGOD_2_6").is_some() || std::env::var_os("MONGOD_2_6_12").is_some();
+    assert_eq!(set.is_real(), is_real);
+    assert!(answer.get_str("version").unwrap().starts_with("2.6."), "{answer}");
+    let found = client.query("app.t", OldQuery::default()).await.unwrap();
+    assert_eq!(found.documents.len(), 1);
+}
+
+#[tokio::test]
+async fn a_binary_that_cannot_be_fetched_is_asked_for() {
+    if std::env::var_os("MONGOD_3_6").is_some() || std::env::var_os("MONGOD_3_6_13").is_some() {
+        return;
+    }
+    let error = ReplicaSet::builder(Version::V3_6).start().await.unwrap_err();
+    assert!(error.to_string().contains("MONGOD_3_6: not set"), "{error}");
 }
