@@ -79,7 +79,7 @@ impl Oplog {
     pub(super) fn roll_off(&self, kept: usize) {
         self.state.send_modify(|state| {
             let count = state.entries.len().saturating_sub(kept);
-            if let Some(last) = state.entries.drain(..count).last() {
+            if let Some(last) = state.entries.drain(..count).next_back() {
                 state.rolled_off = last.at;
             }
         });
