@@ -29,6 +29,35 @@ const FIELDS_OF_KINDS: &[(Plugin, &[&str])] = &[
 /// Fields of a hashed index that servers before 3.4 accepted and later ones refuse.
 const OF_OLD_HASHES: &[&str] = &["hashVersion", "seed"];
 
+/// All fields of indexes that have a meaning on some server. Servers before 3.4 stored any field that a user sent. Later ones refuse others.
+const FIELDS: &[&str] = &[
+    "v",
+    "key",
+    "name",
+    "ns",
+    "unique",
+    "sparse",
+    "hidden",
+    "prepareUnique",
+    "clustered",
+    "expireAfterSeconds",
+    "partialFilterExpression",
+    "wildcardProjection",
+    "collation",
+    "storageEngine",
+    "weights",
+    "default_language",
+    "language_override",
+    "textIndexVersion",
+    "2dsphereIndexVersion",
+    "finestIndexedLevel",
+    "coarsestIndexedLevel",
+    "bits",
+    "min",
+    "max",
+    "bucketSize",
+];
+
 /// Index kinds that have fields of their own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Plugin {
@@ -63,10 +92,45 @@ pub(crate) fn seconds(specification: &RawDocument) -> Option<i64> {
     whole(value)
 }
 
-/// The version of the index format. Defaults to 2, which every supported server creates.
+/// The version of the index format. Defaults to 2, which every supported server creates. Format 0, which servers from 3.4 on refuse, counts
+/// as 1.
 pub(super) fn version(specification: &RawDocument) -> i64 {
     let version = specification.get("v").ok().flatten();
-    version.and_then(whole).unwrap_or(2)
+    version.and_then(whole).unwrap_or(2).max(1)
+}
+
+/// The value of a field in an index key, in the form that servers from 3.4 on accept. Earlier ones accepted any value, and took for 1 what
+/// is neither a number nor the name of an index kind. The mongorestore option `convertLegacyIndexes` converts in the same way.
+pub(crate) fn key_value(value: RawBsonRef<'_>) -> RawBsonRef<'_> {
+    let is_kept = match value {
+        RawBsonRef::String(kind) => !kind.is_empty(),
+        other => number(other).is_some_and(|number| number != 0.0 && !number.is_nan()),
+    };
+    if is_kept { value } else { RawBsonRef::Int32(1) }
+}
+
+/// A key whose values have the form that servers from 3.4 on accept.
+pub(super) fn converted_key(key: &RawDocument) -> RawDocumentBuf {
+    let mut converted = RawDocumentBuf::new();
+    for (name, value) in key.iter().filter_map(Result::ok) {
+        converted.append(name, key_value(value));
+    }
+    converted
+}
+
+/// The fields of the key whose values servers from 3.4 on refuse.
+pub(super) fn converted_fields(specification: &RawDocument) -> Vec<&str> {
+    let is_converted = |value: RawBsonRef<'_>| RawBson::from(key_value(value)) != RawBson::from(value);
+    key(specification)
+        .filter(|(_, value)| is_converted(*value))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// Whether an index has format 0, and is built in format 1.
+pub(super) fn has_format_0(specification: &RawDocument) -> bool {
+    let version = specification.get("v").ok().flatten();
+    version.and_then(whole).is_some_and(|version| version < 1)
 }
 
 /// Whether a field has no effect in the index. Some servers refuse or drop such fields.
@@ -75,6 +139,9 @@ pub(super) fn is_without_effect(specification: &RawDocument, field: &str) -> boo
         return has_several_fields(specification);
     }
     if OF_OLD_HASHES.contains(&field) {
+        return true;
+    }
+    if version(specification) < 2 && !FIELDS.contains(&field) && !says_how_to_build(field) {
         return true;
     }
     if is_id_index(specification) && !is_clustered(specification) {
@@ -134,7 +201,12 @@ fn normal_field(specification: &RawDocument, field: &str, value: RawBsonRef<'_>)
             Some(seconds) => seconds.min(i64::from(i32::MAX)).into(),
             None => value.into(),
         }),
-        "v" | "bits" | "textIndexVersion" | "2dsphereIndexVersion" | "finestIndexedLevel" | "coarsestIndexedLevel" => {
+        "v" => Some(version(specification).into()),
+        "key" => Some(value.as_document().map_or_else(
+            || value.into(),
+            |key| Normal::Value(RawBson::Document(converted_key(key))),
+        )),
+        "bits" | "textIndexVersion" | "2dsphereIndexVersion" | "finestIndexedLevel" | "coarsestIndexedLevel" => {
             Some(whole_or_as_it_stands(value))
         }
         "weights" => Some(value.as_document().map_or_else(
@@ -185,6 +257,11 @@ pub(crate) fn index_for(specification: &RawDocument, servers: Series) -> RawDocu
             // 4.2 stores the source's namespace in `ns`; the collection may have another name on the target.
             "ns" | "dropDups" | "safe" => None,
             _ if is_without_effect(specification, field) => None,
+            "v" if has_format_0(specification) => Some(RawBson::Int32(1)),
+            "key" => Some(value.as_document().map_or_else(
+                || RawBson::from(value),
+                |key| RawBson::Document(converted_key(key)),
+            )),
             "hidden" if !is_true(value) && servers < [4, 4] => None,
             "prepareUnique" if !is_true(value) && servers < [6, 0] => None,
             "expireAfterSeconds" => Some(expiry_for(specification, value, servers)),

@@ -36,7 +36,8 @@
 //! |---|---|
 //! | `name` | identifies the index |
 //! | `ns`, `background`, `safe`, `dropDups` | nothing: where the index is, or how to build it |
-//! | `v` | 2 if absent |
+//! | `key` | a value that is no number other than 0, and no name of an index kind, is 1: *not kept* (servers before 3.4 accepted any) |
+//! | `v` | 2 if absent; 0 is 1: *not kept*, refused since 3.4 |
 //! | `unique`, `sparse`, `hidden`, `prepareUnique`, `clustered` | true for any true value, else nothing |
 //! | `expireAfterSeconds` | whole seconds up to 2147483647; NaN is 2147483647 |
 //! | `expireAfterSeconds` of a clustered index | nothing: it belongs to the collection, and 6.0.27 shows it here too |
@@ -51,12 +52,16 @@
 //! | `hashVersion`, `seed` | *not kept*: written by 2.4 to 3.2, refused since 3.4 |
 //! | all but `v`, `key` and `collation` of the index on `_id` | *not kept* |
 //! | `v: 1` of the index on `_id` | kept; *not kept* if the target's collection has another one, or if made later: entries lack it |
+//! | any other field of an index of format 1, from before 3.4 | *not kept*: no effect, refused since 3.4 |
 //! | `partialFilterExpression` and any other | the value itself |
 
 pub(crate) mod compare;
 pub(crate) mod expiry;
 mod index_spec;
 pub(crate) mod kind;
+#[cfg(feature = "legacy")]
+#[allow(dead_code, reason = "only the source for such servers lists their catalog")]
+pub(crate) mod legacy;
 mod normal;
 mod not_kept;
 pub(crate) mod not_migrated;

@@ -6,7 +6,9 @@ use bson::raw::RawDocument;
 use serde::{Deserialize, Serialize};
 
 use super::Series;
-use super::index_spec::{is_id_index, is_without_effect, name_of, says_how_to_build, version};
+use super::index_spec::{
+    converted_fields, has_format_0, is_id_index, is_without_effect, name_of, says_how_to_build, version,
+};
 use super::normal::{fields, is_true};
 use super::options::{RECORD_IDS_REPLICATED, is_known};
 use super::storage_engine::other_engines;
@@ -99,6 +101,14 @@ pub(crate) fn not_kept(
         let name = name_of(index);
         let is_on_id = is_id_index(index);
         let part = if is_on_id { Part::IdIndexField } else { Part::IndexField };
+        if has_format_0(index) {
+            let reason = "servers from 3.4 on do not create indexes of format 0; it is built in format 1".to_owned();
+            add(part, Some(name), "v", reason);
+        }
+        for field in converted_fields(index) {
+            let reason = "servers from 3.4 on refuse its value in the key; it is 1 on the target, as this value counted for".to_owned();
+            add(part, Some(name), &format!("key.{field}"), reason);
+        }
         for (field, value) in fields(index) {
             if is_lost(collection.kind, index, field, servers) {
                 let reason = "it has no effect in this index and is left out".to_owned();

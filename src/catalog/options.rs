@@ -3,7 +3,7 @@
 use bson::raw::{CString, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, cstr};
 use bson::rawdoc;
 
-use super::index_spec::{is_id_index, version};
+use super::index_spec::{converted_key, is_id_index, version};
 use super::normal::{Fields, Normal, collation, fields, is_true, whole, whole_or_as_it_stands};
 use super::{Series, storage_engine};
 use crate::model::CollectionKind;
@@ -245,8 +245,22 @@ pub(crate) fn modification_for(arguments: &RawDocument, servers: Series) -> RawD
             "changeStreamPreAndPostImages" => !is_enabled(value) && !is_known(name.as_str(), servers),
             option => is_obsolete(option),
         };
-        if !is_left_out {
-            sent.append(name, value);
+        match value {
+            _ if is_left_out => {}
+            RawBsonRef::Document(change) if name == "index" => sent.append(name, index_change(change)),
+            _ => sent.append(name, value),
+        }
+    }
+    sent
+}
+
+/// The `index` of a `collMod`, with its key as the target has it.
+fn index_change(change: &RawDocument) -> RawDocumentBuf {
+    let mut sent = RawDocumentBuf::new();
+    for (name, value) in change.iter().filter_map(Result::ok) {
+        match value {
+            RawBsonRef::Document(key) if name == "keyPattern" => sent.append(name, converted_key(key)),
+            _ => sent.append(name, value),
         }
     }
     sent

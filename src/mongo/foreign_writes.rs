@@ -30,7 +30,7 @@ const REPLY: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn members(client: &Client) -> Result<Vec<String>> {
+pub(crate) async fn members(client: &dyn client::Commands) -> Result<Vec<String>> {
     let hello = client::run(client, "list the members", "admin", doc! { "isMaster": 1 }).await?;
     let mut members: Vec<String> = ["hosts", "passives", "arbiters"]
         .into_iter()

@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Document, Uuid, doc};
 use futures::stream::{self, StreamExt, TryStreamExt};
-use mongodb::Client;
 
 use crate::catalog::kind::kind_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Collection, CollectionKind, Namespace};
-use crate::mongo::client::{is_gone, number, open_cursor, run};
+use crate::mongo::client::{Commands, is_gone, number, run};
 use crate::mongo::retry::{RetryPolicy, retry};
 
 const OPERATION: &str = "list the collections";
@@ -29,7 +28,7 @@ const NAMES: usize = 1000;
 ///
 /// # Errors
 /// A server error. A collection that is dropped meanwhile causes none and is left out.
-pub(crate) async fn collections(client: &Client) -> Result<Vec<Collection>> {
+pub(crate) async fn collections(client: &dyn Commands) -> Result<Vec<Collection>> {
     collections_where(client, |_| true, |_| true).await
 }
 
@@ -39,7 +38,7 @@ pub(crate) async fn collections(client: &Client) -> Result<Vec<Collection>> {
 /// # Errors
 /// A server error.
 pub(crate) async fn collections_where(
-    client: &Client,
+    client: &dyn Commands,
     reached: impl Fn(&str) -> bool,
     wanted: impl Fn(&Namespace) -> bool + Sync,
 ) -> Result<Vec<Collection>> {
@@ -54,7 +53,7 @@ pub(crate) async fn collections_where(
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn databases(client: &Client) -> Result<BTreeSet<String>> {
+pub(crate) async fn databases(client: &dyn Commands) -> Result<BTreeSet<String>> {
     let listed = run(
         client,
         OPERATION,
@@ -78,7 +77,7 @@ pub(crate) async fn databases(client: &Client) -> Result<BTreeSet<String>> {
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn collections_named(client: &Client, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
+pub(crate) async fn collections_named(client: &dyn Commands, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
     let mut found = Vec::with_capacity(names.len());
     let names: Vec<&Namespace> = names.iter().collect();
     for of_database in names.chunk_by(|a, b| a.database() == b.database()) {
@@ -103,7 +102,7 @@ pub(crate) async fn collections_named(client: &Client, names: &BTreeSet<Namespac
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn names_in(client: &Client, database: &str) -> Result<BTreeSet<Namespace>> {
+pub(crate) async fn names_in(client: &dyn Commands, database: &str) -> Result<BTreeSet<Namespace>> {
     let mut names = BTreeSet::new();
     for listed in listed_in(client, database, doc! {}).await? {
         let name = listed
@@ -122,19 +121,20 @@ pub(crate) async fn names_in(client: &Client, database: &str) -> Result<BTreeSet
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn kind(client: &Client, namespace: &Namespace) -> Result<Option<CollectionKind>> {
+pub(crate) async fn kind(client: &dyn Commands, namespace: &Namespace) -> Result<Option<CollectionKind>> {
     // If the filter contains more than the name, the server examines every collection of the database.
     let filter = doc! { "name": namespace.collection() };
     let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
-    let listed = read_all(client, OPERATION, namespace.database(), command).await?;
-    let is_collection = |listed: &&RawDocumentBuf| listed.get_str("type").is_ok_and(|kind| kind == "collection");
+    let listed = client.documents(OPERATION, namespace.database(), command).await?;
+    // Before 3.4, nothing else is listed, and no type.
+    let is_collection = |listed: &&RawDocumentBuf| listed.get_str("type").unwrap_or("collection") == "collection";
     let Some(listed) = listed.iter().find(is_collection) else {
         return Ok(None);
     };
     let options = listed
         .get_document("options")
         .map_err(|error| Error::malformed(OPERATION, error))?;
-    Ok(Some(kind_of(namespace, options)))
+    Ok(Some(kind_of(namespace, &client.meant_options(options))))
 }
 
 /// Returns the uuids of those of `names` that exist. The uuid is all zeros for what has none: a view, or the view over the buckets of a
@@ -142,7 +142,10 @@ pub(crate) async fn kind(client: &Client, namespace: &Namespace) -> Result<Optio
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn identities(client: &Client, names: &BTreeSet<Namespace>) -> Result<BTreeMap<Namespace, Uuid>> {
+pub(crate) async fn identities(
+    client: &dyn Commands,
+    names: &BTreeSet<Namespace>,
+) -> Result<BTreeMap<Namespace, Uuid>> {
     let mut found = BTreeMap::new();
     let names: Vec<&Namespace> = names.iter().collect();
     for of_database in names.chunk_by(|a, b| a.database() == b.database()) {
@@ -159,7 +162,7 @@ pub(crate) async fn identities(client: &Client, names: &BTreeSet<Namespace>) -> 
                     Ok("timeseries") => CollectionKind::TimeSeries,
                     _ => CollectionKind::Plain,
                 };
-                let id = uuid_of(&listed, kind, &namespace)?;
+                let id = uuid_of(client, &listed, kind, &namespace)?;
                 found.insert(namespace, id);
             }
         }
@@ -192,12 +195,14 @@ fn no_uuid() -> Error {
 }
 
 /// Returns what the server lists of a database for the filter.
-async fn listed_in(client: &Client, database: &str, filter: Document) -> Result<Vec<RawDocumentBuf>> {
+async fn listed_in(client: &dyn Commands, database: &str, filter: Document) -> Result<Vec<RawDocumentBuf>> {
     let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
     retry(RetryPolicy::SERVER, || async {
-        match read_all(client, OPERATION, database, command.clone()).await {
+        match client.documents(OPERATION, database, command.clone()).await {
             // 4.2 shows a collection without its uuid for an instant, while the collection is created.
-            Ok(listed) if listed.iter().any(|listed| lacks_uuid(listed)) => Err(no_uuid().with_retryable(true)),
+            Ok(listed) if client.lists_uuids() && listed.iter().any(|listed| lacks_uuid(listed)) => {
+                Err(no_uuid().with_retryable(true))
+            }
             Ok(listed) if has_one_twice(&listed) => Err(Error::new(
                 ErrorKind::Protocol,
                 OPERATION,
@@ -213,7 +218,7 @@ async fn listed_in(client: &Client, database: &str, filter: Document) -> Result<
 
 /// Returns the collections and views of a database that match the filter. Those that `wanted` does not want lack indexes and sizes.
 async fn collections_of(
-    client: &Client,
+    client: &dyn Commands,
     database: &str,
     filter: Document,
     wanted: &(impl Fn(&Namespace) -> bool + Sync),
@@ -235,29 +240,10 @@ async fn collections_of(
     Ok(completed.into_iter().flatten().collect())
 }
 
-/// Returns all documents of a cursor, for answers known to be small.
-async fn read_all(
-    client: &Client,
-    operation: &'static str,
-    database: &str,
-    command: Document,
-) -> Result<Vec<RawDocumentBuf>> {
-    let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
-    retry(RetryPolicy::SERVER, || async {
-        let mut cursor = open_cursor(client, operation, database, command.clone(), None).await?;
-        let mut documents = Vec::new();
-        while let Some(batch) = cursor.next().await {
-            documents.extend(batch?.iter().map(RawDocument::to_owned));
-        }
-        Ok(documents)
-    })
-    .await
-}
-
 /// Completes one answer of `listCollections` with indexes and size. Returns `None` for what is not migrated or is gone. `has_buckets`
 /// returns whether the buckets of a time-series collection are listed beside it.
 async fn collection_of(
-    client: &Client,
+    client: &dyn Commands,
     database: &str,
     listed: &RawDocument,
     has_buckets: &(impl Fn(&Namespace) -> bool + Sync),
@@ -268,7 +254,7 @@ async fn collection_of(
     if namespace.is_internal() {
         return Ok(None);
     }
-    let options = listed.get_document("options").map_err(malformed)?.to_owned();
+    let options = client.meant_options(listed.get_document("options").map_err(malformed)?);
     let kind = match listed.get_str("type").unwrap_or("collection") {
         "view" => CollectionKind::View,
         // The view over the buckets, which are listed as an ordinary collection. In 9.0, a time-series collection without buckets shows a
@@ -277,7 +263,7 @@ async fn collection_of(
         "timeseries" => CollectionKind::TimeSeries,
         _ => kind_of(&namespace, &options),
     };
-    let id = uuid_of(listed, kind, &namespace)?;
+    let id = uuid_of(client, listed, kind, &namespace)?;
     if matches!(kind, CollectionKind::View | CollectionKind::TimeSeries) || !wanted(&namespace) {
         return Ok(Some(Collection {
             id,
@@ -289,15 +275,9 @@ async fn collection_of(
             bytes: 0,
         }));
     }
-    let indexes = match read_all(
-        client,
-        OPERATION,
-        database,
-        doc! { "listIndexes": namespace.collection() },
-    )
-    .await
-    {
-        Ok(indexes) => indexes,
+    let list_indexes = doc! { "listIndexes": namespace.collection() };
+    let indexes = match client.documents(OPERATION, database, list_indexes).await {
+        Ok(indexes) => indexes.into_iter().map(|index| client.meant_index(index)).collect(),
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(error.with_context("namespace", namespace)),
     };
@@ -325,15 +305,15 @@ async fn collection_of(
     }))
 }
 
-/// Returns the uuid in an answer of `listCollections`. A view has none.
-fn uuid_of(listed: &RawDocument, kind: CollectionKind, namespace: &Namespace) -> Result<Uuid> {
+/// Returns the uuid in an answer of `listCollections`. A view has none, and old servers show none.
+fn uuid_of(client: &dyn Commands, listed: &RawDocument, kind: CollectionKind, namespace: &Namespace) -> Result<Uuid> {
     let info = listed.get_document("info").ok();
     match info.and_then(|info| info.get("uuid").ok().flatten()) {
         Some(bson::RawBsonRef::Binary(binary)) => binary.bytes.try_into().map(Uuid::from_bytes).map_err(|_| {
             Error::new(ErrorKind::Protocol, OPERATION, "a collection's uuid has a wrong length")
                 .with_context("namespace", namespace)
         }),
-        _ if matches!(kind, CollectionKind::View | CollectionKind::TimeSeries) => Ok(NIL),
+        _ if matches!(kind, CollectionKind::View | CollectionKind::TimeSeries) || !client.lists_uuids() => Ok(NIL),
         _ => Err(no_uuid().with_context("namespace", namespace)),
     }
 }

@@ -7,6 +7,8 @@ pub(crate) mod error_codes;
 pub(crate) mod foreign_writes;
 pub(crate) mod identify;
 pub(crate) mod inspect;
+#[cfg(feature = "legacy")]
+pub(crate) mod legacy;
 pub(crate) mod listing;
 pub(crate) mod oplog;
 pub(crate) mod range_query;

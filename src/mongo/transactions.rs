@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bson::{Bson, Document, doc};
-use mongodb::Client;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, TransactionFacts};
@@ -16,7 +15,7 @@ const OPERATION: &str = "look for open transactions";
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn open(client: &Client) -> Result<Vec<TransactionFacts>> {
+pub(crate) async fn open(client: &dyn client::Commands) -> Result<Vec<TransactionFacts>> {
     let command = doc! {
         "aggregate": 1,
         "pipeline": [

@@ -67,6 +67,14 @@ impl Display for Command {
                 f.write_char(')')
             }
             CommandOperation::DropIndex { namespace, name } => write!(f, "dropIndexes {namespace} ({})", short(name)),
+            CommandOperation::DropIndexes { namespace, key } => {
+                write!(f, "dropIndexes {namespace} (")?;
+                match key {
+                    Some(key) => write_list(f, names_of(key))?,
+                    None => f.write_char('*')?,
+                }
+                f.write_char(')')
+            }
             CommandOperation::Modify { namespace, arguments } => {
                 write!(f, "collMod {namespace} (")?;
                 write_list(f, names_of(arguments))?;

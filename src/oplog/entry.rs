@@ -84,6 +84,13 @@ pub enum CommandOperation {
         /// The index's name.
         name: String,
     },
+    /// Drops several indexes, or one that is not named. Servers from 3.6 on log a [`DropIndex`](Self::DropIndex) for each index instead.
+    DropIndexes {
+        /// The collection's name.
+        namespace: Arc<Namespace>,
+        /// The key of the index. `None` for all indexes except that on `_id`.
+        key: Option<RawDocumentBuf>,
+    },
     /// Changes options of a collection or of one of its indexes.
     Modify {
         /// The collection's name.
@@ -145,6 +152,7 @@ impl CommandOperation {
             Self::Create { namespace, .. }
             | Self::CreateIndexes { namespace, .. }
             | Self::DropIndex { namespace, .. }
+            | Self::DropIndexes { namespace, .. }
             | Self::Modify { namespace, .. }
             | Self::Drop { namespace }
             | Self::SetView { namespace, .. }

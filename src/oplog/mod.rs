@@ -7,6 +7,8 @@ pub mod delta;
 mod display;
 pub(crate) mod entry;
 pub(crate) mod filter;
+#[cfg(feature = "legacy")]
+pub(crate) mod legacy;
 mod parse;
 mod raw_entry;
 #[cfg(test)]
@@ -15,6 +17,6 @@ mod samples;
 mod table;
 
 pub use crate::mongo::oplog::cursor::{OplogCursor, OplogCursorBuilder};
-#[cfg(feature = "test-util")]
+#[cfg(any(feature = "legacy", feature = "test-util"))]
 pub(crate) use assembler::{Assembler, Taken};
 pub use entry::{Command, CommandOperation, Entry, Item};

@@ -13,18 +13,29 @@ use crate::oplog::raw_entry::{OPERATION, RawEntry, malformed, without};
 use crate::order::Key;
 
 /// The collection that stores the view definitions of a database.
-const VIEWS: &str = "system.views";
+pub(super) const VIEWS: &str = "system.views";
 
 /// Maximum nesting of `applyOps`. The server itself refuses more.
-const DEEPEST: usize = 10;
+pub(super) const DEEPEST: usize = 10;
 
 /// Turns entries into changes and commands. The only state between entries is the names seen so far.
 #[derive(Debug, Default)]
 pub(crate) struct Parser {
-    namespaces: Namespaces,
+    pub(super) namespaces: Namespaces,
+    /// Whether an update may be a delta without `$v`. Newer servers log such an update only as a user gave it to `applyOps`.
+    unversioned_deltas: bool,
 }
 
 impl Parser {
+    /// Creates a parser that may take an update without `$v` for a delta.
+    #[cfg(feature = "legacy")]
+    pub fn with_unversioned_deltas(unversioned_deltas: bool) -> Self {
+        Self {
+            unversioned_deltas,
+            ..Self::default()
+        }
+    }
+
     /// Appends the changes and commands of the entry to `items`, in order. An `applyOps` is flattened. The caller must know whether it is
     /// part of a transaction that is not committed yet.
     ///
@@ -99,6 +110,7 @@ impl Parser {
             _ => match entry.first_name() {
                 _ if entry.o.get("_id").map_err(malformed)?.is_some() => Operation::Replace(entry.o.to_owned()),
                 "$v" => Operation::Delta(entry.o.to_owned()),
+                "$set" | "$unset" if self.unversioned_deltas => Operation::Delta(entry.o.to_owned()),
                 other => {
                     let reason = format!("it is an update that begins with `{other}`, which ordinary writes never log");
                     return unsupported(entry, position, items, &reason);
@@ -128,7 +140,7 @@ impl Parser {
         };
         let operation = match (entry.op, entry.first_name()) {
             ("d", _) => CommandOperation::DropView { namespace },
-            ("u", "$v") => CommandOperation::ChangeView {
+            ("u", "$v" | "$set" | "$unset") => CommandOperation::ChangeView {
                 namespace,
                 delta: entry.o.to_owned(),
             },
@@ -182,7 +194,7 @@ pub(super) fn is_skipped(database: &str, collection: &str) -> bool {
 }
 
 /// Appends an item that says why the entry cannot be applied.
-fn unsupported(entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>, reason: &str) -> Result<()> {
+pub(super) fn unsupported(entry: &RawEntry<'_>, position: Position, items: &mut Vec<Item>, reason: &str) -> Result<()> {
     let name = if entry.op == "c" { entry.first_name() } else { "write" };
     items.push(Item::Command(Command {
         position,

@@ -84,6 +84,7 @@ fn treatment(item: &Item) -> &'static str {
             CommandOperation::Create { .. } => "makes the collection with these options",
             CommandOperation::CreateIndexes { .. } => "builds the indexes",
             CommandOperation::DropIndex { .. } => "drops the index",
+            CommandOperation::DropIndexes { .. } => "drops the indexes",
             CommandOperation::Modify { .. } => "makes the same change; of an expiry at cutover",
             CommandOperation::Drop { .. } => "drops the collection",
             CommandOperation::DropDatabase { .. } => "drops what is left of the database",

@@ -1,9 +1,11 @@
 //! Sources that wrap another one: layers, `Arc` and `Box`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 
@@ -136,6 +138,14 @@ pub trait SourceLayer: Send + Sync + 'static {
         self.inner().oldest_position().await
     }
 
+    /// Like [`Source::restore_identities`]. The default forwards the call.
+    ///
+    /// # Errors
+    /// Those of the wrapped source.
+    async fn restore_identities(&self, known: &BTreeMap<Namespace, Uuid>) -> Result<()> {
+        self.inner().restore_identities(known).await
+    }
+
     /// Like [`Source::tail`]. The default forwards the call.
     ///
     /// # Errors
@@ -225,104 +235,110 @@ pub trait SourceLayer: Send + Sync + 'static {
     }
 }
 
-/// Implements [`Source`] for a type that dereferences to what has the methods. Clippy checks that none is left to the trait's default, which
+/// Implements [`Source`] for a type by a function that returns what has the methods. Clippy checks that none is left to the trait's default, which
 /// would answer in place of the wrapped source.
 macro_rules! forward_source {
-    (impl[$($generics:tt)*] for $type:ty) => {
+    (impl[$($generics:tt)*] for $type:ty, $inner:expr) => {
         #[async_trait]
         #[deny(clippy::missing_trait_methods)]
         impl<$($generics)*> Source for $type {
             async fn describe(&self) -> Result<Deployment> {
-                (**self).describe().await
+                $inner(self).describe().await
             }
 
             async fn members(&self) -> Result<Vec<String>> {
-                (**self).members().await
+                $inner(self).members().await
             }
 
             async fn collections(&self) -> Result<Vec<Collection>> {
-                (**self).collections().await
+                $inner(self).collections().await
             }
 
             async fn collections_named(&self, names: &BTreeSet<Namespace>) -> Result<Vec<Collection>> {
-                (**self).collections_named(names).await
+                $inner(self).collections_named(names).await
             }
 
             async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
-                (**self).collections_selected(selection).await
+                $inner(self).collections_selected(selection).await
             }
 
             async fn databases(&self) -> Result<BTreeSet<String>> {
-                (**self).databases().await
+                $inner(self).databases().await
             }
 
             async fn position(&self) -> Result<Position> {
-                (**self).position().await
+                $inner(self).position().await
             }
 
             async fn sentinel(&self) -> Result<Position> {
-                (**self).sentinel().await
+                $inner(self).sentinel().await
             }
 
             async fn read_position(&self) -> Result<Position> {
-                (**self).read_position().await
+                $inner(self).read_position().await
             }
 
             async fn start_position(&self) -> Result<Position> {
-                (**self).start_position().await
+                $inner(self).start_position().await
             }
 
             async fn oldest_position(&self) -> Result<Position> {
-                (**self).oldest_position().await
+                $inner(self).oldest_position().await
+            }
+
+            async fn restore_identities(&self, known: &BTreeMap<Namespace, Uuid>) -> Result<()> {
+                $inner(self).restore_identities(known).await
             }
 
             async fn tail(&self, after: Position) -> Result<BoxStream<'static, Result<Vec<Entry>>>> {
-                (**self).tail(after).await
+                $inner(self).tail(after).await
             }
 
             async fn split(&self, collection: &Collection, bytes: u64) -> Result<Vec<Key>> {
-                (**self).split(collection, bytes).await
+                $inner(self).split(collection, bytes).await
             }
 
             async fn read(&self, request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>> {
-                (**self).read(request).await
+                $inner(self).read(request).await
             }
 
             async fn read_documents(&self, request: PointRequest<'_>) -> Result<Vec<RawDocumentBuf>> {
-                (**self).read_documents(request).await
+                $inner(self).read_documents(request).await
             }
 
             async fn inspect(&self) -> Result<Inspection> {
-                (**self).inspect().await
+                $inner(self).inspect().await
             }
 
             async fn duplicates(&self, collection: &Collection, index: &RawDocument, limit: usize) -> Result<Vec<[Key; 2]>> {
-                (**self).duplicates(collection, index, limit).await
+                $inner(self).duplicates(collection, index, limit).await
             }
 
             async fn set_write_block(&self, blocked: bool) -> Result<()> {
-                (**self).set_write_block(blocked).await
+                $inner(self).set_write_block(blocked).await
             }
 
             async fn writes_blocked(&self) -> Result<bool> {
-                (**self).writes_blocked().await
+                $inner(self).writes_blocked().await
             }
 
             async fn open_transactions(&self) -> Result<Vec<TransactionFacts>> {
-                (**self).open_transactions().await
+                $inner(self).open_transactions().await
             }
 
             async fn write_load(&self) -> Result<Option<WriteLoad>> {
-                (**self).write_load().await
+                $inner(self).write_load().await
             }
 
             async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
-                (**self).digest(namespace).await
+                $inner(self).digest(namespace).await
             }
         }
     };
 }
 
-forward_source!(impl[L: SourceLayer] for Layered<L>);
-forward_source!(impl[T: Source + ?Sized] for Arc<T>);
-forward_source!(impl[T: Source + ?Sized] for Box<T>);
+forward_source!(impl[L: SourceLayer] for Layered<L>, Deref::deref);
+forward_source!(impl[T: Source + ?Sized] for Arc<T>, Deref::deref);
+forward_source!(impl[T: Source + ?Sized] for Box<T>, Deref::deref);
+
+pub(crate) use forward_source;

@@ -4,10 +4,11 @@ mod layer;
 #[cfg(feature = "test-util")]
 mod memory;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 
@@ -21,6 +22,7 @@ use crate::order::Key;
 pub use crate::model::Deployment;
 pub use crate::mongo::source::MongoSource;
 pub use layer::SourceLayer;
+pub(crate) use layer::forward_source;
 #[cfg(feature = "test-util")]
 pub use memory::{MemorySource, NameResolution, OpenTransaction, SourceCall, Transaction};
 
@@ -156,6 +158,20 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// A server error.
     async fn oldest_position(&self) -> Result<Position>;
+
+    /// Tells the source which collections a run knows, by name and with the ids that it has listed them with, as of the position that the next
+    /// [`tail`](Source::tail) starts after. A resumed run calls this before that call, with the collections of its checkpoint. The default
+    /// does nothing: a source whose server has uuids needs no help to identify its collections.
+    ///
+    /// A source that derives the ids from the history takes them from here. It cannot know them otherwise if it has not seen the entries
+    /// from which it derived them.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn restore_identities(&self, known: &BTreeMap<Namespace, Uuid>) -> Result<()> {
+        let _ = known;
+        Ok(())
+    }
 
     /// Streams the history after `after`, in vectors of at least one entry. The stream ends only with an error. A transaction is either one
     /// entry, or several entries at one position, of which all but the last have [`continues`](Entry::continues) set.

@@ -5,6 +5,9 @@ pub mod bench;
 mod catalog;
 mod digest;
 mod faults;
+#[cfg(feature = "legacy")]
+#[doc(hidden)]
+pub mod legacy;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

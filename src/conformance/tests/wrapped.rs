@@ -1,5 +1,9 @@
 //! The suite through layers, `Arc` and `Box`: each forwards every method.
 
+use std::collections::BTreeMap;
+
+use bson::Uuid;
+
 use super::*;
 use crate::checkpoint::CheckpointStoreLayer;
 use crate::model::{Collection, Inspection, Layered, TransactionFacts};
@@ -108,6 +112,10 @@ impl SourceLayer for Special {
         Err(Error::new(crate::ErrorKind::Server, "look for collections", "special"))
     }
 
+    async fn restore_identities(&self, _: &BTreeMap<Namespace, Uuid>) -> Result<()> {
+        Err(Error::new(crate::ErrorKind::Server, "restore identities", "special"))
+    }
+
     async fn inspect(&self) -> Result<Inspection> {
         Err(Error::new(crate::ErrorKind::Server, "inspect", "special"))
     }
@@ -135,6 +143,7 @@ async fn wrappers_forward_methods_that_have_defaults() {
     assert!(source.writes_blocked().await.unwrap());
     assert!(source.write_load().await.unwrap().is_some());
     assert!(source.collections_named(&Default::default()).await.is_err());
+    assert!(source.restore_identities(&BTreeMap::new()).await.is_err());
     assert!(source.inspect().await.is_err());
     assert!(source.open_transactions().await.is_err());
     assert!(source.collections().await.is_ok());

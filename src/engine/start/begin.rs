@@ -60,6 +60,12 @@ impl Job {
         if replay_until.term != checkpoint.watermark.term {
             checkpoint.forget_compared();
         }
+        let known = checkpoint
+            .collections
+            .iter()
+            .filter(|state| state.kind != CollectionKind::View)
+            .map(|state| (state.namespace.clone(), state.id));
+        self.source.restore_identities(&known.collect()).await?;
         let tail = must_hold(seen, checkpoint.resume, self.source.tail(checkpoint.resume).await?);
         let mut collections: Vec<CollectionProgress> = checkpoint
             .collections

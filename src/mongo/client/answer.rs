@@ -35,6 +35,18 @@ impl Answer {
         }
     }
 
+    /// Creates the answer from what a server said, which may have no code.
+    #[cfg(feature = "legacy")]
+    pub fn of_server(code: Option<i32>, name: Option<&str>, message: &str) -> Self {
+        let message = plain(message);
+        let text = match (code, name) {
+            (Some(code), Some(name)) => format!("{message} (code {code}, {name})"),
+            (Some(code), None) => format!("{message} (code {code})"),
+            (None, _) => message,
+        };
+        Self { code, text }
+    }
+
     /// The server's error code, if this is a server's answer.
     pub fn code(&self) -> Option<i32> {
         self.code

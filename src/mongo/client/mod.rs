@@ -1,7 +1,9 @@
 //! Shared by source and sink: commands, cursors, and the meaning of driver errors.
 
 mod answer;
+mod commands;
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -19,21 +21,22 @@ use crate::model::raw::batch_cursor;
 use crate::model::{Batch, Deployment, Position};
 use crate::mongo::error_codes::{self, Meaning};
 use crate::mongo::identify::imitation;
-use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, answered, panicked, retry};
+use crate::mongo::retry::{COMMAND_TIMEOUT, answered, panicked};
 
 pub(crate) use self::answer::{Answer, of_system, plain};
+pub(crate) use self::commands::Commands;
 
 /// Runs a command on a database, with retries through elections.
 ///
 /// # Errors
 /// The server's answer, or a connection error once the patience has run out.
 pub(crate) async fn run(
-    client: &Client,
+    client: &dyn Commands,
     operation: &'static str,
     database: &str,
     command: Document,
 ) -> Result<Document> {
-    run_within(COMMAND_TIMEOUT, client, operation, database, command).await
+    client.run_within(COMMAND_TIMEOUT, operation, database, command).await
 }
 
 /// Same as [`run`], for a command that may take longer than others.
@@ -42,19 +45,12 @@ pub(crate) async fn run(
 /// Same as [`run`].
 pub(crate) async fn run_within(
     limit: Duration,
-    client: &Client,
+    client: &dyn Commands,
     operation: &'static str,
     database: &str,
     command: Document,
 ) -> Result<Document> {
-    let database = client.database(database);
-    retry(RetryPolicy::SERVER, || {
-        answered(operation, limit, async {
-            let answer = database.run_command(command.clone()).await;
-            answer.map_err(|error| convert(operation, error))
-        })
-    })
-    .await
+    client.run_within(limit, operation, database, command).await
 }
 
 /// Returns one section of the primary's `serverStatus`, or an empty document if there is no such section. The sections that cost the server
@@ -62,7 +58,7 @@ pub(crate) async fn run_within(
 ///
 /// # Errors
 /// Same as [`run`].
-pub(crate) async fn server_status(client: &Client, operation: &'static str, section: &str) -> Result<Document> {
+pub(crate) async fn server_status(client: &dyn Commands, operation: &'static str, section: &str) -> Result<Document> {
     let mut command = doc! { "serverStatus": 1, "repl": 0, "wiredTiger": 0, "metrics": 0, "locks": 0, "tcmalloc": 0 };
     command.insert(section, 1);
     let mut status = run(client, operation, "admin", command).await?;
@@ -169,7 +165,7 @@ pub(crate) async fn to_its_end<T: Send + 'static>(
 ///
 /// # Errors
 /// [`Refused`](ErrorKind::Refused) if it is not a replica set, or a server error.
-pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
+pub(crate) async fn describe(client: &dyn Commands) -> Result<Deployment> {
     const OPERATION: &str = "describe the deployment";
     let hello = run(client, OPERATION, "admin", doc! { "isMaster": 1 }).await?;
     let Ok(name) = hello.get_str("setName") else {
@@ -193,22 +189,32 @@ pub(crate) async fn describe(client: &Client) -> Result<Deployment> {
             [part(0), part(1), part(2)]
         })
         .map_err(|error| Error::malformed(OPERATION, error))?;
-    // Reading the parameter needs a privilege. Without it, the version of the binary is assumed, at which the server normally runs.
+    // Reading the parameter needs a privilege. Without it, the version of the binary is assumed, at which the server normally runs. Servers
+    // before 3.4 do not have the parameter.
     let parameter = doc! { "getParameter": 1, "featureCompatibilityVersion": 1 };
-    let feature_compatibility = if_allowed(run(client, OPERATION, "admin", parameter).await)?
+    let reply = match version {
+        [major, minor, _] if [major, minor] < [3, 4] => None,
+        _ => if_allowed(run(client, OPERATION, "admin", parameter).await)?,
+    };
+    let feature_compatibility = reply
         .and_then(|reply| {
-            let text = reply
-                .get_document("featureCompatibilityVersion")
-                .ok()?
-                .get_str("version")
-                .ok()?
-                .to_owned();
+            let text = match reply.get("featureCompatibilityVersion")? {
+                bson::Bson::Document(version) => version.get_str("version").ok()?,
+                // 3.4 returns the version alone.
+                bson::Bson::String(version) => version.as_str(),
+                _ => return None,
+            };
             let (major, minor) = text.split_once('.')?;
             Some([major.parse().ok()?, minor.parse().ok()?])
         })
         .unwrap_or([version[0], version[1]]);
-    // The id in the replica set's configuration does not change when members or names change. If it may not be read, the name is used.
-    let identity = if_allowed(run(client, OPERATION, "admin", doc! { "replSetGetConfig": 1 }).await)?
+    // The id in the replica set's configuration does not change when members or names change. If it may not be read, the name is used. Before
+    // 3.0 there is no such command, and before 3.2 no such id.
+    let configuration = match version {
+        [major, _, _] if major < 3 => None,
+        _ => if_allowed(run(client, OPERATION, "admin", doc! { "replSetGetConfig": 1 }).await)?,
+    };
+    let identity = configuration
         .and_then(|reply| {
             let settings = reply.get_document("config").ok()?.get_document("settings").ok()?;
             Some(settings.get_object_id("replicaSetId").ok()?.to_hex())
@@ -308,7 +314,17 @@ pub(crate) fn blocked(code: i32) -> Option<&'static str> {
 /// Converts an error of the driver into one of the crate.
 pub(crate) fn convert(operation: &'static str, error: DriverError) -> Error {
     let (kind, retryable) = classify(&error);
-    let answer = Answer::of(&error);
+    explained(operation.into(), kind, retryable, Answer::of(&error))
+}
+
+/// Converts what a server said into an error, whose source it becomes.
+#[cfg(feature = "legacy")]
+pub(crate) fn of_answer(operation: impl Into<Cow<'static, str>>, answer: Answer) -> Error {
+    let (kind, retryable) = answer.code().and_then(by_code).unwrap_or((ErrorKind::Server, false));
+    explained(operation.into(), kind, retryable, answer)
+}
+
+fn explained(operation: Cow<'static, str>, kind: ErrorKind, retryable: bool, answer: Answer) -> Error {
     let row = answer.code().and_then(error_codes::row);
     let message = match kind {
         ErrorKind::Unauthorized => {
@@ -351,15 +367,22 @@ fn classify(error: &DriverError) -> (ErrorKind, bool) {
         }
         _ => {}
     }
-    match answer::code_of(error).and_then(error_codes::row).map(|row| row.meaning) {
-        Some(Meaning::Unauthorized) => (ErrorKind::Unauthorized, false),
-        Some(Meaning::Snapshot) => (ErrorKind::SnapshotUnavailable, true),
-        Some(Meaning::PositionLost) => (ErrorKind::PositionLost, false),
-        Some(Meaning::Retried) => (ErrorKind::Connection, true),
-        Some(Meaning::Blocked) => (ErrorKind::TargetBlocked, false),
+    match answer::code_of(error).and_then(by_code) {
+        Some(known) => known,
         None if MAY_PASS.iter().any(|label| error.contains_label(label)) => (ErrorKind::Connection, true),
         None => (ErrorKind::Server, false),
     }
+}
+
+/// The kind of an error by its code, and whether the same call may succeed later.
+fn by_code(code: i32) -> Option<(ErrorKind, bool)> {
+    Some(match error_codes::row(code)?.meaning {
+        Meaning::Unauthorized => (ErrorKind::Unauthorized, false),
+        Meaning::Snapshot => (ErrorKind::SnapshotUnavailable, true),
+        Meaning::PositionLost => (ErrorKind::PositionLost, false),
+        Meaning::Retried => (ErrorKind::Connection, true),
+        Meaning::Blocked => (ErrorKind::TargetBlocked, false),
+    })
 }
 
 #[cfg(test)]

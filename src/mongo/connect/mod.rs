@@ -2,6 +2,8 @@
 
 mod diagnose;
 mod known;
+#[cfg(feature = "legacy")]
+pub(crate) mod legacy;
 mod options;
 mod pem;
 mod tls;
@@ -25,6 +27,8 @@ use crate::model::{Connection, OnWait, Side};
 use crate::mongo::client::{self, Answer};
 
 pub use self::options::ConnectOptions;
+#[cfg(feature = "legacy")]
+pub(crate) use self::pem::PemFile;
 
 const OPERATION: &str = "connect";
 
@@ -83,7 +87,7 @@ impl Connected {
 /// [`Refused`](ErrorKind::Refused) if the server is not a replica set or not a primary, [`Connection`](ErrorKind::Connection) if no primary
 /// is reached in time.
 pub(crate) async fn connect(options: ConnectOptions, side: Side) -> Result<Connected> {
-    let ConnectOptions { to, tls, on_wait } = options;
+    let ConnectOptions { to, tls, on_wait, .. } = options;
     let (client, connection) = match to {
         To::Client(_) if tls.is_given() => {
             return Err(pem::unusable(

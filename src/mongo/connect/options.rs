@@ -42,6 +42,9 @@ pub struct ConnectOptions {
     pub(super) to: To,
     pub(super) tls: TlsMaterial,
     pub(super) on_wait: OnWait,
+    /// Whether the client for old servers is used, however new they are.
+    #[cfg(feature = "legacy")]
+    pub(super) legacy: bool,
 }
 
 #[derive(Clone)]
@@ -109,6 +112,21 @@ impl ConnectOptions {
         self
     }
 
+    /// Reads by the client for old servers, however new the servers are. For tests.
+    #[cfg(feature = "legacy")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn as_legacy(mut self) -> Self {
+        self.legacy = true;
+        self
+    }
+
+    /// Whether the client for old servers is used, however new they are.
+    #[cfg(feature = "legacy")]
+    pub(crate) fn is_legacy(&self) -> bool {
+        self.legacy
+    }
+
     /// The connection string, which may have a password.
     #[cfg(feature = "console")]
     pub(crate) fn uri_text(&self) -> Option<&str> {
@@ -132,6 +150,8 @@ impl ConnectOptions {
             to,
             tls: TlsMaterial::default(),
             on_wait: OnWait::default(),
+            #[cfg(feature = "legacy")]
+            legacy: false,
         }
     }
 }

@@ -87,7 +87,7 @@ pub(super) fn unusable(message: impl Into<String>, fix: &str) -> Error {
 
 /// A temporary file that only its owner can read, for the time in which clients are created.
 #[derive(Debug)]
-pub(super) struct PemFile {
+pub(crate) struct PemFile {
     path: PathBuf,
     /// Whether the path is that of a file with a name, which has to be removed.
     is_named: bool,

@@ -6,7 +6,6 @@ mod probes;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bson::{Bson, Document, doc};
-use mongodb::Client;
 use tokio::time::{Instant, timeout};
 
 use crate::error::{ErrorKind, Result};
@@ -26,7 +25,7 @@ const LEAST: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// A connection error once the patience has run out. What the server refuses is recorded as a fact instead.
-pub(crate) async fn inspect(client: &Client, connection: &Connection, side: Side) -> Result<Inspection> {
+pub(crate) async fn inspect(client: &dyn client::Commands, connection: &Connection, side: Side) -> Result<Inspection> {
     let mut inspector = Inspector {
         client,
         end: Instant::now() + ALL,
@@ -51,7 +50,7 @@ pub(crate) async fn inspect(client: &Client, connection: &Connection, side: Side
 }
 
 struct Inspector<'a> {
-    client: &'a Client,
+    client: &'a dyn client::Commands,
     /// End of the time for all questions.
     end: Instant,
     facts: Inspection,

@@ -205,9 +205,10 @@ fn updates<'a>(
             }
             None => None,
         }),
-        Some(DeltaFormat::V1) => {
+        Some(format @ (DeltaFormat::Unversioned | DeltaFormat::V1)) => {
             let paths = delta::v1_path_count(delta)?;
-            let ordered = target.is_at_least(5, 0) && delta::v1_needs_ordered_sets(delta)?;
+            let ordered = (target.is_at_least(5, 0) && delta::v1_needs_ordered_sets(delta)?)
+                || (format == DeltaFormat::Unversioned && delta::unversioned_needs_ordered_sets(delta)?);
             Ok(match ordered {
                 true if paths > MOST_ORDERED_PATHS => None,
                 false if paths > MOST_PATHS => None,

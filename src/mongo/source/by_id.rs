@@ -49,7 +49,7 @@ pub(super) async fn read(
 /// Groups the keys so that each group fits into one `find`.
 ///
 /// A clustered collection finds a single key at once, but scans all its documents to find one of several keys (5.0 and 6.0).
-fn groups(keys: &[Key], is_clustered: bool) -> Vec<Range<usize>> {
+pub(in crate::mongo) fn groups(keys: &[Key], is_clustered: bool) -> Vec<Range<usize>> {
     let mut groups = Vec::new();
     let mut start = 0;
     while start < keys.len() {
@@ -71,26 +71,33 @@ fn groups(keys: &[Key], is_clustered: bool) -> Vec<Range<usize>> {
 }
 
 fn find(namespace: &Namespace, keys: &[Key], read_concern: &RawDocument) -> RawDocumentBuf {
-    let mut command =
-        RawWriter::with_capacity(256 + keys.iter().map(|key| key.document_bytes().len() + 8).sum::<usize>());
+    let filter = with_ids(keys);
+    let mut command = RawWriter::with_capacity(256 + filter.as_bytes().len());
     command.string("find", namespace.collection());
-    command.open_document("filter").open_document("_id");
-    match keys {
-        [key] => {
-            command.value("$eq", key.as_raw());
-        }
-        keys => {
-            command.open_array("$in");
-            for (index, key) in keys.iter().enumerate() {
-                command.value(&index.to_string(), key.as_raw());
-            }
-            command.close();
-        }
-    }
-    command.close().close();
+    command.document("filter", &filter);
     command.int64("batchSize", i64::from(batch_size(keys)));
     command.document("readConcern", read_concern);
     command.finish()
+}
+
+/// Builds the filter for the documents with these `_id`s.
+pub(in crate::mongo) fn with_ids(keys: &[Key]) -> RawDocumentBuf {
+    let bytes = keys.iter().map(|key| key.document_bytes().len() + 8).sum::<usize>();
+    let mut filter = RawWriter::with_capacity(64 + bytes);
+    filter.open_document("_id");
+    match keys {
+        [key] => {
+            filter.value("$eq", key.as_raw());
+        }
+        keys => {
+            filter.open_array("$in");
+            for (index, key) in keys.iter().enumerate() {
+                filter.value(&index.to_string(), key.as_raw());
+            }
+            filter.close();
+        }
+    }
+    filter.finish()
 }
 
 /// One more than the `find` can return. The first batch is then the only one, unless it exceeds the 16 MB of a reply.

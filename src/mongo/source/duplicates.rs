@@ -2,7 +2,6 @@
 
 use bson::raw::RawDocument;
 use bson::{Bson, Document, RawBson, doc};
-use mongodb::Client;
 
 use crate::error::{Error, Result};
 use crate::model::Collection;
@@ -17,8 +16,8 @@ const OPERATION: &str = "look for duplicates";
 ///
 /// # Errors
 /// A server error.
-pub(super) async fn find(
-    client: &Client,
+pub(in crate::mongo) async fn find(
+    client: &dyn client::Commands,
     collection: &Collection,
     index: &RawDocument,
     limit: usize,

@@ -31,19 +31,17 @@ const MOST_KEY_BYTES: usize = 16 << 10;
 const INDEX_WALK: u64 = 1_000_000;
 
 /// Number of `_id`s per batch.
-const BATCH: u32 = 20_000;
+pub(in crate::mongo) const BATCH: u32 = 20_000;
 
 /// Returns the keys that split `collection` into ranges of about `bytes` each, in ascending order.
 pub(super) async fn split(client: &Client, collection: &Collection, bytes: u64) -> Result<Vec<Key>> {
-    let ranges = collection.bytes.div_ceil(bytes.max(1)).min(CUTS + 1);
-    if !collection.kind.has_ranges() || ranges <= 1 {
+    let Some(Plan {
+        ranges,
+        samples,
+        is_small,
+    }) = Plan::of(collection, bytes)
+    else {
         return Ok(Vec::new());
-    }
-    let samples = (ranges * SAMPLES_PER_CUT).min(collection.documents / RANDOM_PART);
-    let is_small = match collection.kind {
-        CollectionKind::Plain => collection.documents <= INDEX_WALK,
-        // For these kinds, a walk would have to read the documents themselves.
-        _ => samples < 2 * ranges,
     };
     let keys = retry(RetryPolicy::SERVER, || async {
         if is_small {
@@ -59,6 +57,36 @@ pub(super) async fn split(client: &Client, collection: &Collection, bytes: u64) 
     match keys {
         Err(error) if is_gone(&error) => Ok(Vec::new()),
         keys => keys.map_err(|error| error.with_context("namespace", &collection.namespace)),
+    }
+}
+
+/// How a collection is split.
+pub(in crate::mongo) struct Plan {
+    pub ranges: u64,
+    /// Documents to sample.
+    pub samples: u64,
+    /// Whether the whole index is read instead.
+    pub is_small: bool,
+}
+
+impl Plan {
+    /// Returns `None` for a collection that stays one range.
+    pub fn of(collection: &Collection, bytes: u64) -> Option<Self> {
+        let ranges = collection.bytes.div_ceil(bytes.max(1)).min(CUTS + 1);
+        if !collection.kind.has_ranges() || ranges <= 1 {
+            return None;
+        }
+        let samples = (ranges * SAMPLES_PER_CUT).min(collection.documents / RANDOM_PART);
+        let is_small = match collection.kind {
+            CollectionKind::Plain => collection.documents <= INDEX_WALK,
+            // For these kinds, a walk would have to read the documents themselves.
+            _ => samples < 2 * ranges,
+        };
+        Some(Self {
+            ranges,
+            samples,
+            is_small,
+        })
     }
 }
 
@@ -111,7 +139,7 @@ async fn walk(client: &Client, collection: &Collection, ranges: u64) -> Result<V
     Ok(keys)
 }
 
-fn can_cut(key: &Key) -> bool {
+pub(in crate::mongo) fn can_cut(key: &Key) -> bool {
     key.size_in_bytes() <= MOST_KEY_BYTES
 }
 
@@ -138,7 +166,7 @@ async fn each_key(
 }
 
 /// Returns the keys that split `sorted` into `ranges` equal parts, without duplicates.
-fn quantiles(sorted: Vec<Key>, ranges: u64) -> Vec<Key> {
+pub(in crate::mongo) fn quantiles(sorted: Vec<Key>, ranges: u64) -> Vec<Key> {
     let ranges = usize::try_from(ranges).unwrap_or(usize::MAX);
     let samples = sorted.len();
     let mut cuts: Vec<Key> = (1..ranges)

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use mongodb::Client;
-
 use crate::error::Result;
 use crate::mongo::client::{self, number};
 use crate::source::WriteLoad;
@@ -12,7 +10,7 @@ use crate::source::WriteLoad;
 ///
 /// # Errors
 /// A server error.
-pub(super) async fn ask(client: &Client) -> Result<Option<WriteLoad>> {
+pub(in crate::mongo) async fn ask(client: &dyn client::Commands) -> Result<Option<WriteLoad>> {
     let latencies = client::server_status(client, "ask how long writes take", "opLatencies").await?;
     Ok(latencies.get_document("writes").ok().map(|writes| WriteLoad {
         operations: number(writes, "ops"),

@@ -57,7 +57,7 @@ impl ChangedPaths {
 pub fn changed_paths(delta: &RawDocument) -> Result<ChangedPaths, DeltaError> {
     let mut changed = ChangedPaths::default();
     match format_of(delta)?.ok_or(DeltaError::UnknownFormat)? {
-        DeltaFormat::V1 => {
+        DeltaFormat::Unversioned | DeltaFormat::V1 => {
             let sections = Sections::parse(delta.as_bytes())?;
             for (section, paths) in [(sections.set, &mut changed.set), (sections.unset, &mut changed.unset)] {
                 for element in section.into_iter().flat_map(elements) {

@@ -1,7 +1,7 @@
 //! Applies delta updates of the oplog to documents in memory.
 //!
-//! Unless an update is a replacement, the oplog contains only what changed. `$v: 1`, written by 4.4 and earlier, is `$set` and `$unset`
-//! over dotted paths. `$v: 2`, written by 5.0 and later, is a nested diff. [`apply`] returns the document that the server would store, byte
+//! Unless an update is a replacement, the oplog contains only what changed. Before 3.6, that is `$set` and `$unset` over dotted paths.
+//! `$v: 1`, written by 3.6 to 4.4, is the same with another order of new fields. `$v: 2`, written by 5.0 and later, is a nested diff. [`apply`] returns the document that the server would store, byte
 //! for byte and with its fields in the same order. Nothing is decoded, so values and names that are not UTF-8, deprecated types and NaN
 //! payloads pass through unchanged.
 
@@ -22,9 +22,12 @@ mod write;
 
 pub use changed::{ChangedPaths, changed_paths};
 pub use merge::merge;
-pub use operators::{v1_as_operators, v1_as_ordered_operators, v1_needs_ordered_sets, v1_path_count, v2_as_operators};
+pub use operators::{
+    unversioned_needs_ordered_sets, v1_as_operators, v1_as_ordered_operators, v1_needs_ordered_sets, v1_path_count,
+    v2_as_operators,
+};
 
-use scan::find;
+use scan::{elements, find};
 use write::Writer;
 
 /// Maximum size of a document inside a server: the 16 MiB of a user document and 16 KiB more.
@@ -39,7 +42,10 @@ const MAX_BACKFILL: usize = 1_500_000;
 /// The format of a delta in the `o` of an update entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeltaFormat {
-    /// `$set` and `$unset` over dotted paths.
+    /// `$set` and `$unset` over dotted paths, without `$v`, from before 3.6. The server added new fields in the listed order. Later servers add
+    /// the new fields of an update by name, so they must not get such an update as it is.
+    Unversioned,
+    /// `$set` and `$unset` over dotted paths, listed by name.
     V1,
     /// A nested diff.
     V2,
@@ -49,7 +55,7 @@ pub enum DeltaFormat {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeltaError {
-    /// The update is neither `$v: 1` nor `$v: 2`. Replacements are not deltas either.
+    /// The update is in none of the formats of [`DeltaFormat`]. Replacements are not deltas either.
     #[error("the update's format is not known: its $v is neither 1 nor 2")]
     UnknownFormat,
     /// The delta has a section that its format does not define. Ignoring it would lose a part of the change.
@@ -114,7 +120,11 @@ pub fn format_of(update: &RawDocument) -> Result<Option<DeltaFormat>, DeltaError
         return Ok(None);
     }
     match find(update, b"$v")? {
-        None => Ok(None),
+        None => {
+            let first = elements(update).next().transpose()?;
+            let is_operator = first.is_some_and(|first| matches!(first.name, b"$set" | b"$unset"));
+            Ok(is_operator.then_some(DeltaFormat::Unversioned))
+        }
         Some(version) => match version.integer() {
             Some(1) => Ok(Some(DeltaFormat::V1)),
             Some(2) => Ok(Some(DeltaFormat::V2)),
@@ -126,7 +136,7 @@ pub fn format_of(update: &RawDocument) -> Result<Option<DeltaFormat>, DeltaError
 /// Returns `document` with a logged delta applied. `delta` is the `o` of an update entry.
 ///
 /// A `$v: 2` delta can be applied to a newer document than it was made for. Fields that do not fit become null, as on a server, and later
-/// deltas correct them. A `$v: 1` delta may fail with [`DeltaError::PathConflict`] instead.
+/// deltas correct them. A delta of another format may fail with [`DeltaError::PathConflict`] instead.
 ///
 /// # Errors
 ///
@@ -137,7 +147,7 @@ pub fn apply(document: &RawDocument, delta: &RawDocument) -> Result<RawDocumentB
     let delta = delta.as_bytes();
     let mut output = Writer::with_capacity(before.len() + delta.len());
     match format {
-        DeltaFormat::V1 => v1::apply_to_document(before, delta, &mut output)?,
+        DeltaFormat::Unversioned | DeltaFormat::V1 => v1::apply_to_document(before, delta, &mut output)?,
         DeltaFormat::V2 => {
             let diff = find(delta, b"diff")?.and_then(|diff| diff.document());
             let diff = diff.ok_or(DeltaError::Malformed {

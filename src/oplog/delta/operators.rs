@@ -3,7 +3,7 @@
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::merge::{Fields, write_section};
-use super::paths::Numbering;
+use super::paths::{Numbering, path_parts};
 use super::scan::elements;
 use super::v1::Sections;
 use super::write::Writer;
@@ -54,6 +54,27 @@ pub fn v1_as_operators(delta: &RawDocument) -> Result<RawDocumentBuf, DeltaError
 /// As [`v1_as_operators`], except that an update without operators returns `false`.
 pub fn v1_needs_ordered_sets(delta: &RawDocument) -> Result<bool, DeltaError> {
     Ok(numbering(&Sections::parse(delta.as_bytes())?)?.descends)
+}
+
+/// Returns `true` if a target of 4.2 or later could add the new fields of an [unversioned](DeltaFormat::Unversioned) update in another order
+/// than the source did: its `$set` lists the paths in another order than by name. Such a target needs [`v1_as_ordered_operators`].
+///
+/// Servers from 5.0 on compare names that are numbers as such. The order is the same everywhere only if [`v1_needs_ordered_sets`] returns
+/// `false`, too.
+///
+/// # Errors
+///
+/// As [`v1_needs_ordered_sets`].
+pub fn unversioned_needs_ordered_sets(delta: &RawDocument) -> Result<bool, DeltaError> {
+    let mut last = Vec::new();
+    for path in Sections::parse(delta.as_bytes())?.set.into_iter().flat_map(elements) {
+        let parts = path_parts(path?.name)?;
+        if parts < last {
+            return Ok(true);
+        }
+        last = parts;
+    }
+    Ok(false)
 }
 
 /// Returns the number of paths that a `$v: 1` update sets and removes.

@@ -1,6 +1,7 @@
-//! Applies `$v: 1` updates, the format of 4.4 and earlier.
+//! Applies updates of 4.4 and earlier: `$v: 1` ones, and those without `$v` from before 3.6.
 //!
-//! Every operator update is logged as `$set` and `$unset` over dotted paths.
+//! Every operator update is logged as `$set` and `$unset` over dotted paths. New fields are added in the listed order. For `$v: 1` that is
+//! their order by name, because servers list them so.
 
 use std::collections::HashSet;
 

@@ -1,8 +1,9 @@
 //! Source that reports when it keeps a run waiting.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use bson::Uuid;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 
@@ -63,6 +64,11 @@ impl Source for Waiting<dyn Source> {
 
     async fn oldest_position(&self) -> Result<Position> {
         self.call("ask for the oldest position", self.inner.oldest_position())
+            .await
+    }
+
+    async fn restore_identities(&self, known: &BTreeMap<Namespace, Uuid>) -> Result<()> {
+        self.call("restore the identities of collections", self.inner.restore_identities(known))
             .await
     }
 

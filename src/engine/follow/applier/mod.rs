@@ -357,10 +357,10 @@ impl Applier {
                     continue;
                 }
             }
-            // Replaying a `$v: 1` delta on a newer document can leave its fields in another order than on the source.
+            // Replaying such a delta on a newer document can leave its fields in another order than on the source.
             if position <= self.replay_until
                 && let Operation::Delta(delta) = &write.operation
-                && matches!(format_of(delta), Ok(Some(DeltaFormat::V1)))
+                && matches!(format_of(delta), Ok(Some(DeltaFormat::Unversioned | DeltaFormat::V1)))
             {
                 to_refetch[group].1.push(write.key);
                 continue;

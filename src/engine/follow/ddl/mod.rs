@@ -66,6 +66,7 @@ impl Router {
             } => self.create(position, id, &namespace, options, id_index).await?,
             Op::CreateIndexes { namespace, indexes } => self.create_indexes(position, id, &namespace, &indexes).await?,
             Op::DropIndex { namespace, name } => self.drop_index(position, id, &namespace, name).await?,
+            Op::DropIndexes { namespace, key } => self.drop_indexes(position, id, &namespace, key.as_deref()).await?,
             Op::Modify { namespace, arguments } => self.modify(position, id, &namespace, &arguments).await?,
             Op::Drop { namespace } => self.drop_collection(position, id, &namespace).await?,
             Op::DropDatabase { database } => self.drop_database(position, &database).await?,
@@ -220,6 +221,22 @@ impl Router {
                 name,
             })
             .await
+    }
+
+    /// Drops the indexes with this key, or all but the one on `_id`.
+    async fn drop_indexes(
+        &mut self,
+        position: Position,
+        id: Option<Uuid>,
+        namespace: &Namespace,
+        key: Option<&RawDocument>,
+    ) -> Result<()> {
+        let tracked = self.known(id, namespace)?.and_then(|id| self.state.tracked.get(&id));
+        let names: Vec<String> = tracked.map(|tracked| tracked.indexes_dropped_by(key)).unwrap_or_default();
+        for name in names {
+            self.drop_index(position, id, namespace, name).await?;
+        }
+        Ok(())
     }
 
     async fn modify(

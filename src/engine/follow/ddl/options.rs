@@ -4,11 +4,21 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 
 use super::malformed;
 use crate::catalog::expiry::TTL_DISABLED_SECONDS;
-use crate::catalog::{are_same_keys, expiry_of, name_of};
+use crate::catalog::{are_same_keys, expiry_of, is_id_index, name_of};
 use crate::engine::track::collection::CollectionProgress;
 use crate::error::{Error, Result};
 
 impl CollectionProgress {
+    /// Returns the names of the indexes with this key, or of all but the one on `_id`.
+    pub(super) fn indexes_dropped_by(&self, key: Option<&RawDocument>) -> Vec<String> {
+        let is_dropped = |index: &&RawDocumentBuf| match key {
+            None => !is_id_index(index),
+            Some(key) => index.get_document("key").is_ok_and(|of_index| are_same_keys(of_index, key)),
+        };
+        let dropped = self.indexes.iter().filter(is_dropped);
+        dropped.map(|index| name_of(index).to_owned()).collect()
+    }
+
     /// Changes an index in the collection's list as `collMod` does. Returns its name and the change to make on the target now. A change of
     /// the expiry waits for the cutover.
     pub(super) fn modify_index(&mut self, change: &RawDocument) -> Result<Option<(String, RawDocumentBuf)>> {

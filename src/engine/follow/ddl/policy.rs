@@ -63,6 +63,9 @@ impl Router {
             Op::DropIndex { name, .. } => {
                 tracked.is_some_and(|tracked| tracked.indexes.iter().any(|index| name_of(index) == name))
             }
+            Op::DropIndexes { key, .. } => {
+                tracked.is_some_and(|tracked| !tracked.indexes_dropped_by(key.as_deref()).is_empty())
+            }
             Op::Drop { namespace } => {
                 tracked.is_some() || (namespace.collection() == "system.views" && self.has_views(namespace.database()))
             }
@@ -110,7 +113,7 @@ fn name_of_change(operation: &CommandOperation) -> &'static str {
     match operation {
         Op::Create { .. } => "create",
         Op::CreateIndexes { .. } => "createIndexes",
-        Op::DropIndex { .. } => "dropIndexes",
+        Op::DropIndex { .. } | Op::DropIndexes { .. } => "dropIndexes",
         Op::Modify { .. } | Op::ChangeView { .. } => "collMod",
         Op::Drop { .. } | Op::DropView { .. } => "drop",
         Op::DropDatabase { .. } => "dropDatabase",

@@ -1,0 +1,121 @@
+//! Connects to a source that the driver does not talk to.
+
+use std::time::Duration;
+
+use mongodb::options::{ClientOptions, Tls};
+use tokio::time::timeout;
+
+use super::known::connection_of;
+use super::options::To;
+use super::pem::PemFile;
+use super::{ConnectOptions, LIMIT, OPERATION, hosts_of, parse};
+use crate::error::{Error, ErrorKind, Finding, FindingCode, Result};
+use crate::model::{Connection, Side};
+use crate::mongo::legacy::{LegacyClient, LegacyOptions};
+
+/// Highest wire version of the servers that are read without the driver: that of 4.2, for drivers that ask for more.
+const NEWEST: i32 = 8;
+
+/// A client that has reached the primary, and the facts about its connection.
+pub(crate) struct LegacyConnected {
+    pub client: LegacyClient,
+    pub connection: Connection,
+    /// Certificates that were given in memory. The client reads them for each connection.
+    pub files: Vec<PemFile>,
+}
+
+/// Whether the driver's error leaves it possible that the servers are only too old for it. Those that it cannot agree with on a cipher do not
+/// get as far as telling their version.
+pub(crate) fn may_be_too_old(error: &Error, options: &ConnectOptions) -> bool {
+    let is = |codes: &[FindingCode]| {
+        error
+            .findings()
+            .iter()
+            .any(|finding| codes.iter().any(|code| finding.code == *code))
+    };
+    !matches!(options.to, To::Client(_))
+        && (is_too_old(error) || is(&[FindingCode::ClientCertificate, FindingCode::Certificate, FindingCode::NotReached]))
+}
+
+/// Whether the driver says that the servers are too old for it.
+pub(crate) fn is_too_old(error: &Error) -> bool {
+    error
+        .findings()
+        .iter()
+        .any(|finding| finding.code == FindingCode::ServerTooOld)
+}
+
+/// Creates a client for old servers and waits until it reaches a primary.
+///
+/// # Errors
+/// As for [`connect`](super::connect). [`Refused`](ErrorKind::Refused) if the servers are newer than those of which such a client is of use.
+pub(crate) async fn connect_legacy(options: ConnectOptions, side: Side) -> Result<LegacyConnected> {
+    let forced = options.legacy;
+    let ConnectOptions { to, tls, on_wait, .. } = options;
+    let mut options: ClientOptions = match to {
+        To::Uri(uri) => parse(&uri, side, &on_wait).await?,
+        To::Options(options) => *options,
+        To::Client(_) => {
+            let finding = Finding::blocker(
+                FindingCode::ServerTooOld,
+                "a client of the driver cannot read from a server of this age",
+                "give a connection string, or the options of the client",
+            );
+            return Err(Error::refused(OPERATION, vec![finding]));
+        }
+    };
+    let files = tls.add_to(&mut options).await?;
+    let limit = options.server_selection_timeout.unwrap_or(LIMIT);
+    options.server_selection_timeout.get_or_insert(Duration::from_secs(15));
+    let connection = connection_of(&options);
+    let (hosts, encrypted) = (hosts_of(&options), matches!(options.tls, Some(Tls::Enabled(_))));
+    let client = LegacyClient::new(LegacyOptions::from(options))?;
+    let reached = timeout(limit, client.primary());
+    let operation = format!("connect to {hosts}");
+    let reached = on_wait.report_waits(side, operation, Some(limit), reached).await;
+    let primary = reached
+        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Connection, OPERATION, "no primary answers")))
+        .map_err(|error| explained(error, encrypted).with_context("hosts", &hosts))?;
+    if primary.is_master.max_wire_version > NEWEST && !forced {
+        let finding = Finding::blocker(
+            FindingCode::NotReached,
+            "the servers are not too old for the driver, and it does not reach them",
+            "see whether they can be reached from here",
+        );
+        return Err(Error::refused(OPERATION, vec![finding]).with_kind(ErrorKind::Connection));
+    }
+    Ok(LegacyConnected {
+        client,
+        connection,
+        files,
+    })
+}
+
+/// Adds what to do about an old server that is not reached.
+fn explained(error: Error, encrypted: bool) -> Error {
+    if !error.findings().is_empty() {
+        return error;
+    }
+    let (code, fix) = match error.kind() {
+        ErrorKind::Unauthorized => (
+            FindingCode::CredentialsRefused,
+            "correct the user and the password, and name the database that holds the user as `authSource`; 2.6 has MONGODB-CR alone, which is \
+             used without an `authMechanism` in the connection string",
+        ),
+        _ if encrypted && !cfg!(feature = "legacy-openssl") => (
+            FindingCode::NotReached,
+            "servers up to 3.4 have no key exchange in common with rustls: build with the feature `legacy-openssl`, or put a tunnel such as \
+             stunnel in front of them",
+        ),
+        _ => (
+            FindingCode::NotReached,
+            "see whether the members run, and whether they can be reached from here",
+        ),
+    };
+    let retryable = error.is_retryable();
+    let kind = error.kind();
+    let finding = Finding::blocker(code, error.report(), fix);
+    Error::refused(OPERATION, vec![finding])
+        .with_kind(kind)
+        .with_retryable(retryable)
+}

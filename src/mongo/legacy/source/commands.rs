@@ -1,0 +1,281 @@
+//! Runs the commands of listings and inspections on servers of each version, in the forms that it has.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{Bson, Document, doc};
+
+use super::read::find_of;
+use super::server::{DRIVER, FIND_COMMAND, Server, TRANSACTIONS, UUIDS};
+use crate::catalog::legacy::{index_as_listed, options};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Namespace;
+use crate::mongo::client::Commands;
+use crate::mongo::legacy::Find;
+use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, answered, retry};
+
+/// First wire version with `listCollections` and `listIndexes` (3.0).
+const LISTING_COMMANDS: i32 = 3;
+
+#[async_trait]
+impl Commands for Server {
+    async fn run_within(
+        &self,
+        limit: Duration,
+        operation: &'static str,
+        database: &str,
+        command: Document,
+    ) -> Result<Document> {
+        let command = self.adapted(limit, command);
+        let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
+        let reply = retry(RetryPolicy::SERVER, || {
+            answered(operation, limit + COMMAND_TIMEOUT, async {
+                match name_of(&command) {
+                    "find" => self.found(database, &command).await,
+                    _ => self.client.command(database, &command).await,
+                }
+            })
+        });
+        Document::try_from(reply.await?).map_err(|error| Error::malformed(operation, error))
+    }
+
+    async fn documents(
+        &self,
+        operation: &'static str,
+        database: &str,
+        command: Document,
+    ) -> Result<Vec<RawDocumentBuf>> {
+        let command = self.adapted(COMMAND_TIMEOUT, command);
+        let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
+        retry(RetryPolicy::SERVER, || {
+            answered(operation, COMMAND_TIMEOUT, async {
+                match name_of(&command) {
+                    "find" => self.all(find_of(&named(database, &command), &command)).await,
+                    "listCollections" if self.wire_version < LISTING_COMMANDS => {
+                        self.system_namespaces(database, &command).await
+                    }
+                    "listIndexes" if self.wire_version < LISTING_COMMANDS => {
+                        self.system_indexes(database, &command).await
+                    }
+                    _ => self.cursor_of(operation, database, &command).await,
+                }
+            })
+        })
+        .await
+    }
+
+    fn lists_uuids(&self) -> bool {
+        self.lists_uuids
+    }
+
+    fn meant_options(&self, listed: &RawDocument) -> RawDocumentBuf {
+        match self.wire_version {
+            DRIVER.. => listed.to_owned(),
+            _ => options(self.series, listed),
+        }
+    }
+
+    fn meant_index(&self, listed: RawDocumentBuf) -> RawDocumentBuf {
+        match self.wire_version {
+            DRIVER.. => listed,
+            _ => index_as_listed(self.series, &listed),
+        }
+    }
+}
+
+impl Server {
+    /// Removes the fields that a version does not know.
+    fn adapted(&self, limit: Duration, mut command: Document) -> Document {
+        if limit > COMMAND_TIMEOUT && !command.contains_key("maxTimeMS") {
+            command.insert("maxTimeMS", i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
+        }
+        if self.wire_version < DRIVER {
+            // Majority reads are not to be had everywhere, and no caller needs them here.
+            command.remove("readConcern");
+        }
+        if self.wire_version < TRANSACTIONS {
+            command.remove("authorizedDatabases");
+            command.remove("authorizedCollections");
+        }
+        if self.wire_version < UUIDS && command.contains_key("aggregate") {
+            command.remove("hint");
+        }
+        if command.contains_key("listIndexes") && !command.contains_key("cursor") {
+            command.insert("cursor", doc! {});
+        }
+        command
+    }
+
+    /// Answers a `find` in the form of its reply. There is one batch.
+    async fn found(&self, database: &str, command: &RawDocument) -> Result<RawDocumentBuf> {
+        let documents = self.all(find_of(&named(database, command), command)).await?;
+        let documents: Result<Vec<Bson>, _> = documents
+            .into_iter()
+            .map(|document| Document::try_from(document).map(Bson::Document))
+            .collect();
+        let documents = documents.map_err(|error| Error::malformed("read documents", error))?;
+        let reply = doc! { "cursor": { "id": 0_i64, "firstBatch": documents }, "ok": 1.0 };
+        RawDocumentBuf::try_from(&reply).map_err(|error| Error::malformed("read documents", error))
+    }
+
+    /// Returns all documents of a query.
+    pub(super) async fn all(&self, find: Find) -> Result<Vec<RawDocumentBuf>> {
+        let mut cursor = self.client.find(find).await?;
+        let mut documents = Vec::new();
+        while let Some(batch) = cursor.next_batch().await? {
+            documents.extend(batch);
+        }
+        Ok(documents)
+    }
+
+    /// Returns all documents of the cursor that a command opens.
+    async fn cursor_of(
+        &self,
+        operation: &'static str,
+        database: &str,
+        command: &RawDocument,
+    ) -> Result<Vec<RawDocumentBuf>> {
+        let malformed = |error| Error::malformed(operation, error);
+        let mut reply = self.client.command(database, command).await?;
+        let mut documents = Vec::new();
+        let mut batch = "firstBatch";
+        loop {
+            let cursor = reply.get_document("cursor").map_err(malformed)?;
+            let id = cursor.get_i64("id").map_err(malformed)?;
+            for document in cursor.get_array(batch).map_err(malformed)? {
+                let document = document.map_err(|error| Error::malformed(operation, error))?;
+                documents.extend(document.as_document().map(RawDocument::to_owned));
+            }
+            if id == 0 {
+                return Ok(documents);
+            }
+            if self.wire_version < FIND_COMMAND {
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    operation,
+                    "the listing does not fit into one reply of this version",
+                ));
+            }
+            let namespace = cursor.get_str("ns").map_err(malformed)?;
+            let collection = namespace.split_once('.').map_or(namespace, |(_, collection)| collection);
+            let more = doc! { "getMore": id, "collection": collection };
+            let more = RawDocumentBuf::try_from(&more).map_err(malformed)?;
+            reply = self.client.command(database, &more).await?;
+            batch = "nextBatch";
+        }
+    }
+
+    /// Lists the collections of 2.6 in the form of `listCollections`.
+    async fn system_namespaces(&self, database: &str, command: &RawDocument) -> Result<Vec<RawDocumentBuf>> {
+        let listed = self
+            .all(Find::new(database, "system.namespaces", RawDocumentBuf::new()))
+            .await?;
+        let wanted = Names::of(command);
+        Ok(listed
+            .iter()
+            .filter_map(|entry| collection_in(database, entry))
+            .filter(|(name, _)| wanted.contains(name))
+            .map(|(_, listed)| listed)
+            .collect())
+    }
+
+    /// Lists the indexes of a collection of 2.6 in the form of `listIndexes`.
+    async fn system_indexes(&self, database: &str, command: &RawDocument) -> Result<Vec<RawDocumentBuf>> {
+        let collection = command.get_str("listIndexes").unwrap_or_default();
+        let namespace = format!("{database}.{collection}");
+        let filter = bson::rawdoc! { "ns": namespace };
+        self.all(Find::new(database, "system.indexes", filter)).await
+    }
+}
+
+/// The names that a filter of `listCollections` lets pass.
+enum Names {
+    All,
+    Some(Vec<String>),
+}
+
+impl Names {
+    fn of(command: &RawDocument) -> Self {
+        let Ok(filter) = command.get_document("filter") else {
+            return Self::All;
+        };
+        match filter.get("name") {
+            Ok(Some(RawBsonRef::String(name))) => Self::Some(vec![name.to_owned()]),
+            Ok(Some(RawBsonRef::Document(operator))) => Self::Some(
+                operator
+                    .get_array("$in")
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|name| Some(name.ok()?.as_str()?.to_owned()))
+                    .collect(),
+            ),
+            _ => Self::All,
+        }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(names) => names.iter().any(|known| known == name),
+        }
+    }
+}
+
+/// Turns an entry of `system.namespaces` into what `listCollections` returns of a collection, with its name. Returns `None` for indexes and
+/// for what the storage engine keeps there.
+fn collection_in(database: &str, entry: &RawDocument) -> Option<(String, RawDocumentBuf)> {
+    let name = entry.get_str("name").ok()?.strip_prefix(database)?.strip_prefix('.')?;
+    if name.contains('$') || name == "system.indexes" || name == "system.namespaces" {
+        return None;
+    }
+    let options = match entry.get_document("options") {
+        Ok(options) => options.to_owned(),
+        Err(_) => RawDocumentBuf::new(),
+    };
+    Some((name.to_owned(), bson::rawdoc! { "name": name, "options": options }))
+}
+
+fn name_of(command: &RawDocument) -> &str {
+    let first = command.iter_elements().next().and_then(Result::ok);
+    first.map_or("", |element| element.key().as_str())
+}
+
+/// The collection that a `find` names.
+fn named(database: &str, command: &RawDocument) -> Namespace {
+    Namespace::new(database, command.get_str("find").unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn collections_are_found_among_namespaces() {
+        for (entry, expected) in [
+            (rawdoc! { "name": "d.c" }, Some(rawdoc! { "name": "c", "options": {} })),
+            (
+                rawdoc! { "name": "d.c.e", "options": { "create": "c.e", "capped": true, "size": 4096 } },
+                Some(rawdoc! { "name": "c.e", "options": { "create": "c.e", "capped": true, "size": 4096 } }),
+            ),
+            (rawdoc! { "name": "d.c.$_id_" }, None),
+            (rawdoc! { "name": "d.system.indexes" }, None),
+            (rawdoc! { "name": "dd.c" }, None),
+        ] {
+            let found = collection_in("d", &entry).map(|(_, listed)| listed);
+            assert_eq!(found, expected, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn filters_of_names_are_applied() {
+        let all = Names::of(&rawdoc! { "listCollections": 1, "filter": {} });
+        let one = Names::of(&rawdoc! { "listCollections": 1, "filter": { "name": "a" } });
+        let some = Names::of(&rawdoc! { "listCollections": 1, "filter": { "name": { "$in": ["a", "b"] } } });
+        assert!(all.contains("a") && all.contains("x"));
+        assert!(one.contains("a") && !one.contains("b"));
+        assert!(some.contains("b") && !some.contains("c"));
+    }
+}

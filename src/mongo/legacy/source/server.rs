@@ -1,0 +1,266 @@
+//! A replica set of old servers: its client, and which member is its primary in which election.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bson::oid::ObjectId;
+use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::{Timestamp, Uuid, rawdoc};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::catalog::Series;
+use crate::model::{Collection, CollectionKind, Deployment, Namespace, Position};
+use crate::mongo::legacy::{Find, IsMaster, LegacyClient};
+use crate::oplog::legacy::LegacyIdentities;
+
+/// First wire version with `find` and `getMore` as commands, and with read concerns (3.2).
+pub(super) const FIND_COMMAND: i32 = 4;
+
+/// First wire version with linearizable reads (3.4).
+pub(super) const LINEARIZABLE: i32 = 5;
+
+/// First wire version whose collections have uuids (3.6).
+pub(super) const UUIDS: i32 = 6;
+
+/// First wire version with transactions on replica sets (4.0).
+pub(super) const TRANSACTIONS: i32 = 7;
+
+/// First wire version that the driver talks to (4.2).
+pub(super) const DRIVER: i32 = 8;
+
+/// A replica set.
+pub(super) struct Server {
+    pub client: LegacyClient,
+    pub wire_version: i32,
+    /// Whether listings and entries name collections by uuid.
+    pub lists_uuids: bool,
+    /// Whether it reads with read concern `majority`.
+    pub reads_majority: bool,
+    /// The series whose oplog and catalog it has: an older one than its own at an older feature compatibility version.
+    pub series: Series,
+    /// The name under which its collections are identified.
+    set: String,
+    identities: Mutex<Identities>,
+    /// The newest position that was seen to be committed, and on which primary.
+    committed: Mutex<Option<(Elected, Position)>>,
+}
+
+/// A primary, and the election that made it one. A member that was elected again is another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Elected {
+    pub address: String,
+    pub election: Option<ObjectId>,
+}
+
+/// The identities of collections.
+struct Identities {
+    /// Those of the last tail.
+    current: SharedIdentities,
+    /// Those that the next tail begins with.
+    restored: Option<LegacyIdentities>,
+}
+
+/// The identities of collections as a tail and the listings meanwhile know them.
+pub(super) type SharedIdentities = Arc<Mutex<LegacyIdentities>>;
+
+impl Server {
+    /// Takes a client, and what `deployment` says of the set.
+    pub fn new(client: LegacyClient, wire_version: i32, deployment: &Deployment, reads_majority: bool) -> Self {
+        let [major, minor, _] = deployment.version;
+        // What 4.2 writes depends on its feature compatibility version alone.
+        let series = match [major, minor] {
+            [4, 2] => deployment.feature_compatibility,
+            series => series,
+        };
+        let set = deployment.name.clone();
+        let identities = Identities {
+            current: Arc::new(Mutex::new(LegacyIdentities::new(set.clone(), series))),
+            restored: None,
+        };
+        Self {
+            client,
+            wire_version,
+            // Listings show uuids once the feature compatibility version is 3.6.
+            lists_uuids: wire_version >= UUIDS && deployment.feature_compatibility >= [3, 6],
+            reads_majority,
+            series,
+            set,
+            identities: Mutex::new(identities),
+            committed: Mutex::new(None),
+        }
+    }
+
+    /// The identities of the collections for a tail that begins now.
+    pub fn begin_identities(&self) -> SharedIdentities {
+        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = identities
+            .restored
+            .take()
+            .unwrap_or_else(|| LegacyIdentities::new(self.set.clone(), self.series));
+        identities.current = Arc::new(Mutex::new(begun));
+        Arc::clone(&identities.current)
+    }
+
+    /// Has the next tail begin with these identities.
+    pub fn restore_identities(&self, known: &BTreeMap<Namespace, Uuid>) {
+        let known = known.iter().map(|(namespace, id)| (namespace.clone(), *id));
+        let restored = LegacyIdentities::restored(self.set.clone(), self.series, known);
+        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        identities.restored = Some(restored);
+    }
+
+    /// Identifies listed collections as the entries of the last tail do.
+    pub fn identify(&self, collections: &mut [Collection]) {
+        let identities = {
+            let identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(&identities.current)
+        };
+        let mut identities = identities.lock().unwrap_or_else(PoisonError::into_inner);
+        for collection in collections {
+            if collection.kind != CollectionKind::View {
+                let uuid = Some(collection.id).filter(|_| self.lists_uuids);
+                collection.id = identities.listed(&collection.namespace, uuid);
+            }
+        }
+    }
+
+    /// Returns the primary. Waits for one, for a bounded time.
+    pub async fn primary(&self) -> Result<Elected> {
+        let primary = self.client.primary().await?;
+        Ok(Elected {
+            address: primary.address.clone(),
+            election: primary.is_master.election_id,
+        })
+    }
+
+    /// Asks a primary what it is.
+    ///
+    /// # Errors
+    /// A retryable error if it is no longer the primary, or was elected again meanwhile.
+    pub async fn look(&self, primary: &Elected) -> Result<IsMaster> {
+        let reply = self
+            .client
+            .command_on(&primary.address, "admin", &rawdoc! { "isMaster": 1 })
+            .await?;
+        let is_master = IsMaster::parse(reply)?;
+        if !is_master.is_primary || is_master.election_id != primary.election {
+            return Err(changed(primary));
+        }
+        Ok(is_master)
+    }
+
+    /// Returns the newest entry of a member, whether or not entries before it are still being written.
+    pub async fn newest(&self, address: &str) -> Result<Position> {
+        const OPERATION: &str = "ask for the newest position";
+        let mut find = oplog(address, rawdoc! {});
+        find.sort = Some(rawdoc! { "$natural": -1 });
+        find.projection = Some(rawdoc! { "ts": 1, "t": 1, "h": 1 });
+        let entry = self.first(find).await?;
+        let entry = entry.ok_or_else(|| Error::new(ErrorKind::Protocol, OPERATION, "the oplog is empty"))?;
+        position_of(&entry)
+    }
+
+    /// Returns the first entry of a member at or after a time. There is no hole before it: an entry that is still being written hides what
+    /// follows it.
+    pub async fn first_from(&self, address: &str, time: Timestamp) -> Result<Option<Position>> {
+        let mut find = from(address, time);
+        // With a projection, servers that seek need `ts` in it.
+        find.projection = Some(rawdoc! { "ts": 1, "t": 1, "h": 1 });
+        self.first(find)
+            .await?
+            .map(|entry| position_of(&entry))
+            .transpose()
+    }
+
+    /// Returns the first document of a query.
+    pub async fn first(&self, mut find: Find) -> Result<Option<RawDocumentBuf>> {
+        find.limit = Some(1);
+        let mut cursor = self.client.find(find).await?;
+        while let Some(batch) = cursor.next_batch().await? {
+            if let Some(first) = batch.into_iter().next() {
+                return Ok(Some(first));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The newest position that was seen to be committed on a primary.
+    pub fn known(&self, primary: &Elected) -> Option<Position> {
+        let known = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .as_ref()
+            .filter(|(of, _)| of == primary)
+            .map(|(_, position)| *position)
+    }
+
+    /// Remembers that a position is committed.
+    pub fn note(&self, primary: &Elected, position: Position) {
+        let mut known = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *known {
+            Some((of, newest)) if of == primary => *newest = position.max(*newest),
+            other => *other = Some((primary.clone(), position)),
+        }
+    }
+}
+
+/// The error of a call that a primary did not live to answer. The same call on the next primary may succeed.
+pub(super) fn changed(primary: &Elected) -> Error {
+    Error::new(
+        ErrorKind::Connection,
+        "read from the primary",
+        "the set has elected another primary meanwhile",
+    )
+    .with_context("member", &primary.address)
+}
+
+/// A query for entries of a member's oplog.
+pub(super) fn oplog(address: &str, filter: RawDocumentBuf) -> Find {
+    let mut find = Find::new("local", "oplog.rs", filter);
+    find.address = Some(address.to_owned());
+    find
+}
+
+/// A query for the entries of a member's oplog from a time on, which the server finds without a scan of those before.
+pub(super) fn from(address: &str, time: Timestamp) -> Find {
+    let mut find = oplog(address, rawdoc! { "ts": { "$gte": time } });
+    find.oplog_replay = true;
+    find
+}
+
+/// The position of an entry. Protocol version 0 has no terms: there, the hash of the entry takes its place. It depends on all entries
+/// before, so that two entries with the same time and hash have the same history.
+pub(super) fn position_of(entry: &RawDocument) -> Result<Position> {
+    const OPERATION: &str = "read an oplog entry";
+    let time = entry
+        .get_timestamp("ts")
+        .map_err(|error| Error::malformed(OPERATION, error))?;
+    Ok(Position::new(time, term_of(entry)))
+}
+
+/// The term of an entry, or what takes its place.
+pub(super) fn term_of(entry: &RawDocument) -> i64 {
+    let number = |name| entry.get_i64(name).ok();
+    number("t")
+        .or_else(|| number("h").filter(|hash| *hash != 0))
+        .unwrap_or(Position::ZERO.term)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_has_the_term_or_the_hash() {
+        let ts = Timestamp { time: 5, increment: 2 };
+        for (entry, term) in [
+            (rawdoc! { "ts": ts, "t": 3_i64, "h": 0_i64 }, 3),
+            (rawdoc! { "ts": ts, "t": 3_i64, "h": -77_i64 }, 3),
+            (rawdoc! { "ts": ts, "h": -77_i64 }, -77),
+            (rawdoc! { "ts": ts, "h": 0_i64 }, -1),
+            (rawdoc! { "ts": ts }, -1),
+        ] {
+            assert_eq!(position_of(&entry).unwrap(), Position::new(ts, term));
+        }
+        assert!(position_of(&rawdoc! { "ts": 5 }).is_err());
+    }
+}

@@ -1,0 +1,91 @@
+//! Finds the keys that split a collection into ranges of about equal size.
+
+use std::sync::Arc;
+
+use bson::raw::RawDocument;
+use bson::rawdoc;
+
+use super::server::{FIND_COMMAND, Server};
+use crate::error::{Error, Result};
+use crate::model::Collection;
+use crate::mongo::client::{code, is_gone};
+use crate::mongo::legacy::Find;
+use crate::mongo::retry::{RetryPolicy, WHOLE_COLLECTION, retry};
+use crate::mongo::source::split::{BATCH, Plan, can_cut, quantiles};
+use crate::order::Key;
+
+const OPERATION: &str = "split a collection";
+
+/// Returns the keys that split `collection` into ranges of about `bytes` each, in ascending order.
+pub(super) async fn split(server: &Arc<Server>, collection: &Collection, bytes: u64) -> Result<Vec<Key>> {
+    let Some(plan) = Plan::of(collection, bytes) else {
+        return Ok(Vec::new());
+    };
+    let keys = retry(RetryPolicy::SERVER, || async {
+        // Servers before 3.2 do not sample.
+        if plan.is_small || server.wire_version < FIND_COMMAND {
+            return walk(server, collection, plan.ranges).await;
+        }
+        match sample(server, collection, plan.samples, plan.ranges).await {
+            // The random cursor has met the same documents again and again.
+            Err(error) if code(&error) == Some(28799) => walk(server, collection, plan.ranges).await,
+            answer => answer,
+        }
+    })
+    .await;
+    match keys {
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        keys => keys.map_err(|error| error.with_context("namespace", &collection.namespace)),
+    }
+}
+
+/// Takes quantiles of a random sample, which fits into one reply.
+async fn sample(server: &Server, collection: &Collection, samples: u64, ranges: u64) -> Result<Vec<Key>> {
+    let samples = i64::try_from(samples).unwrap_or(i64::MAX);
+    let limit = i64::try_from(WHOLE_COLLECTION.as_millis()).unwrap_or(i64::MAX);
+    let command = rawdoc! {
+        "aggregate": collection.namespace.collection(),
+        "pipeline": [{ "$sample": { "size": samples } }, { "$project": { "_id": 1 } }],
+        "cursor": { "batchSize": samples.saturating_add(1) },
+        "allowDiskUse": true,
+        "maxTimeMS": limit,
+    };
+    let reply = server.client.command(collection.namespace.database(), &command).await?;
+    let batch = reply
+        .get_document("cursor")
+        .and_then(|cursor| cursor.get_array("firstBatch"))
+        .map_err(|error| Error::malformed(OPERATION, error))?;
+    let documents = batch.into_iter().filter_map(|document| document.ok()?.as_document());
+    let mut keys: Vec<Key> = documents.filter_map(Key::of_document).filter(can_cut).collect();
+    keys.sort_unstable();
+    Ok(quantiles(keys, ranges))
+}
+
+/// Walks along the index on `_id` and takes one key after each equal share of the documents.
+async fn walk(server: &Server, collection: &Collection, ranges: u64) -> Result<Vec<Key>> {
+    let step = (collection.documents / ranges).max(1);
+    let (mut keys, mut seen) = (Vec::new(), 0);
+    let mut find = Find::new(
+        collection.namespace.database(),
+        collection.namespace.collection(),
+        rawdoc! {},
+    );
+    find.projection = Some(rawdoc! { "_id": 1 });
+    find.hint = Some(rawdoc! { "_id": 1 });
+    find.batch_size = Some(BATCH);
+    let mut cursor = server.client.find(find).await?;
+    while let Some(batch) = cursor.next_batch().await? {
+        let documents = batch.iter().map(|document| -> &RawDocument { document });
+        for key in documents.filter_map(Key::of_document) {
+            seen += 1;
+            if seen >= step && can_cut(&key) {
+                keys.push(key);
+                seen = 0;
+            }
+            if keys.len() as u64 >= ranges - 1 {
+                return Ok(keys);
+            }
+        }
+    }
+    Ok(keys)
+}

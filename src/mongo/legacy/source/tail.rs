@@ -1,0 +1,367 @@
+//! Follows the oplog of an old server: opens a cursor, finds the position, yields what is committed, and reopens after errors.
+//!
+//! The cursor reads what the primary has, whether or not a majority has it. Entries wait here until a majority has them, so that nothing is
+//! yielded that may be rolled back. Meanwhile nothing more is read than one batch ahead, so what waits is bounded. Both the cursor and the
+//! committed position belong to one election. After another one, a new cursor has to find the entry that was yielded last.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::raw::RawDocumentBuf;
+use futures::stream::{self, BoxStream};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::decoder::Decoder;
+use super::server::{Elected, Server, from, oplog, position_of};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Position;
+use crate::mongo::legacy::{FindMode, LegacyCursor};
+use crate::mongo::oplog::position::no_longer;
+use crate::mongo::retry::{Attempts, RetryPolicy, answered};
+use crate::oplog::{Entry, Taken};
+
+/// Operation named in the errors of a tail.
+const OPERATION: &str = "follow the oplog";
+
+/// How long the server waits for a new entry before it returns an empty batch. Servers before 3.2 wait for about 4 s.
+const AWAIT: Duration = Duration::from_secs(1);
+
+/// Timeout for an answer. After it the connection counts as broken.
+const REPLY: Duration = Duration::from_secs(30);
+
+/// Time without new entries after which the primary is asked whether it still is one. Before 3.4 an idle set writes nothing.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How long the primary may know of nothing as new as the position to start after, before the position counts as lost.
+const FUTURE: Duration = Duration::from_secs(12);
+
+/// Approximate number of bytes of entries returned at once.
+const BATCH: usize = 1 << 20;
+
+/// How a majority that does not have an entry yet is asked again.
+const COMMITTED: RetryPolicy = RetryPolicy {
+    first_pause: Duration::from_millis(2),
+    longest_pause: Duration::from_millis(200),
+    ..RetryPolicy::SERVER
+};
+
+/// Streams the history after a position.
+pub(super) fn follow(server: Arc<Server>, after: Position) -> BoxStream<'static, Result<Vec<Entry>>> {
+    stream::try_unfold(Tail::new(server, after), |mut tail| async move {
+        let entries = tail.next().await?;
+        Ok(Some((entries, tail)))
+    })
+    .boxed()
+}
+
+struct Tail {
+    server: Arc<Server>,
+    decoder: Decoder,
+    /// The last entry that was taken.
+    last: Position,
+    link: Link,
+    /// Entries that were read but not taken yet.
+    read: VecDeque<RawDocumentBuf>,
+    /// Failures since the last progress.
+    attempts: Option<Attempts>,
+}
+
+/// State of the server cursor.
+enum Link {
+    /// No cursor is open.
+    Closed,
+    /// The cursor is open. Its first entry must be the one to resume after. The time is when the primary was first seen to have nothing as
+    /// new as that entry.
+    Placing(Answers, Option<Instant>),
+    /// The cursor returns new entries. The time is when it last did, or when the primary was last seen to be one.
+    Following(Answers, Instant),
+}
+
+impl Tail {
+    fn new(server: Arc<Server>, after: Position) -> Self {
+        let decoder = Decoder::new(&server, after);
+        Self {
+            server,
+            decoder,
+            last: after,
+            link: Link::Closed,
+            read: VecDeque::new(),
+            attempts: None,
+        }
+    }
+
+    /// Returns the next entries, at least one. Nothing follows an error.
+    async fn next(&mut self) -> Result<Vec<Entry>> {
+        loop {
+            let error = match self.step().await {
+                Ok(entries) if entries.is_empty() => continue,
+                Ok(entries) => return Ok(entries),
+                Err(error) => error,
+            };
+            self.link = Link::Closed;
+            self.read.clear();
+            let attempts = self.attempts.get_or_insert_with(|| RetryPolicy::SERVER.begin());
+            match attempts.next_pause(&error) {
+                Some(pause) => sleep(pause).await,
+                None => return Err(error),
+            }
+        }
+    }
+
+    /// Advances by one step, which may or may not return entries.
+    async fn step(&mut self) -> Result<Vec<Entry>> {
+        if let Some(part) = self.decoder.next_part().await? {
+            return Ok(vec![part]);
+        }
+        match &mut self.link {
+            Link::Closed => {
+                self.link = Link::Placing(Answers::open(&self.server, self.last).await?, None);
+            }
+            Link::Placing(answers, future) => {
+                let primary = answers.primary.clone();
+                let batch = match answers.next().await {
+                    Ok(batch) => batch,
+                    Err(error) => return Err(self.fell_out(error, &primary).await),
+                };
+                let Some(first) = batch.first() else {
+                    let newest = in_time(self.server.newest(&primary.address)).await?;
+                    if newest.timestamp() >= self.last.timestamp() {
+                        // An entry before it is still being written.
+                        *future = None;
+                    } else if future.get_or_insert_with(Instant::now).elapsed() > FUTURE {
+                        return Err(self.lost(&primary).await);
+                    }
+                    return Ok(Vec::new());
+                };
+                if position_of(first)? != self.last {
+                    return Err(self.lost(&primary).await);
+                }
+                self.read = batch.into();
+                self.read.pop_front();
+                if let Link::Placing(answers, _) = std::mem::replace(&mut self.link, Link::Closed) {
+                    self.link = Link::Following(answers, Instant::now());
+                }
+            }
+            Link::Following(answers, _) if !self.read.is_empty() => {
+                let primary = answers.primary.clone();
+                return self.take_committed(&primary).await;
+            }
+            Link::Following(answers, active) => {
+                let primary = answers.primary.clone();
+                match answers.next().await {
+                    Ok(batch) if batch.is_empty() => {
+                        self.attempts = None;
+                        if active.elapsed() > SILENCE {
+                            *active = Instant::now();
+                            in_time(self.server.look(&primary)).await?;
+                        }
+                    }
+                    Ok(batch) => {
+                        *active = Instant::now();
+                        self.read = batch.into();
+                    }
+                    Err(error) => return Err(self.fell_out(error, &primary).await),
+                }
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Takes the entries that a majority has, up to about `BATCH` bytes. Waits until there are some.
+    async fn take_committed(&mut self, primary: &Elected) -> Result<Vec<Entry>> {
+        let Some(first) = self.read.front() else {
+            return Ok(Vec::new());
+        };
+        let next = position_of(first)?;
+        let committed = match self.server.known(primary).filter(|known| *known >= next) {
+            Some(known) => known,
+            None => self.wait_for(primary, next).await?,
+        };
+        self.attempts = None;
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        while let Some(raw) = self.read.front() {
+            let position = position_of(raw)?;
+            // Compared by time: a member reports what it has, whose term may be left out.
+            if position.timestamp() > committed.timestamp() || bytes >= BATCH {
+                break;
+            }
+            match self.decoder.take(raw)? {
+                Taken::Entry(entry) => {
+                    bytes += entry.size_in_memory();
+                    entries.push(entry);
+                }
+                Taken::Large => {
+                    self.last = position;
+                    self.read.pop_front();
+                    break;
+                }
+                Taken::Missing(missing) if entries.is_empty() => {
+                    self.fetch(primary, missing).await?;
+                    continue;
+                }
+                Taken::Missing(_) => break,
+            }
+            self.last = position;
+            self.read.pop_front();
+            self.decoder.make_room().await?;
+        }
+        Ok(entries)
+    }
+
+    /// Waits until a majority has an entry. The cursor ends if the primary changes meanwhile.
+    async fn wait_for(&self, primary: &Elected, entry: Position) -> Result<Position> {
+        let mut pauses = COMMITTED.begin();
+        loop {
+            let committed = in_time(self.server.committed(primary)).await?;
+            if committed >= entry {
+                return Ok(committed);
+            }
+            let behind = Error::new(
+                ErrorKind::Connection,
+                OPERATION,
+                "the members that make a majority do not follow the primary; see with `rs.status()` which are down or behind",
+            );
+            match pauses.next_pause(&behind) {
+                Some(pause) => sleep(pause).await,
+                None => return Err(behind.with_context("written", entry).with_context("majority", committed)),
+            }
+        }
+    }
+
+    /// Reads an earlier part of a transaction.
+    async fn fetch(&mut self, primary: &Elected, position: Position) -> Result<()> {
+        let entry = in_time(self.server.first(from(&primary.address, position.timestamp()))).await?;
+        match entry.filter(|entry| position_of(entry).is_ok_and(|found| found == position)) {
+            Some(entry) => {
+                self.decoder.supply(&entry)?;
+                self.decoder.make_room().await
+            }
+            None => Err(Error::new(
+                ErrorKind::PositionLost,
+                OPERATION,
+                format!(
+                    "the oplog no longer contains {position}, a part of a transaction that ends after {}; start after the end of that \
+                     transaction, or at a position before its beginning",
+                    self.last
+                ),
+            )),
+        }
+    }
+
+    /// Examines an error that may mean that the cursor fell out of the oplog. The entry to resume after may still exist, in which case a
+    /// new cursor finds it, or not.
+    async fn fell_out(&self, error: Error, primary: &Elected) -> Error {
+        if error.kind() != ErrorKind::PositionLost {
+            return error;
+        }
+        match in_time(oldest(&self.server, primary)).await {
+            Ok(oldest) if oldest.timestamp() > self.last.timestamp() => self.lost(primary).await,
+            Ok(_) => error.with_retryable(true),
+            Err(error) => error,
+        }
+    }
+
+    /// Returns the error for a history that does not hold the entry to resume after.
+    async fn lost(&self, primary: &Elected) -> Error {
+        let after = self.last;
+        let message = match in_time(oldest(&self.server, primary)).await {
+            Ok(oldest) if oldest.timestamp() > after.timestamp() => no_longer(after, oldest),
+            Ok(oldest) => format!(
+                "the oplog does not contain {after}, although its oldest entry is {oldest}: it was rolled back or restored, or belongs to \
+                 another replica set; start at a position that it contains"
+            ),
+            // This error is the one that matters, whether or not its reason can be determined.
+            Err(_) => format!("the oplog does not contain {after}; start at a position that it contains"),
+        };
+        Error::new(ErrorKind::PositionLost, OPERATION, message).with_context("position", after)
+    }
+}
+
+/// Returns the oldest entry of a member's oplog.
+pub(super) async fn oldest(server: &Server, primary: &Elected) -> Result<Position> {
+    const OPERATION: &str = "find the oldest oplog entry";
+    let mut find = oplog(&primary.address, RawDocumentBuf::new());
+    find.sort = Some(bson::rawdoc! { "$natural": 1 });
+    find.projection = Some(bson::rawdoc! { "ts": 1, "t": 1, "h": 1 });
+    let empty = || Error::new(ErrorKind::Protocol, OPERATION, "the oplog is empty").with_retryable(true);
+    match server.first(find).await {
+        Ok(entry) => position_of(&entry.ok_or_else(empty)?),
+        // This is no caller's position: the entry was removed while it was being read.
+        Err(error) if error.kind() == ErrorKind::PositionLost => {
+            let message = "the oldest entry was removed while it was read";
+            Err(Error::new(ErrorKind::Server, OPERATION, message)
+                .with_source(error)
+                .with_retryable(true))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A cursor that requests the next batch while the last one is processed.
+struct Answers {
+    primary: Elected,
+    batches: mpsc::Receiver<Result<Vec<RawDocumentBuf>>>,
+    asking: AbortOnDropHandle<()>,
+}
+
+impl Answers {
+    /// Opens a cursor at the entry at `after`, followed by everything newer.
+    async fn open(server: &Server, after: Position) -> Result<Self> {
+        let primary = in_time(server.primary()).await?;
+        let mut find = from(&primary.address, after.timestamp());
+        let await_ms = u32::try_from(AWAIT.as_millis()).unwrap_or(1_000);
+        find.mode = FindMode::TailAwait { await_ms };
+        find.no_cursor_timeout = true;
+        let cursor = in_time(server.client.find(find)).await?;
+        Ok(Self::of(primary, cursor))
+    }
+
+    fn of(primary: Elected, mut cursor: LegacyCursor) -> Self {
+        let (send, batches) = mpsc::channel(1);
+        let asking = async move {
+            // Requests a batch only when there is room for it, and stops when the receiver is gone.
+            while let Ok(room) = send.reserve().await {
+                match in_time(cursor.next_batch()).await {
+                    Ok(Some(batch)) => room.send(Ok(batch)),
+                    Ok(None) => return,
+                    Err(error) => {
+                        room.send(Err(error));
+                        return;
+                    }
+                }
+            }
+        };
+        Self {
+            primary,
+            batches,
+            asking: AbortOnDropHandle::new(tokio::spawn(asking)),
+        }
+    }
+
+    /// Returns the next batch. Nothing follows an error.
+    async fn next(&mut self) -> Result<Vec<RawDocumentBuf>> {
+        if let Some(batch) = self.batches.recv().await {
+            return batch;
+        }
+        // The task closed the channel when it ended, so this does not wait.
+        match (&mut self.asking).await {
+            Err(error) if error.is_panic() => {
+                Err(Error::new(ErrorKind::Panic, OPERATION, "the task that reads ahead panicked").with_source(error))
+            }
+            _ => Err(Error::new(
+                ErrorKind::Connection,
+                OPERATION,
+                "the server closed the cursor",
+            )),
+        }
+    }
+}
+
+/// Fails if an answer takes too long.
+async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    answered(OPERATION, REPLY, call).await
+}
