@@ -288,6 +288,105 @@ async fn compare(period: Period) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The versions that nothing was captured of, by the source code of each.
+#[tokio::test]
+async fn entries_of_later_versions_have_their_fields() {
+    for period in [Period::V3_2, Period::V3_4, Period::V3_6, Period::V4_0] {
+        let bed = Bed::start(period).await;
+        let mut client = bed.client().await;
+        let insert = |collection: &str| doc! { "insert": collection, "documents": [{ "_id": 1 }] };
+        let index = doc! { "key": { "a": 1 }, "name": "a_1", "sparse": true };
+        let writes = [
+            ("app", insert("a")),
+            (
+                "app",
+                doc! { "update": "a", "updates": [{ "q": { "_id": 1 }, "u": { "$set": { "x": 1 } } }] },
+            ),
+            ("app", doc! { "createIndexes": "a", "indexes": [index] }),
+            ("app", insert("b")),
+            (
+                "admin",
+                doc! { "renameCollection": "app.a", "to": "app.b", "dropTarget": true },
+            ),
+            ("app", doc! { "convertToCapped": "b", "size": 8192 }),
+            ("admin", doc! { "renameCollection": "app.b", "to": "other.b" }),
+            ("other", doc! { "dropDatabase": 1 }),
+        ];
+        let last = entries_after(&mut client, None)
+            .await
+            .pop()
+            .unwrap()
+            .get_timestamp("ts")
+            .unwrap();
+        for (database, command) in writes {
+            bed.run(database, command).await;
+        }
+        let found = entries_after(&mut client, Some(last)).await;
+        let mut common = vec!["ts", "t", "h", "v", "op", "ns"];
+        if period >= Period::V3_6 {
+            common.extend(["ui", "wall"]);
+        }
+        for entry in &found {
+            let fields: Vec<&str> = entry
+                .keys()
+                .map(String::as_str)
+                .filter(|name| !["o", "o2"].contains(name))
+                .collect();
+            let is_without = entry.get_document("o").unwrap().contains_key("dropDatabase");
+            let expected = common.iter().copied().filter(|name| !is_without || *name != "ui");
+            assert_eq!(fields, expected.collect::<Vec<_>>(), "{period}: {entry}");
+            assert_ne!(entry.get_i64("h").unwrap(), 0);
+        }
+        let short = |entry: &Document| {
+            let object = entry.get_document("o").unwrap();
+            let first = object.iter().next().unwrap();
+            format!(
+                "{} {} {}: {}",
+                entry.get_str("op").unwrap(),
+                entry.get_str("ns").unwrap(),
+                first.0,
+                first.1
+            )
+        };
+        let found_short: Vec<String> = found.iter().map(short).collect();
+        if period >= Period::V3_6 {
+            // As 4.2: each step of a command, and `$v`.
+            let names = [
+                "i app.a _id: 1",
+                "u app.a $v: 1",
+                r#"c app.$cmd createIndexes: "a""#,
+                r#"c other.$cmd drop: "b""#,
+            ];
+            assert!(
+                names.iter().all(|name| found_short.iter().any(|found| found == name)),
+                "{period}: {found_short:#?}"
+            );
+            continue;
+        }
+        let expected = [
+            r#"c app.$cmd create: "a""#,
+            "i app.a _id: 1",
+            "u app.a $set: { \"x\": 1 }",
+            r#"i app.system.indexes ns: "app.a""#,
+            r#"c app.$cmd create: "b""#,
+            "i app.b _id: 1",
+            r#"c app.$cmd renameCollection: "app.a""#,
+            r#"c app.$cmd convertToCapped: "b""#,
+            r#"c app.$cmd renameCollection: "app.b""#,
+            "c other.$cmd dropDatabase: 1",
+        ];
+        assert_eq!(found_short, expected, "{period}");
+        let object = |index: usize| found[index].get_document("o").unwrap().clone();
+        assert_eq!(object(0).contains_key("idIndex"), period == Period::V3_4);
+        assert_eq!(object(3).contains_key("v"), period == Period::V3_4);
+        let rename = doc! { "renameCollection": "app.a", "to": "app.b", "stayTemp": false, "dropTarget": true };
+        assert_eq!(object(6), rename);
+        assert_eq!(object(7), doc! { "convertToCapped": "b", "size": 8192 });
+        let rename = doc! { "renameCollection": "app.b", "to": "other.b", "stayTemp": false, "dropTarget": false };
+        assert_eq!(object(8), rename);
+    }
+}
+
 fn lines(entries: &[Document]) -> String {
     let lines: Vec<String> = entries.iter().map(ToString::to_string).collect();
     lines.join("\n            ")
