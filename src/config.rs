@@ -205,7 +205,7 @@ pub enum PathPolicy {
     #[default]
     Upward,
     /// Only the paths that hosted migration services offer: from 2.6, 3.0, 3.2, 3.4, 3.6, 4.0 and 4.2 to 4.2, from 4.4 to 4.4, and from 5.0
-    /// to 5.0. Sources older than 4.2 are refused for another reason: their oplog cannot be followed.
+    /// to 5.0. Sources older than 4.2 take the feature `legacy`.
     Hosted,
 }
 

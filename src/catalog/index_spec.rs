@@ -258,10 +258,11 @@ pub(crate) fn index_for(specification: &RawDocument, servers: Series) -> RawDocu
             "ns" | "dropDups" | "safe" => None,
             _ if is_without_effect(specification, field) => None,
             "v" if has_format_0(specification) => Some(RawBson::Int32(1)),
-            "key" => Some(value.as_document().map_or_else(
-                || RawBson::from(value),
-                |key| RawBson::Document(converted_key(key)),
-            )),
+            "key" => Some(
+                value
+                    .as_document()
+                    .map_or_else(|| RawBson::from(value), |key| RawBson::Document(converted_key(key))),
+            ),
             "hidden" if !is_true(value) && servers < [4, 4] => None,
             "prepareUnique" if !is_true(value) && servers < [6, 0] => None,
             "expireAfterSeconds" => Some(expiry_for(specification, value, servers)),

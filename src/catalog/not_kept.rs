@@ -106,7 +106,9 @@ pub(crate) fn not_kept(
             add(part, Some(name), "v", reason);
         }
         for field in converted_fields(index) {
-            let reason = "servers from 3.4 on refuse its value in the key; it is 1 on the target, as this value counted for".to_owned();
+            let reason =
+                "servers from 3.4 on refuse its value in the key; it is 1 on the target, as this value counted for"
+                    .to_owned();
             add(part, Some(name), &format!("key.{field}"), reason);
         }
         for (field, value) in fields(index) {

@@ -64,6 +64,7 @@ codes! {
     ReadPreference = "read_preference",
     Downgrade = "downgrade",
     SourceTooOld = "source_too_old",
+    SourcePromise = "source_promise",
     PathNotOffered = "path_not_offered",
     UntestedPath = "untested_path",
     VersionJump = "version_jump",

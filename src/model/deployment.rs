@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What replica sets of protocol version 0 may do.
+pub(crate) const LOSES_WRITES: &str = "can lose writes in an election that a majority has acknowledged: if one takes place during the \
+                                       migration, both sides agree, and neither may have such a write";
+
 /// A replica set as a whole, as a source or sink describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -29,6 +33,18 @@ impl Deployment {
             name: name.into(),
             version,
             feature_compatibility,
+        }
+    }
+
+    /// What the version of a source does not promise of writes that a majority has acknowledged, or `None` if it never loses such writes.
+    pub(crate) fn weakness(&self) -> Option<String> {
+        let [major, minor, _] = self.version;
+        match [major, minor] {
+            [..3, _] | [3, 0] => Some(format!("the source's version {LOSES_WRITES}")),
+            [3, ..=6] => Some(format!(
+                "if the source's replica set has protocol version 0, it {LOSES_WRITES}"
+            )),
+            _ => None,
         }
     }
 }

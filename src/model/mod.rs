@@ -29,6 +29,7 @@ pub use self::change::{Change, Operation, Write};
 pub(crate) use self::collection::takes_name;
 pub use self::collection::{Collection, CollectionKind};
 pub use self::deployment::Deployment;
+pub(crate) use self::deployment::LOSES_WRITES;
 pub use self::inspection::{Access, Connection, Inspection, Member, OplogFacts, Probe, TransactionFacts};
 pub use self::layered::Layered;
 pub use self::left_selection::LeftSelection;

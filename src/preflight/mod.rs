@@ -23,7 +23,7 @@
 //! | `standalone` | blocker | when connecting: the server belongs to a replica set |
 //! | `not_initiated` | blocker | when connecting: the set has a configuration |
 //! | `mongos` | blocker | when connecting: the deployment is not a sharded cluster |
-//! | `server_too_old` | blocker | when connecting: the server is 4.2 or newer |
+//! | `server_too_old` | blocker | when connecting: the server is 4.2 or newer; a source may be 2.6 or newer with the feature `legacy` |
 //! | `tls_required` | blocker | when connecting: TLS is used if the server requires it |
 //! | `tls_not_offered` | blocker | when connecting: TLS is used only if the server offers it |
 //! | `tls_files` | blocker | when connecting: the certificate files can be read |
@@ -39,7 +39,8 @@
 //! | `direct_connection` | warning | the client connects to the whole set, so that it can follow elections |
 //! | `read_preference` | note | the source's read preference is `primary`; other values are ignored |
 //! | `downgrade` | blocker | the target is not older than the source |
-//! | `source_too_old` | blocker | the source is 4.2 or newer |
+//! | `source_too_old` | blocker | the source is 4.2 or newer, or 2.6 or newer with the feature `legacy` |
+//! | `source_promise` | warning | the source never loses writes that a majority has acknowledged; 2.6, 3.0 and protocol version 0 can |
 //! | `path_not_offered` | blocker | the path is one of [`PathPolicy::Hosted`], if that policy is chosen |
 //! | `untested_path` | warning | the path is covered by tests, see [below](#versions) |
 //! | `version_jump` | warning | at most one major version lies between both sides |
@@ -95,7 +96,7 @@
 //! # Versions
 //! | version | support |
 //! |---|---|
-//! | 2.6 to 4.0 | refused: their oplog cannot be followed, and the driver cannot connect to the oldest of them |
+//! | 2.6, 3.0, 3.2, 3.4, 3.6, 4.0 | as a source, with the feature `legacy`: known from the servers' source code and tested against an emulation, and 2.6.12 and 3.0.15 by entries that were captured from them; refused without that feature |
 //! | 4.2, 4.4, 5.0, 6.0 | tested on real servers: every upward path between them, and from each to itself |
 //! | 7.0, 8.0 | known from the servers' source code: entries, listings and options are understood and tested with hand-made samples; no such server was run |
 //! | 9.0 | as 7.0 and 8.0; time-series collections are refused on either side, because 9.0 stores them without buckets |
@@ -105,7 +106,8 @@
 //! The source's user needs the roles `readAnyDatabase` and `clusterMonitor`. The target's user needs `readWriteAnyDatabase`,
 //! `dbAdminAnyDatabase` and `clusterMonitor`, and also `restore` if a `system.js` is migrated. All these roles are on `admin`. Preflight
 //! tries each operation that needs a privilege, in a way that leaves nothing behind, or looks the privilege up in the list that the server
-//! returns. Other roles with the same privileges work as well. If writes are to be blocked at the cutover, the source's user also needs
+//! returns. Other roles with the same privileges work as well. On a source before 4.2 the user also needs `backup`, which lets it write the
+//! entry without effect that confirms the primary at a cutover; without it, a cutover from 2.6 to 3.2 takes 13 seconds longer. If writes are to be blocked at the cutover, the source's user also needs
 //! `setUserWriteBlockMode` on the cluster, which `backup` includes.
 
 mod collection;

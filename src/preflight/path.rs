@@ -5,6 +5,7 @@ use bson::Document;
 use super::{Context, SideFacts};
 use crate::config::PathPolicy;
 use crate::error::{Finding, FindingCode, Severity};
+use crate::model::LOSES_WRITES;
 
 /// A release series, such as `[4, 2]`.
 type Series = [u32; 2];
@@ -28,8 +29,11 @@ const HOSTED: &[(Series, Series)] = &[
     ([5, 0], [5, 0]),
 ];
 
-/// Oldest series whose oplog entries are understood and that the driver can connect to.
-const OLDEST: Series = [4, 2];
+/// Oldest series whose oplog entries are understood and that can be connected to.
+const OLDEST: Series = if cfg!(feature = "legacy") { [2, 6] } else { DRIVER };
+
+/// Oldest series that the driver can connect to.
+const DRIVER: Series = [4, 2];
 
 /// Up to this series, applications are known to rely on behaviour that newer servers have dropped.
 const OLD_HABITS: Series = [4, 0];
@@ -45,11 +49,19 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
                 text(source),
                 text(OLDEST)
             ),
-            format!(
-                "upgrade the source to {} first, one major version after the other",
-                text(OLDEST)
-            ),
+            match source >= [2, 6] && !cfg!(feature = "legacy") {
+                true => "build with the feature `legacy`, which reads from 2.6 to 4.0; or upgrade the source to 4.2 first, one major version \
+                         after the other"
+                    .to_owned(),
+                false => format!(
+                    "upgrade the source to {} first, one major version after the other",
+                    text(OLDEST)
+                ),
+            },
         ));
+    }
+    if (OLDEST..DRIVER).contains(&source) {
+        old_source(context, source, findings);
     }
     if target < source {
         findings.push(Finding::blocker(
@@ -65,6 +77,53 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         upward(context.settings.path_policy, source, target, findings);
     }
     feature_compatibility(context, findings);
+}
+
+/// Reports what is special about a source that the driver does not talk to.
+fn old_source(context: &Context<'_>, source: Series, findings: &mut Vec<Finding>) {
+    findings.push(Finding::warning(
+        FindingCode::UntestedPath,
+        format!(
+            "what {} writes and lists was read from the server's source and tested against an emulation; no replica set of that age was run",
+            text(source)
+        ),
+        "rehearse with a copy of the data",
+    ));
+    let weakness = match source {
+        [..3, _] | [3, 0] => context.source.deployment.weakness(),
+        _ => has_protocol_version_0(&context.source.inspection.hello)
+            .then(|| format!("the source's replica set has protocol version 0, and {LOSES_WRITES}")),
+    };
+    if let Some(weakness) = weakness {
+        findings.push(Finding::warning(
+            FindingCode::SourcePromise,
+            weakness,
+            "avoid elections of the source during the migration, and have the applications check their newest writes if there was one",
+        ));
+    }
+    let target = &context.target.deployment;
+    // At 4.0, indexes refuse keys over 1024 bytes, of which a source with `failIndexKeyTooLong` off may have some.
+    if target.feature_compatibility < DRIVER && series(context.target) >= DRIVER {
+        findings.push(Finding::blocker(
+            FindingCode::FeatureCompatibilityLower,
+            format!(
+                "the target's feature compatibility version {} keeps limits of old servers; a source of {} needs 4.2 or newer",
+                text(target.feature_compatibility),
+                text(source)
+            ),
+            format!(
+                "on the target: `db.adminCommand({{ setFeatureCompatibilityVersion: \"{}\" }})`",
+                text(series(context.target))
+            ),
+        ));
+    }
+}
+
+/// Whether the set elects its primaries by the older protocol. From 3.2 on, the id of an election by the newer one begins with these bytes.
+fn has_protocol_version_0(hello: &Document) -> bool {
+    hello
+        .get_object_id("electionId")
+        .is_ok_and(|election| election.bytes()[..4] != [0x7f, 0xff, 0xff, 0xff])
 }
 
 fn upward(policy: PathPolicy, source: Series, target: Series, findings: &mut Vec<Finding>) {
@@ -92,7 +151,7 @@ fn upward(policy: PathPolicy, source: Series, target: Series, findings: &mut Vec
                 fix,
             ));
         }
-        PathPolicy::Upward if source >= OLDEST && !(TESTED.contains(&source) && TESTED.contains(&target)) => {
+        PathPolicy::Upward if source >= DRIVER && !(TESTED.contains(&source) && TESTED.contains(&target)) => {
             let tested: Vec<String> = TESTED.iter().map(|series| text(*series)).collect();
             let known = match target <= NEWEST_READ {
                 true => "what these versions write and list was read from the servers' source, and never run here",
@@ -281,7 +340,8 @@ mod tests {
                     expected,
                     "{source:?} to {target:?}"
                 );
-                assert_eq!(found.contains(&"source_too_old"), *source < [4, 2], "{source:?}");
+                assert_eq!(found.contains(&"source_too_old"), *source < OLDEST, "{source:?}");
+                assert!(cfg!(feature = "legacy") || OLDEST == [4, 2]);
             }
         }
     }
@@ -310,6 +370,35 @@ mod tests {
             let finding = found.iter().find(|finding| finding.code == "untested_path").unwrap();
             assert!(finding.message.contains(words), "{finding:?}");
         }
+    }
+
+    #[test]
+    #[cfg(feature = "legacy")]
+    fn an_old_source_says_what_it_promises() {
+        for (source, election, expected) in [
+            ([2, 6], "5f0000000000000000000001", true),
+            ([3, 0], "5f0000000000000000000001", true),
+            ([3, 2], "5f0000000000000000000001", true),
+            ([3, 4], "7fffffff0000000000000001", false),
+            ([3, 6], "7fffffff0000000000000001", false),
+            ([4, 0], "7fffffff0000000000000001", false),
+        ] {
+            let mut facts = facts(source, [4, 2], PathPolicy::Hosted);
+            let election = bson::oid::ObjectId::parse_str(election).unwrap();
+            facts.source.inspection.hello = doc! { "electionId": election };
+            let found = codes(&facts, check);
+            assert_eq!(found.contains(&"source_promise"), expected, "{source:?}");
+            assert!(found.contains(&"untested_path"), "{source:?}");
+            assert!(!found.contains(&"feature_compatibility_lower"), "{source:?}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "legacy")]
+    fn an_old_source_needs_a_target_without_old_limits() {
+        let mut facts = facts([4, 0], [4, 2], PathPolicy::Hosted);
+        facts.target.deployment.feature_compatibility = [4, 0];
+        assert!(codes(&facts, check).contains(&"feature_compatibility_lower"));
     }
 
     #[test]

@@ -47,6 +47,10 @@ pub struct Certificate {
     pub not_kept: Vec<NotKept>,
     /// Number of accepted writes that came after the stop.
     pub late_writes: u64,
+    /// What the source's version does not promise of writes that a majority has acknowledged. `None` for 4.0 and newer, which never lose
+    /// such writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_promise: Option<String>,
 }
 
 /// One side of the migration.
@@ -228,6 +232,7 @@ impl Certificate {
             not_migrated: not_migrated.to_vec(),
             not_kept: not_kept.to_vec(),
             late_writes: late_writes.count,
+            source_promise: source.weakness(),
         }
     }
 }

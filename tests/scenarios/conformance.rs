@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use bson::raw::{CString, RawArrayBuf, RawBson, RawDocumentBuf};
-use bson::{Document, RawBsonRef, Uuid, rawdoc};
+use bson::{Document, RawBsonRef, Uuid, doc, rawdoc};
 use mongodb::options::WriteConcern;
 use mongodb::{Client, ClientSession};
 use mongoferry::checkpoint::SinkStore;
@@ -13,7 +13,7 @@ use mongoferry::conformance::{FixtureWrite, SourceFixture, check_checkpoint_stor
 use mongoferry::order::Key;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
-use mongoferry::{Checkpoint, CheckpointStore, Error, ErrorKind, Namespace, Result, Source};
+use mongoferry::{Checkpoint, CheckpointStore, ConnectOptions, Error, ErrorKind, Namespace, Result, Source};
 use mongoferry_testbed::{ReplicaSet, Version};
 
 #[tokio::test]
@@ -34,6 +34,39 @@ async fn mongo_sources_of_5_0_conform() {
 #[tokio::test]
 async fn mongo_sources_of_6_0_conform() {
     source_conforms(Version::V6_0).await;
+}
+
+#[tokio::test]
+async fn legacy_sources_of_4_2_conform() {
+    legacy_source_conforms("4.2", 8).await;
+}
+
+#[tokio::test]
+async fn legacy_sources_of_4_0_conform() {
+    legacy_source_conforms("4.0", 7).await;
+}
+
+/// What the members have is asked of each, and queries go as `OP_QUERY`.
+#[tokio::test]
+async fn legacy_sources_without_find_conform() {
+    legacy_source_conforms("4.0", 3).await;
+}
+
+/// Reads from 4.2 without the driver, as from servers of an older wire version. At an older feature compatibility version it writes the oplog
+/// of that version.
+async fn legacy_source_conforms(feature_compatibility: &str, wire_version: i32) {
+    let set = ReplicaSet::builder(Version::V4_2).start().await.unwrap();
+    let client = set.client().await.unwrap();
+    let command = doc! { "setFeatureCompatibilityVersion": feature_compatibility };
+    client.database("admin").run_command(command).await.unwrap();
+    let options = ConnectOptions::uri(set.uri()).as_legacy(wire_version);
+    let source = MongoSource::connect(options).await.unwrap();
+    let fixture = MongoFixture {
+        client,
+        source,
+        has_snapshots: false,
+    };
+    check_source(&fixture).await.unwrap();
 }
 
 #[tokio::test]
@@ -60,7 +93,12 @@ async fn source_conforms(version: Version) {
     let set = ReplicaSet::builder(version).start().await.unwrap();
     let client = set.client().await.unwrap();
     let source = MongoSource::connect(set.client().await.unwrap()).await.unwrap();
-    check_source(&MongoFixture { client, source }).await.unwrap();
+    let fixture = MongoFixture {
+        client,
+        source,
+        has_snapshots: true,
+    };
+    check_source(&fixture).await.unwrap();
 }
 
 async fn sink_conforms(version: Version) {
@@ -115,6 +153,7 @@ async fn keeps_very_many_collections(sink: Arc<MongoSink>) {
 struct MongoFixture {
     client: Client,
     source: MongoSource,
+    has_snapshots: bool,
 }
 
 impl MongoFixture {
@@ -129,6 +168,10 @@ impl MongoFixture {
 impl SourceFixture for MongoFixture {
     fn source(&self) -> &dyn Source {
         &self.source
+    }
+
+    fn has_snapshots(&self) -> bool {
+        self.has_snapshots
     }
 
     async fn create_collection(&self, namespace: &Namespace, options: RawDocumentBuf) -> Result<()> {

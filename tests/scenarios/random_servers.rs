@@ -17,7 +17,9 @@ use futures::{FutureExt, StreamExt};
 use mongodb::Client;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
-use mongoferry::{ErrorKind, Event, ExistingData, Migration, MigrationHandle, Outcome, Summary, Verification};
+use mongoferry::{
+    ConnectOptions, ErrorKind, Event, ExistingData, Migration, MigrationHandle, Outcome, Summary, Verification,
+};
 use mongoferry_testbed::compare::{CompareOptions, Difference, DifferenceKind, differences};
 use mongoferry_testbed::{ReplicaSet, Version};
 use rand::rngs::StdRng;
@@ -78,6 +80,18 @@ async fn random_workloads_from_4_2_to_4_2() {
     seeds(Version::V4_2, Version::V4_2, 3).await;
 }
 
+/// 4.2 at feature compatibility version 4.0 writes the oplog of 4.0. It is read without the driver.
+#[tokio::test(flavor = "multi_thread")]
+async fn random_workloads_from_4_0_to_4_2() {
+    seeds_by(Reader::Legacy(7), Version::V4_2, Version::V4_2, 3).await;
+}
+
+/// The same oplog, read as from a server before 3.2: by queries, up to what each member is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn random_workloads_by_old_queries() {
+    seeds_by(Reader::Legacy(3), Version::V4_2, Version::V4_2, 2).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes to hours"]
 async fn random_workloads_on_every_pair() {
@@ -101,6 +115,18 @@ async fn random_workloads_on_every_pair() {
 }
 
 async fn seeds(from: Version, to: Version, count: u64) {
+    seeds_by(Reader::Driver, from, to, count).await;
+}
+
+/// How the source is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Reader {
+    Driver,
+    /// Without the driver, as if the server had this wire version, and at feature compatibility version 4.0.
+    Legacy(i32),
+}
+
+async fn seeds_by(reader: Reader, from: Version, to: Version, count: u64) {
     let number = |name: &str| {
         let value = std::env::var(name).ok()?;
         Some(value.parse::<u64>().expect("a number"))
@@ -111,6 +137,10 @@ async fn seeds(from: Version, to: Version, count: u64) {
     )
     .unwrap();
     let (source, target) = (source_set.client().await.unwrap(), target_set.client().await.unwrap());
+    if reader != Reader::Driver {
+        let command = doc! { "setFeatureCompatibilityVersion": "4.0" };
+        source.database("admin").run_command(command).await.unwrap();
+    }
     let only = number("MONGOFERRY_SEED");
     let first = only.or_else(|| number("MONGOFERRY_FIRST_SEED")).unwrap_or(1);
     let count = only.map_or_else(|| number("MONGOFERRY_SEEDS").unwrap_or(count), |_| 1);
@@ -125,6 +155,7 @@ async fn seeds(from: Version, to: Version, count: u64) {
         }
         let scenario = Scenario {
             seed,
+            reader,
             from,
             loud: only.is_some(),
             source: source.clone(),
@@ -155,6 +186,7 @@ async fn seeds(from: Version, to: Version, count: u64) {
 
 struct Scenario {
     seed: u64,
+    reader: Reader,
     from: Version,
     loud: bool,
     source: Client,
@@ -369,7 +401,11 @@ impl Scenario {
 
     async fn start(&self, shape: &Shape) -> MigrationHandle {
         let [from, to] = &self.uris;
-        let (reader, writer) = futures::try_join!(MongoSource::connect(from), MongoSink::connect(to)).unwrap();
+        let options = match self.reader {
+            Reader::Driver => ConnectOptions::uri(from),
+            Reader::Legacy(wire_version) => ConnectOptions::uri(from).as_legacy(wire_version),
+        };
+        let (reader, writer) = futures::try_join!(MongoSource::connect(options), MongoSink::connect(to)).unwrap();
         let builder = Migration::builder(reader, writer)
             .walkers(shape.walkers)
             .adaptive_walkers(shape.yields)

@@ -250,12 +250,30 @@ fn is_too_old(error: &DriverError) -> bool {
 }
 
 fn too_old(error: &DriverError) -> Finding {
+    let said = Answer::of(error).to_string();
+    let version = series_of(&said).map_or_else(String::new, |series| format!("the server is a MongoDB {series}: "));
     Finding::blocker(
         FindingCode::ServerTooOld,
-        format!("{}; 4.2 is the oldest version that can be reached", Answer::of(error)),
-        "upgrade the server to it first, one major version after the other, or carry the data over with mongodump and mongorestore of its \
-         own version",
+        format!("{version}{said}; 4.2 is the oldest version that the driver reaches"),
+        "as a source, servers from 2.6 on are read with the feature `legacy` of this crate; otherwise upgrade the server to 4.2 first, one \
+         major version after the other, or carry the data over with mongodump and mongorestore of its own version",
     )
+}
+
+/// The series of a server, from the driver's text about its wire version.
+fn series_of(said: &str) -> Option<&'static str> {
+    let (_, rest) = said.split_once("reports wire version ")?;
+    let digits = rest.split(|character: char| !character.is_ascii_digit()).next()?;
+    Some(match digits.parse().ok()? {
+        0_u32..=2 => "2.6 or older",
+        3 => "3.0",
+        4 => "3.2",
+        5 => "3.4",
+        6 => "3.6",
+        7 => "4.0",
+        8 => "4.2",
+        _ => return None,
+    })
 }
 
 fn tls_files(options: &ClientOptions, error: &DriverError) -> Finding {
@@ -293,4 +311,25 @@ fn refused_credentials(options: &ClientOptions) -> Finding {
         format!("the server refuses user `{user}` of the database `{database}`, or the password"),
         "correct them, percent-encode special characters of the password, and name the database that holds the user as `authSource`",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_an_old_server_is_named() {
+        let said = |version: u32| {
+            format!("Server at h:1 reports wire version {version}, but this version of the driver requires at least 8")
+        };
+        for (version, series) in [
+            (2, Some("2.6 or older")),
+            (5, Some("3.4")),
+            (7, Some("4.0")),
+            (30, None),
+        ] {
+            assert_eq!(series_of(&said(version)), series);
+        }
+        assert_eq!(series_of("no answer"), None);
+    }
 }

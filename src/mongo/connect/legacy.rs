@@ -19,6 +19,8 @@ const NEWEST: i32 = 8;
 /// A client that has reached the primary, and the facts about its connection.
 pub(crate) struct LegacyConnected {
     pub client: LegacyClient,
+    /// The highest wire version of the primary.
+    pub wire_version: i32,
     pub connection: Connection,
     /// Certificates that were given in memory. The client reads them for each connection.
     pub files: Vec<PemFile>,
@@ -34,7 +36,12 @@ pub(crate) fn may_be_too_old(error: &Error, options: &ConnectOptions) -> bool {
             .any(|finding| codes.iter().any(|code| finding.code == *code))
     };
     !matches!(options.to, To::Client(_))
-        && (is_too_old(error) || is(&[FindingCode::ClientCertificate, FindingCode::Certificate, FindingCode::NotReached]))
+        && (is_too_old(error)
+            || is(&[
+                FindingCode::ClientCertificate,
+                FindingCode::Certificate,
+                FindingCode::NotReached,
+            ]))
 }
 
 /// Whether the driver says that the servers are too old for it.
@@ -69,14 +76,16 @@ pub(crate) async fn connect_legacy(options: ConnectOptions, side: Side) -> Resul
     options.server_selection_timeout.get_or_insert(Duration::from_secs(15));
     let connection = connection_of(&options);
     let (hosts, encrypted) = (hosts_of(&options), matches!(options.tls, Some(Tls::Enabled(_))));
-    let client = LegacyClient::new(LegacyOptions::from(options))?;
+    let mut options = LegacyOptions::from(options);
+    options.wire_version_limit = forced;
+    let client = LegacyClient::new(options)?;
     let reached = timeout(limit, client.primary());
     let operation = format!("connect to {hosts}");
     let reached = on_wait.report_waits(side, operation, Some(limit), reached).await;
     let primary = reached
         .unwrap_or_else(|_| Err(Error::new(ErrorKind::Connection, OPERATION, "no primary answers")))
         .map_err(|error| explained(error, encrypted).with_context("hosts", &hosts))?;
-    if primary.is_master.max_wire_version > NEWEST && !forced {
+    if primary.is_master.max_wire_version > NEWEST && forced.is_none() {
         let finding = Finding::blocker(
             FindingCode::NotReached,
             "the servers are not too old for the driver, and it does not reach them",
@@ -84,8 +93,10 @@ pub(crate) async fn connect_legacy(options: ConnectOptions, side: Side) -> Resul
         );
         return Err(Error::refused(OPERATION, vec![finding]).with_kind(ErrorKind::Connection));
     }
+    let wire_version = primary.is_master.max_wire_version;
     Ok(LegacyConnected {
         client,
+        wire_version: forced.map_or(wire_version, |limit| wire_version.min(limit)),
         connection,
         files,
     })

@@ -42,9 +42,9 @@ pub struct ConnectOptions {
     pub(super) to: To,
     pub(super) tls: TlsMaterial,
     pub(super) on_wait: OnWait,
-    /// Whether the client for old servers is used, however new they are.
+    /// The wire version as which servers are read by the client for old servers, however new they are.
     #[cfg(feature = "legacy")]
-    pub(super) legacy: bool,
+    pub(super) legacy: Option<i32>,
 }
 
 #[derive(Clone)]
@@ -112,19 +112,19 @@ impl ConnectOptions {
         self
     }
 
-    /// Reads by the client for old servers, however new the servers are. For tests.
+    /// Reads by the client for old servers, however new the servers are, and as if they had at most this wire version. For tests.
     #[cfg(feature = "legacy")]
     #[doc(hidden)]
     #[must_use]
-    pub fn as_legacy(mut self) -> Self {
-        self.legacy = true;
+    pub fn as_legacy(mut self, wire_version: i32) -> Self {
+        self.legacy = Some(wire_version);
         self
     }
 
     /// Whether the client for old servers is used, however new they are.
     #[cfg(feature = "legacy")]
     pub(crate) fn is_legacy(&self) -> bool {
-        self.legacy
+        self.legacy.is_some()
     }
 
     /// The connection string, which may have a password.
@@ -151,7 +151,7 @@ impl ConnectOptions {
             tls: TlsMaterial::default(),
             on_wait: OnWait::default(),
             #[cfg(feature = "legacy")]
-            legacy: false,
+            legacy: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 
-use super::{Inspector, documents};
+use super::{CURRENT_OPERATIONS, Inspector, documents};
 use crate::error::Result;
 use crate::model::{Access, TransactionFacts};
 use crate::mongo::client::number;
@@ -18,6 +18,9 @@ const ASKED_WITHOUT_LOCK: u64 = 13;
 impl Inspector<'_> {
     /// Collects what the server is doing now.
     pub(super) async fn activity(&mut self) -> Result<()> {
+        if self.wire_version() < CURRENT_OPERATIONS {
+            return Ok(());
+        }
         let command = doc! {
             "aggregate": 1,
             "pipeline": [
@@ -57,7 +60,7 @@ impl Inspector<'_> {
     /// Reads the profiler's level of a database, on servers from 5.0 on. Older servers lock the database to answer. They first wait for
     /// every open transaction, and all later writes wait for that.
     pub(super) async fn profiler(&mut self, database: &str) -> Result<()> {
-        if number(&self.facts.hello, "maxWireVersion") < ASKED_WITHOUT_LOCK {
+        if self.wire_version() < ASKED_WITHOUT_LOCK {
             return Ok(());
         }
         // A user without the privilege learns nothing. That is not worth a finding.

@@ -21,6 +21,13 @@ const QUESTION: Duration = Duration::from_secs(20);
 const ALL: Duration = Duration::from_secs(60);
 const LEAST: Duration = Duration::from_secs(1);
 
+/// First wire versions with `replSetGetConfig` (3.0), with feature compatibility versions (3.4), with `$currentOp` (3.6), and with transactions
+/// of several entries (4.2).
+const CONFIGURATION: u64 = 3;
+const FEATURE_COMPATIBILITY: u64 = 5;
+const CURRENT_OPERATIONS: u64 = 6;
+const TRANSACTIONS: u64 = 8;
+
 /// Collects the facts that preflight needs.
 ///
 /// # Errors
@@ -57,6 +64,11 @@ struct Inspector<'a> {
 }
 
 impl Inspector<'_> {
+    /// The highest wire version of the server.
+    fn wire_version(&self) -> u64 {
+        number(&self.facts.hello, "maxWireVersion")
+    }
+
     /// Runs a command that needs a privilege. A refusal is recorded as a fact.
     async fn ask(&mut self, access: Access, database: &str, command: Document) -> Result<Option<Document>> {
         match self.run(database, command).await {
@@ -104,9 +116,18 @@ impl Inspector<'_> {
     }
 
     async fn members(&mut self) -> Result<()> {
-        let configuration = self
-            .ask(Access::ReplicaSetConfiguration, "admin", doc! { "replSetGetConfig": 1 })
-            .await?;
+        // 2.6 has no such command, and keeps the configuration in a collection.
+        let configuration = match self.wire_version() {
+            ..CONFIGURATION => {
+                let command = doc! { "find": "system.replset", "limit": 1, "singleBatch": true };
+                let reply = self.ask(Access::ReplicaSetConfiguration, "local", command).await?;
+                reply.and_then(|reply| Some(doc! { "config": first(&reply)?.clone() }))
+            }
+            _ => {
+                self.ask(Access::ReplicaSetConfiguration, "admin", doc! { "replSetGetConfig": 1 })
+                    .await?
+            }
+        };
         let status = self
             .ask(Access::ReplicaSetStatus, "admin", doc! { "replSetGetStatus": 1 })
             .await?;
@@ -157,13 +178,14 @@ impl Inspector<'_> {
     }
 
     async fn parameters(&mut self) -> Result<()> {
-        let asked = self
-            .ask(
-                Access::Parameters,
-                "admin",
-                doc! { "getParameter": 1, "featureCompatibilityVersion": 1 },
-            )
-            .await?;
+        // Servers before 3.4 have no feature compatibility version.
+        let name = match self.wire_version() {
+            ..FEATURE_COMPATIBILITY => "failIndexKeyTooLong",
+            _ => "featureCompatibilityVersion",
+        };
+        let mut command = doc! { "getParameter": 1 };
+        command.insert(name, 1);
+        let asked = self.ask(Access::Parameters, "admin", command).await?;
         if let Some(reply) = asked {
             self.facts.parameters.extend(reply);
             // Servers that no longer know the parameter return an error.
@@ -253,8 +275,11 @@ impl Inspector<'_> {
         if let Some(user) = users.first() {
             let field = |name: &str| user.get_str(name).unwrap_or_default().to_owned();
             self.facts.connection.user = Some((field("user"), field("db")));
-            let privileges = documents(authentication, "authenticatedUserPrivileges");
-            self.facts.privileges = Some(privileges.into_iter().cloned().collect());
+            // 2.6 does not list them.
+            if authentication.contains_key("authenticatedUserPrivileges") {
+                let privileges = documents(authentication, "authenticatedUserPrivileges");
+                self.facts.privileges = Some(privileges.into_iter().cloned().collect());
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use bson::{Document, doc};
 
-use super::{Inspector, OPERATION, documents};
+use super::{Inspector, OPERATION, TRANSACTIONS, documents};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Access, Namespace, Side};
 use crate::mongo::client;
@@ -17,7 +17,7 @@ const UNAUTHORIZED: i32 = 13;
 impl Inspector<'_> {
     /// Tries to list and read the data.
     pub(super) async fn databases(&mut self, side: Side) -> Result<()> {
-        if side == Side::Source {
+        if side == Side::Source && self.wire_version() >= TRANSACTIONS {
             self.ask(
                 Access::ReadTransactions,
                 "config",

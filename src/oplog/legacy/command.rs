@@ -38,8 +38,16 @@ impl LegacyDecoder {
             "create" => self.create(entry, namespace, output),
             "createIndexes" => {
                 let id = output.identities.existing(&namespace, entry.ui);
-                let indexes = vec![index_as_created(self.series, &*without(entry.o, |index, _| index == 0)?)];
-                push(entry, Some(id), CommandOperation::CreateIndexes { namespace, indexes }, output)
+                let indexes = vec![index_as_created(
+                    self.series,
+                    &*without(entry.o, |index, _| index == 0)?,
+                )];
+                push(
+                    entry,
+                    Some(id),
+                    CommandOperation::CreateIndexes { namespace, indexes },
+                    output,
+                )
             }
             "dropIndexes" | "dropIndex" | "deleteIndexes" | "deleteIndex" => drop_indexes(entry, namespace, output),
             "collMod" => {
@@ -50,7 +58,12 @@ impl LegacyDecoder {
                 if arguments.is_empty() {
                     return Ok(());
                 }
-                push(entry, Some(id), CommandOperation::Modify { namespace, arguments }, output)
+                push(
+                    entry,
+                    Some(id),
+                    CommandOperation::Modify { namespace, arguments },
+                    output,
+                )
             }
             "drop" if collection == VIEWS => push(entry, None, CommandOperation::Drop { namespace }, output),
             "drop" => {

@@ -112,7 +112,11 @@ impl LegacyIdentities {
         }
         // An unknown name may have existed before the tail began. A listing then has the id of an unknown beginning, and the run that has
         // listed the collection ignores that it begins.
-        let began = if self.has_ended(namespace) { position } else { Position::ZERO };
+        let began = if self.has_ended(namespace) {
+            position
+        } else {
+            Position::ZERO
+        };
         let id = self.derive(namespace, began);
         self.put(namespace, id);
         Some(id)
@@ -271,6 +275,3 @@ impl LegacyIdentities {
 fn is_derived(id: Uuid) -> bool {
     id.bytes()[6] >> 4 == SYNTHETIC
 }
-
-#[cfg(test)]
-mod tests;

@@ -183,9 +183,8 @@ fn is_of_server(collection: &str) -> bool {
 
 /// The replacement that a user's `applyOps` gave without its `_id`, with that `_id` in the first place, where the server stores it.
 fn replacement_without_id(entry: &RawEntry<'_>) -> Result<Option<RawDocumentBuf>> {
-    let is_replacement = entry.op == "u"
-        && !entry.first_name().starts_with('$')
-        && entry.o.get("_id").map_err(malformed)?.is_none();
+    let is_replacement =
+        entry.op == "u" && !entry.first_name().starts_with('$') && entry.o.get("_id").map_err(malformed)?.is_none();
     let Some(id) = entry.o2.filter(|_| is_replacement) else {
         return Ok(None);
     };

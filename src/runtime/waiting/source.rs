@@ -68,8 +68,11 @@ impl Source for Waiting<dyn Source> {
     }
 
     async fn restore_identities(&self, known: &BTreeMap<Namespace, Uuid>) -> Result<()> {
-        self.call("restore the identities of collections", self.inner.restore_identities(known))
-            .await
+        self.call(
+            "restore the identities of collections",
+            self.inner.restore_identities(known),
+        )
+        .await
     }
 
     async fn tail(&self, after: Position) -> Result<BoxStream<'static, Result<Vec<Entry>>>> {

@@ -232,7 +232,9 @@ impl Router {
         key: Option<&RawDocument>,
     ) -> Result<()> {
         let tracked = self.known(id, namespace)?.and_then(|id| self.state.tracked.get(&id));
-        let names: Vec<String> = tracked.map(|tracked| tracked.indexes_dropped_by(key)).unwrap_or_default();
+        let names: Vec<String> = tracked
+            .map(|tracked| tracked.indexes_dropped_by(key))
+            .unwrap_or_default();
         for name in names {
             self.drop_index(position, id, namespace, name).await?;
         }

@@ -13,7 +13,9 @@ impl CollectionProgress {
     pub(super) fn indexes_dropped_by(&self, key: Option<&RawDocument>) -> Vec<String> {
         let is_dropped = |index: &&RawDocumentBuf| match key {
             None => !is_id_index(index),
-            Some(key) => index.get_document("key").is_ok_and(|of_index| are_same_keys(of_index, key)),
+            Some(key) => index
+                .get_document("key")
+                .is_ok_and(|of_index| are_same_keys(of_index, key)),
         };
         let dropped = self.indexes.iter().filter(is_dropped);
         dropped.map(|index| name_of(index).to_owned()).collect()

@@ -158,7 +158,9 @@ impl Server {
                 ));
             }
             let namespace = cursor.get_str("ns").map_err(malformed)?;
-            let collection = namespace.split_once('.').map_or(namespace, |(_, collection)| collection);
+            let collection = namespace
+                .split_once('.')
+                .map_or(namespace, |(_, collection)| collection);
             let more = doc! { "getMore": id, "collection": collection };
             let more = RawDocumentBuf::try_from(&more).map_err(malformed)?;
             reply = self.client.command(database, &more).await?;

@@ -28,6 +28,9 @@ use crate::mongo::retry::RetryPolicy;
 
 const OPERATION: &str = "ask what a majority of the set has";
 
+/// First wire version that reports what a majority has (3.4).
+const REPORTED: i32 = 5;
+
 /// Timeout for asking one member. One that is down must not hold up the others.
 const MEMBER: Duration = Duration::from_secs(5);
 
@@ -46,7 +49,10 @@ impl Server {
     /// A retryable error if the primary is no longer the one that was elected then, or a server error.
     pub async fn committed(&self, primary: &Elected) -> Result<Position> {
         let is_master = self.look(primary).await?;
-        let reported = is_master.last_write.and_then(|write| write.majority_op_time);
+        let reported = is_master
+            .last_write
+            .filter(|_| self.wire_version >= REPORTED)
+            .and_then(|write| write.majority_op_time);
         let committed = match reported {
             Some((time, Some(term))) => Position::new(time, term),
             _ => {
@@ -128,7 +134,9 @@ impl Server {
         if majority::highest_term(&members).is_some_and(|term| term > newest.term) {
             return Err(changed(primary));
         }
-        if let Some((time, _)) = majority::reported(&status) {
+        if self.wire_version >= REPORTED
+            && let Some((time, _)) = majority::reported(&status)
+        {
             return Ok(time);
         }
         let (members, votes) = match self.configuration(primary).await? {
@@ -150,7 +158,11 @@ impl Server {
             if member.arbiter || !member.votes {
                 return None;
             }
-            let address = if member.host.eq_ignore_ascii_case(me) { &primary.address } else { &member.host };
+            let address = if member.host.eq_ignore_ascii_case(me) {
+                &primary.address
+            } else {
+                &member.host
+            };
             timeout(MEMBER, self.newest(address)).await.ok()?.ok()
         });
         let newest: Vec<Option<Position>> = join_all(asked).await;
@@ -165,7 +177,11 @@ impl Server {
             let Some((reached, _)) = member.reached.filter(|(reached, _)| *reached >= time) else {
                 return;
             };
-            let address = if member.host.eq_ignore_ascii_case(me) { &primary.address } else { &member.host };
+            let address = if member.host.eq_ignore_ascii_case(me) {
+                &primary.address
+            } else {
+                &member.host
+            };
             let theirs = timeout(MEMBER, self.term_at(address, time)).await;
             let is_same = ours.is_some() && matches!(theirs, Ok(Ok(theirs)) if theirs == ours);
             member.reached = is_same.then_some((reached, None));

@@ -178,7 +178,10 @@ mod tests {
 
     #[test]
     fn without_the_configuration_every_member_must_have_it() {
-        assert_eq!(reached(&members(&[Some(9), Some(8), Some(7)]), &Votes::Unknown), Some(7));
+        assert_eq!(
+            reached(&members(&[Some(9), Some(8), Some(7)]), &Votes::Unknown),
+            Some(7)
+        );
         assert_eq!(reached(&members(&[Some(9), Some(8), None]), &Votes::Unknown), None);
     }
 
@@ -208,11 +211,18 @@ mod tests {
         let reached: Vec<_> = found.iter().map(|member| member.reached).collect();
         assert_eq!(
             reached,
-            [Some((at(9), None)), Some((at(8), Some(2))), None, None, Some((at(6), None))]
+            [
+                Some((at(9), None)),
+                Some((at(8), Some(2))),
+                None,
+                None,
+                Some((at(6), None))
+            ]
         );
         assert!(found[3].arbiter);
         assert_eq!(reported(&status), Some((at(5), Some(2))));
-        let null = doc! { "optimes": { "lastCommittedOpTime": { "ts": Timestamp { time: 0, increment: 0 }, "t": -1_i64 } } };
+        let null =
+            doc! { "optimes": { "lastCommittedOpTime": { "ts": Timestamp { time: 0, increment: 0 }, "t": -1_i64 } } };
         assert_eq!(reported(&null), None);
         let configuration = doc! { "members": [
             { "_id": 0, "host": "a:1" },
@@ -223,6 +233,9 @@ mod tests {
         let votes: Vec<_> = configured.iter().map(|member| (member.votes, member.arbiter)).collect();
         assert_eq!(votes, [(true, false), (false, false), (true, true)]);
         let joined = with_votes(found, &configured);
-        assert_eq!((joined[1].votes, joined[3].arbiter, joined[4].votes), (false, true, true));
+        assert_eq!(
+            (joined[1].votes, joined[3].arbiter, joined[4].votes),
+            (false, true, true)
+        );
     }
 }

@@ -27,8 +27,8 @@ use crate::mongo::client::{self, Commands, code};
 use crate::mongo::connect::PemFile;
 use crate::mongo::connect::legacy::LegacyConnected;
 use crate::mongo::retry::{RetryPolicy, retry};
-use crate::mongo::{digest, foreign_writes, inspect, listing, transactions};
 use crate::mongo::source::{duplicates, write_load};
+use crate::mongo::{digest, foreign_writes, inspect, listing, transactions};
 use crate::oplog::Entry;
 use crate::order::Key;
 use crate::source::{PointRequest, ReadMode, ReadRequest, Source, WriteLoad};
@@ -52,11 +52,10 @@ impl LegacySource {
     pub async fn new(connected: LegacyConnected) -> Result<Self> {
         let LegacyConnected {
             client,
+            wire_version,
             connection,
             files,
         } = connected;
-        let primary = retry(RetryPolicy::SERVER, || client.primary()).await?;
-        let wire_version = primary.is_master.max_wire_version;
         let unknown = Deployment::new("", "", [0; 3], [0; 2]);
         let server = Server::new(client.clone(), wire_version, &unknown, false);
         let deployment = client::describe(&server).await?;

@@ -224,7 +224,12 @@ impl Reading {
 
 /// Whether a command may have ended the cursors of a collection.
 fn ends(entry: &RawDocument, namespace: &Namespace) -> bool {
-    let database = entry.get_str("ns").unwrap_or_default().split('.').next().unwrap_or_default();
+    let database = entry
+        .get_str("ns")
+        .unwrap_or_default()
+        .split('.')
+        .next()
+        .unwrap_or_default();
     let Some(Ok((name, value))) = entry.get_document("o").ok().and_then(|command| command.iter().next()) else {
         return true;
     };
@@ -297,7 +302,10 @@ mod tests {
         assert_eq!(find.namespace, ("d".to_owned(), "c".to_owned()));
         assert_eq!(find.filter, rawdoc! { "a": 1 });
         assert_eq!(find.hint, Some(rawdoc! { "_id": 1 }));
-        assert_eq!((find.min, find.max), (Some(rawdoc! { "_id": 1 }), Some(rawdoc! { "_id": 5 })));
+        assert_eq!(
+            (find.min, find.max),
+            (Some(rawdoc! { "_id": 1 }), Some(rawdoc! { "_id": 5 }))
+        );
         assert_eq!((find.batch_size, find.limit), (Some(10), Some(3)));
         assert_eq!(find.projection, Some(rawdoc! { "_id": 1 }));
         assert_eq!(find.sort, Some(rawdoc! { "$natural": -1 }));

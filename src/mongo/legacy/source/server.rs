@@ -7,8 +7,8 @@ use bson::oid::ObjectId;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Timestamp, Uuid, rawdoc};
 
-use crate::error::{Error, ErrorKind, Result};
 use crate::catalog::Series;
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Collection, CollectionKind, Deployment, Namespace, Position};
 use crate::mongo::legacy::{Find, IsMaster, LegacyClient};
 use crate::oplog::legacy::LegacyIdentities;
@@ -166,10 +166,7 @@ impl Server {
         let mut find = from(address, time);
         // With a projection, servers that seek need `ts` in it.
         find.projection = Some(rawdoc! { "ts": 1, "t": 1, "h": 1 });
-        self.first(find)
-            .await?
-            .map(|entry| position_of(&entry))
-            .transpose()
+        self.first(find).await?.map(|entry| position_of(&entry)).transpose()
     }
 
     /// Returns the first document of a query.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
-use futures::stream::{self, BoxStream};
 use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -227,7 +227,11 @@ impl Tail {
             );
             match pauses.next_pause(&behind) {
                 Some(pause) => sleep(pause).await,
-                None => return Err(behind.with_context("written", entry).with_context("majority", committed)),
+                None => {
+                    return Err(behind
+                        .with_context("written", entry)
+                        .with_context("majority", committed));
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::order::element_type;
 
+mod unversioned;
 mod v1;
 mod v2;
 
@@ -28,6 +29,10 @@ fn format_is_told_by_the_version_field() {
     );
     assert_eq!(format_of(&rawdoc! { "_id": 1, "a": 1 }), Ok(None));
     assert_eq!(format_of(&rawdoc! {}), Ok(None));
+    for delta in [rawdoc! { "$set": { "a": 1 } }, rawdoc! { "$unset": { "a": true }, "$set": { "b": 1 } }] {
+        assert_eq!(format_of(&delta), Ok(Some(DeltaFormat::Unversioned)));
+    }
+    assert_eq!(format_of(&rawdoc! { "a": 1, "$set": 1 }), Ok(None));
     assert_eq!(
         format_of(&rawdoc! { "$v": 3, "diff": {} }),
         Err(DeltaError::UnknownFormat)
