@@ -50,6 +50,7 @@ codes! {
     ServerTooOld = "server_too_old",
     TlsRequired = "tls_required",
     TlsNotOffered = "tls_not_offered",
+    TlsTooOld = "tls_too_old",
     TlsFiles = "tls_files",
     Certificate = "certificate",
     ClientCertificate = "client_certificate",

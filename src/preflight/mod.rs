@@ -26,6 +26,7 @@
 //! | `server_too_old` | blocker | when connecting: the server is 4.2 or newer; a source may be 2.6 or newer with the feature `legacy` |
 //! | `tls_required` | blocker | when connecting: TLS is used if the server requires it |
 //! | `tls_not_offered` | blocker | when connecting: TLS is used only if the server offers it |
+//! | `tls_too_old` | blocker | when connecting to a source before 4.2: both sides have a TLS cipher in common |
 //! | `tls_files` | blocker | when connecting: the certificate files can be read |
 //! | `certificate` | blocker | when connecting: the server's certificate is valid, issued for this host, and signed by the given authority |
 //! | `client_certificate` | blocker | when connecting: the server accepts the client's certificate |

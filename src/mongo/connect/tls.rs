@@ -1,5 +1,8 @@
 //! Diagnoses TLS problems: of the server, its certificate, and the client's certificate.
 
+use std::fmt::Display;
+use std::path::Path;
+
 use mongodb::error::Error as DriverError;
 use mongodb::options::{ClientOptions, ServerAddress, Tls, TlsOptions};
 
@@ -14,7 +17,7 @@ pub(super) async fn diagnose_tls(
     tls: &TlsOptions,
     error: &DriverError,
 ) -> Option<Finding> {
-    if let Some(problem) = certificate_problem(&error.to_string(), host, tls) {
+    if let Some(problem) = problem_of(&error.to_string(), host, tls) {
         return Some(problem);
     }
     glance(options, host, None).await.is_ok().then(|| {
@@ -33,7 +36,7 @@ pub(super) async fn diagnose_plain(options: &ClientOptions, host: &ServerAddress
     anything.allow_invalid_certificates = Some(true);
     let speaks_tls = match glance(options, host, Some(Tls::Enabled(anything.clone()))).await {
         Ok(_) => true,
-        Err(error) => certificate_problem(&error.to_string(), host, &anything).is_some(),
+        Err(error) => problem_of(&error.to_string(), host, &anything).is_some(),
     };
     speaks_tls.then(|| {
         Finding::blocker(
@@ -44,12 +47,26 @@ pub(super) async fn diagnose_plain(options: &ClientOptions, host: &ServerAddress
     })
 }
 
+fn problem_of(text: &str, host: &ServerAddress, tls: &TlsOptions) -> Option<Finding> {
+    certificate_problem(
+        text,
+        host,
+        tls.ca_file_path.as_deref(),
+        tls.cert_key_file_path.as_deref(),
+    )
+}
+
 /// Returns the certificate problem that an error of the TLS layer describes. The driver passes on only the text of the error.
-fn certificate_problem(text: &str, host: &ServerAddress, tls: &TlsOptions) -> Option<Finding> {
+pub(crate) fn certificate_problem(
+    text: &str,
+    host: impl Display,
+    ca_file: Option<&Path>,
+    key_file: Option<&Path>,
+) -> Option<Finding> {
     let is = |marks: &[&str]| marks.iter().any(|mark| text.contains(mark));
     let server = |message: String, fix: String| Some(Finding::blocker(FindingCode::Certificate, message, fix));
     if is(&["UnknownIssuer", "BadSignature", "CaUsedAsEndEntity"]) {
-        let authority = match &tls.ca_file_path {
+        let authority = match ca_file {
             Some(path) => format!("the authority in {}", name_of(path)),
             None => "a public authority".to_owned(),
         };
@@ -89,7 +106,7 @@ fn certificate_problem(text: &str, host: &ServerAddress, tls: &TlsOptions) -> Op
         "received fatal alert: CertificateExpired",
         "received fatal alert: HandshakeFailure",
     ]) {
-        return Some(match &tls.cert_key_file_path {
+        return Some(match key_file {
             None => Finding::blocker(
                 FindingCode::ClientCertificate,
                 format!("{host} wants a certificate of the client"),

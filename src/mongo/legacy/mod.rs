@@ -9,14 +9,19 @@
     allow(dead_code, reason = "the source that reads by this client uses it")
 )]
 
+mod auth;
 mod client;
+mod cursor;
 mod error;
 mod find;
 mod is_master;
 mod options;
 pub(in crate::mongo) mod source;
+mod request;
+mod wire;
 
-pub use self::client::{LegacyClient, LegacyCursor, Primary};
+pub use self::client::{LegacyClient, Primary};
+pub use self::cursor::LegacyCursor;
 pub use self::error::{CommandError, server_error};
 pub use self::find::{Find, FindMode};
 pub use self::is_master::{IsMaster, LastWrite, OpTime};

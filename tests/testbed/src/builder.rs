@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::{
     ReplicaSet, TestbedError, Version,
     binary::Binary,
-    certificates::Certificates,
+    certificates::{Certificates, TlsDemand},
     replica_set::{Credentials, Member, PATIENCE, State},
     wait_until,
 };
@@ -26,7 +26,7 @@ pub struct ReplicaSetBuilder {
     cache_gb: f64,
     test_commands: bool,
     key_file_auth: bool,
-    tls: bool,
+    tls: Option<TlsDemand>,
     standalone: bool,
     parameters: Vec<(String, String)>,
     arguments: Vec<String>,
@@ -42,7 +42,7 @@ impl ReplicaSetBuilder {
             cache_gb: 0.25,
             test_commands: true,
             key_file_auth: false,
-            tls: false,
+            tls: None,
             standalone: false,
             parameters: Vec::new(),
             arguments: Vec::new(),
@@ -90,7 +90,14 @@ impl ReplicaSetBuilder {
     /// Demands TLS, with a new authority ([`ReplicaSet::ca_file`]) and a certificate for `127.0.0.1` and `localhost`.
     /// Needs the `openssl` program.
     pub fn tls(mut self) -> Self {
-        self.tls = true;
+        self.tls = Some(TlsDemand::Always);
+        self
+    }
+
+    /// Takes TLS, as [`ReplicaSetBuilder::tls`] does, and takes connections without it as well: for servers with ciphers that the driver
+    /// does not have, whose connection string needs `tls=false` then.
+    pub fn optional_tls(mut self) -> Self {
+        self.tls = Some(TlsDemand::Never);
         self
     }
 
@@ -147,10 +154,9 @@ impl ReplicaSetBuilder {
             .prefix("mongoferry-testbed-")
             .tempdir()
             .map_err(TestbedError::io("making a temporary folder"))?;
-        let certificates = if self.tls {
-            Some(Certificates::generate(folder.path())?)
-        } else {
-            None
+        let certificates = match self.tls {
+            Some(demand) => Some(Certificates::generate(folder.path(), demand)?),
+            None => None,
         };
         let key_file = if self.key_file_auth {
             Some(write_key_file(&folder)?)

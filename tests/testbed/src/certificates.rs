@@ -19,6 +19,14 @@ pub(crate) struct Certificates {
     pub(crate) authority: PathBuf,
     /// The servers' certificate and key in one file.
     server: PathBuf,
+    pub(crate) demand: TlsDemand,
+}
+
+/// Whom a server demands TLS of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TlsDemand {
+    Always,
+    Never,
 }
 
 /// What a certificate is for, or what is wrong with it.
@@ -74,7 +82,7 @@ const AUTHORITY_CONFIGURATION: &str = "[ca]\ndefault_ca=testbed\n[testbed]\ndata
 
 impl Certificates {
     /// Writes the files into `folder`. Blocks for some 50 ms.
-    pub(crate) fn generate(folder: &Path) -> Result<Certificates, TestbedError> {
+    pub(crate) fn generate(folder: &Path, demand: TlsDemand) -> Result<Certificates, TestbedError> {
         write(folder, "authority.ext", AUTHORITY_EXTENSIONS)?;
         request(folder, "authority", "/O=mongoferry testbed/CN=authority")?;
         sign(folder, "authority", &["-signkey", "authority.key"])?;
@@ -82,6 +90,7 @@ impl Certificates {
             folder: folder.to_owned(),
             authority: folder.join("authority.pem"),
             server: PathBuf::new(),
+            demand,
         };
         certificates.server = certificates.issue(Certificate::Server)?;
         Ok(certificates)
@@ -118,10 +127,14 @@ impl Certificates {
         Ok(folder.join(file))
     }
 
-    /// TLS is demanded of everyone, a certificate of nobody.
+    /// A certificate is demanded of nobody.
     pub(crate) fn server_arguments(&self) -> Vec<String> {
         let (server, authority) = (self.server.display().to_string(), self.authority.display().to_string());
-        ["--tlsMode", "requireTLS", "--tlsAllowConnectionsWithoutCertificates"]
+        let mode = match self.demand {
+            TlsDemand::Always => "requireTLS",
+            TlsDemand::Never => "allowTLS",
+        };
+        ["--tlsMode", mode, "--tlsAllowConnectionsWithoutCertificates"]
             .into_iter()
             .chain(["--tlsCertificateKeyFile", &server, "--tlsCAFile", &authority])
             .map(str::to_owned)

@@ -321,7 +321,8 @@ impl ReplicaSet {
     /// for its state need none.
     pub(crate) async fn command(&self, index: usize, command: Document) -> Result<Document, TestbedError> {
         let what = command.keys().next().cloned().unwrap_or_default();
-        if self.certificates.is_some() {
+        let demand = self.certificates.as_ref().map(|certificates| certificates.demand);
+        if demand == Some(crate::certificates::TlsDemand::Always) {
             let uri = self.uri_with(None, &self.member_address(index), "directConnection=true");
             let answer = client(&uri).await?.database("admin").run_command(command).await;
             return answer.map_err(TestbedError::server(what));
