@@ -39,6 +39,7 @@ mod scenarios {
     mod invariants;
     mod large_ids;
     mod layout;
+    mod legacy;
     mod lost_position;
     mod migration;
     mod mongo_sink;

@@ -10,7 +10,9 @@ pub fn can_be_forwarded(entry: &RawDocument) -> bool {
     match delta::format_of(entry).unwrap() {
         None => false,
         Some(DeltaFormat::V2) => true,
-        Some(DeltaFormat::V1) => !matches!(delta::v1_as_operators(entry), Err(DeltaError::AliasedIndex { .. })),
+        Some(DeltaFormat::Unversioned | DeltaFormat::V1) => {
+            !matches!(delta::v1_as_operators(entry), Err(DeltaError::AliasedIndex { .. }))
+        }
     }
 }
 

@@ -9,15 +9,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::join_all;
 use mongodb::Client;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
-use mongoferry::{Event, Migration, MigrationHandle, Outcome};
+use mongoferry::{Event, Migration, MigrationHandle, Outcome, Summary};
 use mongoferry_testbed::compare::{CompareOptions, differences};
 use mongoferry_testbed::{OldSet, Period, ReplicaSet, TestbedError, Version};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::scenarios::random_servers::commands::{Commands, Step};
 use crate::scenarios::random_servers::is_not_kept;
@@ -65,7 +67,11 @@ async fn seeds(period: Period) {
     };
     let only = number("MONGOFERRY_SEED");
     let first = only.or_else(|| number("MONGOFERRY_FIRST_SEED")).unwrap_or(1);
-    let count = if only.is_some() { 1 } else { number("MONGOFERRY_SEEDS").unwrap_or(1) };
+    let count = if only.is_some() {
+        1
+    } else {
+        number("MONGOFERRY_SEEDS").unwrap_or(1)
+    };
     let target = ReplicaSet::builder(Version::V6_0).name("rs1").start().await.unwrap();
     for seed in first..first + count {
         let to = target.client().await.unwrap();
@@ -99,18 +105,27 @@ impl Run {
         for _ in 0..random.random_range(20..100) {
             before.step().await;
         }
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut writers = tokio::task::JoinSet::new();
+        let stop = AtomicBool::new(false);
+        // Each writer holds one; the receiver sees when all are gone.
+        let (alive, ended) = watch::channel(());
+        let mut writers = Vec::new();
         for _ in 0..WRITERS {
-            let mut writer = Writer::start(self, Commands::new(version, random.random())).await;
-            let stop = Arc::clone(&stop);
-            writers.spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    writer.step().await;
-                    sleep(Duration::from_millis(3)).await;
-                }
-            });
+            let writer = Writer::start(self, Commands::new(version, random.random())).await;
+            writers.push(writer.run(&stop, alive.clone()));
         }
+        drop(alive);
+        let (summary, _) = tokio::join!(self.migrate(&mut random, &stop, ended), join_all(writers));
+        let Some(from) = self.real().await else {
+            // The driver does not talk to a real one; the comparison of the cutover has to do.
+            return;
+        };
+        let mut found = differences(&from, to, &CompareOptions::default()).await.unwrap();
+        found.retain(|difference| !is_not_kept(difference, &summary));
+        assert!(found.is_empty(), "seed {}: {found:#?}", self.seed);
+    }
+
+    /// Copies, is started anew twice, and hands over.
+    async fn migrate(&self, random: &mut StdRng, stop: &AtomicBool, mut ended: watch::Receiver<()>) -> Summary {
         let chunk = 1 << random.random_range(10..16);
         let mut handle = self.start(chunk).await;
         for _ in 0..2 {
@@ -121,29 +136,27 @@ impl Run {
         sleep(Duration::from_millis(random.random_range(0..1000))).await;
         let stop_writes = async {
             stop.store(true, Ordering::Relaxed);
-            while let Some(ended) = writers.join_next().await {
-                ended.unwrap();
-            }
+            while ended.changed().await.is_ok() {}
         };
         let summary = handle.cutover(stop_writes).await;
+        // Without an answer the writers would go on for ever.
+        stop.store(true, Ordering::Relaxed);
         let summary = summary.unwrap_or_else(|error| panic!("seed {}: {error:?}", self.seed));
         assert_eq!(summary.outcome, Outcome::Complete, "seed {}: {summary:#?}", self.seed);
         assert_eq!(handle.status().differences, 0, "seed {}: a false alarm", self.seed);
-        let Some(from) = self.real().await else {
-            // The driver does not talk to a real one; the comparison of the cutover has to do.
-            return;
-        };
-        let mut found = differences(&from, to, &CompareOptions::default()).await.unwrap();
-        found.retain(|difference| !is_not_kept(difference, &summary));
-        assert!(found.is_empty(), "seed {}: {found:#?}", self.seed);
+        summary
     }
 
     async fn start(&self, chunk_bytes: u64) -> MigrationHandle {
+        let begin = Instant::now();
         let (reader, writer) = futures::try_join!(
             MongoSource::connect(self.source.uri()),
             MongoSink::connect(&self.target)
         )
         .unwrap();
+        if self.loud {
+            eprintln!("connected in {:?}", begin.elapsed());
+        }
         let migration = Migration::builder(reader, writer).chunk_bytes(chunk_bytes);
         let handle = migration.build().unwrap().start().await.unwrap();
         let (mut events, loud) = (handle.events(), self.loud);
@@ -185,16 +198,25 @@ impl Writer {
         }
     }
 
+    async fn run(mut self, stop: &AtomicBool, _alive: watch::Sender<()>) {
+        while !stop.load(Ordering::Relaxed) {
+            self.step().await;
+            sleep(Duration::from_millis(3)).await;
+        }
+    }
+
     /// Writes once. What the server refuses, as it does where writers meet, is part of the workload.
     async fn step(&mut self) {
-        match (self.commands.next(), &self.real) {
-            (step, Some(real)) => step.perform(real, self.loud).await,
-            (Step::Run(database, command), None) => match self.source.run(database, command).await {
+        let step = self.commands.next();
+        if let Some(real) = self.real.clone() {
+            return step.perform(&real, self.loud).await;
+        }
+        // Only drivers send the others.
+        if let Step::Run(database, command) = step {
+            match self.source.run(database, command).await {
                 Ok(_) | Err(TestbedError::Refused { .. }) => {}
                 Err(error) => panic!("the source does not answer: {error}"),
-            },
-            // Only drivers send them.
-            (Step::Insert(..) | Step::Transaction(..), None) => {}
+            }
         }
     }
 }

@@ -106,12 +106,16 @@ fn unknown_stage<'a>(period: Period, command: &'a RawDocument) -> Option<&'a str
     })
 }
 
-/// Read: read concerns came with 3.2, those that wait for a cluster time with 3.6. With the defaults of the time, a
+/// Read: read concerns came with 3.2, `linearizable` with 3.4, those that wait for a cluster time with 3.6. With the defaults of the time, a
 /// majority's data cannot be read before 3.6.
 fn refused_read_concern(period: Period, command: &RawDocument) -> Option<Document> {
     let concern = command.get_document("readConcern").ok()?;
     if period < Period::V3_2 {
         return Some(error(period, "unrecognized field 'readConcern'", 2, "BadValue"));
+    }
+    if period < Period::V3_4 && concern.get_str("level").ok() == Some("linearizable") {
+        let text = "readConcern.level must be either 'local' or 'majority'";
+        return Some(error(period, text, 9, "FailedToParse"));
     }
     if period < Period::V3_6 && concern.get("afterClusterTime").ok().flatten().is_some() {
         let text = "Unrecognized option in readConcern: afterClusterTime";

@@ -298,6 +298,17 @@ impl Connection {
 
     async fn find_oplog(&mut self, call: &Call<'_>) -> io::Result<RawDocumentBuf> {
         let period = self.member.period;
+        let concern = call
+            .body
+            .get_document("readConcern")
+            .and_then(|concern| concern.get_str("level"));
+        if concern.is_ok_and(|level| level == "linearizable") {
+            // Only the real server can say that it is the primary.
+            let answer = self.forward(call).await?;
+            if answer.get("errmsg").ok().flatten().is_some() {
+                return Ok(answer);
+            }
+        }
         let asked = OplogQuery::from_command(call.body);
         match self.open(asked, call.takes_secondaries()).await? {
             Ok(batch) => Ok(cursor_answer(

@@ -1,7 +1,10 @@
-use mongodb::bson::Document;
+use std::time::{Duration, Instant};
+
+use mongodb::bson::{Document, doc};
+use tokio::time::sleep;
 
 use super::{OldClient, Period, PeriodServer};
-use crate::{ReplicaSet, TestbedError, Version, binary::Binary};
+use crate::{ReplicaSet, TestbedError, Version, binary::Binary, replica_set::PATIENCE};
 
 /// A replica set of a version before 4.2: a real one where the environment names its binary (`MONGOD_2_6` and so on), or
 /// else a 4.2 that looks like it.
@@ -66,7 +69,7 @@ impl OldSet {
     /// it should write, [`TestbedError::Timeout`] when there is no primary for a minute.
     pub async fn run(&self, database: &str, command: Document) -> Result<Document, TestbedError> {
         let what = command.keys().next().cloned().unwrap_or_default();
-        let address = self.set.member_address(self.set.primary_index().await?);
+        let address = self.primary().await?;
         let answer = OldClient::run(&address, database, command).await;
         let answer = answer.map_err(TestbedError::io(what.clone()))?;
         let is_done = answer.get_f64("ok").is_ok_and(|ok| ok == 1.0);
@@ -75,5 +78,25 @@ impl OldSet {
             return Err(TestbedError::Refused { what, answer });
         }
         Ok(answer)
+    }
+
+    /// The address of the primary.
+    async fn primary(&self) -> Result<String, TestbedError> {
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            for index in 0..self.set.members() {
+                let address = self.set.member_address(index);
+                let answer = OldClient::run(&address, "admin", doc! { "isMaster": 1 }).await;
+                if answer.is_ok_and(|answer| answer.get_bool("ismaster").is_ok_and(|is_primary| is_primary)) {
+                    return Ok(address);
+                }
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Err(TestbedError::Timeout {
+            what: "a primary".to_owned(),
+            waited: PATIENCE,
+            log: String::new(),
+        })
     }
 }

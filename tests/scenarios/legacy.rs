@@ -1,0 +1,3 @@
+//! Sources before 4.2.
+
+mod period;
