@@ -154,6 +154,9 @@ pub struct Checkpoint {
     /// says what happened to them. Until then, entries about them are skipped.
     #[serde(default)]
     pub gone: Vec<Uuid>,
+    /// The names that the collections in `gone` were renamed to, in the same order. Empty in checkpoints of earlier versions.
+    #[serde(default)]
+    pub gone_names: Vec<Namespace>,
     /// Whether every collection in this checkpoint has been created on the sink.
     #[serde(default)]
     pub created: bool,
@@ -307,6 +310,12 @@ pub struct RangeState {
 }
 
 impl Checkpoint {
+    /// The collections in [`gone`](Self::gone), with their names where they are known.
+    pub(crate) fn gone_with_names(&self) -> impl Iterator<Item = (Uuid, Option<Namespace>)> {
+        let names = self.gone_names.iter().cloned().map(Some);
+        self.gone.iter().copied().zip(names.chain(std::iter::repeat(None)))
+    }
+
     /// The first checkpoint of a migration, without collections.
     pub(crate) fn begin(
         source: impl Into<String>,
@@ -329,6 +338,7 @@ impl Checkpoint {
             left_over: Vec::new(),
             renaming: None,
             gone: Vec::new(),
+            gone_names: Vec::new(),
             created: false,
             copied: false,
             copied_documents: 0,
@@ -491,6 +501,7 @@ mod tests {
             unsettled: Vec::new(),
             renaming: None,
             gone: Vec::new(),
+            gone_names: Vec::new(),
             created: true,
             copied: true,
             copied_documents: 12,
@@ -573,6 +584,25 @@ mod tests {
         for range in 0..expected.collections[0].ranges.len() {
             // Keys compare by value. Their types must be the same, too.
             assert_eq!(upper(range), expected_upper(range));
+        }
+    }
+
+    #[test]
+    fn collections_that_are_gone_have_their_names_if_they_were_saved() {
+        let ids = [8, 9].map(|byte| Uuid::from_bytes([byte; 16]));
+        let name = || Namespace::new("shop", "gone");
+        for (gone_names, expected) in [
+            (vec![name(), name()], [Some(name()), Some(name())]),
+            (Vec::new(), [None, None]),
+        ] {
+            let saved = Checkpoint {
+                gone: ids.to_vec(),
+                gone_names,
+                ..checkpoint()
+            };
+            let read = Checkpoint::decode(&saved.encode().unwrap()).unwrap();
+            let read: Vec<_> = read.gone_with_names().collect();
+            assert_eq!(read, ids.into_iter().zip(expected).collect::<Vec<_>>());
         }
     }
 

@@ -11,7 +11,15 @@ struct Roles {
     target: &'static [&'static str],
 }
 
-/// Newest first. Servers before 4.2 cannot be migrated. Their row lists the roles that they need while they wait for an upgrade.
+/// A target before 4.2 is refused. Its user may be prepared for an upgrade.
+const OLD_TARGET: &[&str] = &[
+    "readWriteAnyDatabase",
+    "dbAdminAnyDatabase",
+    "clusterMonitor",
+    "restore",
+];
+
+/// Newest first. Servers before 4.2 are only sources. 3.2 lets no monitor ask for the state of the set.
 const ROLES: &[Roles] = &[
     Roles {
         since: [4, 2],
@@ -19,14 +27,19 @@ const ROLES: &[Roles] = &[
         target: &["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"],
     },
     Roles {
+        since: [3, 4],
+        source: &["readAnyDatabase", "clusterMonitor", "backup"],
+        target: OLD_TARGET,
+    },
+    Roles {
+        since: [3, 2],
+        source: &["readAnyDatabase", "clusterMonitor", "clusterManager", "backup"],
+        target: OLD_TARGET,
+    },
+    Roles {
         since: [2, 6],
         source: &["readAnyDatabase", "clusterMonitor", "backup"],
-        target: &[
-            "readWriteAnyDatabase",
-            "dbAdminAnyDatabase",
-            "clusterMonitor",
-            "restore",
-        ],
+        target: OLD_TARGET,
     },
 ];
 
@@ -225,6 +238,8 @@ mod tests {
         let role = |text: &str| text.split("role: \"mongoferry").nth(1).unwrap()[..4].to_owned();
         assert_ne!(role(&text), role(&other), "both can be created");
         assert!(commands(Side::Source, [3, 4, 0], Some(&user), &[]).contains("backup"));
+        assert!(!commands(Side::Source, [3, 4, 0], Some(&user), &[]).contains("clusterManager"));
+        assert!(commands(Side::Source, [3, 2, 0], Some(&user), &[]).contains("clusterManager"));
         assert!(commands(Side::Target, [5, 0, 0], Some(&user), &[]).contains("dbAdminAnyDatabase"));
         assert!(commands(Side::Target, [5, 0, 0], None, &[]).contains("pwd: passwordPrompt()"));
         assert!(commands(Side::Target, [3, 6, 0], None, &[]).contains("pwd: \"PASSWORD\""));

@@ -189,7 +189,8 @@ pub trait Source: Send + Sync + 'static {
     /// Streams the documents of a range: in `_id` order if collections of this kind have ranges, otherwise in natural order.
     ///
     /// # Errors
-    /// [`SnapshotUnavailable`](crate::ErrorKind::SnapshotUnavailable), from the call or from the stream, if a snapshot cannot be provided.
+    /// [`SnapshotUnavailable`](crate::ErrorKind::SnapshotUnavailable), from the call or from the stream, if a snapshot cannot be provided. It
+    /// is not retryable if there never is one.
     async fn read(&self, request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>>;
 
     /// Returns the requested documents that exist, in any order.

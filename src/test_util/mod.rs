@@ -15,6 +15,9 @@ pub(crate) use catalog::{merge_fields, modified_options, modify_index};
 pub(crate) use digest::digest;
 pub use faults::Gate;
 pub(crate) use faults::{Faults, Moment};
+#[cfg(feature = "legacy")]
+#[doc(hidden)]
+pub use legacy::decode_legacy;
 
 /// The first position in a second.
 #[cfg(test)]

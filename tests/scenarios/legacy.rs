@@ -1,3 +1,4 @@
-//! Sources before 4.2.
+//! Sources from 2.6 to 4.0.
 
 mod period;
+mod replay;

@@ -12,7 +12,10 @@ const V2_6: Series = [2, 6];
 const V4_2: Series = [4, 2];
 
 fn listed(name: &str) -> Vec<RawDocumentBuf> {
-    let path = format!("{}/tests/samples/oplog/2.6.12-mmapv1.facts.json", env!("CARGO_MANIFEST_DIR"));
+    let path = format!(
+        "{}/tests/samples/oplog/2.6.12-mmapv1.facts.json",
+        env!("CARGO_MANIFEST_DIR")
+    );
     let facts: Document = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     let documents = facts.get_array(name).unwrap().iter();
     documents
@@ -22,7 +25,8 @@ fn listed(name: &str) -> Vec<RawDocumentBuf> {
 
 #[test]
 fn the_collections_of_2_6_are_found() {
-    let found = collections_from_namespaces(V2_6, "app", &listed("system.namespaces"), &listed("system.indexes")).unwrap();
+    let found =
+        collections_from_namespaces(V2_6, "app", &listed("system.namespaces"), &listed("system.indexes")).unwrap();
     let lines: Vec<String> = found
         .iter()
         .map(|found| {
@@ -58,7 +62,14 @@ fn the_collections_of_2_6_are_found() {
 
 #[test]
 fn names_of_other_databases_and_of_free_space_are_left_out() {
-    let names = ["app.b", "apple.c", "app.$freelist", "app.b.$x_1", "app.system.indexes", "app.system.users"];
+    let names = [
+        "app.b",
+        "apple.c",
+        "app.$freelist",
+        "app.b.$x_1",
+        "app.system.indexes",
+        "app.system.users",
+    ];
     let names = names.map(|name| rawdoc! { "name": name });
     let found = collections_from_namespaces(V2_6, "app", &names, &[]).unwrap();
     let found: Vec<&str> = found.iter().map(|found| found.namespace.as_str()).collect();
@@ -91,7 +102,9 @@ fn odd_indexes_are_converted_and_reported() {
     let reported: Vec<&str> = reported.iter().map(|(_, lost)| lost.option.as_str()).collect();
     assert_eq!(reported, ["v", "key.a", "key.b", "key.c", "key.d", "w", "made"]);
 
-    let other = collection(vec![rawdoc! { "v": 1, "key": { "a": -1, "b": 1, "c": 1, "d": 1, "e": -1.5, "f": "hashed" }, "name": "odd" }]);
+    let other = collection(vec![
+        rawdoc! { "v": 1, "key": { "a": -1, "b": 1, "c": 1, "d": 1, "e": -1.5, "f": "hashed" }, "name": "odd" },
+    ]);
     let differences = compare_indexes(&source, Some(&other), &[V2_6, V4_2]);
     assert!(differences.iter().any(|index| !index.ok), "{differences:?}");
 }

@@ -2,6 +2,9 @@
 //!
 //! The router holds every change of that part after the position. Once all earlier changes are applied, the target is exactly at the
 //! position, and the source is read at a snapshot of the same position.
+//!
+//! A source that never has snapshots is read at some moment after the position. A document that then differs may have been changed in between:
+//! its change is among those that the router holds, which compares such documents again.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,7 +19,7 @@ use crate::compare::merge::MergeDiff;
 use crate::engine::copy::walker::Walker;
 use crate::engine::messages::{Check, Request};
 use crate::engine::track::verification::{Compared, Portion};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Operation, Position, Range};
 use crate::order::Key;
 use crate::sink::SinkRead;
@@ -67,16 +70,23 @@ impl Walker {
         };
         let range = Range { lower, upper: None };
         // The source comes first: it may no longer have the position a few seconds from now.
-        let source = self.source.read(ReadRequest {
+        let request = |mode| ReadRequest {
             namespace: check.target.namespace.clone(),
             kind: check.target.kind,
             range: range.clone(),
             at: check.at,
-            mode: ReadMode::Snapshot,
+            mode,
             batch_bytes,
             document_bytes: check.document_bytes,
-        });
-        let source = source.await?;
+        };
+        let mut compared = nothing_yet(check.at);
+        let source = match self.source.read(request(ReadMode::Snapshot)).await {
+            Err(error) if has_no_snapshots(&error) => {
+                compared.is_at_position = false;
+                self.source.read(request(ReadMode::Interval)).await?
+            }
+            source => source?,
+        };
         check.applied.await.map_err(stopped)?;
         let started = Instant::now();
         let sink = self.sink.read(SinkRead {
@@ -87,7 +97,6 @@ impl Walker {
             document_bytes: check.document_bytes,
         });
         let mut differences = MergeDiff::between(source, sink.await?);
-        let mut compared = nothing_yet(check.at);
         let mut spent = 0;
         let mut next = differences.next().await?;
         compared.opened = self.source.read_position().await?;
@@ -113,6 +122,9 @@ impl Walker {
             }
             next = differences.next().await?;
         }
+        if !compared.is_at_position {
+            compared.opened = self.source.read_position().await?;
+        }
         self.progress.limits.copy.spend(differences.bytes - spent);
         compared.documents = differences.documents;
         compared.bytes = differences.bytes;
@@ -126,13 +138,19 @@ impl Walker {
         let mut wait = Some(check.applied);
         let mut started = Instant::now();
         while let Some(keys) = portions.next() {
-            let ours = self.source.read_documents(PointRequest {
+            let request = |mode| PointRequest {
                 namespace: &check.target.namespace,
                 keys,
                 at: check.at,
-                mode: ReadMode::Snapshot,
-            });
-            let ours = ours.await?;
+                mode,
+            };
+            let ours = match self.source.read_documents(request(ReadMode::Snapshot)).await {
+                Err(error) if has_no_snapshots(&error) => {
+                    compared.is_at_position = false;
+                    self.source.read_documents(request(ReadMode::Interval)).await?
+                }
+                ours => ours?,
+            };
             if let Some(applied) = wait.take() {
                 applied.await.map_err(stopped)?;
                 started = Instant::now();
@@ -157,8 +175,14 @@ impl Walker {
     }
 }
 
+/// Whether a source has refused a snapshot because it never has one.
+fn has_no_snapshots(error: &Error) -> bool {
+    error.kind() == ErrorKind::SnapshotUnavailable && !error.is_retryable()
+}
+
 fn nothing_yet(at: Position) -> Compared {
     Compared {
+        is_at_position: true,
         opened: at,
         last: None,
         left: HashSet::new(),

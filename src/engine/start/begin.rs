@@ -64,7 +64,8 @@ impl Job {
             .collections
             .iter()
             .filter(|state| state.kind != CollectionKind::View)
-            .map(|state| (state.namespace.clone(), state.id));
+            .map(|state| (state.namespace.clone(), state.id))
+            .chain(checkpoint.gone_with_names().filter_map(|(id, name)| Some((name?, id))));
         self.source.restore_identities(&known.collect()).await?;
         let tail = must_hold(seen, checkpoint.resume, self.source.tail(checkpoint.resume).await?);
         let mut collections: Vec<CollectionProgress> = checkpoint

@@ -29,27 +29,25 @@ pub(crate) struct LegacyConnected {
 /// Whether the driver's error leaves it possible that the servers are only too old for it. Those that it cannot agree with on a cipher do not
 /// get as far as telling their version.
 pub(crate) fn may_be_too_old(error: &Error, options: &ConnectOptions) -> bool {
-    let is = |codes: &[FindingCode]| {
-        error
-            .findings()
-            .iter()
-            .any(|finding| codes.iter().any(|code| finding.code == *code))
-    };
-    !matches!(options.to, To::Client(_))
-        && (is_too_old(error)
-            || is(&[
-                FindingCode::ClientCertificate,
-                FindingCode::Certificate,
-                FindingCode::NotReached,
-            ]))
+    const CODES: &[FindingCode] = &[
+        FindingCode::ServerTooOld,
+        FindingCode::ClientCertificate,
+        FindingCode::NotReached,
+    ];
+    !matches!(options.to, To::Client(_)) && has(error, CODES)
 }
 
-/// Whether the driver says that the servers are too old for it.
-pub(crate) fn is_too_old(error: &Error) -> bool {
-    error
-        .findings()
-        .iter()
-        .any(|finding| finding.code == FindingCode::ServerTooOld)
+/// Returns the one of both errors that says more: that of the driver, unless the servers are too old for it, or for its TLS.
+pub(crate) fn more_telling(of_driver: Error, of_legacy: Error) -> Error {
+    match has(&of_driver, &[FindingCode::ServerTooOld]) || has(&of_legacy, &[FindingCode::TlsTooOld]) {
+        true => of_legacy,
+        false => of_driver,
+    }
+}
+
+fn has(error: &Error, codes: &[FindingCode]) -> bool {
+    let mut findings = error.findings().iter();
+    findings.any(|finding| codes.iter().any(|code| finding.code == *code))
 }
 
 /// Creates a client for old servers and waits until it reaches a primary.

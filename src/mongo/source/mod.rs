@@ -71,8 +71,7 @@ impl MongoSource {
         let connected = match connected {
             Err(error) if legacy::may_be_too_old(&error, &too_old) => {
                 return match Self::connect_legacy(too_old).await {
-                    // What the driver says of a server that is not too old says more.
-                    Err(_) if !legacy::is_too_old(&error) => Err(error),
+                    Err(other) => Err(legacy::more_telling(error, other)),
                     connected => connected,
                 };
             }

@@ -307,7 +307,7 @@ impl Router {
             return Ok(());
         }
         let id = required(id)?;
-        if self.state.ghosts.remove(&id) || !self.state.tracked.contains_key(&id) {
+        if self.state.ghosts.remove(&id).is_some() || !self.state.tracked.contains_key(&id) {
             return Ok(());
         }
         let is_left = self.remove(id).await?;
@@ -394,7 +394,7 @@ impl Router {
         let id = required(id)?;
         if self.state.tracked.contains_key(&id) {
             Ok(Some(id))
-        } else if self.state.selection.contains(namespace) && !self.state.ghosts.contains(&id) {
+        } else if self.state.selection.contains(namespace) && !self.state.ghosts.contains_key(&id) {
             Err(unexpected("it concerns a collection whose creation was never seen")
                 .with_context("namespace", namespace))
         } else {

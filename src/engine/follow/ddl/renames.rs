@@ -134,7 +134,7 @@ impl Router {
             .find(|collection| collection.id == id && collection.namespace == *to)
         else {
             // The collection was renamed again or dropped. The entry that says so is still to come.
-            self.state.ghosts.insert(id);
+            self.state.ghosts.insert(id, Some(to.clone()));
             return Ok(());
         };
         ensure_migratable("rename a collection", to, collection.kind)?;

@@ -94,6 +94,8 @@ pub(crate) struct VerifiedTotals {
 /// Result of one comparison by a walker.
 #[derive(Debug)]
 pub(crate) struct Compared {
+    /// Whether the source was read at the position of the comparison. Otherwise each document may be as of a later moment, up to `opened`.
+    pub is_at_position: bool,
     /// A position at or after the start of the source's read. A rename or drop up to here may have misled the read.
     pub opened: Position,
     /// The last `_id` of a range that was compared; `None` if the whole range was.
@@ -395,6 +397,15 @@ impl RangeVerification {
         let Some(running) = &mut self.running else {
             return nothing;
         };
+        if !compared.is_at_position {
+            // A document that has changed since the position is compared again anyway.
+            let held: HashSet<&Key> = running.held_keys().collect();
+            let named = compared.differences.len();
+            compared
+                .differences
+                .retain(|difference| !held.contains(&difference.key));
+            compared.count -= (named - compared.differences.len()) as u64;
+        }
         let mut known = HashSet::new();
         match &mut running.what {
             // Too much has changed meanwhile, so everything is compared again.
@@ -459,7 +470,9 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::compare::difference::DifferenceKind;
     use crate::engine::track::ranges::ChunkId;
+    use crate::model::Change;
 
     #[tokio::test(start_paused = true)]
     async fn what_cannot_be_compared_is_tried_ever_more_seldom() {
@@ -508,6 +521,7 @@ mod tests {
                 Instant::now(),
             ));
             let compared = Compared {
+                is_at_position: true,
                 opened: Position::ZERO,
                 last: Some(key(turn as i32)),
                 left: HashSet::new(),
@@ -523,5 +537,55 @@ mod tests {
             }
         }
         assert_eq!(turns, "rcrcrcrc");
+    }
+
+    #[test]
+    fn a_document_that_may_have_changed_since_the_position_is_no_difference() {
+        let key = |id: i32| Key::from(bson::RawBsonRef::Int32(id));
+        for (is_at_position, expected) in [(true, vec![1, 2]), (false, vec![2])] {
+            let mut verification = RangeVerification::default();
+            verification.begin();
+            let (applied, _) = tokio::sync::oneshot::channel();
+            let mut running = VerificationInFlight::new(
+                ChunkId(1),
+                verification.next_range(),
+                (Position::ZERO, Position::ZERO),
+                (CancellationToken::new(), CancellationToken::new()),
+                (1, applied),
+                Instant::now(),
+            );
+            running.hold(Change {
+                position: crate::test_util::at(5),
+                collection: bson::Uuid::from_bytes([0; 16]),
+                namespace: std::sync::Arc::new("a.b".parse().unwrap()),
+                write: crate::model::Write {
+                    key: key(1),
+                    operation: crate::model::Operation::Delete,
+                },
+            });
+            verification.run(running);
+            let differs = |id| Difference {
+                key: key(id),
+                kind: DifferenceKind::Missing,
+                source_hash: None,
+                target_hash: None,
+            };
+            let (found, count) = verification.add(Compared {
+                is_at_position,
+                opened: Position::ZERO,
+                last: None,
+                left: HashSet::new(),
+                documents: 2,
+                bytes: 2,
+                differences: vec![differs(1), differs(2)],
+                count: 2,
+            });
+            let found: Vec<Key> = found.into_iter().map(|difference| difference.key).collect();
+            assert_eq!(found, expected.iter().map(|id| key(*id)).collect::<Vec<_>>());
+            assert_eq!(
+                (count, verification.differences()),
+                (found.len() as u64, found.len() as u64)
+            );
+        }
     }
 }

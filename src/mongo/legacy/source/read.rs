@@ -120,7 +120,7 @@ fn refuse_snapshot(mode: ReadMode) -> Result<()> {
             OPERATION,
             "servers before 4.2 read nothing as of a position",
         )
-        .with_retryable(true)),
+        .with_retryable(false)),
     }
 }
 

@@ -319,7 +319,6 @@ impl Answers {
         let mut find = from(&primary.address, after.timestamp());
         let await_ms = u32::try_from(AWAIT.as_millis()).unwrap_or(1_000);
         find.mode = FindMode::TailAwait { await_ms };
-        find.no_cursor_timeout = true;
         let cursor = in_time(server.client.find(find)).await?;
         Ok(Self::of(primary, cursor))
     }

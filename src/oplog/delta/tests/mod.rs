@@ -29,7 +29,10 @@ fn format_is_told_by_the_version_field() {
     );
     assert_eq!(format_of(&rawdoc! { "_id": 1, "a": 1 }), Ok(None));
     assert_eq!(format_of(&rawdoc! {}), Ok(None));
-    for delta in [rawdoc! { "$set": { "a": 1 } }, rawdoc! { "$unset": { "a": true }, "$set": { "b": 1 } }] {
+    for delta in [
+        rawdoc! { "$set": { "a": 1 } },
+        rawdoc! { "$unset": { "a": true }, "$set": { "b": 1 } },
+    ] {
         assert_eq!(format_of(&delta), Ok(Some(DeltaFormat::Unversioned)));
     }
     assert_eq!(format_of(&rawdoc! { "a": 1, "$set": 1 }), Ok(None));

@@ -7,10 +7,13 @@ fn new_fields_come_in_the_listed_order() {
     let after = apply(&rawdoc! { "_id": 1, "gone": 0, "a": 0, "s": {} }, &delta).unwrap();
     assert_eq!(after, rawdoc! { "_id": 1, "a": 2, "s": { "y": 3, "b": 4 }, "z": 1 });
     let changed = changed_paths(&delta).unwrap();
-    assert_eq!((changed.set, changed.unset), (
-        ["z", "a", "s.y", "s.b"].map(String::from).to_vec(),
-        vec!["gone".to_owned()]
-    ));
+    assert_eq!(
+        (changed.set, changed.unset),
+        (
+            ["z", "a", "s.y", "s.b"].map(String::from).to_vec(),
+            vec!["gone".to_owned()]
+        )
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::*;
 use crate::model::Operation;
 use crate::order::Key;
 
-const CAPTURED: [(&str, Series); 3] = [
+pub(super) const CAPTURED: [(&str, Series); 3] = [
     ("2.6.12-mmapv1", V2_6),
     ("3.0.15-mmapv1", V3_0),
     ("3.0.15-wiredTiger", V3_0),
@@ -19,7 +19,7 @@ fn path(name: &str) -> String {
     format!("{}/tests/samples/oplog/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-fn entries(name: &str) -> Vec<(String, Document)> {
+pub(super) fn entries(name: &str) -> Vec<(String, Document)> {
     let text = fs::read_to_string(path(&format!("{name}.jsonl"))).unwrap();
     text.lines()
         .map(|line| {

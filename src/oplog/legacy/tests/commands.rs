@@ -38,7 +38,10 @@ fn options_have_the_meaning_of_their_version() {
             V3_2,
             ", \"validator\": { \"x\": 1 }, \"validationLevel\": \"off\", \"validationAction\": \"warn\", \"indexOptionDefaults\": {}",
         ),
-        (V3_4, ", \"collation\": { \"locale\": \"de\" }, \"viewOn\": \"b\", \"pipeline\": []"),
+        (
+            V3_4,
+            ", \"collation\": { \"locale\": \"de\" }, \"viewOn\": \"b\", \"pipeline\": []",
+        ),
     ] {
         expected.push_str(more);
         let found = one(series, command("a.$cmd", all.clone()));
@@ -64,7 +67,10 @@ fn every_form_of_a_command_means_what_it_did() {
         (
             "a collection with its index on ids, of 3.4",
             V3_4,
-            command("a.$cmd", doc! { "create": "c", "autoIndexId": true, "idIndex": id_index.clone() }),
+            command(
+                "a.$cmd",
+                doc! { "create": "c", "autoIndexId": true, "idIndex": id_index.clone() },
+            ),
             vec!["create a.c #2 {} _id v2"],
         ),
         (
@@ -88,13 +94,19 @@ fn every_form_of_a_command_means_what_it_did() {
         (
             "an index of a command",
             V3_6,
-            created(3, doc! { "createIndexes": "b", "v": 2, "key": { "x": 1 }, "name": "x_1" }),
+            created(
+                3,
+                doc! { "createIndexes": "b", "v": 2, "key": { "x": 1 }, "name": "x_1" },
+            ),
             vec!["index a.b #1 { \"v\": 2, \"key\": { \"x\": 1 }, \"name\": \"x_1\" }"],
         ),
         (
             "the drop of an index by its name",
             V2_6,
-            command("a.$cmd", doc! { "deleteIndexes": "b", "index": "x_1", "writeConcern": { "w": 1 } }),
+            command(
+                "a.$cmd",
+                doc! { "deleteIndexes": "b", "index": "x_1", "writeConcern": { "w": 1 } },
+            ),
             vec!["drop index a.b #1 x_1"],
         ),
         (
@@ -141,13 +153,19 @@ fn every_form_of_a_command_means_what_it_did() {
         (
             "a rename under the database of commands",
             V2_6,
-            command("admin.$cmd", doc! { "renameCollection": "a.b", "to": "a.c", "dropTarget": false }),
+            command(
+                "admin.$cmd",
+                doc! { "renameCollection": "a.b", "to": "a.c", "dropTarget": false },
+            ),
             vec!["rename a.b a.c #1"],
         ),
         (
             "a rename that may replace a collection",
             V3_4,
-            command("a.$cmd", doc! { "renameCollection": "a.b", "to": "a.c", "dropTarget": true, "stayTemp": false }),
+            command(
+                "a.$cmd",
+                doc! { "renameCollection": "a.b", "to": "a.c", "dropTarget": true, "stayTemp": false },
+            ),
             vec!["rename a.b a.c #1 in place of #2"],
         ),
         (
@@ -159,7 +177,10 @@ fn every_form_of_a_command_means_what_it_did() {
         (
             "a rename among collections of the server",
             V2_6,
-            command("admin.$cmd", doc! { "renameCollection": "admin.system.users", "to": "admin.system.backup_users" }),
+            command(
+                "admin.$cmd",
+                doc! { "renameCollection": "admin.system.users", "to": "admin.system.backup_users" },
+            ),
             vec![],
         ),
         (
@@ -246,23 +267,38 @@ fn an_index_is_what_a_list_would_show() {
             "\"v\": 1, \"name\": \"g\", \"key\": { \"g\": \"2dsphere\" }, \"2dsphereIndexVersion\": 3",
         ),
     ] {
-        assert_eq!(one(series, index(given)), [format!("index a.b #1 {{ {expected} }}")], "{form}");
+        assert_eq!(
+            one(series, index(given)),
+            [format!("index a.b #1 {{ {expected} }}")],
+            "{form}"
+        );
     }
-    assert_eq!(one(V2_6, index(doc! { "ns": "a.system.profile", "key": { "x": 1 }, "name": "x" })), [""; 0]);
+    assert_eq!(
+        one(
+            V2_6,
+            index(doc! { "ns": "a.system.profile", "key": { "x": 1 }, "name": "x" })
+        ),
+        [""; 0]
+    );
 }
 
 /// Entries that others captured: 3.0.6, 3.2.18, 3.4.6, the upgrade to 3.6, and 3.6.
 #[test]
 fn published_entries_are_decoded() {
     let mut bench = Bench::new(V3_0);
-    let found = bench.take(index(doc! { "ns": "a.b", "key": { "x": -1 }, "name": "x_-1", "background": true }));
+    let found = bench.take(index(
+        doc! { "ns": "a.b", "key": { "x": -1 }, "name": "x_-1", "background": true },
+    ));
     assert_eq!(
         found,
         ["index a.b #1 { \"v\": 1, \"key\": { \"x\": -1 }, \"name\": \"x_-1\", \"background\": true }"]
     );
     let mut bench = Bench::new(V3_4);
     let id_index = doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_", "ns": "a.c" };
-    let found = bench.take(command("a.$cmd", doc! { "create": "c", "autoIndexId": true, "idIndex": id_index.clone() }));
+    let found = bench.take(command(
+        "a.$cmd",
+        doc! { "create": "c", "autoIndexId": true, "idIndex": id_index.clone() },
+    ));
     assert_eq!(found, ["create a.c #1 {} _id v2"]);
     let mut bench = Bench::new(V3_6);
     // Fields after `o`, no term, and the operations of a user with the fields of whole entries.
@@ -278,5 +314,8 @@ fn published_entries_are_decoded() {
     let found = bench.take(doc! {
         "t": 1_i64, "op": "c", "ns": "a.$cmd", "ui": uuid(4), "o": { "createIndexes": "c", "v": 2, "key": { "x": 1.0 }, "name": "x_1" },
     });
-    assert_eq!(found, ["index a.c #2 { \"v\": 2, \"key\": { \"x\": 1 }, \"name\": \"x_1\" }"]);
+    assert_eq!(
+        found,
+        ["index a.c #2 { \"v\": 2, \"key\": { \"x\": 1 }, \"name\": \"x_1\" }"]
+    );
 }

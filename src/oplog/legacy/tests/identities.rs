@@ -27,7 +27,12 @@ impl Bench {
 #[test]
 fn a_collection_begins_with_its_first_document_on_2_6() {
     let mut bench = Bench::new(V2_6);
-    let items = bench.all(vec![insert("a.b"), insert("a.b"), command("a", doc! { "drop": "b" }), insert("a.b")]);
+    let items = bench.all(vec![
+        insert("a.b"),
+        insert("a.b"),
+        command("a", doc! { "drop": "b" }),
+        insert("a.b"),
+    ]);
     let document = "{ \"_id\": 1 }";
     assert_eq!(
         items,
@@ -94,7 +99,10 @@ fn a_replay_from_a_checkpoint_gives_the_same_ids() {
         insert("a.kept"),
         command("a", doc! { "drop": "b" }),
         insert("a.b"),
-        command("admin", doc! { "renameCollection": "a.kept", "to": "a.b", "dropTarget": true }),
+        command(
+            "admin",
+            doc! { "renameCollection": "a.kept", "to": "a.b", "dropTarget": true },
+        ),
         command("a", doc! { "create": "c" }),
     ];
     let mut bench = Bench::new(V2_6);
@@ -115,12 +123,21 @@ fn a_rename_takes_the_identity_along() {
     for (to, database) in [("a.c", "a"), ("other.c", "other")] {
         let mut bench = Bench::new(V3_0);
         let [moved, replaced] = ["a.b", to].map(|name| bench.listed(name, None));
-        bench.take(command("admin", doc! { "renameCollection": "a.b", "to": to, "dropTarget": true }));
+        bench.take(command(
+            "admin",
+            doc! { "renameCollection": "a.b", "to": to, "dropTarget": true },
+        ));
         assert_eq!(bench.listed(to, None), moved, "{database}");
         let items = bench.all(vec![command("a", doc! { "create": "b" }), insert(to)]);
         assert_eq!(bench.ids[&moved], "#1");
         assert_eq!(bench.ids[&replaced], "#2");
-        assert_eq!(items, ["create a.b #3 {} _id v1".to_owned(), format!("insert {to} #1 {{ \"_id\": 1 }}")]);
+        assert_eq!(
+            items,
+            [
+                "create a.b #3 {} _id v1".to_owned(),
+                format!("insert {to} #1 {{ \"_id\": 1 }}")
+            ]
+        );
     }
 }
 
@@ -134,7 +151,10 @@ fn a_dropped_database_ends_all_its_collections() {
     // A collection whose name had not been seen has ended as well.
     let items = bench.all(vec![insert("a.unseen"), insert("ab.c")]);
     assert_eq!(items.len(), 3, "{items:?}");
-    assert!(!bench.ids.contains_key(&unseen), "the id of the dropped collection is used again");
+    assert!(
+        !bench.ids.contains_key(&unseen),
+        "the id of the dropped collection is used again"
+    );
 }
 
 #[test]
@@ -147,7 +167,10 @@ fn a_uuid_is_the_identity_where_there_is_one() {
     };
     bench.take(with_uuid(insert("a.b"), 1));
     bench.take(with_uuid(command("a", doc! { "create": "c" }), 2));
-    let rename = command("a", doc! { "renameCollection": "a.c", "to": "a.b", "dropTarget": bson::Binary::from(uuid(1)) });
+    let rename = command(
+        "a",
+        doc! { "renameCollection": "a.c", "to": "a.b", "dropTarget": bson::Binary::from(uuid(1)) },
+    );
     assert_eq!(bench.take(with_uuid(rename, 2)), ["rename a.c a.b #2 in place of #1"]);
     assert_eq!(bench.ids[&uuid(1)], "#1");
     assert_eq!(bench.ids[&uuid(2)], "#2");
@@ -170,7 +193,12 @@ fn a_collection_that_gets_a_uuid_later_keeps_its_identity() {
     write.insert("ui", bson::Binary::from(uuid(7)));
     let mut rename = command("a", doc! { "renameCollection": "a.b", "to": "a.c" });
     rename.insert("ui", bson::Binary::from(uuid(7)));
-    let items = bench.all(vec![write, rename, command("a", doc! { "collMod": "c" }), insert("a.c")]);
+    let items = bench.all(vec![
+        write,
+        rename,
+        command("a", doc! { "collMod": "c" }),
+        insert("a.c"),
+    ]);
     let document = "{ \"_id\": 1 }";
     assert_eq!(
         items,

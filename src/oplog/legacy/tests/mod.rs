@@ -2,6 +2,7 @@
 
 mod captured;
 mod commands;
+mod documentation;
 mod identities;
 mod writes;
 
@@ -121,7 +122,9 @@ impl Bench {
             Op::Drop { namespace } => format!("drop {namespace} {id}"),
             Op::DropDatabase { database } => format!("drop database {database}"),
             Op::Rename { from, to, dropped } => {
-                let dropped = dropped.map_or_else(String::new, |dropped| format!(" in place of {}", self.name_of(Some(dropped))));
+                let dropped = dropped.map_or_else(String::new, |dropped| {
+                    format!(" in place of {}", self.name_of(Some(dropped)))
+                });
                 format!("rename {from} {to} {id}{dropped}")
             }
             Op::SetView { namespace, options } => format!("view {namespace} {}", decoded(options)),

@@ -21,7 +21,10 @@ fn every_form_of_a_write_means_what_it_did() {
         (
             "an insert of protocol version 1",
             V3_2,
-            [term, doc! { "op": "i", "ns": "a.b", "o": { "_id": 1, "x": 1 } }].into_iter().flatten().collect(),
+            [term, doc! { "op": "i", "ns": "a.b", "o": { "_id": 1, "x": 1 } }]
+                .into_iter()
+                .flatten()
+                .collect(),
             vec!["insert a.b #1 { \"_id\": 1, \"x\": 1 }"],
         ),
         (
@@ -90,7 +93,12 @@ fn every_form_of_a_write_means_what_it_did() {
             doc! { "op": "n", "ns": "a.b", "o": { "_id": 1 } },
             vec![],
         ),
-        ("a declaration of a database", V2_6, doc! { "op": "db", "ns": "a", "o": {} }, vec![]),
+        (
+            "a declaration of a database",
+            V2_6,
+            doc! { "op": "db", "ns": "a", "o": {} },
+            vec![],
+        ),
         (
             "a user of one database",
             V2_6,
@@ -147,7 +155,9 @@ fn operations_of_a_user_are_flattened() {
         doc! { "op": "u", "ns": "a.b", "b": true, "o2": { "_id": 1 }, "o": { "$set": { "z": 1, "a": 1 } } },
         doc! { "op": "u", "ns": "a.b", "o2": { "_id": 1 }, "o": { "x": 1 } },
         doc! { "op": "d", "ns": "a.b", "b": true, "o": { "_id": 1 } },
-        inner(vec![doc! { "op": "c", "ns": "a.$cmd", "o": { "create": "c", "temp": true } }]),
+        inner(vec![
+            doc! { "op": "c", "ns": "a.$cmd", "o": { "create": "c", "temp": true } },
+        ]),
         doc! { "op": "u", "ns": "a.b", "o2": { "_id": 1 }, "o": { "$inc": { "x": 1 } } },
     ]);
     let expected = [
@@ -194,7 +204,8 @@ fn a_transaction_of_4_0_is_one_entry() {
 fn new_fields_come_in_the_listed_order() {
     let mut identities = LegacyIdentities::new(SET, V3_4);
     let time = Timestamp { time: 1, increment: 1 };
-    let entry = doc! { "ts": time, "op": "u", "ns": "a.b", "o2": { "_id": 1 }, "o": { "$set": { "z": 1, "a": 2, "m": 3 } } };
+    let entry =
+        doc! { "ts": time, "op": "u", "ns": "a.b", "o2": { "_id": 1 }, "o": { "$set": { "z": 1, "a": 2, "m": 3 } } };
     let entry = LegacyDecoder::new(V3_4).take(&raw(&entry), &mut identities).unwrap();
     let [Item::Change(change)] = &entry.items[..] else {
         panic!("{entry:?}")

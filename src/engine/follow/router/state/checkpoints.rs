@@ -40,6 +40,10 @@ impl RoutingState {
         let (watermark, resume) = self.applied_until();
         let (copied_documents, copied_bytes) = (facts.copied_documents, facts.copied_bytes);
         let compared = self.compared_until(facts);
+        // The names are of use only if all are known.
+        let gone = self.ghosts.keys().copied().collect();
+        let gone_names: Option<Vec<Namespace>> = self.ghosts.values().cloned().collect();
+        let gone_names = gone_names.unwrap_or_default();
         let head = Checkpoint {
             watermark,
             resume,
@@ -48,7 +52,8 @@ impl RoutingState {
             durable: None,
             renaming: None,
             left_over: Vec::new(),
-            gone: self.ghosts.iter().copied().collect(),
+            gone,
+            gone_names,
             created: true,
             copied: self.is_indexed,
             copied_documents,

@@ -18,7 +18,7 @@ use crate::engine::messages::Check;
 use crate::engine::track::collection::CollectionProgress;
 use crate::engine::track::ranges::ChunkId;
 use crate::engine::track::verification::{Compared, Portion, VerificationInFlight};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::report::Event;
 
 /// Maximum lag, in seconds of the source's history, at which a comparison starts. Beyond it the routed position may be too old for a
@@ -127,6 +127,17 @@ impl RoutingState {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
+        let result = match result {
+            // Which of the others have changed meanwhile is not known.
+            Ok(compared) if !compared.is_at_position && compared.count > compared.differences.len() as u64 => {
+                Err(Error::new(
+                    ErrorKind::SnapshotUnavailable,
+                    "compare a range",
+                    "too many documents differ to tell whether they have changed meanwhile",
+                ))
+            }
+            result => result,
+        };
         match result {
             Ok(compared) => {
                 self.compared.push((collection, chunk, compared));

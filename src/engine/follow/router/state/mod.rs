@@ -17,7 +17,7 @@ mod stuck;
 mod tests;
 mod verification;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bson::Uuid;
@@ -75,7 +75,8 @@ pub(crate) struct RoutingState {
     any_continuous: bool,
     pub views: Noticed<BTreeMap<Namespace, CollectionProgress>>,
     /// Collections that were renamed into the selection, but were renamed again or dropped since. A later entry says which.
-    pub ghosts: HashSet<Uuid>,
+    /// Each with its name, unless an earlier version wrote the checkpoint.
+    pub ghosts: HashMap<Uuid, Option<Namespace>>,
     /// Changes up to here may already have been applied by an earlier run.
     pub replay_until: Position,
     /// Position up to which everything is routed.
@@ -159,7 +160,7 @@ impl RoutingState {
             selection: parts.selection,
             tracked,
             views: Noticed::new(views),
-            ghosts: parts.checkpoint.gone.iter().copied().collect(),
+            ghosts: parts.checkpoint.gone_with_names().collect(),
             replay_until: parts.replay_until,
             routed: parts.checkpoint.watermark,
             resume: parts.checkpoint.resume,
@@ -216,7 +217,7 @@ impl RoutingState {
     /// [`UnsupportedEntry`](ErrorKind::UnsupportedEntry) if it belongs to a collection that is not known and should be.
     pub fn change(&mut self, change: Change, now: Instant, actions: &mut Vec<Action>) -> Result<Routing> {
         let Some(tracked) = self.tracked.get_routed(&change.collection) else {
-            if self.selection.contains(&change.namespace) && !self.ghosts.contains(&change.collection) {
+            if self.selection.contains(&change.namespace) && !self.ghosts.contains_key(&change.collection) {
                 return Err(Error::new(
                     ErrorKind::UnsupportedEntry,
                     "route a change",

@@ -9,6 +9,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn compared(opened: u32) -> Compared {
     Compared {
+        is_at_position: true,
         opened: at(opened),
         last: None,
         left: HashSet::new(),

@@ -290,6 +290,7 @@ impl World {
         let low = version(check.at);
         let opened = self.between(low, (low + 3).min(CHANGES));
         let compared = Compared {
+            is_at_position: true,
             opened: position(opened),
             last: last.filter(|last| number(last) < 30),
             left: HashSet::new(),

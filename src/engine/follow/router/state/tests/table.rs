@@ -16,7 +16,7 @@ fn a_change_outside_the_selection_is_ignored() {
 #[test]
 fn a_change_of_a_ghost_is_ignored() {
     let mut bench = Bench::new(Vec::new());
-    bench.state.ghosts.insert(id(ORDERS));
+    bench.state.ghosts.insert(id(ORDERS), None);
     assert_eq!(bench.route(ORDERS, 1, 5), Done::Ignored);
 }
 
@@ -82,6 +82,7 @@ fn a_change_below_the_part_being_compared_is_sent() {
     let mut bench = Bench::verified(vec![indexed(ORDERS, 1)]);
     let check = bench.compare();
     let compared = Compared {
+        is_at_position: true,
         opened: at(1),
         last: Some(key(10)),
         left: HashSet::new(),
