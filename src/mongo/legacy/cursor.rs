@@ -1,5 +1,6 @@
 //! Cursors, by commands and by the older messages.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -205,16 +206,16 @@ impl LegacyCursor {
     }
 
     fn take_command_reply(&mut self, reply: &RawDocument) -> Result<Vec<RawDocumentBuf>> {
-        let malformed = |error| Error::malformed(OPERATION, error);
+        let malformed = |error: bson::error::Error| Error::malformed(OPERATION, error);
         let (mut documents, mut id, mut rest) = (None, None, rawdoc! {});
         for element in reply.iter() {
-            let (name, value) = element.map_err(|error| malformed(error))?;
+            let (name, value) = element.map_err(malformed)?;
             let Some(cursor) = value.as_document().filter(|_| name.as_str() == "cursor") else {
                 rest.append(name, value);
                 continue;
             };
             for element in cursor.iter() {
-                match element.map_err(|error| malformed(error))? {
+                match element.map_err(malformed)? {
                     (name, RawBsonRef::Int64(value)) if name.as_str() == "id" => id = Some(value),
                     (name, RawBsonRef::Array(array)) if ["firstBatch", "nextBatch"].contains(&name.as_str()) => {
                         let batch: Result<Vec<RawDocumentBuf>, _> = array
@@ -222,7 +223,7 @@ impl LegacyCursor {
                             .map(|value| value.map(|value| value.as_document().map(ToOwned::to_owned)))
                             .filter_map(Result::transpose)
                             .collect();
-                        documents = Some(batch.map_err(|error| malformed(error))?);
+                        documents = Some(batch.map_err(malformed)?);
                     }
                     _ => {}
                 }
@@ -292,6 +293,16 @@ impl LegacyCursor {
 
     fn lost() -> Error {
         Error::new(ErrorKind::Connection, OPERATION, "the connection was returned")
+    }
+}
+
+impl fmt::Debug for LegacyCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LegacyCursor")
+            .field("namespace", &self.namespace())
+            .field("address", &self.target.address)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 

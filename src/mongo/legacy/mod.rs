@@ -6,7 +6,7 @@
 
 #![cfg_attr(
     not(feature = "test-util"),
-    allow(dead_code, reason = "the source that reads by this client uses it")
+    allow(dead_code, unused_imports, reason = "the source that reads by this client uses it")
 )]
 
 mod auth;

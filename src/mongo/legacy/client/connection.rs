@@ -261,7 +261,7 @@ impl Connection {
             exchange.since = Instant::now();
         }
         let body = std::mem::take(&mut exchange.body);
-        exchange.is_open = false;
+        *exchange = Exchange::new(Vec::new());
         self.last_used = Instant::now();
         Reply::new(prefix, body)
     }

@@ -33,6 +33,8 @@ pub(super) struct Topology {
 
 struct State {
     view: View,
+    /// What the errors of members say in findings.
+    findings: BTreeMap<String, Vec<Finding>>,
     primary: Option<(Arc<Primary>, Instant)>,
 }
 
@@ -49,6 +51,7 @@ impl Topology {
         Self {
             state: Mutex::new(State {
                 view: View::new(&options.hosts, options.set_name.as_deref(), options.direct),
+                findings: BTreeMap::new(),
                 primary: None,
             }),
             asking: tokio::sync::Mutex::default(),
@@ -97,7 +100,7 @@ impl Topology {
     /// # Errors
     /// [`InvalidConfiguration`](ErrorKind::InvalidConfiguration) if TLS cannot work with any of them.
     async fn ask(&self, settings: &Settings, monitors: &mut Monitors) -> Result<Arc<Primary>> {
-        self.lock().view.forget_primary();
+        self.forget();
         let mut asked: BTreeSet<String> = BTreeSet::new();
         let mut unusable: BTreeSet<String> = BTreeSet::new();
         let mut running: FuturesUnordered<BoxFuture<'_, Asked>> = FuturesUnordered::new();
@@ -128,7 +131,7 @@ impl Topology {
                     monitors.insert(address.clone(), connection);
                 }
                 Err(error) => {
-                    self.lock().view.fail(&address, error.message().to_owned());
+                    self.fail(&address, &error);
                     if error.kind() == ErrorKind::InvalidConfiguration {
                         unusable.insert(address.clone());
                         // A member with a bad certificate is no reason to stop, but nothing will change if all are like that.
@@ -154,6 +157,23 @@ impl Topology {
         }
     }
 
+    fn forget(&self) {
+        let mut state = self.lock();
+        state.view.forget_primary();
+        state.findings.clear();
+    }
+
+    fn fail(&self, address: &str, error: &Error) {
+        let mut state = self.lock();
+        // The message of an error with findings has their fixes, too.
+        let reason = error
+            .findings()
+            .first()
+            .map_or(error.message(), |finding| &finding.message);
+        state.view.fail(address, reason.to_owned());
+        state.findings.insert(address.to_owned(), error.findings().to_vec());
+    }
+
     fn conclude(&self) -> Result<Arc<Primary>> {
         let mut state = self.lock();
         let Some((address, is_master)) = state.view.primary().cloned() else {
@@ -169,7 +189,8 @@ impl Topology {
     }
 
     fn no_primary(&self, settings: &Settings) -> Error {
-        let reasons = self.lock().view.reasons();
+        let state = self.lock();
+        let reasons = state.view.reasons();
         let finding = Finding::blocker(
             FindingCode::NoPrimary,
             format!(
@@ -178,7 +199,9 @@ impl Topology {
             ),
             "see with `rs.status()` on a member why the set has none, and whether its members can be reached from here",
         );
-        Error::refused("find the primary", vec![finding])
+        let mut findings = vec![finding];
+        findings.extend(state.findings.values().flatten().cloned());
+        Error::refused("find the primary", findings)
             .with_kind(ErrorKind::Connection)
             .with_retryable(true)
     }

@@ -114,6 +114,15 @@ impl View {
             self.members.remove(address);
             return Err(reason);
         }
+        let election = (answer.set_version.unwrap_or_default(), answer.election_id);
+        if answer.is_primary
+            && let Some(newest) = self.newest
+            && election.1.is_some()
+            && newest.1.is_some()
+            && election < newest
+        {
+            return Err("it has been replaced as primary and has not noticed yet".to_owned());
+        }
         self.learn(answer);
         let own_name = answer.me.as_deref().filter(|me| *me != address);
         if let Some(own_name) = own_name {
@@ -125,14 +134,6 @@ impl View {
         }
         if !answer.is_primary {
             return Err(state_of(answer));
-        }
-        let election = (answer.set_version.unwrap_or_default(), answer.election_id);
-        if let Some(newest) = self.newest
-            && election.1.is_some()
-            && newest.1.is_some()
-            && election < newest
-        {
-            return Err("it has been replaced as primary and has not noticed yet".to_owned());
         }
         self.newest = Some(election);
         Ok(())
@@ -235,9 +236,12 @@ mod tests {
             assert_eq!(primary(&view), Some("b:1"));
             view.see("a:1", answer("a:1", true, old.0, Some(old.1)));
             assert_eq!(primary(&view), Some("b:1"));
-            // Not even when the newer one is gone.
+            // Not even when the newer one is gone, and its members do not count.
             view.forget_primary();
-            view.see("a:1", answer("a:1", true, old.0, Some(old.1)));
+            let mut stale = answer("a:1", true, old.0, Some(old.1));
+            stale.hosts = vec!["a:1".to_owned(), "removed:1".to_owned()];
+            view.see("a:1", stale);
+            assert!(!view.addresses().contains("removed:1"));
             assert_eq!(primary(&view), None);
             assert!(view.reasons().contains("replaced"));
         }

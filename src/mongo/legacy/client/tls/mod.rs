@@ -60,18 +60,32 @@ impl Tls {
     fn explain(&self, address: &str, text: &str) -> Error {
         let text = of_system(text);
         if is_too_old(&text) {
-            return refused(too_old(address, self.options.library));
+            let message = format!("{address} and this program have no TLS cipher in common");
+            return refused(too_old(message, self.options.library));
         }
         let ca_file = self.options.ca_file.as_deref();
         let key_file = self.options.certificate_key_file.as_deref();
         if let Some(problem) = certificate_problem(&text, address, ca_file, key_file) {
             return refused(problem);
         }
-        let message = "the connection broke while TLS was negotiated; see whether the server takes connections with TLS, what its log says, \
-                       and whether both sides have a version of TLS in common";
-        Error::new(ErrorKind::Connection, OPERATION, message)
-            .with_context("host", address)
-            .with_context("answer", text)
+        // A server that is being stopped closes connections, too, which is why both errors may pass.
+        let error = match text.contains("eof") || text.contains("unexpected end") {
+            true => {
+                let message = format!(
+                    "{address} closed the connection while TLS was negotiated: it probably has no TLS cipher in common with this program, or \
+                     takes no TLS"
+                );
+                Error::refused(OPERATION, vec![too_old(message, self.options.library)])
+            }
+            false => {
+                let message = format!(
+                    "the connection broke while TLS was negotiated: {text}; see whether the server takes connections with TLS, and what its log \
+                     says"
+                );
+                Error::new(ErrorKind::Connection, OPERATION, message)
+            }
+        };
+        error.with_kind(ErrorKind::Connection).with_retryable(true)
     }
 }
 
@@ -86,14 +100,13 @@ fn is_too_old(text: &str) -> bool {
         "handshake failure",
         "no shared cipher",
         "unsupported protocol",
-        "wrong version number",
         "insufficient security",
     ];
     let text = text.to_lowercase();
     marks.iter().any(|mark| text.contains(mark))
 }
 
-fn too_old(address: &str, library: TlsLibrary) -> Finding {
+fn too_old(message: String, library: TlsLibrary) -> Finding {
     let fix = match library {
         TlsLibrary::Rustls => {
             "build with the feature `legacy-openssl`, which knows the key exchange of servers up to 3.4; or put a tunnel such as stunnel in \
@@ -105,11 +118,7 @@ fn too_old(address: &str, library: TlsLibrary) -> Finding {
              stunnel in front of the server, and connect to that"
         }
     };
-    Finding::blocker(
-        FindingCode::TlsTooOld,
-        format!("{address} and this program have no TLS cipher in common"),
-        fix,
-    )
+    Finding::blocker(FindingCode::TlsTooOld, message, fix)
 }
 
 fn refused(finding: Finding) -> Error {
