@@ -30,7 +30,7 @@ use self::aside::Aside;
 use self::commands::Commands;
 
 mod aside;
-mod commands;
+pub(in crate::scenarios) mod commands;
 mod foreign;
 
 /// How long one seed may take on a busy machine.
@@ -439,7 +439,7 @@ impl Scenario {
 }
 
 /// Whether the summary names it as what the target cannot keep.
-fn is_not_kept(difference: &Difference, summary: &Summary) -> bool {
+pub(in crate::scenarios) fn is_not_kept(difference: &Difference, summary: &Summary) -> bool {
     let of_index = match &difference.kind {
         DifferenceKind::Index { name, .. } => Some(name),
         DifferenceKind::Options { .. } => None,

@@ -104,7 +104,7 @@ impl LegacyCursor {
         if self.id == 0 {
             return Ok(None);
         }
-        let batch = self.advance().await;
+        let batch = Box::pin(self.advance()).await;
         if batch.is_err() {
             self.end();
         }

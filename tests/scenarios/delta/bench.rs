@@ -261,9 +261,8 @@ enum Way {
 impl Way {
     fn of(version: Version) -> &'static [Way] {
         match version {
-            Version::V4_2 | Version::V4_4 => &[Way::Operators, Way::ApplyOps],
-            Version::V5_0 | Version::V5_0_32 => &[Way::Operators, Way::ApplyOps],
             Version::V6_0 | Version::V6_0_27 => &[Way::Operators, Way::InternalStage, Way::ApplyOps],
+            _ => &[Way::Operators, Way::ApplyOps],
         }
     }
 }

@@ -20,7 +20,7 @@ const COLLECTIONS: [&str; 4] = ["a", "b", "c", "d"];
 const FUTURE: i64 = 2_000_000_000_000;
 
 /// The commands of one writer.
-pub(super) struct Commands {
+pub(in crate::scenarios) struct Commands {
     version: Version,
     random: StdRng,
     /// How many different `_id`s there are.
@@ -30,7 +30,7 @@ pub(super) struct Commands {
 }
 
 /// One step of a writer.
-pub(super) enum Step {
+pub(in crate::scenarios) enum Step {
     Run(&'static str, Document),
     /// Inserts a document that has names twice, into a collection.
     Insert(&'static str, &'static str, RawDocumentBuf),
@@ -115,7 +115,7 @@ impl Commands {
         if self.random.random_bool(0.03) {
             return Step::Insert(database, self.collection(), self.repeated());
         }
-        if self.random.random_bool(0.1) {
+        if self.random.random_bool(0.1) && self.version >= Version::V4_0 {
             let commands = (0..self.random.random_range(1..6)).map(|_| (self.database(), self.write()));
             let commands = commands.collect();
             return Step::Transaction(commands, self.random.random_bool(0.8));
@@ -290,7 +290,7 @@ impl Commands {
             11 => {
                 doc! { "$set": { "sub": { "b": value }, "at": DateTime::from_millis(FUTURE) }, "$unset": { "text": "" } }
             }
-            12 => {
+            12 if self.version >= Version::V4_2 => {
                 let pipeline = vec![
                     doc! { "$set": { "sub": { "$mergeObjects": ["$sub", { "p": value }] }, "n": { "$add": [1, 2] } } },
                     doc! { "$unset": "text" },
@@ -326,7 +326,7 @@ impl Commands {
                 return ("admin", rename);
             }
             16 => {
-                let stage = match self.random.random_bool(0.5) {
+                let stage = match self.random.random_bool(0.5) || self.version < Version::V4_2 {
                     true => doc! { "$out": other },
                     false => doc! { "$merge": { "into": other } },
                 };
@@ -335,6 +335,7 @@ impl Commands {
             17 => doc! { "convertToCapped": collection, "size": 100_000 },
             18 => doc! { "cloneCollectionAsCapped": collection, "toCollection": other, "size": 100_000 },
             _ if self.random.random_bool(0.3) => doc! { "dropDatabase": 1 },
+            _ if self.version < Version::V3_4 => doc! { "create": other },
             _ => doc! { "create": "view", "viewOn": collection, "pipeline": [{ "$match": { "n": 1 } }] },
         };
         (database, command)
@@ -344,6 +345,9 @@ impl Commands {
         let mut create = doc! { "create": collection };
         create.extend(match self.random.random_range(0..8) {
             0 => doc! {},
+            // What the version does not know yet it keeps as it is written, without a meaning.
+            2 | 7 if self.version < Version::V3_4 => doc! {},
+            3 | 4 | 6 if self.version < Version::V3_2 => doc! {},
             // As older servers and drivers left them: numbers of other types, and what is the default or without a meaning by now.
             5 => doc! { "capped": true, "size": 50_000.0, "max": 40_i64 },
             6 => doc! { "autoIndexId": true, "validationAction": "error" },
@@ -363,6 +367,7 @@ impl Commands {
             8 => doc! { "key": { "n": -1_i64 }, "name": "n_-1", "sparse": 1, "v": 1 },
             9 => doc! { "key": { "at": 1 }, "name": "at_1", "expireAfterSeconds": 1_500_000_000.0, "unique": false },
             0 => doc! { "key": { "a": 1 }, "name": "a_1" },
+            1 | 2 if self.version < Version::V3_2 => doc! { "key": { "u": 1 }, "name": "u_1", "sparse": true },
             1 | 2 => {
                 doc! { "key": { "u": 1 }, "name": "u_1", "unique": true, "partialFilterExpression": { "u": { "$exists": true } } }
             }
@@ -377,6 +382,9 @@ impl Commands {
     fn modify(&mut self, collection: &str) -> Document {
         let mut modify = doc! { "collMod": collection };
         modify.extend(match self.random.random_range(0..4) {
+            0 | 1 if self.version < Version::V3_2 => {
+                doc! { "index": { "name": "at_1", "expireAfterSeconds": 1_500_000_000 } }
+            }
             0 => doc! { "validator": { "n": { "$not": { "$type": "string" } } }, "validationAction": "warn" },
             1 => doc! { "validator": {}, "validationLevel": "off" },
             2 if self.version >= Version::V4_4 => doc! { "index": { "name": "a_1", "hidden": self.random.random_bool(0.5) } },

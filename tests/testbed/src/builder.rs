@@ -218,11 +218,23 @@ impl ReplicaSetBuilder {
             "--nounixsocket",
             "--oplogSize",
             &self.oplog_size_mb.to_string(),
-            "--wiredTigerCacheSizeGB",
-            &self.cache_gb.to_string(),
         ]
         .map(str::to_owned)
         .to_vec();
+        // The engine came with 3.0, and took whole gigabytes alone before 3.4.
+        let cache = if self.version < Version::V3_4 {
+            self.cache_gb.ceil()
+        } else {
+            self.cache_gb
+        };
+        if self.version > Version::V2_6 {
+            arguments.extend(["--wiredTigerCacheSizeGB".to_owned(), cache.to_string()]);
+        }
+        match self.version {
+            Version::V2_6 => arguments.extend(["--smallfiles", "--noprealloc"].map(str::to_owned)),
+            Version::V3_0 => arguments.extend(["--storageEngine", "wiredTiger"].map(str::to_owned)),
+            _ => {}
+        }
         if self.standalone {
             arguments.drain(..2);
         }
@@ -231,6 +243,10 @@ impl ReplicaSetBuilder {
             ("diagnosticDataCollectionEnabled", "false"),
             ("enableTestCommands", if self.test_commands { "1" } else { "0" }),
         ];
+        if self.version < Version::V3_2 {
+            // It came with 3.2.
+            parameters.remove(0);
+        }
         if !self.version.is_before_5_0() {
             // A primary would wait 15 s for its clients to go.
             parameters.push(("shutdownTimeoutMillisForSignaledShutdown", "100"));
@@ -271,11 +287,13 @@ impl ReplicaSetBuilder {
         let members: Vec<Document> = (0..set.members())
             .map(|index| doc! { "_id": index as i32, "host": set.member_address(index) })
             .collect();
-        doc! {
-            "_id": &self.name,
-            "members": members,
-            "settings": { "electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 200 },
+        let mut configuration = doc! { "_id": &self.name, "members": members };
+        if self.version >= Version::V3_2 {
+            // They came with protocol version 1.
+            let settings = doc! { "electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 200 };
+            configuration.insert("settings", settings);
         }
+        configuration
     }
 }
 

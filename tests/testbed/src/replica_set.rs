@@ -14,7 +14,8 @@ use mongodb::{
 use tempfile::TempDir;
 
 use crate::{
-    Certificate, TestbedError, Version, binary::Binary, builder::ReplicaSetBuilder, server::Server, wait_until, wire,
+    Certificate, OldClient, TestbedError, Version, binary::Binary, builder::ReplicaSetBuilder, server::Server,
+    wait_until, wire,
 };
 
 /// How long a server may take to start, to end or to answer, and a set to elect. Far more than a healthy machine needs.
@@ -326,7 +327,12 @@ impl ReplicaSet {
             let answer = client(&uri).await?.database("admin").run_command(command).await;
             return answer.map_err(TestbedError::server(what));
         }
-        let answer = wire::admin_command(&self.member_address(index), command).await;
+        let address = self.member_address(index);
+        let answer = if self.version.is_before_3_6() {
+            OldClient::run(&address, "admin", command).await
+        } else {
+            wire::admin_command(&address, command).await
+        };
         let answer = answer.map_err(TestbedError::io(what.clone()))?;
         if matches!(answer.get("ok"), Some(Bson::Double(ok)) if *ok == 1.0) {
             return Ok(answer);

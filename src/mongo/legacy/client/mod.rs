@@ -122,7 +122,8 @@ impl LegacyClient {
     /// # Cancellation
     /// May be dropped at any time.
     pub async fn primary(&self) -> Result<Arc<Primary>> {
-        self.shared.topology.primary(&self.shared.settings).await
+        // Boxed, as everything here that goes to a server: callers nest these futures deeply, and their stacks have 2 MiB.
+        Box::pin(self.shared.topology.primary(&self.shared.settings)).await
     }
 
     /// Runs a command on the primary, which refuses it if it is no longer the primary. A command with `maxTimeMS` has that time in addition
@@ -140,7 +141,7 @@ impl LegacyClient {
             address: primary.address.clone(),
             is_primary: true,
         };
-        self.run(&target, database, command).await
+        Box::pin(self.run(&target, database, command)).await
     }
 
     /// Runs a command on a member, whether or not it is the primary.
@@ -155,7 +156,7 @@ impl LegacyClient {
             address: address.to_owned(),
             is_primary: false,
         };
-        self.run(&target, database, command).await
+        Box::pin(self.run(&target, database, command)).await
     }
 
     /// Opens a cursor, on the primary if the query names no member. Servers from 3.2 on get the commands `find` and `getMore`, older ones
@@ -169,7 +170,7 @@ impl LegacyClient {
     /// If the future is dropped, the server may keep the cursor: for ten minutes, or until it restarts if the query says
     /// `no_cursor_timeout`.
     pub async fn find(&self, find: Find) -> Result<LegacyCursor> {
-        LegacyCursor::open(self.clone(), find).await
+        Box::pin(LegacyCursor::open(self.clone(), find)).await
     }
 
     /// Runs a command on the primary whose reply is a cursor, such as `aggregate` or `listCollections`, and returns that cursor.

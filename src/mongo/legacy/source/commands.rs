@@ -33,7 +33,7 @@ impl Commands for Server {
             answered(operation, limit + COMMAND_TIMEOUT, async {
                 match name_of(&command) {
                     "find" => self.found(database, &command).await,
-                    _ => self.client.command(database, &command).await,
+                    _ => Box::pin(self.client.command(database, &command)).await,
                 }
             })
         });
@@ -121,9 +121,9 @@ impl Server {
 
     /// Returns all documents of a query.
     pub(super) async fn all(&self, find: Find) -> Result<Vec<RawDocumentBuf>> {
-        let mut cursor = self.client.find(find).await?;
+        let mut cursor = Box::pin(self.client.find(find)).await?;
         let mut documents = Vec::new();
-        while let Some(batch) = cursor.next_batch().await? {
+        while let Some(batch) = Box::pin(cursor.next_batch()).await? {
             documents.extend(batch);
         }
         Ok(documents)
@@ -137,7 +137,7 @@ impl Server {
         command: &RawDocument,
     ) -> Result<Vec<RawDocumentBuf>> {
         let malformed = |error| Error::malformed(operation, error);
-        let mut reply = self.client.command(database, command).await?;
+        let mut reply = Box::pin(self.client.command(database, command)).await?;
         let mut documents = Vec::new();
         let mut batch = "firstBatch";
         loop {

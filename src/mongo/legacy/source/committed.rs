@@ -56,7 +56,7 @@ impl Server {
         let committed = match reported {
             Some((time, Some(term))) => Position::new(time, term),
             _ => {
-                let time = self.derived(primary, &is_master).await?;
+                let time = Box::pin(self.derived(primary, &is_master)).await?;
                 self.without_hole(primary, time).await?
             }
         };
@@ -72,7 +72,7 @@ impl Server {
     pub async fn committed_through(&self, primary: &Elected, written: Position) -> Result<Position> {
         let (mut attempts, mut reached) = (FOLLOWED.begin(), Position::ZERO);
         loop {
-            let error = match self.committed(primary).await {
+            let error = match Box::pin(self.committed(primary)).await {
                 Ok(committed) if committed >= written => return Ok(committed),
                 Ok(committed) => {
                     if committed > reached {
@@ -123,10 +123,8 @@ impl Server {
     }
 
     async fn by_status(&self, primary: &Elected) -> Result<Timestamp> {
-        let status = self
-            .client
-            .command_on(&primary.address, "admin", &rawdoc! { "replSetGetStatus": 1 })
-            .await?;
+        let question = rawdoc! { "replSetGetStatus": 1 };
+        let status = Box::pin(self.client.command_on(&primary.address, "admin", &question)).await?;
         let status = Document::try_from(status).map_err(|error| Error::malformed(OPERATION, error))?;
         let members = majority::of_status(&status);
         let newest = self.newest(&primary.address).await?;

@@ -1,10 +1,9 @@
 //! Decodes entries: by the rules of old servers up to feature compatibility version 4.0, and like the driver's source above it.
 
-use std::sync::PoisonError;
-
 use bson::raw::RawDocument;
 
-use super::server::{Server, SharedIdentities, position_of};
+use super::identities::{SharedIdentities, lock};
+use super::server::{Server, position_of};
 use crate::error::Result;
 use crate::model::Position;
 use crate::oplog::legacy::LegacyDecoder;
@@ -29,7 +28,7 @@ impl Decoder {
     /// Begins after a position.
     pub fn new(server: &Server, after: Position) -> Self {
         // Listings that follow belong to this tail, whatever decodes its entries.
-        let identities = server.begin_identities();
+        let identities = server.identities.begin(after);
         match server.series >= PARTS {
             true => Self::New(Box::new(Assembler::new(after, TRANSACTION_BYTES))),
             false => Self::Old {
@@ -43,9 +42,10 @@ impl Decoder {
     pub fn take(&mut self, raw: &RawDocument) -> Result<Taken> {
         match self {
             Self::Old { decoder, identities } => {
-                let mut identities = identities.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut entry = decoder.take(raw, &mut identities)?;
-                stamp(&mut entry, position_of(raw)?);
+                let (mut known, position) = (lock(identities), position_of(raw)?);
+                let mut entry = decoder.take(raw, &mut known.identities)?;
+                known.position = Some(position);
+                stamp(&mut entry, position);
                 Ok(Taken::Entry(entry))
             }
             Self::New(assembler) => assembler.take(raw),

@@ -3,6 +3,7 @@
 mod commands;
 mod committed;
 mod decoder;
+mod identities;
 mod majority;
 mod read;
 mod sentinel;
@@ -82,16 +83,15 @@ impl LegacySource {
     where
         F: Future<Output = Result<Vec<Collection>>>,
     {
-        let mut listed = retry(RetryPolicy::SERVER, || async {
+        retry(RetryPolicy::SERVER, || async {
             let primary = self.server.primary().await?;
-            let listed = list().await?;
+            let mut listed = list().await?;
             let newest = self.server.newest(&primary.address).await?;
             self.server.committed_through(&primary, newest).await?;
+            self.server.identify(&primary, newest, &mut listed).await?;
             Ok(listed)
         })
-        .await?;
-        self.server.identify(&mut listed);
-        Ok(listed)
+        .await
     }
 }
 
@@ -198,7 +198,7 @@ impl Source for LegacySource {
     }
 
     async fn restore_identities(&self, known: &BTreeMap<Namespace, Uuid>) -> Result<()> {
-        self.server.restore_identities(known);
+        self.server.identities.restore(known);
         Ok(())
     }
 

@@ -62,7 +62,7 @@ pub(super) async fn range(server: &Arc<Server>, request: &ReadRequest) -> Result
     queries.reverse();
     let opened = retry(RetryPolicy::SERVER, || {
         answered(OPERATION, FIRST_BATCH_TIMEOUT, async {
-            Reading::open(server, namespace, request.at, queries.clone()).await
+            Box::pin(Reading::open(server, namespace, request.at, queries.clone())).await
         })
     })
     .await
@@ -90,7 +90,8 @@ pub(super) async fn documents(server: &Arc<Server>, request: PointRequest<'_>) -
         let query = Find::new(namespace.database(), namespace.collection(), with_ids(keys));
         let documents = retry(RetryPolicy::SERVER, || {
             answered(OPERATION, FIRST_BATCH_TIMEOUT, async {
-                let mut reading = Reading::open(server, namespace, request.at, vec![query.clone()]).await?;
+                let open = Reading::open(server, namespace, request.at, vec![query.clone()]);
+                let mut reading = Box::pin(open).await?;
                 let mut documents = Vec::new();
                 while let Some(batch) = reading.next().await? {
                     documents.extend(batch.iter().map(RawDocument::to_owned));
@@ -160,7 +161,7 @@ impl Reading {
                 if self.server.reads_majority {
                     find.read_concern = Some(rawdoc! { "level": "majority" });
                 }
-                Some(self.server.client.find(find).await.map_err(judge)?)
+                Some(Box::pin(self.server.client.find(find)).await.map_err(judge)?)
             }
             None => None,
         };
@@ -170,7 +171,7 @@ impl Reading {
     /// Returns the next batch that is not empty, or `None` at the end.
     async fn next(&mut self) -> Result<Option<Batch>> {
         while let Some(cursor) = &mut self.cursor {
-            match cursor.next_batch().await.map_err(judge)? {
+            match Box::pin(cursor.next_batch()).await.map_err(judge)? {
                 Some(documents) if documents.is_empty() => {}
                 Some(documents) => {
                     self.confirm().await?;
@@ -212,8 +213,8 @@ impl Reading {
         let (from, until) = (self.at.timestamp(), until.timestamp());
         find.filter = rawdoc! { "ts": { "$gte": from, "$lte": until }, "op": "c" };
         find.projection = Some(rawdoc! { "ts": 1, "ns": 1, "o": 1 });
-        let mut commands = self.server.client.find(find).await?;
-        while let Some(batch) = commands.next_batch().await? {
+        let mut commands = Box::pin(self.server.client.find(find)).await?;
+        while let Some(batch) = Box::pin(commands.next_batch()).await? {
             if batch.iter().any(|entry| ends(entry, &self.namespace)) {
                 return Err(changed(&self.primary).with_context("changed", "the collection"));
             }

@@ -1,17 +1,16 @@
 //! A replica set of old servers: its client, and which member is its primary in which election.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use bson::oid::ObjectId;
 use bson::raw::{RawDocument, RawDocumentBuf};
-use bson::{Timestamp, Uuid, rawdoc};
+use bson::{Timestamp, rawdoc};
 
+use super::identities::Identities;
 use crate::catalog::Series;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Collection, CollectionKind, Deployment, Namespace, Position};
+use crate::model::{Deployment, Position};
 use crate::mongo::legacy::{Find, IsMaster, LegacyClient};
-use crate::oplog::legacy::LegacyIdentities;
 
 /// First wire version with `find` and `getMore` as commands, and with read concerns (3.2).
 pub(super) const FIND_COMMAND: i32 = 4;
@@ -38,9 +37,7 @@ pub(super) struct Server {
     pub reads_majority: bool,
     /// The series whose oplog and catalog it has: an older one than its own at an older feature compatibility version.
     pub series: Series,
-    /// The name under which its collections are identified.
-    set: String,
-    identities: Mutex<Identities>,
+    pub identities: Identities,
     /// The newest position that was seen to be committed, and on which primary.
     committed: Mutex<Option<(Elected, Position)>>,
 }
@@ -52,17 +49,6 @@ pub(super) struct Elected {
     pub election: Option<ObjectId>,
 }
 
-/// The identities of collections.
-struct Identities {
-    /// Those of the last tail.
-    current: SharedIdentities,
-    /// Those that the next tail begins with.
-    restored: Option<LegacyIdentities>,
-}
-
-/// The identities of collections as a tail and the listings meanwhile know them.
-pub(super) type SharedIdentities = Arc<Mutex<LegacyIdentities>>;
-
 impl Server {
     /// Takes a client, and what `deployment` says of the set.
     pub fn new(client: LegacyClient, wire_version: i32, deployment: &Deployment, reads_majority: bool) -> Self {
@@ -73,10 +59,7 @@ impl Server {
             series => series,
         };
         let set = deployment.name.clone();
-        let identities = Identities {
-            current: Arc::new(Mutex::new(LegacyIdentities::new(set.clone(), series))),
-            restored: None,
-        };
+        let identities = Identities::new(set, series);
         Self {
             client,
             wire_version,
@@ -84,49 +67,14 @@ impl Server {
             lists_uuids: wire_version >= UUIDS && deployment.feature_compatibility >= [3, 6],
             reads_majority,
             series,
-            set,
-            identities: Mutex::new(identities),
+            identities,
             committed: Mutex::new(None),
-        }
-    }
-
-    /// The identities of the collections for a tail that begins now.
-    pub fn begin_identities(&self) -> SharedIdentities {
-        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
-        let begun = identities
-            .restored
-            .take()
-            .unwrap_or_else(|| LegacyIdentities::new(self.set.clone(), self.series));
-        identities.current = Arc::new(Mutex::new(begun));
-        Arc::clone(&identities.current)
-    }
-
-    /// Has the next tail begin with these identities.
-    pub fn restore_identities(&self, known: &BTreeMap<Namespace, Uuid>) {
-        let known = known.iter().map(|(namespace, id)| (namespace.clone(), *id));
-        let restored = LegacyIdentities::restored(self.set.clone(), self.series, known);
-        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
-        identities.restored = Some(restored);
-    }
-
-    /// Identifies listed collections as the entries of the last tail do.
-    pub fn identify(&self, collections: &mut [Collection]) {
-        let identities = {
-            let identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(&identities.current)
-        };
-        let mut identities = identities.lock().unwrap_or_else(PoisonError::into_inner);
-        for collection in collections {
-            if collection.kind != CollectionKind::View {
-                let uuid = Some(collection.id).filter(|_| self.lists_uuids);
-                collection.id = identities.listed(&collection.namespace, uuid);
-            }
         }
     }
 
     /// Returns the primary. Waits for one, for a bounded time.
     pub async fn primary(&self) -> Result<Elected> {
-        let primary = self.client.primary().await?;
+        let primary = Box::pin(self.client.primary()).await?;
         Ok(Elected {
             address: primary.address.clone(),
             election: primary.is_master.election_id,
@@ -138,10 +86,8 @@ impl Server {
     /// # Errors
     /// A retryable error if it is no longer the primary, or was elected again meanwhile.
     pub async fn look(&self, primary: &Elected) -> Result<IsMaster> {
-        let reply = self
-            .client
-            .command_on(&primary.address, "admin", &rawdoc! { "isMaster": 1 })
-            .await?;
+        let question = rawdoc! { "isMaster": 1 };
+        let reply = Box::pin(self.client.command_on(&primary.address, "admin", &question)).await?;
         let is_master = IsMaster::parse(reply)?;
         if !is_master.is_primary || is_master.election_id != primary.election {
             return Err(changed(primary));
@@ -172,8 +118,9 @@ impl Server {
     /// Returns the first document of a query.
     pub async fn first(&self, mut find: Find) -> Result<Option<RawDocumentBuf>> {
         find.limit = Some(1);
-        let mut cursor = self.client.find(find).await?;
-        while let Some(batch) = cursor.next_batch().await? {
+        // Calls of the client are boxed: they are deep inside the futures of a run, which would not fit on a stack otherwise.
+        let mut cursor = Box::pin(self.client.find(find)).await?;
+        while let Some(batch) = Box::pin(cursor.next_batch()).await? {
             if let Some(first) = batch.into_iter().next() {
                 return Ok(Some(first));
             }

@@ -73,8 +73,8 @@ async fn walk(server: &Server, collection: &Collection, ranges: u64) -> Result<V
     find.projection = Some(rawdoc! { "_id": 1 });
     find.hint = Some(rawdoc! { "_id": 1 });
     find.batch_size = Some(BATCH);
-    let mut cursor = server.client.find(find).await?;
-    while let Some(batch) = cursor.next_batch().await? {
+    let mut cursor = Box::pin(server.client.find(find)).await?;
+    while let Some(batch) = Box::pin(cursor.next_batch()).await? {
         let documents = batch.iter().map(|document| -> &RawDocument { document });
         for key in documents.filter_map(Key::of_document) {
             seen += 1;

@@ -97,7 +97,7 @@ impl Tail {
     /// Returns the next entries, at least one. Nothing follows an error.
     async fn next(&mut self) -> Result<Vec<Entry>> {
         loop {
-            let error = match self.step().await {
+            let error = match Box::pin(self.step()).await {
                 Ok(entries) if entries.is_empty() => continue,
                 Ok(entries) => return Ok(entries),
                 Err(error) => error,
@@ -319,7 +319,7 @@ impl Answers {
         let mut find = from(&primary.address, after.timestamp());
         let await_ms = u32::try_from(AWAIT.as_millis()).unwrap_or(1_000);
         find.mode = FindMode::TailAwait { await_ms };
-        let cursor = in_time(server.client.find(find)).await?;
+        let cursor = in_time(Box::pin(server.client.find(find))).await?;
         Ok(Self::of(primary, cursor))
     }
 

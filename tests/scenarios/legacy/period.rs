@@ -1,0 +1,222 @@
+//! Random workloads on sources of each version before 4.2: documents and the catalog change while a migration copies, follows, is started
+//! anew and hands over; then both sides are identical, indexes and options included.
+//!
+//! The sources are 4.2 servers that look like the version, or real ones where the environment names their binaries (`MONGOD_2_6`).
+//! `MONGOFERRY_SEED=17` runs one seed, with what happens printed, and `MONGOFERRY_SEEDS=20` that many.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use mongodb::Client;
+use mongoferry::sink::MongoSink;
+use mongoferry::source::MongoSource;
+use mongoferry::{Event, Migration, MigrationHandle, Outcome, Summary};
+use mongoferry_testbed::compare::{CompareOptions, differences};
+use mongoferry_testbed::{OldSet, Period, ReplicaSet, TestbedError, Version};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::scenarios::random_servers::commands::{Commands, Step};
+use crate::scenarios::random_servers::is_not_kept;
+
+/// How long one seed may take on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// How many write at the same time.
+const WRITERS: u64 = 2;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_workloads_from_2_6() {
+    seeds(Period::V2_6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_workloads_from_3_0() {
+    seeds(Period::V3_0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_workloads_from_3_2() {
+    seeds(Period::V3_2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_workloads_from_3_4() {
+    seeds(Period::V3_4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_workloads_from_3_6() {
+    seeds(Period::V3_6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_workloads_from_4_0() {
+    seeds(Period::V4_0).await;
+}
+
+async fn seeds(period: Period) {
+    let number = |name: &str| {
+        let value = std::env::var(name).ok()?;
+        Some(value.parse::<u64>().expect("a number"))
+    };
+    let only = number("MONGOFERRY_SEED");
+    let first = only.or_else(|| number("MONGOFERRY_FIRST_SEED")).unwrap_or(1);
+    let count = if only.is_some() {
+        1
+    } else {
+        number("MONGOFERRY_SEEDS").unwrap_or(1)
+    };
+    let target = ReplicaSet::builder(Version::V6_0).name("rs1").start().await.unwrap();
+    for seed in first..first + count {
+        let to = target.client().await.unwrap();
+        for database in ["one", "two"] {
+            to.database(database).drop().await.unwrap();
+        }
+        let run = Run {
+            seed,
+            loud: only.is_some(),
+            source: Arc::new(OldSet::start(period, 1).await.unwrap()),
+            target: target.uri(),
+        };
+        let handed_over = timeout(DEADLINE, run.hand_over(&to)).await;
+        handed_over.unwrap_or_else(|_| panic!("{period}: seed {seed} is not done after {DEADLINE:?}"));
+    }
+}
+
+struct Run {
+    seed: u64,
+    loud: bool,
+    source: Arc<OldSet>,
+    target: String,
+}
+
+impl Run {
+    /// Migrates while writers write, stops them for the cutover, and compares both sides.
+    async fn hand_over(&self, to: &Client) {
+        let mut random = StdRng::seed_from_u64(self.seed);
+        let version = self.source.period().version();
+        let mut before = Writer::start(self, Commands::new(version, random.random())).await;
+        for _ in 0..random.random_range(20..100) {
+            before.step().await;
+        }
+        let stop = AtomicBool::new(false);
+        // Each writer holds one; the receiver sees when all are gone.
+        let (alive, ended) = watch::channel(());
+        let mut writers = Vec::new();
+        for _ in 0..WRITERS {
+            let writer = Writer::start(self, Commands::new(version, random.random())).await;
+            writers.push(writer.run(&stop, alive.clone()));
+        }
+        drop(alive);
+        let (summary, _) = tokio::join!(self.migrate(&mut random, &stop, ended), join_all(writers));
+        let Some(from) = self.real().await else {
+            // The driver does not talk to a real one; the comparison of the cutover has to do.
+            return;
+        };
+        let mut found = differences(&from, to, &CompareOptions::default()).await.unwrap();
+        found.retain(|difference| !is_not_kept(difference, &summary));
+        assert!(found.is_empty(), "seed {}: {found:#?}", self.seed);
+    }
+
+    /// Copies, is started anew twice, and hands over.
+    async fn migrate(&self, random: &mut StdRng, stop: &AtomicBool, mut ended: watch::Receiver<()>) -> Summary {
+        let chunk = 1 << random.random_range(10..16);
+        let mut handle = self.start(chunk).await;
+        for _ in 0..2 {
+            sleep(Duration::from_millis(random.random_range(0..1000))).await;
+            handle.abandon().await;
+            handle = self.start(chunk).await;
+        }
+        sleep(Duration::from_millis(random.random_range(0..1000))).await;
+        let stop_writes = async {
+            stop.store(true, Ordering::Relaxed);
+            while ended.changed().await.is_ok() {}
+        };
+        let summary = handle.cutover(stop_writes).await;
+        // Without an answer the writers would go on for ever.
+        stop.store(true, Ordering::Relaxed);
+        let summary = summary.unwrap_or_else(|error| panic!("seed {}: {error:?}", self.seed));
+        assert_eq!(summary.outcome, Outcome::Complete, "seed {}: {summary:#?}", self.seed);
+        assert_eq!(handle.status().differences, 0, "seed {}: a false alarm", self.seed);
+        summary
+    }
+
+    async fn start(&self, chunk_bytes: u64) -> MigrationHandle {
+        let begin = Instant::now();
+        let (reader, writer) = futures::try_join!(
+            MongoSource::connect(self.source.uri()),
+            MongoSink::connect(&self.target)
+        )
+        .unwrap();
+        if self.loud {
+            eprintln!("connected in {:?}", begin.elapsed());
+        }
+        let migration = Migration::builder(reader, writer).chunk_bytes(chunk_bytes);
+        let handle = migration.build().unwrap().start().await.unwrap();
+        let (mut events, loud) = (handle.events(), self.loud);
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                if loud && !matches!(event, Event::CheckpointSaved { .. }) {
+                    eprintln!("      {event:?}");
+                }
+            }
+        });
+        handle
+    }
+
+    /// A client of the server that looks old.
+    async fn real(&self) -> Option<Client> {
+        if self.source.is_real() {
+            return None;
+        }
+        Some(self.source.set().client().await.unwrap())
+    }
+}
+
+/// An application of the time.
+struct Writer {
+    commands: Commands,
+    source: Arc<OldSet>,
+    /// For what clients of the time cannot send, where the server is newer than it looks.
+    real: Option<Client>,
+    loud: bool,
+}
+
+impl Writer {
+    async fn start(run: &Run, commands: Commands) -> Writer {
+        Writer {
+            commands,
+            source: Arc::clone(&run.source),
+            real: run.real().await,
+            loud: run.loud,
+        }
+    }
+
+    async fn run(mut self, stop: &AtomicBool, _alive: watch::Sender<()>) {
+        while !stop.load(Ordering::Relaxed) {
+            self.step().await;
+            sleep(Duration::from_millis(3)).await;
+        }
+    }
+
+    /// Writes once. What the server refuses, as it does where writers meet, is part of the workload.
+    async fn step(&mut self) {
+        let step = self.commands.next();
+        if let Some(real) = self.real.clone() {
+            return step.perform(&real, self.loud).await;
+        }
+        // Only drivers send the others.
+        if let Step::Run(database, command) = step {
+            match self.source.run(database, command).await {
+                Ok(_) | Err(TestbedError::Refused { .. }) => {}
+                Err(error) => panic!("the source does not answer: {error}"),
+            }
+        }
+    }
+}
