@@ -149,11 +149,10 @@ impl Run {
 
     async fn start(&self, chunk_bytes: u64) -> MigrationHandle {
         let begin = Instant::now();
-        let (reader, writer) = futures::try_join!(
-            MongoSource::connect(self.source.uri()),
-            MongoSink::connect(&self.target)
-        )
-        .unwrap();
+        // So long the driver tries to reach servers that close its connections, before the client for old servers does.
+        let from = format!("{}&serverSelectionTimeoutMS=4000", self.source.uri());
+        let (reader, writer) =
+            futures::try_join!(MongoSource::connect(from), MongoSink::connect(&self.target)).unwrap();
         if self.loud {
             eprintln!("connected in {:?}", begin.elapsed());
         }
@@ -201,7 +200,7 @@ impl Writer {
     async fn run(mut self, stop: &AtomicBool, _alive: watch::Sender<()>) {
         while !stop.load(Ordering::Relaxed) {
             self.step().await;
-            sleep(Duration::from_millis(3)).await;
+            sleep(Duration::from_millis(25)).await;
         }
     }
 
