@@ -18,7 +18,7 @@ use tokio::time::timeout;
 /// How long anything may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Two sets with a client for each.
+/// Two sets with a client for each. Their caches have room for documents of 16 MB.
 struct Sides {
     source_set: ReplicaSet,
     target_set: ReplicaSet,
@@ -29,8 +29,8 @@ struct Sides {
 impl Sides {
     async fn start(version: Version) -> Self {
         let (source_set, target_set) = futures::try_join!(
-            ReplicaSet::builder(version).start(),
-            ReplicaSet::builder(version).name("rs1").start()
+            ReplicaSet::builder(version).cache_gb(1.0).start(),
+            ReplicaSet::builder(version).name("rs1").cache_gb(1.0).start()
         )
         .unwrap();
         let (source, target) = (source_set.client().await.unwrap(), target_set.client().await.unwrap());

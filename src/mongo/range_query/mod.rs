@@ -183,12 +183,12 @@ mod tests {
             (before, find.command)
         };
         let (before, command) = find(1, Some(5));
-        assert_eq!(command.get_document("filter").unwrap(), &*query);
+        assert_eq!(command.get_document("filter").unwrap().to_owned(), query);
         assert_eq!(command.get("max").unwrap(), before.get("max").unwrap());
         // A range without an upper end has a filter of its own.
         let (before, command) = find(1, None);
         let both = rawdoc! { "$and": [before.get_document("filter").unwrap().to_owned(), query.clone()] };
-        assert_eq!(command.get_document("filter").unwrap(), &*both);
+        assert_eq!(command.get_document("filter").unwrap().to_owned(), both);
         assert_eq!(command.iter().next().unwrap().unwrap().0.as_str(), "find");
     }
 
