@@ -8,7 +8,7 @@ use super::mask::Mask;
 use super::token::HashKey;
 use super::tree::{Rule, Tree, Value};
 use super::{FieldRules, invalid};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::order::{Element, Elements};
 use crate::rules::transform::RuleIdentity;
 
@@ -274,19 +274,19 @@ fn in_document(value: &Bson) -> RawDocumentBuf {
     RawDocumentBuf::try_from(&bson::doc! { "v": value.clone() }).unwrap_or_default()
 }
 
-fn names_id(path: &str) -> crate::Error {
+fn names_id(path: &str) -> Error {
     invalid(format!(
         "`{path}` leads to `_id`, which never changes; leave it out, or exclude the collection"
     ))
 }
 
-fn removed(path: &str) -> crate::Error {
+fn removed(path: &str) -> Error {
     invalid(format!(
         "`{path}` has a rule, but `keep_only` removes it; add it to `keep_only`, or leave the rule out"
     ))
 }
 
-fn contradiction(path: &str) -> crate::Error {
+fn contradiction(path: &str) -> Error {
     invalid(format!(
         "`{path}` or a field around it has two rules; leave one out, or give the second one to another transform of the same pattern"
     ))
