@@ -83,7 +83,10 @@ async fn check(version: Version, cases: usize) {
         let is_integral = version >= Version::V6_0 || !query.to_string().contains("$mod");
         let counts =
             |document: &RawDocument| !has(document, "$undefined") && (is_integral || !has(document, "$numberD"));
-        difference(&find(&server, raw(&query)).await, "given", &counts);
+        // 4.2 refuses some queries of `_id`, which are not pushed down.
+        if filter.query().is_some() || !query.to_string().contains("_id") {
+            difference(&find(&server, raw(&query)).await, "given", &counts);
+        }
         if let Some(pushed_down) = filter.query() {
             difference(&find(&server, pushed_down.to_owned()).await, "pushed down", &|_| true);
         }

@@ -39,7 +39,7 @@ use crate::model::raw::writer::RawWriter;
 /// | supported | restriction |
 /// |---|---|
 /// | `{path: value}`, `$eq`, `$ne`, `$in`, `$nin`, `$all` | no regular expressions |
-/// | `$lt`, `$lte`, `$gt`, `$gte` | no regular expressions |
+/// | `$lt`, `$lte`, `$gt`, `$gte` | no regular expressions; with an array only decided in memory, so that everything is read |
 /// | `$exists` | true, false, 1 or 0 |
 /// | `$type` | names and numbers of types, and `number` |
 /// | `$size` | a whole number |

@@ -59,6 +59,7 @@ fn render_test(path: &str, test: &Test, writer: &mut RawWriter) -> Option<()> {
             }
             Comparison::Equal | Comparison::LessOrEqual | Comparison::GreaterOrEqual => is_null_or(path, &[], writer),
         },
+        Test::Compare(comparison, operand) if is_array_inequality(*comparison, operand) => return None,
         Test::Compare(comparison, operand) => {
             operators(path, writer, |writer| {
                 writer.value(comparison.operator(), operand.as_raw())
@@ -149,7 +150,7 @@ fn each<T>(
 fn is_the_same_everywhere(condition: &Condition) -> bool {
     match condition {
         Condition::Test(test) => match test {
-            Test::Compare(_, operand) => !is_null(operand),
+            Test::Compare(comparison, operand) => !is_null(operand) && !is_array_inequality(*comparison, operand),
             Test::In(operands) => !operands.iter().any(is_null),
             Test::Mod { .. } => false,
             Test::ElementIs { condition, .. } => is_the_same_everywhere(condition),
@@ -169,6 +170,11 @@ fn expression_is_the_same_everywhere(expression: &Expression) -> bool {
         }
         Expression::Field(_, condition) => is_the_same_everywhere(condition),
     }
+}
+
+/// 4.2 refuses the negation of such a condition for a field with an index, such as `_id`.
+fn is_array_inequality(comparison: Comparison, operand: &Key) -> bool {
+    comparison != Comparison::Equal && operand.as_raw().element_type() == element_type::ARRAY
 }
 
 fn is_null(operand: &Key) -> bool {

@@ -337,6 +337,7 @@ fn servers_get_a_query_without_differences_of_versions() {
         Some(rawdoc! { "$nor": [{ "$or": [{ "a": { "$eq": null } }, { "a": { "$type": 6 } }] }] })
     );
     assert_eq!(pushed_down(doc! { "a": { "$elemMatch": { "$ne": Bson::Null } } }), None);
+    assert_eq!(pushed_down(doc! { "a": { "$not": { "$gt": [1] } } }), None);
     assert_eq!(pushed_down(doc! {}), Some(rawdoc! {}));
 }
 
