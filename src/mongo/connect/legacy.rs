@@ -47,7 +47,7 @@ pub(crate) fn more_telling(of_driver: Error, of_legacy: Error) -> Error {
 
 fn has(error: &Error, codes: &[FindingCode]) -> bool {
     let mut findings = error.findings().iter();
-    findings.any(|finding| codes.iter().any(|code| finding.code == *code))
+    findings.any(|finding| codes.contains(&finding.code))
 }
 
 /// Creates a client for old servers and waits until it reaches a primary.

@@ -40,7 +40,7 @@ impl LegacyDecoder {
                 let id = output.identities.existing(&namespace, entry.ui);
                 let indexes = vec![index_as_created(
                     self.series,
-                    &*without(entry.o, |index, _| index == 0)?,
+                    &without(entry.o, |index, _| index == 0)?,
                 )];
                 push(
                     entry,
@@ -52,7 +52,7 @@ impl LegacyDecoder {
             "dropIndexes" | "dropIndex" | "deleteIndexes" | "deleteIndex" => drop_indexes(entry, namespace, output),
             "collMod" => {
                 let id = output.identities.existing(&namespace, entry.ui);
-                let arguments = modification(self.series, &*without(entry.o, |index, _| index == 0)?);
+                let arguments = modification(self.series, &without(entry.o, |index, _| index == 0)?);
                 // A change of the feature compatibility version logs such entries for every collection. The settings of MMAPv1 mean nothing
                 // to a target.
                 if arguments.is_empty() {
@@ -77,7 +77,7 @@ impl LegacyDecoder {
     }
 
     fn create(&mut self, entry: &RawEntry<'_>, namespace: Arc<Namespace>, output: &mut Output<'_>) -> Result<()> {
-        let options = options(self.series, &*without(entry.o, |index, _| index == 0)?);
+        let options = options(self.series, &without(entry.o, |index, _| index == 0)?);
         let logged = entry.o.get("idIndex").map_err(malformed)?;
         let id_index = match logged.and_then(RawBsonRef::as_document) {
             Some(logged) => Some(logged.to_owned()),

@@ -24,7 +24,10 @@ fn later_commands() -> Vec<(Document, Period)> {
             Period::V3_6,
         ),
         (doc! { "startSession": 1 }, Period::V3_6),
-        (doc! { "count": "t", "readConcern": { "level": "linearizable" } }, Period::V3_4),
+        (
+            doc! { "count": "t", "readConcern": { "level": "linearizable" } },
+            Period::V3_4,
+        ),
     ]
 }
 
