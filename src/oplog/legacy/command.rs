@@ -38,10 +38,7 @@ impl LegacyDecoder {
             "create" => self.create(entry, namespace, output),
             "createIndexes" => {
                 let id = output.identities.existing(&namespace, entry.ui);
-                let indexes = vec![index_as_created(
-                    self.series,
-                    &without(entry.o, |index, _| index == 0)?,
-                )];
+                let indexes = vec![index_as_created(self.series, &without(entry.o, |index, _| index == 0)?)];
                 push(
                     entry,
                     Some(id),

@@ -209,11 +209,13 @@ impl Reading {
         }
         let mut find = from(&self.primary.address, self.at.timestamp());
         let (from, until) = (self.at.timestamp(), until.timestamp());
-        find.filter = rawdoc! { "ts": { "$gte": from, "$lte": until }, "op": "c" };
-        find.projection = Some(rawdoc! { "ts": 1, "ns": 1, "o": 1 });
+        find.filter = rawdoc! { "ts": { "$gte": from, "$lte": until } };
         let mut commands = Box::pin(self.server.client.find(find)).await?;
         while let Some(batch) = Box::pin(commands.next_batch()).await? {
-            if batch.iter().any(|entry| ends(entry, &self.namespace)) {
+            let mut commands = batch
+                .iter()
+                .filter(|entry| entry.get_str("op").is_ok_and(|op| op == "c"));
+            if commands.any(|entry| ends(entry, &self.namespace)) {
                 return Err(changed(&self.primary).with_context("changed", "the collection"));
             }
         }
