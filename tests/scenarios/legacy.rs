@@ -3,3 +3,4 @@
 mod client;
 mod period;
 mod replay;
+mod source;

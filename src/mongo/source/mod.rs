@@ -30,11 +30,13 @@ use crate::oplog::Entry;
 use crate::order::Key;
 use crate::source::{PointRequest, ReadRequest, Source, WriteLoad, forward_source};
 
-/// A replica set of MongoDB 4.2 to 6.0 as the source of a migration.
+/// A replica set of MongoDB 4.2 to 6.0 as the source of a migration; with the feature `legacy` also one of
+/// [2.6 to 4.0](crate::docs::versions#sources-before-42).
 ///
 /// All reads go to the primary and are retried through elections. The source is never written to, with two exceptions. Writes are blocked
 /// at the cutover if the host [requests it](crate::MigrationBuilder::block_source_writes). And the server itself notes reads with read
-/// concern `linearizable` in its oplog, as an entry without effect: a few at the start and at a cutover.
+/// concern `linearizable` in its oplog, as an entry without effect: a few at the start and at a cutover. Servers before 3.4 have no such reads,
+/// and are sent such an entry (`appendOplogNote`) instead.
 ///
 /// # Snapshots
 /// Servers from 5.0 on are read outside transactions. They keep 300 seconds of history by default. Older servers provide a snapshot only to

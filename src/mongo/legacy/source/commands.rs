@@ -7,12 +7,12 @@ use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 use bson::{Bson, Document, doc};
 
 use super::read::find_of;
-use super::server::{DRIVER, FIND_COMMAND, Server, TRANSACTIONS, UUIDS};
+use super::server::{DRIVER, Server, TRANSACTIONS, UUIDS};
 use crate::catalog::legacy::{index_as_listed, options};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::model::Namespace;
 use crate::mongo::client::Commands;
-use crate::mongo::legacy::Find;
+use crate::mongo::legacy::{Find, LegacyCursor};
 use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, answered, retry};
 
 /// First wire version with `listCollections` and `listIndexes` (3.0).
@@ -31,9 +31,9 @@ impl Commands for Server {
         let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
         let reply = retry(RetryPolicy::SERVER, || {
             answered(operation, limit + COMMAND_TIMEOUT, async {
-                match name_of(&command) {
-                    "find" => self.found(database, &command).await,
-                    _ => Box::pin(self.client.command(database, &command)).await,
+                match self.by_query(database, &command).await? {
+                    Some(documents) => in_one_batch(operation, documents),
+                    None => Box::pin(self.client.command(database, &command)).await,
                 }
             })
         });
@@ -50,15 +50,9 @@ impl Commands for Server {
         let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
         retry(RetryPolicy::SERVER, || {
             answered(operation, COMMAND_TIMEOUT, async {
-                match name_of(&command) {
-                    "find" => self.all(find_of(&named(database, &command), &command)).await,
-                    "listCollections" if self.wire_version < LISTING_COMMANDS => {
-                        self.system_namespaces(database, &command).await
-                    }
-                    "listIndexes" if self.wire_version < LISTING_COMMANDS => {
-                        self.system_indexes(database, &command).await
-                    }
-                    _ => self.cursor_of(operation, database, &command).await,
+                match self.by_query(database, &command).await? {
+                    Some(documents) => Ok(documents),
+                    None => rest_of(Box::pin(self.client.command_cursor(database, &command)).await?).await,
                 }
             })
         })
@@ -107,65 +101,22 @@ impl Server {
         command
     }
 
-    /// Answers a `find` in the form of its reply. There is one batch.
-    async fn found(&self, database: &str, command: &RawDocument) -> Result<RawDocumentBuf> {
-        let documents = self.all(find_of(&named(database, command), command)).await?;
-        let documents: Result<Vec<Bson>, _> = documents
-            .into_iter()
-            .map(|document| Document::try_from(document).map(Bson::Document))
-            .collect();
-        let documents = documents.map_err(|error| Error::malformed("read documents", error))?;
-        let reply = doc! { "cursor": { "id": 0_i64, "firstBatch": documents }, "ok": 1.0 };
-        RawDocumentBuf::try_from(&reply).map_err(|error| Error::malformed("read documents", error))
+    /// Returns the documents of a command that goes as a query. Returns `None` for other commands.
+    async fn by_query(&self, database: &str, command: &RawDocument) -> Result<Option<Vec<RawDocumentBuf>>> {
+        let documents = match name_of(command) {
+            "find" => self.all(find_of(&named(database, command), command)).await?,
+            "listCollections" if self.wire_version < LISTING_COMMANDS => {
+                self.system_namespaces(database, command).await?
+            }
+            "listIndexes" if self.wire_version < LISTING_COMMANDS => self.system_indexes(database, command).await?,
+            _ => return Ok(None),
+        };
+        Ok(Some(documents))
     }
 
     /// Returns all documents of a query.
     pub(super) async fn all(&self, find: Find) -> Result<Vec<RawDocumentBuf>> {
-        let mut cursor = Box::pin(self.client.find(find)).await?;
-        let mut documents = Vec::new();
-        while let Some(batch) = Box::pin(cursor.next_batch()).await? {
-            documents.extend(batch);
-        }
-        Ok(documents)
-    }
-
-    /// Returns all documents of the cursor that a command opens.
-    async fn cursor_of(
-        &self,
-        operation: &'static str,
-        database: &str,
-        command: &RawDocument,
-    ) -> Result<Vec<RawDocumentBuf>> {
-        let malformed = |error| Error::malformed(operation, error);
-        let mut reply = Box::pin(self.client.command(database, command)).await?;
-        let mut documents = Vec::new();
-        let mut batch = "firstBatch";
-        loop {
-            let cursor = reply.get_document("cursor").map_err(malformed)?;
-            let id = cursor.get_i64("id").map_err(malformed)?;
-            for document in cursor.get_array(batch).map_err(malformed)? {
-                let document = document.map_err(|error| Error::malformed(operation, error))?;
-                documents.extend(document.as_document().map(RawDocument::to_owned));
-            }
-            if id == 0 {
-                return Ok(documents);
-            }
-            if self.wire_version < FIND_COMMAND {
-                return Err(Error::new(
-                    ErrorKind::Protocol,
-                    operation,
-                    "the listing does not fit into one reply of this version",
-                ));
-            }
-            let namespace = cursor.get_str("ns").map_err(malformed)?;
-            let collection = namespace
-                .split_once('.')
-                .map_or(namespace, |(_, collection)| collection);
-            let more = doc! { "getMore": id, "collection": collection };
-            let more = RawDocumentBuf::try_from(&more).map_err(malformed)?;
-            reply = self.client.command(database, &more).await?;
-            batch = "nextBatch";
-        }
+        rest_of(Box::pin(self.client.find(find)).await?).await
     }
 
     /// Lists the collections of 2.6 in the form of `listCollections`.
@@ -189,6 +140,27 @@ impl Server {
         let filter = bson::rawdoc! { "ns": namespace };
         self.all(Find::new(database, "system.indexes", filter)).await
     }
+}
+
+/// Puts documents into the form of a cursor's reply.
+fn in_one_batch(operation: &'static str, documents: Vec<RawDocumentBuf>) -> Result<RawDocumentBuf> {
+    let malformed = |error| Error::malformed(operation, error);
+    let documents: Result<Vec<Bson>, _> = documents
+        .into_iter()
+        .map(|document| Document::try_from(document).map(Bson::Document))
+        .collect();
+    let documents = documents.map_err(malformed)?;
+    let reply = doc! { "cursor": { "id": 0_i64, "firstBatch": documents }, "ok": 1.0 };
+    RawDocumentBuf::try_from(&reply).map_err(malformed)
+}
+
+/// Returns the documents of a cursor that were not returned yet.
+async fn rest_of(mut cursor: LegacyCursor) -> Result<Vec<RawDocumentBuf>> {
+    let mut documents = Vec::new();
+    while let Some(batch) = Box::pin(cursor.next_batch()).await? {
+        documents.extend(batch);
+    }
+    Ok(documents)
 }
 
 /// The names that a filter of `listCollections` lets pass.

@@ -138,16 +138,15 @@ impl Server {
     ) -> Result<()> {
         let mut find = from(&primary.address, after.timestamp());
         let (first, last) = (after.timestamp(), until.timestamp());
-        find.filter = match self.series >= LOGS_CREATIONS {
-            true => rawdoc! { "ts": { "$gte": first, "$lte": last }, "op": "c" },
-            // Any entry may be the first one of a collection.
-            false => rawdoc! { "ts": { "$gte": first, "$lte": last } },
-        };
+        find.filter = rawdoc! { "ts": { "$gte": first, "$lte": last } };
+        // Before, any entry may be the first one of a collection.
+        let logs_creations = self.series >= LOGS_CREATIONS;
         let mut decoder = LegacyDecoder::new(self.series);
         let mut entries = Box::pin(self.client.find(find)).await?;
         while let Some(batch) = Box::pin(entries.next_batch()).await? {
             for entry in &batch {
-                if position_of(entry)?.timestamp() > first {
+                let concerns = !logs_creations || entry.get_str("op").is_ok_and(|op| op == "c");
+                if concerns && position_of(entry)?.timestamp() > first {
                     decoder.take(entry, identities)?;
                 }
             }

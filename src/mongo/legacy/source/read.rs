@@ -15,7 +15,7 @@ use futures::stream::{self, BoxStream};
 
 use super::server::{Elected, Server, UUIDS, changed, from};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Batch, CollectionKind, Namespace, Position};
+use crate::model::{Batch, CollectionKind, Namespace, Position, Range};
 use crate::mongo::client::code;
 use crate::mongo::legacy::{Find, LegacyCursor};
 use crate::mongo::range_query::{batch_size, range_find};
@@ -47,17 +47,15 @@ pub(super) async fn range(server: &Arc<Server>, request: &ReadRequest) -> Result
     };
     let query = range_find(namespace, kind, &request.range, batch_size, None);
     let mut queries = vec![find_of(namespace, &query.command)];
-    if kind == CollectionKind::Clustered && request.range.upper.is_none() && request.range.lower.is_some() {
+    let Range { lower, upper } = &request.range;
+    let reaches_end = upper.as_ref().is_none_or(|upper| *upper == Key::MAX);
+    if kind == CollectionKind::Clustered && reaches_end && lower.as_ref().is_some_and(|lower| *lower < Key::MAX) {
         // An index scan without an end stops before MaxKey.
         queries.push(Find::new(
             namespace.database(),
             namespace.collection(),
             rawdoc! { "_id": RawBson::MaxKey },
         ));
-    }
-    let is_empty_above = request.range.lower.as_ref() == Some(&Key::MAX);
-    if is_empty_above {
-        queries.truncate(1);
     }
     queries.reverse();
     let opened = retry(RetryPolicy::SERVER, || {
@@ -211,11 +209,13 @@ impl Reading {
         }
         let mut find = from(&self.primary.address, self.at.timestamp());
         let (from, until) = (self.at.timestamp(), until.timestamp());
-        find.filter = rawdoc! { "ts": { "$gte": from, "$lte": until }, "op": "c" };
-        find.projection = Some(rawdoc! { "ts": 1, "ns": 1, "o": 1 });
+        find.filter = rawdoc! { "ts": { "$gte": from, "$lte": until } };
         let mut commands = Box::pin(self.server.client.find(find)).await?;
         while let Some(batch) = Box::pin(commands.next_batch()).await? {
-            if batch.iter().any(|entry| ends(entry, &self.namespace)) {
+            let mut commands = batch
+                .iter()
+                .filter(|entry| entry.get_str("op").is_ok_and(|op| op == "c"));
+            if commands.any(|entry| ends(entry, &self.namespace)) {
                 return Err(changed(&self.primary).with_context("changed", "the collection"));
             }
         }

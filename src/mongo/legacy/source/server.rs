@@ -64,7 +64,7 @@ impl Server {
             client,
             wire_version,
             // Listings show uuids once the feature compatibility version is 3.6.
-            lists_uuids: wire_version >= UUIDS && deployment.feature_compatibility >= [3, 6],
+            lists_uuids: [major, minor] >= [3, 6] && deployment.feature_compatibility >= [3, 6],
             reads_majority,
             series,
             identities,

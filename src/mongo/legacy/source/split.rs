@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bson::raw::RawDocument;
+use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::rawdoc;
 
 use super::server::{FIND_COMMAND, Server};
@@ -22,9 +22,12 @@ pub(super) async fn split(server: &Arc<Server>, collection: &Collection, bytes: 
         return Ok(Vec::new());
     };
     let keys = retry(RetryPolicy::SERVER, || async {
-        // Servers before 3.2 do not sample.
-        if plan.is_small || server.wire_version < FIND_COMMAND {
+        if plan.is_small {
             return walk(server, collection, plan.ranges).await;
+        }
+        // Servers before 3.2 do not sample.
+        if server.wire_version < FIND_COMMAND {
+            return jump(server, collection, plan.ranges).await;
         }
         match sample(server, collection, plan.samples, plan.ranges).await {
             // The random cursor has met the same documents again and again.
@@ -65,13 +68,7 @@ async fn sample(server: &Server, collection: &Collection, samples: u64, ranges: 
 async fn walk(server: &Server, collection: &Collection, ranges: u64) -> Result<Vec<Key>> {
     let step = (collection.documents / ranges).max(1);
     let (mut keys, mut seen) = (Vec::new(), 0);
-    let mut find = Find::new(
-        collection.namespace.database(),
-        collection.namespace.collection(),
-        rawdoc! {},
-    );
-    find.projection = Some(rawdoc! { "_id": 1 });
-    find.hint = Some(rawdoc! { "_id": 1 });
+    let mut find = ids_of(collection);
     find.batch_size = Some(BATCH);
     let mut cursor = Box::pin(server.client.find(find)).await?;
     while let Some(batch) = Box::pin(cursor.next_batch()).await? {
@@ -88,4 +85,32 @@ async fn walk(server: &Server, collection: &Collection, ranges: u64) -> Result<V
         }
     }
     Ok(keys)
+}
+
+/// Jumps along the index on `_id` by an equal share of the documents at a time. The server passes over the documents in between without
+/// sending them.
+async fn jump(server: &Server, collection: &Collection, ranges: u64) -> Result<Vec<Key>> {
+    let step = (collection.documents / ranges).max(1);
+    let mut find = ids_of(collection);
+    find.skip = Some(u32::try_from(step).unwrap_or(u32::MAX));
+    let mut keys = Vec::new();
+    for _ in 1..ranges {
+        let Some(document) = server.first(find.clone()).await? else {
+            break;
+        };
+        let Some(key) = Key::of_document(&document) else { break };
+        let from = RawDocumentBuf::from_bytes(key.document_bytes().to_vec());
+        find.min = Some(from.map_err(|error| Error::malformed(OPERATION, error))?);
+        keys.extend(Some(key).filter(can_cut));
+    }
+    Ok(keys)
+}
+
+/// The query for all `_id`s, in order.
+fn ids_of(collection: &Collection) -> Find {
+    let namespace = &collection.namespace;
+    let mut find = Find::new(namespace.database(), namespace.collection(), rawdoc! {});
+    find.projection = Some(rawdoc! { "_id": 1 });
+    find.hint = Some(rawdoc! { "_id": 1 });
+    find
 }

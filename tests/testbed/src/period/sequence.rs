@@ -20,7 +20,7 @@ use super::{
 /// How long an entry waits for the rest of a command that writes all its entries at once.
 const AT_ONCE: Duration = Duration::from_millis(200);
 /// How long an entry waits for the rest of a command that copies documents.
-const COPYING: Duration = Duration::from_secs(5);
+const COPYING: Duration = Duration::from_secs(1);
 
 /// What becomes of an entry.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,7 +106,7 @@ fn converted(
 ) -> Look {
     let namespace = format!("{database}.{copy}");
     let Some(rename) = pending.iter().position(|entry| is_rename_of(entry, &namespace)) else {
-        return Look::Wait(COPYING);
+        return unfinished(&namespace, pending);
     };
     let original = copy
         .split_once(".convertToCapped.")
@@ -129,7 +129,7 @@ fn converted(
 fn renamed(period: Period, database: &str, copy: &str, pending: &VecDeque<RawDocumentBuf>) -> Look {
     let namespace = format!("{database}.{copy}");
     let Some(rename) = pending.iter().position(|entry| is_rename_of(entry, &namespace)) else {
-        return Look::Wait(COPYING);
+        return unfinished(&namespace, pending);
     };
     let copied = pending.iter().take(rename);
     let copied = copied
@@ -167,6 +167,15 @@ fn renamed(period: Period, database: &str, copy: &str, pending: &VecDeque<RawDoc
     // What was written to the original after it had been copied is lost on 4.2.
     fates.extend(fates_of(&original, pending.iter().take(drop + 1).skip(rename + 1)));
     Look::Sequence(fates)
+}
+
+/// A copy that is dropped again, as when the command fails, is shown as it was made.
+fn unfinished(copy: &str, pending: &VecDeque<RawDocumentBuf>) -> Look {
+    let is_dropped = |entry: &RawDocumentBuf| touches(entry, copy) && matches!(command_of(entry), Some(("drop", _)));
+    if pending.iter().any(is_dropped) {
+        return Look::Alone;
+    }
+    Look::Wait(COPYING)
 }
 
 /// As in an entry of a rename within a database.

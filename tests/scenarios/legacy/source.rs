@@ -1,0 +1,131 @@
+//! The source for old servers on sets of three members: what a majority has, in each of the ways to find out, and elections.
+//!
+//! 4.2 at feature compatibility version 4.0 writes the oplog of 4.0. It is read as from servers of an older wire version.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bson::{Document, doc};
+use mongodb::Client;
+use mongoferry::{ConnectOptions, Migration, MongoSink, MongoSource, Outcome, Source};
+use mongoferry_testbed::compare::{CompareOptions, assert_identical};
+use mongoferry_testbed::{ReplicaSet, Version, wait_until};
+use tokio::time::{sleep, timeout};
+
+/// Reported by `isMaster`; derived from `replSetGetStatus`; asked of each member.
+const WAYS: [i32; 3] = [7, 4, 3];
+
+const DOCUMENTS: i32 = 2_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_go_through_elections() {
+    let (set, client) = old_set().await;
+    let target = ReplicaSet::builder(Version::V4_2).name("rs1").start().await.unwrap();
+    let to = target.client().await.unwrap();
+    for wire_version in WAYS {
+        to.database("shop").drop().await.unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let writer = tokio::spawn(write(client.clone(), Arc::clone(&stop)));
+        let source = connect(&set, wire_version).await;
+        let sink = MongoSink::connect(target.uri()).await.unwrap();
+        let builder = Migration::builder(source, sink).chunk_bytes(1 << 14);
+        let handle = builder.build().unwrap().start().await.unwrap();
+        set.step_down().await.unwrap();
+        handle.ready_to_cut_over().await.unwrap();
+        set.step_down().await.unwrap();
+        let stop_writes = async {
+            stop.store(true, Ordering::Relaxed);
+            writer.await.unwrap();
+        };
+        let summary = handle.cutover(stop_writes).await.unwrap();
+        assert_eq!(summary.outcome, Outcome::Complete, "{wire_version}: {summary:#?}");
+        assert_identical(&client, &to, &CompareOptions::default())
+            .await
+            .unwrap();
+        to.database("__mdb_internal_mongoferry").drop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_followed_that_a_majority_lacks() {
+    let (set, client) = old_set().await;
+    for wire_version in WAYS {
+        let source = connect(&set, wire_version).await;
+        let before = source.position().await.unwrap();
+        let primary = set.primary_index().await.unwrap();
+        let others: Vec<usize> = (0..set.members()).filter(|member| *member != primary).collect();
+        for member in &others {
+            set.suspend(*member).await.unwrap();
+        }
+        let orders = client.database("shop").collection::<Document>("orders");
+        // The primary takes writes for the seconds in which it does not miss the others.
+        let update = doc! { "$inc": { "n": 1 } };
+        orders.update_one(doc! { "_id": 1 }, update).await.unwrap();
+        let oplog = client.database("local").collection::<Document>("oplog.rs");
+        let newest = oplog
+            .find_one(doc! {})
+            .sort(doc! { "$natural": -1 })
+            .await
+            .unwrap()
+            .unwrap();
+        let written = newest.get_timestamp("ts").unwrap();
+        // It answers with what a majority had, or not at all.
+        if let Ok(answer) = timeout(Duration::from_secs(3), source.position()).await {
+            let position = answer.unwrap();
+            assert!(
+                position.timestamp() < written,
+                "{wire_version}: {position} is not committed"
+            );
+        }
+        for member in &others {
+            set.resume(*member).await.unwrap();
+        }
+        let deadline = Duration::from_secs(60);
+        let has_advanced = async || source.position().await.is_ok_and(|position| position > before);
+        wait_until(deadline, "the majority has the write", has_advanced)
+            .await
+            .unwrap();
+        let sentinel = source.sentinel().await.unwrap();
+        assert!(sentinel > before, "{wire_version}: {sentinel} after {before}");
+    }
+}
+
+async fn old_set() -> (ReplicaSet, Client) {
+    let set = ReplicaSet::builder(Version::V4_2).members(3).start().await.unwrap();
+    let client = set.client().await.unwrap();
+    let command = doc! { "setFeatureCompatibilityVersion": "4.0" };
+    client.database("admin").run_command(command).await.unwrap();
+    let orders = client.database("shop").collection("orders");
+    let documents = (0..DOCUMENTS).map(|id| doc! { "_id": id, "n": 0, "text": "x".repeat(200) });
+    orders.insert_many(documents).await.unwrap();
+    (set, client)
+}
+
+async fn connect(set: &ReplicaSet, wire_version: i32) -> MongoSource {
+    let options = ConnectOptions::uri(set.uri()).as_legacy(wire_version);
+    MongoSource::connect(options).await.unwrap()
+}
+
+/// Writes until it is stopped. During an election, writes fail.
+async fn write(client: Client, stop: Arc<AtomicBool>) {
+    let orders = client.database("shop").collection::<Document>("orders");
+    for turn in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let id = turn * 37 % DOCUMENTS;
+        let _ = match turn % 5 {
+            0 => orders.delete_one(doc! { "_id": id }).await.map(|_| ()),
+            1 => orders
+                .insert_one(doc! { "_id": DOCUMENTS + turn, "n": turn })
+                .await
+                .map(|_| ()),
+            _ => orders
+                .update_one(doc! { "_id": id }, doc! { "$inc": { "n": 1 } })
+                .await
+                .map(|_| ()),
+        };
+        sleep(Duration::from_millis(5)).await;
+    }
+}
