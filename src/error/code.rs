@@ -91,7 +91,6 @@ codes! {
     IndexKeyLimit = "index_key_limit",
     IndexOption = "index_option",
     IndexValue = "index_value",
-    IndexVersion = "index_version",
     IndexOptionNotKept = "index_option_not_kept",
     IdIndexVersion = "id_index_version",
     IdIndexOption = "id_index_option",

@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn what_has_one_cause_is_one_finding_with_a_bounded_list() {
         let of = |name: String| {
-            Finding::blocker(FindingCode::IndexVersion, format!("`{name}` has one"), "rebuild it").about(name)
+            Finding::blocker(FindingCode::IndexValue, format!("`{name}` has one"), "rebuild it").about(name)
         };
         let mut all: Vec<Finding> = (0..30).map(|number| of(format!("shop.c{number}"))).collect();
         all.insert(3, Finding::note(FindingCode::SmallOplog, "small", "none"));

@@ -58,7 +58,6 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         for index in &collection.indexes {
             if is_on_id(index) {
                 has_id_index = true;
-                version(collection, index, findings);
             } else {
                 secondary(context, collection, index, findings);
             }
@@ -148,8 +147,10 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
         );
         findings.push(finding.about(named(collection, index)));
     }
+    // In an index from before 3.4 an unknown field has no effect, and is left out.
+    let is_old = index.get("v").ok().flatten().and_then(number).is_some_and(|version| version < 2.0);
     let unknown = fields(index)
-        .filter(|field| !FIELDS.contains(field))
+        .filter(|field| !is_old && !FIELDS.contains(field))
         .collect::<Vec<_>>();
     if !unknown.is_empty() {
         findings.push(
@@ -183,33 +184,11 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
             .about(named(collection, index)),
         );
     }
-    version(collection, index, findings);
 }
 
 /// The name of an index in what a finding concerns.
 fn named(collection: &Collection, index: &RawDocument) -> String {
     format!("{} index {}", collection.namespace, name(index))
-}
-
-/// Version 0 dates from before 2.0. No server since 4.2 creates such an index.
-fn version(collection: &Collection, index: &RawDocument, findings: &mut Vec<Finding>) {
-    if index.get("v").ok().flatten().and_then(number) == Some(0.0) {
-        findings.push(
-            Finding::blocker(
-                FindingCode::IndexVersion,
-                format!(
-                    "the index `{}` of `{}` has version 0",
-                    name(index),
-                    collection.namespace
-                ),
-                format!(
-                    "on the source: `{}.reIndex()`, which rebuilds its indexes",
-                    shell(collection)
-                ),
-            )
-            .about(named(collection, index)),
-        );
-    }
 }
 
 /// Whether a server accepts the value for this field of a specification.
@@ -220,14 +199,8 @@ fn is_valid(field: &str, value: RawBsonRef<'_>) -> bool {
         }
         // A value beyond the longest expiry counts as the longest expiry.
         "expireAfterSeconds" => number(value).is_some_and(|seconds| seconds >= 0.0),
-        "key" => value.as_document().is_some_and(|key| {
-            let mut parts = key.iter().flatten().peekable();
-            parts.peek().is_some()
-                && parts.all(|(_, kind)| match kind {
-                    RawBsonRef::String(text) => !text.is_empty(),
-                    other => number(other).is_some_and(|order| order != 0.0),
-                })
-        }),
+        // Values of another kind than today's become 1 on the target.
+        "key" => value.as_document().is_some_and(|key| !key.is_empty()),
         "partialFilterExpression" | "collation" | "wildcardProjection" | "weights" => value.as_document().is_some(),
         _ => true,
     }
@@ -316,9 +289,11 @@ mod tests {
     #[test]
     fn what_a_target_refuses_is_found() {
         for field in ["bogus", "Unique", "expireafterseconds"] {
-            let mut index = rawdoc! { "v": 1, "key": { "a": 1 }, "name": "a" };
-            index.append(bson::raw::CString::try_from(field).unwrap(), true);
-            assert_found(index, &["index_option"]);
+            for (version, found) in [(2, "index_option"), (1, "index_option_not_kept")] {
+                let mut index = rawdoc! { "v": version, "key": { "a": 1 }, "name": "a" };
+                index.append(bson::raw::CString::try_from(field).unwrap(), true);
+                assert_found(index, &[found]);
+            }
         }
         for index in [
             rawdoc! { "v": 1, "key": { "a": 1 }, "name": "a", "unique": "true" },
@@ -326,14 +301,22 @@ mod tests {
             rawdoc! { "v": 1, "key": { "a": 1 }, "name": "a", "expireAfterSeconds": f64::NAN },
             rawdoc! { "v": 1, "key": { "a": 1 }, "name": "a", "expireAfterSeconds": -1 },
             rawdoc! { "v": 1, "key": { "a": 1 }, "name": "a", "expireAfterSeconds": "3600" },
-            rawdoc! { "v": 1, "key": { "a": 0 }, "name": "a" },
-            rawdoc! { "v": 1, "key": { "a": "" }, "name": "a" },
-            rawdoc! { "v": 1, "key": { "a": true }, "name": "a" },
             rawdoc! { "v": 1, "key": {}, "name": "a" },
         ] {
             assert_found(index, &["index_value"]);
         }
-        assert_found(rawdoc! { "v": 0, "key": { "a": 1 }, "name": "a" }, &["index_version"]);
+    }
+
+    #[test]
+    fn what_is_converted_is_noted() {
+        for index in [
+            rawdoc! { "v": 0, "key": { "a": 1 }, "name": "a" },
+            rawdoc! { "v": 1, "key": { "a": 0 }, "name": "a" },
+            rawdoc! { "v": 1, "key": { "a": "" }, "name": "a" },
+            rawdoc! { "v": 1, "key": { "a": true }, "name": "a" },
+        ] {
+            assert_found(index, &["index_option_not_kept"]);
+        }
     }
 
     #[test]

@@ -67,7 +67,6 @@
 //! | `index_key_limit` | warning | the target does not enforce the limit of 1024 bytes for index keys |
 //! | `index_option` | blocker | index specifications have no unknown fields |
 //! | `index_value` | blocker | index specifications have no values that servers no longer accept |
-//! | `index_version` | blocker | no index has version 0 |
 //! | `index_option_not_kept` | note | indexes have no fields without effect, which the target drops; the summary lists them too |
 //! | `id_index_version` | note | an existing collection on the target has the same version of the index on `_id` as the source |
 //! | `id_index_option` | warning | indexes on `_id` have no special options |
