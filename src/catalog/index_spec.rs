@@ -101,7 +101,7 @@ pub(super) fn version(specification: &RawDocument) -> i64 {
 
 /// The value of a field in an index key, in the form that servers from 3.4 on accept. Earlier ones accepted any value, and took for 1 what
 /// is neither a number nor the name of an index kind. The mongorestore option `convertLegacyIndexes` converts in the same way.
-pub(crate) fn key_value(value: RawBsonRef<'_>) -> RawBsonRef<'_> {
+fn key_value(value: RawBsonRef<'_>) -> RawBsonRef<'_> {
     let is_kept = match value {
         RawBsonRef::String(kind) => !kind.is_empty(),
         other => number(other).is_some_and(|number| number != 0.0 && !number.is_nan()),

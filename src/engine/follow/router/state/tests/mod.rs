@@ -9,7 +9,7 @@ mod relief;
 mod stuck;
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use bson::{RawBsonRef, rawdoc};
