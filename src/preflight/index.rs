@@ -148,7 +148,12 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
         findings.push(finding.about(named(collection, index)));
     }
     // In an index from before 3.4 an unknown field has no effect, and is left out.
-    let is_old = index.get("v").ok().flatten().and_then(number).is_some_and(|version| version < 2.0);
+    let is_old = index
+        .get("v")
+        .ok()
+        .flatten()
+        .and_then(number)
+        .is_some_and(|version| version < 2.0);
     let unknown = fields(index)
         .filter(|field| !is_old && !FIELDS.contains(field))
         .collect::<Vec<_>>();
