@@ -93,7 +93,7 @@ async fn a_start_that_fails_is_recorded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.jsonl");
     let bench = Bench::with_orders(3);
-    bench.source.set_version([4, 0, 0]);
+    bench.source.set_version([2, 4, 0]);
     let migration = bench.migration().recording(&path, 1 << 20).build().unwrap();
     migration.start().await.unwrap_err();
     let lines = lines(&path);
