@@ -68,10 +68,7 @@ async fn writes_of_one_document_are_applied_in_order(version: Version) {
             let refused: Vec<usize> = refusals.iter().map(|refusal| refusal.index).collect();
             assert_eq!(refused, expected, "round {round} on {version}");
             for refusal in &refusals {
-                assert_eq!(
-                    refusal.reason,
-                    RefusalReason::CannotApply("no such document".to_owned())
-                );
+                assert_eq!(refusal.reason, RefusalReason::NoDocument("no such document".to_owned()));
             }
             let found = read_all(&bench.sink, &namespace).await;
             assert_eq!(
