@@ -157,7 +157,7 @@ async fn deltas_that_cannot_be_applied_are_named(version: Version) {
         .unwrap();
     let indexes: Vec<usize> = refusals.iter().map(|refusal| refusal.index).collect();
     assert_eq!(indexes, [1, 2, 3, 4, 5], "{refusals:?} on {version}");
-    for Refusal { index, reason } in &refusals {
+    for Refusal { index, reason, .. } in &refusals {
         // The others are for documents that are not there.
         match index {
             1 => assert!(matches!(reason, RefusalReason::CannotApply(_)), "{reason:?}"),
