@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bson::RawBsonRef;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::StreamExt;
+use futures::stream::BoxStream;
 
 use super::Context;
 use crate::config::{OnRuleError, Settings};
 use crate::error::{ErrorKind, Finding, FindingCode, Result};
-use crate::model::{Collection, CollectionKind, Namespace, Position, Range, shown};
+use crate::model::{Batch, Collection, CollectionKind, Namespace, Position, Range, shown};
 use crate::order::Key;
 use crate::rules::{DocumentRule, Predicate, Query, RuleError, RuleSet, Shaped};
 use crate::source::{ReadMode, ReadRequest, Source};
@@ -163,15 +164,20 @@ async fn sample(source: &dyn Source, collection: &Collection) -> Result<Vec<RawD
         batch_bytes: SAMPLE_BYTES,
         document_bytes: usize::try_from(collection.bytes / collection.documents.max(1)).unwrap_or_default(),
     };
-    let (mut batches, mut documents) = (source.read(request).await?, Vec::new());
-    while documents.len() < SAMPLE_DOCUMENTS
-        && let Some(batch) = batches.next().await
-    {
+    first_of(source.read(request).await?).await
+}
+
+/// The first documents of a read, as many as a sample has.
+async fn first_of(mut batches: BoxStream<'_, Result<Batch>>) -> Result<Vec<RawDocumentBuf>> {
+    let (mut documents, mut bytes) = (Vec::new(), 0);
+    while let Some(batch) = batches.next().await {
         let batch = batch?;
-        let room = SAMPLE_DOCUMENTS - documents.len();
-        documents.extend(batch.iter().take(room).map(RawDocument::to_owned));
-        if batch.size_in_bytes() >= SAMPLE_BYTES {
-            break;
+        for document in batch.iter() {
+            bytes += document.as_bytes().len();
+            documents.push(document.to_owned());
+            if bytes >= SAMPLE_BYTES || documents.len() >= SAMPLE_DOCUMENTS {
+                return Ok(documents);
+            }
         }
     }
     Ok(documents)
