@@ -163,15 +163,15 @@ async fn sample(source: &dyn Source, collection: &Collection) -> Result<Vec<RawD
         batch_bytes: SAMPLE_BYTES,
         document_bytes: usize::try_from(collection.bytes / collection.documents.max(1)).unwrap_or_default(),
     };
-    let (mut batches, mut documents) = (source.read(request).await?, Vec::new());
-    while documents.len() < SAMPLE_DOCUMENTS
-        && let Some(batch) = batches.next().await
-    {
+    let (mut batches, mut documents, mut bytes) = (source.read(request).await?, Vec::new(), 0);
+    while let Some(batch) = batches.next().await {
         let batch = batch?;
-        let room = SAMPLE_DOCUMENTS - documents.len();
-        documents.extend(batch.iter().take(room).map(RawDocument::to_owned));
-        if batch.size_in_bytes() >= SAMPLE_BYTES {
-            break;
+        for document in batch.iter() {
+            bytes += document.as_bytes().len();
+            documents.push(document.to_owned());
+            if bytes >= SAMPLE_BYTES || documents.len() >= SAMPLE_DOCUMENTS {
+                return Ok(documents);
+            }
         }
     }
     Ok(documents)

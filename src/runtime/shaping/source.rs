@@ -19,6 +19,10 @@ use crate::source::{PointRequest, ReadRequest, Source, SourceLayer};
 /// How long documents are gathered for a batch if a filter leaves few of each batch.
 const GATHER: Duration = Duration::from_millis(500);
 
+/// Documents are gathered until they have this part of a batch's bytes. What is gathered, with all of one more batch, then stays close to the
+/// memory that a batch has.
+const GATHER_PARTS: usize = 4;
+
 /// Reads documents in the form that they have on the target. The oplog stays as it is: what a change means for a form is decided where it is
 /// applied.
 pub(crate) struct ShapedSource {
@@ -144,17 +148,14 @@ impl Reading {
         let mut since = None;
         while let Some(batch) = self.batches.next().await {
             let batch = batch?;
-            match self.shape.batch(&batch).await? {
-                None if gathered.is_empty() => return Ok(Some(batch)),
-                None => batch.iter().for_each(|document| gathered.push(document)),
-                Some(shaped) if gathered.is_empty() => gathered = shaped,
-                Some(shaped) => shaped.iter().for_each(|document| gathered.push(document)),
+            if self.shape.append(&batch, &mut gathered).await? == Appended::Nothing {
+                return Ok(Some(batch));
             }
             if gathered.is_empty() {
                 continue;
             }
             let since = *since.get_or_insert_with(Instant::now);
-            if gathered.size_in_bytes() >= self.batch_bytes / 2 || since.elapsed() >= GATHER {
+            if gathered.size_in_bytes() >= self.batch_bytes / GATHER_PARTS || since.elapsed() >= GATHER {
                 break;
             }
         }
@@ -162,36 +163,48 @@ impl Reading {
     }
 }
 
+/// What was appended of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Appended {
+    /// Nothing, because all documents stay as they are, and there were no others before them.
+    Nothing,
+    /// All documents that the target has.
+    All,
+}
+
 impl Shape {
-    /// Returns the documents of a batch in the form that they have on the target. `None` if all stay as they are.
-    async fn batch(&self, batch: &Batch) -> Result<Option<Batch>> {
+    /// Appends the documents of a batch in the form that they have on the target.
+    async fn append(&self, batch: &Batch, gathered: &mut Batch) -> Result<Appended> {
         let mut outcomes = self.shaping.outcomes();
         let any_failed = self.shaping.any_failed(&self.namespace);
-        let mut shaped: Option<Batch> = None;
+        let mut may_stay = gathered.is_empty();
         for (index, document) in batch.iter().enumerate() {
             let form = self.shaping.form(&self.rule, &self.namespace, document)?;
             if self.purpose == Purpose::Write {
                 note(&mut outcomes, any_failed, &form, document);
             }
-            let changed = match (&form, &mut shaped) {
-                (Form::Same, None) => continue,
-                (_, None) => {
-                    let mut before = Batch::new();
-                    batch.iter().take(index).for_each(|document| before.push(document));
-                    shaped.insert(before)
+            if may_stay {
+                if matches!(form, Form::Same) {
+                    continue;
                 }
-                (_, Some(shaped)) => shaped,
-            };
+                may_stay = false;
+                // Few rules make documents larger. Without room for all, the buffer would be moved again and again while it grows.
+                *gathered = Batch::with_capacity(batch.size_in_bytes());
+                batch.iter().take(index).for_each(|document| gathered.push(document));
+            }
             match form {
-                Form::Same => changed.push(document),
-                Form::Changed(document) => changed.push(&document),
+                Form::Same => gathered.push(document),
+                Form::Changed(document) => gathered.push(&document),
                 Form::Absent | Form::Failed(_) => {}
             }
         }
         if self.purpose == Purpose::Write {
             self.shaping.settle(&self.namespace, outcomes).await?;
         }
-        Ok(shaped)
+        Ok(match may_stay {
+            true => Appended::Nothing,
+            false => Appended::All,
+        })
     }
 }
 
