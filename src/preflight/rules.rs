@@ -387,3 +387,27 @@ fn validator(rule: &DocumentRule, collection: &Collection, changed: &[RawDocumen
         .because(because),
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn samples_are_bounded_in_documents_and_in_bytes() {
+        for (text, expected) in [(10, SAMPLE_DOCUMENTS), (100_000, 11), (2 << 20, 1)] {
+            let document = rawdoc! { "_id": 1, "text": "x".repeat(text) };
+            // Each batch of two documents of 100 kB is smaller than a sample.
+            let batches = (0..400).map(|_| {
+                let mut batch = Batch::new();
+                batch.push(&document);
+                batch.push(&document);
+                Ok(batch)
+            });
+            let sample = first_of(stream::iter(batches).boxed()).await.unwrap();
+            assert_eq!(sample.len(), expected, "documents with {text} bytes");
+        }
+    }
+}
