@@ -163,8 +163,11 @@ impl Run {
 
     async fn start(&self, chunk_bytes: u64) -> MigrationHandle {
         let begin = Instant::now();
-        let (reader, writer) =
-            futures::try_join!(MongoSource::connect(self.source.uri()), MongoSink::connect(&self.target)).unwrap();
+        let (reader, writer) = futures::try_join!(
+            MongoSource::connect(self.source.uri()),
+            MongoSink::connect(&self.target)
+        )
+        .unwrap();
         if self.loud {
             eprintln!("connected in {:?}", begin.elapsed());
         }
