@@ -29,6 +29,7 @@ use crate::mongo::client::{self, Answer};
 pub use self::options::ConnectOptions;
 #[cfg(feature = "legacy")]
 pub(crate) use self::pem::PemFile;
+#[cfg(feature = "legacy")]
 pub(crate) use self::tls::certificate_problem;
 
 const OPERATION: &str = "connect";
