@@ -60,7 +60,6 @@ pub(crate) mod expiry;
 mod index_spec;
 pub(crate) mod kind;
 #[cfg(feature = "legacy")]
-#[allow(dead_code, reason = "only the source for such servers lists their catalog")]
 pub(crate) mod legacy;
 mod normal;
 mod not_kept;

@@ -112,7 +112,7 @@
 //! # Versions
 //! | version | support |
 //! |---|---|
-//! | 2.6, 3.0, 3.2, 3.4, 3.6, 4.0 | as a source, with the feature `legacy`: known from the servers' source code and tested against an emulation, and 2.6.12 and 3.0.15 by entries that were captured from them; refused without that feature |
+//! | 2.6, 3.0, 3.2, 3.4, 3.6, 4.0 | as a source, with the feature `legacy`: known from the servers' source code and run as an emulation to targets of 6.0 and, for 4.0, 4.2; 2.6.12 and 3.0.15 also by entries that were captured from them; refused without that feature |
 //! | 4.2, 4.4, 5.0, 6.0 | tested on real servers: every upward path between them, and from each to itself |
 //! | 7.0, 8.0 | known from the servers' source code: entries, listings and options are understood and tested with hand-made samples; no such server was run |
 //! | 9.0 | as 7.0 and 8.0; time-series collections are refused on either side, because 9.0 stores them without buckets |

@@ -437,6 +437,7 @@ async fn every_phase_is_told_and_something_each_second() {
                 .to_vec(),
         ),
         renames: vec![("shop.orders".to_owned(), "store.orders".to_owned())],
+        ..CompareOptions::default()
     };
     assert_identical(&sets.source_client, &sets.target_client, &options)
         .await

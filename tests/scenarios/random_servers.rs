@@ -396,6 +396,7 @@ impl Scenario {
         CompareOptions {
             namespaces: Some(wanted),
             renames: vec![(RENAMED.0.to_owned(), RENAMED.1.to_owned())],
+            ..CompareOptions::default()
         }
     }
 

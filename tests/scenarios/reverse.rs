@@ -81,6 +81,7 @@ impl Sets {
         let options = CompareOptions {
             namespaces,
             renames: vec![("shop.orders".to_owned(), "store.bought".to_owned())],
+            ..CompareOptions::default()
         };
         assert_identical(&self.on_old, &self.on_new, &options).await.unwrap();
     }

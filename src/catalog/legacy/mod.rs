@@ -5,7 +5,6 @@
 //! every version ignores is left to the comparison, which reports it.
 
 mod indexes;
-mod listing;
 mod options;
 #[cfg(test)]
 mod tests;
@@ -16,8 +15,6 @@ use bson::rawdoc;
 use super::Series;
 
 pub(crate) use self::indexes::{index_as_created, index_as_listed};
-#[allow(unused_imports, reason = "only the source for such servers lists their catalog")]
-pub(crate) use self::listing::{ListedByName, collections_from_namespaces};
 pub(crate) use self::options::{modification, options};
 
 /// First series that logs the creation of every collection.

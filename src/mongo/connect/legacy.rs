@@ -2,19 +2,24 @@
 
 use std::time::Duration;
 
+use bson::rawdoc;
+use futures::future::{join_all, pending};
 use mongodb::options::{ClientOptions, Tls};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::known::connection_of;
 use super::options::To;
 use super::pem::PemFile;
-use super::{ConnectOptions, LIMIT, OPERATION, hosts_of, parse};
+use super::{ConnectOptions, LIMIT, LOOK_AFTER, OPERATION, hosts_of, parse};
 use crate::error::{Error, ErrorKind, Finding, FindingCode, Result};
 use crate::model::{Connection, Side};
-use crate::mongo::legacy::{LegacyClient, LegacyOptions};
+use crate::mongo::legacy::{IsMaster, LegacyClient, LegacyOptions};
 
 /// Highest wire version of the servers that are read without the driver: that of 4.2, for drivers that ask for more.
 const NEWEST: i32 = 8;
+
+/// Timeout for asking a host for its version.
+const GLANCE: Duration = Duration::from_secs(3);
 
 /// A client that has reached the primary, and the facts about its connection.
 pub(crate) struct LegacyConnected {
@@ -35,6 +40,51 @@ pub(crate) fn may_be_too_old(error: &Error, options: &ConnectOptions) -> bool {
         FindingCode::NotReached,
     ];
     !matches!(options.to, To::Client(_)) && has(error, CODES)
+}
+
+/// Waits until a host says that it is too old for the driver. Does not return if none does.
+///
+/// Servers before 3.6 do not know the driver's messages and close its connections, so the driver would try until its time is over.
+///
+/// # Cancellation
+/// Dropping the future closes its connections.
+pub(crate) async fn found_too_old(options: &ConnectOptions) {
+    sleep(LOOK_AFTER).await;
+    let mut parsed = match &options.to {
+        // A malformed connection string is reported by the driver's connection.
+        To::Uri(uri) => ClientOptions::parse(uri).await.ok(),
+        To::Options(options) => Some((**options).clone()),
+        To::Client(_) => None,
+    };
+    let files = match &mut parsed {
+        Some(parsed) => options.tls.clone().add_to(parsed).await.ok(),
+        None => None,
+    };
+    if let Some((parsed, _files)) = parsed.zip(files) {
+        // No host wants a login before it says its version.
+        let options = LegacyOptions {
+            credential: None,
+            ..LegacyOptions::from(parsed)
+        };
+        let hosts = options.hosts.clone();
+        let Ok(client) = LegacyClient::new(options) else {
+            return pending().await;
+        };
+        loop {
+            let versions = hosts.iter().map(|host| async {
+                let question = rawdoc! { "isMaster": 1 };
+                let reply = timeout(GLANCE, client.command_on(host, "admin", &question)).await;
+                let described = IsMaster::parse(reply.ok()?.ok()?).ok()?;
+                Some(described.max_wire_version)
+            });
+            let versions = join_all(versions).await;
+            if versions.into_iter().flatten().any(|version| version < NEWEST) {
+                return;
+            }
+            sleep(LOOK_AFTER).await;
+        }
+    }
+    pending().await
 }
 
 /// Returns the one of both errors that says more: that of the driver, unless the servers are too old for it, or for its TLS.

@@ -112,17 +112,20 @@ impl LegacyCursor {
     }
 
     /// Where the cursor is: the member, and what it said of itself when the cursor was opened.
+    #[cfg(feature = "test-util")]
     pub fn primary(&self) -> &Arc<Primary> {
         &self.primary
     }
 
     /// The last reply without its documents, such as for its `operationTime`. `None` for queries on servers before 3.2, which
     /// are no commands.
+    #[cfg(feature = "test-util")]
     pub fn reply(&self) -> Option<&RawDocument> {
         self.reply.as_deref()
     }
 
     /// The cursor's number on the server, or 0 at its end.
+    #[cfg(feature = "test-util")]
     pub fn id(&self) -> i64 {
         self.id
     }

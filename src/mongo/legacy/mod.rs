@@ -4,11 +4,6 @@
 //! member is the primary. All servers up to 5.0 understand these messages, which is how it is tested on real ones. Nothing runs in the
 //! background: each call makes, uses and returns a connection, and looks for the primary when that is due.
 
-#![cfg_attr(
-    not(feature = "test-util"),
-    allow(dead_code, unused_imports, reason = "the source that reads by this client uses it")
-)]
-
 mod auth;
 mod client;
 mod cursor;
@@ -20,9 +15,16 @@ pub(in crate::mongo) mod source;
 mod request;
 mod wire;
 
-pub use self::client::{LegacyClient, Primary};
+pub use self::client::LegacyClient;
+#[cfg(feature = "test-util")]
+pub use self::client::Primary;
 pub use self::cursor::LegacyCursor;
+#[cfg(feature = "test-util")]
 pub use self::error::{CommandError, server_error};
 pub use self::find::{Find, FindMode};
-pub use self::is_master::{IsMaster, LastWrite, OpTime};
-pub use self::options::{LegacyCredential, LegacyMechanism, LegacyOptions, LegacyTls, TlsLibrary};
+#[cfg(feature = "test-util")]
+pub use self::is_master::LastWrite;
+pub use self::is_master::{IsMaster, OpTime};
+pub use self::options::LegacyOptions;
+#[cfg(feature = "test-util")]
+pub use self::options::{LegacyCredential, LegacyMechanism, LegacyTls, TlsLibrary};

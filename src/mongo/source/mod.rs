@@ -70,7 +70,14 @@ impl MongoSource {
             true => return Self::connect_legacy(options).await,
             false => (options.clone(), options),
         };
-        let connected = connect::connect(options, Side::Source).await;
+        let connected = connect::connect(options, Side::Source);
+        #[cfg(not(feature = "legacy"))]
+        let connected = connected.await;
+        #[cfg(feature = "legacy")]
+        let connected = tokio::select! {
+            connected = connected => connected,
+            () = legacy::found_too_old(&too_old) => return Self::connect_legacy(too_old).await,
+        };
         #[cfg(feature = "legacy")]
         let connected = match connected {
             Err(error) if legacy::may_be_too_old(&error, &too_old) => {

@@ -148,7 +148,11 @@ impl LegacyDecoder {
         let named = drop_target.and_then(uuid);
         let drops_target = drop_target.is_some_and(is_true);
         let (id, dropped) = output.identities.rename(&from, &to, entry.ui, drops_target);
-        let dropped = named.map(|named| output.identities.id_for_uuid(named)).or(dropped);
+        let dropped = match named {
+            Some(named) => Some(output.identities.id_for_uuid(named)),
+            // A listing that is newer than this entry may have shown a collection of this name that comes later.
+            None => dropped.filter(|_| drops_target),
+        };
         push(entry, Some(id), CommandOperation::Rename { from, to, dropped }, output)
     }
 }

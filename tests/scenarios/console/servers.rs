@@ -201,9 +201,12 @@ async fn another_console_goes_on_with_what_the_target_has_stored() {
     assert_eq!(ended["phase"], "complete", "{ended:#}");
     let renames = vec![("shop.orders".to_owned(), "store.bought".to_owned())];
     let namespaces = Some(vec!["shop.orders".to_owned()]);
-    assert_identical(&on_old, &on_new, &CompareOptions { namespaces, renames })
-        .await
-        .unwrap();
+    let options = CompareOptions {
+        namespaces,
+        renames,
+        ..CompareOptions::default()
+    };
+    assert_identical(&on_old, &on_new, &options).await.unwrap();
     let events = client.get("migrations/tenant-42/findings").await;
     assert_eq!(
         events.headers["content-disposition"],

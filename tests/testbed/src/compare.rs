@@ -27,6 +27,9 @@ pub struct CompareOptions {
     /// Source name and target name of what has another name on the target: `shop.orders` and `store.orders`, or a whole
     /// database as `shop.*` and `store.*`. The first that fits counts.
     pub renames: Vec<(String, String)>,
+    /// Whether the formats of indexes (`v`, `textIndexVersion`, `2dsphereIndexVersion`) are left out. A real server behind one that looks
+    /// old has newer formats than it shows.
+    pub without_index_formats: bool,
 }
 
 /// Something that is not the same on both sides.
@@ -169,7 +172,14 @@ async fn compare(source: &Client, target: &Client, options: &CompareOptions) -> 
         }
         let source_collection = collection(source, name);
         let target_collection = collection(target, &target_name);
-        compare_indexes(&source_collection, &target_collection, source_entry.capped, &mut report).await?;
+        let mut source_indexes = indexes(&source_collection).await?;
+        let mut target_indexes = indexes(&target_collection).await?;
+        if options.without_index_formats {
+            for index in source_indexes.values_mut().chain(target_indexes.values_mut()) {
+                index.retain(|name, _| !FORMATS.contains(&name.as_str()));
+            }
+        }
+        compare_indexes(source_indexes, &target_indexes, source_entry.capped, &mut report);
         compare_documents(&source_collection, &target_collection, source_entry.capped, &mut report).await?;
     }
     let extra = target_entries.into_keys().map(|namespace| Difference {
@@ -206,6 +216,9 @@ const ENGINE: &str = "storageEngine";
 const MIXED_TYPES: &str = "timeseriesBucketsMayHaveMixedSchemaData=true";
 
 const PROJECTION: &str = "wildcardProjection";
+
+/// The fields of an index that name its format.
+const FORMATS: [&str; 3] = ["v", "textIndexVersion", "2dsphereIndexVersion"];
 
 /// The fields of a specification by name, each as a document of its own, so that they compare by their bytes and in any
 /// order.
@@ -311,14 +324,12 @@ fn collection(client: &Client, namespace: &str) -> Collection<RawDocumentBuf> {
     client.database(database).collection(name)
 }
 
-async fn compare_indexes(
-    source: &Collection<RawDocumentBuf>,
-    target: &Collection<RawDocumentBuf>,
+fn compare_indexes(
+    mut source: BTreeMap<String, Fields>,
+    target: &BTreeMap<String, Fields>,
     capped: bool,
     report: &mut impl FnMut(DifferenceKind),
-) -> Result<(), Error> {
-    let mut source = indexes(source).await?;
-    let target = indexes(target).await?;
+) {
     if capped {
         // Servers from 6.0 on refuse an expiry that never takes effect.
         for (name, specification) in &mut source {
@@ -339,7 +350,6 @@ async fn compare_indexes(
             });
         }
     }
-    Ok(())
 }
 
 /// The number, where it is a whole one that a double holds exactly.

@@ -168,6 +168,7 @@ async fn renames_and_a_choice_of_namespaces_are_followed() -> TestResult {
             ("one.things".to_owned(), name.to_owned()),
             ("one.*".to_owned(), "two.*".to_owned()),
         ],
+        ..CompareOptions::default()
     };
     assert_identical(&client, &client, &rename("two.things")).await?;
     let found = differences(&client, &client, &rename("two.other")).await?;

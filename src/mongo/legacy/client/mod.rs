@@ -100,6 +100,7 @@ impl LegacyClient {
     }
 
     /// Returns a client of the same connections that waits for answers for another time.
+    #[cfg(feature = "test-util")]
     #[must_use]
     pub fn with_answer_timeout(&self, answer_timeout: Duration) -> Self {
         Self {

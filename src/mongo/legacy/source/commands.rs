@@ -244,6 +244,42 @@ mod tests {
     }
 
     #[test]
+    fn the_collections_of_a_captured_2_6_are_found() {
+        let path = format!(
+            "{}/tests/samples/oplog/2.6.12-mmapv1.facts.json",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let facts: Document = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let entries = facts.get_array("system.namespaces").unwrap().iter();
+        let found = entries.filter_map(|entry| {
+            let entry = RawDocumentBuf::try_from(entry.as_document().unwrap()).unwrap();
+            let (name, listed) = collection_in("app", &entry)?;
+            let meant = options([2, 6], listed.get_document("options").unwrap());
+            Some((name, Document::try_from(meant).unwrap()))
+        });
+        let found: std::collections::BTreeMap<String, Document> = found.collect();
+        let plain = [
+            "byapply",
+            "coll",
+            "flags",
+            "res",
+            "se",
+            "system.js",
+            "t",
+            "tgt",
+            "val",
+            "view",
+        ];
+        for name in plain {
+            assert_eq!(found.get(name), Some(&doc! {}), "{name}");
+        }
+        assert_eq!(found["cap"], doc! { "capped": true, "size": 65536_i64, "max": 100_i64 });
+        assert_eq!(found["conv"], doc! { "capped": true, "size": 8192_i64 });
+        assert_eq!(found["noid"], doc! { "autoIndexId": false });
+        assert!(found.keys().all(|name| !name.contains('$')));
+    }
+
+    #[test]
     fn filters_of_names_are_applied() {
         let all = Names::of(&rawdoc! { "listCollections": 1, "filter": {} });
         let one = Names::of(&rawdoc! { "listCollections": 1, "filter": { "name": "a" } });

@@ -179,6 +179,20 @@ fn a_uuid_is_the_identity_where_there_is_one() {
     assert_eq!(bench.listed("a.b", Some(uuid(3))), uuid(3));
 }
 
+#[test]
+fn a_listing_that_shows_a_rename_early_drops_nothing() {
+    let mut bench = Bench::new(V3_6);
+    let entry = |o: Document| {
+        let mut entry = command("a", o);
+        entry.insert("ui", bson::Binary::from(uuid(1)));
+        entry
+    };
+    bench.take(entry(doc! { "create": "b" }));
+    assert_eq!(bench.listed("a.c", Some(uuid(1))), uuid(1));
+    let rename = doc! { "renameCollection": "a.b", "to": "a.c", "dropTarget": false };
+    assert_eq!(bench.take(entry(rename)), ["rename a.b a.c #1"]);
+}
+
 /// The entries of 3.6 when the feature compatibility version becomes 3.6, and later 3.4 again.
 #[test]
 fn a_collection_that_gets_a_uuid_later_keeps_its_identity() {
