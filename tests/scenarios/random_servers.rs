@@ -43,7 +43,7 @@ const COMPARISON: Duration = Duration::from_secs(5);
 const WRITERS: u64 = 3;
 
 /// The pause of a writer that has done its share.
-const IDLE: Duration = Duration::from_millis(5);
+const IDLE: Duration = Duration::from_millis(50);
 
 /// What is left out, and what gets another name, where not everything is selected.
 const LEFT_OUT: &str = "one.d";
