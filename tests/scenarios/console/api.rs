@@ -7,6 +7,7 @@ use mongoferry::console::{AuditOutcome, AuditRecord};
 use mongoferry::sink::SinkCall;
 use mongoferry::source::SourceCall;
 use mongoferry::{Certificate, Phase};
+use mongoferry_testbed::wait_until;
 
 use super::*;
 
@@ -541,17 +542,21 @@ async fn recordings_are_downloaded_during_and_after_the_run() {
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         lines.map(|line| line["type"].as_str().unwrap().to_owned()).collect()
     };
-    let during = kinds("tenant").await;
-    assert!(
-        during.contains(&"plan".to_owned()) && during.contains(&"status".to_owned()),
-        "{during:?}"
-    );
+    // The recorder writes a moment after what it records.
+    let recorded = async |id: &str, expected: &[&str]| {
+        let all_there = async || {
+            let kinds = kinds(id).await;
+            expected.iter().all(|kind| kinds.iter().any(|found| found == kind))
+        };
+        wait_until(DEADLINE, "the run is recorded", all_there).await.unwrap();
+    };
+    recorded("tenant", &["plan", "status"]).await;
     client.cut_over("tenant").await;
     assert!(kinds("tenant").await.contains(&"summary".to_owned()));
     assert!(folder.path().join("tenant.jsonl").exists());
 
     client.act("own", "start", json!({})).await;
     client.until_ready("own").await;
-    assert!(kinds("own").await.contains(&"started".to_owned()));
+    recorded("own", &["started"]).await;
     assert!(own.exists() && !folder.path().join("own-recording.jsonl").exists());
 }

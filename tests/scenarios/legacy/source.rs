@@ -91,6 +91,31 @@ async fn nothing_is_followed_that_a_majority_lacks() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn users_are_those_that_the_driver_reads() {
+    let set = ReplicaSet::builder(Version::V4_2)
+        .key_file_auth()
+        .start()
+        .await
+        .unwrap();
+    let client = set.client().await.unwrap();
+    let role = doc! { "createRole": "auditor", "privileges": [], "roles": [{ "role": "read", "db": "shop" }] };
+    client.database("admin").run_command(role).await.unwrap();
+    for mechanism in ["SCRAM-SHA-1", "SCRAM-SHA-256"] {
+        let user = doc! {
+            "createUser": mechanism, "pwd": "secret", "roles": ["auditor"], "mechanisms": [mechanism], "customData": { "a": 1 },
+        };
+        client.database("admin").run_command(user).await.unwrap();
+    }
+    let expected = MongoSource::connect(set.uri()).await.unwrap().accounts().await.unwrap();
+    assert_eq!((expected.accounts.len(), expected.own.is_empty()), (4, false));
+    for wire_version in WAYS {
+        let read = connect(&set, wire_version).await.accounts().await.unwrap();
+        assert!(read.accounts == expected.accounts, "{wire_version}: {read:?}");
+        assert_eq!(read.own, expected.own, "{wire_version}");
+    }
+}
+
 async fn old_set() -> (ReplicaSet, Client) {
     let set = ReplicaSet::builder(Version::V4_2).members(3).start().await.unwrap();
     let client = set.client().await.unwrap();
