@@ -16,10 +16,10 @@ pub(crate) mod watch;
 pub(crate) mod window;
 pub(crate) mod write_block;
 
-use futures::FutureExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
