@@ -1,5 +1,6 @@
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::Path, sync::Mutex};
 
+use futures::future::try_join_all;
 use mongodb::bson::{Document, doc};
 use rand::{
     Rng,
@@ -271,14 +272,23 @@ impl ReplicaSetBuilder {
         }
         let primary = ready(&set).await?;
         if self.key_file_auth {
-            // Until there is a user the server takes this from its own host.
+            // Until there is a user the server takes this from its own host. It is journaled, and with it the set's configuration, which a
+            // member that is killed right after it was started would have lost otherwise.
             let credentials = Credentials {
                 user: "root".to_owned(),
                 password: Alphanumeric.sample_string(&mut rand::rng(), 24),
             };
-            let command = doc! { "createUser": &credentials.user, "pwd": &credentials.password, "roles": ["root"] };
+            let command = doc! {
+                "createUser": &credentials.user,
+                "pwd": &credentials.password,
+                "roles": ["root"],
+                "writeConcern": { "w": set.members() as i32, "j": true },
+            };
             set.command(primary, command).await?;
             set.credentials = Some(credentials);
+        } else {
+            // A member that is killed right after it was started would have lost the set's configuration.
+            try_join_all((0..set.members()).map(|member| set.command(member, doc! { "fsync": 1 }))).await?;
         }
         Ok(set)
     }

@@ -100,13 +100,15 @@ impl TestbedError {
     }
 }
 
-/// The last lines of the file at `path`, as part of an error's text.
+/// The last lines of a server's log at `path`, as part of an error's text. Connections that come and go would crowd out the rest, and so are left out.
 pub(crate) fn log_tail(path: &PathBuf) -> String {
     const LINES: usize = 25;
     let Ok(bytes) = std::fs::read(path) else {
         return format!("(no log at {})", path.display());
     };
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().collect();
+    // The components of 4.2, and of newer servers.
+    let is_connection = |line: &str| line.contains(" I  NETWORK ") || line.contains(r#""s":"I",  "c":"NETWORK""#);
+    let lines: Vec<&str> = text.lines().filter(|line| !is_connection(line)).collect();
     lines[lines.len().saturating_sub(LINES)..].join("\n")
 }

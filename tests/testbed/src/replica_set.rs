@@ -14,8 +14,8 @@ use mongodb::{
 use tempfile::TempDir;
 
 use crate::{
-    Certificate, OldClient, TestbedError, Version, binary::Binary, builder::ReplicaSetBuilder, server::Server,
-    wait_until, wire,
+    Certificate, OldClient, TestbedError, Version, binary::Binary, builder::ReplicaSetBuilder, error::log_tail,
+    server::Server, wait_until, wire,
 };
 
 /// How long a server may take to start, to end or to answer, and a set to elect. Far more than a healthy machine needs.
@@ -193,14 +193,25 @@ impl ReplicaSet {
         self.launch(index)?;
         self.server(index)?.listening(PATIENCE).await?;
         let single = self.members.len() == 1;
-        wait_until(PATIENCE, &format!("member {index} to answer"), async || {
-            match self.state(index).await {
-                State::Primary => true,
-                State::Secondary => !single,
-                State::Other => false,
-            }
-        })
-        .await
+        let what = format!("member {index} to answer");
+        let answers = wait_until(PATIENCE, &what, async || match self.state(index).await {
+            State::Primary => true,
+            State::Secondary => !single,
+            State::Other => false,
+        });
+        answers.await.map_err(|error| self.with_log(error, index))
+    }
+
+    /// Adds the last lines of a member's log to a timeout.
+    fn with_log(&self, error: TestbedError, index: usize) -> TestbedError {
+        match (error, self.member(index)) {
+            (TestbedError::Timeout { what, waited, .. }, Ok(member)) => TestbedError::Timeout {
+                what,
+                waited,
+                log: format!("\n{}", log_tail(&member.log)),
+            },
+            (error, _) => error,
+        }
     }
 
     /// Makes the primary step down and waits until there is a primary again. A single member elects itself again.
