@@ -238,14 +238,35 @@ where
     F: Future<Output = Result<Standing>>,
 {
     let written = retry(RetryPolicy::SERVER, &mut standing).await?.newest;
-    let (mut attempts, mut reached) = (RetryPolicy::SERVER.begin(), Position::ZERO);
+    let majority = || {
+        let standing = standing();
+        async { Ok(standing.await?.majority) }
+    };
+    until_majority(RetryPolicy::SERVER, written, majority, |_| false).await
+}
+
+/// Asks what a majority has until that is everything up to `written`, and returns it. An error that `is_final` takes for one ends the wait,
+/// others only if the majority does not advance for as long as the patience of `rule` lasts.
+///
+/// # Errors
+/// A final error, or the last one of `majority`, or that the majority does not advance.
+pub(crate) async fn until_majority<F>(
+    rule: RetryPolicy,
+    written: Position,
+    mut majority: impl FnMut() -> F,
+    is_final: impl Fn(&Error) -> bool,
+) -> Result<Position>
+where
+    F: Future<Output = Result<Position>>,
+{
+    let (mut attempts, mut reached) = (rule.begin(), Position::ZERO);
     loop {
-        let error = match standing().await {
-            Ok(standing) if standing.majority >= written => return Ok(standing.majority),
-            Ok(standing) => {
-                if standing.majority > reached {
-                    reached = standing.majority;
-                    attempts = RetryPolicy::SERVER.begin();
+        let error = match majority().await {
+            Ok(majority) if majority >= written => return Ok(majority),
+            Ok(majority) => {
+                if majority > reached {
+                    reached = majority;
+                    attempts = rule.begin();
                 }
                 Error::new(
                     ErrorKind::Connection,
@@ -253,8 +274,9 @@ where
                     "the members that make a majority do not follow the primary; see with `rs.status()` which are down or behind",
                 )
                 .with_context("written", written)
-                .with_context("majority", standing.majority)
+                .with_context("majority", majority)
             }
+            Err(error) if is_final(&error) => return Err(error),
             Err(error) => error,
         };
         match attempts.next_pause(&error) {
@@ -466,5 +488,23 @@ mod tests {
         let patience = RetryPolicy::SERVER.patience;
         let last = Duration::from_secs(60);
         assert!(took >= last + patience && took < last + patience * 2, "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_a_majority_ends_with_a_final_error() {
+        let began = Instant::now();
+        let mut asked = 0;
+        let majority = || {
+            asked += 1;
+            let answer = match asked {
+                1 | 2 => Ok(at(50)),
+                _ => Err(Error::new(ErrorKind::Connection, "test", "the primary has changed")),
+            };
+            std::future::ready(answer)
+        };
+        let found = until_majority(RetryPolicy::SERVER, at(100), majority, |_| true).await;
+        assert_eq!(found.unwrap_err().operation(), "test");
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert_eq!(asked, 3);
     }
 }

@@ -17,13 +17,14 @@ use std::time::Duration;
 use bson::raw::RawDocumentBuf;
 use bson::{Document, Timestamp, rawdoc};
 use futures::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::majority::{self, Member, Votes};
 use super::server::{Elected, FIND_COMMAND, Server, changed, from, term_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::mongo::legacy::{Find, IsMaster};
+use crate::mongo::oplog::position::until_majority;
 use crate::mongo::retry::RetryPolicy;
 
 const OPERATION: &str = "ask what a majority of the set has";
@@ -35,7 +36,7 @@ const REPORTED: i32 = 5;
 const MEMBER: Duration = Duration::from_secs(5);
 
 /// How a majority that does not have an entry yet is asked again. Members are milliseconds behind.
-const FOLLOWED: RetryPolicy = RetryPolicy {
+pub(super) const FOLLOWED: RetryPolicy = RetryPolicy {
     first_pause: Duration::from_millis(2),
     longest_pause: Duration::from_millis(250),
     ..RetryPolicy::SERVER
@@ -70,34 +71,9 @@ impl Server {
     /// A retryable error if the primary changes meanwhile, a server error, or an error if the majority does not advance for as long as the
     /// patience lasts.
     pub async fn committed_through(&self, primary: &Elected, written: Position) -> Result<Position> {
-        let (mut attempts, mut reached) = (FOLLOWED.begin(), Position::ZERO);
-        loop {
-            let error = match Box::pin(self.committed(primary)).await {
-                Ok(committed) if committed >= written => return Ok(committed),
-                Ok(committed) => {
-                    if committed > reached {
-                        reached = committed;
-                        attempts = FOLLOWED.begin();
-                    }
-                    Error::new(
-                        ErrorKind::Connection,
-                        "wait until a majority has everything",
-                        "the members that make a majority do not follow the primary; see with `rs.status()` which are down or behind",
-                    )
-                    .with_context("written", written)
-                    .with_context("majority", committed)
-                }
-                Err(error) => error,
-            };
-            // Another primary does not have what this one wrote, or is asked anew by the caller.
-            if error.operation() == changed(primary).operation() {
-                return Err(error);
-            }
-            match attempts.next_pause(&error) {
-                Some(pause) => sleep(pause).await,
-                None => return Err(error),
-            }
-        }
+        // Another primary does not have what this one wrote, or is asked anew by the caller.
+        let is_other = |error: &Error| error.operation() == changed(primary).operation();
+        until_majority(FOLLOWED, written, || Box::pin(self.committed(primary)), is_other).await
     }
 
     /// Waits until a primary has everything up to a position that was committed on it or on an earlier one.

@@ -13,26 +13,21 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::time::{Instant, sleep};
 
+use super::committed::FOLLOWED;
 use super::decoder::Decoder;
 use super::server::{Elected, Server, from, oplog, position_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::mongo::legacy::FindMode;
 use crate::mongo::oplog::lost::{self, part_lost};
+use crate::mongo::oplog::position::until_majority;
 use crate::mongo::oplog::read_ahead::ReadAhead;
-use crate::mongo::oplog::{AWAIT, BATCH, FUTURE, OPERATION, in_time};
+use crate::mongo::oplog::{AWAIT, BATCH, FUTURE, in_time};
 use crate::mongo::retry::{Attempts, RetryPolicy};
 use crate::oplog::{Entry, Taken};
 
 /// Time without new entries after which the primary is asked whether it still is one. Before 3.4 an idle set writes nothing.
 const SILENCE: Duration = Duration::from_secs(10);
-
-/// How a majority that does not have an entry yet is asked again.
-const COMMITTED: RetryPolicy = RetryPolicy {
-    first_pause: Duration::from_millis(2),
-    longest_pause: Duration::from_millis(200),
-    ..RetryPolicy::SERVER
-};
 
 /// Streams the history after a position.
 pub(super) fn follow(server: Arc<Server>, after: Position) -> BoxStream<'static, Result<Vec<Entry>>> {
@@ -197,28 +192,10 @@ impl Tail {
         Ok(entries)
     }
 
-    /// Waits until a majority has an entry. The cursor ends if the primary changes meanwhile.
+    /// Waits until a majority has an entry. Any error ends the cursor: the primary may be another one.
     async fn wait_for(&self, primary: &Elected, entry: Position) -> Result<Position> {
-        let mut pauses = COMMITTED.begin();
-        loop {
-            let committed = in_time(self.server.committed(primary)).await?;
-            if committed >= entry {
-                return Ok(committed);
-            }
-            let behind = Error::new(
-                ErrorKind::Connection,
-                OPERATION,
-                "the members that make a majority do not follow the primary; see with `rs.status()` which are down or behind",
-            );
-            match pauses.next_pause(&behind) {
-                Some(pause) => sleep(pause).await,
-                None => {
-                    return Err(behind
-                        .with_context("written", entry)
-                        .with_context("majority", committed));
-                }
-            }
-        }
+        let committed = || in_time(self.server.committed(primary));
+        until_majority(FOLLOWED, entry, committed, |_| true).await
     }
 
     /// Reads an earlier part of a transaction.
