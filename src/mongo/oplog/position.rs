@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
-use crate::mongo::client;
+use crate::mongo::client::{self, Commands};
 use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, answered, retry};
 
 /// First wire version whose servers seek in the oplog on their own (4.4). Older servers need `oplogReplay` for that.
@@ -22,6 +22,12 @@ const SEEKS: i32 = 9;
 
 /// Timeout for a majority to confirm the primary before it is asked again.
 const CONFIRMATION: Duration = Duration::from_secs(10);
+
+/// Operation named in the errors of the search for a start position.
+const START: &str = "find the position to start at";
+
+/// Operation named in the errors of the search for the oldest entry.
+const OLDEST: &str = "find the oldest oplog entry";
 
 /// How far a member is in the history.
 #[derive(Clone, Copy, Debug)]
@@ -95,18 +101,25 @@ pub(crate) async fn newest_position(client: &Client) -> Result<Position> {
 /// # Errors
 /// A server error.
 pub(crate) async fn oldest_position(client: &Client) -> Result<Position> {
-    const OPERATION: &str = "find the oldest oplog entry";
-    let entry = match find_one(client, OPERATION, doc! {}, doc! { "$natural": 1 }).await {
+    oldest_of(find_one(client, OLDEST, doc! {}, doc! { "$natural": 1 }).await)
+}
+
+/// Returns the oldest entry that was `found`.
+///
+/// # Errors
+/// The error of `found`, or a retryable one if there was no entry, or none any more.
+pub(crate) fn oldest_of(found: Result<Option<Position>>) -> Result<Position> {
+    let entry = match found {
         // This is no caller's position: the entry was removed while it was being read.
         Err(error) if error.kind() == ErrorKind::PositionLost => {
             let message = "the oldest entry was removed while it was read";
-            return Err(Error::new(ErrorKind::Server, OPERATION, message)
+            return Err(Error::new(ErrorKind::Server, OLDEST, message)
                 .with_source(error)
                 .with_retryable(true));
         }
         found => found?,
     };
-    entry.ok_or_else(|| Error::new(ErrorKind::Protocol, OPERATION, "the oplog is empty").with_retryable(true))
+    entry.ok_or_else(|| Error::new(ErrorKind::Protocol, OLDEST, "the oplog is empty").with_retryable(true))
 }
 
 /// Returns a majority-committed position from which a tail meets the first entry of every transaction that is open or prepared now.
@@ -115,9 +128,21 @@ pub(crate) async fn oldest_position(client: &Client) -> Result<Position> {
 /// [`Unauthorized`](ErrorKind::Unauthorized) if the oplog or `config.transactions` may not be read,
 /// [`PositionLost`](ErrorKind::PositionLost) if an open transaction is as old as the oplog, or a server error.
 pub(crate) async fn start_position(client: &Client) -> Result<Position> {
-    const OPERATION: &str = "find the position to start at";
     // The order matters: a transaction that is prepared after this position was taken is met from there anyway.
     let majority = newest_position(client).await?;
+    let Some(first) = oldest_transaction(client, majority).await? else {
+        return Ok(majority);
+    };
+    let before = doc! { "ts": { "$lt": first.timestamp() } };
+    let entry = find_one(client, START, before, doc! { "$natural": -1 }).await?;
+    entry.ok_or_else(|| as_old_as_the_oplog(first))
+}
+
+/// Returns the first entry of the oldest transaction that is open or prepared now, unless it comes after `majority`.
+///
+/// # Errors
+/// [`Unauthorized`](ErrorKind::Unauthorized) if `config.transactions` may not be read, or a server error.
+pub(crate) async fn oldest_transaction(client: &dyn Commands, majority: Position) -> Result<Option<Position>> {
     let command = doc! {
         "find": "transactions",
         "filter": { "state": { "$in": ["prepared", "inProgress"] }, "startOpTime": { "$exists": true } },
@@ -126,25 +151,19 @@ pub(crate) async fn start_position(client: &Client) -> Result<Position> {
         "limit": 1,
         "singleBatch": true,
     };
-    let reply = client::run(client, OPERATION, "config", command)
+    let reply = client::run(client, START, "config", command)
         .await
         .map_err(|error| error.with_context("namespace", "config.transactions"))?;
-    let first = first_document(OPERATION, &reply)?
+    let first = first_document(START, &reply)?
         .and_then(|transaction| transaction.get_document("startOpTime").ok())
         .and_then(client::position_of);
-    let Some(first) = first.filter(|first| *first <= majority) else {
-        return Ok(majority);
-    };
-    let before = doc! { "ts": { "$lt": first.timestamp() } };
-    let entry = find_one(client, OPERATION, before, doc! { "$natural": -1 }).await?;
-    entry.ok_or_else(|| {
-        Error::new(
-            ErrorKind::PositionLost,
-            OPERATION,
-            "a transaction is open that began at the oldest entry of the oplog; end it, or make the oplog larger, and start again",
-        )
-        .with_context("transaction", first)
-    })
+    Ok(first.filter(|first| *first <= majority))
+}
+
+/// Returns the error for a transaction before whose first entry there is none.
+pub(crate) fn as_old_as_the_oplog(first: Position) -> Error {
+    let message = "a transaction is open that began at the oldest entry of the oplog; end it, or make the oplog larger, and start again";
+    Error::new(ErrorKind::PositionLost, START, message).with_context("transaction", first)
 }
 
 /// Returns the position of the last majority-committed entry before `time`, so that a tail starts with the first entry at or after it. That
@@ -153,7 +172,6 @@ pub(crate) async fn start_position(client: &Client) -> Result<Position> {
 /// # Errors
 /// [`PositionLost`](ErrorKind::PositionLost) if entries from before `time` have been removed and none is left, or a server error.
 pub(crate) async fn position_before(client: &Client, time: Timestamp) -> Result<Position> {
-    const OPERATION: &str = "find the position to start at";
     let newest = newest_position(client).await?;
     if newest.timestamp() < time {
         return Ok(newest);
@@ -166,7 +184,7 @@ pub(crate) async fn position_before(client: &Client, time: Timestamp) -> Result<
             time: time.time.saturating_sub(seconds),
             increment: 0,
         };
-        if let Some(last) = last_between(client, OPERATION, from, time).await? {
+        if let Some(last) = last_between(client, START, from, time).await? {
             return Ok(last);
         }
         if from <= oldest.timestamp() {
@@ -181,7 +199,7 @@ pub(crate) async fn position_before(client: &Client, time: Timestamp) -> Result<
     }
     Err(Error::new(
         ErrorKind::PositionLost,
-        OPERATION,
+        START,
         no_longer(
             format_args!("what was written at {}:{}", time.time, time.increment),
             oldest,

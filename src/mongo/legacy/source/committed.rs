@@ -20,7 +20,7 @@ use futures::future::join_all;
 use tokio::time::timeout;
 
 use super::majority::{self, Member, Votes};
-use super::server::{Elected, FIND_COMMAND, Server, changed, from, term_of};
+use super::server::{Elected, FIND_COMMAND, Server, changed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::mongo::legacy::{Find, IsMaster};
@@ -128,16 +128,15 @@ impl Server {
             None => (listed(is_master), Votes::Unknown),
         };
         let me = is_master.me.as_deref().unwrap_or(&primary.address);
+        let address_of = |member: &Member| match member.host.eq_ignore_ascii_case(me) {
+            true => primary.address.clone(),
+            false => member.host.clone(),
+        };
         let asked = members.iter().map(|member| async {
             if member.arbiter || !member.votes {
                 return None;
             }
-            let address = if member.host.eq_ignore_ascii_case(me) {
-                &primary.address
-            } else {
-                &member.host
-            };
-            timeout(MEMBER, self.newest(address)).await.ok()?.ok()
+            timeout(MEMBER, self.newest(&address_of(member))).await.ok()?.ok()
         });
         let newest: Vec<Option<Position>> = join_all(asked).await;
         for (member, newest) in members.iter_mut().zip(newest) {
@@ -151,12 +150,7 @@ impl Server {
             let Some((reached, _)) = member.reached.filter(|(reached, _)| *reached >= time) else {
                 return;
             };
-            let address = if member.host.eq_ignore_ascii_case(me) {
-                &primary.address
-            } else {
-                &member.host
-            };
-            let theirs = timeout(MEMBER, self.term_at(address, time)).await;
+            let theirs = timeout(MEMBER, self.term_at(&address_of(member), time)).await;
             let is_same = ours.is_some() && matches!(theirs, Ok(Ok(theirs)) if theirs == ours);
             member.reached = is_same.then_some((reached, None));
         });
@@ -174,12 +168,8 @@ impl Server {
 
     /// Returns the term or hash of the entry at a time on a member, if it has that entry.
     async fn term_at(&self, address: &str, time: Timestamp) -> Result<Option<i64>> {
-        let mut find = from(address, time);
-        find.projection = Some(rawdoc! { "ts": 1, "t": 1, "h": 1 });
-        let entry = self.first(find).await?;
-        Ok(entry
-            .filter(|entry| entry.get_timestamp("ts").is_ok_and(|ts| ts == time))
-            .map(|entry| term_of(&entry)))
+        let entry = self.first_from(address, time).await?;
+        Ok(entry.filter(|entry| entry.timestamp() == time).map(|entry| entry.term))
     }
 
     /// Returns the set's configuration, or `None` if the user may not read it.

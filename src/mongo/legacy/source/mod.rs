@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bson::raw::{RawDocument, RawDocumentBuf};
-use bson::{Document, Timestamp, Uuid, rawdoc};
+use bson::{Uuid, rawdoc};
 use futures::stream::BoxStream;
 
 use self::server::{Elected, FIND_COMMAND, Server, TRANSACTIONS, oplog};
@@ -25,9 +25,10 @@ use crate::model::{
     Accounts, Batch, Collection, Connection, Deployment, Inspection, Namespace, Position, Selection, Side,
     TransactionFacts,
 };
-use crate::mongo::client::{self, Commands, code};
+use crate::mongo::client::{self, code};
 use crate::mongo::connect::PemFile;
 use crate::mongo::connect::legacy::LegacyConnected;
+use crate::mongo::oplog::position;
 use crate::mongo::retry::{RetryPolicy, retry};
 use crate::mongo::source::{duplicates, write_load};
 use crate::mongo::{accounts, digest, foreign_writes, inspect, listing, transactions};
@@ -286,38 +287,15 @@ impl LegacySource {
     /// Returns the last position before the first entry of the oldest open transaction. Only servers from 4.2 on log a transaction in several
     /// entries; older ones log it when it commits.
     async fn before_transactions(&self, primary: &Elected, committed: Position) -> Result<Position> {
-        const OPERATION: &str = "find the position to start at";
         if self.server.wire_version <= TRANSACTIONS {
             return Ok(committed);
         }
-        let open = bson::doc! {
-            "find": "transactions",
-            "filter": { "state": { "$in": ["prepared", "inProgress"] }, "startOpTime": { "$exists": true } },
-            "sort": { "startOpTime.ts": 1 },
-            "projection": { "startOpTime": 1 },
-            "limit": 1,
-        };
-        let found = self.server.documents(OPERATION, "config", open).await?;
-        let first = found
-            .first()
-            .and_then(|transaction| transaction.get_document("startOpTime").ok())
-            .and_then(|optime| Document::try_from(optime.to_owned()).ok())
-            .and_then(|optime| client::position_of(&optime));
-        let Some(first) = first.filter(|first| *first <= committed) else {
+        let Some(first) = position::oldest_transaction(&*self.server, committed).await? else {
             return Ok(committed);
         };
-        let before: Timestamp = first.timestamp();
-        let mut find = oplog(&primary.address, rawdoc! { "ts": { "$lt": before } });
+        let mut find = oplog(&primary.address, rawdoc! { "ts": { "$lt": first.timestamp() } });
         find.sort = Some(rawdoc! { "$natural": -1 });
-        find.projection = Some(rawdoc! { "ts": 1, "t": 1, "h": 1 });
-        match self.server.first(find).await? {
-            Some(entry) => server::position_of(&entry),
-            None => Err(Error::new(
-                ErrorKind::PositionLost,
-                OPERATION,
-                "a transaction is open that began at the oldest entry of the oplog; end it, or make the oplog larger, and start again",
-            )
-            .with_context("transaction", first)),
-        }
+        let entry = self.server.first_position(find).await?;
+        entry.ok_or_else(|| position::as_old_as_the_oplog(first))
     }
 }

@@ -16,11 +16,11 @@ use tokio::time::{Instant, sleep};
 use super::committed::FOLLOWED;
 use super::decoder::Decoder;
 use super::server::{Elected, Server, from, oplog, position_of};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::model::Position;
 use crate::mongo::legacy::FindMode;
 use crate::mongo::oplog::lost::{self, part_lost};
-use crate::mongo::oplog::position::until_majority;
+use crate::mongo::oplog::position::{oldest_of, until_majority};
 use crate::mongo::oplog::read_ahead::ReadAhead;
 use crate::mongo::oplog::{AWAIT, BATCH, FUTURE, in_time};
 use crate::mongo::retry::{Attempts, RetryPolicy};
@@ -223,22 +223,9 @@ impl Tail {
 
 /// Returns the oldest entry of a member's oplog.
 pub(super) async fn oldest(server: &Server, primary: &Elected) -> Result<Position> {
-    const OPERATION: &str = "find the oldest oplog entry";
     let mut find = oplog(&primary.address, RawDocumentBuf::new());
     find.sort = Some(bson::rawdoc! { "$natural": 1 });
-    find.projection = Some(bson::rawdoc! { "ts": 1, "t": 1, "h": 1 });
-    let empty = || Error::new(ErrorKind::Protocol, OPERATION, "the oplog is empty").with_retryable(true);
-    match server.first(find).await {
-        Ok(entry) => position_of(&entry.ok_or_else(empty)?),
-        // This is no caller's position: the entry was removed while it was being read.
-        Err(error) if error.kind() == ErrorKind::PositionLost => {
-            let message = "the oldest entry was removed while it was read";
-            Err(Error::new(ErrorKind::Server, OPERATION, message)
-                .with_source(error)
-                .with_retryable(true))
-        }
-        Err(error) => Err(error),
-    }
+    oldest_of(server.first_position(find).await)
 }
 
 /// A cursor on a primary.
