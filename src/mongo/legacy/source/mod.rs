@@ -12,7 +12,7 @@ mod split;
 mod tail;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bson::raw::{RawDocument, RawDocumentBuf};
@@ -30,11 +30,12 @@ use crate::mongo::connect::PemFile;
 use crate::mongo::connect::legacy::LegacyConnected;
 use crate::mongo::oplog::position;
 use crate::mongo::retry::{RetryPolicy, retry};
+use crate::mongo::source::newest::Newest;
 use crate::mongo::source::{duplicates, write_load};
 use crate::mongo::{accounts, digest, foreign_writes, inspect, listing, transactions};
 use crate::oplog::Entry;
 use crate::order::Key;
-use crate::source::{PointRequest, ReadMode, ReadRequest, Source, WriteLoad};
+use crate::source::{PointRequest, ReadRequest, Source, WriteLoad};
 
 /// A replica set of MongoDB 2.6 to 4.0.
 pub(in crate::mongo) struct LegacySource {
@@ -44,7 +45,7 @@ pub(in crate::mongo) struct LegacySource {
     /// Certificates that the client reads for each connection.
     _files: Vec<PemFile>,
     /// Newest position ever returned.
-    newest: Mutex<Position>,
+    newest: Newest,
 }
 
 impl LegacySource {
@@ -68,15 +69,8 @@ impl LegacySource {
             version: deployment.version,
             connection,
             _files: files,
-            newest: Mutex::new(Position::ZERO),
+            newest: Newest::new(),
         })
-    }
-
-    /// Remembers a position, and returns the newest one so far.
-    fn note(&self, position: Position) -> Position {
-        let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = position.max(*known);
-        *known
     }
 
     /// Runs a listing, and waits until a majority has what it has shown.
@@ -153,7 +147,7 @@ impl Source for LegacySource {
             let primary = self.server.primary().await?;
             self.server.committed(&primary).await
         });
-        Ok(self.note(committed.await?))
+        Ok(self.newest.note(committed.await?))
     }
 
     async fn sentinel(&self) -> Result<Position> {
@@ -164,7 +158,7 @@ impl Source for LegacySource {
             self.server.committed_through(&primary, newest).await
         });
         let confirmed = confirmed.await?;
-        self.note(confirmed);
+        self.newest.note(confirmed);
         Ok(confirmed)
     }
 
@@ -174,7 +168,7 @@ impl Source for LegacySource {
             let newest = self.server.newest(&primary.address).await?;
             self.server.committed_through(&primary, newest).await
         });
-        Ok(self.note(written.await?))
+        Ok(self.newest.note(written.await?))
     }
 
     async fn start_position(&self) -> Result<Position> {
@@ -184,9 +178,7 @@ impl Source for LegacySource {
             Ok((committed, self.before_transactions(&primary, committed).await?))
         })
         .await?;
-        // The caller begins anew. The source may have been restored from a backup, so the position known before may belong to a history
-        // that no longer exists.
-        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = committed;
+        self.newest.begin(committed);
         Ok(start)
     }
 
@@ -267,19 +259,7 @@ impl Source for LegacySource {
         let Some(kind) = listing::kind(&*self.server, namespace).await? else {
             return Ok(None);
         };
-        let at = *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = |kind, range| {
-            self.read(ReadRequest {
-                namespace: namespace.clone(),
-                kind,
-                range,
-                at,
-                mode: ReadMode::Interval,
-                batch_bytes: digest::BATCH_BYTES,
-                document_bytes: digest::DOCUMENT_BYTES,
-            })
-        };
-        digest::digest(kind, read).await
+        digest::of_source(self, namespace, kind, self.newest.get()).await
     }
 }
 
