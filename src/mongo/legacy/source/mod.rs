@@ -252,7 +252,7 @@ impl Source for LegacySource {
     }
 
     async fn accounts(&self) -> Result<Accounts> {
-        accounts::stored_on_old(&*self.server).await
+        accounts::stored(&*self.server).await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
