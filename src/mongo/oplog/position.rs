@@ -21,7 +21,7 @@ use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, answered, retry};
 const SEEKS: i32 = 9;
 
 /// Timeout for a majority to confirm the primary before it is asked again.
-const CONFIRMATION: Duration = Duration::from_secs(10);
+pub(crate) const CONFIRMATION: Duration = Duration::from_secs(10);
 
 /// Operation named in the errors of the search for a start position.
 const START: &str = "find the position to start at";
@@ -349,16 +349,19 @@ async fn note_linearizable_read(client: &Client, operation: &'static str) -> Res
     .await
     .map_err(|error| match client::code(&error) {
         // MaxTimeMSExpired.
-        Some(50) => {
-            let message = "no majority of the set confirms that the member is its primary; see whether the members reach each other, and \
-                           whether writes are locked (`db.fsyncLock()`)";
-            Error::new(ErrorKind::Connection, operation, message).with_source(error)
-        }
+        Some(50) => unconfirmed(operation).with_source(error),
         _ => error,
     })?;
     reply
         .get_timestamp("operationTime")
         .map_err(|error| Error::malformed(operation, error))
+}
+
+/// Returns the error for a primary that no majority has confirmed in time.
+pub(crate) fn unconfirmed(operation: &'static str) -> Error {
+    let message = "no majority of the set confirms that the member is its primary; see whether the members reach each other, and whether \
+                   writes are locked (`db.fsyncLock()`)";
+    Error::new(ErrorKind::Connection, operation, message)
 }
 
 /// Returns the whole majority-committed entry at `position`, or `None` if the oplog does not hold it. Nothing is retried.

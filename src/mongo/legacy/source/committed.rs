@@ -20,7 +20,7 @@ use futures::future::join_all;
 use tokio::time::timeout;
 
 use super::majority::{self, Member, Votes};
-use super::server::{Elected, FIND_COMMAND, Server, changed};
+use super::server::{Elected, FIND_COMMAND, MEMBER, Server, changed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::mongo::legacy::{Find, IsMaster};
@@ -31,9 +31,6 @@ const OPERATION: &str = "ask what a majority of the set has";
 
 /// First wire version that reports what a majority has (3.4).
 const REPORTED: i32 = 5;
-
-/// Timeout for asking one member. One that is down must not hold up the others.
-const MEMBER: Duration = Duration::from_secs(5);
 
 /// How a majority that does not have an entry yet is asked again. Members are milliseconds behind.
 pub(super) const FOLLOWED: RetryPolicy = RetryPolicy {

@@ -1,6 +1,7 @@
 //! A replica set of old servers: its client, and which member is its primary in which election.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::raw::{RawDocument, RawDocumentBuf};
@@ -26,6 +27,9 @@ pub(super) const TRANSACTIONS: i32 = 7;
 
 /// First wire version that the driver talks to (4.2).
 pub(super) const DRIVER: i32 = 8;
+
+/// Timeout for the answer of one member. One that is down must not hold up the others.
+pub(super) const MEMBER: Duration = Duration::from_secs(5);
 
 /// A replica set.
 pub(super) struct Server {
@@ -86,9 +90,7 @@ impl Server {
     /// # Errors
     /// A retryable error if it is no longer the primary, or was elected again meanwhile.
     pub async fn look(&self, primary: &Elected) -> Result<IsMaster> {
-        let question = rawdoc! { "isMaster": 1 };
-        let reply = Box::pin(self.client.command_on(&primary.address, "admin", &question)).await?;
-        let is_master = IsMaster::parse(reply)?;
+        let is_master = Box::pin(self.client.is_master(&primary.address)).await?;
         if !is_master.is_primary || is_master.election_id != primary.election {
             return Err(changed(primary));
         }
