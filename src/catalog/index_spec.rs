@@ -157,6 +157,15 @@ pub(super) fn says_how_to_build(field: &str) -> bool {
     matches!(field, "ns" | "background" | "safe" | "dropDups")
 }
 
+/// Whether servers from 3.4 on accept a field when an index is created, or it is left out then.
+pub(crate) fn is_accepted(field: &str) -> bool {
+    // It is not among the others, which may have a meaning in an index of format 1, too.
+    field == "columnstoreProjection"
+        || FIELDS.contains(&field)
+        || OF_OLD_HASHES.contains(&field)
+        || says_how_to_build(field)
+}
+
 /// The normal form of a specification: fields without meaning are dropped, defaults are filled in.
 pub(super) fn normal(specification: &RawDocument) -> Fields {
     let mut normal = Fields::from([("v".to_owned(), version(specification).into())]);

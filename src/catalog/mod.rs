@@ -74,7 +74,7 @@ use crate::model::Deployment;
 pub(crate) use self::compare::{
     are_same_keys, compare_indexes, compare_options, index_difference, is_same_index, is_same_kind, option_differences,
 };
-pub(crate) use self::index_spec::{expiry_of, index_for, is_id_index, name_of, seconds, whole_seconds};
+pub(crate) use self::index_spec::{expiry_of, index_for, is_accepted, is_id_index, name_of, seconds, whole_seconds};
 pub use self::not_kept::NotKept;
 pub(crate) use self::not_kept::{Part, not_kept};
 pub(crate) use self::options::{modification_for, options_for, to_create};

@@ -3,15 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bson::raw::{RawDocument, RawDocumentBuf};
-use bson::{Bson, Document, doc, rawdoc};
-use futures::StreamExt;
+use bson::raw::RawDocumentBuf;
+use bson::{Bson, Document, doc};
 use mongodb::Client;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Account, AccountKind, AccountName, Accounts};
-use crate::mongo::client::{self, Commands, if_allowed, open_cursor};
-use crate::mongo::retry::{RetryPolicy, retry};
+use crate::mongo::client::{self, Commands, if_allowed};
 
 const OPERATION: &str = "read users and roles";
 
@@ -31,32 +29,12 @@ const RARE_ACTIONS: [&str; 3] = ["applyOps", "impersonate", "internal"];
 /// Returns all users and roles as they are stored.
 ///
 /// # Errors
-/// [`Unauthorized`](ErrorKind::Unauthorized) if the user may not read them, or a server error.
-pub(crate) async fn stored(client: &Client) -> Result<Accounts> {
+/// [`Unauthorized`](ErrorKind::Unauthorized) if the user may not read them, [`Refused`](ErrorKind::Refused) if they are too large, or a
+/// server error.
+pub(crate) async fn stored(client: &dyn Commands) -> Result<Accounts> {
     let mut budget = MOST_BYTES;
-    let mut accounts = find(client, AccountKind::Role, rawdoc! {}, &mut budget).await?;
-    accounts.extend(find(client, AccountKind::User, rawdoc! {}, &mut budget).await?);
-    let mut all = Accounts::new(accounts);
-    all.own = own(client).await?;
-    Ok(all)
-}
-
-/// Same as [`stored`], by a client for old servers.
-///
-/// # Errors
-/// Same as [`stored`].
-#[cfg(feature = "legacy")]
-pub(crate) async fn stored_on_old(client: &dyn Commands) -> Result<Accounts> {
-    let mut budget = MOST_BYTES;
-    let mut accounts = Vec::new();
-    for (kind, collection) in [(AccountKind::Role, "system.roles"), (AccountKind::User, "system.users")] {
-        for document in client
-            .documents(OPERATION, "admin", doc! { "find": collection })
-            .await?
-        {
-            accounts.push(account(kind, &document, &mut budget)?);
-        }
-    }
+    let mut accounts = find(client, AccountKind::Role, doc! {}, &mut budget).await?;
+    accounts.extend(find(client, AccountKind::User, doc! {}, &mut budget).await?);
     let mut all = Accounts::new(accounts);
     all.own = own(client).await?;
     Ok(all)
@@ -72,11 +50,8 @@ pub(crate) async fn named(client: &Client, names: &BTreeSet<AccountName>) -> Res
     let of_kind = |kind: AccountKind| names.iter().filter(move |name| name.kind == kind).collect::<Vec<_>>();
     let mut accounts = Vec::new();
     for names in of_kind(AccountKind::User).chunks(USERS) {
-        let mut ids = bson::RawArrayBuf::new();
-        for name in names {
-            ids.push(name.id());
-        }
-        let filter = rawdoc! { "_id": { "$in": ids } };
+        let ids: Vec<String> = names.iter().map(|name| name.id()).collect();
+        let filter = doc! { "_id": { "$in": ids } };
         accounts.extend(find(client, AccountKind::User, filter, &mut budget).await?);
     }
     for names in of_kind(AccountKind::Role).chunks(ROLES) {
@@ -130,30 +105,21 @@ async fn own(client: &dyn Commands) -> Result<BTreeSet<AccountName>> {
     Ok(own)
 }
 
-async fn find(client: &Client, kind: AccountKind, filter: RawDocumentBuf, budget: &mut usize) -> Result<Vec<Account>> {
-    let before = *budget;
+async fn find(client: &dyn Commands, kind: AccountKind, filter: Document, budget: &mut usize) -> Result<Vec<Account>> {
     let collection = match kind {
         AccountKind::User => "system.users",
         AccountKind::Role => "system.roles",
     };
     let limit = i64::try_from(QUERY_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
-    let command = rawdoc! {
+    let command = doc! {
         "find": collection, "filter": filter, "readConcern": { "level": "majority" }, "maxTimeMS": limit,
     };
-    let (found, left) = retry(RetryPolicy::SERVER, || async {
-        let mut left = before;
-        let mut found = Vec::new();
-        let mut batches = open_cursor(client, OPERATION, "admin", command.clone(), None).await?;
-        while let Some(batch) = batches.next().await {
-            for document in batch?.iter() {
-                found.push(account(kind, document, &mut left)?);
-            }
-        }
-        Ok((found, left))
-    })
-    .await?;
-    *budget = left;
-    Ok(found)
+    let found = client.documents_within(*budget, OPERATION, "admin", command).await?;
+    let found = found.ok_or_else(too_large)?;
+    found
+        .into_iter()
+        .map(|document| account(kind, document, budget))
+        .collect()
 }
 
 async fn roles(client: &Client, names: &[&AccountName], budget: &mut usize) -> Result<Vec<Account>> {
@@ -168,7 +134,7 @@ async fn roles(client: &Client, names: &[&AccountName], budget: &mut usize) -> R
         if !role.get_bool("isBuiltin").unwrap_or(false) {
             let document = bson::serialize_to_raw_document_buf(&as_stored(role));
             let document = document.map_err(|error| Error::malformed(OPERATION, error))?;
-            found.push(account(AccountKind::Role, &document, budget)?);
+            found.push(account(AccountKind::Role, document, budget)?);
         }
     }
     Ok(found)
@@ -196,13 +162,14 @@ fn as_stored(role: &Document) -> Document {
 }
 
 /// Reads an account, and takes its size from the budget.
-fn account(kind: AccountKind, document: &RawDocument, budget: &mut usize) -> Result<Account> {
-    let Some(left) = budget.checked_sub(document.as_bytes().len()) else {
-        let message = format!("they have more than {} MiB: select fewer databases", MOST_BYTES >> 20);
-        return Err(Error::new(ErrorKind::Refused, OPERATION, message));
-    };
-    *budget = left;
-    Account::new(kind, document.to_owned())
+fn account(kind: AccountKind, document: RawDocumentBuf, budget: &mut usize) -> Result<Account> {
+    *budget = budget.checked_sub(document.as_bytes().len()).ok_or_else(too_large)?;
+    Account::new(kind, document)
+}
+
+fn too_large() -> Error {
+    let message = format!("they have more than {} MiB: select fewer databases", MOST_BYTES >> 20);
+    Error::new(ErrorKind::Refused, OPERATION, message)
 }
 
 fn documents<'a>(document: &'a Document, name: &str) -> Vec<&'a Document> {
@@ -216,6 +183,8 @@ fn strings(values: &[Bson]) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
+    use bson::rawdoc;
+
     use super::*;
 
     #[test]
@@ -239,8 +208,8 @@ mod tests {
     fn too_many_are_refused() {
         let document = rawdoc! { "user": "app", "db": "shop" };
         let mut budget = document.as_bytes().len();
-        account(AccountKind::User, &document, &mut budget).unwrap();
-        let error = account(AccountKind::User, &document, &mut budget).unwrap_err();
+        account(AccountKind::User, document.clone(), &mut budget).unwrap();
+        let error = account(AccountKind::User, document, &mut budget).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused);
     }
 }

@@ -10,10 +10,11 @@ use md5::{Digest, Md5};
 use tokio::time::sleep;
 
 use crate::error::Result;
-use crate::model::{Batch, CollectionKind, Range};
+use crate::model::{Batch, CollectionKind, Namespace, Position, Range};
 use crate::mongo::client::code;
 use crate::mongo::retry::RetryPolicy;
 use crate::order::Key;
+use crate::source::{ReadMode, ReadRequest, Source};
 
 /// Approximate size of a batch in bytes, and the size to assume for a document, because actual sizes are not known.
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
@@ -57,6 +58,30 @@ where
             None => return Err(error),
         }
     }
+}
+
+/// Computes the [`digest`] of a collection of a source, which is read as of some point after `at`.
+///
+/// # Errors
+/// Same as [`digest`].
+pub(crate) async fn of_source(
+    source: &dyn Source,
+    namespace: &Namespace,
+    kind: CollectionKind,
+    at: Position,
+) -> Result<Option<String>> {
+    let read = |kind, range| {
+        source.read(ReadRequest {
+            namespace: namespace.clone(),
+            kind,
+            range,
+            at,
+            mode: ReadMode::Interval,
+            batch_bytes: BATCH_BYTES,
+            document_bytes: DOCUMENT_BYTES,
+        })
+    };
+    digest(kind, read).await
 }
 
 /// Adds the documents of a range to `hash`. Moves the lower bound of `range` to the last document that was added.

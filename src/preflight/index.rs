@@ -3,7 +3,7 @@
 use bson::raw::{RawBsonRef, RawDocument};
 
 use super::Context;
-use crate::catalog::Part;
+use crate::catalog::{Part, is_accepted};
 use crate::error::{Finding, FindingCode};
 use crate::model::{Collection, CollectionKind};
 
@@ -12,43 +12,6 @@ const WITHOUT_HAYSTACK: [u32; 2] = [5, 0];
 
 /// First feature compatibility version without a length limit for index keys.
 const WITHOUT_KEY_LIMIT: [u32; 2] = [4, 2];
-
-/// Fields of a specification that servers accept. Before 3.4 servers also accepted others, which newer ones refuse.
-const FIELDS: &[&str] = &[
-    "v",
-    "key",
-    "name",
-    "ns",
-    "unique",
-    "sparse",
-    "background",
-    "hidden",
-    "prepareUnique",
-    "expireAfterSeconds",
-    "partialFilterExpression",
-    "wildcardProjection",
-    "columnstoreProjection",
-    "collation",
-    "storageEngine",
-    "weights",
-    "default_language",
-    "language_override",
-    "textIndexVersion",
-    "2dsphereIndexVersion",
-    "coarsestIndexedLevel",
-    "finestIndexedLevel",
-    "bits",
-    "min",
-    "max",
-    "bucketSize",
-    "clustered",
-    // These have no effect. They are left out when the index is created.
-    "dropDups",
-    "safe",
-    // Fields of hashed indexes before 3.4. They are left out as well.
-    "hashVersion",
-    "seed",
-];
 
 /// Checks the indexes of the migrated collections.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
@@ -155,7 +118,7 @@ fn secondary(context: &Context<'_>, collection: &Collection, index: &RawDocument
         .and_then(number)
         .is_some_and(|version| version < 2.0);
     let unknown = fields(index)
-        .filter(|field| !is_old && !FIELDS.contains(field))
+        .filter(|field| !is_old && !is_accepted(field))
         .collect::<Vec<_>>();
     if !unknown.is_empty() {
         findings.push(

@@ -104,16 +104,11 @@ fn old_source(context: &Context<'_>, source: Series, findings: &mut Vec<Finding>
     let target = &context.target.deployment;
     // At 4.0, indexes refuse keys over 1024 bytes, of which a source with `failIndexKeyTooLong` off may have some.
     if target.feature_compatibility < DRIVER && series(context.target) >= DRIVER {
-        findings.push(Finding::blocker(
-            FindingCode::FeatureCompatibilityLower,
-            format!(
-                "the target's feature compatibility version {} keeps limits of old servers; a source of {} needs 4.2 or newer",
-                text(target.feature_compatibility),
+        findings.push(too_low(
+            context,
+            &format!(
+                "keeps limits of old servers; a source of {} needs 4.2 or newer",
                 text(source)
-            ),
-            format!(
-                "on the target: `db.adminCommand({{ setFeatureCompatibilityVersion: \"{}\" }})`",
-                text(series(context.target))
             ),
         ));
     }
@@ -237,19 +232,26 @@ fn feature_compatibility(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
     let (source, target) = (&context.source.deployment, &context.target.deployment);
     if target.feature_compatibility < source.feature_compatibility && series(context.target) >= series(context.source) {
-        findings.push(Finding::blocker(
-            FindingCode::FeatureCompatibilityLower,
-            format!(
-                "the target's feature compatibility version {} is lower than the source's {}",
-                text(target.feature_compatibility),
-                text(source.feature_compatibility)
-            ),
-            format!(
-                "on the target: `db.adminCommand({{ setFeatureCompatibilityVersion: \"{}\" }})`",
-                text(series(context.target))
-            ),
+        findings.push(too_low(
+            context,
+            &format!("is lower than the source's {}", text(source.feature_compatibility)),
         ));
     }
+}
+
+/// Returns the finding for a target whose feature compatibility version has to be raised, because it is what `why` says.
+fn too_low(context: &Context<'_>, why: &str) -> Finding {
+    Finding::blocker(
+        FindingCode::FeatureCompatibilityLower,
+        format!(
+            "the target's feature compatibility version {} {why}",
+            text(context.target.deployment.feature_compatibility)
+        ),
+        format!(
+            "on the target: `db.adminCommand({{ setFeatureCompatibilityVersion: \"{}\" }})`",
+            text(series(context.target))
+        ),
+    )
 }
 
 /// Whether an upgrade or downgrade of the feature compatibility version is in progress.

@@ -27,7 +27,19 @@ pub(crate) trait Commands: Send + Sync {
         command: Document,
     ) -> Result<Document>;
 
-    /// Returns all documents of the cursor that a command opens, for answers known to be small.
+    /// Returns all documents of the cursor that a command opens, or `None` once they have more than `most` bytes.
+    ///
+    /// # Errors
+    /// Same as [`run_within`](Self::run_within).
+    async fn documents_within(
+        &self,
+        most: usize,
+        operation: &'static str,
+        database: &str,
+        command: Document,
+    ) -> Result<Option<Vec<RawDocumentBuf>>>;
+
+    /// Same as [`documents_within`](Self::documents_within), for answers known to be small.
     ///
     /// # Errors
     /// Same as [`run_within`](Self::run_within).
@@ -36,7 +48,10 @@ pub(crate) trait Commands: Send + Sync {
         operation: &'static str,
         database: &str,
         command: Document,
-    ) -> Result<Vec<RawDocumentBuf>>;
+    ) -> Result<Vec<RawDocumentBuf>> {
+        let documents = self.documents_within(usize::MAX, operation, database, command).await?;
+        Ok(documents.unwrap_or_default())
+    }
 
     /// Whether a listed collection shows its uuid.
     fn lists_uuids(&self) -> bool {
@@ -73,21 +88,68 @@ impl Commands for Client {
         .await
     }
 
-    async fn documents(
+    async fn documents_within(
         &self,
+        most: usize,
         operation: &'static str,
         database: &str,
         command: Document,
-    ) -> Result<Vec<RawDocumentBuf>> {
+    ) -> Result<Option<Vec<RawDocumentBuf>>> {
         let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
         retry(RetryPolicy::SERVER, || async {
             let mut cursor = open_cursor(self, operation, database, command.clone(), None).await?;
-            let mut documents = Vec::new();
+            let mut documents = Bounded::new(most);
             while let Some(batch) = cursor.next().await {
-                documents.extend(batch?.iter().map(RawDocument::to_owned));
+                if !documents.add(batch?.iter().map(RawDocument::to_owned)) {
+                    return Ok(None);
+                }
             }
-            Ok(documents)
+            Ok(Some(documents.documents))
         })
         .await
+    }
+}
+
+/// Documents up to a number of bytes.
+pub(crate) struct Bounded {
+    pub documents: Vec<RawDocumentBuf>,
+    /// Number of bytes that there is still room for.
+    left: usize,
+}
+
+impl Bounded {
+    pub fn new(most: usize) -> Self {
+        Self {
+            documents: Vec::new(),
+            left: most,
+        }
+    }
+
+    /// Adds documents. Returns `false` if there is no room for them.
+    pub fn add(&mut self, documents: impl IntoIterator<Item = RawDocumentBuf>) -> bool {
+        for document in documents {
+            let Some(left) = self.left.checked_sub(document.as_bytes().len()) else {
+                return false;
+            };
+            self.left = left;
+            self.documents.push(document);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn documents_are_taken_while_there_is_room() {
+        let document = rawdoc! { "a": 1 };
+        let mut documents = Bounded::new(2 * document.as_bytes().len());
+        assert!(documents.add([document.clone(), document.clone()]));
+        assert!(!documents.add([document.clone()]));
+        assert_eq!(documents.documents.len(), 2);
     }
 }

@@ -24,6 +24,8 @@ use crate::mongo::identify::imitation;
 use crate::mongo::retry::{COMMAND_TIMEOUT, answered, panicked};
 
 pub(crate) use self::answer::{Answer, of_system, plain};
+#[cfg(feature = "legacy")]
+pub(crate) use self::commands::Bounded;
 pub(crate) use self::commands::Commands;
 
 /// Runs a command on a database, with retries through elections.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bson::rawdoc;
 use futures::future::{join_all, pending};
 use mongodb::options::{ClientOptions, Tls};
 use tokio::time::{sleep, timeout};
@@ -13,7 +12,7 @@ use super::pem::PemFile;
 use super::{ConnectOptions, LIMIT, LOOK_AFTER, OPERATION, hosts_of, parse};
 use crate::error::{Error, ErrorKind, Finding, FindingCode, Result};
 use crate::model::{Connection, Side};
-use crate::mongo::legacy::{IsMaster, LegacyClient, LegacyOptions};
+use crate::mongo::legacy::{LegacyClient, LegacyOptions};
 
 /// Highest wire version of the servers that are read without the driver: that of 4.2, for drivers that ask for more.
 const NEWEST: i32 = 8;
@@ -72,10 +71,8 @@ pub(crate) async fn found_too_old(options: &ConnectOptions) {
         };
         loop {
             let versions = hosts.iter().map(|host| async {
-                let question = rawdoc! { "isMaster": 1 };
-                let reply = timeout(GLANCE, client.command_on(host, "admin", &question)).await;
-                let described = IsMaster::parse(reply.ok()?.ok()?).ok()?;
-                Some(described.max_wire_version)
+                let described = timeout(GLANCE, client.is_master(host)).await;
+                Some(described.ok()?.ok()?.max_wire_version)
             });
             let versions = join_all(versions).await;
             if versions.into_iter().flatten().any(|version| version < NEWEST) {

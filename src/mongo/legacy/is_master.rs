@@ -1,21 +1,15 @@
 //! What a member says of itself and its set.
 
+use bson::Timestamp;
 use bson::oid::ObjectId;
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
-use bson::{DateTime, Timestamp};
 
 use crate::error::{Error, Result};
 
 const OPERATION: &str = "read the server's description";
 
-/// Default of `maxBsonObjectSize`.
-const MAX_BSON_SIZE: usize = 16 * 1024 * 1024;
-
-/// Default of `maxMessageSizeBytes`.
-const MAX_MESSAGE_SIZE: usize = 48_000_000;
-
 /// The answer to `isMaster`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct IsMaster {
     /// Whether it is the primary.
     pub is_primary: bool,
@@ -37,22 +31,12 @@ pub struct IsMaster {
     pub primary: Option<String>,
     /// The name that the set has for the member.
     pub me: Option<String>,
-    /// The lowest wire version.
-    pub min_wire_version: i32,
     /// The highest wire version.
     pub max_wire_version: i32,
-    /// Maximum size of a document in bytes.
-    pub max_bson_size: usize,
-    /// Maximum size of a message in bytes.
-    pub max_message_size: usize,
     /// The election that made the member primary.
     pub election_id: Option<ObjectId>,
     /// The member's last write, from 3.4 on.
     pub last_write: Option<LastWrite>,
-    /// The server's clock.
-    pub local_time: Option<DateTime>,
-    /// How long a session lives, in minutes; `None` for servers without sessions.
-    pub logical_session_timeout_minutes: Option<i64>,
     /// The whole answer.
     pub raw: RawDocumentBuf,
 }
@@ -75,37 +59,13 @@ impl IsMaster {
     /// # Errors
     /// [`Protocol`](crate::ErrorKind::Protocol) if it is malformed.
     pub fn parse(raw: RawDocumentBuf) -> Result<Self> {
-        let mut found = Self::empty();
+        let mut found = Self::default();
         for element in raw.iter() {
             let (name, value) = element.map_err(|error| Error::malformed(OPERATION, error))?;
             found.take(name.as_str(), value);
         }
         found.raw = raw;
         Ok(found)
-    }
-
-    fn empty() -> Self {
-        Self {
-            is_primary: false,
-            is_secondary: false,
-            is_arbiter: false,
-            set_name: None,
-            set_version: None,
-            hosts: Vec::new(),
-            passives: Vec::new(),
-            arbiters: Vec::new(),
-            primary: None,
-            me: None,
-            min_wire_version: 0,
-            max_wire_version: 0,
-            max_bson_size: MAX_BSON_SIZE,
-            max_message_size: MAX_MESSAGE_SIZE,
-            election_id: None,
-            last_write: None,
-            local_time: None,
-            logical_session_timeout_minutes: None,
-            raw: RawDocumentBuf::new(),
-        }
     }
 
     fn take(&mut self, name: &str, value: RawBsonRef<'_>) {
@@ -120,14 +80,9 @@ impl IsMaster {
             "arbiters" => self.arbiters = addresses(value),
             "primary" => self.primary = value.as_str().map(str::to_lowercase),
             "me" => self.me = value.as_str().map(str::to_lowercase),
-            "minWireVersion" => self.min_wire_version = small(value).unwrap_or_default(),
             "maxWireVersion" => self.max_wire_version = small(value).unwrap_or_default(),
-            "maxBsonObjectSize" => self.max_bson_size = size(value).unwrap_or(MAX_BSON_SIZE),
-            "maxMessageSizeBytes" => self.max_message_size = size(value).unwrap_or(MAX_MESSAGE_SIZE),
             "electionId" => self.election_id = value.as_object_id(),
             "lastWrite" => self.last_write = value.as_document().map(last_write),
-            "localTime" => self.local_time = value.as_datetime(),
-            "logicalSessionTimeoutMinutes" => self.logical_session_timeout_minutes = integer(value),
             _ => {}
         }
     }
@@ -186,10 +141,6 @@ fn small(value: RawBsonRef<'_>) -> Option<i32> {
     integer(value)?.try_into().ok()
 }
 
-fn size(value: RawBsonRef<'_>) -> Option<usize> {
-    integer(value)?.try_into().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use bson::rawdoc;
@@ -202,7 +153,7 @@ mod tests {
         let time = Timestamp { time: 5, increment: 1 };
         let raw = rawdoc! {
             "setName": "rs", "setVersion": 3, "ismaster": true, "secondary": false, "hosts": ["A:1", "b:2"], "passives": ["c:3"],
-            "arbiters": ["d:4"], "me": "A:1", "electionId": id, "maxWireVersion": 5, "minWireVersion": 0, "maxMessageSizeBytes": 48_000_000,
+            "arbiters": ["d:4"], "me": "A:1", "electionId": id, "maxWireVersion": 5,
             "lastWrite": { "opTime": { "ts": time, "t": 7_i64 }, "majorityOpTime": time }, "ok": 1.0,
         };
         let read = IsMaster::parse(raw).unwrap();
@@ -219,7 +170,6 @@ mod tests {
     fn a_server_of_no_set_gets_defaults() {
         let read = IsMaster::parse(rawdoc! { "ismaster": true, "isreplicaset": true }).unwrap();
         assert_eq!((read.set_name, read.max_wire_version), (None, 0));
-        assert_eq!((read.max_bson_size, read.max_message_size), (16_777_216, 48_000_000));
         assert!(read.last_write.is_none());
     }
 }

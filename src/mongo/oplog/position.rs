@@ -14,14 +14,20 @@ use tokio::time::sleep;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
-use crate::mongo::client;
+use crate::mongo::client::{self, Commands};
 use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, answered, retry};
 
 /// First wire version whose servers seek in the oplog on their own (4.4). Older servers need `oplogReplay` for that.
 const SEEKS: i32 = 9;
 
 /// Timeout for a majority to confirm the primary before it is asked again.
-const CONFIRMATION: Duration = Duration::from_secs(10);
+pub(crate) const CONFIRMATION: Duration = Duration::from_secs(10);
+
+/// Operation named in the errors of the search for a start position.
+const START: &str = "find the position to start at";
+
+/// Operation named in the errors of the search for the oldest entry.
+const OLDEST: &str = "find the oldest oplog entry";
 
 /// How far a member is in the history.
 #[derive(Clone, Copy, Debug)]
@@ -95,18 +101,25 @@ pub(crate) async fn newest_position(client: &Client) -> Result<Position> {
 /// # Errors
 /// A server error.
 pub(crate) async fn oldest_position(client: &Client) -> Result<Position> {
-    const OPERATION: &str = "find the oldest oplog entry";
-    let entry = match find_one(client, OPERATION, doc! {}, doc! { "$natural": 1 }).await {
+    oldest_of(find_one(client, OLDEST, doc! {}, doc! { "$natural": 1 }).await)
+}
+
+/// Returns the oldest entry that was `found`.
+///
+/// # Errors
+/// The error of `found`, or a retryable one if there was no entry, or none any more.
+pub(crate) fn oldest_of(found: Result<Option<Position>>) -> Result<Position> {
+    let entry = match found {
         // This is no caller's position: the entry was removed while it was being read.
         Err(error) if error.kind() == ErrorKind::PositionLost => {
             let message = "the oldest entry was removed while it was read";
-            return Err(Error::new(ErrorKind::Server, OPERATION, message)
+            return Err(Error::new(ErrorKind::Server, OLDEST, message)
                 .with_source(error)
                 .with_retryable(true));
         }
         found => found?,
     };
-    entry.ok_or_else(|| Error::new(ErrorKind::Protocol, OPERATION, "the oplog is empty").with_retryable(true))
+    entry.ok_or_else(|| Error::new(ErrorKind::Protocol, OLDEST, "the oplog is empty").with_retryable(true))
 }
 
 /// Returns a majority-committed position from which a tail meets the first entry of every transaction that is open or prepared now.
@@ -115,9 +128,21 @@ pub(crate) async fn oldest_position(client: &Client) -> Result<Position> {
 /// [`Unauthorized`](ErrorKind::Unauthorized) if the oplog or `config.transactions` may not be read,
 /// [`PositionLost`](ErrorKind::PositionLost) if an open transaction is as old as the oplog, or a server error.
 pub(crate) async fn start_position(client: &Client) -> Result<Position> {
-    const OPERATION: &str = "find the position to start at";
     // The order matters: a transaction that is prepared after this position was taken is met from there anyway.
     let majority = newest_position(client).await?;
+    let Some(first) = oldest_transaction(client, majority).await? else {
+        return Ok(majority);
+    };
+    let before = doc! { "ts": { "$lt": first.timestamp() } };
+    let entry = find_one(client, START, before, doc! { "$natural": -1 }).await?;
+    entry.ok_or_else(|| as_old_as_the_oplog(first))
+}
+
+/// Returns the first entry of the oldest transaction that is open or prepared now, unless it comes after `majority`.
+///
+/// # Errors
+/// [`Unauthorized`](ErrorKind::Unauthorized) if `config.transactions` may not be read, or a server error.
+pub(crate) async fn oldest_transaction(client: &dyn Commands, majority: Position) -> Result<Option<Position>> {
     let command = doc! {
         "find": "transactions",
         "filter": { "state": { "$in": ["prepared", "inProgress"] }, "startOpTime": { "$exists": true } },
@@ -126,25 +151,19 @@ pub(crate) async fn start_position(client: &Client) -> Result<Position> {
         "limit": 1,
         "singleBatch": true,
     };
-    let reply = client::run(client, OPERATION, "config", command)
+    let reply = client::run(client, START, "config", command)
         .await
         .map_err(|error| error.with_context("namespace", "config.transactions"))?;
-    let first = first_document(OPERATION, &reply)?
+    let first = first_document(START, &reply)?
         .and_then(|transaction| transaction.get_document("startOpTime").ok())
         .and_then(client::position_of);
-    let Some(first) = first.filter(|first| *first <= majority) else {
-        return Ok(majority);
-    };
-    let before = doc! { "ts": { "$lt": first.timestamp() } };
-    let entry = find_one(client, OPERATION, before, doc! { "$natural": -1 }).await?;
-    entry.ok_or_else(|| {
-        Error::new(
-            ErrorKind::PositionLost,
-            OPERATION,
-            "a transaction is open that began at the oldest entry of the oplog; end it, or make the oplog larger, and start again",
-        )
-        .with_context("transaction", first)
-    })
+    Ok(first.filter(|first| *first <= majority))
+}
+
+/// Returns the error for a transaction before whose first entry there is none.
+pub(crate) fn as_old_as_the_oplog(first: Position) -> Error {
+    let message = "a transaction is open that began at the oldest entry of the oplog; end it, or make the oplog larger, and start again";
+    Error::new(ErrorKind::PositionLost, START, message).with_context("transaction", first)
 }
 
 /// Returns the position of the last majority-committed entry before `time`, so that a tail starts with the first entry at or after it. That
@@ -153,7 +172,6 @@ pub(crate) async fn start_position(client: &Client) -> Result<Position> {
 /// # Errors
 /// [`PositionLost`](ErrorKind::PositionLost) if entries from before `time` have been removed and none is left, or a server error.
 pub(crate) async fn position_before(client: &Client, time: Timestamp) -> Result<Position> {
-    const OPERATION: &str = "find the position to start at";
     let newest = newest_position(client).await?;
     if newest.timestamp() < time {
         return Ok(newest);
@@ -166,7 +184,7 @@ pub(crate) async fn position_before(client: &Client, time: Timestamp) -> Result<
             time: time.time.saturating_sub(seconds),
             increment: 0,
         };
-        if let Some(last) = last_between(client, OPERATION, from, time).await? {
+        if let Some(last) = last_between(client, START, from, time).await? {
             return Ok(last);
         }
         if from <= oldest.timestamp() {
@@ -181,7 +199,7 @@ pub(crate) async fn position_before(client: &Client, time: Timestamp) -> Result<
     }
     Err(Error::new(
         ErrorKind::PositionLost,
-        OPERATION,
+        START,
         no_longer(
             format_args!("what was written at {}:{}", time.time, time.increment),
             oldest,
@@ -238,14 +256,35 @@ where
     F: Future<Output = Result<Standing>>,
 {
     let written = retry(RetryPolicy::SERVER, &mut standing).await?.newest;
-    let (mut attempts, mut reached) = (RetryPolicy::SERVER.begin(), Position::ZERO);
+    let majority = || {
+        let standing = standing();
+        async { Ok(standing.await?.majority) }
+    };
+    until_majority(RetryPolicy::SERVER, written, majority, |_| false).await
+}
+
+/// Asks what a majority has until that is everything up to `written`, and returns it. An error that `is_final` takes for one ends the wait,
+/// others only if the majority does not advance for as long as the patience of `rule` lasts.
+///
+/// # Errors
+/// A final error, or the last one of `majority`, or that the majority does not advance.
+pub(crate) async fn until_majority<F>(
+    rule: RetryPolicy,
+    written: Position,
+    mut majority: impl FnMut() -> F,
+    is_final: impl Fn(&Error) -> bool,
+) -> Result<Position>
+where
+    F: Future<Output = Result<Position>>,
+{
+    let (mut attempts, mut reached) = (rule.begin(), Position::ZERO);
     loop {
-        let error = match standing().await {
-            Ok(standing) if standing.majority >= written => return Ok(standing.majority),
-            Ok(standing) => {
-                if standing.majority > reached {
-                    reached = standing.majority;
-                    attempts = RetryPolicy::SERVER.begin();
+        let error = match majority().await {
+            Ok(majority) if majority >= written => return Ok(majority),
+            Ok(majority) => {
+                if majority > reached {
+                    reached = majority;
+                    attempts = rule.begin();
                 }
                 Error::new(
                     ErrorKind::Connection,
@@ -253,8 +292,9 @@ where
                     "the members that make a majority do not follow the primary; see with `rs.status()` which are down or behind",
                 )
                 .with_context("written", written)
-                .with_context("majority", standing.majority)
+                .with_context("majority", majority)
             }
+            Err(error) if is_final(&error) => return Err(error),
             Err(error) => error,
         };
         match attempts.next_pause(&error) {
@@ -309,16 +349,19 @@ async fn note_linearizable_read(client: &Client, operation: &'static str) -> Res
     .await
     .map_err(|error| match client::code(&error) {
         // MaxTimeMSExpired.
-        Some(50) => {
-            let message = "no majority of the set confirms that the member is its primary; see whether the members reach each other, and \
-                           whether writes are locked (`db.fsyncLock()`)";
-            Error::new(ErrorKind::Connection, operation, message).with_source(error)
-        }
+        Some(50) => unconfirmed(operation).with_source(error),
         _ => error,
     })?;
     reply
         .get_timestamp("operationTime")
         .map_err(|error| Error::malformed(operation, error))
+}
+
+/// Returns the error for a primary that no majority has confirmed in time.
+pub(crate) fn unconfirmed(operation: &'static str) -> Error {
+    let message = "no majority of the set confirms that the member is its primary; see whether the members reach each other, and whether \
+                   writes are locked (`db.fsyncLock()`)";
+    Error::new(ErrorKind::Connection, operation, message)
 }
 
 /// Returns the whole majority-committed entry at `position`, or `None` if the oplog does not hold it. Nothing is retried.
@@ -466,5 +509,23 @@ mod tests {
         let patience = RetryPolicy::SERVER.patience;
         let last = Duration::from_secs(60);
         assert!(took >= last + patience && took < last + patience * 2, "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_a_majority_ends_with_a_final_error() {
+        let began = Instant::now();
+        let mut asked = 0;
+        let majority = || {
+            asked += 1;
+            let answer = match asked {
+                1 | 2 => Ok(at(50)),
+                _ => Err(Error::new(ErrorKind::Connection, "test", "the primary has changed")),
+            };
+            std::future::ready(answer)
+        };
+        let found = until_majority(RetryPolicy::SERVER, at(100), majority, |_| true).await;
+        assert_eq!(found.unwrap_err().operation(), "test");
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert_eq!(asked, 3);
     }
 }

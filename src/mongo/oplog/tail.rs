@@ -7,44 +7,29 @@ use std::time::Duration;
 
 use bson::Timestamp;
 use bson::raw::cstr;
-use futures::{Stream, StreamExt};
+use futures::TryStreamExt;
 use mongodb::Client;
 use mongodb::options::{CursorType, RunCursorCommandOptions, SelectionCriteria};
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
-use crate::error::{Error, ErrorKind, Result};
+use super::lost::{fell_out, lost, part_lost};
+use super::read_ahead::ReadAhead;
+use super::{AWAIT, BATCH, FUTURE, OPERATION, in_time};
+use crate::error::{Error, Result};
 use crate::model::Position;
 use crate::model::raw::batch_cursor::Documents;
 use crate::mongo::client;
 use crate::mongo::oplog::position::{
-    entry_at, find_from, is_at, no_longer, oldest_position, position_before, standing, start_position,
+    entry_at, find_from, is_at, oldest_position, position_before, standing, start_position,
 };
-use crate::mongo::retry::{Attempts, RetryPolicy, answered};
+use crate::mongo::retry::{Attempts, RetryPolicy};
 use crate::oplog::assembler::{Assembler, Taken};
 use crate::oplog::entry::Entry;
-
-/// Operation named in the errors of a tail.
-const OPERATION: &str = "follow the oplog";
-
-/// How long the server waits for a new entry before it returns an empty batch.
-const AWAIT: Duration = Duration::from_secs(1);
-
-/// Timeout for an answer. After it the connection counts as broken. A lost network may never report that.
-const REPLY: Duration = Duration::from_secs(30);
 
 /// Maximum time without new entries before the cursor is reopened. An idle set writes a no-op every 10 seconds. A member that is cut off
 /// from its set continues to answer, but never shows anything new.
 const SILENCE: Duration = Duration::from_secs(30);
-
-/// How long the primary may know of nothing as new as the position to start after, before the position counts as lost. A primary that has
-/// lost its majority may be behind, and notices within 10 seconds.
-const FUTURE: Duration = Duration::from_secs(12);
-
-/// Approximate number of bytes of entries returned at once.
-const BATCH: usize = 1 << 20;
 
 /// Where a tail starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,9 +85,9 @@ enum Link {
     Closed,
     /// The cursor is open. Its first entry must be the one to resume after. The time is when the primary was first seen to have nothing as
     /// new as that entry.
-    Placing(Answers, Option<Instant>),
+    Placing(ReadAhead<RawBatch>, Option<Instant>),
     /// The cursor returns new entries. The time is when it last did.
-    Following(Answers, Instant),
+    Following(ReadAhead<RawBatch>, Instant),
 }
 
 impl Tail {
@@ -169,8 +154,8 @@ impl Tail {
         match &mut self.link {
             Link::Closed => {
                 self.link = match open(&self.client, self.settings.selection.clone(), after).await {
-                    Ok(cursor) => Link::Placing(Answers::of(cursor), None),
-                    Err(error) => return Err(fell_out(&self.client, error, after).await),
+                    Ok(cursor) => Link::Placing(ReadAhead::of(cursor.map_err(convert)), None),
+                    Err(error) => return Err(fell_out(error, after, oldest(&self.client)).await),
                 };
             }
             Link::Placing(answers, future) => {
@@ -181,12 +166,12 @@ impl Tail {
                         // Not yet replicated to this member, or not yet majority-committed as far as this member knows.
                         *future = None;
                     } else if future.get_or_insert_with(Instant::now).elapsed() > FUTURE {
-                        return Err(lost(&self.client, after).await);
+                        return Err(lost(after, oldest(&self.client).await));
                     }
                     return Ok(Vec::new());
                 };
                 if !is_at(first, after) {
-                    return Err(lost(&self.client, after).await);
+                    return Err(lost(after, oldest(&self.client).await));
                 }
                 documents.advance()?;
                 if documents.first()?.is_some() {
@@ -210,48 +195,6 @@ impl Tail {
             }
         }
         Ok(Vec::new())
-    }
-}
-
-/// A cursor that requests the next batch while the last one is processed. Processing a batch takes about as long as the server needs for
-/// it. Two batches of up to 16 MB each are in memory.
-struct Answers {
-    batches: mpsc::Receiver<Result<RawBatch>>,
-    asking: AbortOnDropHandle<()>,
-}
-
-impl Answers {
-    fn of(mut cursor: impl Stream<Item = mongodb::error::Result<RawBatch>> + Send + Unpin + 'static) -> Self {
-        let (send, batches) = mpsc::channel(1);
-        let asking = async move {
-            // Requests a batch only when there is room for it, and stops when the receiver is gone.
-            while let Ok(room) = send.reserve().await {
-                let Some(batch) = cursor.next().await else { return };
-                room.send(batch.map_err(convert));
-            }
-        };
-        Self {
-            batches,
-            asking: AbortOnDropHandle::new(tokio::spawn(asking)),
-        }
-    }
-
-    /// Returns the next batch. Nothing follows an error.
-    async fn next(&mut self) -> Result<RawBatch> {
-        if let Some(batch) = self.batches.recv().await {
-            return batch;
-        }
-        // The task closed the channel when it ended, so this does not wait.
-        match (&mut self.asking).await {
-            Err(error) if error.is_panic() => {
-                Err(Error::new(ErrorKind::Panic, OPERATION, "the task that reads ahead panicked").with_source(error))
-            }
-            _ => Err(Error::new(
-                ErrorKind::Connection,
-                OPERATION,
-                "the server closed the cursor",
-            )),
-        }
     }
 }
 
@@ -306,77 +249,23 @@ async fn fetch(client: &Client, assembler: &mut Assembler, position: Position) -
             assembler.supply(&entry)?;
             assembler.make_room().await
         }
-        None => Err(Error::new(
-            ErrorKind::PositionLost,
-            OPERATION,
-            format!(
-                "the oplog no longer contains {position}, a part of a transaction that ends after {}; start after the end of that \
-                 transaction, or at a position before its beginning",
-                assembler.last()
-            ),
-        )),
+        None => Err(part_lost(position, assembler.last())),
     }
 }
 
 /// Returns the server's next answer.
-async fn answer(client: &Client, answers: &mut Answers, after: Position) -> Result<Documents<RawBatch>> {
+async fn answer(client: &Client, answers: &mut ReadAhead<RawBatch>, after: Position) -> Result<Documents<RawBatch>> {
     match in_time(answers.next()).await {
         Ok(batch) => Documents::new(batch),
-        Err(error) => Err(fell_out(client, error, after).await),
+        Err(error) => Err(fell_out(error, after, oldest(client)).await),
     }
 }
 
-/// Examines an error that may mean that the cursor fell out of the oplog. That can also happen on its way to the first entry. The entry to
-/// resume after may still exist, in which case a new cursor finds it, or not.
-async fn fell_out(client: &Client, error: Error, after: Position) -> Error {
-    if error.kind() != ErrorKind::PositionLost {
-        return error;
-    }
-    match in_time(oldest_position(client)).await {
-        Ok(oldest) if oldest > after => lost(client, after).await,
-        Ok(_) => error.with_retryable(true),
-        Err(error) => error,
-    }
-}
-
-/// Returns the error for a history that does not hold the entry to resume after.
-async fn lost(client: &Client, after: Position) -> Error {
-    let message = match in_time(oldest_position(client)).await {
-        Ok(oldest) if oldest.timestamp() > after.timestamp() => no_longer(after, oldest),
-        Ok(oldest) => format!(
-            "the oplog does not contain {after}, although its oldest entry is {oldest}: it was rolled back or restored, or belongs to \
-             another replica set; start at a position that it contains"
-        ),
-        // This error is the one that matters, whether or not its reason can be determined.
-        Err(_) => format!("the oplog does not contain {after}; start at a position that it contains"),
-    };
-    Error::new(ErrorKind::PositionLost, OPERATION, message).with_context("position", after)
-}
-
-/// Fails if an answer takes too long.
-async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
-    answered(OPERATION, REPLY, call).await
+/// Returns the position of the oldest entry.
+async fn oldest(client: &Client) -> Result<Position> {
+    in_time(oldest_position(client)).await
 }
 
 fn convert(error: mongodb::error::Error) -> Error {
     client::convert(OPERATION, error).with_context("namespace", "local.oplog.rs")
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::stream;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_while_reading_ahead_is_no_closed_cursor() {
-        let panicking = stream::poll_fn(|_| panic!("a fault of the driver"));
-        let error = Answers::of(panicking).next().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Panic, "{error}");
-        assert!(!error.is_retryable());
-
-        let error = Answers::of(stream::empty()).next().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
-        assert!(error.is_retryable());
-    }
 }

@@ -1,13 +1,14 @@
 //! Reads from a replica set by the driver.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
 use async_trait::async_trait;
 use bson::raw::{RawDocument, RawDocumentBuf};
 use futures::stream::BoxStream;
 use mongodb::Client;
 
+use super::newest::Newest;
 use super::{by_id, duplicates, read, split, write_block, write_load};
 use crate::error::Result;
 use crate::model::{
@@ -19,7 +20,7 @@ use crate::mongo::oplog::position;
 use crate::mongo::{accounts, client, digest, foreign_writes, inspect, listing, transactions};
 use crate::oplog::{Entry, OplogCursor};
 use crate::order::Key;
-use crate::source::{PointRequest, ReadMode, ReadRequest, Source, WriteLoad};
+use crate::source::{PointRequest, ReadRequest, Source, WriteLoad};
 
 /// A replica set that the driver connects to.
 pub(super) struct DriverSource {
@@ -27,7 +28,7 @@ pub(super) struct DriverSource {
     version: [u32; 3],
     connection: Connection,
     /// Newest position ever returned.
-    newest: Mutex<Position>,
+    newest: Newest,
     /// Clustered collections among those listed so far: stored by `_id`, without an index on it. They need different queries.
     clustered: RwLock<HashSet<Namespace>>,
 }
@@ -45,7 +46,7 @@ impl DriverSource {
             client,
             version,
             connection,
-            newest: Mutex::new(Position::ZERO),
+            newest: Newest::new(),
             clustered: RwLock::default(),
         })
     }
@@ -106,33 +107,26 @@ impl Source for DriverSource {
 
     async fn position(&self) -> Result<Position> {
         let newest = position::newest_position(&self.client).await?;
-        // A new primary may learn later than the old one what a majority has. A position that was committed once stays committed.
-        let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = newest.max(*known);
-        Ok(*known)
+        Ok(self.newest.note(newest))
     }
 
     async fn sentinel(&self) -> Result<Position> {
         let position = position::confirmed(&self.client).await?;
-        let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = position.max(*known);
+        self.newest.note(position);
         Ok(position)
     }
 
     // The driver never returns to an older primary than one it has read from.
     async fn read_position(&self) -> Result<Position> {
         let position = position::newest_written(&self.client).await?;
-        let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = position.max(*known);
+        self.newest.note(position);
         Ok(position)
     }
 
     async fn start_position(&self) -> Result<Position> {
         let newest = position::newest_position(&self.client).await?;
         let start = position::start_position(&self.client).await?;
-        // The caller begins anew. The source may have been restored from a backup, so the position known before may belong to a history
-        // that no longer exists.
-        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = newest;
+        self.newest.begin(newest);
         Ok(start)
     }
 
@@ -200,18 +194,6 @@ impl Source for DriverSource {
         let Some(kind) = listing::kind(&self.client, namespace).await? else {
             return Ok(None);
         };
-        let at = *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = |kind, range| {
-            self.read(ReadRequest {
-                namespace: namespace.clone(),
-                kind,
-                range,
-                at,
-                mode: ReadMode::Interval,
-                batch_bytes: digest::BATCH_BYTES,
-                document_bytes: digest::DOCUMENT_BYTES,
-            })
-        };
-        digest::digest(kind, read).await
+        digest::of_source(self, namespace, kind, self.newest.get()).await
     }
 }

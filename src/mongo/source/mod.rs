@@ -3,6 +3,7 @@
 pub(in crate::mongo) mod by_id;
 mod driver;
 pub(in crate::mongo) mod duplicates;
+pub(in crate::mongo) mod newest;
 mod read;
 pub(in crate::mongo) mod split;
 mod write_block;

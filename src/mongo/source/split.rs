@@ -124,19 +124,40 @@ async fn walk(client: &Client, collection: &Collection, ranges: u64) -> Result<V
         "hint": hint,
         "batchSize": BATCH,
     };
-    let step = (collection.documents / ranges).max(1);
-    let mut keys = Vec::new();
-    let mut seen = 0;
-    each_key(client, collection, &command, |key| {
-        seen += 1;
-        if seen >= step && can_cut(&key) {
-            keys.push(key);
-            seen = 0;
+    let mut shares = Shares::new(collection, ranges);
+    each_key(client, collection, &command, |key| shares.take(key)).await?;
+    Ok(shares.keys)
+}
+
+/// Takes one key after each equal share of the documents of a collection, whose keys come in order.
+pub(in crate::mongo) struct Shares {
+    /// Number of documents of a share.
+    step: u64,
+    /// Documents since the last key that was taken.
+    seen: u64,
+    most: u64,
+    pub keys: Vec<Key>,
+}
+
+impl Shares {
+    pub fn new(collection: &Collection, ranges: u64) -> Self {
+        Self {
+            step: (collection.documents / ranges).max(1),
+            seen: 0,
+            most: ranges - 1,
+            keys: Vec::new(),
         }
-        (keys.len() as u64) < ranges - 1
-    })
-    .await?;
-    Ok(keys)
+    }
+
+    /// Takes the next key of the collection. Returns `false` once no more are needed.
+    pub fn take(&mut self, key: Key) -> bool {
+        self.seen += 1;
+        if self.seen >= self.step && can_cut(&key) {
+            self.keys.push(key);
+            self.seen = 0;
+        }
+        (self.keys.len() as u64) < self.most
+    }
 }
 
 pub(in crate::mongo) fn can_cut(key: &Key) -> bool {

@@ -44,13 +44,10 @@ pub(super) fn check(credential: &LegacyCredential) -> Result<()> {
             "the login `{name}` does not exist for servers before 4.2; use SCRAM-SHA-1, SCRAM-SHA-256, MONGODB-CR or MONGODB-X509"
         )));
     }
-    let is_certificate = credential.mechanism == Some(LegacyMechanism::X509);
-    if !is_certificate && (credential.user.is_none() || credential.password.is_none()) {
-        return Err(unusable(
-            "a login needs a user and a password; add both to the connection string",
-        ));
+    match credential.mechanism {
+        Some(LegacyMechanism::X509) => Ok(()),
+        _ => user_and_password(credential).map(drop),
     }
-    Ok(())
 }
 
 /// The name by which `isMaster` is asked for the mechanisms of the user.

@@ -84,7 +84,7 @@ impl Connection {
             };
             let mut connection = Self {
                 stream,
-                is_master: IsMaster::parse(RawDocumentBuf::new())?,
+                is_master: IsMaster::default(),
                 request: 0,
                 before: Vec::new(),
                 exchange: Exchange::new(Vec::new()),
@@ -193,36 +193,6 @@ impl Connection {
     /// # Cancellation
     /// If the future is dropped, another call continues where this one was. Its time does not begin anew.
     pub async fn finish(&mut self, limit: Duration) -> Result<Reply> {
-        self.advance(limit).await
-    }
-
-    /// Whether the request was handed over whole, so that the server may have carried it out.
-    pub fn is_sent(&self) -> bool {
-        self.exchange.sent == self.exchange.out.len()
-    }
-
-    /// Whether an unused connection is still open.
-    pub fn is_usable(&self) -> bool {
-        !self.exchange.is_open && self.stream.is_quiet()
-    }
-
-    /// Closes cursors before the next request. There is no reply.
-    ///
-    /// # Errors
-    /// Never for fewer cursors than fit into a message.
-    pub fn kill_cursors_first(&mut self, cursors: &[i64]) -> Result<()> {
-        self.request = self.request.wrapping_add(1);
-        self.before = wire::kill_cursors(self.request, cursors)?;
-        Ok(())
-    }
-
-    /// Closes cursors if that is possible without waiting. The connection cannot be used any more if it is not.
-    pub fn kill_cursors_now(&mut self, cursors: &[i64]) -> bool {
-        self.request = self.request.wrapping_add(1);
-        wire::kill_cursors(self.request, cursors).is_ok_and(|message| self.stream.write_now(&message))
-    }
-
-    async fn advance(&mut self, limit: Duration) -> Result<Reply> {
         let (stream, exchange) = (&mut self.stream, &mut self.exchange);
         while exchange.sent < exchange.out.len() {
             let written = stream.write(&exchange.out[exchange.sent..]);
@@ -264,6 +234,32 @@ impl Connection {
         *exchange = Exchange::new(Vec::new());
         self.last_used = Instant::now();
         Reply::new(prefix, body)
+    }
+
+    /// Whether the request was handed over whole, so that the server may have carried it out.
+    pub fn is_sent(&self) -> bool {
+        self.exchange.sent == self.exchange.out.len()
+    }
+
+    /// Whether an unused connection is still open.
+    pub fn is_usable(&self) -> bool {
+        !self.exchange.is_open && self.stream.is_quiet()
+    }
+
+    /// Closes cursors before the next request. There is no reply.
+    ///
+    /// # Errors
+    /// Never for fewer cursors than fit into a message.
+    pub fn kill_cursors_first(&mut self, cursors: &[i64]) -> Result<()> {
+        self.request = self.request.wrapping_add(1);
+        self.before = wire::kill_cursors(self.request, cursors)?;
+        Ok(())
+    }
+
+    /// Closes cursors if that is possible without waiting. The connection cannot be used any more if it is not.
+    pub fn kill_cursors_now(&mut self, cursors: &[i64]) -> bool {
+        self.request = self.request.wrapping_add(1);
+        wire::kill_cursors(self.request, cursors).is_ok_and(|message| self.stream.write_now(&message))
     }
 }
 

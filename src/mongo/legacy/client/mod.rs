@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::rawdoc;
 
 pub(super) use self::connection::encode_command;
 use self::pool::Pools;
@@ -158,6 +159,18 @@ impl LegacyClient {
             is_primary: false,
         };
         Box::pin(self.run(&target, database, command)).await
+    }
+
+    /// Asks a member what it is, whether or not it is the primary.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command), and [`Protocol`](ErrorKind::Protocol) if the answer is malformed.
+    ///
+    /// # Cancellation
+    /// As [`command`](Self::command).
+    pub async fn is_master(&self, address: &str) -> Result<IsMaster> {
+        let question = rawdoc! { "isMaster": 1 };
+        IsMaster::parse(self.command_on(address, "admin", &question).await?)
     }
 
     /// Opens a cursor, on the primary if the query names no member. Servers from 3.2 on get the commands `find` and `getMore`, older ones

@@ -11,8 +11,8 @@ use super::server::{DRIVER, Server, TRANSACTIONS, UUIDS};
 use crate::catalog::legacy::{index_as_listed, options};
 use crate::error::{Error, Result};
 use crate::model::Namespace;
-use crate::mongo::client::Commands;
-use crate::mongo::legacy::{Find, LegacyCursor};
+use crate::mongo::client::{Bounded, Commands};
+use crate::mongo::legacy::Find;
 use crate::mongo::retry::{COMMAND_TIMEOUT, RetryPolicy, answered, retry};
 
 /// First wire version with `listCollections` and `listIndexes` (3.0).
@@ -27,34 +27,30 @@ impl Commands for Server {
         database: &str,
         command: Document,
     ) -> Result<Document> {
-        let command = self.adapted(limit, command);
-        let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
+        let command = self.adapted(operation, limit, command)?;
+        let is_query = self.query_of(database, &command).is_some();
         let reply = retry(RetryPolicy::SERVER, || {
             answered(operation, limit + COMMAND_TIMEOUT, async {
-                match self.by_query(database, &command).await? {
-                    Some(documents) => in_one_batch(operation, documents),
-                    None => Box::pin(self.client.command(database, &command)).await,
+                if !is_query {
+                    return Box::pin(self.client.command(database, &command)).await;
                 }
+                let documents = self.read_within(usize::MAX, database, &command).await?;
+                in_one_batch(operation, documents.unwrap_or_default())
             })
         });
         Document::try_from(reply.await?).map_err(|error| Error::malformed(operation, error))
     }
 
-    async fn documents(
+    async fn documents_within(
         &self,
+        most: usize,
         operation: &'static str,
         database: &str,
         command: Document,
-    ) -> Result<Vec<RawDocumentBuf>> {
-        let command = self.adapted(COMMAND_TIMEOUT, command);
-        let command = RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))?;
+    ) -> Result<Option<Vec<RawDocumentBuf>>> {
+        let command = self.adapted(operation, COMMAND_TIMEOUT, command)?;
         retry(RetryPolicy::SERVER, || {
-            answered(operation, COMMAND_TIMEOUT, async {
-                match self.by_query(database, &command).await? {
-                    Some(documents) => Ok(documents),
-                    None => rest_of(Box::pin(self.client.command_cursor(database, &command)).await?).await,
-                }
-            })
+            answered(operation, COMMAND_TIMEOUT, self.read_within(most, database, &command))
         })
         .await
     }
@@ -80,7 +76,7 @@ impl Commands for Server {
 
 impl Server {
     /// Removes the fields that a version does not know.
-    fn adapted(&self, limit: Duration, mut command: Document) -> Document {
+    fn adapted(&self, operation: &'static str, limit: Duration, mut command: Document) -> Result<RawDocumentBuf> {
         if limit > COMMAND_TIMEOUT && !command.contains_key("maxTimeMS") {
             command.insert("maxTimeMS", i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
         }
@@ -98,47 +94,50 @@ impl Server {
         if command.contains_key("listIndexes") && !command.contains_key("cursor") {
             command.insert("cursor", doc! {});
         }
-        command
+        RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))
     }
 
-    /// Returns the documents of a command that goes as a query. Returns `None` for other commands.
-    async fn by_query(&self, database: &str, command: &RawDocument) -> Result<Option<Vec<RawDocumentBuf>>> {
-        let documents = match name_of(command) {
-            "find" => self.all(find_of(&named(database, command), command)).await?,
+    /// Returns the query as which a command goes. Returns `None` for other commands.
+    fn query_of(&self, database: &str, command: &RawDocument) -> Option<Find> {
+        match name_of(command) {
+            "find" => Some(find_of(&named(database, command), command)),
             "listCollections" if self.wire_version < LISTING_COMMANDS => {
-                self.system_namespaces(database, command).await?
+                Some(Find::new(database, "system.namespaces", RawDocumentBuf::new()))
             }
-            "listIndexes" if self.wire_version < LISTING_COMMANDS => self.system_indexes(database, command).await?,
-            _ => return Ok(None),
+            "listIndexes" if self.wire_version < LISTING_COMMANDS => {
+                let collection = command.get_str("listIndexes").unwrap_or_default();
+                let filter = bson::rawdoc! { "ns": format!("{database}.{collection}") };
+                Some(Find::new(database, "system.indexes", filter))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the documents of a query or of the cursor that a command opens, or `None` once they have more than `most` bytes.
+    async fn read_within(
+        &self,
+        most: usize,
+        database: &str,
+        command: &RawDocument,
+    ) -> Result<Option<Vec<RawDocumentBuf>>> {
+        let query = self.query_of(database, command);
+        let lists_namespaces = query
+            .as_ref()
+            .is_some_and(|query| query.namespace.1 == "system.namespaces");
+        let mut cursor = match query {
+            Some(find) => Box::pin(self.client.find(find)).await?,
+            None => Box::pin(self.client.command_cursor(database, command)).await?,
         };
-        Ok(Some(documents))
-    }
-
-    /// Returns all documents of a query.
-    pub(super) async fn all(&self, find: Find) -> Result<Vec<RawDocumentBuf>> {
-        rest_of(Box::pin(self.client.find(find)).await?).await
-    }
-
-    /// Lists the collections of 2.6 in the form of `listCollections`.
-    async fn system_namespaces(&self, database: &str, command: &RawDocument) -> Result<Vec<RawDocumentBuf>> {
-        let listed = self
-            .all(Find::new(database, "system.namespaces", RawDocumentBuf::new()))
-            .await?;
-        let wanted = Names::of(command);
-        Ok(listed
-            .iter()
-            .filter_map(|entry| collection_in(database, entry))
-            .filter(|(name, _)| wanted.contains(name))
-            .map(|(_, listed)| listed)
-            .collect())
-    }
-
-    /// Lists the indexes of a collection of 2.6 in the form of `listIndexes`.
-    async fn system_indexes(&self, database: &str, command: &RawDocument) -> Result<Vec<RawDocumentBuf>> {
-        let collection = command.get_str("listIndexes").unwrap_or_default();
-        let namespace = format!("{database}.{collection}");
-        let filter = bson::rawdoc! { "ns": namespace };
-        self.all(Find::new(database, "system.indexes", filter)).await
+        let mut documents = Bounded::new(most);
+        while let Some(batch) = Box::pin(cursor.next_batch()).await? {
+            if !documents.add(batch) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(match lists_namespaces {
+            true => collections_in(database, command, &documents.documents),
+            false => documents.documents,
+        }))
     }
 }
 
@@ -152,15 +151,6 @@ fn in_one_batch(operation: &'static str, documents: Vec<RawDocumentBuf>) -> Resu
     let documents = documents.map_err(malformed)?;
     let reply = doc! { "cursor": { "id": 0_i64, "firstBatch": documents }, "ok": 1.0 };
     RawDocumentBuf::try_from(&reply).map_err(malformed)
-}
-
-/// Returns the documents of a cursor that were not returned yet.
-async fn rest_of(mut cursor: LegacyCursor) -> Result<Vec<RawDocumentBuf>> {
-    let mut documents = Vec::new();
-    while let Some(batch) = Box::pin(cursor.next_batch()).await? {
-        documents.extend(batch);
-    }
-    Ok(documents)
 }
 
 /// The names that a filter of `listCollections` lets pass.
@@ -194,6 +184,16 @@ impl Names {
             Self::Some(names) => names.iter().any(|known| known == name),
         }
     }
+}
+
+/// Turns `system.namespaces` into what `listCollections` returns.
+fn collections_in(database: &str, command: &RawDocument, entries: &[RawDocumentBuf]) -> Vec<RawDocumentBuf> {
+    let wanted = Names::of(command);
+    let listed = entries.iter().filter_map(|entry| collection_in(database, entry));
+    listed
+        .filter(|(name, _)| wanted.contains(name))
+        .map(|(_, listed)| listed)
+        .collect()
 }
 
 /// Turns an entry of `system.namespaces` into what `listCollections` returns of a collection, with its name. Returns `None` for indexes and

@@ -17,13 +17,14 @@ use std::time::Duration;
 use bson::raw::RawDocumentBuf;
 use bson::{Document, Timestamp, rawdoc};
 use futures::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::majority::{self, Member, Votes};
-use super::server::{Elected, FIND_COMMAND, Server, changed, from, term_of};
+use super::server::{Elected, FIND_COMMAND, MEMBER, Server, changed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::mongo::legacy::{Find, IsMaster};
+use crate::mongo::oplog::position::until_majority;
 use crate::mongo::retry::RetryPolicy;
 
 const OPERATION: &str = "ask what a majority of the set has";
@@ -31,11 +32,8 @@ const OPERATION: &str = "ask what a majority of the set has";
 /// First wire version that reports what a majority has (3.4).
 const REPORTED: i32 = 5;
 
-/// Timeout for asking one member. One that is down must not hold up the others.
-const MEMBER: Duration = Duration::from_secs(5);
-
 /// How a majority that does not have an entry yet is asked again. Members are milliseconds behind.
-const FOLLOWED: RetryPolicy = RetryPolicy {
+pub(super) const FOLLOWED: RetryPolicy = RetryPolicy {
     first_pause: Duration::from_millis(2),
     longest_pause: Duration::from_millis(250),
     ..RetryPolicy::SERVER
@@ -70,34 +68,9 @@ impl Server {
     /// A retryable error if the primary changes meanwhile, a server error, or an error if the majority does not advance for as long as the
     /// patience lasts.
     pub async fn committed_through(&self, primary: &Elected, written: Position) -> Result<Position> {
-        let (mut attempts, mut reached) = (FOLLOWED.begin(), Position::ZERO);
-        loop {
-            let error = match Box::pin(self.committed(primary)).await {
-                Ok(committed) if committed >= written => return Ok(committed),
-                Ok(committed) => {
-                    if committed > reached {
-                        reached = committed;
-                        attempts = FOLLOWED.begin();
-                    }
-                    Error::new(
-                        ErrorKind::Connection,
-                        "wait until a majority has everything",
-                        "the members that make a majority do not follow the primary; see with `rs.status()` which are down or behind",
-                    )
-                    .with_context("written", written)
-                    .with_context("majority", committed)
-                }
-                Err(error) => error,
-            };
-            // Another primary does not have what this one wrote, or is asked anew by the caller.
-            if error.operation() == changed(primary).operation() {
-                return Err(error);
-            }
-            match attempts.next_pause(&error) {
-                Some(pause) => sleep(pause).await,
-                None => return Err(error),
-            }
-        }
+        // Another primary does not have what this one wrote, or is asked anew by the caller.
+        let is_other = |error: &Error| error.operation() == changed(primary).operation();
+        until_majority(FOLLOWED, written, || Box::pin(self.committed(primary)), is_other).await
     }
 
     /// Waits until a primary has everything up to a position that was committed on it or on an earlier one.
@@ -152,16 +125,15 @@ impl Server {
             None => (listed(is_master), Votes::Unknown),
         };
         let me = is_master.me.as_deref().unwrap_or(&primary.address);
+        let address_of = |member: &Member| match member.host.eq_ignore_ascii_case(me) {
+            true => primary.address.clone(),
+            false => member.host.clone(),
+        };
         let asked = members.iter().map(|member| async {
             if member.arbiter || !member.votes {
                 return None;
             }
-            let address = if member.host.eq_ignore_ascii_case(me) {
-                &primary.address
-            } else {
-                &member.host
-            };
-            timeout(MEMBER, self.newest(address)).await.ok()?.ok()
+            timeout(MEMBER, self.newest(&address_of(member))).await.ok()?.ok()
         });
         let newest: Vec<Option<Position>> = join_all(asked).await;
         for (member, newest) in members.iter_mut().zip(newest) {
@@ -175,12 +147,7 @@ impl Server {
             let Some((reached, _)) = member.reached.filter(|(reached, _)| *reached >= time) else {
                 return;
             };
-            let address = if member.host.eq_ignore_ascii_case(me) {
-                &primary.address
-            } else {
-                &member.host
-            };
-            let theirs = timeout(MEMBER, self.term_at(address, time)).await;
+            let theirs = timeout(MEMBER, self.term_at(&address_of(member), time)).await;
             let is_same = ours.is_some() && matches!(theirs, Ok(Ok(theirs)) if theirs == ours);
             member.reached = is_same.then_some((reached, None));
         });
@@ -198,12 +165,8 @@ impl Server {
 
     /// Returns the term or hash of the entry at a time on a member, if it has that entry.
     async fn term_at(&self, address: &str, time: Timestamp) -> Result<Option<i64>> {
-        let mut find = from(address, time);
-        find.projection = Some(rawdoc! { "ts": 1, "t": 1, "h": 1 });
-        let entry = self.first(find).await?;
-        Ok(entry
-            .filter(|entry| entry.get_timestamp("ts").is_ok_and(|ts| ts == time))
-            .map(|entry| term_of(&entry)))
+        let entry = self.first_from(address, time).await?;
+        Ok(entry.filter(|entry| entry.timestamp() == time).map(|entry| entry.term))
     }
 
     /// Returns the set's configuration, or `None` if the user may not read it.

@@ -12,11 +12,11 @@ mod split;
 mod tail;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bson::raw::{RawDocument, RawDocumentBuf};
-use bson::{Document, Timestamp, Uuid, rawdoc};
+use bson::{Uuid, rawdoc};
 use futures::stream::BoxStream;
 
 use self::server::{Elected, FIND_COMMAND, Server, TRANSACTIONS, oplog};
@@ -25,15 +25,17 @@ use crate::model::{
     Accounts, Batch, Collection, Connection, Deployment, Inspection, Namespace, Position, Selection, Side,
     TransactionFacts,
 };
-use crate::mongo::client::{self, Commands, code};
+use crate::mongo::client::{self, code};
 use crate::mongo::connect::PemFile;
 use crate::mongo::connect::legacy::LegacyConnected;
+use crate::mongo::oplog::position;
 use crate::mongo::retry::{RetryPolicy, retry};
+use crate::mongo::source::newest::Newest;
 use crate::mongo::source::{duplicates, write_load};
 use crate::mongo::{accounts, digest, foreign_writes, inspect, listing, transactions};
 use crate::oplog::Entry;
 use crate::order::Key;
-use crate::source::{PointRequest, ReadMode, ReadRequest, Source, WriteLoad};
+use crate::source::{PointRequest, ReadRequest, Source, WriteLoad};
 
 /// A replica set of MongoDB 2.6 to 4.0.
 pub(in crate::mongo) struct LegacySource {
@@ -43,7 +45,7 @@ pub(in crate::mongo) struct LegacySource {
     /// Certificates that the client reads for each connection.
     _files: Vec<PemFile>,
     /// Newest position ever returned.
-    newest: Mutex<Position>,
+    newest: Newest,
 }
 
 impl LegacySource {
@@ -67,15 +69,8 @@ impl LegacySource {
             version: deployment.version,
             connection,
             _files: files,
-            newest: Mutex::new(Position::ZERO),
+            newest: Newest::new(),
         })
-    }
-
-    /// Remembers a position, and returns the newest one so far.
-    fn note(&self, position: Position) -> Position {
-        let mut known = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = position.max(*known);
-        *known
     }
 
     /// Runs a listing, and waits until a majority has what it has shown.
@@ -152,7 +147,7 @@ impl Source for LegacySource {
             let primary = self.server.primary().await?;
             self.server.committed(&primary).await
         });
-        Ok(self.note(committed.await?))
+        Ok(self.newest.note(committed.await?))
     }
 
     async fn sentinel(&self) -> Result<Position> {
@@ -163,7 +158,7 @@ impl Source for LegacySource {
             self.server.committed_through(&primary, newest).await
         });
         let confirmed = confirmed.await?;
-        self.note(confirmed);
+        self.newest.note(confirmed);
         Ok(confirmed)
     }
 
@@ -173,7 +168,7 @@ impl Source for LegacySource {
             let newest = self.server.newest(&primary.address).await?;
             self.server.committed_through(&primary, newest).await
         });
-        Ok(self.note(written.await?))
+        Ok(self.newest.note(written.await?))
     }
 
     async fn start_position(&self) -> Result<Position> {
@@ -183,9 +178,7 @@ impl Source for LegacySource {
             Ok((committed, self.before_transactions(&primary, committed).await?))
         })
         .await?;
-        // The caller begins anew. The source may have been restored from a backup, so the position known before may belong to a history
-        // that no longer exists.
-        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = committed;
+        self.newest.begin(committed);
         Ok(start)
     }
 
@@ -259,26 +252,14 @@ impl Source for LegacySource {
     }
 
     async fn accounts(&self) -> Result<Accounts> {
-        accounts::stored_on_old(&*self.server).await
+        accounts::stored(&*self.server).await
     }
 
     async fn digest(&self, namespace: &Namespace) -> Result<Option<String>> {
         let Some(kind) = listing::kind(&*self.server, namespace).await? else {
             return Ok(None);
         };
-        let at = *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = |kind, range| {
-            self.read(ReadRequest {
-                namespace: namespace.clone(),
-                kind,
-                range,
-                at,
-                mode: ReadMode::Interval,
-                batch_bytes: digest::BATCH_BYTES,
-                document_bytes: digest::DOCUMENT_BYTES,
-            })
-        };
-        digest::digest(kind, read).await
+        digest::of_source(self, namespace, kind, self.newest.get()).await
     }
 }
 
@@ -286,38 +267,15 @@ impl LegacySource {
     /// Returns the last position before the first entry of the oldest open transaction. Only servers from 4.2 on log a transaction in several
     /// entries; older ones log it when it commits.
     async fn before_transactions(&self, primary: &Elected, committed: Position) -> Result<Position> {
-        const OPERATION: &str = "find the position to start at";
         if self.server.wire_version <= TRANSACTIONS {
             return Ok(committed);
         }
-        let open = bson::doc! {
-            "find": "transactions",
-            "filter": { "state": { "$in": ["prepared", "inProgress"] }, "startOpTime": { "$exists": true } },
-            "sort": { "startOpTime.ts": 1 },
-            "projection": { "startOpTime": 1 },
-            "limit": 1,
-        };
-        let found = self.server.documents(OPERATION, "config", open).await?;
-        let first = found
-            .first()
-            .and_then(|transaction| transaction.get_document("startOpTime").ok())
-            .and_then(|optime| Document::try_from(optime.to_owned()).ok())
-            .and_then(|optime| client::position_of(&optime));
-        let Some(first) = first.filter(|first| *first <= committed) else {
+        let Some(first) = position::oldest_transaction(&*self.server, committed).await? else {
             return Ok(committed);
         };
-        let before: Timestamp = first.timestamp();
-        let mut find = oplog(&primary.address, rawdoc! { "ts": { "$lt": before } });
+        let mut find = oplog(&primary.address, rawdoc! { "ts": { "$lt": first.timestamp() } });
         find.sort = Some(rawdoc! { "$natural": -1 });
-        find.projection = Some(rawdoc! { "ts": 1, "t": 1, "h": 1 });
-        match self.server.first(find).await? {
-            Some(entry) => server::position_of(&entry),
-            None => Err(Error::new(
-                ErrorKind::PositionLost,
-                OPERATION,
-                "a transaction is open that began at the oldest entry of the oplog; end it, or make the oplog larger, and start again",
-            )
-            .with_context("transaction", first)),
-        }
+        let entry = self.server.first_position(find).await?;
+        entry.ok_or_else(|| position::as_old_as_the_oplog(first))
     }
 }

@@ -12,24 +12,18 @@ use bson::rawdoc;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::server::{Elected, LINEARIZABLE, Server, changed, oplog};
-use crate::error::{Error, ErrorKind, Result};
+use super::server::{Elected, LINEARIZABLE, MEMBER, Server, changed, oplog};
+use crate::error::{ErrorKind, Result};
 use crate::mongo::client::code;
-use crate::mongo::legacy::IsMaster;
+use crate::mongo::oplog::position::{CONFIRMATION, unconfirmed};
 
 const OPERATION: &str = "have a majority confirm the primary";
-
-/// Timeout for a majority to confirm the primary before it is asked again.
-const CONFIRMATION: Duration = Duration::from_secs(10);
 
 /// How long all members have to agree on the primary. They ask each other every two seconds, and count a member as down after ten.
 const AGREED: Duration = Duration::from_secs(13);
 
 /// The pause between two questions.
 const ASKED_AGAIN: Duration = Duration::from_secs(1);
-
-/// Timeout for the answer of one member.
-const MEMBER: Duration = Duration::from_secs(5);
 
 impl Server {
     /// Makes sure that no other primary existed when the call began. What this one wrote before then still has to reach a majority.
@@ -46,7 +40,7 @@ impl Server {
                 // Protocol version 0 has no such reads: InvalidOptions, ReadConcernMajorityNotEnabled, NotAReplicaSet, CommandNotSupported.
                 Err(error) if matches!(code(&error), Some(72 | 115 | 123 | 148)) => {}
                 // MaxTimeMSExpired.
-                Err(error) if code(&error) == Some(50) => return Err(unconfirmed().with_source(error)),
+                Err(error) if code(&error) == Some(50) => return Err(unconfirmed(OPERATION).with_source(error)),
                 found => return found.map(|_| ()),
             }
         }
@@ -65,10 +59,8 @@ impl Server {
             let me = is_master.me.clone().unwrap_or_else(|| primary.address.clone());
             let members: Vec<&String> = is_master.members().collect();
             let asked = members.iter().map(|host| async {
-                let question = rawdoc! { "isMaster": 1 };
-                let answer = timeout(MEMBER, self.client.command_on(host, "admin", &question)).await;
-                let answer = answer.ok()?.ok()?;
-                IsMaster::parse(answer).ok()?.primary
+                let answer = timeout(MEMBER, self.client.is_master(host)).await;
+                answer.ok()?.ok()?.primary
             });
             let named = join_all(asked).await;
             if named.iter().flatten().any(|primary| !primary.eq_ignore_ascii_case(&me)) {
@@ -76,7 +68,7 @@ impl Server {
             }
             let all = members.len() + is_master.arbiters.len();
             if named.iter().flatten().count() <= all / 2 {
-                return Err(unconfirmed());
+                return Err(unconfirmed(OPERATION));
             }
             if began.elapsed() >= AGREED {
                 return Ok(());
@@ -84,13 +76,4 @@ impl Server {
             sleep(ASKED_AGAIN).await;
         }
     }
-}
-
-fn unconfirmed() -> Error {
-    Error::new(
-        ErrorKind::Connection,
-        OPERATION,
-        "no majority of the set confirms that the member is its primary; see whether the members reach each other, and whether writes are \
-         locked (`db.fsyncLock()`)",
-    )
 }

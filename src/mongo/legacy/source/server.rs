@@ -1,6 +1,7 @@
 //! A replica set of old servers: its client, and which member is its primary in which election.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::raw::{RawDocument, RawDocumentBuf};
@@ -26,6 +27,9 @@ pub(super) const TRANSACTIONS: i32 = 7;
 
 /// First wire version that the driver talks to (4.2).
 pub(super) const DRIVER: i32 = 8;
+
+/// Timeout for the answer of one member. One that is down must not hold up the others.
+pub(super) const MEMBER: Duration = Duration::from_secs(5);
 
 /// A replica set.
 pub(super) struct Server {
@@ -86,9 +90,7 @@ impl Server {
     /// # Errors
     /// A retryable error if it is no longer the primary, or was elected again meanwhile.
     pub async fn look(&self, primary: &Elected) -> Result<IsMaster> {
-        let question = rawdoc! { "isMaster": 1 };
-        let reply = Box::pin(self.client.command_on(&primary.address, "admin", &question)).await?;
-        let is_master = IsMaster::parse(reply)?;
+        let is_master = Box::pin(self.client.is_master(&primary.address)).await?;
         if !is_master.is_primary || is_master.election_id != primary.election {
             return Err(changed(primary));
         }
@@ -100,16 +102,18 @@ impl Server {
         const OPERATION: &str = "ask for the newest position";
         let mut find = oplog(address, rawdoc! {});
         find.sort = Some(rawdoc! { "$natural": -1 });
-        find.projection = Some(rawdoc! { "ts": 1, "t": 1, "h": 1 });
-        let entry = self.first(find).await?;
-        let entry = entry.ok_or_else(|| Error::new(ErrorKind::Protocol, OPERATION, "the oplog is empty"))?;
-        position_of(&entry)
+        let entry = self.first_position(find).await?;
+        entry.ok_or_else(|| Error::new(ErrorKind::Protocol, OPERATION, "the oplog is empty"))
     }
 
     /// Returns the first entry of a member at or after a time. There is no hole before it: an entry that is still being written hides what
     /// follows it.
     pub async fn first_from(&self, address: &str, time: Timestamp) -> Result<Option<Position>> {
-        let mut find = from(address, time);
+        self.first_position(from(address, time)).await
+    }
+
+    /// Returns the position of the first entry of a query.
+    pub async fn first_position(&self, mut find: Find) -> Result<Option<Position>> {
         // With a projection, servers that seek need `ts` in it.
         find.projection = Some(rawdoc! { "ts": 1, "t": 1, "h": 1 });
         self.first(find).await?.map(|entry| position_of(&entry)).transpose()
@@ -178,15 +182,9 @@ pub(super) fn position_of(entry: &RawDocument) -> Result<Position> {
     let time = entry
         .get_timestamp("ts")
         .map_err(|error| Error::malformed(OPERATION, error))?;
-    Ok(Position::new(time, term_of(entry)))
-}
-
-/// The term of an entry, or what takes its place.
-pub(super) fn term_of(entry: &RawDocument) -> i64 {
     let number = |name| entry.get_i64(name).ok();
-    number("t")
-        .or_else(|| number("h").filter(|hash| *hash != 0))
-        .unwrap_or(Position::ZERO.term)
+    let term = number("t").or_else(|| number("h").filter(|hash| *hash != 0));
+    Ok(Position::new(time, term.unwrap_or(Position::ZERO.term)))
 }
 
 #[cfg(test)]

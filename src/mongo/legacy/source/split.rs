@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::raw::RawDocumentBuf;
 use bson::rawdoc;
 
 use super::server::{FIND_COMMAND, Server};
 use crate::error::{Error, Result};
 use crate::model::Collection;
 use crate::mongo::client::{code, is_gone};
-use crate::mongo::legacy::Find;
+use crate::mongo::legacy::{Find, LegacyCursor};
 use crate::mongo::retry::{RetryPolicy, WHOLE_COLLECTION, retry};
-use crate::mongo::source::split::{BATCH, Plan, can_cut, quantiles};
+use crate::mongo::source::split::{BATCH, Plan, Shares, can_cut, quantiles};
 use crate::order::Key;
 
 const OPERATION: &str = "split a collection";
@@ -42,7 +42,7 @@ pub(super) async fn split(server: &Arc<Server>, collection: &Collection, bytes: 
     }
 }
 
-/// Takes quantiles of a random sample, which fits into one reply.
+/// Takes quantiles of a random sample, which fits into one reply unless the keys are large.
 async fn sample(server: &Server, collection: &Collection, samples: u64, ranges: u64) -> Result<Vec<Key>> {
     let samples = i64::try_from(samples).unwrap_or(i64::MAX);
     let limit = i64::try_from(WHOLE_COLLECTION.as_millis()).unwrap_or(i64::MAX);
@@ -53,38 +53,36 @@ async fn sample(server: &Server, collection: &Collection, samples: u64, ranges: 
         "allowDiskUse": true,
         "maxTimeMS": limit,
     };
-    let reply = server.client.command(collection.namespace.database(), &command).await?;
-    let batch = reply
-        .get_document("cursor")
-        .and_then(|cursor| cursor.get_array("firstBatch"))
-        .map_err(|error| Error::malformed(OPERATION, error))?;
-    let documents = batch.into_iter().filter_map(|document| document.ok()?.as_document());
-    let mut keys: Vec<Key> = documents.filter_map(Key::of_document).filter(can_cut).collect();
+    let cursor = Box::pin(server.client.command_cursor(collection.namespace.database(), &command)).await?;
+    let mut keys = Vec::new();
+    each_key(cursor, |key| {
+        keys.extend(Some(key).filter(can_cut));
+        true
+    })
+    .await?;
     keys.sort_unstable();
     Ok(quantiles(keys, ranges))
 }
 
 /// Walks along the index on `_id` and takes one key after each equal share of the documents.
 async fn walk(server: &Server, collection: &Collection, ranges: u64) -> Result<Vec<Key>> {
-    let step = (collection.documents / ranges).max(1);
-    let (mut keys, mut seen) = (Vec::new(), 0);
     let mut find = ids_of(collection);
     find.batch_size = Some(BATCH);
-    let mut cursor = Box::pin(server.client.find(find)).await?;
+    let mut shares = Shares::new(collection, ranges);
+    each_key(Box::pin(server.client.find(find)).await?, |key| shares.take(key)).await?;
+    Ok(shares.keys)
+}
+
+/// Passes the `_id` of each document to `take` until `take` returns `false`.
+async fn each_key(mut cursor: LegacyCursor, mut take: impl FnMut(Key) -> bool) -> Result<()> {
     while let Some(batch) = Box::pin(cursor.next_batch()).await? {
-        let documents = batch.iter().map(|document| -> &RawDocument { document });
-        for key in documents.filter_map(Key::of_document) {
-            seen += 1;
-            if seen >= step && can_cut(&key) {
-                keys.push(key);
-                seen = 0;
-            }
-            if keys.len() as u64 >= ranges - 1 {
-                return Ok(keys);
+        for key in batch.iter().filter_map(|document| Key::of_document(document)) {
+            if !take(key) {
+                return Ok(());
             }
         }
     }
-    Ok(keys)
+    Ok(())
 }
 
 /// Jumps along the index on `_id` by an equal share of the documents at a time. The server passes over the documents in between without

@@ -11,43 +11,23 @@ use std::time::Duration;
 use bson::raw::RawDocumentBuf;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
-use tokio_util::task::AbortOnDropHandle;
 
+use super::committed::FOLLOWED;
 use super::decoder::Decoder;
 use super::server::{Elected, Server, from, oplog, position_of};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::model::Position;
-use crate::mongo::legacy::{FindMode, LegacyCursor};
-use crate::mongo::oplog::position::no_longer;
-use crate::mongo::retry::{Attempts, RetryPolicy, answered};
+use crate::mongo::legacy::FindMode;
+use crate::mongo::oplog::lost::{self, part_lost};
+use crate::mongo::oplog::position::{oldest_of, until_majority};
+use crate::mongo::oplog::read_ahead::ReadAhead;
+use crate::mongo::oplog::{AWAIT, BATCH, FUTURE, in_time};
+use crate::mongo::retry::{Attempts, RetryPolicy};
 use crate::oplog::{Entry, Taken};
-
-/// Operation named in the errors of a tail.
-const OPERATION: &str = "follow the oplog";
-
-/// How long the server waits for a new entry before it returns an empty batch. Servers before 3.2 wait for about 4 s.
-const AWAIT: Duration = Duration::from_secs(1);
-
-/// Timeout for an answer. After it the connection counts as broken.
-const REPLY: Duration = Duration::from_secs(30);
 
 /// Time without new entries after which the primary is asked whether it still is one. Before 3.4 an idle set writes nothing.
 const SILENCE: Duration = Duration::from_secs(10);
-
-/// How long the primary may know of nothing as new as the position to start after, before the position counts as lost.
-const FUTURE: Duration = Duration::from_secs(12);
-
-/// Approximate number of bytes of entries returned at once.
-const BATCH: usize = 1 << 20;
-
-/// How a majority that does not have an entry yet is asked again.
-const COMMITTED: RetryPolicy = RetryPolicy {
-    first_pause: Duration::from_millis(2),
-    longest_pause: Duration::from_millis(200),
-    ..RetryPolicy::SERVER
-};
 
 /// Streams the history after a position.
 pub(super) fn follow(server: Arc<Server>, after: Position) -> BoxStream<'static, Result<Vec<Entry>>> {
@@ -123,7 +103,7 @@ impl Tail {
             }
             Link::Placing(answers, future) => {
                 let primary = answers.primary.clone();
-                let batch = match answers.next().await {
+                let batch = match answers.batches.next().await {
                     Ok(batch) => batch,
                     Err(error) => return Err(self.fell_out(error, &primary).await),
                 };
@@ -152,7 +132,7 @@ impl Tail {
             }
             Link::Following(answers, active) => {
                 let primary = answers.primary.clone();
-                match answers.next().await {
+                match answers.batches.next().await {
                     Ok(batch) if batch.is_empty() => {
                         self.attempts = None;
                         if active.elapsed() > SILENCE {
@@ -212,28 +192,10 @@ impl Tail {
         Ok(entries)
     }
 
-    /// Waits until a majority has an entry. The cursor ends if the primary changes meanwhile.
+    /// Waits until a majority has an entry. Any error ends the cursor: the primary may be another one.
     async fn wait_for(&self, primary: &Elected, entry: Position) -> Result<Position> {
-        let mut pauses = COMMITTED.begin();
-        loop {
-            let committed = in_time(self.server.committed(primary)).await?;
-            if committed >= entry {
-                return Ok(committed);
-            }
-            let behind = Error::new(
-                ErrorKind::Connection,
-                OPERATION,
-                "the members that make a majority do not follow the primary; see with `rs.status()` which are down or behind",
-            );
-            match pauses.next_pause(&behind) {
-                Some(pause) => sleep(pause).await,
-                None => {
-                    return Err(behind
-                        .with_context("written", entry)
-                        .with_context("majority", committed));
-                }
-            }
-        }
+        let committed = || in_time(self.server.committed(primary));
+        until_majority(FOLLOWED, entry, committed, |_| true).await
     }
 
     /// Reads an earlier part of a transaction.
@@ -244,72 +206,32 @@ impl Tail {
                 self.decoder.supply(&entry)?;
                 self.decoder.make_room().await
             }
-            None => Err(Error::new(
-                ErrorKind::PositionLost,
-                OPERATION,
-                format!(
-                    "the oplog no longer contains {position}, a part of a transaction that ends after {}; start after the end of that \
-                     transaction, or at a position before its beginning",
-                    self.last
-                ),
-            )),
+            None => Err(part_lost(position, self.last)),
         }
     }
 
-    /// Examines an error that may mean that the cursor fell out of the oplog. The entry to resume after may still exist, in which case a
-    /// new cursor finds it, or not.
+    /// See [`lost::fell_out`].
     async fn fell_out(&self, error: Error, primary: &Elected) -> Error {
-        if error.kind() != ErrorKind::PositionLost {
-            return error;
-        }
-        match in_time(oldest(&self.server, primary)).await {
-            Ok(oldest) if oldest.timestamp() > self.last.timestamp() => self.lost(primary).await,
-            Ok(_) => error.with_retryable(true),
-            Err(error) => error,
-        }
+        lost::fell_out(error, self.last, in_time(oldest(&self.server, primary))).await
     }
 
     /// Returns the error for a history that does not hold the entry to resume after.
     async fn lost(&self, primary: &Elected) -> Error {
-        let after = self.last;
-        let message = match in_time(oldest(&self.server, primary)).await {
-            Ok(oldest) if oldest.timestamp() > after.timestamp() => no_longer(after, oldest),
-            Ok(oldest) => format!(
-                "the oplog does not contain {after}, although its oldest entry is {oldest}: it was rolled back or restored, or belongs to \
-                 another replica set; start at a position that it contains"
-            ),
-            // This error is the one that matters, whether or not its reason can be determined.
-            Err(_) => format!("the oplog does not contain {after}; start at a position that it contains"),
-        };
-        Error::new(ErrorKind::PositionLost, OPERATION, message).with_context("position", after)
+        lost::lost(self.last, in_time(oldest(&self.server, primary)).await)
     }
 }
 
 /// Returns the oldest entry of a member's oplog.
 pub(super) async fn oldest(server: &Server, primary: &Elected) -> Result<Position> {
-    const OPERATION: &str = "find the oldest oplog entry";
     let mut find = oplog(&primary.address, RawDocumentBuf::new());
     find.sort = Some(bson::rawdoc! { "$natural": 1 });
-    find.projection = Some(bson::rawdoc! { "ts": 1, "t": 1, "h": 1 });
-    let empty = || Error::new(ErrorKind::Protocol, OPERATION, "the oplog is empty").with_retryable(true);
-    match server.first(find).await {
-        Ok(entry) => position_of(&entry.ok_or_else(empty)?),
-        // This is no caller's position: the entry was removed while it was being read.
-        Err(error) if error.kind() == ErrorKind::PositionLost => {
-            let message = "the oldest entry was removed while it was read";
-            Err(Error::new(ErrorKind::Server, OPERATION, message)
-                .with_source(error)
-                .with_retryable(true))
-        }
-        Err(error) => Err(error),
-    }
+    oldest_of(server.first_position(find).await)
 }
 
-/// A cursor that requests the next batch while the last one is processed.
+/// A cursor on a primary.
 struct Answers {
     primary: Elected,
-    batches: mpsc::Receiver<Result<Vec<RawDocumentBuf>>>,
-    asking: AbortOnDropHandle<()>,
+    batches: ReadAhead<Vec<RawDocumentBuf>>,
 }
 
 impl Answers {
@@ -320,51 +242,13 @@ impl Answers {
         let await_ms = u32::try_from(AWAIT.as_millis()).unwrap_or(1_000);
         find.mode = FindMode::TailAwait { await_ms };
         let cursor = in_time(Box::pin(server.client.find(find))).await?;
-        Ok(Self::of(primary, cursor))
-    }
-
-    fn of(primary: Elected, mut cursor: LegacyCursor) -> Self {
-        let (send, batches) = mpsc::channel(1);
-        let asking = async move {
-            // Requests a batch only when there is room for it, and stops when the receiver is gone.
-            while let Ok(room) = send.reserve().await {
-                match in_time(cursor.next_batch()).await {
-                    Ok(Some(batch)) => room.send(Ok(batch)),
-                    Ok(None) => return,
-                    Err(error) => {
-                        room.send(Err(error));
-                        return;
-                    }
-                }
-            }
-        };
-        Self {
+        let batches = stream::try_unfold(cursor, |mut cursor| async {
+            let batch = in_time(cursor.next_batch()).await?;
+            Ok(batch.map(|batch| (batch, cursor)))
+        });
+        Ok(Self {
             primary,
-            batches,
-            asking: AbortOnDropHandle::new(tokio::spawn(asking)),
-        }
+            batches: ReadAhead::of(batches.boxed()),
+        })
     }
-
-    /// Returns the next batch. Nothing follows an error.
-    async fn next(&mut self) -> Result<Vec<RawDocumentBuf>> {
-        if let Some(batch) = self.batches.recv().await {
-            return batch;
-        }
-        // The task closed the channel when it ended, so this does not wait.
-        match (&mut self.asking).await {
-            Err(error) if error.is_panic() => {
-                Err(Error::new(ErrorKind::Panic, OPERATION, "the task that reads ahead panicked").with_source(error))
-            }
-            _ => Err(Error::new(
-                ErrorKind::Connection,
-                OPERATION,
-                "the server closed the cursor",
-            )),
-        }
-    }
-}
-
-/// Fails if an answer takes too long.
-async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
-    answered(OPERATION, REPLY, call).await
 }
