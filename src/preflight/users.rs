@@ -5,7 +5,7 @@ use super::privilege::{Lack, is_allowed_on};
 use super::{ASKED, Context, SideFacts, asked, unless_unauthorized};
 use crate::config::Settings;
 use crate::error::{ErrorKind, Finding, FindingCode, Result, Severity};
-use crate::model::{AccountName, Accounts, Side};
+use crate::model::{AccountName, Accounts, Side, joined};
 use crate::report::UsersSummary;
 use crate::runtime::job::Job;
 use crate::runtime::users::Record;
@@ -259,12 +259,7 @@ fn report<'a>(
     if names.is_empty() {
         return;
     }
-    let mut shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
-    let more = format!("{} more", names.len().saturating_sub(SHOWN));
-    if names.len() > SHOWN {
-        shown.push(&more);
-    }
-    let message = format!("{what}: {}", shown.join(", "));
+    let message = format!("{what}: {}", joined(&names, SHOWN));
     findings.push(Finding::new(severity, code, message, fix).listing(names));
 }
 
