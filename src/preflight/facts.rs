@@ -86,7 +86,7 @@ impl TargetRecords {
             checkpointed: asked(engine, side, "load the checkpoint", limit, checkpointed(engine)).await?,
             lease_holder: asked(engine, side, "look for the lease", limit, lease_holder(engine, purpose)).await?,
             register: asked(engine, side, "read the register of migrations", limit, register(engine)).await?,
-            made: made(engine).await?,
+            made: asked(engine, side, "read the record of users", limit, made(engine)).await?,
         })
     }
 }
