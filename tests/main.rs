@@ -48,6 +48,7 @@ mod scenarios {
     mod oplog;
     mod oplog_start;
     mod order;
+    mod pairs;
     mod preflight;
     mod random_memory;
     mod random_servers;

@@ -194,6 +194,7 @@ fn warning(event: &Event, name: &str) -> Option<String> {
         | Event::ForeignWrite { .. }
         | Event::ForeignWritesNotWatched { .. }
         | Event::RuleFailed { .. }
+        | Event::UsersNotCarried { .. }
         | Event::SourceWriteBlockStays { .. }
         | Event::HookFailed { .. }
         | Event::WritesAfterStop { .. } => Some(name.to_owned()),
@@ -256,5 +257,19 @@ mod tests {
         (0..9).for_each(|_| log.push(&Event::ForeignWritesNotWatched { reason: reason.clone() }));
         assert_eq!(ids(&log, &mut Cursor::default()), [Err(6), Ok(7), Ok(8), Ok(9)]);
         assert_eq!(log.warnings(), 1);
+    }
+
+    #[test]
+    fn what_keeps_repeating_counts_as_one_warning() {
+        let log = EventLog::default();
+        for reason in ["first", "second"] {
+            let reason = || reason.to_owned();
+            log.push(&Event::UsersNotCarried { reason: reason() });
+            log.push(&Event::HookFailed {
+                hook: "before_cutover",
+                reason: reason(),
+            });
+        }
+        assert_eq!(log.warnings(), 2);
     }
 }

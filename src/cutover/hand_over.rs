@@ -199,8 +199,14 @@ impl HandOver<'_> {
         let (source, sink) = (&self.engine.source, &self.engine.sink);
         let selection = &self.engine.settings.selection;
         let carrier = Carrier::of(self.engine, self.progress);
+        let users = async {
+            match &carrier {
+                Some(carrier) => carrier.carry().await.map(Some),
+                None => Ok(None),
+            }
+        };
         let (users, mut listed, mut standing, databases, watched, source, target) = try_join!(
-            carrier.carry(),
+            users,
             source.collections_selected(selection),
             sink.collections_selected(selection),
             source.databases(),

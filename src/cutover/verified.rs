@@ -20,9 +20,8 @@ use crate::runtime::progress::RunState;
 /// that these stand still. `ours` and `theirs` are the current listings of both sides, and `at` is the position of the collections.
 ///
 /// Other programs may have written to the target since the verification. The caller must have watched for such writes. A collection counts
-/// as verified only if no such write was seen, and if both sides have the same number of documents and bytes, or rules make
-/// these differ. Some small collections never
-/// count: their digests cost next to nothing and are independent of all this.
+/// as verified only if no such write was seen, and if both sides have the same number of documents and bytes, or rules make these differ.
+/// Some small collections never count: their digests cost next to nothing and are independent of all this.
 ///
 /// # Errors
 /// A server error.

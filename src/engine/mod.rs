@@ -353,7 +353,9 @@ impl Tasks<'_> {
             send_requests.clone(),
             self.cancel.clone(),
         ));
-        self.start(Carrier::of(job, self.progress).follow(self.cancel.clone()));
+        if let Some(carrier) = Carrier::of(job, self.progress) {
+            self.start(carrier.follow(self.cancel.clone()));
+        }
         self.spawn_watchers(foreign_writes);
         self.spawn_walkers(&ownership, &durability, &send_requests);
         requests.send_replace(Some(send_requests));

@@ -15,14 +15,14 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Account, AccountChanges, AccountName, Accounts, Selection};
+use crate::model::{Account, AccountChanges, AccountName, Accounts, Selection, joined};
 use crate::report::{Event, UsersSummary};
 use crate::runtime::job::Job;
 use crate::runtime::progress::RunState;
 use crate::runtime::users::Record;
 use crate::sink::Records;
 use crate::source::Source;
-use crate::users::{Known, Users, UsersPlan};
+use crate::users::{Known, UserSelection, UsersPlan};
 
 const OPERATION: &str = "carry users and roles";
 
@@ -39,24 +39,25 @@ const RETRY: Duration = Duration::from_secs(10);
 const SHOWN: usize = 10;
 
 /// Everything that is needed to carry users. It does not need the rest of a run.
-#[derive(Clone)]
 pub(crate) struct Carrier {
     source: Arc<dyn Source>,
     records: Records,
-    users: Users,
+    users: UserSelection,
     selection: Selection,
     progress: Arc<RunState>,
 }
 
 impl Carrier {
-    pub fn of(job: &Job, progress: &Arc<RunState>) -> Self {
-        Self {
+    /// Returns `None` if the host wants no users carried.
+    pub fn of(job: &Job, progress: &Arc<RunState>) -> Option<Self> {
+        let users = job.settings.users.selection()?;
+        Some(Self {
             source: Arc::clone(&job.source),
             records: job.records(),
-            users: job.settings.users.clone(),
+            users: users.clone(),
             selection: job.settings.selection.clone(),
             progress: Arc::clone(progress),
-        }
+        })
     }
 
     /// Carries users at the beginning of a run and after each change on the source, until the run is cancelled.
@@ -66,10 +67,6 @@ impl Carrier {
     /// # Errors
     /// [`LeaseLost`](ErrorKind::LeaseLost) if another process has taken over the migration.
     pub async fn follow(self, cancel: CancellationToken) -> Result<()> {
-        if self.users.selection().is_none() {
-            cancel.cancelled().await;
-            return Ok(());
-        }
         let mut changes = self.progress.users.changes();
         loop {
             changes.borrow_and_update();
@@ -77,28 +74,20 @@ impl Carrier {
                 () = cancel.cancelled() => return Ok(()),
                 carried = self.carry() => carried,
             };
-            let again = async {
-                match &carried {
-                    Ok(_) => std::future::pending().await,
-                    Err(_) => sleep(RETRY).await,
-                }
+            let is_failed = match carried {
+                Err(error) if error.kind() == ErrorKind::LeaseLost => return Err(error),
+                carried => carried.is_err(),
             };
-            if let Err(error) = carried.as_ref()
-                && error.kind() == ErrorKind::LeaseLost
-            {
-                return Err(error.clone());
-            }
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 // This cannot fail because `progress` owns the sender.
                 _ = changes.changed() => sleep(SETTLE).await,
-                () = again => {}
+                () = sleep(RETRY), if is_failed => {}
             }
         }
     }
 
-    /// Makes the users and roles of the target those of the source, and compares them. Returns `None` if the host does not want them
-    /// carried.
+    /// Makes the users and roles of the target those of the source, and compares them.
     ///
     /// # Errors
     /// [`TargetRefused`](ErrorKind::TargetRefused) if the target has other content under a name that must not be replaced,
@@ -106,10 +95,7 @@ impl Carrier {
     ///
     /// # Cancellation
     /// Dropping the future leaves some of the users changed. The next call makes up for it.
-    pub async fn carry(&self) -> Result<Option<UsersSummary>> {
-        if self.users.selection().is_none() {
-            return Ok(None);
-        }
+    pub async fn carry(&self) -> Result<UsersSummary> {
         let _turn = self.progress.users.turn.lock().await;
         let carried = self.settle().await;
         match &carried {
@@ -121,18 +107,19 @@ impl Carrier {
                 }
             }
         }
-        carried.map(Some)
+        carried
     }
 
     async fn settle(&self) -> Result<UsersSummary> {
         let mut record = Record::load(&self.records).await?;
+        // A process that began a change may not have removed its temporary collections. Every change that succeeds removes them.
+        let mut is_littered = record.is_busy;
         let (mut put, mut dropped) = (0, 0);
         for _ in 0..ROUNDS {
             let plan = self.plan(&record).await?;
             if plan.put.is_empty() && plan.drop.is_empty() {
-                if record.is_busy {
-                    // The process that began the change may not have removed its temporary collections.
-                    self.change(&[], &[]).await?;
+                if is_littered {
+                    change(&self.records, Vec::new(), Vec::new()).await?;
                 }
                 if record.settle(&plan.wanted, &plan.forget) {
                     record.save(&self.records).await?;
@@ -141,38 +128,27 @@ impl Carrier {
             }
             record.expect(&plan.put);
             record.save(&self.records).await?;
-            self.change(&plan.put, &plan.drop).await?;
             put += plan.put.len();
             dropped += plan.drop.len();
+            change(&self.records, plan.put, plan.drop).await?;
+            is_littered = false;
         }
         let message = "users and roles keep changing; see that nobody changes them on both sides";
         Err(Error::new(ErrorKind::TargetRefused, OPERATION, message).with_retryable(true))
     }
 
     async fn plan(&self, record: &Record) -> Result<UsersPlan> {
-        let Some(users) = self.users.selection() else {
-            return Ok(UsersPlan::default());
-        };
         let source = self.source.accounts().await?;
-        let names = Known::names(&source, users, &record.made);
+        let names = Known::names(&source, &self.users, &record.made);
         let target = self.records.sink().accounts(&names).await?;
         let known = Known {
             source: &source,
             target: &target,
             made: &record.made,
-            users,
+            users: &self.users,
             selection: &self.selection,
         };
         Ok(known.plan())
-    }
-
-    async fn change(&self, put: &[Account], drop: &[AccountName]) -> Result<()> {
-        let changes = AccountChanges {
-            migration: self.records.id().to_string(),
-            put: put.to_vec(),
-            drop: drop.to_vec(),
-        };
-        self.records.sink().change_accounts(&changes).await
     }
 
     /// Reports what was done, once both sides are the same.
@@ -199,11 +175,14 @@ impl Carrier {
 /// # Errors
 /// A server error.
 pub(crate) async fn drop_made(job: &Job) -> Result<()> {
-    let records = job.records();
-    let record = Record::load(&records).await?;
-    let Some(users) = job.settings.users.selection().filter(|_| !record.made.is_empty()) else {
+    let Some(users) = job.settings.users.selection() else {
         return Ok(());
     };
+    let records = job.records();
+    let record = Record::load(&records).await?;
+    if record.made.is_empty() {
+        return Ok(());
+    }
     let target = records.sink().accounts(&record.made.keys().cloned().collect()).await?;
     let known = Known {
         source: &Accounts::default(),
@@ -212,12 +191,7 @@ pub(crate) async fn drop_made(job: &Job) -> Result<()> {
         users,
         selection: &job.settings.selection,
     };
-    let changes = AccountChanges {
-        migration: records.id().to_string(),
-        put: Vec::new(),
-        drop: known.plan().drop,
-    };
-    records.sink().change_accounts(&changes).await
+    change(&records, Vec::new(), known.plan().drop).await
 }
 
 /// Removes what the migration keeps of users on the target. The users stay.
@@ -226,24 +200,22 @@ pub(crate) async fn drop_made(job: &Job) -> Result<()> {
 /// A server error.
 pub(crate) async fn forget(records: &Records) -> Result<()> {
     if Record::load(records).await?.is_busy {
-        let changes = AccountChanges {
-            migration: records.id().to_string(),
-            ..AccountChanges::default()
-        };
-        records.sink().change_accounts(&changes).await?;
+        change(records, Vec::new(), Vec::new()).await?;
     }
     Record::delete(records).await
 }
 
+async fn change(records: &Records, put: Vec<Account>, drop: Vec<AccountName>) -> Result<()> {
+    let migration = records.id().to_string();
+    let changes = AccountChanges { migration, put, drop };
+    records.sink().change_accounts(&changes).await
+}
+
 fn conflict(names: &[AccountName]) -> Error {
-    let mut shown: Vec<String> = names.iter().take(SHOWN).map(ToString::to_string).collect();
-    if names.len() > SHOWN {
-        shown.push(format!("{} more", names.len() - SHOWN));
-    }
     let message = format!(
         "the target has other content than the source under these names: {}; drop or exclude them, or choose `ExistingUsers::Keep` or \
          `ExistingUsers::Replace`",
-        shown.join(", ")
+        joined(names, SHOWN)
     );
     Error::new(ErrorKind::TargetRefused, OPERATION, message)
 }

@@ -129,6 +129,7 @@
 
 mod collection;
 mod connection;
+mod facts;
 #[cfg(test)]
 mod fixture;
 mod grant;
@@ -149,35 +150,25 @@ mod users;
 mod write_block;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use crate::catalog::not_migrated::{is_view_of_buckets, leave_indexes_out, not_migrated};
 use crate::catalog::{self, NotKept, Part};
 use crate::config::{ExistingData, Settings};
-use crate::error::{ErrorKind, Result, refuse};
-use crate::model::{Amount, Collection, CollectionKind, Deployment, Namespace, Side, shown, takes_name};
-use crate::mongo::retry::answered;
+use crate::error::{Result, refuse};
+use crate::model::{Amount, Collection, CollectionKind, Namespace, Side, shown, takes_name};
 use crate::report::users_not_migrated;
 use crate::runtime::job::Job;
-use crate::runtime::lease;
 use crate::runtime::register::Register;
-use crate::runtime::waiting::LONGEST_CALL;
-use crate::users::Made;
 
+use self::facts::{
+    ASKED, Checkpointed, INSPECT, SideFacts, TargetRecords, asked, side_facts, source_facts, target_facts,
+};
 use self::users::UsersOutlook;
 
 pub use self::plan::{Estimate, Plan, PlannedCollection};
 pub use crate::config::PathPolicy;
 pub use crate::error::{Finding, Severity};
 pub use crate::model::{Access, Connection, Inspection, Member, OplogFacts, Probe, TransactionFacts};
-
-/// Timeout for all questions to one side. A single question without an answer becomes a finding sooner.
-const ASKED: Duration = Duration::from_secs(120);
-
-/// Names of the operations that preflight waits for.
-const DESCRIBE: &str = "describe the deployment";
-const INSPECT: &str = "inspect the deployment";
-const LIST: &str = "list the collections";
 
 /// Purpose of a preflight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,41 +177,6 @@ pub(crate) enum Purpose {
     Plan,
     /// Start: slow checks are skipped, and the holder of the lease is already known.
     Start,
-}
-
-/// Facts about one side of a migration.
-struct SideFacts {
-    side: Side,
-    /// Name of the side in messages.
-    name: &'static str,
-    deployment: Deployment,
-    inspection: Inspection,
-    /// Reason why its collections could not be listed.
-    unlisted: Option<String>,
-}
-
-impl SideFacts {
-    fn user(&self) -> Option<&(String, String)> {
-        self.inspection.connection.user.as_ref()
-    }
-
-    /// Returns the severity for this side.
-    fn severity(&self, on_source: Severity, on_target: Severity) -> Severity {
-        match self.side {
-            Side::Source => on_source,
-            Side::Target => on_target,
-        }
-    }
-}
-
-/// What the stored checkpoint says about this migration.
-#[derive(Clone, Debug)]
-enum Checkpointed {
-    Not,
-    Yes,
-    Complete,
-    /// The checkpoint belongs to another migration, for this reason.
-    Otherwise(String),
 }
 
 /// Input of the rules.
@@ -306,41 +262,8 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
         // Everything exists on the target already.
         total = Amount::default();
     }
-    // Reading a record with majority guarantees involves a write. A target that accepts no writes or has no majority gets a finding of its
-    // own.
-    let takes_writes = !target.inspection.unanswered.contains(&Access::WriteRecords);
-    let (checkpointed, lease_holder, register) = match takes_writes && topology::has_prompt_majority(&target) {
-        true => {
-            let checkpointed = asked(
-                engine,
-                Side::Target,
-                "load the checkpoint",
-                Some(LONGEST_CALL),
-                checkpointed(engine),
-            );
-            let holder = asked(
-                engine,
-                Side::Target,
-                "look for the lease",
-                Some(LONGEST_CALL),
-                lease_holder(engine, purpose),
-            );
-            let register = asked(
-                engine,
-                Side::Target,
-                "read the register of migrations",
-                Some(LONGEST_CALL),
-                register(engine),
-            );
-            (checkpointed.await?, holder.await?, register.await?)
-        }
-        false => (Checkpointed::Not, None, Register::default()),
-    };
-    let made = match takes_writes && topology::has_prompt_majority(&target) {
-        true => users::made(engine).await?,
-        false => Made::default(),
-    };
-    let users = users::look(engine, &made).await?;
+    let records = TargetRecords::read(engine, purpose, &target).await?;
+    let users = users::look(engine, &records.made).await?;
     let context = Context {
         settings,
         source: &source,
@@ -350,9 +273,9 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
         standing: &standing,
         planned: &planned,
         total,
-        checkpointed: &checkpointed,
-        lease_holder: lease_holder.as_deref(),
-        register: &register,
+        checkpointed: &records.checkpointed,
+        lease_holder: records.lease_holder.as_deref(),
+        register: &records.register,
         users: &users,
     };
     let mut findings = Vec::new();
@@ -373,14 +296,14 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
     ] {
         rule(&context, &mut findings);
     }
-    let to_drop = match (settings.existing_data, &checkpointed) {
+    let to_drop = match (settings.existing_data, &records.checkpointed) {
         (ExistingData::Clear, Checkpointed::Not) => context
             .in_the_way()
             .map(|collection| collection.namespace.clone())
             .collect(),
         _ => Vec::new(),
     };
-    if settings.way_back.is_none() && matches!(checkpointed, Checkpointed::Not) {
+    if settings.way_back.is_none() && matches!(records.checkpointed, Checkpointed::Not) {
         let tried = rules::try_on_samples(&*engine.plain_source, settings, &selected, &mut findings);
         asked(engine, Side::Source, "try the rules on documents", None, tried).await?;
     }
@@ -437,124 +360,4 @@ pub(crate) async fn check_again(engine: &Job) -> Result<()> {
     let (source, _) = side_facts(Side::Source, "source", deployment, inspection, Ok(Vec::new()));
     write_block::check_source(&engine.settings, &source, &mut findings);
     refuse(&findings)
-}
-
-/// Returns the facts about the source, with all that the selection may contain, and the names of all databases.
-async fn source_facts(engine: &Job) -> Result<(SideFacts, Vec<Collection>, BTreeSet<String>)> {
-    let (side, source) = (Side::Source, &engine.source);
-    let deployment = asked(engine, side, DESCRIBE, Some(ASKED), source.describe()).await?;
-    let inspection = asked(engine, side, INSPECT, Some(ASKED), source.inspect()).await?;
-    let all = async {
-        futures::try_join!(
-            source.collections_selected(&engine.settings.selection),
-            source.databases()
-        )
-    };
-    let listed = unless_unauthorized(asked(engine, side, LIST, None, all).await)?;
-    let (listed, databases) = match listed {
-        Ok((listed, databases)) => (Ok(listed), databases),
-        Err(refusal) => (Err(refusal), BTreeSet::new()),
-    };
-    let (facts, listed) = side_facts(side, "source", deployment, inspection, listed);
-    Ok((facts, listed, databases))
-}
-
-async fn target_facts(engine: &Job) -> Result<(SideFacts, Vec<Collection>)> {
-    let (side, sink) = (Side::Target, &engine.sink);
-    let deployment = asked(engine, side, DESCRIBE, Some(ASKED), sink.describe()).await?;
-    let inspection = asked(engine, side, INSPECT, Some(ASKED), sink.inspect()).await?;
-    let listed = asked(
-        engine,
-        side,
-        LIST,
-        None,
-        sink.collections_selected(&engine.settings.selection),
-    )
-    .await;
-    let listed = unless_unauthorized(listed)?;
-    Ok(side_facts(side, "target", deployment, inspection, listed))
-}
-
-/// Awaits an answer for at most `limit`, and notifies the host if that takes long.
-async fn asked<T>(
-    engine: &Job,
-    side: Side,
-    operation: &'static str,
-    limit: Option<Duration>,
-    answer: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    let answer = async {
-        match limit {
-            Some(limit) => answered(operation, limit, answer).await,
-            None => answer.await,
-        }
-    };
-    engine
-        .settings
-        .on_wait
-        .report_waits(side, operation, limit, answer)
-        .await
-}
-
-fn side_facts(
-    side: Side,
-    name: &'static str,
-    deployment: Deployment,
-    inspection: Inspection,
-    listed: Result<Vec<Collection>, String>,
-) -> (SideFacts, Vec<Collection>) {
-    let (collections, unlisted) = match listed {
-        Ok(collections) => (collections, None),
-        Err(refusal) => (Vec::new(), Some(refusal)),
-    };
-    let facts = SideFacts {
-        side,
-        name,
-        deployment,
-        inspection,
-        unlisted,
-    };
-    (facts, collections)
-}
-
-/// Turns a missing privilege into a value, so that the remaining rules still run.
-fn unless_unauthorized<T>(answer: Result<T>) -> Result<Result<T, String>> {
-    match answer {
-        Ok(answer) => Ok(Ok(answer)),
-        Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(Err(error.report())),
-        Err(error) => Err(error),
-    }
-}
-
-async fn checkpointed(engine: &Job) -> Result<Checkpointed> {
-    let found = match engine.load().await {
-        Ok(None) => engine.first_of_way_back().await,
-        found => found,
-    };
-    match found {
-        Ok(None) => Ok(Checkpointed::Not),
-        Ok(Some(checkpoint)) if checkpoint.complete => Ok(Checkpointed::Complete),
-        Ok(Some(_)) => Ok(Checkpointed::Yes),
-        Err(error) if error.kind() == ErrorKind::CheckpointMismatch => {
-            Ok(Checkpointed::Otherwise(error.message().to_owned()))
-        }
-        Err(error) if error.kind() == ErrorKind::Unauthorized => Ok(Checkpointed::Not),
-        Err(error) => Err(error),
-    }
-}
-
-async fn register(engine: &Job) -> Result<Register> {
-    let register = unless_unauthorized(Register::load(&*engine.sink).await)?;
-    // The rule for privileges reports a user that may not read records.
-    Ok(register.unwrap_or_default())
-}
-
-async fn lease_holder(engine: &Job, purpose: Purpose) -> Result<Option<String>> {
-    match purpose {
-        // The rule for privileges reports a user that may not read records.
-        Purpose::Plan => Ok(unless_unauthorized(lease::holder(&engine.records()).await)?
-            .ok()
-            .flatten()),
-        Purpose::Start => Ok(None),
-    }
 }

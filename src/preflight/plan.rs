@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::error::{Finding, Result, Severity, refuse};
-use crate::model::{Amount, CollectionKind, Deployment, Namespace, format};
+use crate::model::{Amount, CollectionKind, Deployment, Namespace, format, joined};
 use crate::report::UsersSummary;
 use crate::rules::RuleRecord;
 
@@ -154,25 +154,16 @@ impl fmt::Display for Plan {
             writeln!(f, "dropped on the target: {namespace}")?;
         }
         if let Some(users) = &self.users {
-            let carried: Vec<String> = users.carried.iter().map(ToString::to_string).collect();
-            writeln!(f, "users and roles to carry: {}", listed(&carried))?;
+            let carried = match users.carried.is_empty() {
+                true => "none".to_owned(),
+                false => joined(&users.carried, NAMED),
+            };
+            writeln!(f, "users and roles to carry: {carried}")?;
         }
         for left_out in &self.not_migrated {
             writeln!(f, "not migrated: {left_out}")?;
         }
         Ok(())
-    }
-}
-
-/// Joins names for a line; only the first ones if there are many.
-fn listed(names: &[String]) -> String {
-    match names.len() {
-        0 => "none".to_owned(),
-        count if count <= NAMED => names.join(", "),
-        count => {
-            let first = names.get(..NAMED).unwrap_or_default().join(", ");
-            format!("{first} and {} more", count - NAMED)
-        }
     }
 }
 

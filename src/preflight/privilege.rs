@@ -8,7 +8,7 @@ use bson::{Bson, Document};
 use super::grant::{self, Grant, SOURCE_ACTIONS, SYSTEM_COLLECTION_ACTIONS, TARGET_ACTIONS};
 use super::{Context, SideFacts, kind, users, write_block};
 use crate::error::{Finding, FindingCode, Severity};
-use crate::model::{Access, Namespace, Side};
+use crate::model::{Access, Namespace, Side, joined};
 
 /// Maximum number of names in a message. The finding lists more.
 const SHOWN: usize = 10;
@@ -131,7 +131,7 @@ impl<'a> SameAccess<'a> {
     }
 
     fn description(&self) -> (String, bool) {
-        let names = shown(&self.names());
+        let names = joined(&self.names(), SHOWN);
         self.accesses
             .first()
             .map_or_else(Default::default, |access| description(access, &names))
@@ -250,15 +250,6 @@ fn description(access: &Access, names: &str) -> (String, bool) {
     }
 }
 
-/// Joins names for a message.
-fn shown(names: &[String]) -> String {
-    let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN {
-        text += &format!(" and {} more", names.len() - SHOWN);
-    }
-    text
-}
-
 /// Reports what is missing in the list of the user's privileges. Returns `true` if anything is missing.
 fn listed(side: &SideFacts, databases: &BTreeSet<&str>, missing: &mut Missing) -> bool {
     let Some(privileges) = &side.inspection.privileges else {
@@ -288,7 +279,7 @@ fn listed(side: &SideFacts, databases: &BTreeSet<&str>, missing: &mut Missing) -
                 side.name,
                 actions.join(", "),
                 if databases.len() == 1 { "database" } else { "databases" },
-                shown(&databases)
+                joined(&databases, SHOWN)
             ),
             grants: databases
                 .iter()
@@ -340,7 +331,7 @@ fn system_collections(context: &Context<'_>, side: &SideFacts, missing: &mut Mis
                 "the user on the {} lacks the privileges {} on {}",
                 side.name,
                 actions.join(", "),
-                shown(&affected)
+                joined(&affected, SHOWN)
             ),
             affected,
             grants,

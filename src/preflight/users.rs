@@ -1,14 +1,14 @@
 //! Rules for users and roles that are carried to the target.
 
+use super::Context;
+use super::facts::{ASKED, SideFacts, asked};
 use super::grant::Grant;
 use super::privilege::{Lack, is_allowed_on};
-use super::{ASKED, Context, SideFacts, asked, unless_unauthorized};
 use crate::config::Settings;
 use crate::error::{ErrorKind, Finding, FindingCode, Result, Severity};
-use crate::model::{AccountName, Accounts, Side};
+use crate::model::{AccountName, Accounts, Side, joined};
 use crate::report::UsersSummary;
 use crate::runtime::job::Job;
-use crate::runtime::users::Record;
 use crate::users::{ExistingUsers, Known, LeftOutReason, Made, UsersPlan};
 
 const READ: &str = "read users and roles";
@@ -44,20 +44,6 @@ impl UsersOutlook {
             _ => None,
         }
     }
-}
-
-/// Returns what an earlier run has made.
-///
-/// # Errors
-/// A server error.
-pub(super) async fn made(engine: &Job) -> Result<Made> {
-    if engine.settings.users.selection().is_none() {
-        return Ok(Made::default());
-    }
-    // The rule for privileges reports a user that may not read records.
-    let records = engine.records();
-    let record = unless_unauthorized(Record::load(&records).await)?;
-    Ok(record.unwrap_or_default().made)
 }
 
 /// Reads users and roles of both sides.
@@ -259,12 +245,7 @@ fn report<'a>(
     if names.is_empty() {
         return;
     }
-    let mut shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
-    let more = format!("{} more", names.len().saturating_sub(SHOWN));
-    if names.len() > SHOWN {
-        shown.push(&more);
-    }
-    let message = format!("{what}: {}", shown.join(", "));
+    let message = format!("{what}: {}", joined(&names, SHOWN));
     findings.push(Finding::new(severity, code, message, fix).listing(names));
 }
 

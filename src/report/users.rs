@@ -37,9 +37,10 @@ pub struct CarriedUser {
 impl CarriedUser {
     /// Its name.
     pub fn account(&self) -> AccountName {
-        match self.kind {
-            AccountKind::User => AccountName::user(&self.name, &self.database),
-            AccountKind::Role => AccountName::role(&self.name, &self.database),
+        AccountName {
+            kind: self.kind,
+            database: self.database.clone(),
+            name: self.name.clone(),
         }
     }
 }

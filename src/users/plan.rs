@@ -101,11 +101,8 @@ impl Known<'_> {
             checks_external: mechanisms.is_none_or(|known| known.iter().any(is_external)),
             ..UsersPlan::default()
         };
-        let standing: BTreeMap<&AccountName, &Account> = by_name(&self.target.accounts);
-        let mut accounts: Vec<&Account> = self.source.accounts.iter().collect();
-        accounts.sort_by_key(|account| account.name());
-        for account in accounts.iter().filter(|account| self.users.reaches(account.name())) {
-            let name = account.name();
+        let (on_source, standing) = (by_name(&self.source.accounts), by_name(&self.target.accounts));
+        for (&name, &account) in on_source.iter().filter(|(name, _)| self.users.reaches(name)) {
             if let Some(reason) = self.reason_against(account) {
                 plan.left_out.push((name.clone(), reason));
                 continue;
@@ -137,7 +134,7 @@ impl Known<'_> {
             self.examine(&account, &mut plan);
             plan.wanted.push(account);
         }
-        self.what_is_gone(&standing, &mut plan);
+        self.what_is_gone(&on_source, &standing, &mut plan);
         self.find_missing_roles(&standing, &mut plan);
         plan
     }
@@ -162,8 +159,7 @@ impl Known<'_> {
     }
 
     /// Decides about what was made for users and roles that the source no longer has.
-    fn what_is_gone(&self, standing: &BTreeMap<&AccountName, &Account>, plan: &mut UsersPlan) {
-        let on_source = by_name(&self.source.accounts);
+    fn what_is_gone(&self, on_source: &AccountsByName<'_>, standing: &AccountsByName<'_>, plan: &mut UsersPlan) {
         for name in self.made.keys() {
             if on_source.contains_key(name) || !self.users.contains(name) || self.target.own.contains(name) {
                 continue;
@@ -200,7 +196,7 @@ impl Known<'_> {
         }
     }
 
-    fn find_missing_roles(&self, standing: &BTreeMap<&AccountName, &Account>, plan: &mut UsersPlan) {
+    fn find_missing_roles(&self, standing: &AccountsByName<'_>, plan: &mut UsersPlan) {
         let Some(built_in) = &self.target.built_in_roles else {
             return;
         };
@@ -217,7 +213,9 @@ impl Known<'_> {
     }
 }
 
-fn by_name(accounts: &[Account]) -> BTreeMap<&AccountName, &Account> {
+type AccountsByName<'a> = BTreeMap<&'a AccountName, &'a Account>;
+
+fn by_name(accounts: &[Account]) -> AccountsByName<'_> {
     accounts.iter().map(|account| (account.name(), account)).collect()
 }
 

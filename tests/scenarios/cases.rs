@@ -16,6 +16,8 @@ use mongoferry::{Migration, Outcome};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 
+use super::pairs::pairs;
+
 mod collections;
 mod documents;
 mod indexes;
@@ -312,20 +314,9 @@ async fn names(client: &Client) -> Vec<String> {
     names
 }
 
-macro_rules! pairs {
-    ($($(#[$attribute:meta])* $test:ident: $from:ident => $to:ident),* $(,)?) => {
-        $(
-            $(#[$attribute])*
-            #[tokio::test(flavor = "multi_thread")]
-            async fn $test() {
-                migrate(Version::$from, Version::$to).await;
-            }
-        )*
-    };
-}
-
 // What lies between the ends of a path is run where there is more time.
 pairs! {
+    migrate;
     every_case_from_4_2_to_4_2: V4_2 => V4_2,
     #[ignore = "takes most of a minute"]
     every_case_from_4_2_to_4_4: V4_2 => V4_4,

@@ -15,6 +15,7 @@ use mongoferry::{
 use mongoferry_testbed::{ReplicaSet, Version};
 
 use super::deadline::{cut_over, ready};
+use super::pairs::pairs;
 
 /// The longest expiry of an index.
 const LONGEST: i64 = i32::MAX as i64;
@@ -368,19 +369,8 @@ async fn keep(pair: &Pair, first: &Summary) {
     assert_eq!(uuids(&pair.on_target).await, before);
 }
 
-macro_rules! pairs {
-    ($($(#[$attribute:meta])* $test:ident: $from:ident => $to:ident),* $(,)?) => {
-        $(
-            #[tokio::test(flavor = "multi_thread")]
-            $(#[$attribute])*
-            async fn $test() {
-                carry_over(Version::$from, Version::$to).await;
-            }
-        )*
-    };
-}
-
 pairs! {
+    carry_over;
     specifications_from_4_2_to_6_0: V4_2 => V6_0,
     specifications_from_4_4_to_5_0_32: V4_4 => V5_0_32,
     specifications_from_6_0_to_6_0_27: V6_0 => V6_0_27,

@@ -10,31 +10,16 @@ use mongoferry_testbed::{ReplicaSet, Version};
 
 use self::servers::{Servers, Told, can_log_in, can_log_in_by, connect, login, run_on, user};
 use super::deadline::{cut_over, ready};
+use super::pairs::pairs;
 use super::preflight::grant_by_fix;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn users_of_4_2_log_in_on_4_2() {
-    carry(Version::V4_2, Version::V4_2).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn users_of_4_4_log_in_on_4_4() {
-    carry(Version::V4_4, Version::V4_4).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn users_of_5_0_log_in_on_5_0() {
-    carry(Version::V5_0, Version::V5_0).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn users_of_6_0_log_in_on_6_0() {
-    carry(Version::V6_0, Version::V6_0).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn users_of_4_2_log_in_on_6_0() {
-    carry(Version::V4_2, Version::V6_0).await;
+pairs! {
+    carry;
+    users_of_4_2_log_in_on_4_2: V4_2 => V4_2,
+    users_of_4_4_log_in_on_4_4: V4_4 => V4_4,
+    users_of_5_0_log_in_on_5_0: V5_0 => V5_0,
+    users_of_6_0_log_in_on_6_0: V6_0 => V6_0,
+    users_of_4_2_log_in_on_6_0: V4_2 => V6_0,
 }
 
 async fn carry(from: Version, to: Version) {

@@ -29,6 +29,17 @@ export function parseRecording(text) {
 // How much of the lag a status of a live run shows.
 const LAG_HISTORY_MS = 10 * 60 * 1000;
 
+// Events that count as warnings.
+const WARNINGS = new Set([
+  'index_failed',
+  'document_refused',
+  'rule_failed',
+  'falling_behind',
+  'foreign_write',
+  'oplog_window_short',
+  'users_not_carried',
+]);
+
 const OBJECTS = new Set([
   'status',
   'plan',
@@ -83,12 +94,7 @@ export class Recording {
       else if (value.type === 'verify_report') state.report = value;
       else if (!OBJECTS.has(value.type)) {
         this.events.push(value);
-        if (
-          ['index_failed', 'document_refused', 'falling_behind', 'foreign_write', 'oplog_window_short'].includes(
-            value.type,
-          )
-        )
-          warnings += 1;
+        if (WARNINGS.has(value.type)) warnings += 1;
       }
     }
     this.detail = this.describe({ ...state, status: this.withLag(state.status) }, warnings);

@@ -1,7 +1,5 @@
 //! Record of the users and roles that the migration has made on the target.
 
-use std::collections::BTreeMap;
-
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
@@ -125,17 +123,11 @@ impl Record {
         for name in forget {
             is_new |= self.made.remove(name).is_some();
         }
-        let prints: BTreeMap<&AccountName, Fingerprint> = wanted
-            .iter()
-            .filter(|account| self.made.contains_key(account.name()))
-            .map(|account| (account.name(), fingerprint(account)))
-            .collect();
-        for (name, print) in prints {
-            if let Some(made) = self.made.get_mut(name)
-                && made.as_slice() != [print.clone()]
-            {
-                *made = vec![print];
-                is_new = true;
+        for account in wanted {
+            if let Some(made) = self.made.get_mut(account.name()) {
+                let print = vec![fingerprint(account)];
+                is_new |= *made != print;
+                *made = print;
             }
         }
         is_new

@@ -206,6 +206,17 @@ async fn what_a_killed_process_left_is_removed_once() {
     }
 }
 
+/// A change removes what an earlier one has left, so that no further call is needed for that.
+#[tokio::test(start_paused = true)]
+async fn a_change_of_users_takes_one_call() {
+    let bench = Bench::with_orders(3);
+    bench.source.put_account(user("app", "1"));
+    let run = bench.start_carrying(UserSelection::all()).await;
+    until("users are compared", || run.status().users.is_some()).await;
+    assert_eq!(bench.on_target("app"), Some(user("app", "1")));
+    assert_eq!(bench.sink.calls(SinkCall::ChangeAccounts), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn existing_users_block_the_cutover_until_somebody_decides() {
     let bench = Bench::with_orders(3);

@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use mongoferry::Event;
 use mongoferry::sink::SinkCall;
 use mongoferry::source::SourceCall;
+use mongoferry::{Event, UserSelection, Users, Wait};
+use tokio::sync::mpsc;
 
 use super::*;
 
@@ -135,4 +136,33 @@ async fn each_call_of_the_checkpoint_store_is_told() {
     };
     timeout(DEADLINE, all_told).await.expect("each is told");
     bench.finish(run).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_record_that_preflight_reads_is_told() {
+    let bench = Bench::with_orders(5);
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let migration = bench
+        .migration()
+        .users(Users::Carry(UserSelection::all()))
+        .on_wait(move |wait: Wait| tell.send(wait.operation).unwrap())
+        .build()
+        .unwrap();
+    let mut loading = bench.sink.hold(SinkCall::LoadRecord);
+    let reads = async {
+        for operation in [
+            "look for the lease",
+            "read the register of migrations",
+            "read the record of users",
+        ] {
+            while told.recv().await.expect("preflight goes on") != operation {}
+            let next = bench.sink.hold(SinkCall::LoadRecord);
+            loading.release();
+            loading = next;
+        }
+        loading.release();
+    };
+    let both = async { futures::join!(migration.preflight(), reads) };
+    let (plan, ()) = timeout(Duration::from_secs(30), both).await.expect("each is told");
+    plan.unwrap();
 }

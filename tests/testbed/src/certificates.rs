@@ -213,7 +213,6 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<(), TestbedError> {
     fs::write(folder.join(name), text).map_err(TestbedError::io(format!("writing {name}")))
 }
 
-/// Makes a key, and a request for a certificate of it.
 /// Makes a key and a request for its certificate. Servers that demand no TLS get a key for old ciphers.
 fn request(folder: &Path, name: &str, subject: &str, demand: TlsDemand) -> Result<(), TestbedError> {
     let (key, csr) = (format!("{name}.key"), format!("{name}.csr"));

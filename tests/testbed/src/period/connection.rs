@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use mongodb::bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, raw::RawBson};
+use mongodb::bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, doc, raw::RawBson};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     catalog::{self, SystemCollections},
     commands,
     cursor::{Batch, Cursors, Failure, OplogQuery, committed, whole},
-    entry::number,
+    entry::{as_timestamp, number},
     login::{self, User},
     message::{self, Query, Reply, Request, append, fields, query_flags, reply_flags},
     oplog::Oplog,
@@ -233,21 +233,11 @@ impl Connection {
         let newest = |bound| self.member.oplog.newest_until(bound);
         let mut answer = match name {
             "ismaster" => {
-                let position = real
-                    .get_document("lastWrite")
-                    .and_then(|last| last.get_document("opTime"));
-                if let Ok(at) = position.and_then(|position| position.get_timestamp("ts")) {
-                    self.member.oplog.reaches(number(at)).await;
-                }
+                self.reach(&real, "lastWrite", "opTime").await;
                 reply::is_master(period, real, newest)
             }
             "replsetgetstatus" => {
-                let times = real
-                    .get_document("optimes")
-                    .and_then(|times| times.get_document("appliedOpTime"));
-                if let Ok(at) = times.and_then(|position| position.get_timestamp("ts")) {
-                    self.member.oplog.reaches(number(at)).await;
-                }
+                self.reach(&real, "optimes", "appliedOpTime").await;
                 reply::status(period, &real, newest)
             }
             "buildinfo" => reply::build_info(period, &real),
@@ -259,6 +249,14 @@ impl Connection {
         };
         self.member.addresses.translate_document(&mut answer);
         Ok(raw(&answer))
+    }
+
+    /// Waits until the member's oplog has the position that a real answer tells, if it does.
+    async fn reach(&self, real: &Document, group: &str, name: &str) {
+        let position = real.get_document(group).and_then(|group| group.get_document(name));
+        if let Ok(at) = position.and_then(|position| position.get_timestamp("ts")) {
+            self.member.oplog.reaches(number(at)).await;
+        }
     }
 
     /// MONGODB-CR: the client proves the password to the period server, which logs in behind with SCRAM.
@@ -592,8 +590,7 @@ fn cursor_answer(period: Period, name: &str, batch: Batch, namespace: &str, time
     append(&mut answer, "cursor", &*cursor);
     append(&mut answer, "ok", 1.0);
     if let Some(time) = time.filter(|_| period >= Period::V3_6) {
-        let (time, increment) = ((time >> 32) as u32, time as u32);
-        append(&mut answer, "operationTime", Timestamp { time, increment });
+        append(&mut answer, "operationTime", as_timestamp(time));
     }
     answer
 }

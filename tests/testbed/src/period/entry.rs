@@ -75,6 +75,13 @@ pub(super) fn number(timestamp: Timestamp) -> u64 {
     u64::from(timestamp.time) << 32 | u64::from(timestamp.increment)
 }
 
+pub(super) fn as_timestamp(number: u64) -> Timestamp {
+    Timestamp {
+        time: (number >> 32) as u32,
+        increment: number as u32,
+    }
+}
+
 /// The name of the command in an entry, and the collection that it is for.
 pub(super) fn command_of(entry: &RawDocument) -> Option<(&str, Option<&str>)> {
     if entry.get_str("op").ok() != Some("c") {

@@ -1,10 +1,10 @@
 //! What a version answers to the commands that it shares with 4.2.
 
-use mongodb::bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
+use mongodb::bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc};
 
 use super::{
     Period,
-    entry::number,
+    entry::{as_timestamp, number},
     message::{append, fields},
 };
 
@@ -125,7 +125,7 @@ fn last_write(period: Period, real: &Document, newest_until: impl Fn(u64) -> u64
 /// Moves a position to the newest entry that is not beyond it.
 fn existing(position: &mut Document, newest_until: impl Fn(u64) -> u64) {
     if let Ok(at) = position.get_timestamp("ts") {
-        let found = timestamp(newest_until(number(at)));
+        let found = as_timestamp(newest_until(number(at)));
         position.insert("ts", found);
     }
 }
@@ -184,50 +184,30 @@ pub(super) fn status(period: Period, real: &Document, newest_until: impl Fn(u64)
             times.remove("readConcernMajorityOpTime");
         }
     }
-    let member: &[&str] = match period {
-        Period::V2_6 | Period::V3_0 => &[
-            "_id",
-            "name",
-            "health",
-            "state",
-            "stateStr",
-            "uptime",
-            "optime",
-            "optimeDate",
-            "lastHeartbeat",
-            "lastHeartbeatRecv",
-            "pingMs",
-            "syncingTo",
-            "electionTime",
-            "electionDate",
-            "configVersion",
-            "self",
-        ],
-        _ => &[
-            "_id",
-            "name",
-            "health",
-            "state",
-            "stateStr",
-            "uptime",
-            "optime",
-            "optimeDurable",
-            "optimeDate",
-            "optimeDurableDate",
-            "lastHeartbeat",
-            "lastHeartbeatRecv",
-            "pingMs",
-            "syncingTo",
-            "electionTime",
-            "electionDate",
-            "configVersion",
-            "self",
-        ],
-    };
+    let member = [
+        "_id",
+        "name",
+        "health",
+        "state",
+        "stateStr",
+        "uptime",
+        "optime",
+        "optimeDurable",
+        "optimeDate",
+        "optimeDurableDate",
+        "lastHeartbeat",
+        "lastHeartbeatRecv",
+        "pingMs",
+        "syncingTo",
+        "electionTime",
+        "electionDate",
+        "configVersion",
+        "self",
+    ];
     if let Ok(members) = answer.get_array_mut("members") {
         for entry in members.iter_mut() {
             let Bson::Document(real) = entry else { continue };
-            let mut kept = some(real, member);
+            let mut kept = some(real, &member);
             if period == Period::V2_6 {
                 // Seen: it came with 3.0.
                 kept.remove("configVersion");
@@ -379,12 +359,5 @@ fn keep_errors(answer: &mut Document, real: &Document) {
         if let Some(value) = real.get(name) {
             answer.insert(name, value.clone());
         }
-    }
-}
-
-fn timestamp(number: u64) -> Timestamp {
-    Timestamp {
-        time: (number >> 32) as u32,
-        increment: number as u32,
     }
 }
