@@ -83,6 +83,14 @@ impl MergeDiff {
         Ok(Some(step))
     }
 
+    /// Whether the next step needs documents that are not in memory yet.
+    ///
+    /// # Errors
+    /// A batch is malformed.
+    pub fn has_to_read(&self) -> Result<bool> {
+        Ok(self.source.has_to_read()? || self.sink.has_to_read()?)
+    }
+
     /// The `_id` of the last step. Both sides have been compared up to it, inclusive.
     ///
     /// # Errors
@@ -116,6 +124,10 @@ impl Side {
             self.batch = Some(Documents::new(batch?)?);
         }
         Ok(())
+    }
+
+    fn has_to_read(&self) -> Result<bool> {
+        Ok(self.first()?.is_none() && !self.batches.is_done())
     }
 
     /// The first document that has not been compared yet; `None` at the end.
