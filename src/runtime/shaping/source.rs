@@ -16,7 +16,7 @@ use crate::order::Key;
 use crate::rules::DocumentRule;
 use crate::source::{PointRequest, ReadRequest, Source, SourceLayer};
 
-/// How long documents are gathered for a batch if a filter leaves few of each batch.
+/// How long documents are gathered for a batch if a filter leaves few of each batch, or none.
 const GATHER: Duration = Duration::from_millis(500);
 
 /// Documents are gathered until they have this part of a batch's bytes. What is gathered, with all of one more batch, then stays close to the
@@ -68,6 +68,7 @@ impl SourceLayer for ShapedSource {
             namespace: request.namespace.clone(),
         };
         let batch_bytes = request.batch_bytes;
+        let reports_passed = self.purpose == Purpose::Compare && request.kind.has_ranges();
         let batches = match query {
             Some(query) => self.inner.read_matching(request, &query).await?,
             None => self.inner.read(request).await?,
@@ -75,6 +76,7 @@ impl SourceLayer for ShapedSource {
         let reading = Reading {
             shape,
             batch_bytes,
+            reports_passed,
             batches: batches.fuse(),
         };
         let batches = stream::unfold(Some(reading), |reading| async {
@@ -129,6 +131,9 @@ impl SourceLayer for ShapedSource {
 struct Reading {
     shape: Shape,
     batch_bytes: usize,
+    /// Whether empty batches report how far the source was read while all documents were left out. A comparison gets ahead by that, and does
+    /// not read them again.
+    reports_passed: bool,
     /// Fused, because the last documents are returned before the end.
     batches: Fuse<BoxStream<'static, Result<Batch>>>,
 }
@@ -142,21 +147,24 @@ struct Shape {
 }
 
 impl Reading {
-    /// Returns the next batch that is not empty.
+    /// Returns the next batch. It is empty only if it reports that documents were left out.
     async fn next(&mut self) -> Result<Option<Batch>> {
         let mut gathered = Batch::new();
-        let mut since = None;
+        let since = Instant::now();
         while let Some(batch) = self.batches.next().await {
             let batch = batch?;
             if self.shape.append(&batch, &mut gathered).await? == Appended::Nothing {
                 return Ok(Some(batch));
             }
-            if gathered.is_empty() {
-                continue;
-            }
-            let since = *since.get_or_insert_with(Instant::now);
-            if gathered.size_in_bytes() >= self.batch_bytes / GATHER_PARTS || since.elapsed() >= GATHER {
+            let is_long = since.elapsed() >= GATHER;
+            if !gathered.is_empty() && (is_long || gathered.size_in_bytes() >= self.batch_bytes / GATHER_PARTS) {
                 break;
+            }
+            if is_long
+                && self.reports_passed
+                && let Some(last) = batch.iter().last().and_then(Key::of_document)
+            {
+                return Ok(Some(Batch::of_left_out(last)));
             }
         }
         Ok((!gathered.is_empty()).then_some(gathered))

@@ -82,3 +82,10 @@ async fn comparisons_compare_all_that_was_gathered() {
     let reads = reads_to_compare(Duration::from_millis(100), |id| id % 50 == 0).await;
     assert!(reads < 20, "{reads} reads");
 }
+
+/// A comparison gets ahead in documents that the filter leaves out.
+#[tokio::test(start_paused = true)]
+async fn comparisons_pass_what_is_left_out() {
+    let reads = reads_to_compare(Duration::from_secs(1), |id| id < 10).await;
+    assert!(reads < 60, "{reads} reads");
+}
