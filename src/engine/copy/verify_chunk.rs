@@ -59,10 +59,8 @@ impl Walker {
 
     async fn compare(&self, check: Check) -> Result<Compared> {
         // Memory for a batch of each side.
-        let _taken = self
-            .batches
-            .take(self.batch_bytes.max(check.document_bytes) * 2)
-            .await?;
+        let bytes = self.memory_to_read(&check.target.namespace, check.document_bytes);
+        let _taken = self.batches.take(bytes * 2).await?;
         let batch_bytes = self.batch_bytes();
         let lower = match check.what.clone() {
             Portion::Above(lower) => lower,
