@@ -148,7 +148,7 @@ impl Side {
     }
 
     fn has_to_read(&self) -> Result<bool> {
-        Ok(self.first()?.is_none() && !self.batches.is_done())
+        Ok(self.passed.is_none() && self.first()?.is_none() && !self.batches.is_done())
     }
 
     /// The first document that has not been compared yet; `None` at the end.
@@ -243,6 +243,18 @@ mod tests {
         let expected = [extra(5), extra(10), same(10), same(12), same(20), extra(25), same(30)];
         assert_eq!(seen, expected);
         assert_eq!(differences.documents, 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_passed_needs_no_read_for_extra_documents() {
+        let passed = Batch::of_left_out(Key::from(RawBsonRef::Int32(10)));
+        let source = stream::iter([Ok(passed)]).boxed();
+        let mut differences = MergeDiff::between(source, batches(&[(5, 1), (7, 1)]));
+        let mut reads = Vec::new();
+        while differences.next().await.unwrap().is_some() {
+            reads.push(differences.has_to_read().unwrap());
+        }
+        assert_eq!(reads, [false, true, true]);
     }
 
     #[tokio::test]
