@@ -20,6 +20,8 @@ pub(crate) struct MergeDiff {
     pub bytes: u64,
     /// Whether the document of the last step exists only in the sink.
     extra: bool,
+    /// The `_id` that the last step has passed, if it was for documents that a filter leaves out.
+    passed: Option<Key>,
     /// The sink's document of the last step, if it differs from the source's.
     pub theirs: Option<RawDocumentBuf>,
 }
@@ -33,17 +35,27 @@ impl MergeDiff {
             documents: 0,
             bytes: 0,
             extra: false,
+            passed: None,
             theirs: None,
         }
     }
 
-    /// Advances to the next `_id`. Returns `None` at the end, else the write that is needed for that `_id`, if any.
+    /// Advances to the next `_id`. Returns `None` at the end, else the write that is needed for that `_id`, if any. A source that leaves out
+    /// many documents may also report that it has [passed](Batch::passed) an `_id`, and no document with that `_id` is on either side.
     ///
     /// # Errors
     /// Any error of either stream.
     pub async fn next(&mut self) -> Result<Option<Option<Write>>> {
         futures::try_join!(self.source.fill(), self.sink.fill())?;
         let (ours, theirs) = (self.source.first()?, self.sink.first()?);
+        self.passed = None;
+        if let Some(passed) = &self.source.passed
+            && theirs.map(key).transpose()?.is_none_or(|theirs| theirs > *passed)
+        {
+            self.passed = self.source.passed.take();
+            self.theirs = None;
+            return Ok(Some(None));
+        }
         // Nearly all documents are the same. For those, skip comparing the keys.
         let are_same = matches!((ours, theirs), (Some(ours), Some(theirs)) if ours.as_bytes() == theirs.as_bytes());
         let order = match (ours, theirs) {
@@ -83,12 +95,24 @@ impl MergeDiff {
         Ok(Some(step))
     }
 
+    /// Whether the next step needs documents that are not in memory yet.
+    ///
+    /// # Errors
+    /// A batch is malformed.
+    pub fn has_to_read(&self) -> Result<bool> {
+        Ok(self.source.has_to_read()? || self.sink.has_to_read()?)
+    }
+
     /// The `_id` of the last step. Both sides have been compared up to it, inclusive.
     ///
     /// # Errors
     /// The document has no `_id`, or there was no step yet.
     pub fn last(&self) -> Result<Key> {
-        if self.extra { &self.sink } else { &self.source }.before()
+        match &self.passed {
+            Some(passed) => Ok(passed.clone()),
+            None if self.extra => self.sink.before(),
+            None => self.source.before(),
+        }
     }
 }
 
@@ -97,6 +121,8 @@ struct Side {
     /// Fused, because a side is polled again after its end while the other one continues, and not every stream allows that.
     batches: Fuse<BoxStream<'static, Result<Batch>>>,
     batch: Option<Documents<Batch>>,
+    /// The `_id` that the batch has passed. No batch is read before all documents of the other side up to it are compared.
+    passed: Option<Key>,
 }
 
 impl Side {
@@ -104,18 +130,25 @@ impl Side {
         Self {
             batches: batches.fuse(),
             batch: None,
+            passed: None,
         }
     }
 
     /// Reads the next batch if all documents read so far have been compared.
     async fn fill(&mut self) -> Result<()> {
-        while self.first()?.is_none() {
+        while self.passed.is_none() && self.first()?.is_none() {
             let Some(batch) = self.batches.next().await else {
                 break;
             };
-            self.batch = Some(Documents::new(batch?)?);
+            let batch = batch?;
+            self.passed = batch.passed().cloned();
+            self.batch = Some(Documents::new(batch)?);
         }
         Ok(())
+    }
+
+    fn has_to_read(&self) -> Result<bool> {
+        Ok(self.passed.is_none() && self.first()?.is_none() && !self.batches.is_done())
     }
 
     /// The first document that has not been compared yet; `None` at the end.
@@ -191,6 +224,37 @@ mod tests {
             lasts,
             (0..=7).map(|id| Key::from(RawBsonRef::Int32(id))).collect::<Vec<_>>()
         );
+    }
+
+    #[tokio::test]
+    async fn passed_documents_are_steps_of_their_own() {
+        let id = |id: i32| Key::from(RawBsonRef::Int32(id));
+        let passed = |upper: i32| stream::iter([Ok(Batch::of_left_out(id(upper)))]).boxed();
+        let parts = [passed(10), batches(&[(12, 1)]), passed(20), passed(30)];
+        let source = stream::iter(parts).flatten().boxed();
+        let sink = batches(&[(5, 5), (10, 1), (12, 1), (25, 1)]);
+        let mut differences = MergeDiff::between(source, sink);
+        let mut seen = Vec::new();
+        while let Some(step) = differences.next().await.unwrap() {
+            seen.push((differences.last().unwrap(), step.map(|write| write.key)));
+        }
+        let extra = |number| (id(number), Some(id(number)));
+        let same = |number| (id(number), None);
+        let expected = [extra(5), extra(10), same(10), same(12), same(20), extra(25), same(30)];
+        assert_eq!(seen, expected);
+        assert_eq!(differences.documents, 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_passed_needs_no_read_for_extra_documents() {
+        let passed = Batch::of_left_out(Key::from(RawBsonRef::Int32(10)));
+        let source = stream::iter([Ok(passed)]).boxed();
+        let mut differences = MergeDiff::between(source, batches(&[(5, 1), (7, 1)]));
+        let mut reads = Vec::new();
+        while differences.next().await.unwrap().is_some() {
+            reads.push(differences.has_to_read().unwrap());
+        }
+        assert_eq!(reads, [false, true, true]);
     }
 
     #[tokio::test]

@@ -572,7 +572,7 @@ fn a_summary_is_in_the_schema_and_is_a_table_for_people() {
 not handed over: the comparison found differences
 collection                                  documents  verification
 shop.weather                                    1,000  DIFFERENT
-    2000 documents on the source, 1 left out because a rule failed, transform `masking` 1
+    2,000 documents on the source, 1 left out because a rule failed, transform `masking` 1
     the option `capped` differs
 indexes: 0 identical, 1 different
     a_1 of shop.orders: it is missing

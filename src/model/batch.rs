@@ -5,7 +5,7 @@ use std::io::Write;
 use bson::raw::{RawArray, RawArrayBuf, RawDocument};
 use mongodb::raw_batch_cursor::RawBatch;
 
-use crate::order::element_type;
+use crate::order::{Key, element_type};
 
 /// Documents in the order they were read, stored as one raw BSON array that can be inserted into a command unchanged.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,7 @@ pub struct Batch {
     /// [`RawArrayBuf`] it can have room for all documents before the first one is appended.
     appended: Vec<u8>,
     count: usize,
+    passed: Option<Key>,
 }
 
 /// Bytes of `appended` before the array: the length of the document, and a field with an empty name.
@@ -39,6 +40,14 @@ impl Batch {
         batch
     }
 
+    /// Creates an empty batch for a part of a range in which a filter has left out all documents, up to the one with this `_id`.
+    pub(crate) fn of_left_out(passed: Key) -> Self {
+        Self {
+            passed: Some(passed),
+            ..Self::default()
+        }
+    }
+
     /// Creates a batch from an array of documents. Its element names must be "0", "1" and so on.
     ///
     /// # Errors
@@ -46,9 +55,8 @@ impl Batch {
     pub fn from_array(documents: &RawArray) -> Result<Self, bson::error::Error> {
         Ok(Self {
             documents: documents.to_owned(),
-            reply: None,
-            appended: Vec::new(),
             count: count(documents)?,
+            ..Self::default()
         })
     }
 
@@ -59,10 +67,9 @@ impl Batch {
     pub(crate) fn from_reply(reply: RawBatch) -> Result<Self, mongodb::error::Error> {
         let count = count(reply.doc_slices()?)?;
         Ok(Self {
-            documents: RawArrayBuf::new(),
             reply: Some(reply),
-            appended: Vec::new(),
             count,
+            ..Self::default()
         })
     }
 
@@ -106,6 +113,11 @@ impl Batch {
         self.as_array()
             .into_iter()
             .map_while(|value| value.ok().and_then(|value| value.as_document()))
+    }
+
+    /// The `_id` up to which a filter has left out all documents, if the batch is for that alone.
+    pub(crate) fn passed(&self) -> Option<&Key> {
+        self.passed.as_ref()
     }
 
     /// Number of documents.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::report::numbers::grouped;
 use crate::rules::RuleRecord;
 
 /// What the filters and transforms of a migration have done to a collection. Its documents were compared with what the rules make of those of
@@ -22,9 +23,9 @@ pub struct AppliedRules {
 
 impl fmt::Display for AppliedRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} documents on the source", self.source_documents)?;
+        write!(f, "{} documents on the source", grouped(self.source_documents))?;
         if self.failed > 0 {
-            write!(f, ", {} left out because a rule failed", self.failed)?;
+            write!(f, ", {} left out because a rule failed", grouped(self.failed))?;
         }
         for rule in &self.rules {
             write!(f, ", {} `{}` {}", rule.kind, rule.name, rule.version)?;

@@ -7,6 +7,7 @@ mod event;
 mod event_text;
 mod lag_history;
 mod late_writes;
+mod numbers;
 mod phase;
 mod status;
 mod summary;

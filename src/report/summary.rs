@@ -9,6 +9,7 @@ use crate::catalog::NotKept;
 use crate::catalog::compare::IndexSummary;
 use crate::checkpoint::WayBack;
 use crate::model::{LeftSelection, Namespace, Position, format, shown};
+use crate::report::numbers::grouped;
 use crate::report::{AppliedRules, Certificate, LateWrites, UsersSummary};
 use crate::rules::RuleKind;
 
@@ -191,19 +192,6 @@ impl fmt::Display for Summary {
         }
         Ok(())
     }
-}
-
-/// Formats a number with commas between groups of three digits.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Writes the names that users know, unlike the checkpoint, which has those of buckets.

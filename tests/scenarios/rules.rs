@@ -4,6 +4,7 @@ mod interplay;
 mod policy;
 mod preflight;
 mod random;
+mod sparse;
 
 use std::time::Duration;
 

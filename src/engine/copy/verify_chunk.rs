@@ -59,10 +59,8 @@ impl Walker {
 
     async fn compare(&self, check: Check) -> Result<Compared> {
         // Memory for a batch of each side.
-        let _taken = self
-            .batches
-            .take(self.batch_bytes.max(check.document_bytes) * 2)
-            .await?;
+        let bytes = self.memory_to_read(&check.target.namespace, check.document_bytes);
+        let _taken = self.batches.take(bytes * 2).await?;
         let batch_bytes = self.batch_bytes();
         let lower = match check.what.clone() {
             Portion::Above(lower) => lower,
@@ -112,11 +110,12 @@ impl Walker {
                 self.progress.limits.copy.spend(differences.bytes - spent);
                 spent = differences.bytes;
             }
-            if differences.bytes >= check.chunk_bytes
-                || started.elapsed() >= CHECK_TIME
+            let is_time = started.elapsed() >= CHECK_TIME
                 || check.hurry.is_cancelled()
-                || self.progress.limits.copy.wait().is_some()
-            {
+                || self.progress.limits.copy.wait().is_some();
+            // Documents in memory are compared in no time. A read that takes longer than the time limit would otherwise be for one of them,
+            // and the comparison would hardly get ahead.
+            if differences.bytes >= check.chunk_bytes || (is_time && differences.has_to_read()?) {
                 compared.last = Some(differences.last()?);
                 break;
             }

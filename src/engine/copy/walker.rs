@@ -21,7 +21,7 @@ use crate::engine::messages::{Assignment, Finished, Request, Work};
 use crate::engine::ownership::Ownership;
 use crate::engine::track::ranges::ChunkId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Amount, Batch, Position, Write};
+use crate::model::{Amount, Batch, Namespace, Position, Write};
 use crate::mongo::retry::{Attempts, RetryPolicy};
 use crate::order::Key;
 use crate::report::TARGET;
@@ -366,8 +366,19 @@ impl Walker {
         false
     }
 
+    /// Memory in bytes for reading a batch. `bytes` is the size of a document, or of the batch before. With rules, the documents are in memory
+    /// in two forms. A batch has room for both, unless its documents are large.
+    pub(crate) fn memory_to_read(&self, namespace: &Namespace, bytes: usize) -> usize {
+        let forms = if self.progress.shaping.of(namespace).is_some() {
+            2
+        } else {
+            1
+        };
+        self.batch_bytes.max(bytes * forms)
+    }
+
     async fn insert(&self, assignment: &Assignment, place: &mut WalkerSlot<'_>) -> Result<Copied> {
-        let bytes = self.batch_bytes.max(assignment.document_bytes);
+        let bytes = self.memory_to_read(&assignment.target.namespace, assignment.document_bytes);
         let taken = Self::room(assignment, &self.batches, bytes).await?;
         let started = Instant::now();
         let mut batches = self.open(assignment).await?;
@@ -395,7 +406,7 @@ impl Walker {
                 write.await?
             } else {
                 // The next batch may be as large as this one. If memory has no room for both, it waits until this one is written.
-                let bytes = self.batch_bytes.max(writing.size_in_bytes());
+                let bytes = self.memory_to_read(&assignment.target.namespace, writing.size_in_bytes());
                 let read = async {
                     let taken = Self::room(assignment, &self.batches, bytes).await?;
                     let batch = Self::next(assignment, &mut batches).await?;
@@ -411,7 +422,7 @@ impl Walker {
     }
 
     async fn repair(&self, assignment: &Assignment, place: &mut WalkerSlot<'_>) -> Result<Copied> {
-        let bytes = self.batch_bytes.max(assignment.document_bytes);
+        let bytes = self.memory_to_read(&assignment.target.namespace, assignment.document_bytes);
         // Memory for a batch of each side.
         let _taken = Self::room(assignment, &self.batches, bytes * 2).await?;
         let started = Instant::now();

@@ -16,12 +16,15 @@ use crate::order::Key;
 use crate::rules::DocumentRule;
 use crate::source::{PointRequest, ReadRequest, Source, SourceLayer};
 
-/// How long documents are gathered for a batch if a filter leaves few of each batch.
+/// How long documents are gathered for a batch if a filter leaves few of each batch, or none.
 const GATHER: Duration = Duration::from_millis(500);
 
-/// Documents are gathered until they have this part of a batch's bytes. What is gathered, with all of one more batch, then stays close to the
-/// memory that a batch has.
+/// Documents are gathered until they have this part of a batch's bytes.
 const GATHER_PARTS: usize = 4;
+
+/// The wrapped source is asked for batches of this part of the size. One of them is in memory beside the documents that are gathered from it,
+/// and all of that is to fit into the memory of one batch.
+const READ_PARTS: usize = 2;
 
 /// Reads documents in the form that they have on the target. The oplog stays as it is: what a change means for a form is decided where it is
 /// applied.
@@ -56,7 +59,7 @@ impl SourceLayer for ShapedSource {
         &*self.inner
     }
 
-    async fn read(&self, request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>> {
+    async fn read(&self, mut request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>> {
         let Some(rule) = self.shaping.of(&request.namespace) else {
             return self.inner.read(request).await;
         };
@@ -68,6 +71,8 @@ impl SourceLayer for ShapedSource {
             namespace: request.namespace.clone(),
         };
         let batch_bytes = request.batch_bytes;
+        request.batch_bytes = batch_bytes / READ_PARTS;
+        let reports_passed = self.purpose == Purpose::Compare && request.kind.has_ranges();
         let batches = match query {
             Some(query) => self.inner.read_matching(request, &query).await?,
             None => self.inner.read(request).await?,
@@ -75,7 +80,9 @@ impl SourceLayer for ShapedSource {
         let reading = Reading {
             shape,
             batch_bytes,
+            reports_passed,
             batches: batches.fuse(),
+            rest: None,
         };
         let batches = stream::unfold(Some(reading), |reading| async {
             let mut reading = reading?;
@@ -128,9 +135,15 @@ impl SourceLayer for ShapedSource {
 /// A read of a range.
 struct Reading {
     shape: Shape,
+    /// Maximum size in bytes of a batch that was read and what is gathered from it, but for one document.
     batch_bytes: usize,
+    /// Whether empty batches report how far the source was read while all documents were left out. A comparison gets ahead by that, and does
+    /// not read them again.
+    reports_passed: bool,
     /// Fused, because the last documents are returned before the end.
     batches: Fuse<BoxStream<'static, Result<Batch>>>,
+    /// A batch of which only the first documents were gathered, and their number.
+    rest: Option<(Batch, usize)>,
 }
 
 /// How the documents of a read get their form.
@@ -142,24 +155,41 @@ struct Shape {
 }
 
 impl Reading {
-    /// Returns the next batch that is not empty.
+    /// Returns the next batch. It is empty only if it reports that documents were left out.
     async fn next(&mut self) -> Result<Option<Batch>> {
         let mut gathered = Batch::new();
-        let mut since = None;
-        while let Some(batch) = self.batches.next().await {
-            let batch = batch?;
-            if self.shape.append(&batch, &mut gathered).await? == Appended::Nothing {
-                return Ok(Some(batch));
+        let since = Instant::now();
+        let enough = self.batch_bytes / GATHER_PARTS;
+        while let Some((batch, from)) = self.unshaped().await? {
+            let most = self.batch_bytes.saturating_sub(batch.size_in_bytes()).max(enough);
+            match self.shape.append(&batch, from, &mut gathered, most).await? {
+                Appended::Nothing => return Ok(Some(batch)),
+                Appended::All => {}
+                Appended::First(documents) => {
+                    self.rest = Some((batch, documents));
+                    break;
+                }
             }
-            if gathered.is_empty() {
-                continue;
-            }
-            let since = *since.get_or_insert_with(Instant::now);
-            if gathered.size_in_bytes() >= self.batch_bytes / GATHER_PARTS || since.elapsed() >= GATHER {
+            let is_long = since.elapsed() >= GATHER;
+            if !gathered.is_empty() && (is_long || gathered.size_in_bytes() >= enough) {
                 break;
+            }
+            if is_long
+                && self.reports_passed
+                && let Some(last) = batch.iter().last().and_then(Key::of_document)
+            {
+                return Ok(Some(Batch::of_left_out(last)));
             }
         }
         Ok((!gathered.is_empty()).then_some(gathered))
+    }
+
+    /// Returns the next documents as the wrapped source has them: a batch, and how many of its documents were gathered before.
+    async fn unshaped(&mut self) -> Result<Option<(Batch, usize)>> {
+        match self.rest.take() {
+            Some(rest) => Ok(Some(rest)),
+            None => Ok(self.batches.next().await.transpose()?.map(|batch| (batch, 0))),
+        }
     }
 }
 
@@ -170,15 +200,18 @@ enum Appended {
     Nothing,
     /// All documents that the target has.
     All,
+    /// Those of so many first documents, because there is no room for more.
+    First(usize),
 }
 
 impl Shape {
-    /// Appends the documents of a batch in the form that they have on the target.
-    async fn append(&self, batch: &Batch, gathered: &mut Batch) -> Result<Appended> {
+    /// Appends the documents of a batch from number `from` on, in the form that they have on the target, until there are `most` bytes.
+    async fn append(&self, batch: &Batch, from: usize, gathered: &mut Batch, most: usize) -> Result<Appended> {
         let mut outcomes = self.shaping.outcomes();
         let any_failed = self.shaping.any_failed(&self.namespace);
-        let mut may_stay = gathered.is_empty();
-        for (index, document) in batch.iter().enumerate() {
+        let mut may_stay = gathered.is_empty() && from == 0;
+        let mut first = None;
+        for (index, document) in batch.iter().enumerate().skip(from) {
             let form = self.shaping.form(&self.rule, &self.namespace, document)?;
             if self.purpose == Purpose::Write {
                 note(&mut outcomes, any_failed, &form, document);
@@ -195,15 +228,20 @@ impl Shape {
             match form {
                 Form::Same => gathered.push(document),
                 Form::Changed(document) => gathered.push(&document),
-                Form::Absent | Form::Failed(_) => {}
+                Form::Absent | Form::Failed(_) => continue,
+            }
+            if gathered.size_in_bytes() >= most && index + 1 < batch.len() {
+                first = Some(index + 1);
+                break;
             }
         }
         if self.purpose == Purpose::Write {
             self.shaping.settle(&self.namespace, outcomes).await?;
         }
-        Ok(match may_stay {
-            true => Appended::Nothing,
-            false => Appended::All,
+        Ok(match first {
+            Some(documents) => Appended::First(documents),
+            None if may_stay => Appended::Nothing,
+            None => Appended::All,
         })
     }
 }
@@ -218,5 +256,106 @@ fn note(outcomes: &mut Outcomes, any_failed: bool, form: &Form, document: &RawDo
         (Form::Failed(failed), Some(key)) => outcomes.failed(key, failed.clone(), document),
         (_, Some(key)) => outcomes.succeeded(key),
         (_, None) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use bson::{doc, rawdoc};
+    use futures::TryStreamExt;
+
+    use super::*;
+    use crate::config::OnRuleError;
+    use crate::model::{CollectionKind, Layered, Range};
+    use crate::report::Events;
+    use crate::rules::{FieldRules, FieldRulesBuilder, Query, RuleSet};
+    use crate::source::{MemorySource, ReadMode};
+
+    const BATCH: usize = 100_000;
+    const DOCUMENT: usize = 1_100;
+
+    /// Remembers the size of the batch that was read last.
+    struct Measured {
+        inner: MemorySource,
+        last: Arc<AtomicUsize>,
+    }
+
+    #[async_trait]
+    impl SourceLayer for Measured {
+        fn inner(&self) -> &dyn Source {
+            &self.inner
+        }
+
+        async fn read(&self, request: ReadRequest) -> Result<BoxStream<'static, Result<Batch>>> {
+            let last = Arc::clone(&self.last);
+            let batches = self.inner.read(request).await?;
+            Ok(batches
+                .inspect_ok(move |batch| last.store(batch.size_in_bytes(), Relaxed))
+                .boxed())
+        }
+    }
+
+    /// Reads 1,000 documents by rules. Returns their `_id`s, and how many batches they came in.
+    async fn read(rules: RuleSet, document: usize) -> (Vec<i32>, usize) {
+        let source = MemorySource::new();
+        for id in 0..1_000 {
+            let document = rawdoc! { "_id": id, "even": id % 2 == 0, "part": id / 100, "note": "x".repeat(1_000) };
+            source.insert("a.b", document).unwrap();
+        }
+        let at = source.position().await.unwrap();
+        let last = Arc::<AtomicUsize>::default();
+        let source = Layered(Measured {
+            inner: source,
+            last: Arc::clone(&last),
+        });
+        let shaping = Shaping::new(rules, OnRuleError::Fail, None, Events::new());
+        let shaped = ShapedSource::new(Arc::new(source), Arc::new(shaping), Purpose::Write);
+        let request = ReadRequest {
+            namespace: "a.b".parse().unwrap(),
+            kind: CollectionKind::Plain,
+            range: Range::FULL,
+            at,
+            mode: ReadMode::Snapshot,
+            batch_bytes: BATCH,
+            document_bytes: 0,
+        };
+        let mut batches = shaped.read(request).await.unwrap();
+        let (mut ids, mut count) = (Vec::new(), 0);
+        while let Some(batch) = batches.try_next().await.unwrap() {
+            let bytes = last.load(Relaxed) + batch.size_in_bytes();
+            assert!(bytes <= BATCH + DOCUMENT + document, "{bytes} bytes in memory");
+            ids.extend(batch.iter().map(|document| document.get_i32("_id").unwrap()));
+            count += 1;
+        }
+        (ids, count)
+    }
+
+    #[tokio::test]
+    async fn what_is_read_and_gathered_fits_into_a_batch() {
+        let changing = |fields: FieldRulesBuilder| {
+            let mut rules = RuleSet::default();
+            rules.transform("a.b", Arc::new(fields.build().unwrap())).unwrap();
+            rules
+        };
+        let rules = || FieldRules::builder("rules", "1");
+        let all: Vec<i32> = (0..1_000).collect();
+        let shorter = changing(rules().drop("part"));
+        let (ids, batches) = read(shorter, DOCUMENT).await;
+        assert_eq!(ids, all);
+        assert!(batches < 45, "{batches} batches");
+        // Ten times as large as they were.
+        let longer = changing(rules().set("more", "y".repeat(10_000)));
+        let (ids, batches) = read(longer, 10 * DOCUMENT).await;
+        assert_eq!(ids, all);
+        assert!(batches < 450, "{batches} batches");
+        let mut half = RuleSet::default();
+        let even = Query::new(doc! { "even": true }).unwrap();
+        half.filter("a.b", Arc::new(even)).unwrap();
+        let (ids, batches) = read(half, DOCUMENT).await;
+        assert_eq!(ids, (0..500).map(|id| id * 2).collect::<Vec<_>>());
+        assert!(batches < 45, "{batches} batches");
     }
 }

@@ -180,8 +180,9 @@ impl Applier {
     }
 }
 
-/// The writes that make documents what was read of them. Deletes come first: they may free keys of unique indexes.
-fn images_of(keys: &[Key], documents: Vec<bson::RawDocumentBuf>) -> Vec<Write> {
+/// The writes that make documents what was read of them. Deletes come first: they may free keys of unique indexes, and to a collation, another
+/// document may have the same `_id` as one that is gone.
+pub(super) fn images_of(keys: &[Key], documents: Vec<bson::RawDocumentBuf>) -> Vec<Write> {
     let mut found: HashMap<Key, Operation> = HashMap::with_capacity(documents.len());
     for document in documents {
         if let Some(key) = Key::of_document(&document) {

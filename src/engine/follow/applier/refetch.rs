@@ -2,6 +2,7 @@
 
 use bson::raw::RawDocumentBuf;
 
+use super::images::images_of;
 use super::*;
 use crate::compare::by_id::{self, Portions};
 use crate::engine::messages::{ResolveStep, Stuck};
@@ -26,21 +27,7 @@ impl Applier {
             let (at, documents, exact) = self.read_refetched(target, keys).await?;
             let read_until = self.source.read_position().await?;
             portions.took(keys.len(), by_id::bytes_of(&documents));
-            let mut found: HashMap<Key, Operation> = HashMap::new();
-            for document in documents {
-                if let Some(key) = Key::of_document(&document) {
-                    found.insert(key, Operation::Replace(document));
-                }
-            }
-            let mut writes: Vec<Write> = keys
-                .iter()
-                .map(|key| Write {
-                    key: key.clone(),
-                    operation: found.remove(key).unwrap_or(Operation::Delete),
-                })
-                .collect();
-            // Deletes come first: to a collation, another document may have the same `_id` as one that is gone.
-            writes.sort_by_key(|write| !matches!(write.operation, Operation::Delete));
+            let writes = images_of(keys, documents);
             let refusals = self.sink.apply(&target.target, target.kind, &writes).await?;
             for key in keys {
                 let refetched = Refetched { at, read_until, exact };
