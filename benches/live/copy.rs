@@ -56,6 +56,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
 /// A replica set of one member.
 pub(crate) async fn start_set(arguments: &Arguments, name: &str) -> Result<ReplicaSet> {
     let builder = ReplicaSet::builder(arguments.server)
+        .on_disk()
         .name(name)
         .cache_gb(arguments.cache_gb)
         .oplog_size_mb(2048)

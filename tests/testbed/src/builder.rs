@@ -1,4 +1,4 @@
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::Path, sync::Mutex};
+use std::{env, fs, net::TcpListener, os::unix::fs::PermissionsExt, path::Path, sync::Mutex};
 
 use futures::future::try_join_all;
 use mongodb::bson::{Document, doc};
@@ -12,6 +12,7 @@ use crate::{
     ReplicaSet, TestbedError, Version,
     binary::Binary,
     certificates::{Certificates, TlsDemand},
+    place,
     replica_set::{Credentials, Member, PATIENCE, State},
     wait_until,
 };
@@ -29,6 +30,7 @@ pub struct ReplicaSetBuilder {
     key_file_auth: bool,
     tls: Option<TlsDemand>,
     standalone: bool,
+    on_disk: bool,
     parameters: Vec<(String, String)>,
     arguments: Vec<String>,
 }
@@ -45,6 +47,7 @@ impl ReplicaSetBuilder {
             key_file_auth: false,
             tls: None,
             standalone: false,
+            on_disk: false,
             parameters: Vec::new(),
             arguments: Vec::new(),
         }
@@ -59,6 +62,13 @@ impl ReplicaSetBuilder {
     /// The replica set's name, `rs0` by default.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// Keeps the servers' files in the temporary folder of the system, and their journals as they are by default, for measurements. Otherwise
+    /// they are in memory where there is much of it, unless `TMPDIR` names another place.
+    pub fn on_disk(mut self) -> Self {
+        self.on_disk = true;
         self
     }
 
@@ -151,9 +161,13 @@ impl ReplicaSetBuilder {
 
     /// Starts the processes and waits until all listen.
     async fn launch(&self, binary: Binary) -> Result<ReplicaSet, TestbedError> {
+        let place = match self.on_disk {
+            true => env::temp_dir(),
+            false => place::folder(),
+        };
         let folder = tempfile::Builder::new()
             .prefix("mongoferry-testbed-")
-            .tempdir()
+            .tempdir_in(place)
             .map_err(TestbedError::io("making a temporary folder"))?;
         let certificates = match self.tls {
             Some(demand) => Some(Certificates::generate(folder.path(), demand)?),
@@ -230,6 +244,13 @@ impl ReplicaSetBuilder {
         };
         if self.version > Version::V2_6 {
             arguments.extend(["--wiredTigerCacheSizeGB".to_owned(), cache.to_string()]);
+        }
+        if !self.on_disk && self.version >= Version::V4_2 {
+            // A server keeps two more files of 100 MB ready for its journal.
+            arguments.extend([
+                "--wiredTigerEngineConfigString".to_owned(),
+                "log=(prealloc=false)".to_owned(),
+            ]);
         }
         match self.version {
             Version::V2_6 => arguments.extend(["--smallfiles", "--noprealloc"].map(str::to_owned)),

@@ -22,6 +22,7 @@ pub mod compare;
 mod error;
 mod membership;
 mod period;
+mod place;
 mod proxy;
 mod replica_set;
 pub mod schema;
