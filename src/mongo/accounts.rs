@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Bson, Document, doc, rawdoc};
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use mongodb::Client;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -115,45 +116,58 @@ pub(crate) async fn add_facts(client: &Client, accounts: &mut Accounts) -> Resul
 }
 
 /// The users that the client is authenticated as, and the roles that they have.
-async fn own(client: &dyn Commands) -> Result<BTreeSet<AccountName>> {
-    let status = client::run(client, OPERATION, "admin", doc! { "connectionStatus": 1 }).await?;
-    let mut own = BTreeSet::new();
-    if let Ok(authentication) = status.get_document("authInfo") {
-        let text = |one: &Document, name: &str| one.get_str(name).unwrap_or_default().to_owned();
-        for user in documents(authentication, "authenticatedUsers") {
-            own.insert(AccountName::user(text(user, "user"), text(user, "db")));
-        }
-        for role in documents(authentication, "authenticatedUserRoles") {
-            own.insert(AccountName::role(text(role, "role"), text(role, "db")));
-        }
-    }
-    Ok(own)
-}
-
-async fn find(client: &Client, kind: AccountKind, filter: RawDocumentBuf, budget: &mut usize) -> Result<Vec<Account>> {
-    let before = *budget;
-    let collection = match kind {
-        AccountKind::User => "system.users",
-        AccountKind::Role => "system.roles",
-    };
-    let limit = i64::try_from(QUERY_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
-    let command = rawdoc! {
-        "find": collection, "filter": filter, "readConcern": { "level": "majority" }, "maxTimeMS": limit,
-    };
-    let (found, left) = retry(RetryPolicy::SERVER, || async {
-        let mut left = before;
-        let mut found = Vec::new();
-        let mut batches = open_cursor(client, OPERATION, "admin", command.clone(), None).await?;
-        while let Some(batch) = batches.next().await {
-            for document in batch?.iter() {
-                found.push(account(kind, document, &mut left)?);
+fn own(client: &dyn Commands) -> BoxFuture<'_, Result<BTreeSet<AccountName>>> {
+    // Boxed here, so that it is compiled once and not in each caller.
+    async move {
+        let status = client::run(client, OPERATION, "admin", doc! { "connectionStatus": 1 }).await?;
+        let mut own = BTreeSet::new();
+        if let Ok(authentication) = status.get_document("authInfo") {
+            let text = |one: &Document, name: &str| one.get_str(name).unwrap_or_default().to_owned();
+            for user in documents(authentication, "authenticatedUsers") {
+                own.insert(AccountName::user(text(user, "user"), text(user, "db")));
+            }
+            for role in documents(authentication, "authenticatedUserRoles") {
+                own.insert(AccountName::role(text(role, "role"), text(role, "db")));
             }
         }
-        Ok((found, left))
-    })
-    .await?;
-    *budget = left;
-    Ok(found)
+        Ok(own)
+    }
+    .boxed()
+}
+
+fn find<'a>(
+    client: &'a Client,
+    kind: AccountKind,
+    filter: RawDocumentBuf,
+    budget: &'a mut usize,
+) -> BoxFuture<'a, Result<Vec<Account>>> {
+    // Boxed here, so that it is compiled once and not in each caller.
+    async move {
+        let before = *budget;
+        let collection = match kind {
+            AccountKind::User => "system.users",
+            AccountKind::Role => "system.roles",
+        };
+        let limit = i64::try_from(QUERY_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
+        let command = rawdoc! {
+            "find": collection, "filter": filter, "readConcern": { "level": "majority" }, "maxTimeMS": limit,
+        };
+        let (found, left) = retry(RetryPolicy::SERVER, || async {
+            let mut left = before;
+            let mut found = Vec::new();
+            let mut batches = open_cursor(client, OPERATION, "admin", command.clone(), None).await?;
+            while let Some(batch) = batches.next().await {
+                for document in batch?.iter() {
+                    found.push(account(kind, document, &mut left)?);
+                }
+            }
+            Ok((found, left))
+        })
+        .await?;
+        *budget = left;
+        Ok(found)
+    }
+    .boxed()
 }
 
 async fn roles(client: &Client, names: &[&AccountName], budget: &mut usize) -> Result<Vec<Account>> {
@@ -166,7 +180,7 @@ async fn roles(client: &Client, names: &[&AccountName], budget: &mut usize) -> R
     let mut found = Vec::new();
     for role in documents(&reply, "roles") {
         if !role.get_bool("isBuiltin").unwrap_or(false) {
-            let document = bson::serialize_to_raw_document_buf(&as_stored(role));
+            let document = RawDocumentBuf::try_from(&as_stored(role));
             let document = document.map_err(|error| Error::malformed(OPERATION, error))?;
             found.push(account(AccountKind::Role, &document, budget)?);
         }
