@@ -1,7 +1,7 @@
 //! Structures as BSON documents, for records that are kept.
 //!
 //! `bson` compiles the code that `serde` derives for a structure a dozen times, once for each form that it reads a document in. Behind trait
-//! objects there is one copy, which makes a quarter of this crate's machine code go away.
+//! objects there is one copy.
 
 mod erased;
 
