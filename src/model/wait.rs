@@ -1,13 +1,15 @@
 //! Reports to the host when a server takes long to respond.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::model::{Side, format};
 
@@ -90,7 +92,7 @@ impl OnWait {
                 });
             }
         };
-        report_slow(tell, answer).await
+        report_slow(&tell, answer).await
     }
 }
 
@@ -101,13 +103,24 @@ impl fmt::Debug for OnWait {
 }
 
 /// Awaits `answer`. If that takes long, calls `tell` with the elapsed time.
-pub(crate) async fn report_slow<T>(tell: impl Fn(Duration), answer: impl Future<Output = T>) -> T {
-    let (mut answer, since) = (pin!(answer), Instant::now());
+pub(crate) async fn report_slow<T>(tell: &(dyn Fn(Duration) + Sync), answer: impl Future<Output = T>) -> T {
+    let (mut answer, mut reports) = (pin!(answer), pin!(report(Instant::now(), tell)));
+    poll_fn(|context| {
+        let answer = answer.as_mut().poll(context);
+        if answer.is_pending() {
+            // The reports have no end. Polling them sets their timer.
+            let _ = reports.as_mut().poll(context);
+        }
+        answer
+    })
+    .await
+}
+
+/// Calls `tell` with the time since `since`, again and again. Does not depend on what is awaited, so that it is compiled once.
+async fn report(since: Instant, tell: &(dyn Fn(Duration) + Sync)) -> Infallible {
     let mut pause = FIRST;
     loop {
-        if let Ok(answer) = timeout(pause, &mut answer).await {
-            return answer;
-        }
+        sleep(pause).await;
         pause = AGAIN;
         tell(since.elapsed());
     }
@@ -122,8 +135,6 @@ pub(crate) const AGAIN: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-
-    use tokio::time::sleep;
 
     use super::*;
 

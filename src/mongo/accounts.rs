@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
 use bson::{Bson, Document, doc};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use mongodb::Client;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -90,19 +92,23 @@ pub(crate) async fn add_facts(client: &Client, accounts: &mut Accounts) -> Resul
 }
 
 /// The users that the client is authenticated as, and the roles that they have.
-async fn own(client: &dyn Commands) -> Result<BTreeSet<AccountName>> {
-    let status = client::run(client, OPERATION, "admin", doc! { "connectionStatus": 1 }).await?;
-    let mut own = BTreeSet::new();
-    if let Ok(authentication) = status.get_document("authInfo") {
-        let text = |one: &Document, name: &str| one.get_str(name).unwrap_or_default().to_owned();
-        for user in documents(authentication, "authenticatedUsers") {
-            own.insert(AccountName::user(text(user, "user"), text(user, "db")));
+fn own(client: &dyn Commands) -> BoxFuture<'_, Result<BTreeSet<AccountName>>> {
+    // Boxed here, so that it is compiled once and not in each caller.
+    async move {
+        let status = client::run(client, OPERATION, "admin", doc! { "connectionStatus": 1 }).await?;
+        let mut own = BTreeSet::new();
+        if let Ok(authentication) = status.get_document("authInfo") {
+            let text = |one: &Document, name: &str| one.get_str(name).unwrap_or_default().to_owned();
+            for user in documents(authentication, "authenticatedUsers") {
+                own.insert(AccountName::user(text(user, "user"), text(user, "db")));
+            }
+            for role in documents(authentication, "authenticatedUserRoles") {
+                own.insert(AccountName::role(text(role, "role"), text(role, "db")));
+            }
         }
-        for role in documents(authentication, "authenticatedUserRoles") {
-            own.insert(AccountName::role(text(role, "role"), text(role, "db")));
-        }
+        Ok(own)
     }
-    Ok(own)
+    .boxed()
 }
 
 async fn find(client: &dyn Commands, kind: AccountKind, filter: Document, budget: &mut usize) -> Result<Vec<Account>> {
@@ -132,7 +138,7 @@ async fn roles(client: &Client, names: &[&AccountName], budget: &mut usize) -> R
     let mut found = Vec::new();
     for role in documents(&reply, "roles") {
         if !role.get_bool("isBuiltin").unwrap_or(false) {
-            let document = bson::serialize_to_raw_document_buf(&as_stored(role));
+            let document = RawDocumentBuf::try_from(&as_stored(role));
             let document = document.map_err(|error| Error::malformed(OPERATION, error))?;
             found.push(account(AccountKind::Role, document, budget)?);
         }

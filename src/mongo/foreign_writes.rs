@@ -184,8 +184,7 @@ async fn open(client: &Client, after: Position) -> Result<Open> {
     options.cursor_type = Some(CursorType::TailableAwait);
     options.max_time = Some(AWAIT);
     let database = client.database("local");
-    let open = database.run_raw_cursor_command(find).with_options(options).batch();
-    let mut cursor = in_time(async { open.await.map_err(convert) }).await?;
+    let mut cursor = in_time(async { client::raw_batches(&database, find, options).await.map_err(convert) }).await?;
     // The first batch is empty and means nothing.
     in_time(async { cursor.next().await.transpose().map_err(convert) }).await?;
     Ok(Open {

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Document, Uuid, doc};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::catalog::kind::kind_of;
@@ -29,7 +31,7 @@ const NAMES: usize = 1000;
 /// # Errors
 /// A server error. A collection that is dropped meanwhile causes none and is left out.
 pub(crate) async fn collections(client: &dyn Commands) -> Result<Vec<Collection>> {
-    collections_where(client, |_| true, |_| true).await
+    collections_where(client, &|_| true, &|_| true).await
 }
 
 /// Returns those of [`collections`] that are in databases that `reached` wants. Only those that `wanted` wants have their indexes and
@@ -37,16 +39,20 @@ pub(crate) async fn collections(client: &dyn Commands) -> Result<Vec<Collection>
 ///
 /// # Errors
 /// A server error.
-pub(crate) async fn collections_where(
-    client: &dyn Commands,
-    reached: impl Fn(&str) -> bool,
-    wanted: impl Fn(&Namespace) -> bool + Sync,
-) -> Result<Vec<Collection>> {
-    let mut found = Vec::new();
-    for database in databases(client).await?.iter().filter(|database| reached(database)) {
-        found.extend(collections_of(client, database, doc! {}, &wanted).await?);
+pub(crate) fn collections_where<'a>(
+    client: &'a dyn Commands,
+    reached: &'a (dyn Fn(&str) -> bool + Sync),
+    wanted: &'a (dyn Fn(&Namespace) -> bool + Sync),
+) -> BoxFuture<'a, Result<Vec<Collection>>> {
+    // Boxed here, so that it is compiled once and not in each caller.
+    async move {
+        let mut found = Vec::new();
+        for database in databases(client).await?.iter().filter(|database| reached(database)) {
+            found.extend(collections_of(client, database, doc! {}, wanted).await?);
+        }
+        Ok(found)
     }
-    Ok(found)
+    .boxed()
 }
 
 /// Returns the names of the databases, except those of the server and of this crate.
@@ -195,49 +201,61 @@ fn no_uuid() -> Error {
 }
 
 /// Returns what the server lists of a database for the filter.
-async fn listed_in(client: &dyn Commands, database: &str, filter: Document) -> Result<Vec<RawDocumentBuf>> {
-    let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
-    retry(RetryPolicy::SERVER, || async {
-        match client.documents(OPERATION, database, command.clone()).await {
-            // 4.2 shows a collection without its uuid for an instant, while the collection is created.
-            Ok(listed) if client.lists_uuids() && listed.iter().any(|listed| lacks_uuid(listed)) => {
-                Err(no_uuid().with_retryable(true))
+fn listed_in<'a>(
+    client: &'a dyn Commands,
+    database: &'a str,
+    filter: Document,
+) -> BoxFuture<'a, Result<Vec<RawDocumentBuf>>> {
+    // Boxed here, so that it is compiled once and not in each caller.
+    async move {
+        let command = doc! { "listCollections": 1, "filter": filter, "cursor": {} };
+        retry(RetryPolicy::SERVER, || async {
+            match client.documents(OPERATION, database, command.clone()).await {
+                // 4.2 shows a collection without its uuid for an instant, while the collection is created.
+                Ok(listed) if client.lists_uuids() && listed.iter().any(|listed| lacks_uuid(listed)) => {
+                    Err(no_uuid().with_retryable(true))
+                }
+                Ok(listed) if has_one_twice(&listed) => Err(Error::new(
+                    ErrorKind::Protocol,
+                    OPERATION,
+                    "a name is listed twice, as if its collection were being replaced",
+                )
+                .with_context("database", database)
+                .with_retryable(true)),
+                listed => Ok(listed),
             }
-            Ok(listed) if has_one_twice(&listed) => Err(Error::new(
-                ErrorKind::Protocol,
-                OPERATION,
-                "a name is listed twice, as if its collection were being replaced",
-            )
-            .with_context("database", database)
-            .with_retryable(true)),
-            listed => Ok(listed),
-        }
-    })
-    .await?
+        })
+        .await?
+    }
+    .boxed()
 }
 
 /// Returns the collections and views of a database that match the filter. Those that `wanted` does not want lack indexes and sizes.
-async fn collections_of(
-    client: &dyn Commands,
-    database: &str,
+fn collections_of<'a>(
+    client: &'a dyn Commands,
+    database: &'a str,
     filter: Document,
-    wanted: &(impl Fn(&Namespace) -> bool + Sync),
-) -> Result<Vec<Collection>> {
-    let is_whole = filter.is_empty();
-    let listed = listed_in(client, database, filter).await?;
-    let with_buckets: BTreeSet<Namespace> = listed
-        .iter()
-        .filter_map(|listed| Namespace::new(database, listed.get_str("name").ok()?).time_series())
-        .collect();
-    // A listing by name does not show whether the buckets exist.
-    let has_buckets = |namespace: &Namespace| !is_whole || with_buckets.contains(namespace);
-    let has_buckets = &has_buckets;
-    let completed: Vec<Option<Collection>> = stream::iter(listed)
-        .map(|listed| async move { collection_of(client, database, &listed, has_buckets, wanted).await })
-        .buffered(LISTINGS)
-        .try_collect()
-        .await?;
-    Ok(completed.into_iter().flatten().collect())
+    wanted: &'a (dyn Fn(&Namespace) -> bool + Sync),
+) -> BoxFuture<'a, Result<Vec<Collection>>> {
+    // Boxed here, so that it is compiled once and not in each caller.
+    async move {
+        let is_whole = filter.is_empty();
+        let listed = listed_in(client, database, filter).await?;
+        let with_buckets: BTreeSet<Namespace> = listed
+            .iter()
+            .filter_map(|listed| Namespace::new(database, listed.get_str("name").ok()?).time_series())
+            .collect();
+        // A listing by name does not show whether the buckets exist.
+        let has_buckets = |namespace: &Namespace| !is_whole || with_buckets.contains(namespace);
+        let has_buckets: &(dyn Fn(&Namespace) -> bool + Sync) = &has_buckets;
+        let completed: Vec<Option<Collection>> = stream::iter(listed)
+            .map(|listed| async move { collection_of(client, database, &listed, has_buckets, wanted).await })
+            .buffered(LISTINGS)
+            .try_collect()
+            .await?;
+        Ok(completed.into_iter().flatten().collect())
+    }
+    .boxed()
 }
 
 /// Completes one answer of `listCollections` with indexes and size. Returns `None` for what is not migrated or is gone. `has_buckets`
@@ -246,8 +264,8 @@ async fn collection_of(
     client: &dyn Commands,
     database: &str,
     listed: &RawDocument,
-    has_buckets: &(impl Fn(&Namespace) -> bool + Sync),
-    wanted: &(impl Fn(&Namespace) -> bool + Sync),
+    has_buckets: &(dyn Fn(&Namespace) -> bool + Sync),
+    wanted: &(dyn Fn(&Namespace) -> bool + Sync),
 ) -> Result<Option<Collection>> {
     let malformed = |error| Error::malformed(OPERATION, error);
     let namespace = Namespace::new(database, listed.get_str("name").map_err(malformed)?);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bson::raw::RawDocumentBuf;
 use bson::{Bson, Document, doc};
 use sha2::{Digest, Sha256};
 
@@ -43,8 +44,7 @@ fn digest(purpose: &str, canonical: &Document) -> String {
     let mut digest = Sha256::new();
     digest.update(purpose);
     digest.update([0]);
-    // Documents of a server can be encoded: they come from bytes.
-    digest.update(bson::serialize_to_vec(canonical).unwrap_or_default());
+    digest.update(encoded(canonical));
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -163,7 +163,14 @@ fn sorted(values: impl Iterator<Item = Bson>) -> Bson {
 }
 
 fn bytes(value: &Bson) -> Vec<u8> {
-    bson::serialize_to_vec(&doc! { "": value }).unwrap_or_default()
+    encoded(&doc! { "": value })
+}
+
+fn encoded(document: &Document) -> Vec<u8> {
+    // Documents of a server can be encoded: they come from bytes.
+    RawDocumentBuf::try_from(document)
+        .map(RawDocumentBuf::into_bytes)
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Privileges on collections that get other names on the target.
 
+use bson::raw::RawDocumentBuf;
 use bson::{Bson, Document};
 
 use crate::model::{Account, AccountKind, Namespace, Selection};
@@ -44,7 +45,7 @@ pub(super) fn map(account: &Account, selection: &Selection) -> Mapped {
     if !is_changed {
         return unchanged(unmapped);
     }
-    let mapped = bson::serialize_to_raw_document_buf(&document).ok();
+    let mapped = RawDocumentBuf::try_from(&document).ok();
     match mapped.and_then(|document| Account::new(AccountKind::Role, document).ok()) {
         Some(account) => Mapped { account, unmapped },
         None => unchanged(unmapped),

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{Uuid, rawdoc};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use super::OPERATION;
 use crate::error::{Error, ErrorKind, Result};
@@ -50,28 +52,32 @@ impl Record {
     ///
     /// # Errors
     /// [`LeaseLost`](ErrorKind::LeaseLost) if another process has saved names, or a server error.
-    pub async fn save(&mut self, records: &Records) -> Result<()> {
-        if self.is_unsure {
-            let stored = Self::load(records).await?.fence;
-            if !(self.fence..=self.fence + 1).contains(&stored) {
+    pub fn save<'a>(&'a mut self, records: &'a Records) -> BoxFuture<'a, Result<()>> {
+        // Boxed here, so that it is compiled once and not in each caller.
+        async move {
+            if self.is_unsure {
+                let stored = Self::load(records).await?.fence;
+                if !(self.fence..=self.fence + 1).contains(&stored) {
+                    return Err(taken_over());
+                }
+                self.fence = stored;
+            }
+            let mut names = bson::RawArrayBuf::new();
+            let noted = self.earlier.iter().chain(self.made.keys()).chain(self.dropped.keys());
+            for name in noted.collect::<BTreeSet<_>>() {
+                names.push(name.as_str());
+            }
+            let record = rawdoc! { "fence": self.fence + 1, "names": names };
+            self.is_unsure = true;
+            let is_saved = records.save(NAME, &record, self.fence).await?;
+            self.is_unsure = false;
+            if !is_saved {
                 return Err(taken_over());
             }
-            self.fence = stored;
+            self.fence += 1;
+            Ok(())
         }
-        let mut names = bson::RawArrayBuf::new();
-        let noted = self.earlier.iter().chain(self.made.keys()).chain(self.dropped.keys());
-        for name in noted.collect::<BTreeSet<_>>() {
-            names.push(name.as_str());
-        }
-        let record = rawdoc! { "fence": self.fence + 1, "names": names };
-        self.is_unsure = true;
-        let is_saved = records.save(NAME, &record, self.fence).await?;
-        self.is_unsure = false;
-        if !is_saved {
-            return Err(taken_over());
-        }
-        self.fence += 1;
-        Ok(())
+        .boxed()
     }
 
     /// Whether the outcome of the last save is known.

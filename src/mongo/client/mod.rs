@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
 use bson::{Document, doc};
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
-use mongodb::Client;
 use mongodb::error::{Error as DriverError, ErrorKind as DriverErrorKind};
 use mongodb::options::RunCursorCommandOptions;
-use mongodb::raw_batch_cursor::RawBatch;
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use mongodb::{Client, Database};
 
 use crate::error::{Error, ErrorKind, Finding, FindingCode, Result};
 use crate::model::raw::batch_cursor;
@@ -97,50 +98,71 @@ pub(crate) async fn run_raw(
 ///
 /// # Cancellation
 /// Dropping the stream kills the cursor on the server.
-pub(crate) async fn open_cursor(
-    client: &Client,
+pub(crate) fn open_cursor<'a>(
+    client: &'a Client,
     operation: &'static str,
-    database: &str,
+    database: &'a str,
     command: RawDocumentBuf,
     batch_size: Option<u32>,
-) -> Result<BoxStream<'static, Result<Batch>>> {
-    open_cursor_within(COMMAND_TIMEOUT, client, operation, database, command, batch_size).await
+) -> BoxFuture<'a, Result<BoxStream<'static, Result<Batch>>>> {
+    open_cursor_within(COMMAND_TIMEOUT, client, operation, database, command, batch_size)
 }
 
 /// Same as [`open_cursor`], for a cursor whose batches may take longer than other answers.
 ///
 /// # Errors
 /// Same as [`open_cursor`].
-pub(crate) async fn open_cursor_within(
+pub(crate) fn open_cursor_within<'a>(
     limit: Duration,
-    client: &Client,
+    client: &'a Client,
     operation: &'static str,
-    database: &str,
+    database: &'a str,
     command: RawDocumentBuf,
     batch_size: Option<u32>,
-) -> Result<BoxStream<'static, Result<Batch>>> {
-    let mut options = RunCursorCommandOptions::default();
-    options.batch_size = batch_size;
-    let database = client.database(database);
-    let cursor = to_its_end(operation, limit, async move {
-        let opened = database.run_raw_cursor_command(command).with_options(options).batch();
-        opened.await.map_err(|error| convert(operation, error))
-    });
-    Ok(stream::unfold(Some(cursor.await?), move |cursor| async move {
-        let mut cursor = cursor?;
-        let next = answered(operation, limit, async {
-            let batch = cursor.next().await.transpose();
-            batch.map_err(|error| convert(operation, error))
+) -> BoxFuture<'a, Result<BoxStream<'static, Result<Batch>>>> {
+    // Boxed here, so that it is compiled once and not in each caller.
+    async move {
+        let mut options = RunCursorCommandOptions::default();
+        options.batch_size = batch_size;
+        let database = client.database(database);
+        let cursor = to_its_end(operation, limit, async move {
+            let opened = raw_batches(&database, command, options).await;
+            opened.map_err(|error| convert(operation, error))
         });
-        match next.await {
-            Ok(batch) => {
-                let documents = Batch::from_reply(batch?).map_err(|error| Error::malformed(operation, error));
-                Some((documents, Some(cursor)))
+        Ok(stream::unfold(Some(cursor.await?), move |cursor| async move {
+            let mut cursor = cursor?;
+            let next = answered(operation, limit, async {
+                let batch = cursor.next().await.transpose();
+                batch.map_err(|error| convert(operation, error))
+            });
+            match next.await {
+                Ok(batch) => {
+                    let documents = Batch::from_reply(batch?).map_err(|error| Error::malformed(operation, error));
+                    Some((documents, Some(cursor)))
+                }
+                Err(error) => Some((Err(error), None)),
             }
-            Err(error) => Some((Err(error), None)),
-        }
-    })
-    .boxed())
+        })
+        .boxed())
+    }
+    .boxed()
+}
+
+/// Opens a cursor of the driver. Nothing is retried, and there is no timeout.
+///
+/// # Cancellation
+/// If the future is dropped halfway, the cursor may stay open on the server: see [`to_its_end`].
+pub(crate) fn raw_batches(
+    database: &Database,
+    command: RawDocumentBuf,
+    options: RunCursorCommandOptions,
+) -> BoxFuture<'_, mongodb::error::Result<RawBatchCursor>> {
+    // Boxed here, because each caller would compile the driver's code for running commands once more.
+    database
+        .run_raw_cursor_command(command)
+        .with_options(options)
+        .batch()
+        .boxed()
 }
 
 /// Runs a call that opens something on the server to its end, even if the caller is dropped.
@@ -168,67 +190,71 @@ pub(crate) async fn to_its_end<T: Send + 'static>(
 ///
 /// # Errors
 /// [`Refused`](ErrorKind::Refused) if it is not a replica set, or a server error.
-pub(crate) async fn describe(client: &dyn Commands) -> Result<Deployment> {
-    const OPERATION: &str = "describe the deployment";
-    let hello = run(client, OPERATION, "admin", doc! { "isMaster": 1 }).await?;
-    let Ok(name) = hello.get_str("setName") else {
-        // Identifies imitations of MongoDB, most of which do not report a replica set.
-        let build = run(client, OPERATION, "admin", doc! { "buildInfo": 1 })
-            .await
-            .unwrap_or_default();
-        return Err(Error::refused(OPERATION, vec![not_a_replica_set(&hello, &build)]));
-    };
-    let build = run(client, OPERATION, "admin", doc! { "buildInfo": 1 }).await?;
-    let version = build
-        .get_array("versionArray")
-        .map(|parts| {
-            let part = |at: usize| {
-                parts
-                    .get(at)
-                    .and_then(|part| part.as_i32())
-                    .unwrap_or_default()
-                    .unsigned_abs()
-            };
-            [part(0), part(1), part(2)]
+pub(crate) fn describe(client: &dyn Commands) -> BoxFuture<'_, Result<Deployment>> {
+    // Boxed here, so that it is compiled once and not in each caller.
+    async move {
+        const OPERATION: &str = "describe the deployment";
+        let hello = run(client, OPERATION, "admin", doc! { "isMaster": 1 }).await?;
+        let Ok(name) = hello.get_str("setName") else {
+            // Identifies imitations of MongoDB, most of which do not report a replica set.
+            let build = run(client, OPERATION, "admin", doc! { "buildInfo": 1 })
+                .await
+                .unwrap_or_default();
+            return Err(Error::refused(OPERATION, vec![not_a_replica_set(&hello, &build)]));
+        };
+        let build = run(client, OPERATION, "admin", doc! { "buildInfo": 1 }).await?;
+        let version = build
+            .get_array("versionArray")
+            .map(|parts| {
+                let part = |at: usize| {
+                    parts
+                        .get(at)
+                        .and_then(|part| part.as_i32())
+                        .unwrap_or_default()
+                        .unsigned_abs()
+                };
+                [part(0), part(1), part(2)]
+            })
+            .map_err(|error| Error::malformed(OPERATION, error))?;
+        // Reading the parameter needs a privilege. Without it, the version of the binary is assumed, at which the server normally runs. Servers
+        // before 3.4 do not have the parameter.
+        let parameter = doc! { "getParameter": 1, "featureCompatibilityVersion": 1 };
+        let reply = match version {
+            [major, minor, _] if [major, minor] < [3, 4] => None,
+            _ => if_allowed(run(client, OPERATION, "admin", parameter).await)?,
+        };
+        let feature_compatibility = reply
+            .and_then(|reply| {
+                let text = match reply.get("featureCompatibilityVersion")? {
+                    bson::Bson::Document(version) => version.get_str("version").ok()?,
+                    // 3.4 returns the version alone.
+                    bson::Bson::String(version) => version.as_str(),
+                    _ => return None,
+                };
+                let (major, minor) = text.split_once('.')?;
+                Some([major.parse().ok()?, minor.parse().ok()?])
+            })
+            .unwrap_or([version[0], version[1]]);
+        // The id in the replica set's configuration does not change when members or names change. If it may not be read, the name is used. Before
+        // 3.0 there is no such command, and before 3.2 no such id.
+        let configuration = match version {
+            [major, _, _] if major < 3 => None,
+            _ => if_allowed(run(client, OPERATION, "admin", doc! { "replSetGetConfig": 1 }).await)?,
+        };
+        let identity = configuration
+            .and_then(|reply| {
+                let settings = reply.get_document("config").ok()?.get_document("settings").ok()?;
+                Some(settings.get_object_id("replicaSetId").ok()?.to_hex())
+            })
+            .unwrap_or_else(|| format!("set {name}"));
+        Ok(Deployment {
+            identity,
+            name: name.to_owned(),
+            version,
+            feature_compatibility,
         })
-        .map_err(|error| Error::malformed(OPERATION, error))?;
-    // Reading the parameter needs a privilege. Without it, the version of the binary is assumed, at which the server normally runs. Servers
-    // before 3.4 do not have the parameter.
-    let parameter = doc! { "getParameter": 1, "featureCompatibilityVersion": 1 };
-    let reply = match version {
-        [major, minor, _] if [major, minor] < [3, 4] => None,
-        _ => if_allowed(run(client, OPERATION, "admin", parameter).await)?,
-    };
-    let feature_compatibility = reply
-        .and_then(|reply| {
-            let text = match reply.get("featureCompatibilityVersion")? {
-                bson::Bson::Document(version) => version.get_str("version").ok()?,
-                // 3.4 returns the version alone.
-                bson::Bson::String(version) => version.as_str(),
-                _ => return None,
-            };
-            let (major, minor) = text.split_once('.')?;
-            Some([major.parse().ok()?, minor.parse().ok()?])
-        })
-        .unwrap_or([version[0], version[1]]);
-    // The id in the replica set's configuration does not change when members or names change. If it may not be read, the name is used. Before
-    // 3.0 there is no such command, and before 3.2 no such id.
-    let configuration = match version {
-        [major, _, _] if major < 3 => None,
-        _ => if_allowed(run(client, OPERATION, "admin", doc! { "replSetGetConfig": 1 }).await)?,
-    };
-    let identity = configuration
-        .and_then(|reply| {
-            let settings = reply.get_document("config").ok()?.get_document("settings").ok()?;
-            Some(settings.get_object_id("replicaSetId").ok()?.to_hex())
-        })
-        .unwrap_or_else(|| format!("set {name}"));
-    Ok(Deployment {
-        identity,
-        name: name.to_owned(),
-        version,
-        feature_compatibility,
-    })
+    }
+    .boxed()
 }
 
 /// Returns `None` if the answer is missing for lack of a privilege, and for no other reason: a made-up answer would differ from what the

@@ -6,6 +6,8 @@ mod probes;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bson::{Bson, Document, doc};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout};
 
 use crate::error::{ErrorKind, Result};
@@ -32,28 +34,36 @@ const TRANSACTIONS: u64 = 8;
 ///
 /// # Errors
 /// A connection error once the patience has run out. What the server refuses is recorded as a fact instead.
-pub(crate) async fn inspect(client: &dyn client::Commands, connection: &Connection, side: Side) -> Result<Inspection> {
-    let mut inspector = Inspector {
-        client,
-        end: Instant::now() + ALL,
-        facts: Inspection {
-            connection: connection.clone(),
-            ..Inspection::default()
-        },
-    };
-    inspector.greeting().await?;
-    inspector.members().await?;
-    inspector.parameters().await?;
-    inspector.status().await?;
-    inspector.oplog(side).await?;
-    inspector.disk().await?;
-    inspector.activity().await?;
-    inspector.databases(side).await?;
-    if side == Side::Target {
-        inspector.records().await?;
+pub(crate) fn inspect<'a>(
+    client: &'a dyn client::Commands,
+    connection: &'a Connection,
+    side: Side,
+) -> BoxFuture<'a, Result<Inspection>> {
+    // Boxed here, so that it is compiled once and not in each caller.
+    async move {
+        let mut inspector = Inspector {
+            client,
+            end: Instant::now() + ALL,
+            facts: Inspection {
+                connection: connection.clone(),
+                ..Inspection::default()
+            },
+        };
+        inspector.greeting().await?;
+        inspector.members().await?;
+        inspector.parameters().await?;
+        inspector.status().await?;
+        inspector.oplog(side).await?;
+        inspector.disk().await?;
+        inspector.activity().await?;
+        inspector.databases(side).await?;
+        if side == Side::Target {
+            inspector.records().await?;
+        }
+        inspector.privileges().await?;
+        Ok(inspector.facts)
     }
-    inspector.privileges().await?;
-    Ok(inspector.facts)
+    .boxed()
 }
 
 struct Inspector<'a> {

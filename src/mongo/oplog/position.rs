@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 use bson::{Bson, Document, Timestamp, doc, rawdoc};
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use mongodb::Client;
 use tokio::time::sleep;
 
@@ -44,48 +45,52 @@ pub(crate) struct Standing {
 ///
 /// # Errors
 /// [`Refused`](ErrorKind::Refused) if the server is not a member of a replica set, or a server error.
-pub(crate) async fn standing(client: &Client) -> Result<Standing> {
-    const OPERATION: &str = "ask for the newest position";
-    let database = client.database("admin");
-    // Every version knows this name; `hello` was added in 4.4.2.
-    let hello = answered(OPERATION, COMMAND_TIMEOUT, async {
-        let hello = database.run_command(doc! { "isMaster": 1 }).await;
-        hello.map_err(|error| client::convert(OPERATION, error))
-    })
-    .await?;
-    let Ok(last_write) = hello.get_document("lastWrite") else {
-        if hello.contains_key("setName") || hello.contains_key("isreplicaset") {
-            return Err(Error::new(
-                ErrorKind::Connection,
-                OPERATION,
-                "the member has not joined its set yet",
-            ));
-        }
-        return Err(Error::new(
-            ErrorKind::Refused,
-            OPERATION,
-            "the server is no member of a replica set and has no oplog",
-        ));
-    };
-    let optime = |name: &str| {
-        last_write
-            .get_document(name)
-            .ok()
-            .and_then(client::position_of)
-            .filter(|position| position.time > 0)
-            .ok_or_else(|| {
-                Error::new(
+pub(crate) fn standing(client: &Client) -> BoxFuture<'_, Result<Standing>> {
+    // Boxed here, so that it is compiled once and not in each caller.
+    async move {
+        const OPERATION: &str = "ask for the newest position";
+        let database = client.database("admin");
+        // Every version knows this name; `hello` was added in 4.4.2.
+        let hello = answered(OPERATION, COMMAND_TIMEOUT, async {
+            let hello = database.run_command(doc! { "isMaster": 1 }).await;
+            hello.map_err(|error| client::convert(OPERATION, error))
+        })
+        .await?;
+        let Ok(last_write) = hello.get_document("lastWrite") else {
+            if hello.contains_key("setName") || hello.contains_key("isreplicaset") {
+                return Err(Error::new(
                     ErrorKind::Connection,
                     OPERATION,
-                    "the set has not committed anything since it started",
-                )
-            })
-    };
-    Ok(Standing {
-        newest: optime("opTime")?,
-        majority: optime("majorityOpTime")?,
-        needs_replay_flag: hello.get_i32("maxWireVersion").is_ok_and(|version| version < SEEKS),
-    })
+                    "the member has not joined its set yet",
+                ));
+            }
+            return Err(Error::new(
+                ErrorKind::Refused,
+                OPERATION,
+                "the server is no member of a replica set and has no oplog",
+            ));
+        };
+        let optime = |name: &str| {
+            last_write
+                .get_document(name)
+                .ok()
+                .and_then(client::position_of)
+                .filter(|position| position.time > 0)
+                .ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::Connection,
+                        OPERATION,
+                        "the set has not committed anything since it started",
+                    )
+                })
+        };
+        Ok(Standing {
+            newest: optime("opTime")?,
+            majority: optime("majorityOpTime")?,
+            needs_replay_flag: hello.get_i32("maxWireVersion").is_ok_and(|version| version < SEEKS),
+        })
+    }
+    .boxed()
 }
 
 /// Returns the newest majority-committed position.
@@ -430,24 +435,28 @@ pub(crate) fn is_at(entry: &RawDocument, position: Position) -> bool {
 }
 
 /// Returns the position of the first entry that matches the filter, in natural or reverse natural order.
-async fn find_one(
-    client: &Client,
+fn find_one<'a>(
+    client: &'a Client,
     operation: &'static str,
     filter: Document,
     sort: Document,
-) -> Result<Option<Position>> {
-    let command = doc! {
-        "find": "oplog.rs",
-        "filter": filter,
-        "sort": sort,
-        "projection": { "ts": 1, "t": 1 },
-        "limit": 1,
-        "singleBatch": true,
-    };
-    let reply = client::run(client, operation, "local", command)
-        .await
-        .map_err(|error| error.with_context("namespace", "local.oplog.rs"))?;
-    Ok(first_document(operation, &reply)?.and_then(client::position_of))
+) -> BoxFuture<'a, Result<Option<Position>>> {
+    // Boxed here, so that it is compiled once and not in each caller.
+    async move {
+        let command = doc! {
+            "find": "oplog.rs",
+            "filter": filter,
+            "sort": sort,
+            "projection": { "ts": 1, "t": 1 },
+            "limit": 1,
+            "singleBatch": true,
+        };
+        let reply = client::run(client, operation, "local", command)
+            .await
+            .map_err(|error| error.with_context("namespace", "local.oplog.rs"))?;
+        Ok(first_document(operation, &reply)?.and_then(client::position_of))
+    }
+    .boxed()
 }
 
 /// Returns the first document of a cursor's reply.

@@ -209,8 +209,7 @@ async fn open(client: &Client, selection: Option<SelectionCriteria>, after: Posi
     options.max_time = Some(AWAIT);
     options.selection_criteria = selection;
     let database = client.database("local");
-    let open = database.run_raw_cursor_command(command).with_options(options).batch();
-    in_time(async { open.await.map_err(convert) }).await
+    in_time(async { client::raw_batches(&database, command, options).await.map_err(convert) }).await
 }
 
 /// Takes entries out of a batch, up to about `BATCH` bytes. Stops early after an entry that ends a large transaction, and at one that needs

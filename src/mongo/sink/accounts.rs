@@ -203,7 +203,7 @@ fn update_of(before: &Account, role: &Account) -> bson::error::Result<RawDocumen
     if had || !restrictions.is_empty() {
         command.insert(RESTRICTIONS, Bson::Array(restrictions));
     }
-    bson::serialize_to_raw_document_buf(&command)
+    RawDocumentBuf::try_from(&command)
 }
 
 async fn drop_account(target: &TargetConnection, name: &AccountName) -> Result<()> {

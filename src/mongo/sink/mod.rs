@@ -103,7 +103,7 @@ impl Sink for MongoSink {
 
     async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
         let reached = |database: &str| selection.target_reaches(database);
-        listing::collections_where(self.client(), reached, |name| selection.produces(name)).await
+        listing::collections_where(self.client(), &reached, &|name| selection.produces(name)).await
     }
 
     async fn names_in(&self, database: &str) -> Result<BTreeSet<Namespace>> {

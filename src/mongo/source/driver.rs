@@ -96,7 +96,7 @@ impl Source for DriverSource {
 
     async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
         let reached = |database: &str| selection.reaches(database);
-        let collections = listing::collections_where(&self.client, reached, |name| selection.contains(name)).await?;
+        let collections = listing::collections_where(&self.client, &reached, &|name| selection.contains(name)).await?;
         self.note_clustered(&collections, |name| reached(name.database()));
         Ok(collections)
     }

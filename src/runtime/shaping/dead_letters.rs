@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf, cstr};
 use bson::{RawBson, rawdoc};
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 
 use super::failed::Failed;
 use crate::checkpoint::FailedDocuments;
@@ -80,31 +81,39 @@ impl DeadLetters {
     ///
     /// # Errors
     /// A server error, or [`TargetRefused`](ErrorKind::TargetRefused) if the target refuses one.
-    pub(super) async fn write(&self, namespace: &Namespace, letters: Vec<(Key, Option<Letter>)>) -> Result<()> {
-        let (mut writes, mut bytes) = (Vec::new(), 0);
-        for (id, letter) in letters {
-            let address = self::id(namespace, &id);
-            let key = Key::from(RawBsonRef::Document(&address));
-            let operation = match letter {
-                Some(Letter(content)) => {
-                    let mut letter = rawdoc! { "_id": address.clone() };
-                    for field in &content {
-                        let (name, value) = field.map_err(|error| Error::malformed(OPERATION, error))?;
-                        letter.append(name, value);
+    pub(super) fn write<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        letters: Vec<(Key, Option<Letter>)>,
+    ) -> BoxFuture<'a, Result<()>> {
+        // Boxed here, so that it is compiled once and not in each caller.
+        async move {
+            let (mut writes, mut bytes) = (Vec::new(), 0);
+            for (id, letter) in letters {
+                let address = self::id(namespace, &id);
+                let key = Key::from(RawBsonRef::Document(&address));
+                let operation = match letter {
+                    Some(Letter(content)) => {
+                        let mut letter = rawdoc! { "_id": address.clone() };
+                        for field in &content {
+                            let (name, value) = field.map_err(|error| Error::malformed(OPERATION, error))?;
+                            letter.append(name, value);
+                        }
+                        Operation::Replace(letter)
                     }
-                    Operation::Replace(letter)
+                    None => Operation::Delete,
+                };
+                let write = Write { key, operation };
+                bytes += write.size_in_bytes();
+                writes.push(write);
+                if bytes >= BATCH_BYTES {
+                    self.apply(&std::mem::take(&mut writes)).await?;
+                    bytes = 0;
                 }
-                None => Operation::Delete,
-            };
-            let write = Write { key, operation };
-            bytes += write.size_in_bytes();
-            writes.push(write);
-            if bytes >= BATCH_BYTES {
-                self.apply(&std::mem::take(&mut writes)).await?;
-                bytes = 0;
             }
+            self.apply(&writes).await
         }
-        self.apply(&writes).await
+        .boxed()
     }
 
     /// Removes the letters of a namespace.

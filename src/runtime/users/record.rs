@@ -4,6 +4,7 @@ use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::raw::record;
 use crate::model::{Account, AccountName};
 use crate::sink::Records;
 use crate::users::{Fingerprint, Made, fingerprint};
@@ -51,8 +52,8 @@ impl Record {
         Self::decode(&record)
     }
 
-    fn decode(record: &RawDocumentBuf) -> Result<Self> {
-        let stored: Stored = bson::deserialize_from_slice(record.as_bytes()).map_err(|error| {
+    fn decode(kept: &RawDocumentBuf) -> Result<Self> {
+        let stored: Stored = record::decode(kept.as_bytes()).map_err(|error| {
             let message = "the record of users on the target is damaged or of another version";
             Error::new(ErrorKind::CheckpointMismatch, OPERATION, message).with_source(error)
         })?;
@@ -77,7 +78,7 @@ impl Record {
             busy: self.is_busy,
             made: made.collect(),
         };
-        bson::serialize_to_raw_document_buf(&stored).map_err(|error| Error::malformed(OPERATION, error))
+        record::encode(&stored).map_err(|error| Error::malformed(OPERATION, error))
     }
 
     /// Saves the record. After an error it has to be loaded again.

@@ -54,7 +54,7 @@ pub(crate) async fn report_waits_within<T>(
             limit,
         });
     };
-    report_slow(tell, answer).await
+    report_slow(&tell, answer).await
 }
 
 /// Wrapper of a source, sink or checkpoint store that emits an event when it keeps a run waiting.

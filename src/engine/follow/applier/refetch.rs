@@ -1,6 +1,8 @@
 //! Refetches documents from the source, and resolves documents whose changes were refused.
 
 use bson::raw::RawDocumentBuf;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use super::images::images_of;
 use super::*;
@@ -18,39 +20,47 @@ const SNAPSHOT_ATTEMPTS: u32 = 3;
 
 impl Applier {
     /// Writes documents as the source has them now, and remembers the position of the read.
-    pub(super) async fn refetch(&mut self, target: &Arc<CollectionMapping>, keys: Vec<Key>) -> Result<()> {
-        if self.shaping.of(&target.namespace).is_some() {
-            self.ruled.insert(target.id);
-        }
-        let mut portions = Portions::of(&keys, REFETCH_BYTES, 0).at_most(REFETCH_DOCUMENTS);
-        while let Some(keys) = portions.next() {
-            let (at, documents, exact) = self.read_refetched(target, keys).await?;
-            let read_until = self.source.read_position().await?;
-            portions.took(keys.len(), by_id::bytes_of(&documents));
-            let writes = images_of(keys, documents);
-            let refusals = self.sink.apply(&target.target, target.kind, &writes).await?;
-            for key in keys {
-                let refetched = Refetched { at, read_until, exact };
-                self.refetched.insert((target.id, key.clone()), refetched).await?;
-                if let Some(refused) = self.refused.remove(&(target.id, key.clone())) {
-                    let later: Vec<_> = refused
-                        .writes
-                        .into_iter()
-                        .filter(|(position, _)| *position > at)
-                        .collect();
-                    self.apply_later(target, later).await?;
+    pub(super) fn refetch<'a>(
+        &'a mut self,
+        target: &'a Arc<CollectionMapping>,
+        keys: Vec<Key>,
+    ) -> BoxFuture<'a, Result<()>> {
+        // Boxed here, so that it is compiled once and not in each caller.
+        async move {
+            if self.shaping.of(&target.namespace).is_some() {
+                self.ruled.insert(target.id);
+            }
+            let mut portions = Portions::of(&keys, REFETCH_BYTES, 0).at_most(REFETCH_DOCUMENTS);
+            while let Some(keys) = portions.next() {
+                let (at, documents, exact) = self.read_refetched(target, keys).await?;
+                let read_until = self.source.read_position().await?;
+                portions.took(keys.len(), by_id::bytes_of(&documents));
+                let writes = images_of(keys, documents);
+                let refusals = self.sink.apply(&target.target, target.kind, &writes).await?;
+                for key in keys {
+                    let refetched = Refetched { at, read_until, exact };
+                    self.refetched.insert((target.id, key.clone()), refetched).await?;
+                    if let Some(refused) = self.refused.remove(&(target.id, key.clone())) {
+                        let later: Vec<_> = refused
+                            .writes
+                            .into_iter()
+                            .filter(|(position, _)| *position > at)
+                            .collect();
+                        self.apply_later(target, later).await?;
+                    }
+                }
+                for refusal in refusals {
+                    let Some(write) = writes.get(refusal.index) else {
+                        continue;
+                    };
+                    self.refuse(target, &write.key, at, refusal.reason.clone());
+                    self.refused
+                        .queue(&(target.id, write.key.clone()), (at, write.clone()), true);
                 }
             }
-            for refusal in refusals {
-                let Some(write) = writes.get(refusal.index) else {
-                    continue;
-                };
-                self.refuse(target, &write.key, at, refusal.reason.clone());
-                self.refused
-                    .queue(&(target.id, write.key.clone()), (at, write.clone()), true);
-            }
+            Ok(())
         }
-        Ok(())
+        .boxed()
     }
 
     /// Refetches again every document of a collection that was refetched at a position that may not be routed yet.

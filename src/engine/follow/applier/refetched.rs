@@ -7,6 +7,8 @@ use std::collections::{HashMap, HashSet};
 
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, BufReader};
 
@@ -211,27 +213,31 @@ impl RefetchedDocuments {
         self.memory.update(self.bytes);
     }
 
-    async fn spill(&mut self) -> Result<()> {
-        let more = match self.more.take() {
-            Some(more) => more,
-            None => More {
-                file: Spill::create().await?,
-                until: HashMap::new(),
-            },
-        };
-        let more = self.more.insert(more);
-        let mut encoded = Vec::with_capacity(self.bytes);
-        for ((collection, key), refetched) in self.documents.drain() {
-            let until = more.until.entry(collection).or_insert(Position::ZERO);
-            *until = refetched.at.max(refetched.read_until).max(*until);
-            encoded.extend_from_slice(&collection.bytes());
-            encoded.extend_from_slice(key.document_bytes());
+    fn spill(&mut self) -> BoxFuture<'_, Result<()>> {
+        // Boxed here, so that it is compiled once and not in each caller.
+        async move {
+            let more = match self.more.take() {
+                Some(more) => more,
+                None => More {
+                    file: Spill::create().await?,
+                    until: HashMap::new(),
+                },
+            };
+            let more = self.more.insert(more);
+            let mut encoded = Vec::with_capacity(self.bytes);
+            for ((collection, key), refetched) in self.documents.drain() {
+                let until = more.until.entry(collection).or_insert(Position::ZERO);
+                *until = refetched.at.max(refetched.read_until).max(*until);
+                encoded.extend_from_slice(&collection.bytes());
+                encoded.extend_from_slice(key.document_bytes());
+            }
+            self.documents.shrink_to_fit();
+            self.bytes = 0;
+            self.memory.update(0);
+            more.file.append(&encoded).await?;
+            Ok(())
         }
-        self.documents.shrink_to_fit();
-        self.bytes = 0;
-        self.memory.update(0);
-        more.file.append(&encoded).await?;
-        Ok(())
+        .boxed()
     }
 }
 

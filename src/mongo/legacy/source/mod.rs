@@ -128,14 +128,10 @@ impl Source for LegacySource {
     }
 
     async fn collections_selected(&self, selection: &Selection) -> Result<Vec<Collection>> {
-        let list = || {
-            listing::collections_where(
-                &*self.server,
-                |database| selection.reaches(database),
-                |name| selection.contains(name),
-            )
-        };
-        self.listed(list).await
+        let reached = |database: &str| selection.reaches(database);
+        let wanted = |name: &Namespace| selection.contains(name);
+        self.listed(|| listing::collections_where(&*self.server, &reached, &wanted))
+            .await
     }
 
     async fn databases(&self) -> Result<BTreeSet<String>> {

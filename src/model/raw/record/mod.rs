@@ -1,7 +1,9 @@
 //! Structures as BSON documents, for records that are kept.
 //!
-//! `bson` compiles the code that `serde` derives for a structure a dozen times, once for each form that it reads a document in. Behind
-//! `erased_serde` there is one copy, which makes a fifth of this crate's machine code go away.
+//! `bson` compiles the code that `serde` derives for a structure a dozen times, once for each form that it reads a document in. Behind trait
+//! objects there is one copy.
+
+mod erased;
 
 use bson::error::Result;
 use bson::raw::RawDocumentBuf;
@@ -30,9 +32,9 @@ struct Decoded<T>(T);
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Decoded<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let mut deserializer = <dyn erased_serde::Deserializer>::erase(deserializer);
-        erased_serde::deserialize(&mut deserializer)
-            .map(Self)
-            .map_err(D::Error::custom)
+        erased::deserialize(deserializer).map(Self).map_err(D::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests;
