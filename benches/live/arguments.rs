@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use mongoferry_testbed::Version;
 
 use crate::Result;
+use crate::legacy::Reader;
 use crate::rules::Rules;
 
 pub(crate) const USAGE: &str = "\
@@ -12,8 +13,9 @@ Usage: cargo bench -p mongoferry-benches --bench live -- [OPTIONS]
 
   --rounds N      how often each thing is measured (5)
   --scale F       the size of the data, 1 being 2.6 GB (1)
-  --only NAME     copy, verify, cutover, writers, catch-up, tail or lag alone; may be given several times; rules, which measures copy and
-                  catch-up with filters and transforms, is not part of the default
+  --only NAME     copy, verify, cutover, writers, catch-up, tail or lag alone; may be given several times; these are not part of the
+                  default: rules, which measures copy and catch-up with filters and transforms, and legacy, which measures copy and tail
+                  of an old source (or legacy-copy and legacy-tail, one of them)
   --collections N measure so many small collections, and nothing else that is not named with --only; a server keeps two files open for
                   each (`ulimit -n`)
   --server V      the servers' version, such as 6.0.27 (6.0.5)
@@ -33,6 +35,11 @@ pub(crate) enum Mode {
     Read {
         source: String,
         target: String,
+    },
+    /// Read the oplog, likewise.
+    Follow {
+        source: String,
+        reader: Reader,
     },
     /// Make many collections, likewise.
     Catalog {
@@ -67,6 +74,7 @@ pub(crate) struct Deployments {
     /// Where nothing is named, writes are dropped.
     pub target: Option<String>,
     pub walkers: usize,
+    pub reader: Reader,
     pub rules: Rules,
     pub scale: f64,
 }
@@ -88,8 +96,8 @@ impl Arguments {
         };
         let mut words = words.peekable();
         let (mut migrate, mut insert, mut read, mut to) = (None, None, None, None);
-        let (mut catalog, mut from) = (None, None);
-        let mut rules = Rules::None;
+        let (mut catalog, mut from, mut follow) = (None, None, None);
+        let (mut rules, mut reader) = (Rules::None, Reader::Driver);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
             match word.as_str() {
@@ -106,6 +114,8 @@ impl Arguments {
                 "--svg" => arguments.svg = Some(value()?.into()),
                 "--migrate" => migrate = Some(value()?),
                 "--rules" => rules = Rules::parse(&value()?)?,
+                "--as" => reader = Reader::parse(&value()?)?,
+                "--follow" => follow = Some(value()?),
                 "--read" => read = Some(value()?),
                 "--to" => to = Some(value()?),
                 "--collections" => arguments.collections = value()?.parse()?,
@@ -123,11 +133,15 @@ impl Arguments {
                 collections: arguments.collections,
             });
         }
+        if let Some(source) = follow {
+            return Ok(Mode::Follow { source, reader });
+        }
         Ok(match (migrate, read, insert, to) {
             (Some(source), _, _, target) => Mode::Migrate(Deployments {
                 source,
                 target,
                 walkers,
+                reader,
                 rules,
                 scale,
             }),
@@ -142,9 +156,9 @@ impl Arguments {
         (self.only.is_empty() && self.collections == 0) || self.only.iter().any(|only| only == name)
     }
 
-    /// Whether filters and transforms are to be measured. They are only on request.
-    pub fn wants_rules(&self) -> bool {
-        self.only.iter().any(|only| only == "rules")
+    /// Whether something is to be measured that is not part of the default.
+    pub fn wants_on_request(&self, name: &str) -> bool {
+        self.only.iter().any(|only| only == name)
     }
 
     /// A number of documents or seconds at this scale.

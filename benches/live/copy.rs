@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bson::doc;
 use mongodb::Client;
-use mongoferry_testbed::{ReplicaSet, wait_until};
+use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 use tokio::process::Command;
 
 use crate::Result;
@@ -55,7 +55,12 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
 
 /// A replica set of one member.
 pub(crate) async fn start_set(arguments: &Arguments, name: &str) -> Result<ReplicaSet> {
-    let builder = ReplicaSet::builder(arguments.server)
+    start_set_of(arguments.server, arguments, name).await
+}
+
+/// The same of another version.
+pub(crate) async fn start_set_of(version: Version, arguments: &Arguments, name: &str) -> Result<ReplicaSet> {
+    let builder = ReplicaSet::builder(version)
         .on_disk()
         .name(name)
         .cache_gb(arguments.cache_gb)

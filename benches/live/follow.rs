@@ -208,7 +208,8 @@ pub(crate) async fn catch_up(
 /// # Errors
 /// A server error.
 pub(crate) async fn newest(member: &Client) -> Result<Timestamp> {
-    let answer: Document = member.database("admin").run_command(doc! { "hello": 1 }).await?;
+    // Servers before 4.4.2 do not know `hello`.
+    let answer: Document = member.database("admin").run_command(doc! { "isMaster": 1 }).await?;
     Ok(answer
         .get_document("lastWrite")?
         .get_document("opTime")?

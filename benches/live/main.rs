@@ -12,6 +12,7 @@ mod data;
 mod follow;
 mod insertion;
 mod lag;
+mod legacy;
 mod meter;
 mod migration;
 mod picture;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
                 source,
                 collections,
             } => runtime.block_on(catalog::serve(&target, source.as_deref(), collections)),
+            Mode::Follow { source, reader } => runtime.block_on(legacy::serve(&source, reader)),
             Mode::Insert { target, scale } => runtime.block_on(insertion::serve(&target, scale)),
         }
     });
@@ -71,9 +73,10 @@ async fn bench(arguments: &Arguments) -> Result<()> {
     if ["catch-up", "tail", "lag"].iter().any(|name| arguments.wants(name)) {
         follow::run(arguments, &mut report).await?;
     }
-    if arguments.wants_rules() {
+    if arguments.wants_on_request("rules") {
         rules::run(arguments, &mut report).await?;
     }
+    legacy::run(arguments, &mut report).await?;
     if arguments.collections > 0 {
         catalog::run(arguments, &mut report).await?;
     }

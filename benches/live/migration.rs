@@ -9,8 +9,8 @@ use mongoferry::order::Key;
 use mongoferry::sink::{CatalogCommand, MemorySink, Refusal, SinkRead};
 use mongoferry::source::Deployment;
 use mongoferry::{
-    Batch, Collection, CollectionKind, Migration, MigrationHandle, MongoSink, MongoSource, Namespace, Outcome, Phase,
-    Sink, Verification, Write,
+    Batch, Collection, CollectionKind, Migration, MigrationHandle, MongoSink, Namespace, Outcome, Phase, Sink,
+    Verification, Write,
 };
 use tokio::time::sleep;
 
@@ -34,7 +34,7 @@ pub(crate) async fn serve(deployments: &Deployments) -> Result<()> {
         let words: Vec<&str> = order.split(' ').collect();
         match (words.as_slice(), &run) {
             (["start"], _) => {
-                let source = MongoSource::connect(&deployments.source).await?;
+                let source = deployments.reader.connect(&deployments.source).await?;
                 let builder = match &deployments.target {
                     Some(target) => Migration::builder(source, MongoSink::connect(target).await?),
                     None => Migration::builder(source, Discard::default()),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::Result;
 use crate::arguments::Arguments;
 use crate::lag::Lag;
+use crate::legacy::{self, Reader};
 use crate::meter::Sample;
 use crate::rules::{self, Rules};
 use crate::usage;
@@ -226,6 +227,7 @@ impl Report {
         if let Some(tail) = self.cases("tail").next() {
             goals.push(at_least("tail and route alone", tail.rate(), 500_000.0, "entries/s"));
         }
+        goals.extend(self.legacy_goals());
         if let Some([_, longer, _]) = self.ratio("collections", "mongoferry, ready", "listing and creation alone") {
             let name = "many collections, ready against listing and creating them";
             goals.push(at_most(name, longer, 2.0, "times"));
@@ -234,6 +236,32 @@ impl Report {
         let lags: Vec<f64> = lags.map(|lag| lag.percentiles[1]).collect();
         if !lags.is_empty() {
             goals.push(at_most("lag, 99th percentile", median(&lags), 1.0, "s"));
+        }
+        goals
+    }
+
+    /// What is to be reached with an old source.
+    fn legacy_goals(&self) -> Vec<Goal> {
+        let names = [
+            (
+                Reader::Commands,
+                "copy by find and getMore, wall time against the driver",
+                "tail by find and getMore",
+            ),
+            (
+                Reader::Messages,
+                "copy by OP_QUERY and OP_GET_MORE, wall time against the driver",
+                "tail by OP_QUERY and OP_GET_MORE",
+            ),
+        ];
+        let mut goals = Vec::new();
+        for (reader, copy, tail) in names {
+            if let Some([_, longer, _]) = self.ratio(legacy::COPY, reader.name(), Reader::Driver.name()) {
+                goals.push(at_most(copy, longer, 1.2, "times"));
+            }
+            if let Some(case) = self.case(legacy::TAIL, reader.name()) {
+                goals.push(at_least(tail, case.rate(), 300_000.0, "entries/s"));
+            }
         }
         goals
     }
@@ -308,6 +336,12 @@ impl Report {
             (rules::CATCH_UP, Rules::Filter.name(), "native secondary"),
             (rules::CATCH_UP, Rules::Transform.name(), "native secondary"),
             (rules::CATCH_UP, Rules::Forwarding.name(), "native secondary"),
+            (legacy::COPY, Reader::Commands.name(), Reader::Driver.name()),
+            (legacy::COPY, Reader::Messages.name(), Reader::Driver.name()),
+            (legacy::READ, Reader::Commands.name(), Reader::Driver.name()),
+            (legacy::READ, Reader::Messages.name(), Reader::Driver.name()),
+            (legacy::TAIL, Reader::Commands.name(), Reader::Driver.name()),
+            (legacy::TAIL, Reader::Messages.name(), Reader::Driver.name()),
             ("collections", "mongoferry, ready", "listing and creation alone"),
             ("collections", "mongoferry, ready", "creation and insertion from memory"),
         ] {

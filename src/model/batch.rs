@@ -2,9 +2,15 @@
 
 use std::io::Write;
 
+#[cfg(feature = "legacy")]
+use bson::raw::RawDocumentBuf;
 use bson::raw::{RawArray, RawArrayBuf, RawDocument};
 use mongodb::raw_batch_cursor::RawBatch;
 
+#[cfg(feature = "legacy")]
+use crate::error::{Error, ErrorKind};
+#[cfg(feature = "legacy")]
+use crate::model::raw::batch_cursor::OPERATION;
 use crate::order::{Key, element_type};
 
 /// Documents in the order they were read, stored as one raw BSON array that can be inserted into a command unchanged.
@@ -13,12 +19,22 @@ pub struct Batch {
     /// Empty if there is a `reply`, or if documents were appended.
     documents: RawArrayBuf,
     /// The reply of a server, unchanged, so that a batch of a few MB is not copied out of it.
-    reply: Option<RawBatch>,
+    reply: Option<Reply>,
     /// A document whose only field is the array, once documents were appended. The array can be borrowed from it, and unlike a
     /// [`RawArrayBuf`] it can have room for all documents before the first one is appended.
     appended: Vec<u8>,
     count: usize,
     passed: Option<Key>,
+}
+
+/// A cursor's reply.
+#[derive(Clone, Debug)]
+enum Reply {
+    /// From the driver.
+    Driver(RawBatch),
+    /// From the client for old servers.
+    #[cfg(feature = "legacy")]
+    Legacy(RawDocumentBuf),
 }
 
 /// Bytes of `appended` before the array: the length of the document, and a field with an empty name.
@@ -67,7 +83,34 @@ impl Batch {
     pub(crate) fn from_reply(reply: RawBatch) -> Result<Self, mongodb::error::Error> {
         let count = count(reply.doc_slices()?)?;
         Ok(Self {
-            reply: Some(reply),
+            reply: Some(Reply::Driver(reply)),
+            count,
+            ..Self::default()
+        })
+    }
+
+    /// Creates a batch from a cursor's reply that is not the driver's.
+    ///
+    /// # Errors
+    /// The reply or its array is malformed, or one of the values in the array is not a document.
+    #[cfg(feature = "legacy")]
+    pub(crate) fn from_legacy_reply(reply: RawDocumentBuf) -> crate::error::Result<Self> {
+        let malformed = |error| Error::malformed(OPERATION, error);
+        let missing = |what| {
+            Error::new(
+                ErrorKind::Protocol,
+                OPERATION,
+                format!("a reply of the server has no {what}"),
+            )
+        };
+        let mut count = 0;
+        for value in array_of_cursor(&reply).ok_or_else(|| missing("batch of a cursor"))? {
+            let document = value.map_err(malformed)?.as_document();
+            document.ok_or_else(|| missing("document in a place of its batch"))?;
+            count += 1;
+        }
+        Ok(Self {
+            reply: Some(Reply::Legacy(reply)),
             count,
             ..Self::default()
         })
@@ -93,7 +136,7 @@ impl Batch {
     pub fn as_array(&self) -> &RawArray {
         // `from_reply` has verified that the reply contains an array, and `push` has framed one.
         let array = match &self.reply {
-            Some(reply) => reply.doc_slices().ok(),
+            Some(reply) => reply.documents(),
             None => array_in(&self.appended),
         };
         array.unwrap_or(&self.documents)
@@ -102,7 +145,7 @@ impl Batch {
     /// The bytes that contain the array: the whole reply, if there is one.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match &self.reply {
-            Some(reply) => reply.as_raw_document().as_bytes(),
+            Some(reply) => reply.as_bytes(),
             None if self.appended.is_empty() => self.documents.as_bytes(),
             None => &self.appended,
         }
@@ -161,6 +204,32 @@ impl Batch {
     }
 }
 
+impl Reply {
+    fn documents(&self) -> Option<&RawArray> {
+        match self {
+            Self::Driver(reply) => reply.doc_slices().ok(),
+            #[cfg(feature = "legacy")]
+            Self::Legacy(reply) => array_of_cursor(reply),
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Driver(reply) => reply.as_raw_document().as_bytes(),
+            #[cfg(feature = "legacy")]
+            Self::Legacy(reply) => reply.as_bytes(),
+        }
+    }
+}
+
+/// The documents in a reply to `find`, `getMore`, or another command that opens a cursor.
+#[cfg(feature = "legacy")]
+fn array_of_cursor(reply: &RawDocument) -> Option<&RawArray> {
+    let mut fields = reply.get_document("cursor").ok()?.iter().flatten();
+    let is_batch = |name: &str| matches!(name, "firstBatch" | "nextBatch");
+    fields.find_map(|(name, value)| value.as_array().filter(|_| is_batch(name.as_str())))
+}
+
 /// The array in a document whose only field it is.
 fn array_in(document: &[u8]) -> Option<&RawArray> {
     let document = RawDocument::from_bytes(document).ok()?;
@@ -175,7 +244,7 @@ fn count(documents: &RawArray) -> Result<usize, bson::error::Error> {
 
 #[cfg(test)]
 mod tests {
-    use bson::raw::RawArrayBuf;
+    use bson::raw::{RawArrayBuf, cstr};
     use bson::rawdoc;
 
     use super::*;
@@ -203,5 +272,38 @@ mod tests {
         expected.push(last);
         assert_eq!(continued.as_array().as_bytes(), expected.as_bytes());
         assert_eq!(continued.size_in_bytes(), expected.as_bytes().len());
+    }
+
+    #[cfg(feature = "legacy")]
+    #[test]
+    fn a_reply_is_the_batch_without_a_copy() {
+        for name in [cstr!("firstBatch"), cstr!("nextBatch")] {
+            let mut cursor = rawdoc! { "id": 7_i64, "ns": "d.c" };
+            let documents: Vec<_> = (0..3).map(|number| rawdoc! { "_id": number }).collect();
+            cursor.append(cstr!("partialResultsReturned"), false);
+            cursor.append(name, documents.iter().cloned().collect::<RawArrayBuf>());
+            let reply = rawdoc! { "ok": 1, "cursor": cursor };
+            let at = reply.as_bytes().as_ptr();
+            let mut batch = Batch::from_legacy_reply(reply).unwrap();
+            assert_eq!(batch.as_bytes().as_ptr(), at);
+            assert_eq!(batch.len(), 3);
+            assert!(batch.iter().eq(documents.iter().map(AsRef::as_ref)));
+            batch.push(&documents[0]);
+            assert_eq!((batch.len(), batch.iter().count()), (4, 4));
+        }
+    }
+
+    #[cfg(feature = "legacy")]
+    #[test]
+    fn a_reply_without_documents_in_a_batch_is_an_error() {
+        for reply in [
+            rawdoc! { "ok": 1 },
+            rawdoc! { "cursor": { "id": 1_i64 } },
+            rawdoc! { "cursor": { "firstBatch": {} } },
+            rawdoc! { "cursor": { "firstBatch": [{ "_id": 1 }, 2] } },
+        ] {
+            let error = Batch::from_legacy_reply(reply).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Protocol);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::rawdoc;
 use tokio::time::Instant;
 
@@ -14,6 +14,7 @@ use super::find::{Find, FindMode};
 use super::request::{command_of, flags_of, get_more_of, query_of};
 use super::wire::{self, Query, Reply};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::Batch;
 
 const OPERATION: &str = "read from a cursor";
 
@@ -37,7 +38,7 @@ pub struct LegacyCursor {
     id: i64,
     /// Number of documents that were returned.
     returned: u64,
-    first: Option<Vec<RawDocumentBuf>>,
+    first: Option<Batch>,
     reply: Option<RawDocumentBuf>,
     /// The connection on which the next batch has been asked for.
     in_flight: Option<Lease>,
@@ -65,7 +66,7 @@ impl LegacyCursor {
         if let Some((database, collection)) = described.ok().and_then(|namespace| namespace.split_once('.')) {
             cursor.find.namespace = (database.to_owned(), collection.to_owned());
         }
-        cursor.first = Some(cursor.take_command_reply(&reply)?);
+        cursor.first = Some(cursor.take_command_reply(reply)?);
         Ok(cursor)
     }
 
@@ -95,7 +96,7 @@ impl LegacyCursor {
     ///
     /// # Cancellation
     /// If the future is dropped, the next call continues where this one was. No batch is lost.
-    pub async fn next_batch(&mut self) -> Result<Option<Vec<RawDocumentBuf>>> {
+    pub async fn next_batch(&mut self) -> Result<Option<Batch>> {
         if let Some(first) = self.first.take()
             && !(first.is_empty() && self.id == 0)
         {
@@ -111,7 +112,8 @@ impl LegacyCursor {
         batch.map(|batch| (!(batch.is_empty() && self.id == 0)).then_some(batch))
     }
 
-    /// Where the cursor is: the member, and what it said of itself when the cursor was opened.
+    /// Where the cursor is: the member, and what it said of itself when the primary was last looked for, or when the connection to a named
+    /// member was opened.
     #[cfg(feature = "test-util")]
     pub fn primary(&self) -> &Arc<Primary> {
         &self.primary
@@ -130,7 +132,7 @@ impl LegacyCursor {
         self.id
     }
 
-    async fn advance(&mut self) -> Result<Vec<RawDocumentBuf>> {
+    async fn advance(&mut self) -> Result<Batch> {
         if self.in_flight.is_none() {
             let encode = |id| self.encode_get_more(id);
             let mut lease = self.client.begin(&self.target, &encode, false).await?;
@@ -190,7 +192,7 @@ impl LegacyCursor {
     }
 
     /// Takes the documents out of a reply, and the cursor's number.
-    fn take(&mut self, reply: Reply) -> Result<Vec<RawDocumentBuf>> {
+    fn take(&mut self, reply: Reply) -> Result<Batch> {
         let version = self.primary.is_master.max_wire_version;
         let refused = |cursor: &Self, said: &CommandError| {
             let error = cursor
@@ -210,66 +212,45 @@ impl LegacyCursor {
             let said = reply.iter().next().map(CommandError::of_query).unwrap_or_default();
             return Err(refused(self, &said));
         }
-        let mut documents = if self.by_command {
+        if self.by_command {
             let reply = reply.into_document()?;
-            if let Some(said) = CommandError::of_reply(&reply) {
-                return Err(refused(self, &said));
-            }
-            self.take_command_reply(&reply)?
-        } else {
-            self.id = reply.cursor;
-            reply.iter().map(ToOwned::to_owned).collect()
-        };
-        self.returned += documents.len() as u64;
-        if !self.by_command {
-            self.stop_at_limit(&mut documents);
-        }
-        Ok(documents)
-    }
-
-    fn take_command_reply(&mut self, reply: &RawDocument) -> Result<Vec<RawDocumentBuf>> {
-        let malformed = |error: bson::error::Error| Error::malformed(OPERATION, error);
-        let (mut documents, mut id, mut rest) = (None, None, rawdoc! {});
-        for element in reply.iter() {
-            let (name, value) = element.map_err(malformed)?;
-            let Some(cursor) = value.as_document().filter(|_| name.as_str() == "cursor") else {
-                rest.append(name, value);
-                continue;
+            return match CommandError::of_reply(&reply) {
+                Some(said) => Err(refused(self, &said)),
+                None => self.take_command_reply(reply),
             };
-            for element in cursor.iter() {
-                match element.map_err(malformed)? {
-                    (name, RawBsonRef::Int64(value)) if name.as_str() == "id" => id = Some(value),
-                    (name, RawBsonRef::Array(array)) if ["firstBatch", "nextBatch"].contains(&name.as_str()) => {
-                        let batch: Result<Vec<RawDocumentBuf>, _> = array
-                            .into_iter()
-                            .map(|value| value.map(|value| value.as_document().map(ToOwned::to_owned)))
-                            .filter_map(Result::transpose)
-                            .collect();
-                        documents = Some(batch.map_err(malformed)?);
-                    }
-                    _ => {}
-                }
-            }
         }
-        let (Some(documents), Some(id)) = (documents, id) else {
-            let message = "the server's reply has no batch of a cursor";
-            return Err(Error::new(ErrorKind::Protocol, OPERATION, message).with_context("host", &self.target.address));
-        };
-        self.id = id;
-        self.reply = Some(rest);
-        Ok(documents)
-    }
-
-    /// Ends the cursor once it has returned what the limit allows: the older messages have no limit of their own.
-    fn stop_at_limit(&mut self, documents: &mut Vec<RawDocumentBuf>) {
-        let Some(limit) = self.find.limit.map(u64::from).filter(|limit| *limit > 0) else {
-            return;
-        };
-        if self.returned >= limit {
-            let excess = usize::try_from(self.returned - limit).unwrap_or(usize::MAX);
-            documents.truncate(documents.len().saturating_sub(excess));
+        self.id = reply.cursor;
+        // The older messages have no limit of their own.
+        let limit = self.find.limit.map(u64::from).filter(|limit| *limit > 0);
+        let rest = limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.returned));
+        let batch = reply.into_batch(usize::try_from(rest).unwrap_or(usize::MAX));
+        self.returned += batch.len() as u64;
+        if batch.len() as u64 == rest {
             self.end();
         }
+        Ok(batch)
+    }
+
+    fn take_command_reply(&mut self, reply: RawDocumentBuf) -> Result<Batch> {
+        let malformed = |error: bson::error::Error| Error::malformed(OPERATION, error);
+        let (mut id, mut rest) = (None, rawdoc! {});
+        for element in reply.iter() {
+            let (name, value) = element.map_err(malformed)?;
+            match value.as_document().filter(|_| name.as_str() == "cursor") {
+                Some(cursor) => id = cursor.get_i64("id").ok(),
+                None => rest.append(name, value),
+            }
+        }
+        let Some(id) = id else {
+            let message = "the server's reply has no cursor";
+            return Err(Error::new(ErrorKind::Protocol, OPERATION, message).with_context("host", &self.target.address));
+        };
+        let batch = Batch::from_legacy_reply(reply);
+        let batch = batch.map_err(|error| error.with_context("host", &self.target.address))?;
+        self.id = id;
+        self.reply = Some(rest);
+        self.returned += batch.len() as u64;
+        Ok(batch)
     }
 
     /// Refuses to read on where a primary was elected since: it may have rolled back what was read. Servers before 4.2 close all connections

@@ -42,10 +42,18 @@ async fn start(version: Version) -> ReplicaSet {
     ReplicaSet::builder(version).start().await.unwrap()
 }
 
+/// The next batch of a cursor.
+async fn next(cursor: &mut LegacyCursor) -> Option<Vec<RawDocumentBuf>> {
+    let batch = cursor.next_batch().await.unwrap()?;
+    let documents: Vec<RawDocumentBuf> = batch.iter().map(RawDocument::to_owned).collect();
+    assert_eq!(documents.len(), batch.len());
+    Some(documents)
+}
+
 /// All further batches of a cursor.
 async fn batches(cursor: &mut LegacyCursor) -> Vec<Vec<RawDocumentBuf>> {
     let mut batches = Vec::new();
-    while let Some(batch) = cursor.next_batch().await.unwrap() {
+    while let Some(batch) = next(cursor).await {
         batches.push(batch);
     }
     batches

@@ -99,11 +99,15 @@ async fn users_are_those_that_the_driver_reads() {
         .await
         .unwrap();
     let client = set.client().await.unwrap();
-    let role = doc! { "createRole": "auditor", "privileges": [], "roles": [{ "role": "read", "db": "shop" }] };
+    // Both sources read what a majority has.
+    let role = doc! {
+        "createRole": "auditor", "privileges": [], "roles": [{ "role": "read", "db": "shop" }], "writeConcern": { "w": "majority" },
+    };
     client.database("admin").run_command(role).await.unwrap();
     for mechanism in ["SCRAM-SHA-1", "SCRAM-SHA-256"] {
         let user = doc! {
             "createUser": mechanism, "pwd": "secret", "roles": ["auditor"], "mechanisms": [mechanism], "customData": { "a": 1 },
+            "writeConcern": { "w": "majority" },
         };
         client.database("admin").run_command(user).await.unwrap();
     }

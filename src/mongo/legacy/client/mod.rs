@@ -198,11 +198,11 @@ impl LegacyClient {
         LegacyCursor::of_command(self.clone(), database, command).await
     }
 
-    /// Returns what a member says of itself.
+    /// Returns what a member said of itself when a connection to it was last opened.
     pub(super) async fn describe(&self, target: &Target) -> Result<IsMaster> {
-        let mut lease = self.pool(target).lease(&self.shared.settings, false).await?;
-        let described = lease.connection()?.greet(&self.shared.settings).await;
-        self.broken(target, described)
+        let leased = self.pool(target).lease(&self.shared.settings, false).await;
+        let mut lease = leased.inspect_err(|error| self.suspect(target, error))?;
+        Ok(lease.connection()?.is_master().clone())
     }
 
     pub(super) async fn run(&self, target: &Target, database: &str, command: &RawDocument) -> Result<RawDocumentBuf> {

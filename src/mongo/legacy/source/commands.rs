@@ -130,7 +130,7 @@ impl Server {
         };
         let mut documents = Bounded::new(most);
         while let Some(batch) = Box::pin(cursor.next_batch()).await? {
-            if !documents.add(batch) {
+            if !documents.add(batch.iter().map(RawDocument::to_owned)) {
                 return Ok(None);
             }
         }

@@ -3,7 +3,7 @@
 use bson::raw::RawDocument;
 
 use super::identities::{SharedIdentities, lock};
-use super::server::{Server, position_of};
+use super::server::Server;
 use crate::error::Result;
 use crate::model::Position;
 use crate::oplog::legacy::LegacyDecoder;
@@ -38,11 +38,11 @@ impl Decoder {
         }
     }
 
-    /// Takes the next entry. See [`Assembler::take`].
-    pub fn take(&mut self, raw: &RawDocument) -> Result<Taken> {
+    /// Takes the next entry, which has this position. See [`Assembler::take`].
+    pub fn take(&mut self, raw: &RawDocument, position: Position) -> Result<Taken> {
         match self {
             Self::Old { decoder, identities } => {
-                let (mut known, position) = (lock(identities), position_of(raw)?);
+                let mut known = lock(identities);
                 let mut entry = decoder.take(raw, &mut known.identities)?;
                 known.position = Some(position);
                 stamp(&mut entry, position);
@@ -99,6 +99,7 @@ mod tests {
     use bson::{Timestamp, rawdoc};
 
     use super::*;
+    use crate::mongo::legacy::source::server::position_of;
     use crate::oplog::legacy::LegacyIdentities;
 
     #[test]

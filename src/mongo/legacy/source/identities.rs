@@ -144,7 +144,7 @@ impl Server {
         let mut decoder = LegacyDecoder::new(self.series);
         let mut entries = Box::pin(self.client.find(find)).await?;
         while let Some(batch) = Box::pin(entries.next_batch()).await? {
-            for entry in &batch {
+            for entry in batch.iter() {
                 let concerns = !logs_creations || entry.get_str("op").is_ok_and(|op| op == "c");
                 if concerns && position_of(entry)?.timestamp() > first {
                     decoder.take(entry, identities)?;

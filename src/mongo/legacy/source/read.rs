@@ -170,11 +170,9 @@ impl Reading {
     async fn next(&mut self) -> Result<Option<Batch>> {
         while let Some(cursor) = &mut self.cursor {
             match Box::pin(cursor.next_batch()).await.map_err(judge)? {
-                Some(documents) if documents.is_empty() => {}
-                Some(documents) => {
+                Some(batch) if batch.is_empty() => {}
+                Some(batch) => {
                     self.confirm().await?;
-                    let mut batch = Batch::new();
-                    documents.iter().for_each(|document| batch.push(document));
                     return Ok(Some(batch));
                 }
                 None => {

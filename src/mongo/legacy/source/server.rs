@@ -125,8 +125,8 @@ impl Server {
         // Calls of the client are boxed: they are deep inside the futures of a run, which would not fit on a stack otherwise.
         let mut cursor = Box::pin(self.client.find(find)).await?;
         while let Some(batch) = Box::pin(cursor.next_batch()).await? {
-            if let Some(first) = batch.into_iter().next() {
-                return Ok(Some(first));
+            if let Some(first) = batch.iter().next() {
+                return Ok(Some(first.to_owned()));
             }
         }
         Ok(None)
@@ -179,11 +179,26 @@ pub(super) fn from(address: &str, time: Timestamp) -> Find {
 /// before, so that two entries with the same time and hash have the same history.
 pub(super) fn position_of(entry: &RawDocument) -> Result<Position> {
     const OPERATION: &str = "read an oplog entry";
-    let time = entry
-        .get_timestamp("ts")
-        .map_err(|error| Error::malformed(OPERATION, error))?;
-    let number = |name| entry.get_i64(name).ok();
-    let term = number("t").or_else(|| number("h").filter(|hash| *hash != 0));
+    let (mut time, mut term, mut hash) = (None, None, None);
+    // In one pass, because every entry that is followed comes through here.
+    for element in entry.iter_elements() {
+        let element = element.map_err(|error| Error::malformed(OPERATION, error))?;
+        let field = match element.key().as_str() {
+            "ts" => {
+                time = element.value().ok().and_then(|value| value.as_timestamp());
+                continue;
+            }
+            "t" => &mut term,
+            "h" => &mut hash,
+            _ => continue,
+        };
+        *field = element.value().ok().and_then(|value| value.as_i64());
+        if time.is_some() && term.is_some() {
+            break;
+        }
+    }
+    let time = time.ok_or_else(|| Error::new(ErrorKind::Protocol, OPERATION, "it has no timestamp `ts`"))?;
+    let term = term.or(hash.filter(|hash| *hash != 0));
     Ok(Position::new(time, term.unwrap_or(Position::ZERO.term)))
 }
 

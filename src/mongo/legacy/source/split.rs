@@ -76,7 +76,7 @@ async fn walk(server: &Server, collection: &Collection, ranges: u64) -> Result<V
 /// Passes the `_id` of each document to `take` until `take` returns `false`.
 async fn each_key(mut cursor: LegacyCursor, mut take: impl FnMut(Key) -> bool) -> Result<()> {
     while let Some(batch) = Box::pin(cursor.next_batch()).await? {
-        for key in batch.iter().filter_map(|document| Key::of_document(document)) {
+        for key in batch.iter().filter_map(Key::of_document) {
             if !take(key) {
                 return Ok(());
             }

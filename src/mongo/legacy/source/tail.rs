@@ -4,7 +4,6 @@
 //! yielded that may be rolled back. Meanwhile nothing more is read than one batch ahead, so what waits is bounded. Both the cursor and the
 //! committed position belong to one election. After another one, a new cursor has to find the entry that was yielded last.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +16,8 @@ use super::committed::FOLLOWED;
 use super::decoder::Decoder;
 use super::server::{Elected, Server, from, oplog, position_of};
 use crate::error::{Error, Result};
-use crate::model::Position;
+use crate::model::raw::batch_cursor::Documents;
+use crate::model::{Batch, Position};
 use crate::mongo::legacy::FindMode;
 use crate::mongo::oplog::lost::{self, part_lost};
 use crate::mongo::oplog::position::{oldest_of, until_majority};
@@ -45,7 +45,7 @@ struct Tail {
     last: Position,
     link: Link,
     /// Entries that were read but not taken yet.
-    read: VecDeque<RawDocumentBuf>,
+    read: Option<Documents<Batch>>,
     /// Failures since the last progress.
     attempts: Option<Attempts>,
 }
@@ -69,7 +69,7 @@ impl Tail {
             decoder,
             last: after,
             link: Link::Closed,
-            read: VecDeque::new(),
+            read: None,
             attempts: None,
         }
     }
@@ -83,7 +83,7 @@ impl Tail {
                 Err(error) => error,
             };
             self.link = Link::Closed;
-            self.read.clear();
+            self.read = None;
             let attempts = self.attempts.get_or_insert_with(|| RetryPolicy::SERVER.begin());
             match attempts.next_pause(&error) {
                 Some(pause) => sleep(pause).await,
@@ -107,7 +107,8 @@ impl Tail {
                     Ok(batch) => batch,
                     Err(error) => return Err(self.fell_out(error, &primary).await),
                 };
-                let Some(first) = batch.first() else {
+                let mut documents = Documents::new(batch)?;
+                let Some(first) = documents.first()? else {
                     let newest = in_time(self.server.newest(&primary.address)).await?;
                     if newest.timestamp() >= self.last.timestamp() {
                         // An entry before it is still being written.
@@ -120,13 +121,13 @@ impl Tail {
                 if position_of(first)? != self.last {
                     return Err(self.lost(&primary).await);
                 }
-                self.read = batch.into();
-                self.read.pop_front();
+                documents.advance()?;
+                self.read = documents.first()?.is_some().then_some(documents);
                 if let Link::Placing(answers, _) = std::mem::replace(&mut self.link, Link::Closed) {
                     self.link = Link::Following(answers, Instant::now());
                 }
             }
-            Link::Following(answers, _) if !self.read.is_empty() => {
+            Link::Following(answers, _) if self.read.is_some() => {
                 let primary = answers.primary.clone();
                 return self.take_committed(&primary).await;
             }
@@ -142,7 +143,7 @@ impl Tail {
                     }
                     Ok(batch) => {
                         *active = Instant::now();
-                        self.read = batch.into();
+                        self.read = Some(Documents::new(batch)?);
                     }
                     Err(error) => return Err(self.fell_out(error, &primary).await),
                 }
@@ -153,7 +154,8 @@ impl Tail {
 
     /// Takes the entries that a majority has, up to about `BATCH` bytes. Waits until there are some.
     async fn take_committed(&mut self, primary: &Elected) -> Result<Vec<Entry>> {
-        let Some(first) = self.read.front() else {
+        let Some(first) = self.read.as_ref().map(Documents::first).transpose()?.flatten() else {
+            self.read = None;
             return Ok(Vec::new());
         };
         let next = position_of(first)?;
@@ -163,30 +165,33 @@ impl Tail {
         };
         self.attempts = None;
         let (mut entries, mut bytes) = (Vec::new(), 0);
-        while let Some(raw) = self.read.front() {
+        let Some(read) = &mut self.read else {
+            return Ok(Vec::new());
+        };
+        while let Some(raw) = read.first()? {
             let position = position_of(raw)?;
             // Compared by time: a member reports what it has, whose term may be left out.
             if position.timestamp() > committed.timestamp() || bytes >= BATCH {
                 break;
             }
-            match self.decoder.take(raw)? {
+            match self.decoder.take(raw, position)? {
                 Taken::Entry(entry) => {
                     bytes += entry.size_in_memory();
                     entries.push(entry);
                 }
                 Taken::Large => {
                     self.last = position;
-                    self.read.pop_front();
+                    read.advance()?;
                     break;
                 }
                 Taken::Missing(missing) if entries.is_empty() => {
-                    self.fetch(primary, missing).await?;
+                    fetch(&self.server, &mut self.decoder, primary, (missing, self.last)).await?;
                     continue;
                 }
                 Taken::Missing(_) => break,
             }
             self.last = position;
-            self.read.pop_front();
+            read.advance()?;
             self.decoder.make_room().await?;
         }
         Ok(entries)
@@ -196,18 +201,6 @@ impl Tail {
     async fn wait_for(&self, primary: &Elected, entry: Position) -> Result<Position> {
         let committed = || in_time(self.server.committed(primary));
         until_majority(FOLLOWED, entry, committed, |_| true).await
-    }
-
-    /// Reads an earlier part of a transaction.
-    async fn fetch(&mut self, primary: &Elected, position: Position) -> Result<()> {
-        let entry = in_time(self.server.first(from(&primary.address, position.timestamp()))).await?;
-        match entry.filter(|entry| position_of(entry).is_ok_and(|found| found == position)) {
-            Some(entry) => {
-                self.decoder.supply(&entry)?;
-                self.decoder.make_room().await
-            }
-            None => Err(part_lost(position, self.last)),
-        }
     }
 
     /// See [`lost::fell_out`].
@@ -221,6 +214,23 @@ impl Tail {
     }
 }
 
+/// Reads an earlier part of a transaction, for an entry that follows `last`.
+async fn fetch(
+    server: &Server,
+    decoder: &mut Decoder,
+    primary: &Elected,
+    (position, last): (Position, Position),
+) -> Result<()> {
+    let entry = in_time(server.first(from(&primary.address, position.timestamp()))).await?;
+    match entry.filter(|entry| position_of(entry).is_ok_and(|found| found == position)) {
+        Some(entry) => {
+            decoder.supply(&entry)?;
+            decoder.make_room().await
+        }
+        None => Err(part_lost(position, last)),
+    }
+}
+
 /// Returns the oldest entry of a member's oplog.
 pub(super) async fn oldest(server: &Server, primary: &Elected) -> Result<Position> {
     let mut find = oplog(&primary.address, RawDocumentBuf::new());
@@ -231,7 +241,7 @@ pub(super) async fn oldest(server: &Server, primary: &Elected) -> Result<Positio
 /// A cursor on a primary.
 struct Answers {
     primary: Elected,
-    batches: ReadAhead<Vec<RawDocumentBuf>>,
+    batches: ReadAhead<Batch>,
 }
 
 impl Answers {

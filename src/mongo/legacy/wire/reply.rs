@@ -4,6 +4,7 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 
 use super::{HEADER, MAX_MESSAGE, malformed};
 use crate::error::Result;
+use crate::model::Batch;
 
 const OP_REPLY: i32 = 1;
 
@@ -122,6 +123,16 @@ impl Reply {
         })
     }
 
+    /// Returns the first documents, at most so many, as a batch. They are copied once: in a reply they have no array around them.
+    pub fn into_batch(self, most: usize) -> Batch {
+        let count = self.count.min(most);
+        // A document in an array has its number in decimal digits, and two bytes more.
+        let around = 2 + count.checked_ilog10().unwrap_or_default() as usize + 1;
+        let mut batch = Batch::with_capacity(self.documents.len() + count * around + MIN_DOCUMENT);
+        self.iter().take(count).for_each(|document| batch.push(document));
+        batch
+    }
+
     /// Returns the only document, as commands have it.
     ///
     /// # Errors
@@ -178,6 +189,28 @@ mod tests {
         let documents: Vec<RawDocumentBuf> = reply.iter().map(ToOwned::to_owned).collect();
         assert_eq!(documents, [rawdoc! { "x": 1 }, rawdoc! {}]);
         assert_eq!(reply.into_document().unwrap_err().kind(), ErrorKind::Protocol);
+    }
+
+    #[test]
+    fn a_reply_becomes_the_batch_of_its_documents() {
+        let documents: Vec<RawDocumentBuf> = (0..120).map(|id| rawdoc! { "_id": id, "text": "a text" }).collect();
+        let bytes: Vec<u8> = documents
+            .iter()
+            .flat_map(|document| document.as_bytes().to_vec())
+            .collect();
+        let prefix = Prefix {
+            length: bytes.len(),
+            answers: 7,
+            flags: 0,
+            cursor: 0,
+            count: documents.len(),
+        };
+        for (most, expected) in [(usize::MAX, 120), (121, 120), (101, 101), (1, 1), (0, 0)] {
+            let batch = Reply::new(prefix, bytes.clone()).unwrap().into_batch(most);
+            assert_eq!(batch.len(), expected);
+            let expected: bson::RawArrayBuf = documents[..expected].iter().cloned().collect();
+            assert_eq!(batch.as_array().as_bytes(), expected.as_bytes());
+        }
     }
 
     #[test]

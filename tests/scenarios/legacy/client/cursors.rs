@@ -5,7 +5,7 @@ use mongoferry::ErrorKind;
 use mongoferry::test_util::legacy::{Find, LegacyClient};
 use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 
-use super::{PATIENCE, assert_code, batches, clients, ids, open_cursors, ping, start};
+use super::{PATIENCE, assert_code, batches, clients, ids, next, open_cursors, ping, start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn legacy_client_reads_from_4_2() {
@@ -84,15 +84,12 @@ async fn reads_everything(client: &LegacyClient, by_command: bool) {
     read.sort_unstable();
     assert!(read.into_iter().eq(0..6_000));
     // It stays at its end.
-    assert_eq!((cursor.id(), cursor.next_batch().await.unwrap()), (0, None));
+    assert_eq!((cursor.id(), next(&mut cursor).await), (0, None));
 
     let nothing = Find::new("d", "small", rawdoc! { "_id": -1 });
-    assert_eq!(client.find(nothing).await.unwrap().next_batch().await.unwrap(), None);
+    assert_eq!(next(&mut client.find(nothing).await.unwrap()).await, None);
     let no_collection = Find::new("d", "missing", rawdoc! {});
-    assert_eq!(
-        client.find(no_collection).await.unwrap().next_batch().await.unwrap(),
-        None
-    );
+    assert_eq!(next(&mut client.find(no_collection).await.unwrap()).await, None);
 }
 
 async fn keeps_to_what_is_asked_for(client: &LegacyClient) {
@@ -184,7 +181,7 @@ async fn reports_what_is_refused(client: &LegacyClient, set: &ReplicaSet) {
     let error = cursor.next_batch().await.unwrap_err();
     assert_code(&error, 43);
     assert!(error.is_retryable(), "{error}");
-    assert_eq!(cursor.next_batch().await.unwrap(), None);
+    assert_eq!(next(&mut cursor).await, None);
 }
 
 /// A dropped cursor is closed on the server, without another call of this client.

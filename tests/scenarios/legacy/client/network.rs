@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::{batches, client, clients, ids, options, ping, start, wait_for_ping};
+use super::{batches, client, clients, ids, next, options, ping, start, wait_for_ping};
 
 /// The options for the only member of a set behind a proxy.
 async fn behind(proxy: &Proxy, set: &ReplicaSet) -> LegacyOptions {
@@ -105,8 +105,8 @@ async fn legacy_client_works_after_dropped_calls() {
             assert_eq!(reply.get_i32("n").unwrap(), 2_000);
             // A dropped call of a cursor is continued by the next one.
             let mut cursor = client.find(Find::new("d", "c", rawdoc! {})).await.unwrap();
-            let mut read = vec![cursor.next_batch().await.unwrap().unwrap()];
-            let _ = tokio::time::timeout(limit, async { read.extend(cursor.next_batch().await.unwrap()) }).await;
+            let mut read = vec![next(&mut cursor).await.unwrap()];
+            let _ = tokio::time::timeout(limit, async { read.extend(next(&mut cursor).await) }).await;
             read.extend(batches(&mut cursor).await);
             assert!(ids(&read).into_iter().eq(0..2_000), "{micros}");
         }

@@ -9,7 +9,7 @@ use mongoferry::ErrorKind;
 use mongoferry::test_util::legacy::{Find, FindMode, LegacyClient, LegacyCursor};
 use mongoferry_testbed::{ReplicaSet, Version};
 
-use super::{PATIENCE, clients, id_of, start};
+use super::{PATIENCE, clients, id_of, next, start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn legacy_client_tails_4_2() {
@@ -50,7 +50,7 @@ async fn read_up_to(cursor: &mut LegacyCursor, last: i32) -> Vec<i32> {
     let end = Instant::now() + PATIENCE;
     while read.last() != Some(&last) {
         assert!(Instant::now() < end, "{read:?}");
-        for entry in cursor.next_batch().await.unwrap().unwrap() {
+        for entry in next(cursor).await.unwrap() {
             if entry.get_str("ns").unwrap() == "d.tailed" && entry.get_str("op").unwrap() == "i" {
                 read.push(id_of(entry.get_document("o").unwrap()));
             }
@@ -77,7 +77,7 @@ async fn oplog(client: &LegacyClient, database: &Database) -> LegacyCursor {
     // The newest entry may not be visible yet.
     let mut first = Vec::new();
     while first.is_empty() {
-        first = cursor.next_batch().await.unwrap().unwrap();
+        first = next(&mut cursor).await.unwrap();
     }
     assert_eq!(first[0].get_timestamp("ts").unwrap(), last.get_timestamp("ts").unwrap());
     cursor
@@ -127,7 +127,7 @@ async fn loses_nothing_when_calls_are_dropped(client: &LegacyClient, database: &
                 dropped.set(dropped.get() + 1);
                 continue;
             };
-            for entry in batch.unwrap().unwrap() {
+            for entry in batch.unwrap().unwrap().iter() {
                 if entry.get_str("ns").unwrap() == "d.tailed" && entry.get_str("op").unwrap() == "i" {
                     read.push(id_of(entry.get_document("o").unwrap()));
                 }
@@ -161,7 +161,7 @@ async fn reports_a_lost_position(client: &LegacyClient, database: &Database) {
     insert(10..200).await.unwrap();
     let error = cursor.next_batch().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PositionLost, "{error:#}");
-    assert_eq!(cursor.next_batch().await.unwrap(), None);
+    assert_eq!(next(&mut cursor).await, None);
 }
 
 /// An awaiting tail takes as long as it is told where it can be told, and then gives an empty batch.
@@ -180,7 +180,7 @@ async fn waits_without_a_write(set: &ReplicaSet) {
         let mut cursor = client.find(tail("d", "quiet", rawdoc! {})).await.unwrap();
         assert_eq!(cursor.next_batch().await.unwrap().unwrap().len(), 1);
         let began = Instant::now();
-        assert_eq!(cursor.next_batch().await.unwrap(), Some(Vec::new()));
+        assert_eq!(next(&mut cursor).await, Some(Vec::new()));
         assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
         assert_ne!(cursor.id(), 0);
     }
