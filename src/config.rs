@@ -220,7 +220,8 @@ pub enum OnRuleError {
     /// certificate. A document that changes is tried again. At most 100,000 documents are left out, then the run ends.
     Skip,
     /// Like [`Skip`](Self::Skip), and keep the document as it is on the source in this collection on the target, with the reason. It is
-    /// removed there once the rules have a result for it. The collection must not have the name of a migrated one.
+    /// removed there once the rules have a result for it. The collection must not have the name of a migrated one, and must not exist at the
+    /// first start, which is refused otherwise: nothing that others keep there is changed.
     DeadLetter(Namespace),
 }
 

@@ -2,7 +2,7 @@
 
 use bson::doc;
 use mongoferry::MigrationBuilder;
-use mongoferry::rules::FieldRules;
+use mongoferry::rules::{FieldRules, HashKey};
 use mongoferry_testbed::ReplicaSet;
 
 use crate::Result;
@@ -24,14 +24,22 @@ pub(crate) enum Rules {
     None,
     /// Keeps 1 % of the documents. No update changes what it reads.
     Filter,
-    /// Drops one field of all documents. Every update changes it, so that each is applied by the document.
+    /// Drops one field of all documents. Every update changes it, so that each is applied without that field.
     Transform,
+    /// Hashes that field, so that every update is applied by the document.
+    Hashing,
     /// Drops a field that no update changes, so that all deltas are forwarded.
     Forwarding,
 }
 
 impl Rules {
-    pub const ALL: [Self; 4] = [Self::None, Self::Filter, Self::Transform, Self::Forwarding];
+    pub const ALL: [Self; 5] = [
+        Self::None,
+        Self::Filter,
+        Self::Transform,
+        Self::Hashing,
+        Self::Forwarding,
+    ];
 
     /// What reports call it.
     pub fn name(self) -> &'static str {
@@ -39,6 +47,7 @@ impl Rules {
             Self::None => "mongoferry, no rule",
             Self::Filter => "mongoferry, a filter that keeps 1 %",
             Self::Transform => "mongoferry, one field dropped",
+            Self::Hashing => "mongoferry, one field hashed",
             Self::Forwarding => "mongoferry, a field dropped that stays",
         }
     }
@@ -49,6 +58,7 @@ impl Rules {
             Self::None => "none",
             Self::Filter => "filter",
             Self::Transform => "transform",
+            Self::Hashing => "hashing",
             Self::Forwarding => "forwarding",
         }
     }
@@ -79,6 +89,11 @@ impl Rules {
                 .transform("bench.medium", drop("address")?)
                 .transform("bench.large", drop("at")?)
                 .transform("bench.table*", drop("note")?),
+            Self::Hashing => {
+                let key = HashKey::new([7; 32])?;
+                let rules = FieldRules::builder("hashed note", "1").hash("note", &key);
+                builder.transform("bench.table*", rules.build()?)
+            }
             Self::Forwarding => builder.transform("bench.*", drop("price")?),
         })
     }

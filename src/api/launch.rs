@@ -158,7 +158,7 @@ async fn claim(engine: &Job) -> Result<()> {
             Ok(())
         }
         Err(error) => {
-            lease.release().await;
+            lease.release(lease.written_until()).await;
             Err(error)
         }
     }

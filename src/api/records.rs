@@ -175,7 +175,7 @@ async fn removed(lease: Lease, remove: impl Future<Output = Result<Left>>, sink:
     let left = match lease.while_kept(remove).await {
         Ok(left) => left,
         Err(error) => {
-            lease.release().await;
+            lease.release(None).await;
             return Err(error);
         }
     };

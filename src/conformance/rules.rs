@@ -11,7 +11,7 @@ use crate::model::Namespace;
 use crate::model::raw::writer::RawWriter;
 use crate::oplog::delta;
 use crate::order::{Element, Elements, RawValue, element_type, id_of};
-use crate::rules::{DeltaEffect, Predicate, Query, RuleError, TouchedFields, Transform, Transformed};
+use crate::rules::{DeltaEffect, Predicate, Query, RuleError, TouchedFields, Transform, Transformed, delta_without};
 
 /// The size and the depth that servers allow.
 const MAX_DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
@@ -19,7 +19,8 @@ const MAX_DEPTH: usize = 200;
 
 /// Runs every check of a transform on samples, which are documents of the source, and stops at the first that fails.
 ///
-/// The checks also change each field of the samples by deltas in both formats, and compare what [`Transform::delta`] promises of them. Give
+/// The checks also change each field of the samples by deltas in both formats, and compare what [`Transform::delta`] and
+/// [`Transform::removes`] promise of them. Give
 /// samples of all forms that documents of `namespace` have, with and without the fields that the transform reads. Messages have the index of
 /// a sample, and not the sample.
 ///
@@ -175,22 +176,30 @@ impl Subject<'_> {
     }
 
     fn keeps_promise(&self, before: &RawDocument, delta: &RawDocument) -> Outcome {
-        let (Some(touched), Ok(after)) = (TouchedFields::of(delta), delta::apply(before, delta)) else {
+        let (Some(mut touched), Ok(after)) = (TouchedFields::of(delta), delta::apply(before, delta)) else {
             return Ok(());
         };
-        let promised = self.transform.delta(self.namespace, &touched);
+        let names: Vec<&str> = touched.clone().iter().collect();
+        let removed = touched.split_off(|field| self.transform.removes(self.namespace, field));
+        let Some(rest) = delta_without(delta, &removed) else {
+            return Ok(());
+        };
+        let promised = if touched.is_empty() && !removed.is_empty() {
+            DeltaEffect::Nothing
+        } else {
+            self.transform.delta(self.namespace, &touched)
+        };
         let expected = match promised {
             DeltaEffect::Image => return Ok(()),
             DeltaEffect::Nothing => self.apply(before)?,
             DeltaEffect::Forward => match self.apply(before)? {
                 None => None,
                 Some(was) => Some(
-                    delta::apply(&was, delta).map_err(|error| Found(format!("a forwarded delta fails: {error}")))?,
+                    delta::apply(&was, &rest).map_err(|error| Found(format!("a forwarded delta fails: {error}")))?,
                 ),
             },
         };
         let is_same = self.apply(&after)?.map(RawDocumentBuf::into_bytes) == expected.map(RawDocumentBuf::into_bytes);
-        let names: Vec<&str> = touched.iter().collect();
         ensure!(
             is_same,
             "{promised:?} is wrong for a delta that touches {}",

@@ -59,6 +59,9 @@ use crate::runtime::waiting::{report_waits, report_waits_within};
 /// Maximum time for the tasks of a run to finish their writes when the run ends.
 const ENDING: Duration = Duration::from_secs(15);
 
+/// Timeout for the position up to which a run that ends may have written.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
 /// Capacity of an applier's message queue. The byte budget is the limit that matters. Many small messages come from a source that writes
 /// little at a time.
 const APPLIER_MESSAGES: usize = 1024;
@@ -106,7 +109,7 @@ impl Job {
         };
         let began = tokio::select! {
             () = patience => Ok(()),
-            began = self.begin(progress, lost) => match began {
+            began = self.begin(progress, lost, lease.written_until()) => match began {
                 Ok(begun) if !cancel.is_cancelled() => {
                     let mut tasks = Tasks {
                         job: self,
@@ -131,10 +134,15 @@ impl Job {
         progress.set_all_compared(false);
         cancel.cancel();
         let result = end(&mut tasks, result).await;
+        // After an error the next run is careful instead: it takes all that the source has by then for something that may be applied already.
+        let written_until = match &result {
+            Ok(()) => self.written_until(progress).await,
+            Err(_) => None,
+        };
         ended.cancel();
         let kept = flatten(keeper.await);
         match kept {
-            Ok(()) => lease.release().await,
+            Ok(()) => lease.release(written_until).await,
             // The lease belongs to another process, or the target does not answer. There is nothing to release or to wait for.
             Err(_) => lease.abandon(),
         }
@@ -160,7 +168,20 @@ impl Job {
         Ok(lease.of_run(records, Arc::clone(progress)))
     }
 
-    async fn begin(&self, progress: &Arc<RunState>, lost: Option<&str>) -> Result<Begun> {
+    /// A position of the source that nothing which the run has written is newer than, if the source names one in time.
+    async fn written_until(&self, progress: &RunState) -> Option<Position> {
+        match timeout(LAST_LOOK, self.source.read_position()).await {
+            Ok(Ok(position)) => Some(position.max(progress.read())),
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+
+    async fn begin(
+        &self,
+        progress: &Arc<RunState>,
+        lost: Option<&str>,
+        written_until: Option<Position>,
+    ) -> Result<Begun> {
         let durability = SharedFlush::new(Arc::clone(&self.sink));
         // The previous holder of the lease may have been cut off in the middle of a write.
         let events = &progress.events;
@@ -203,7 +224,7 @@ impl Job {
             Some(checkpoint) => match lost {
                 Some(reason) => self.resync(checkpoint, &ownership, progress, reason).await?,
                 None => {
-                    let begun = self.go_on(checkpoint, &ownership, progress);
+                    let begun = self.go_on(checkpoint, &ownership, progress, written_until);
                     report_waits_within(events, Side::Source, "find the position to resume from", None, begun).await?
                 }
             },

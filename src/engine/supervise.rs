@@ -67,7 +67,7 @@ pub(crate) async fn supervise(
     });
     if let Some(lease) = engine.started.take() {
         // The run was stopped before it began.
-        lease.release().await;
+        lease.release(lease.written_until()).await;
     }
     let error = result.err();
     match &error {

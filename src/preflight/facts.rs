@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Purpose, topology};
+use crate::config::OnRuleError;
 use crate::error::{ErrorKind, Result, Severity};
 use crate::model::{Access, Collection, Deployment, Inspection, Side};
 use crate::mongo::retry::answered;
@@ -111,20 +112,22 @@ pub(super) async fn source_facts(engine: &Job) -> Result<(SideFacts, Vec<Collect
     Ok((facts, listed, databases))
 }
 
-/// Returns the facts about the target, with all that the selection may contain.
+/// Returns the facts about the target, with all that the selection may contain, and the collection for dead letters.
 pub(super) async fn target_facts(engine: &Job) -> Result<(SideFacts, Vec<Collection>)> {
     let (side, sink) = (Side::Target, &engine.sink);
     let deployment = asked(engine, side, DESCRIBE, Some(ASKED), sink.describe()).await?;
     let inspection = asked(engine, side, INSPECT, Some(ASKED), sink.inspect()).await?;
-    let listed = asked(
-        engine,
-        side,
-        LIST,
-        None,
-        sink.collections_selected(&engine.settings.selection),
-    )
-    .await;
-    let listed = unless_unauthorized(listed)?;
+    let settings = &engine.settings;
+    let all = async {
+        let mut listed = sink.collections_selected(&settings.selection).await?;
+        if let OnRuleError::DeadLetter(letters) = &settings.on_rule_error
+            && !listed.iter().any(|collection| collection.namespace == *letters)
+        {
+            listed.extend(sink.collections_named(&BTreeSet::from([letters.clone()])).await?);
+        }
+        Ok(listed)
+    };
+    let listed = unless_unauthorized(asked(engine, side, LIST, None, all).await)?;
     Ok(side_facts(side, "target", deployment, inspection, listed))
 }
 

@@ -82,7 +82,7 @@
 //! | `nested_document` | warning | documents have at most 180 levels ([scan](crate::MigrationBuilder::scan_documents) only) |
 //! | `misplaced_id` | blocker | documents begin with their `_id` (scan only) |
 //! | `unique_violation` | blocker | no two documents share a key in a unique index (scan only) |
-//! | `existing_data` | blocker, warning | no collection on the target is in the way; a warning names what will be dropped or made equal |
+//! | `existing_data` | blocker, warning | no collection on the target is in the way, also of dead letters; a warning names what will be dropped or made equal |
 //! | `lease_held` | blocker | no other process runs this migration |
 //! | `overlapping_migration` | blocker | no other migration that is not complete may ever write to the same names on the target |
 //! | `other_migration` | blocker | the checkpoint belongs to this migration |

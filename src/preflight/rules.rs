@@ -235,7 +235,7 @@ fn tried(
             .about(name.as_str()),
         );
     }
-    indexes(rule, collection, &changed, findings);
+    indexes(rule, collection, (documents, &changed), findings);
     validator(rule, collection, &changed, findings);
 }
 
@@ -248,7 +248,12 @@ fn changed_fields(rule: &DocumentRule) -> Option<BTreeSet<String>> {
     Some(fields)
 }
 
-fn indexes(rule: &DocumentRule, collection: &Collection, changed: &[RawDocumentBuf], findings: &mut Vec<Finding>) {
+fn indexes(
+    rule: &DocumentRule,
+    collection: &Collection,
+    (documents, changed): (&[RawDocumentBuf], &[RawDocumentBuf]),
+    findings: &mut Vec<Finding>,
+) {
     let fields = changed_fields(rule);
     if fields.as_ref().is_some_and(BTreeSet::is_empty) {
         return;
@@ -274,7 +279,9 @@ fn indexes(rule: &DocumentRule, collection: &Collection, changed: &[RawDocumentB
         let special = keys.iter().flatten().find_map(|(_, value)| value.as_str());
         let is_unique = index.get_bool("unique").unwrap_or_default();
         let of = &collection.namespace;
-        let finding = if is_unique && has_duplicates(index, &paths, changed) {
+        // A sample that is read while it changes can have one key in two documents of the source. It says nothing about the rules.
+        let makes_duplicates = || has_duplicates(index, &paths, changed) && !has_duplicates(index, &paths, documents);
+        let finding = if is_unique && makes_duplicates() {
             Finding::blocker(
                 FindingCode::RuledUniqueIndex,
                 format!(

@@ -2,8 +2,9 @@
 
 use super::privilege::passes_write_block;
 use super::{Checkpointed, Context};
-use crate::config::ExistingData;
+use crate::config::{ExistingData, OnRuleError};
 use crate::error::{Finding, FindingCode};
+use crate::model::Namespace;
 
 /// Databases in which other migration tools keep their state.
 const OTHER_TOOLS: &[(&str, &str)] = &[
@@ -24,6 +25,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     records(context, findings);
     if matches!(context.checkpointed, Checkpointed::Not) {
         existing(context, findings);
+        existing_letters(context, findings);
     }
     let inspection = &context.target.inspection;
     if inspection.writes_blocked == Some(true) && !passes_write_block(context.target) {
@@ -92,11 +94,7 @@ fn records(context: &Context<'_>, findings: &mut Vec<Finding>) {
 fn existing(context: &Context<'_>, findings: &mut Vec<Finding>) {
     for collection in context.in_the_way() {
         let (name, documents) = (&collection.namespace, collection.documents);
-        let drop = format!(
-            "on the target: `db.getSiblingDB(\"{}\").getCollection(\"{}\").drop()`",
-            name.database(),
-            name.collection()
-        );
+        let drop = drop_of(name);
         findings.push(match context.settings.existing_data {
             ExistingData::Refuse => Finding::blocker(
                 FindingCode::ExistingData,
@@ -118,6 +116,39 @@ fn existing(context: &Context<'_>, findings: &mut Vec<Finding>) {
             .about(name.as_str()),
         });
     }
+}
+
+/// Checks for a collection on the target with the name of that for dead letters. Letters would be written between its documents, and documents
+/// that look like letters would be removed, so that it is refused whatever is to be done with other existing data.
+fn existing_letters(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    let OnRuleError::DeadLetter(letters) = &context.settings.on_rule_error else {
+        return;
+    };
+    for collection in context
+        .standing
+        .iter()
+        .filter(|standing| standing.namespace == *letters)
+    {
+        let (name, documents) = (&collection.namespace, collection.documents);
+        findings.push(
+            Finding::blocker(
+                FindingCode::ExistingData,
+                format!("the target already has `{name}`, where dead letters are to go, with {documents} documents"),
+                format!("choose another collection for them, or {}", drop_of(name)),
+            )
+            .about(name.as_str())
+            .because("dead letters"),
+        );
+    }
+}
+
+/// How to drop a collection of the target.
+fn drop_of(name: &Namespace) -> String {
+    format!(
+        "on the target: `db.getSiblingDB(\"{}\").getCollection(\"{}\").drop()`",
+        name.database(),
+        name.collection()
+    )
 }
 
 fn sizes(context: &Context<'_>, findings: &mut Vec<Finding>) {
@@ -201,6 +232,25 @@ mod tests {
             assert_eq!(found[0].severity.to_string(), severity);
             assert!(found[0].message.contains("`shop.a`"));
             // Once the run has begun, what exists there is its own.
+            facts.checkpointed = Checkpointed::Yes;
+            assert_eq!(codes(&facts, check), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn a_standing_collection_for_letters_is_refused() {
+        for choice in [ExistingData::Refuse, ExistingData::Clear, ExistingData::Keep] {
+            let mut facts = Facts::new();
+            facts.settings.existing_data = choice;
+            facts.settings.on_rule_error = OnRuleError::DeadLetter("kept.letters".parse().unwrap());
+            facts.standing("kept.others");
+            assert_eq!(codes(&facts, check), [""; 0]);
+            facts.standing("kept.letters");
+            let found = findings(&facts, check);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].severity.to_string(), "blocker");
+            assert!(found[0].message.contains("`kept.letters`"));
+            // Once the run has begun, the letters there are its own.
             facts.checkpointed = Checkpointed::Yes;
             assert_eq!(codes(&facts, check), [""; 0]);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 
+use super::delta_without::delta_without;
 use super::error::{FailedRule, RuleError};
 use super::predicate::Predicate;
 use super::set::{PatternRule, Rule, RuleRecord};
@@ -30,6 +31,19 @@ pub(crate) enum Shaped {
     Changed(RawDocumentBuf),
     /// Nothing.
     Absent,
+}
+
+/// What has to be done on the target for a delta.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ShapedDelta {
+    /// Apply it as it is.
+    Same,
+    /// Apply this one instead, which lacks the changes of fields that the target never has.
+    Changed(RawDocumentBuf),
+    /// Nothing.
+    Nothing,
+    /// Read the document again.
+    Image,
 }
 
 /// Maximum size of a document that clients may store.
@@ -70,12 +84,19 @@ impl DocumentRule {
     }
 
     /// What has to be done for a delta, the `o` of an update entry. A rule that panics gets the document.
-    pub fn delta(&self, namespace: &Namespace, delta: &RawDocument) -> DeltaEffect {
+    pub fn delta(&self, namespace: &Namespace, delta: &RawDocument) -> ShapedDelta {
         let Some(touched) = TouchedFields::of(delta) else {
-            return DeltaEffect::Image;
+            return ShapedDelta::Image;
         };
-        let effect = || self.effect(namespace, &touched);
-        catch_unwind(AssertUnwindSafe(effect)).unwrap_or(DeltaEffect::Image)
+        let effect = || self.effect(namespace, touched);
+        match catch_unwind(AssertUnwindSafe(effect)) {
+            Ok((DeltaEffect::Forward, removed)) if removed.is_empty() => ShapedDelta::Same,
+            Ok((DeltaEffect::Forward, removed)) => {
+                delta_without(delta, &removed).map_or(ShapedDelta::Image, ShapedDelta::Changed)
+            }
+            Ok((DeltaEffect::Nothing, _)) => ShapedDelta::Nothing,
+            Ok((DeltaEffect::Image, _)) | Err(_) => ShapedDelta::Image,
+        }
     }
 
     /// A query that every document fits that the filters keep, for reads under the collation `simple`. What it returns still has to go
@@ -109,20 +130,28 @@ impl DocumentRule {
         self.transforms.iter().map(|(_, transform)| transform)
     }
 
+    /// Returns the effect of the changes to fields that are not removed, and the fields that are.
+    ///
     /// The effects combine because each is promised for all documents. If a transform forwards the delta, the next one gets a document that
-    /// changes by the same delta. If a transform returns the same before and after, so do all that follow.
-    fn effect(&self, namespace: &Namespace, touched: &TouchedFields<'_>) -> DeltaEffect {
+    /// changes by the same delta. If a transform returns the same before and after, so do all that follow. A removed field neither is in the
+    /// result nor has a part in it, and deltas move no other field when they change one, so that its changes can be left out.
+    fn effect<'a>(&self, namespace: &Namespace, mut touched: TouchedFields<'a>) -> (DeltaEffect, Vec<&'a str>) {
+        let mut removed = Vec::new();
         let decides = |(_, filter): &(_, Arc<dyn Predicate>)| touched.iter().any(|field| filter.reads(field));
         if self.filters.iter().any(decides) {
-            return DeltaEffect::Image;
+            return (DeltaEffect::Image, removed);
         }
         for (_, transform) in &self.transforms {
-            match transform.delta(namespace, touched) {
+            removed.extend(touched.split_off(|field| transform.removes(namespace, field)));
+            if touched.is_empty() && !removed.is_empty() {
+                return (DeltaEffect::Nothing, removed);
+            }
+            match transform.delta(namespace, &touched) {
                 DeltaEffect::Forward => {}
-                effect => return effect,
+                effect => return (effect, removed),
             }
         }
-        DeltaEffect::Forward
+        (DeltaEffect::Forward, removed)
     }
 }
 

@@ -7,6 +7,7 @@
 //! Filters see the document of the source, before any transform. If several filters match a namespace, a document has to fit all of them. If
 //! several transforms match, each gets the result of the one before, in the order in which they were given.
 
+mod delta_without;
 mod document_rule;
 mod error;
 mod fields;
@@ -18,7 +19,9 @@ mod tests;
 mod touched;
 mod transform;
 
-pub(crate) use self::document_rule::{DocumentRule, Shaped};
+#[cfg(feature = "test-util")]
+pub(crate) use self::delta_without::delta_without;
+pub(crate) use self::document_rule::{DocumentRule, Shaped, ShapedDelta};
 pub use self::error::{FailedRule, RuleError};
 pub use self::fields::{FieldRules, FieldRulesBuilder, HashKey, Mask};
 pub use self::predicate::Predicate;

@@ -152,16 +152,44 @@ fn the_effects_of_transforms_combine() {
     rules.transform("shop.*", Arc::new(adds("second"))).unwrap();
     let rule = rules.of(&orders()).unwrap();
     for (field, expected) in [
-        ("other", DeltaEffect::Forward),
-        ("status", DeltaEffect::Image),
-        ("status.time", DeltaEffect::Image),
-        ("first", DeltaEffect::Image),
-        ("second", DeltaEffect::Image),
-        ("nothing", DeltaEffect::Nothing),
-        ("panic", DeltaEffect::Image),
+        ("other", ShapedDelta::Same),
+        ("status", ShapedDelta::Image),
+        ("status.time", ShapedDelta::Image),
+        ("first", ShapedDelta::Image),
+        ("second", ShapedDelta::Image),
+        ("nothing", ShapedDelta::Nothing),
+        ("panic", ShapedDelta::Image),
     ] {
         let delta = RawDocumentBuf::try_from(&doc! { "$v": 1, "$set": { "other": 1, field: 1 } }).unwrap();
         assert_eq!(rule.delta(&orders(), &delta), expected, "{field}");
     }
-    assert_eq!(rule.delta(&orders(), &rawdoc! { "$v": 7 }), DeltaEffect::Image);
+    assert_eq!(rule.delta(&orders(), &rawdoc! { "$v": 7 }), ShapedDelta::Image);
+}
+
+#[test]
+fn removed_fields_are_left_out_of_deltas() {
+    let mut rules = RuleSet::default();
+    let drops = FieldRules::builder("drops", "1").drop("a").mask("m", Mask::ByType);
+    rules.transform("shop.*", Arc::new(drops.build().unwrap())).unwrap();
+    let keeps = FieldRules::builder("keeps", "1").keep_only(["b", "c"]);
+    rules.transform("shop.*", Arc::new(keeps.build().unwrap())).unwrap();
+    let rule = rules.of(&orders()).unwrap();
+    let set = |fields: bson::Document| {
+        rule.delta(
+            &orders(),
+            &rawdoc! { "$v": 2, "diff": {
+                "u": RawDocumentBuf::try_from(&fields).unwrap(), "sc": { "u": { "x": 1 } },
+            } },
+        )
+    };
+    let rest = |fields: RawDocumentBuf| {
+        ShapedDelta::Changed(rawdoc! { "$v": 2, "diff": { "u": fields, "sc": { "u": { "x": 1 } } } })
+    };
+    assert_eq!(set(doc! { "b": 1 }), ShapedDelta::Same);
+    assert_eq!(set(doc! { "a": 1, "b": 1 }), rest(rawdoc! { "b": 1 }));
+    assert_eq!(set(doc! { "other": 1, "b": 1, "a": 2 }), rest(rawdoc! { "b": 1 }));
+    // The first transform reads it, although the second removes it.
+    assert_eq!(set(doc! { "m": 1, "b": 1 }), ShapedDelta::Image);
+    let only = rawdoc! { "$v": 2, "diff": { "d": { "a": false }, "i": { "other": 1 } } };
+    assert_eq!(rule.delta(&orders(), &only), ShapedDelta::Nothing);
 }

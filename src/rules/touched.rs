@@ -57,6 +57,15 @@ impl<'a> TouchedFields<'a> {
         self.names.is_empty()
     }
 
+    /// Takes out the names of the fields that the target never has, and returns them.
+    pub(crate) fn split_off(&mut self, is_removed: impl Fn(&str) -> bool) -> Vec<&'a str> {
+        let (removed, others) = std::mem::take(&mut self.names)
+            .into_iter()
+            .partition(|field| is_removed(field));
+        self.names = others;
+        removed
+    }
+
     fn add_diff(&mut self, diff: &'a [u8]) -> Option<()> {
         for section in elements(diff) {
             match section? {
@@ -81,14 +90,14 @@ impl<'a> TouchedFields<'a> {
     }
 }
 
-fn elements(document: &[u8]) -> impl Iterator<Item = Option<(&[u8], RawValue<'_>)>> {
+pub(super) fn elements(document: &[u8]) -> impl Iterator<Item = Option<(&[u8], RawValue<'_>)>> {
     Elements::of(document).map(|element| match element {
         Element::Field { name, value } => Some((name, value)),
         Element::Malformed(_) => None,
     })
 }
 
-fn document(value: RawValue<'_>) -> Option<&[u8]> {
+pub(super) fn document(value: RawValue<'_>) -> Option<&[u8]> {
     (value.element_type() == element_type::DOCUMENT).then(|| value.bytes())
 }
 

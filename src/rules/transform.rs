@@ -21,7 +21,7 @@ use crate::model::Namespace;
 /// 3. **The result is a valid document** of at most 16 MiB.
 /// 4. **The version changes with the function.** A checkpoint stores [`identity`](Self::identity). A run with another identity does not
 ///    continue with what an earlier function has written, unless [`keeps_copy_of`](Self::keeps_copy_of) allows it.
-/// 5. **[`delta`](Self::delta) promises only what holds** for all documents, not only for likely ones.
+/// 5. **[`delta`](Self::delta) and [`removes`](Self::removes) promise only what holds** for all documents, not only for likely ones.
 /// 6. **No input panics or blocks.** It is called on the threads of the run. A panic is caught, and ends the run.
 ///
 /// The feature `test-util` has `conformance::check_transform`, which tests this on samples.
@@ -40,6 +40,14 @@ pub trait Transform: Send + Sync + 'static {
     fn delta(&self, namespace: &Namespace, touched: &TouchedFields<'_>) -> DeltaEffect {
         let _ = (namespace, touched);
         DeltaEffect::Image
+    }
+
+    /// Returns `true` if no result has this top-level field, and no result depends on it: for every document, the function returns the same
+    /// with the field, whatever its value is, and without it. Changes of the field are then left out of deltas, and
+    /// [`delta`](Self::delta) decides about the others. By default `false`. Never `true` for `_id`.
+    fn removes(&self, namespace: &Namespace, field: &str) -> bool {
+        let _ = (namespace, field);
+        false
     }
 
     /// Returns `true` if documents that were copied with the function `earlier` are what this function returns. The run then continues with

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{MigrationId, format};
+use crate::model::{MigrationId, Position, format};
 use crate::report::Phase;
 use crate::runtime::fence::{EXPIRY, Fence};
 use crate::runtime::progress::RunState;
@@ -36,6 +36,7 @@ pub(crate) struct Lease {
     holder: Arc<Holder>,
     token: Arc<Mutex<i64>>,
     told: Told,
+    written_until: Option<Position>,
 }
 
 /// What the lease's record says about the progress of the migration, for those who list the migrations of a target.
@@ -141,6 +142,7 @@ impl Lease {
                     run: None,
                     before: record.as_ref().map(progress_of).unwrap_or_default(),
                 },
+                written_until: record.as_ref().and_then(written_until_of),
             };
             if lease.renew().await? {
                 return Ok(lease);
@@ -148,6 +150,11 @@ impl Lease {
             // Another process was faster. Its next renewal will show whether it is alive.
             seen = None;
         }
+    }
+
+    /// A position of the source that no document on the target is newer than, if the previous holder has released the lease and left one.
+    pub fn written_until(&self) -> Option<Position> {
+        self.written_until
     }
 
     /// The same lease, for a run: its record also tells the progress of the run.
@@ -187,12 +194,18 @@ impl Lease {
     }
 
     /// Releases the lease, so that the next process need not wait. If this fails, the next process waits until the lease expires.
-    pub async fn release(&self) {
+    ///
+    /// `written_until` is left to the next holder, as its [`written_until`](Self::written_until).
+    pub async fn release(&self, written_until: Option<Position>) {
         let token = self.token.lock().await;
         self.fence.free();
         // A delayed command that deletes the record could delete the next holder's record.
         let mut record = rawdoc! { "fence": *token + 1, "holder": self.holder.id.to_string(), "released": true };
         self.told.write(&mut record);
+        if let Some(Position { time, increment, term }) = written_until {
+            let until = rawdoc! { "time": i64::from(time), "increment": i64::from(increment), "term": term };
+            record.append(cstr!("written_until"), until);
+        }
         let _ = timeout(PATIENCE, self.records.save(RECORD, &record, *token)).await;
     }
 
@@ -353,6 +366,16 @@ fn progress_of(record: &RawDocumentBuf) -> Progress {
         phase: record.get_str("phase").ok().and_then(Phase::named).unwrap_or_default(),
         saved: record.get_datetime("saved").ok(),
     }
+}
+
+fn written_until_of(record: &RawDocumentBuf) -> Option<Position> {
+    let until = record.get_document("written_until").ok()?;
+    let number = |name| u32::try_from(until.get_i64(name).ok()?).ok();
+    Some(Position {
+        time: number("time")?,
+        increment: number("increment")?,
+        term: until.get_i64("term").ok()?,
+    })
 }
 
 fn owner_of(record: &RawDocumentBuf) -> Option<LeaseOwner> {

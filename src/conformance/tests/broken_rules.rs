@@ -20,6 +20,7 @@ type Apply = Box<dyn Fn(&RawDocument) -> Transformed + Send + Sync>;
 struct Promising {
     apply: Apply,
     effect: DeltaEffect,
+    removes: bool,
     changes: Option<BTreeSet<String>>,
     version: Option<AtomicI32>,
     inverse: Option<Arc<dyn Transform>>,
@@ -30,6 +31,7 @@ impl Promising {
         Self {
             apply: Box::new(apply),
             effect: DeltaEffect::Image,
+            removes: false,
             changes: None,
             version: None,
             inverse: None,
@@ -52,6 +54,10 @@ impl Transform for Promising {
 
     fn delta(&self, _: &Namespace, _: &TouchedFields<'_>) -> DeltaEffect {
         self.effect
+    }
+
+    fn removes(&self, _: &Namespace, field: &str) -> bool {
+        self.removes && field == "secret"
     }
 
     fn changes(&self) -> Option<BTreeSet<String>> {
@@ -135,6 +141,13 @@ fn a_transform_that_breaks_its_contract_fails() {
         };
         fails(&promising, "a delta has the effect that is promised");
     }
+    let removes = |apply: Apply| Promising {
+        removes: true,
+        ..Promising::new(apply)
+    };
+    check_transform(&removes(Box::new(applied)), &namespace(), &samples()).unwrap();
+    let keeps = removes(Box::new(|_| Transformed::Keep));
+    fails(&keeps, "a delta has the effect that is promised");
     let skips = |document: &RawDocument| match document.get_str("secret") {
         Ok(_) => Transformed::Skip,
         Err(_) => Transformed::Keep,

@@ -40,7 +40,8 @@ pub(crate) struct StartPoint {
 }
 
 impl Job {
-    /// Resumes from a checkpoint whose position the source still has.
+    /// Resumes from a checkpoint whose position the source still has. Nothing on the target is newer than the position `written_until`, if
+    /// there is one. Otherwise everything that the source has by now may have been applied.
     ///
     /// # Errors
     /// [`PositionLost`](ErrorKind::PositionLost) if the source no longer has it, or a server error.
@@ -49,16 +50,18 @@ impl Job {
         mut checkpoint: Checkpoint,
         ownership: &Ownership,
         progress: &RunState,
+        written_until: Option<Position>,
     ) -> Result<StartPoint> {
         self.end_rename(&mut checkpoint).await?;
         self.take_rules(&mut checkpoint).await?;
         // An earlier run in this process may have read further than the last checkpoint says.
         let seen = checkpoint.seen.max(checkpoint.watermark).max(progress.read());
         // A new primary may not yet know of majority-committed changes that an earlier run has seen.
-        let replay_until = self.newest_after(seen).await?;
+        let newest = self.newest_after(seen).await?;
+        let replay_until = written_until.map_or(newest, |until| until.max(seen).min(newest));
         // A source that was restored from a backup may lack changes that were applied after the checkpoint was saved. Such a source has
         // elected a primary since, so its term differs.
-        if replay_until.term != checkpoint.watermark.term {
+        if newest.term != checkpoint.watermark.term {
             checkpoint.forget_compared();
         }
         let known = checkpoint

@@ -28,21 +28,40 @@ pub(super) async fn apply(
     kind: CollectionKind,
     writes: &[Write],
 ) -> Result<Vec<Refusal>> {
-    let steps = if keeps_order(kind, writes) {
+    let mut steps = if keeps_order(kind, writes) {
         runs(writes)
     } else {
         rounds(writes)
     };
     let mut refused = Vec::new();
-    for step in &steps {
+    // Documents that an update has not found. Further updates will not find them either.
+    let mut missing: HashSet<&Key> = HashSet::new();
+    for step in &mut steps {
+        step.deltas.retain(|delta| {
+            let is_missing = missing.contains(delta.key);
+            if is_missing {
+                refused.push((delta.write, delta::no_document()));
+            }
+            !is_missing
+        });
+        let step = &*step;
         // Deletes go first: they may free a key of a unique index that another write of the step takes. A capped collection of 5.0 or older
         // deletes documents by itself and refuses delete commands.
         if kind != CollectionKind::Capped || target.is_at_least(6, 0) {
             refused.extend(delete(target, namespace, kind, &step.deletes).await?);
         }
         refused.extend(store_all(target, OPERATION, namespace, &step.replacements).await?);
-        refused.extend(delta::apply(target, namespace, kind, &step.deltas).await?);
+        let refused_deltas = delta::apply(target, namespace, kind, &step.deltas).await?;
         refused.extend(insert(target, namespace, &step.inserts).await?);
+        for stored in step.replacements.iter().chain(&step.inserts) {
+            missing.remove(stored.key);
+        }
+        for (write, reason) in refused_deltas {
+            if let (RefusalReason::NoDocument(_), Some(write)) = (&reason, writes.get(write)) {
+                missing.insert(&write.key);
+            }
+            refused.push((write, reason));
+        }
     }
     refused.sort_by_key(|(write, _)| *write);
     Ok(refused

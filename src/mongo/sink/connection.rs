@@ -6,6 +6,7 @@ use bson::raw::{RawDocument, RawDocumentBuf, cstr};
 use bson::{Document, doc, rawdoc};
 use mongodb::Client;
 
+use super::absences::Absences;
 use super::flush::{Flushes, Terms, term_of};
 use super::names::UniqueNames;
 use crate::catalog::Series;
@@ -26,6 +27,7 @@ pub(super) struct TargetConnection {
     terms: Terms,
     flushes: Flushes,
     unique_names: UniqueNames,
+    absences: Absences,
 }
 
 impl TargetConnection {
@@ -40,6 +42,7 @@ impl TargetConnection {
             terms: Terms::default(),
             flushes: Flushes::default(),
             unique_names: UniqueNames::default(),
+            absences: Absences::default(),
         })
     }
 
@@ -80,6 +83,11 @@ impl TargetConnection {
     /// Collections without repeated names.
     pub fn unique_names(&self) -> &UniqueNames {
         &self.unique_names
+    }
+
+    /// Collections in which most updates find no document.
+    pub fn absences(&self) -> &Absences {
+        &self.absences
     }
 
     /// Sends a write command, with retries through elections. Its answer may be lost, so the command may run twice. The driver consumes the

@@ -92,6 +92,33 @@ pub(super) async fn apply(
     kind: CollectionKind,
     deltas: &[Stored<'_>],
 ) -> Result<Vec<(usize, RefusalReason)>> {
+    if deltas.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut refused = HashMap::new();
+    if by_id::takes_in(kind) && target.absences().are_usual_in(namespace) {
+        refused.extend(missing(target, namespace, kind, deltas).await?);
+    }
+    let are_there: Vec<Stored<'_>> = deltas
+        .iter()
+        .copied()
+        .filter(|delta| !refused.contains_key(&delta.write))
+        .collect();
+    refused.extend(apply_to_existing(target, namespace, kind, &are_there).await?);
+    let missing = refused
+        .values()
+        .filter(|reason| matches!(reason, RefusalReason::NoDocument(_)));
+    target.absences().note(namespace, missing.count(), deltas.len());
+    Ok(refused.into_iter().collect())
+}
+
+/// Applies deltas whose documents are expected to exist.
+async fn apply_to_existing(
+    target: &TargetConnection,
+    namespace: &Namespace,
+    kind: CollectionKind,
+    deltas: &[Stored<'_>],
+) -> Result<Vec<(usize, RefusalReason)>> {
     let mut refused = HashMap::new();
     let mut in_memory = Vec::new();
     let mut statements = Statements(Vec::with_capacity(deltas.len()));
@@ -308,7 +335,7 @@ async fn apply_to_group(
     Ok(refused)
 }
 
-fn no_document() -> RefusalReason {
+pub(super) fn no_document() -> RefusalReason {
     RefusalReason::NoDocument("no such document".to_owned())
 }
 

@@ -1,5 +1,6 @@
 //! A MongoDB replica set as the target.
 
+mod absences;
 mod accounts;
 mod apply;
 mod by_id;

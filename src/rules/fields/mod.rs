@@ -56,8 +56,8 @@ use crate::model::Namespace;
 /// as it was.
 ///
 /// # Deltas
-/// A delta is forwarded if it touches only top-level fields that stay as they are, and ignored if it touches only top-level fields that are
-/// removed as a whole. For all others the document is read.
+/// Changes of top-level fields that are removed as a whole are left out of deltas. What remains of a delta is forwarded if it touches only
+/// top-level fields that stay as they are. For all others the document is read.
 #[derive(Clone, Debug)]
 pub struct FieldRules {
     identity: RuleIdentity,
@@ -68,6 +68,15 @@ impl FieldRules {
     /// Begins a transform. `name` and `version` stand in the checkpoint and the certificate.
     pub fn builder(name: impl Into<String>, version: impl Into<String>) -> FieldRulesBuilder {
         FieldRulesBuilder::new(RuleIdentity::new(name, version))
+    }
+
+    /// Whether a top-level field is removed as a whole, whatever else the document has.
+    fn removes_field(&self, field: &str) -> bool {
+        match self.tree.get(field.as_bytes()) {
+            Some(Rule::Drop) => true,
+            None => self.tree.drops_others && field != "_id",
+            Some(_) => false,
+        }
     }
 }
 
@@ -89,8 +98,7 @@ impl Transform for FieldRules {
         let (mut has_removed, mut has_kept) = (false, false);
         for field in touched.iter() {
             match self.tree.get(field.as_bytes()) {
-                Some(Rule::Drop) => has_removed = true,
-                None if self.tree.drops_others => has_removed = true,
+                _ if self.removes_field(field) => has_removed = true,
                 None | Some(Rule::Keep) => has_kept = true,
                 Some(_) => return DeltaEffect::Image,
             }
@@ -100,6 +108,10 @@ impl Transform for FieldRules {
             (true, false) => DeltaEffect::Nothing,
             (false, _) => DeltaEffect::Forward,
         }
+    }
+
+    fn removes(&self, _: &Namespace, field: &str) -> bool {
+        self.removes_field(field)
     }
 
     fn changes(&self) -> Option<BTreeSet<String>> {

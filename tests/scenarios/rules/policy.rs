@@ -2,7 +2,7 @@
 
 use bson::raw::RawDocument;
 use mongoferry::rules::{DeltaEffect, RuleError, RuleIdentity, TouchedFields, Transform, Transformed};
-use mongoferry::{ErrorKind, Namespace, OnRuleError};
+use mongoferry::{ErrorKind, ExistingData, FindingCode, Namespace, OnRuleError, Severity};
 
 use super::*;
 
@@ -181,4 +181,30 @@ async fn letters_are_not_kept_under_a_migrated_name() {
         .on_rule_error(OnRuleError::DeadLetter("shop.x".parse().unwrap()));
     let error = builder.build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfiguration);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_not_written_to_what_others_keep() {
+    let sides = sides().await;
+    let others = doc! { "_id": { "ns": NAME, "id": 1 }, "of": "others" };
+    sides.target("kept.letters").insert_one(&others).await.unwrap();
+    let builder = sides
+        .builder()
+        .await
+        .transform(NAME, Prices { panics: false })
+        .exclude("kept.*");
+    let letters = OnRuleError::DeadLetter("kept.letters".parse().unwrap());
+    let migration = builder
+        .on_rule_error(letters)
+        .existing_data(ExistingData::Clear)
+        .build()
+        .unwrap();
+    let plan = migration.preflight().await.unwrap();
+    let found = plan
+        .findings
+        .iter()
+        .find(|finding| finding.code == FindingCode::ExistingData);
+    assert_eq!(found.unwrap().severity, Severity::Blocker);
+    assert_eq!(migration.start().await.unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(documents(&sides.target("kept.letters")).await, [others]);
 }

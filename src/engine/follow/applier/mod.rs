@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug_span};
 
-use self::images::Images;
+use self::images::{Images, Step};
 use self::refetched::{Known, RefetchedDocuments};
 use self::refused::RefusedDocuments;
 use crate::engine::follow::applier::coalesce::coalesce;
@@ -31,7 +31,6 @@ use crate::model::{CollectionKind, CollectionMapping, Operation, Position, Write
 use crate::oplog::delta::{self, DeltaFormat, format_of};
 use crate::order::Key;
 use crate::report::TARGET;
-use crate::rules::DeltaEffect;
 use crate::runtime::limits::allowance::Allowance;
 use crate::runtime::limits::memory::MemoryPermit;
 use crate::runtime::progress::RunState;
@@ -397,6 +396,7 @@ impl Applier {
                     }
                 }
             }
+            let mut is_left_out = false;
             if let Some(rule) = images[group].rule() {
                 let any_failed = self.shaping.any_failed(&target.namespace);
                 match images::shape(
@@ -406,9 +406,10 @@ impl Applier {
                     &mut write,
                     &mut outcomes[group],
                 )? {
-                    DeltaEffect::Forward => {}
-                    DeltaEffect::Nothing => continue,
-                    DeltaEffect::Image => {
+                    Step::Apply => {}
+                    Step::Nothing => continue,
+                    Step::LeaveOut => is_left_out = true,
+                    Step::Image => {
                         images[group].add(write.key, position);
                         continue;
                     }
@@ -421,6 +422,15 @@ impl Applier {
                 let document = (target.id, write.key.clone());
                 if self.refused.contains(&document) {
                     self.refused.queue(&document, (position, write), false);
+                    continue;
+                }
+            }
+            // A document that the source has just inserted is not on the target, unless an earlier run has written a newer one.
+            if images[group].rule().is_some() && position > self.replay_until {
+                if is_left_out && !(target.kind == CollectionKind::Unordered && write.key.is_collated()) {
+                    images[group].leave_out(write.key.clone());
+                }
+                if images[group].is_idle(&write) {
                     continue;
                 }
             }

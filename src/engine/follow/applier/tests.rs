@@ -1,3 +1,5 @@
+mod rules;
+
 use std::sync::Arc;
 
 use bson::raw::RawDocumentBuf;
@@ -35,6 +37,16 @@ impl Bench {
 
     /// Like `new`, with a limit in bytes for what the applier remembers.
     async fn with_room(refetched_bytes: usize, replay_until: Position, documents: &[RawDocumentBuf]) -> Self {
+        Self::with(Arc::new(Shaping::none()), refetched_bytes, replay_until, documents).await
+    }
+
+    /// Like `with_room`, with the rules of `shaping`.
+    async fn with(
+        shaping: Arc<Shaping>,
+        refetched_bytes: usize,
+        replay_until: Position,
+        documents: &[RawDocumentBuf],
+    ) -> Self {
         let (source, sink) = (MemorySource::new(), MemorySink::new());
         for document in documents {
             source.insert(NAME, document.clone()).unwrap();
@@ -60,8 +72,8 @@ impl Bench {
         let progress = Arc::new(RunState::new(Events::new()));
         let applier = Applier::new(ApplierParts {
             index: 0,
-            source: Arc::new(source.clone()),
-            shaping: Arc::new(Shaping::none()),
+            source: rules::shaped(&source, &shaping),
+            shaping,
             sink: Arc::new(sink.clone()),
             progress: Arc::clone(&progress),
             messages: received,
