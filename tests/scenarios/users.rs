@@ -1,5 +1,7 @@
 //! Users and roles on real servers with access control: applications log in on the target with the passwords that they have.
 
+mod faults;
+mod people;
 mod servers;
 
 use bson::{Document, doc};

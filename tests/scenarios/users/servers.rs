@@ -12,7 +12,7 @@ use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 use tokio::task::AbortHandle;
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Roles of the migration's users, without those that users and roles take.
 const SOURCE_ROLES: &[&str] = &["readAnyDatabase", "clusterMonitor"];
@@ -29,7 +29,7 @@ const PASSWORDS: [&str; 5] = [
 
 /// Two sets with access control, and the users of the migration.
 pub(super) struct Servers {
-    source: ReplicaSet,
+    pub(super) source: ReplicaSet,
     pub(super) target: ReplicaSet,
     pub(super) on_source: Client,
     pub(super) on_target: Client,
