@@ -322,42 +322,6 @@ async fn stored_keys(on_source: &Client) -> Vec<String> {
     keys
 }
 
-/// The target gets new primaries while users are made on it.
-#[tokio::test(flavor = "multi_thread")]
-async fn users_are_carried_through_elections_of_the_target() {
-    const USERS: usize = 60;
-    let servers = Servers::start(Version::V6_0, Version::V6_0, 3).await;
-    servers.grant().await;
-    for number in 0..USERS {
-        let name = format!("app{number}");
-        let command = doc! { "createUser": name, "pwd": "first-secret", "roles": [], "mechanisms": ["SCRAM-SHA-1"] };
-        run_on(&servers.on_source, "shop", command).await;
-    }
-    let told = Told::default();
-    let run = servers.run(UserSelection::all().databases(["shop"]), &told).await;
-    for round in 0..3 {
-        servers.target.step_down().await.unwrap();
-        for number in 0..USERS {
-            if number % 3 == round {
-                let command = doc! { "updateUser": format!("app{number}"), "pwd": "second-secret", "mechanisms": ["SCRAM-SHA-1"] };
-                run_on(&servers.on_source, "shop", command).await;
-            }
-        }
-    }
-    ready(&run).await;
-    let summary = cut_over(&run).await;
-    assert_eq!(summary.outcome, Outcome::Complete, "{summary}");
-    assert_eq!(summary.users.unwrap().carried.len(), USERS);
-    for number in [0, 1, 2, USERS - 1] {
-        let name = format!("app{number}");
-        assert!(
-            can_log_in_by(&servers.target, "shop", &name, "second-secret", "SCRAM-SHA-1").await,
-            "{name}"
-        );
-    }
-    told.assert_no_secrets(&[]);
-}
-
 /// A process that was killed has left documents with credentials behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn temporary_collections_of_a_killed_process_are_removed() {

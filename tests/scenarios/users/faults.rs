@@ -1,13 +1,17 @@
-//! Users and roles change while the process is killed.
+//! Users and roles change while the process is killed, and while both sets get new primaries.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bson::{Document, doc};
+use bson::{Bson, Document, doc};
+use mongodb::Client;
+use mongoferry::{Outcome, UserSelection};
 use mongoferry_testbed::{Version, wait_until};
 use rand::Rng;
+use tokio::time::timeout;
 
 use super::people::People;
-use super::servers::{PATIENCE, Servers, login};
+use super::servers::{PATIENCE, Servers, Told, login, run_on};
+use crate::scenarios::deadline::{DEADLINE, ready};
 use crate::scenarios::example::Example;
 use crate::scenarios::faults::plan;
 
@@ -77,4 +81,76 @@ async fn the_process_is_killed_while_it_makes_users() {
 #[ignore = "takes minutes to hours"]
 async fn the_process_is_killed_for_long_while_users_change() {
     the_process_is_killed(30).await;
+}
+
+/// Both sets get new primaries while users change, and again while the cutover reads and makes them.
+#[tokio::test(flavor = "multi_thread")]
+async fn users_are_carried_through_elections_of_both_sets() {
+    let servers = Servers::start(Version::V6_0, Version::V6_0, 3).await;
+    servers.grant().await;
+    let people = People::start(&servers.on_source, plan(0).1.random());
+    let told = Told::default();
+    let selection = UserSelection::all().databases(["shop"]);
+    let run = servers.run(selection, &told).await;
+    futures::try_join!(servers.target.step_down(), servers.source.step_down()).unwrap();
+    ready(&run).await;
+    let mut expected = None;
+    let stop_writes = async {
+        let mut people = people.stop().await;
+        hold(&servers.on_source, "find", Some("admin.system.users")).await;
+        for user in people.users() {
+            people.new_password(&servers.on_source, &user).await;
+        }
+        expected = Some(people);
+    };
+    let elections = async {
+        until_held(&servers.on_source, doc! { "command.find": "system.users" }).await;
+        // What this reads is what has changed meanwhile. Until then, nothing is made on the target.
+        hold(&servers.on_target, "_mergeAuthzCollections", None).await;
+        servers.source.step_down().await.unwrap();
+        until_held(
+            &servers.on_target,
+            doc! { "command._mergeAuthzCollections": { "$exists": true } },
+        )
+        .await;
+        servers.target.step_down().await.unwrap();
+    };
+    let cutover = timeout(DEADLINE, run.cutover(stop_writes));
+    let (summary, ()) = tokio::join!(cutover, elections);
+    let summary = summary.unwrap().unwrap();
+    assert_eq!(summary.outcome, Outcome::Complete, "{summary}");
+    let expected = expected.unwrap();
+    expected.assert_same(&servers.on_source, &servers.target).await;
+    told.assert_no_secrets(&expected.secrets());
+}
+
+/// The next command of this name that the migration sends to the primary waits there, for longer than an election takes.
+async fn hold(client: &Client, command: &str, namespace: Option<&str>) {
+    let mut data = doc! {
+        "failCommands": [command], "blockConnection": true, "blockTimeMS": 3000, "appName": "mongoferry",
+    };
+    data.extend(namespace.map(|namespace| ("namespace".to_owned(), namespace.into())));
+    let point = doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data };
+    run_on(client, "admin", point).await;
+}
+
+/// Waits until the primary has such a command for some time.
+async fn until_held(client: &Client, filter: Document) {
+    let mut held: Option<(Bson, Instant)> = None;
+    wait_until(PATIENCE, &format!("{filter} to wait"), async || {
+        let mut command = doc! { "currentOp": 1 };
+        command.extend(filter.clone());
+        let found = client.database("admin").run_command(command).await.unwrap();
+        let found = found.get_array("inprog").unwrap().first();
+        let found = found.map(|found| found.as_document().unwrap().get("opid").unwrap().clone());
+        match (&held, found) {
+            (Some((before, since)), Some(now)) if *before == now => since.elapsed() > Duration::from_millis(300),
+            (_, now) => {
+                held = now.map(|now| (now, Instant::now()));
+                false
+            }
+        }
+    })
+    .await
+    .unwrap();
 }

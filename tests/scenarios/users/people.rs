@@ -91,7 +91,7 @@ impl Expected {
         self.passwords.insert(user.to_owned(), password);
     }
 
-    async fn new_password(&mut self, client: &Client, user: &str) {
+    pub(super) async fn new_password(&mut self, client: &Client, user: &str) {
         let password = format!("secret-{}", rand::random::<u64>());
         let update = doc! { "updateUser": user, "pwd": &password, "mechanisms": ["SCRAM-SHA-1"] };
         run(client, update).await;
@@ -120,6 +120,16 @@ impl Expected {
             }
             (true, _) => run(client, doc! { "updateRole": role, "privileges": &privileges[..] }).await,
         }
+    }
+
+    /// Every user, in ascending order.
+    pub(super) fn users(&self) -> Vec<String> {
+        self.passwords.keys().cloned().collect()
+    }
+
+    /// Every password that is or was valid in the end.
+    pub(super) fn secrets(&self) -> Vec<String> {
+        self.passwords.values().chain(self.dropped.values()).cloned().collect()
     }
 
     /// Everybody logs in on `to` with the current password, those who were dropped do not, and all have the same rights on both sides.

@@ -36,12 +36,13 @@ pub(super) struct Servers {
 }
 
 impl Servers {
+    /// Starts both, with so many members each.
     pub(super) async fn start(from: Version, to: Version, members: usize) -> Self {
         let set = |version, name: &str, members| {
             let builder = ReplicaSet::builder(version).name(name).members(members);
             builder.key_file_auth().start()
         };
-        let (source, target) = futures::try_join!(set(from, "rs0", 1), set(to, "rs1", members)).unwrap();
+        let (source, target) = futures::try_join!(set(from, "rs0", members), set(to, "rs1", members)).unwrap();
         let (on_source, on_target) = futures::try_join!(source.client(), target.client()).unwrap();
         user(&on_source, "admin", "reader", "own-secret", SOURCE_ROLES).await;
         user(&on_target, "admin", "writer", "own-secret", TARGET_ROLES).await;
