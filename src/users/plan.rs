@@ -49,7 +49,7 @@ pub(crate) struct UsersPlan {
     pub left_out: Vec<(AccountName, LeftOutReason)>,
     /// Roles that carried users and roles have and that will not exist on the target.
     pub missing_roles: BTreeSet<AccountName>,
-    /// Roles with actions that none of the target's built-in roles has, with these actions.
+    /// Roles with actions that the target does not know, with these actions. [`find_unknown_actions`](Self::find_unknown_actions) fills it.
     pub unknown_actions: Vec<(AccountName, Vec<String>)>,
     /// Roles with privileges that cover a renamed collection, with the resources that stay as they are.
     pub unmapped: Vec<(AccountName, Vec<String>)>,
@@ -188,12 +188,6 @@ impl Known<'_> {
                 plan.without_mechanism.push(name.clone());
             }
         }
-        if let Some(known) = &self.target.actions {
-            let unknown: BTreeSet<String> = actions_of(account).filter(|action| !known.contains(action)).collect();
-            if !unknown.is_empty() {
-                plan.unknown_actions.push((name.clone(), unknown.into_iter().collect()));
-            }
-        }
     }
 
     fn find_missing_roles(&self, standing: &AccountsByName<'_>, plan: &mut UsersPlan) {
@@ -210,6 +204,24 @@ impl Known<'_> {
         };
         let missing = plan.wanted.iter().flat_map(roles_of).filter(|role| !exists(role));
         plan.missing_roles = missing.collect();
+    }
+}
+
+impl UsersPlan {
+    /// The actions in the privileges of all roles that are wanted.
+    pub fn actions(&self) -> BTreeSet<String> {
+        self.wanted.iter().flat_map(actions_of).collect()
+    }
+
+    /// Notes the roles that have actions of which the target has said that it does not know them.
+    pub fn find_unknown_actions(&mut self, unknown: &BTreeSet<String>) {
+        for account in &self.wanted {
+            let actions: BTreeSet<String> = actions_of(account).filter(|action| unknown.contains(action)).collect();
+            if !actions.is_empty() {
+                let actions = actions.into_iter().collect();
+                self.unknown_actions.push((account.name().clone(), actions));
+            }
+        }
     }
 }
 
@@ -413,9 +425,10 @@ mod tests {
         assert!(plan.missing_roles.is_empty() && plan.unknown_actions.is_empty() && plan.without_mechanism.is_empty());
         let set = |all: &[&str]| Some(all.iter().map(|&one| one.to_owned()).collect());
         case.target.mechanisms = set(&["SCRAM-SHA-256"]);
-        case.target.actions = set(&["find"]);
         case.target.built_in_roles = set(&["read"]);
-        let plan = case.plan();
+        let mut plan = case.plan();
+        assert_eq!(plan.actions(), ["find", "flyToTheMoon"].map(str::to_owned).into());
+        plan.find_unknown_actions(&["flyToTheMoon".to_owned()].into());
         assert_eq!(plan.without_mechanism, [name("app")]);
         assert_eq!(plan.missing_roles, BTreeSet::from([AccountName::role("gone", "admin")]));
         assert_eq!(

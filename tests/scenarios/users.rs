@@ -33,6 +33,7 @@ async fn carry(from: Version, to: Version) {
     user(on_target, "shop", "app", "foreign-secret", &[]).await;
     user(on_target, "shop", "stays", "foreign-secret", &[]).await;
     user(on_source, "admin", "writer", "first-secret", &["root"]).await;
+    strange_role(on_source).await;
 
     let plan = servers
         .builder(UserSelection::all())
@@ -68,7 +69,13 @@ async fn carry(from: Version, to: Version) {
         .await
         .unwrap();
     let blockers: Vec<&str> = plan.blockers().map(|finding| finding.code.as_str()).collect();
-    assert_eq!(blockers, ["users_existing"], "{plan}");
+    assert_eq!(blockers, ["users_existing", "role_action_unknown"], "{plan}");
+    let strange = plan.blockers().last().unwrap();
+    assert!(
+        strange.message.contains("role strange@admin") && strange.message.ends_with(": flyToTheMoon"),
+        "{strange}"
+    );
+    run_on(on_source, "admin", doc! { "dropRole": "strange" }).await;
     assert!(plan.to_string().contains("user app@shop"), "{plan}");
     let refused = servers
         .builder(UserSelection::all())
@@ -264,6 +271,26 @@ async fn prepare_source(on_source: &Client) {
     }
     let external = doc! { "createUser": "CN=app", "roles": [{ "role": "read", "db": "shop" }] };
     run_on(on_source, "$external", external).await;
+}
+
+/// A role with an action that no server knows, and with others that no built-in role has.
+async fn strange_role(on_source: &Client) {
+    let role = doc! {
+        "createRole": "strange", "roles": [],
+        "privileges": [{ "resource": { "cluster": true }, "actions": ["changeOwnPassword", "updateUser", "inprog"] }],
+    };
+    run_on(on_source, "admin", role).await;
+    // Nobody else may write to these documents.
+    run_on(
+        on_source,
+        "admin",
+        doc! { "grantRolesToUser": "root", "roles": ["__system"] },
+    )
+    .await;
+    let roles = on_source.database("admin").collection::<Document>("system.roles");
+    let push = doc! { "$push": { "privileges.0.actions": "flyToTheMoon" } };
+    let pushed = roles.update_one(doc! { "_id": "admin.strange" }, push).await.unwrap();
+    assert_eq!(pushed.modified_count, 1);
 }
 
 /// The roles of users mean the same on the target.
