@@ -72,6 +72,7 @@ pub(super) async fn look(engine: &Job, made: &Made) -> Result<UsersOutlook> {
         target: &target,
         made,
         users,
+        never: settings.never_carried(),
         selection: &settings.selection,
     };
     let mut plan = known.plan();

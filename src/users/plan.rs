@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bson::RawBsonRef;
 
 use super::mapping;
-use super::{ExistingUsers, Fingerprint, UserSelection, fingerprint, is_same};
+use super::{ExistingUsers, Fingerprint, KnownName, UserSelection, UsersAtHandOver, fingerprint, is_same};
 use crate::model::{Account, AccountKind, AccountName, Accounts, Selection};
 
 /// The database of users whose credentials are kept elsewhere.
@@ -25,6 +25,8 @@ pub(crate) struct Known<'a> {
     pub target: &'a Accounts,
     pub made: &'a Made,
     pub users: &'a UserSelection,
+    /// Users and roles of the migration that this one takes back. They are not carried either.
+    pub never: &'a [AccountName],
     /// The collections that are migrated, and their new names.
     pub selection: &'a Selection,
 }
@@ -34,6 +36,8 @@ pub(crate) struct Known<'a> {
 pub(crate) struct UsersPlan {
     /// What the target is to have, exactly so.
     pub wanted: Vec<Account>,
+    /// The same with fingerprints of what the source has, where a role may name other collections.
+    pub on_source: Made,
     /// What of that it does not have yet, or in another form.
     pub put: Vec<Account>,
     /// What the migration has made and the source no longer has.
@@ -66,7 +70,7 @@ pub(crate) struct UsersPlan {
 pub(crate) enum LeftOutReason {
     /// The host has excluded it.
     Excluded,
-    /// The migration itself connects as this user, or with this role.
+    /// The migration itself connects as this user, or with this role; or the one did that it takes back.
     OfMigration,
     /// It has credentials of a kind that no supported server knows.
     UnknownCredentials,
@@ -132,6 +136,7 @@ impl Known<'_> {
                 },
             }
             self.examine(&account, &mut plan);
+            plan.on_source.insert(name.clone(), vec![fingerprint(on_source[name])]);
             plan.wanted.push(account);
         }
         self.what_is_gone(&on_source, &standing, &mut plan);
@@ -139,9 +144,21 @@ impl Known<'_> {
         plan
     }
 
+    /// What the way back has to know, once the plan is carried out.
+    pub fn at_hand_over(&self, plan: &UsersPlan) -> UsersAtHandOver {
+        let readers = self.source.own.iter().filter(|name| name.kind == AccountKind::User);
+        let own: BTreeSet<&AccountName> = readers.chain(&self.target.own).chain(self.never).collect();
+        UsersAtHandOver {
+            selection: self.users.clone(),
+            known: KnownName::all(&plan.on_source),
+            own: own.into_iter().cloned().collect(),
+        }
+    }
+
     fn reason_against(&self, account: &Account) -> Option<LeftOutReason> {
         let name = account.name();
-        if self.source.own.contains(name) && name.kind == AccountKind::User || self.target.own.contains(name) {
+        let is_reader = self.source.own.contains(name) && name.kind == AccountKind::User;
+        if is_reader || self.target.own.contains(name) || self.never.contains(name) {
             return Some(LeftOutReason::OfMigration);
         }
         if self.users.excludes(name) {
@@ -161,7 +178,11 @@ impl Known<'_> {
     /// Decides about what was made for users and roles that the source no longer has.
     fn what_is_gone(&self, on_source: &AccountsByName<'_>, standing: &AccountsByName<'_>, plan: &mut UsersPlan) {
         for name in self.made.keys() {
-            if on_source.contains_key(name) || !self.users.contains(name) || self.target.own.contains(name) {
+            if on_source.contains_key(name)
+                || !self.users.contains(name)
+                || self.target.own.contains(name)
+                || self.never.contains(name)
+            {
                 continue;
             }
             match standing.get(name) {
@@ -295,6 +316,7 @@ mod tests {
         target: Accounts,
         made: Made,
         users: UserSelection,
+        never: Vec<AccountName>,
     }
 
     impl Case {
@@ -304,6 +326,7 @@ mod tests {
                 target: Accounts::new(target),
                 made: Made::new(),
                 users: UserSelection::all(),
+                never: Vec::new(),
             }
         }
 
@@ -316,14 +339,18 @@ mod tests {
         }
 
         fn plan(&self) -> UsersPlan {
-            let known = Known {
+            self.known(&Selection::all()).plan()
+        }
+
+        fn known<'a>(&'a self, selection: &'a Selection) -> Known<'a> {
+            Known {
                 source: &self.source,
                 target: &self.target,
                 made: &self.made,
                 users: &self.users,
-                selection: &Selection::all(),
-            };
-            known.plan()
+                never: &self.never,
+                selection,
+            }
         }
     }
 
@@ -404,6 +431,55 @@ mod tests {
             ..Case::of(vec![], vec![])
         };
         assert!(gone.made(&[user("b", "2")]).plan().drop.is_empty());
+    }
+
+    #[test]
+    fn the_way_back_knows_what_was_carried_and_whose_users_are_left() {
+        let mut case = Case::of(
+            vec![user("a", "1"), user("b", "1"), user("c", "1")],
+            vec![user("a", "1")],
+        );
+        case.source.own.insert(name("b"));
+        case.target.own.insert(AccountName::role("r", "admin"));
+        case.never.push(name("c"));
+        let selection = Selection::all();
+        let known = case.known(&selection);
+        let plan = known.plan();
+        assert_eq!(names(&plan.wanted), ["a"]);
+        let back = known.at_hand_over(&plan);
+        assert_eq!(back.own, [AccountName::role("r", "admin"), name("b"), name("c")]);
+        // It has changed on the new set, and another one is gone; both are known on the old one.
+        let mut opposite = Case::of(
+            vec![user("a", "2"), user("b", "9")],
+            vec![user("a", "1"), user("b", "1")],
+        );
+        (opposite.made, opposite.never) = (back.made(), back.own);
+        let plan = opposite.plan();
+        assert_eq!((names(&plan.put), plan.conflicts.len()), (vec!["a"], 0));
+        assert_eq!(plan.left_out, [(name("b"), LeftOutReason::OfMigration)]);
+        opposite.source.accounts.clear();
+        assert_eq!(opposite.plan().drop, [name("a")]);
+    }
+
+    #[test]
+    fn a_role_is_known_by_the_names_of_its_side() {
+        let privilege = rawdoc! { "resource": { "db": "shop", "collection": "items" }, "actions": ["find"] };
+        let mut privileges = RawArrayBuf::new();
+        privileges.push(privilege);
+        let role = rawdoc! { "role": "r", "db": "admin", "privileges": privileges, "roles": [] };
+        let role = Account::new(AccountKind::Role, role).unwrap();
+        let mut selection = Selection::all();
+        selection.rename("shop.items", "shop.parts").unwrap();
+        let case = Case::of(vec![role.clone()], vec![]);
+        let known = case.known(&selection);
+        let plan = known.plan();
+        assert_ne!(plan.wanted[0], role);
+        assert_eq!(known.at_hand_over(&plan).known[0].prints, [fingerprint(&role)]);
+        // What was carried is mapped back to the same.
+        let mut opposite = Case::of(plan.wanted, vec![role]);
+        opposite.made = known.at_hand_over(&case.known(&selection).plan()).made();
+        let selection = selection.reversed();
+        assert!(opposite.known(&selection).plan().put.is_empty());
     }
 
     #[test]

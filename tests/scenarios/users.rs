@@ -1,5 +1,6 @@
 //! Users and roles on real servers with access control: applications log in on the target with the passwords that they have.
 
+mod back;
 mod external;
 mod faults;
 mod people;
