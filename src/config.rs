@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::WayBack;
 use crate::error::Result;
-use crate::model::{MigrationId, Namespace, OnWait, Selection, checked_pattern, matches_pattern};
+use crate::model::{AccountName, MigrationId, Namespace, OnWait, Selection, checked_pattern, matches_pattern};
 use crate::rules::RuleSet;
-use crate::users::Users;
+use crate::users::{Users, UsersAtHandOver};
 
 /// All settings of a migration.
 #[derive(Clone, Debug)]
@@ -71,6 +71,16 @@ impl Settings {
             return recording.bytes;
         }
         u64::MAX
+    }
+
+    /// Users and roles at the hand-over that is taken back, if there are any.
+    pub fn users_at_hand_over(&self) -> Option<&UsersAtHandOver> {
+        self.way_back.as_ref()?.first.users.as_ref()
+    }
+
+    /// Users and roles that are never carried, because they belonged to the migration that is taken back.
+    pub fn never_carried(&self) -> &[AccountName] {
+        self.users_at_hand_over().map_or(&[], |users| &users.own)
     }
 
     /// Number of walkers to run until the write load on the source is known.

@@ -36,6 +36,10 @@ impl Summary {
     /// there. Documents no longer expire on the old source once the reverse migration has started; TTL indexes get their final form at its
     /// cutover.
     ///
+    /// If the migration [carried users](MigrationBuilder::users), the reverse migration carries them by the same selection, unless the builder
+    /// says otherwise: what changes on the new set since the hand-over changes on the old one. It never carries the users that the
+    /// migration was connected as.
+    ///
     /// Preflight refuses a downgrade, as always. It also refuses an old source whose writes are
     /// [blocked](MigrationBuilder::block_source_writes), unless the sink's user may bypass the block. Lift the block before applications
     /// use the old source again.

@@ -22,6 +22,7 @@ use crate::model::raw::record;
 use crate::model::{CollectionKind, DEFAULT_ID, LeftSelection, Namespace, Position, Selection};
 use crate::order::Key;
 use crate::rules::RuleRecord;
+use crate::users::UsersAtHandOver;
 
 pub use file::FileStore;
 pub use layer::CheckpointStoreLayer;
@@ -195,6 +196,9 @@ pub struct Checkpoint {
     /// Documents that are missing on the sink because a filter or transform failed for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<FailedDocuments>,
+    /// Users and roles at the hand-over that this migration reverses. Only the first checkpoint of a way back has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) users: Option<UsersAtHandOver>,
     /// The position in the sink's own history up to which writes of other programs were watched for (see
     /// [`Sink::foreign_writes`](crate::Sink::foreign_writes)). None of these writes was to a collection that has
     /// [`compared`](CollectionState::compared) set. `None` if the history was not watched.
@@ -369,6 +373,7 @@ impl Checkpoint {
             takes_back: None,
             rules: Vec::new(),
             failed: Vec::new(),
+            users: None,
             watched: None,
             durable: None,
             complete: false,
@@ -542,6 +547,7 @@ mod tests {
             expiry_final: true,
             rules: Vec::new(),
             failed: Vec::new(),
+            users: None,
             takes_back: None,
             watched: Some(position(20)),
             durable: Some(position(21)),

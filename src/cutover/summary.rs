@@ -6,10 +6,9 @@ use crate::catalog;
 use crate::catalog::not_migrated::{IndexesLeftOut, is_view_of_buckets, not_migrated};
 use crate::checkpoint::{States, WayBack};
 use crate::cutover::compare::Comparison;
+use crate::engine::users::Carried;
 use crate::model::{self, Collection, Deployment, Namespace, Position};
-use crate::report::{
-    AppliedRules, Certificate, CollectionSummary, LateWrites, Outcome, Summary, UsersSummary, users_not_migrated,
-};
+use crate::report::{AppliedRules, Certificate, CollectionSummary, LateWrites, Outcome, Summary, users_not_migrated};
 use crate::runtime::job::Job;
 use crate::runtime::progress::RunState;
 
@@ -24,7 +23,7 @@ pub(super) struct Sides {
     pub source: Deployment,
     pub target: Deployment,
     /// Users and roles, if they are to be carried.
-    pub users: Option<UsersSummary>,
+    pub users: Option<Carried>,
     /// The position from which the way back starts.
     pub handed_over: Option<Position>,
 }
@@ -81,7 +80,8 @@ pub(super) fn summarize(
         .iter()
         .filter(|collection| !selection.contains(&collection.namespace) || is_view_of_buckets(collection))
         .collect();
-    let users = users_not_migrated(&engine.settings.users, sides.users.as_ref());
+    let carried = sides.users.as_ref().map(|carried| &carried.summary);
+    let users = users_not_migrated(&engine.settings.users, carried);
     let not_migrated = not_migrated(&sides.databases, selection, &left_out, &sides.indexes_left_out, users);
     let deployments = (&sides.source, &sides.target);
     let certificate = same.then(|| {
@@ -93,13 +93,13 @@ pub(super) fn summarize(
             &collections,
             (&listed, &standing),
             notes,
-            sides.users.as_ref(),
+            carried,
         )
     });
-    let way_back = sides
-        .handed_over
-        .filter(|_| same)
-        .map(|handed_over| WayBack::begin(engine, deployments, handed_over, states, &standing));
+    let way_back = sides.handed_over.filter(|_| same).map(|handed_over| {
+        let users = sides.users.as_ref().map(|carried| carried.at_hand_over.clone());
+        WayBack::begin(engine, deployments, handed_over, states, &standing, users)
+    });
     Summary {
         outcome: if same { Outcome::Complete } else { Outcome::Differences },
         position: Some(position),
@@ -111,7 +111,7 @@ pub(super) fn summarize(
         left_selection: progress.left_selection.all(),
         not_migrated,
         not_kept,
-        users: sides.users.clone(),
+        users: carried.cloned(),
         certificate,
         way_back,
     }

@@ -6,6 +6,7 @@ use crate::checkpoint::{Checkpoint, CollectionState, RangeState, States, WayBack
 use crate::engine::track::collection::CollectionProgress;
 use crate::model::{ByName, Collection, CollectionKind, Deployment, Position};
 use crate::runtime::job::Job;
+use crate::users::UsersAtHandOver;
 
 impl WayBack {
     /// Builds the way back at the end of a cutover. The migration wrote everything before `position`, and nobody else writes until the end
@@ -16,6 +17,7 @@ impl WayBack {
         position: Position,
         migrated: &States,
         standing: &ByName<'_>,
+        users: Option<UsersAtHandOver>,
     ) -> Self {
         let mut first = Checkpoint::begin(
             sink.identity.clone(),
@@ -38,6 +40,7 @@ impl WayBack {
         // Those of this migration, until it is said how they are undone.
         first.rules = engine.settings.rules.records();
         first.failed = engine.shaping.failed_documents();
+        first.users = users;
         Self { first: Box::new(first) }
     }
 }

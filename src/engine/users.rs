@@ -22,7 +22,7 @@ use crate::runtime::progress::RunState;
 use crate::runtime::users::Record;
 use crate::sink::Records;
 use crate::source::Source;
-use crate::users::{Known, UserSelection, UsersPlan};
+use crate::users::{Known, UserSelection, UsersAtHandOver, UsersPlan};
 
 const OPERATION: &str = "carry users and roles";
 
@@ -43,8 +43,15 @@ pub(crate) struct Carrier {
     source: Arc<dyn Source>,
     records: Records,
     users: UserSelection,
+    never: Vec<AccountName>,
     selection: Selection,
     progress: Arc<RunState>,
+}
+
+/// Users and roles that are the same on both sides.
+pub(crate) struct Carried {
+    pub summary: UsersSummary,
+    pub at_hand_over: UsersAtHandOver,
 }
 
 impl Carrier {
@@ -55,6 +62,7 @@ impl Carrier {
             source: Arc::clone(&job.source),
             records: job.records(),
             users: users.clone(),
+            never: job.settings.never_carried().to_vec(),
             selection: job.settings.selection.clone(),
             progress: Arc::clone(progress),
         })
@@ -95,11 +103,11 @@ impl Carrier {
     ///
     /// # Cancellation
     /// Dropping the future leaves some of the users changed. The next call makes up for it.
-    pub async fn carry(&self) -> Result<UsersSummary> {
+    pub async fn carry(&self) -> Result<Carried> {
         let _turn = self.progress.users.turn.lock().await;
         let carried = self.settle().await;
         match &carried {
-            Ok(summary) => self.progress.users.set(summary.status()),
+            Ok(carried) => self.progress.users.set(carried.summary.status()),
             Err(error) => {
                 let reason = error.report();
                 if self.progress.users.set_problem(&reason) {
@@ -110,13 +118,13 @@ impl Carrier {
         carried
     }
 
-    async fn settle(&self) -> Result<UsersSummary> {
+    async fn settle(&self) -> Result<Carried> {
         let mut record = Record::load(&self.records).await?;
         // A process that began a change may not have removed its temporary collections. Every change that succeeds removes them.
         let mut is_littered = record.is_busy;
         let (mut put, mut dropped) = (0, 0);
         for _ in 0..ROUNDS {
-            let plan = self.plan(&record).await?;
+            let (plan, at_hand_over) = self.plan(&record).await?;
             if plan.put.is_empty() && plan.drop.is_empty() {
                 if is_littered {
                     change(&self.records, Vec::new(), Vec::new()).await?;
@@ -124,7 +132,8 @@ impl Carrier {
                 if record.settle(&plan.wanted, &plan.forget) {
                     record.save(&self.records).await?;
                 }
-                return self.settled(&plan, put, dropped);
+                let summary = self.settled(&plan, put, dropped)?;
+                return Ok(Carried { summary, at_hand_over });
             }
             record.expect(&plan.put);
             record.save(&self.records).await?;
@@ -137,7 +146,7 @@ impl Carrier {
         Err(Error::new(ErrorKind::TargetRefused, OPERATION, message).with_retryable(true))
     }
 
-    async fn plan(&self, record: &Record) -> Result<UsersPlan> {
+    async fn plan(&self, record: &Record) -> Result<(UsersPlan, UsersAtHandOver)> {
         let source = self.source.accounts().await?;
         let names = Known::names(&source, &self.users, &record.made);
         let target = self.records.sink().accounts(&names).await?;
@@ -146,9 +155,12 @@ impl Carrier {
             target: &target,
             made: &record.made,
             users: &self.users,
+            never: &self.never,
             selection: &self.selection,
         };
-        Ok(known.plan())
+        let plan = known.plan();
+        let at_hand_over = known.at_hand_over(&plan);
+        Ok((plan, at_hand_over))
     }
 
     /// Reports what was done, once both sides are the same.
@@ -189,6 +201,7 @@ pub(crate) async fn drop_made(job: &Job) -> Result<()> {
         target: &target,
         made: &record.made,
         users,
+        never: job.settings.never_carried(),
         selection: &job.settings.selection,
     };
     change(&records, Vec::new(), known.plan().drop).await

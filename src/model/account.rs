@@ -124,8 +124,6 @@ pub struct Accounts {
     pub own: BTreeSet<AccountName>,
     /// The mechanisms by which clients may authenticate, such as `SCRAM-SHA-256`; `None` if they are not known.
     pub mechanisms: Option<BTreeSet<String>>,
-    /// The actions that the deployment knows in privileges; `None` if they are not known.
-    pub actions: Option<BTreeSet<String>>,
     /// The names of the built-in roles; `None` if they are not known.
     pub built_in_roles: Option<BTreeSet<String>>,
 }

@@ -25,8 +25,12 @@ const ROLES: usize = 50;
 /// Maximum time of the server for a query.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Actions that roles may have although no built-in role has them, at least up to some version.
-const RARE_ACTIONS: [&str; 3] = ["applyOps", "impersonate", "internal"];
+/// A role that does not exist.
+const NO_ROLE: &str = "mongoferry-no-such-role";
+
+/// The server's error codes for a role that does not exist, and for actions that it does not know: from 5.0 on, and before.
+const ROLE_NOT_FOUND: i32 = 31;
+const UNKNOWN_ACTIONS: [i32; 2] = [2, 9];
 
 /// Returns all users and roles as they are stored.
 ///
@@ -74,21 +78,46 @@ pub(crate) async fn add_facts(client: &Client, accounts: &mut Accounts) -> Resul
         let listed = reply.get_array("authenticationMechanisms").map(Vec::as_slice);
         strings(listed.unwrap_or_default())
     });
-    let built_in = doc! { "rolesInfo": 1, "showBuiltinRoles": true, "showPrivileges": true };
+    let built_in = doc! { "rolesInfo": 1, "showBuiltinRoles": true };
     if let Some(reply) = if_allowed(client::run(client, OPERATION, "admin", built_in).await)? {
         let roles = documents(&reply, "roles");
         let is_built_in = |role: &&&Document| role.get_bool("isBuiltin").unwrap_or(false);
         let names = roles.iter().filter(is_built_in);
         let names = names.filter_map(|role| role.get_str("role").ok().map(str::to_owned));
         accounts.built_in_roles = Some(names.collect());
-        let privileges = roles.iter().flat_map(|role| documents(role, "privileges"));
-        let mut actions: BTreeSet<String> = privileges
-            .flat_map(|privilege| strings(privilege.get_array("actions").map(Vec::as_slice).unwrap_or_default()))
-            .collect();
-        actions.extend(RARE_ACTIONS.map(str::to_owned));
-        accounts.actions = Some(actions);
     }
     Ok(())
+}
+
+/// Returns those of the actions that no role can have, or `None` if the server does not say.
+///
+/// No command lists the actions that a server knows, and built-in roles do not have all of them. But a server reads the actions of a role
+/// that is to be changed before it looks whether the role exists.
+///
+/// # Errors
+/// A server error.
+pub(crate) async fn unknown_actions(client: &Client, actions: &BTreeSet<String>) -> Result<Option<BTreeSet<String>>> {
+    let listed: Vec<&str> = actions.iter().map(String::as_str).collect();
+    let privilege = doc! { "resource": { "cluster": true }, "actions": listed };
+    let update = doc! { "updateRole": NO_ROLE, "privileges": [privilege] };
+    match client::run(client, OPERATION, crate::METADATA_DATABASE, update).await {
+        Err(error) if client::code(&error) == Some(ROLE_NOT_FOUND) => Ok(Some(BTreeSet::new())),
+        Err(error) if client::code(&error).is_some_and(|code| UNKNOWN_ACTIONS.contains(&code)) => {
+            Ok(named_in(&client::answer(&error), actions))
+        }
+        other => if_allowed(other).map(|_| None),
+    }
+}
+
+/// Returns those of the actions that a server's message lists, or `None` if it lists none.
+fn named_in(message: &str, actions: &BTreeSet<String>) -> Option<BTreeSet<String>> {
+    let (_, listed) = message.rsplit_once(':')?;
+    let words = listed.split(|character: char| !character.is_alphanumeric());
+    let named: BTreeSet<String> = words
+        .filter(|word| actions.contains(*word))
+        .map(str::to_owned)
+        .collect();
+    (!named.is_empty()).then_some(named)
 }
 
 /// The users that the client is authenticated as, and the roles that they have.
@@ -208,6 +237,20 @@ mod tests {
         assert_eq!(as_stored(&listed), expected);
         let without = doc! { "role": "r", "db": "admin", "authenticationRestrictions": [] };
         assert_eq!(as_stored(&without), doc! { "role": "r", "db": "admin" });
+    }
+
+    #[test]
+    fn unknown_actions_are_those_that_the_server_names() {
+        let set = |all: &[&str]| all.iter().map(|&one| one.to_owned()).collect::<BTreeSet<_>>();
+        let asked = set(&["find", "flyToTheMoon", "toMars"]);
+        for message in [
+            "Unrecognized action privilege strings: flyToTheMoon,toMars",
+            "Unrecognized actions: flyToTheMoon, toMars",
+        ] {
+            assert_eq!(named_in(message, &asked), Some(set(&["flyToTheMoon", "toMars"])));
+        }
+        assert_eq!(named_in("it cannot find: that", &asked), None);
+        assert_eq!(named_in("it cannot find that", &asked), None);
     }
 
     #[test]

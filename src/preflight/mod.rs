@@ -105,7 +105,7 @@
 //! | `user_mechanism_off` | warning | the target accepts a mechanism for which each user has credentials |
 //! | `user_external` | warning, note | the target can check users whose credentials are kept elsewhere (`$external`) |
 //! | `role_missing` | warning | every role that a user or role has is built in, carried or on the target |
-//! | `role_action_unknown` | warning | the target knows every action of the roles |
+//! | `role_action_unknown` | blocker | the target knows every action of the roles |
 //! | `role_renamed` | warning | the privileges of roles name collections by their names on the target |
 //! | `lenient_index_keys` | warning | `failIndexKeyTooLong` is not off on the source |
 //!

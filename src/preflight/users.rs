@@ -12,6 +12,7 @@ use crate::runtime::job::Job;
 use crate::users::{ExistingUsers, Known, LeftOutReason, Made, UsersPlan};
 
 const READ: &str = "read users and roles";
+const ASK_ACTIONS: &str = "ask which actions roles can have";
 
 /// Actions that the target's user needs on all ordinary collections of all databases.
 const ACTIONS: &[&str] = &[
@@ -71,9 +72,17 @@ pub(super) async fn look(engine: &Job, made: &Made) -> Result<UsersOutlook> {
         target: &target,
         made,
         users,
+        never: settings.never_carried(),
         selection: &settings.selection,
     };
-    Ok(UsersOutlook::Plan(Box::new(known.plan())))
+    let mut plan = known.plan();
+    let actions = plan.actions();
+    if !actions.is_empty() {
+        let ask = engine.sink.unknown_actions(&actions);
+        let unknown = asked(engine, Side::Target, ASK_ACTIONS, Some(ASKED), ask).await?;
+        plan.find_unknown_actions(&unknown.unwrap_or_default());
+    }
+    Ok(UsersOutlook::Plan(Box::new(plan)))
 }
 
 fn listed(side: Side, read: Result<Accounts>) -> Result<Accounts, Result<UsersOutlook>> {
@@ -193,14 +202,14 @@ fn of_plan(context: &Context<'_>, plan: &UsersPlan, findings: &mut Vec<Finding>)
     );
     for (name, actions) in &plan.unknown_actions {
         let message = format!(
-            "the {name} has privileges that no built-in role of the target has ({}); the target may refuse the role",
+            "the {name} has privileges with actions that the target does not know, and would be refused there: {}",
             actions.join(", ")
         );
         let fix = format!(
-            "if it does, leave the role out with `.exclude({:?}, {:?})`",
+            "revoke these actions from the role on the source, or leave it out with `.exclude({:?}, {:?})`",
             name.name, name.database
         );
-        let finding = Finding::warning(FindingCode::RoleActionUnknown, message, fix);
+        let finding = Finding::blocker(FindingCode::RoleActionUnknown, message, fix);
         findings.push(finding.listing(vec![name.to_string()]));
     }
     for (name, resources) in &plan.unmapped {
@@ -293,7 +302,7 @@ mod tests {
             ("user_mechanism_off", Severity::Warning, "app@shop"),
             ("user_external", Severity::Warning, "CN=x@$external"),
             ("role_missing", Severity::Warning, "gone@admin"),
-            ("role_action_unknown", Severity::Warning, "flyToTheMoon"),
+            ("role_action_unknown", Severity::Blocker, "flyToTheMoon"),
             ("role_renamed", Severity::Warning, "`orders` in everything"),
         ];
         assert_eq!(found.len(), expected.len(), "{found:?}");

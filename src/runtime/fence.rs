@@ -245,6 +245,10 @@ impl Sink for FencedSink {
         self.sink.accounts(names).await
     }
 
+    async fn unknown_actions(&self, actions: &BTreeSet<String>) -> Result<Option<BTreeSet<String>>> {
+        self.sink.unknown_actions(actions).await
+    }
+
     async fn change_accounts(&self, changes: &AccountChanges) -> Result<()> {
         let call = self.sink.change_accounts(changes);
         self.fence.guard("change users and roles", call).await

@@ -224,6 +224,14 @@ pub trait SinkLayer: Send + Sync + 'static {
         self.inner().accounts(names).await
     }
 
+    /// Like [`Sink::unknown_actions`]. The default forwards the call.
+    ///
+    /// # Errors
+    /// Those of the wrapped sink.
+    async fn unknown_actions(&self, actions: &BTreeSet<String>) -> Result<Option<BTreeSet<String>>> {
+        self.inner().unknown_actions(actions).await
+    }
+
     /// Like [`Sink::change_accounts`]. The default forwards the call.
     ///
     /// # Errors
@@ -346,6 +354,10 @@ macro_rules! forward_sink {
 
             async fn accounts(&self, names: &BTreeSet<AccountName>) -> Result<Accounts> {
                 (**self).accounts(names).await
+            }
+
+            async fn unknown_actions(&self, actions: &BTreeSet<String>) -> Result<Option<BTreeSet<String>>> {
+                (**self).unknown_actions(actions).await
             }
 
             async fn change_accounts(&self, changes: &AccountChanges) -> Result<()> {

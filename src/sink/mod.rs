@@ -253,6 +253,16 @@ pub trait Sink: Send + Sync + 'static {
         Err(accounts_refused("read users and roles"))
     }
 
+    /// Returns those of the given actions that roles of this sink cannot have, such as those of other versions; `None` if it is not known.
+    /// Changes nothing. [Preflight](crate::preflight) calls this for roles that are carried. The default does not know.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn unknown_actions(&self, actions: &BTreeSet<String>) -> Result<Option<BTreeSet<String>>> {
+        let _ = actions;
+        Ok(None)
+    }
+
     /// Puts users and roles as their documents say, and drops others: first roles and then users are put, then users and then roles are
     /// dropped. What is already so is no error. `Ok` means durable, whichever member of the deployment is lost. A user that exists may be
     /// dropped for a moment before it is put in its new form.

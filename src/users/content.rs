@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bson::raw::RawDocumentBuf;
 use bson::{Bson, Document, doc};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::model::Account;
 
 /// Identifies the content of a user or role, credentials included, without revealing anything that helps to guess a password: of the
 /// credentials it covers the salts, which a server tells anybody who logs in and which change with every password.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(crate) struct Fingerprint(pub String);
 
 /// What the canonical form has of the credentials.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bson::RawBsonRef;
 
 use super::mapping;
-use super::{ExistingUsers, Fingerprint, UserSelection, fingerprint, is_same};
+use super::{ExistingUsers, Fingerprint, KnownName, UserSelection, UsersAtHandOver, fingerprint, is_same};
 use crate::model::{Account, AccountKind, AccountName, Accounts, Selection};
 
 /// The database of users whose credentials are kept elsewhere.
@@ -25,6 +25,8 @@ pub(crate) struct Known<'a> {
     pub target: &'a Accounts,
     pub made: &'a Made,
     pub users: &'a UserSelection,
+    /// Users and roles of the migration that this one takes back. They are not carried either.
+    pub never: &'a [AccountName],
     /// The collections that are migrated, and their new names.
     pub selection: &'a Selection,
 }
@@ -34,6 +36,8 @@ pub(crate) struct Known<'a> {
 pub(crate) struct UsersPlan {
     /// What the target is to have, exactly so.
     pub wanted: Vec<Account>,
+    /// The same with fingerprints of what the source has, where a role may name other collections.
+    pub on_source: Made,
     /// What of that it does not have yet, or in another form.
     pub put: Vec<Account>,
     /// What the migration has made and the source no longer has.
@@ -49,7 +53,7 @@ pub(crate) struct UsersPlan {
     pub left_out: Vec<(AccountName, LeftOutReason)>,
     /// Roles that carried users and roles have and that will not exist on the target.
     pub missing_roles: BTreeSet<AccountName>,
-    /// Roles with actions that none of the target's built-in roles has, with these actions.
+    /// Roles with actions that the target does not know, with these actions. [`find_unknown_actions`](Self::find_unknown_actions) fills it.
     pub unknown_actions: Vec<(AccountName, Vec<String>)>,
     /// Roles with privileges that cover a renamed collection, with the resources that stay as they are.
     pub unmapped: Vec<(AccountName, Vec<String>)>,
@@ -66,7 +70,7 @@ pub(crate) struct UsersPlan {
 pub(crate) enum LeftOutReason {
     /// The host has excluded it.
     Excluded,
-    /// The migration itself connects as this user, or with this role.
+    /// The migration itself connects as this user, or with this role; or the one did that it takes back.
     OfMigration,
     /// It has credentials of a kind that no supported server knows.
     UnknownCredentials,
@@ -132,6 +136,7 @@ impl Known<'_> {
                 },
             }
             self.examine(&account, &mut plan);
+            plan.on_source.insert(name.clone(), vec![fingerprint(on_source[name])]);
             plan.wanted.push(account);
         }
         self.what_is_gone(&on_source, &standing, &mut plan);
@@ -139,9 +144,21 @@ impl Known<'_> {
         plan
     }
 
+    /// What the way back has to know, once the plan is carried out.
+    pub fn at_hand_over(&self, plan: &UsersPlan) -> UsersAtHandOver {
+        let readers = self.source.own.iter().filter(|name| name.kind == AccountKind::User);
+        let own: BTreeSet<&AccountName> = readers.chain(&self.target.own).chain(self.never).collect();
+        UsersAtHandOver {
+            selection: self.users.clone(),
+            known: KnownName::all(&plan.on_source),
+            own: own.into_iter().cloned().collect(),
+        }
+    }
+
     fn reason_against(&self, account: &Account) -> Option<LeftOutReason> {
         let name = account.name();
-        if self.source.own.contains(name) && name.kind == AccountKind::User || self.target.own.contains(name) {
+        let is_reader = self.source.own.contains(name) && name.kind == AccountKind::User;
+        if is_reader || self.target.own.contains(name) || self.never.contains(name) {
             return Some(LeftOutReason::OfMigration);
         }
         if self.users.excludes(name) {
@@ -161,7 +178,11 @@ impl Known<'_> {
     /// Decides about what was made for users and roles that the source no longer has.
     fn what_is_gone(&self, on_source: &AccountsByName<'_>, standing: &AccountsByName<'_>, plan: &mut UsersPlan) {
         for name in self.made.keys() {
-            if on_source.contains_key(name) || !self.users.contains(name) || self.target.own.contains(name) {
+            if on_source.contains_key(name)
+                || !self.users.contains(name)
+                || self.target.own.contains(name)
+                || self.never.contains(name)
+            {
                 continue;
             }
             match standing.get(name) {
@@ -188,12 +209,6 @@ impl Known<'_> {
                 plan.without_mechanism.push(name.clone());
             }
         }
-        if let Some(known) = &self.target.actions {
-            let unknown: BTreeSet<String> = actions_of(account).filter(|action| !known.contains(action)).collect();
-            if !unknown.is_empty() {
-                plan.unknown_actions.push((name.clone(), unknown.into_iter().collect()));
-            }
-        }
     }
 
     fn find_missing_roles(&self, standing: &AccountsByName<'_>, plan: &mut UsersPlan) {
@@ -210,6 +225,24 @@ impl Known<'_> {
         };
         let missing = plan.wanted.iter().flat_map(roles_of).filter(|role| !exists(role));
         plan.missing_roles = missing.collect();
+    }
+}
+
+impl UsersPlan {
+    /// The actions in the privileges of all roles that are wanted.
+    pub fn actions(&self) -> BTreeSet<String> {
+        self.wanted.iter().flat_map(actions_of).collect()
+    }
+
+    /// Notes the roles that have actions of which the target has said that it does not know them.
+    pub fn find_unknown_actions(&mut self, unknown: &BTreeSet<String>) {
+        for account in &self.wanted {
+            let actions: BTreeSet<String> = actions_of(account).filter(|action| unknown.contains(action)).collect();
+            if !actions.is_empty() {
+                let actions = actions.into_iter().collect();
+                self.unknown_actions.push((account.name().clone(), actions));
+            }
+        }
     }
 }
 
@@ -283,6 +316,7 @@ mod tests {
         target: Accounts,
         made: Made,
         users: UserSelection,
+        never: Vec<AccountName>,
     }
 
     impl Case {
@@ -292,6 +326,7 @@ mod tests {
                 target: Accounts::new(target),
                 made: Made::new(),
                 users: UserSelection::all(),
+                never: Vec::new(),
             }
         }
 
@@ -304,14 +339,18 @@ mod tests {
         }
 
         fn plan(&self) -> UsersPlan {
-            let known = Known {
+            self.known(&Selection::all()).plan()
+        }
+
+        fn known<'a>(&'a self, selection: &'a Selection) -> Known<'a> {
+            Known {
                 source: &self.source,
                 target: &self.target,
                 made: &self.made,
                 users: &self.users,
-                selection: &Selection::all(),
-            };
-            known.plan()
+                never: &self.never,
+                selection,
+            }
         }
     }
 
@@ -395,6 +434,55 @@ mod tests {
     }
 
     #[test]
+    fn the_way_back_knows_what_was_carried_and_whose_users_are_left() {
+        let mut case = Case::of(
+            vec![user("a", "1"), user("b", "1"), user("c", "1")],
+            vec![user("a", "1")],
+        );
+        case.source.own.insert(name("b"));
+        case.target.own.insert(AccountName::role("r", "admin"));
+        case.never.push(name("c"));
+        let selection = Selection::all();
+        let known = case.known(&selection);
+        let plan = known.plan();
+        assert_eq!(names(&plan.wanted), ["a"]);
+        let back = known.at_hand_over(&plan);
+        assert_eq!(back.own, [AccountName::role("r", "admin"), name("b"), name("c")]);
+        // It has changed on the new set, and another one is gone; both are known on the old one.
+        let mut opposite = Case::of(
+            vec![user("a", "2"), user("b", "9")],
+            vec![user("a", "1"), user("b", "1")],
+        );
+        (opposite.made, opposite.never) = (back.made(), back.own);
+        let plan = opposite.plan();
+        assert_eq!((names(&plan.put), plan.conflicts.len()), (vec!["a"], 0));
+        assert_eq!(plan.left_out, [(name("b"), LeftOutReason::OfMigration)]);
+        opposite.source.accounts.clear();
+        assert_eq!(opposite.plan().drop, [name("a")]);
+    }
+
+    #[test]
+    fn a_role_is_known_by_the_names_of_its_side() {
+        let privilege = rawdoc! { "resource": { "db": "shop", "collection": "items" }, "actions": ["find"] };
+        let mut privileges = RawArrayBuf::new();
+        privileges.push(privilege);
+        let role = rawdoc! { "role": "r", "db": "admin", "privileges": privileges, "roles": [] };
+        let role = Account::new(AccountKind::Role, role).unwrap();
+        let mut selection = Selection::all();
+        selection.rename("shop.items", "shop.parts").unwrap();
+        let case = Case::of(vec![role.clone()], vec![]);
+        let known = case.known(&selection);
+        let plan = known.plan();
+        assert_ne!(plan.wanted[0], role);
+        assert_eq!(known.at_hand_over(&plan).known[0].prints, [fingerprint(&role)]);
+        // What was carried is mapped back to the same.
+        let mut opposite = Case::of(plan.wanted, vec![role]);
+        opposite.made = known.at_hand_over(&case.known(&selection).plan()).made();
+        let selection = selection.reversed();
+        assert!(opposite.known(&selection).plan().put.is_empty());
+    }
+
+    #[test]
     fn what_the_target_does_not_know_is_found() {
         let old = rawdoc! { "user": "old", "db": "shop", "credentials": { "MONGODB-CR": "x" }, "roles": [] };
         let old = Account::new(AccountKind::User, old).unwrap();
@@ -413,9 +501,10 @@ mod tests {
         assert!(plan.missing_roles.is_empty() && plan.unknown_actions.is_empty() && plan.without_mechanism.is_empty());
         let set = |all: &[&str]| Some(all.iter().map(|&one| one.to_owned()).collect());
         case.target.mechanisms = set(&["SCRAM-SHA-256"]);
-        case.target.actions = set(&["find"]);
         case.target.built_in_roles = set(&["read"]);
-        let plan = case.plan();
+        let mut plan = case.plan();
+        assert_eq!(plan.actions(), ["find", "flyToTheMoon"].map(str::to_owned).into());
+        plan.find_unknown_actions(&["flyToTheMoon".to_owned()].into());
         assert_eq!(plan.without_mechanism, [name("app")]);
         assert_eq!(plan.missing_roles, BTreeSet::from([AccountName::role("gone", "admin")]));
         assert_eq!(

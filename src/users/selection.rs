@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::AccountName;
 
 /// Whether users and roles are carried to the target; see [`MigrationBuilder::users`](crate::MigrationBuilder::users).
@@ -36,7 +38,8 @@ impl Users {
 ///     .exclude("intern", "shop")
 ///     .existing(ExistingUsers::Keep);
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct UserSelection {
     /// `None` for all databases.
     databases: Option<BTreeSet<String>>,
@@ -47,7 +50,8 @@ pub struct UserSelection {
 
 /// What to do with a user or role that the target has under the same name and with other content, if the migration did not make it or
 /// somebody has changed it since.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ExistingUsers {
     /// Preflight refuses to start. If there is such a user or role later, the cutover is refused, and the existing one stays as it is.

@@ -36,7 +36,7 @@ pub(super) struct Ended {
 }
 
 impl Example {
-    fn start(arguments: &[&str]) -> Self {
+    pub(super) fn start(arguments: &[&str]) -> Self {
         let mut child = piped("live_migration").arg("--json").args(arguments).spawn().unwrap();
         let mut errors = child.stderr.take().unwrap();
         Self {

@@ -23,6 +23,7 @@ use crate::runtime::limits::resources::Resources;
 use crate::runtime::shaping::source::{Purpose, ShapedSource};
 use crate::sink::{Records, Sink};
 use crate::source::Source;
+use crate::users::Users;
 
 /// Builder for a [`Migration`]; see [`Migration::builder`].
 pub struct MigrationBuilder {
@@ -55,6 +56,9 @@ impl MigrationBuilder {
         self.settings.rules = rules;
         self.selection = Ok(selection);
         self.id.clone_from(&way_back.first.id);
+        if let Some(users) = &way_back.first.users {
+            self.settings.users = Users::Carry(users.selection.clone());
+        }
         self.settings.way_back = Some(way_back);
         self
     }

@@ -12,7 +12,7 @@ impl MigrationBuilder {
     /// users need.
     ///
     /// They are no part of the checkpoint: a migration may be resumed with others. A [reverse](crate::Summary::reverse) migration carries
-    /// none unless it is told to.
+    /// what the original one carried, unless it is told otherwise.
     ///
     /// ```no_run
     /// # use mongoferry::{ExistingUsers, UserSelection, Users};

@@ -9,10 +9,14 @@ use crate::checkpoint::{Checkpoint, CheckpointStore, CollectionState, MemoryStor
 use crate::cutover::way_back::opposite;
 use crate::engine::start::way_back::expires_otherwise;
 use crate::engine::track::collection::CollectionProgress;
-use crate::model::{Collection, CollectionKind, Operation, Position, Selection, Write};
+use crate::error::FindingCode;
+use crate::model::{
+    Account, AccountKind, AccountName, Collection, CollectionKind, Operation, Position, Selection, Write,
+};
 use crate::order::Key;
 use crate::sink::{JournalEntry, MemorySink};
 use crate::source::MemorySource;
+use crate::users::{ExistingUsers, KnownName, UserSelection, Users, UsersAtHandOver, fingerprint};
 
 const ORDERS: &str = "shop.orders";
 
@@ -262,4 +266,102 @@ fn a_changed_rule_of_expiry_is_found() {
     assert!(expires_otherwise(&before(&by_option), std::slice::from_ref(&no_longer)));
     // Documents that did not expire before did not expire on the old source, either.
     assert!(!expires_otherwise(&before(&no_longer), &[by_option]));
+}
+
+/// A user with a password, as far as the salt tells.
+fn user(name: &str, salt: &str) -> Account {
+    let credentials = rawdoc! { "SCRAM-SHA-1": { "iterationCount": 10_000, "salt": salt, "storedKey": salt } };
+    let document = rawdoc! { "user": name, "db": "shop", "credentials": credentials };
+    Account::new(AccountKind::User, document).unwrap()
+}
+
+impl Bench {
+    /// The state after a hand-over with these users.
+    async fn with_users(users: &[&str], own: &[&str], selection: UserSelection) -> Self {
+        let mut bench = Self::new().await;
+        let mut known = Vec::new();
+        for account in users.iter().map(|name| user(name, "1")) {
+            bench.new.put_account(account.clone());
+            bench.old.put_account(account.clone());
+            let (name, prints) = (account.name().clone(), vec![fingerprint(&account)]);
+            known.push(KnownName { name, prints });
+        }
+        let own = own.iter().map(|name| AccountName::user(*name, "shop")).collect();
+        bench.way_back.first.users = Some(UsersAtHandOver { selection, known, own });
+        bench
+    }
+
+    /// The old set's users with their salts, in order.
+    fn users(&self) -> Vec<(String, String)> {
+        let salt = |account: &Account| {
+            let credentials = account.document().get_document("credentials").unwrap();
+            let scram = credentials.get_document("SCRAM-SHA-1").unwrap();
+            (account.name().name.clone(), scram.get_str("salt").unwrap().to_owned())
+        };
+        let mut users: Vec<_> = self.old.all_accounts().iter().map(salt).collect();
+        users.sort();
+        users
+    }
+}
+
+fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
+    all.iter()
+        .map(|(name, salt)| (name.to_string(), salt.to_string()))
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn users_that_change_after_the_hand_over_change_on_the_old_set() {
+    let bench = Bench::with_users(&["app", "kept", "leaver"], &["reader", "writer"], UserSelection::all()).await;
+    // Those of the first direction, each on one side.
+    bench.new.put_account(user("writer", "new"));
+    bench.new.put_account(user("reader", "new"));
+    bench.old.put_account(user("reader", "old"));
+    bench.new.put_account(user("app", "2"));
+    bench.new.drop_account(&AccountName::user("leaver", "shop"));
+    let plan = bench.migration().preflight().await.unwrap();
+    assert_eq!(
+        (plan.blockers().count(), plan.users.map(|users| users.left_out.len())),
+        (0, Some(2))
+    );
+    let run = bench.start().await;
+    bench.new.put_account(user("newcomer", "1"));
+    // The next start knows the same.
+    drop(run);
+    bench.new.put_account(user("app", "3"));
+    let kept = Checkpoint::decode(&bench.store.load().await.unwrap().unwrap()).unwrap();
+    assert_eq!(kept.users, None);
+    let summary = complete(bench.start().await).await;
+    let expected = [("app", "3"), ("kept", "1"), ("newcomer", "1"), ("reader", "old")];
+    assert_eq!(bench.users(), pairs(&expected));
+    assert_eq!(summary.users.unwrap().left_out.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_sets_other_users_and_the_host_decide() {
+    let bench = Bench::with_users(&["app"], &[], UserSelection::all()).await;
+    bench.new.put_account(user("app", "2"));
+    bench.new.put_account(user("foreign", "new"));
+    bench.old.put_account(user("foreign", "old"));
+    let plan = bench.migration().preflight().await.unwrap();
+    let blockers: Vec<_> = plan
+        .blockers()
+        .map(|finding| (finding.code, &*finding.affected))
+        .collect();
+    assert_eq!(
+        blockers,
+        [(FindingCode::UsersExisting, &["user foreign@shop".to_owned()][..])]
+    );
+    let back = |users| {
+        let back = bench.way_back.reverse(bench.new.clone(), bench.old.clone()).unwrap();
+        back.users(users).checkpoint_store(bench.store.clone()).build().unwrap()
+    };
+    // Without users at first, and what is known of them is kept.
+    let run = back(Users::None).start().await.unwrap();
+    run.ready_to_cut_over().await.unwrap();
+    assert_eq!(bench.users(), pairs(&[("app", "1"), ("foreign", "old")]));
+    drop(run);
+    let keep = Users::Carry(UserSelection::all().existing(ExistingUsers::Keep));
+    complete(back(keep).start().await.unwrap()).await;
+    assert_eq!(bench.users(), pairs(&[("app", "2"), ("foreign", "old")]));
 }

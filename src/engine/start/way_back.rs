@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bson::raw::RawDocumentBuf;
 
 use crate::catalog::{are_same_keys, name_of, seconds};
-use crate::checkpoint::CollectionState;
+use crate::checkpoint::{Checkpoint, CollectionState};
 use crate::engine::ownership::Ownership;
 use crate::error::Result;
 use crate::model::Collection;
 use crate::runtime::expiry::{self, Form};
 use crate::runtime::flush::SharedFlush;
 use crate::runtime::job::Job;
+use crate::runtime::users::Record;
 
 impl Job {
     /// Saves the first checkpoint of a migration that takes a hand-over back, unless it has begun before.
@@ -47,7 +48,20 @@ impl Job {
             .await?
             .begin()
             .await?;
+        self.know_users(&mut first).await?;
         self.store.save(&first.encode()?).await
+    }
+
+    /// Notes which users and roles of the old set the hand-over has found equal, as if this migration had made them: they follow the new
+    /// set. That is noted even if none are carried now, because a later start may carry some.
+    async fn know_users(&self, first: &mut Checkpoint) -> Result<()> {
+        let Some(users) = first.users.take() else {
+            return Ok(());
+        };
+        let records = self.records();
+        let mut record = Record::load(&records).await?;
+        record.made = users.made();
+        record.save(&records).await
     }
 }
 

@@ -183,6 +183,10 @@ impl Sink for MongoSink {
         Ok(named)
     }
 
+    async fn unknown_actions(&self, actions: &BTreeSet<String>) -> Result<Option<BTreeSet<String>>> {
+        crate::mongo::accounts::unknown_actions(self.client(), actions).await
+    }
+
     async fn change_accounts(&self, changes: &AccountChanges) -> Result<()> {
         accounts::change(&self.target, changes).await
     }

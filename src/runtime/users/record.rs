@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::raw::record;
 use crate::model::{Account, AccountName};
 use crate::sink::Records;
-use crate::users::{Fingerprint, Made, fingerprint};
+use crate::users::{KnownName, Made, fingerprint};
 
 const OPERATION: &str = "record users and roles";
 
@@ -31,13 +31,7 @@ pub(crate) struct Record {
 struct Stored {
     fence: i64,
     busy: bool,
-    made: Vec<StoredName>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredName {
-    name: AccountName,
-    prints: Vec<String>,
+    made: Vec<KnownName>,
 }
 
 impl Record {
@@ -57,10 +51,7 @@ impl Record {
             let message = "the record of users on the target is damaged or of another version";
             Error::new(ErrorKind::CheckpointMismatch, OPERATION, message).with_source(error)
         })?;
-        let made = stored.made.into_iter().map(|one| {
-            let prints = one.prints.into_iter().map(Fingerprint).collect();
-            (one.name, prints)
-        });
+        let made = stored.made.into_iter().map(|known| (known.name, known.prints));
         Ok(Self {
             fence: stored.fence,
             is_busy: stored.busy,
@@ -69,14 +60,10 @@ impl Record {
     }
 
     fn encode(&self) -> Result<RawDocumentBuf> {
-        let made = self.made.iter().map(|(name, prints)| StoredName {
-            name: name.clone(),
-            prints: prints.iter().map(|print| print.0.clone()).collect(),
-        });
         let stored = Stored {
             fence: self.fence,
             busy: self.is_busy,
-            made: made.collect(),
+            made: KnownName::all(&self.made),
         };
         record::encode(&stored).map_err(|error| Error::malformed(OPERATION, error))
     }

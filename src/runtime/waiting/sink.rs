@@ -112,6 +112,11 @@ impl Sink for Waiting<dyn Sink> {
         self.call("read users and roles", self.inner.accounts(names)).await
     }
 
+    async fn unknown_actions(&self, actions: &BTreeSet<String>) -> Result<Option<BTreeSet<String>>> {
+        self.call("ask which actions roles can have", self.inner.unknown_actions(actions))
+            .await
+    }
+
     async fn change_accounts(&self, changes: &AccountChanges) -> Result<()> {
         self.unbounded("change users and roles", self.inner.change_accounts(changes))
             .await

@@ -12,7 +12,7 @@ use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 use tokio::task::AbortHandle;
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Roles of the migration's users, without those that users and roles take.
 const SOURCE_ROLES: &[&str] = &["readAnyDatabase", "clusterMonitor"];
@@ -29,19 +29,20 @@ const PASSWORDS: [&str; 5] = [
 
 /// Two sets with access control, and the users of the migration.
 pub(super) struct Servers {
-    source: ReplicaSet,
+    pub(super) source: ReplicaSet,
     pub(super) target: ReplicaSet,
     pub(super) on_source: Client,
     pub(super) on_target: Client,
 }
 
 impl Servers {
+    /// Starts both, with so many members each.
     pub(super) async fn start(from: Version, to: Version, members: usize) -> Self {
         let set = |version, name: &str, members| {
             let builder = ReplicaSet::builder(version).name(name).members(members);
             builder.key_file_auth().start()
         };
-        let (source, target) = futures::try_join!(set(from, "rs0", 1), set(to, "rs1", members)).unwrap();
+        let (source, target) = futures::try_join!(set(from, "rs0", members), set(to, "rs1", members)).unwrap();
         let (on_source, on_target) = futures::try_join!(source.client(), target.client()).unwrap();
         user(&on_source, "admin", "reader", "own-secret", SOURCE_ROLES).await;
         user(&on_target, "admin", "writer", "own-secret", TARGET_ROLES).await;

@@ -29,6 +29,8 @@ pub struct ReplicaSetBuilder {
     test_commands: bool,
     key_file_auth: bool,
     tls: Option<TlsDemand>,
+    /// Those of another set, to be used instead of new ones.
+    certificates: Option<Certificates>,
     standalone: bool,
     on_disk: bool,
     parameters: Vec<(String, String)>,
@@ -46,6 +48,7 @@ impl ReplicaSetBuilder {
             test_commands: true,
             key_file_auth: false,
             tls: None,
+            certificates: None,
             standalone: false,
             on_disk: false,
             parameters: Vec::new(),
@@ -102,6 +105,15 @@ impl ReplicaSetBuilder {
     /// Needs the `openssl` program.
     pub fn tls(mut self) -> Self {
         self.tls = Some(TlsDemand::Always);
+        self
+    }
+
+    /// Demands TLS with the authority and the certificate of another set, which has to live for longer: what that authority signs is valid
+    /// for both.
+    ///
+    /// Does nothing when the other set uses no TLS.
+    pub fn tls_of(mut self, other: &ReplicaSet) -> Self {
+        self.certificates.clone_from(&other.certificates);
         self
     }
 
@@ -169,9 +181,10 @@ impl ReplicaSetBuilder {
             .prefix("mongoferry-testbed-")
             .tempdir_in(place)
             .map_err(TestbedError::io("making a temporary folder"))?;
-        let certificates = match self.tls {
-            Some(demand) => Some(Certificates::generate(folder.path(), demand)?),
-            None => None,
+        let certificates = match (&self.certificates, self.tls) {
+            (Some(of_another), _) => Some(of_another.clone()),
+            (None, Some(demand)) => Some(Certificates::generate(folder.path(), demand)?),
+            (None, None) => None,
         };
         let key_file = if self.key_file_auth {
             Some(write_key_file(&folder)?)
