@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 mod connections;
+mod process;
 
 /// How long anything may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(300);
