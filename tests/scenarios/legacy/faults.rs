@@ -6,6 +6,7 @@ use std::time::Duration;
 
 mod connections;
 mod process;
+mod rollback;
 
 /// How long anything may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(300);
