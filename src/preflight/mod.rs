@@ -135,6 +135,7 @@ mod grant;
 mod group;
 mod index;
 mod kind;
+mod old_source;
 mod path;
 mod plan;
 mod privilege;
