@@ -4,5 +4,6 @@ mod client;
 mod faults;
 mod old_source;
 mod period;
+mod preflight;
 mod replay;
 mod source;

@@ -5,6 +5,7 @@ mod driver;
 pub(in crate::mongo) mod duplicates;
 mod read;
 pub(in crate::mongo) mod split;
+pub(in crate::mongo) mod unindexed;
 mod write_block;
 pub(in crate::mongo) mod write_load;
 
