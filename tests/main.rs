@@ -45,6 +45,7 @@ mod scenarios {
     mod mongo_sink;
     mod mongo_source;
     mod newer_servers;
+    mod old_id_index;
     mod oplog;
     mod oplog_start;
     mod order;

@@ -106,6 +106,7 @@ codes! {
     NestedDocument = "nested_document",
     MisplacedId = "misplaced_id",
     UniqueViolation = "unique_violation",
+    UnindexedDocuments = "unindexed_documents",
     ExistingData = "existing_data",
     LeaseHeld = "lease_held",
     OtherMigration = "other_migration",

@@ -4,7 +4,7 @@ use bson::raw::{RawBsonRef, RawDocument};
 
 use super::Context;
 use crate::catalog::{Part, is_accepted};
-use crate::error::{Finding, FindingCode};
+use crate::error::{Finding, FindingCode, Severity};
 use crate::model::{Collection, CollectionKind};
 
 /// First series without geoHaystack indexes.
@@ -12,6 +12,9 @@ const WITHOUT_HAYSTACK: [u32; 2] = [5, 0];
 
 /// First feature compatibility version without a length limit for index keys.
 const WITHOUT_KEY_LIMIT: [u32; 2] = [4, 2];
+
+/// First series whose storage engine moves no documents, unless another one was chosen.
+const OTHER_ENGINE: [u32; 2] = [3, 2];
 
 /// Checks the indexes of the migrated collections.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
@@ -30,15 +33,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
             CollectionKind::Plain | CollectionKind::Capped | CollectionKind::Unordered
         );
         if wants_one && !has_id_index {
-            let namespace = &collection.namespace;
-            let finding = Finding::warning(
-                FindingCode::IdIndexMissing,
-                format!(
-                    "`{namespace}` has no index on `_id`; the target creates one, and refuses documents with a duplicate `_id`"
-                ),
-                format!("on the source: `{}.createIndex({{ _id: 1 }})`", shell(collection)),
-            );
-            findings.push(finding.about(namespace.as_str()));
+            findings.push(id_index_missing(context, collection));
         }
     }
     let [major, minor] = context.target.deployment.feature_compatibility;
@@ -59,6 +54,31 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
             ),
         ));
     }
+}
+
+/// Without the index, documents are read in natural order. MMAPv1, the storage engine of the oldest versions, moves documents that grow, but not
+/// those of capped collections.
+fn id_index_missing(context: &Context<'_>, collection: &Collection) -> Finding {
+    let [major, minor, _] = context.source.deployment.version;
+    let may_move = [major, minor] < OTHER_ENGINE && collection.kind != CollectionKind::Capped;
+    let (severity, reason) = match may_move {
+        true => (
+            Severity::Blocker,
+            "documents that move while they are read can be missed",
+        ),
+        false => (
+            Severity::Warning,
+            "the target creates one, and refuses documents with a duplicate `_id`",
+        ),
+    };
+    let namespace = &collection.namespace;
+    Finding::new(
+        severity,
+        FindingCode::IdIndexMissing,
+        format!("`{namespace}` has no index on `_id`; {reason}"),
+        format!("on the source: `{}.createIndex({{ _id: 1 }})`", shell(collection)),
+    )
+    .about(namespace.as_str())
 }
 
 /// Reports what the target will not have, and what has no effect on either side.
@@ -224,7 +244,7 @@ mod tests {
     use bson::rawdoc;
 
     use super::*;
-    use crate::preflight::fixture::{Facts, codes};
+    use crate::preflight::fixture::{Facts, codes, findings};
 
     fn id() -> RawDocumentBuf {
         rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }
@@ -327,6 +347,24 @@ mod tests {
             facts.collection("shop.a", kind, rawdoc! {});
             facts.indexes(indexes);
             assert_eq!(codes(&facts, check), expected, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn documents_that_move_need_an_index_on_id() {
+        for (version, kind, expected) in [
+            ([2, 6, 12], CollectionKind::Unordered, Severity::Blocker),
+            ([3, 0, 15], CollectionKind::Plain, Severity::Blocker),
+            ([3, 0, 15], CollectionKind::Capped, Severity::Warning),
+            ([3, 2, 22], CollectionKind::Unordered, Severity::Warning),
+        ] {
+            let mut facts = Facts::new();
+            facts.source.deployment.version = version;
+            facts.collection("shop.a", kind, rawdoc! {});
+            facts.indexes(vec![]);
+            let found = findings(&facts, check);
+            let found = found.iter().find(|finding| finding.code == "id_index_missing").unwrap();
+            assert_eq!(found.severity, expected, "{version:?} {kind:?}");
         }
     }
 }

@@ -70,7 +70,7 @@
 //! | `index_option_not_kept` | note | indexes have no fields without effect, which the target drops; the summary lists them too |
 //! | `id_index_version` | note | an existing collection on the target has the same version of the index on `_id` as the source |
 //! | `id_index_option` | warning | indexes on `_id` have no special options |
-//! | `id_index_missing` | warning | every collection has an index on `_id` |
+//! | `id_index_missing` | blocker, warning | every collection has an index on `_id`; a blocker for 2.6 and 3.0, whose documents can move while they are read |
 //! | `filter_unsupported` | blocker | filters use [supported](crate::rules::Query) operators |
 //! | `ruled_collection` | blocker | no capped or time-series collection has filters or transforms |
 //! | `ruled_view` | warning | no view reads a collection with filters or transforms |
@@ -82,6 +82,7 @@
 //! | `nested_document` | warning | documents have at most 180 levels ([scan](crate::MigrationBuilder::scan_documents) only) |
 //! | `misplaced_id` | blocker | documents begin with their `_id` (scan only) |
 //! | `unique_violation` | blocker | no two documents share a key in a unique index (scan only) |
+//! | `unindexed_documents` | blocker | on a source before 4.2, the index on `_id` has every document, as far as [counts](crate::docs::versions#sources-before-42) tell |
 //! | `existing_data` | blocker, warning | no collection on the target is in the way, also of dead letters; a warning names what will be dropped or made equal |
 //! | `lease_held` | blocker | no other process runs this migration |
 //! | `overlapping_migration` | blocker | no other migration that is not complete may ever write to the same names on the target |
@@ -136,6 +137,7 @@ mod grant;
 mod group;
 mod index;
 mod kind;
+mod old_source;
 mod path;
 mod plan;
 mod privilege;
@@ -146,6 +148,7 @@ mod source;
 mod target;
 mod time_series;
 mod topology;
+mod unindexed;
 mod users;
 mod write_block;
 
@@ -306,6 +309,10 @@ pub(crate) async fn check(engine: &Job, purpose: Purpose) -> Result<Plan> {
     if settings.way_back.is_none() && matches!(records.checkpointed, Checkpointed::Not) {
         let tried = rules::try_on_samples(&*engine.plain_source, settings, &selected, &mut findings);
         asked(engine, Side::Source, "try the rules on documents", None, tried).await?;
+    }
+    if matches!(records.checkpointed, Checkpointed::Not) {
+        let counted = unindexed::check(&*engine.plain_source, &selected, &mut findings);
+        asked(engine, Side::Source, "count the documents of indexes", None, counted).await?;
     }
     let mut estimate = None;
     if purpose == Purpose::Plan {

@@ -2,13 +2,12 @@
 
 use bson::Document;
 
-use super::{Context, SideFacts};
+use super::{Context, SideFacts, old_source};
 use crate::config::PathPolicy;
 use crate::error::{Finding, FindingCode, Severity};
-use crate::model::LOSES_WRITES;
 
 /// A release series, such as `[4, 2]`.
-type Series = [u32; 2];
+pub(super) type Series = [u32; 2];
 
 /// Series covered by the tests of this crate: all upward paths between them, and from each to itself.
 const TESTED: &[Series] = &[[4, 2], [4, 4], [5, 0], [6, 0]];
@@ -33,7 +32,7 @@ const HOSTED: &[(Series, Series)] = &[
 const OLDEST: Series = if cfg!(feature = "legacy") { [2, 6] } else { DRIVER };
 
 /// Oldest series that the driver can connect to.
-const DRIVER: Series = [4, 2];
+pub(super) const DRIVER: Series = [4, 2];
 
 /// Up to this series, applications are known to rely on behaviour that newer servers have dropped.
 const OLD_HABITS: Series = [4, 0];
@@ -61,7 +60,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         ));
     }
     if (OLDEST..DRIVER).contains(&source) {
-        old_source(context, source, findings);
+        old_source::check(context, findings);
     }
     if target < source {
         findings.push(Finding::blocker(
@@ -77,48 +76,6 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         upward(context.settings.path_policy, source, target, findings);
     }
     feature_compatibility(context, findings);
-}
-
-/// Reports what is special about a source that the driver does not talk to.
-fn old_source(context: &Context<'_>, source: Series, findings: &mut Vec<Finding>) {
-    findings.push(Finding::warning(
-        FindingCode::UntestedPath,
-        format!(
-            "what {} writes and lists was read from the server's source and tested against an emulation; no replica set of that age was run",
-            text(source)
-        ),
-        "rehearse with a copy of the data",
-    ));
-    let weakness = match source {
-        [..3, _] | [3, 0] => context.source.deployment.weakness(),
-        _ => has_protocol_version_0(&context.source.inspection.hello)
-            .then(|| format!("the source's replica set has protocol version 0, and {LOSES_WRITES}")),
-    };
-    if let Some(weakness) = weakness {
-        findings.push(Finding::warning(
-            FindingCode::SourcePromise,
-            weakness,
-            "avoid elections of the source during the migration, and have the applications check their newest writes if there was one",
-        ));
-    }
-    let target = &context.target.deployment;
-    // At 4.0, indexes refuse keys over 1024 bytes, of which a source with `failIndexKeyTooLong` off may have some.
-    if target.feature_compatibility < DRIVER && series(context.target) >= DRIVER {
-        findings.push(too_low(
-            context,
-            &format!(
-                "keeps limits of old servers; a source of {} needs 4.2 or newer",
-                text(source)
-            ),
-        ));
-    }
-}
-
-/// Whether the set elects its primaries by the older protocol. From 3.2 on, the id of an election by the newer one begins with these bytes.
-fn has_protocol_version_0(hello: &Document) -> bool {
-    hello
-        .get_object_id("electionId")
-        .is_ok_and(|election| election.bytes()[..4] != [0x7f, 0xff, 0xff, 0xff])
 }
 
 fn upward(policy: PathPolicy, source: Series, target: Series, findings: &mut Vec<Finding>) {
@@ -240,7 +197,7 @@ fn feature_compatibility(context: &Context<'_>, findings: &mut Vec<Finding>) {
 }
 
 /// Returns the finding for a target whose feature compatibility version has to be raised, because it is what `why` says.
-fn too_low(context: &Context<'_>, why: &str) -> Finding {
+pub(super) fn too_low(context: &Context<'_>, why: &str) -> Finding {
     Finding::blocker(
         FindingCode::FeatureCompatibilityLower,
         format!(
@@ -261,12 +218,12 @@ fn is_changing(parameters: &Document) -> bool {
         .is_ok_and(|version| version.contains_key("targetVersion"))
 }
 
-fn series(side: &SideFacts) -> Series {
+pub(super) fn series(side: &SideFacts) -> Series {
     let [major, minor, _] = side.deployment.version;
     [major, minor]
 }
 
-fn text([major, minor]: Series) -> String {
+pub(super) fn text([major, minor]: Series) -> String {
     format!("{major}.{minor}")
 }
 

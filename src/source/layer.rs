@@ -208,6 +208,14 @@ pub trait SourceLayer: Send + Sync + 'static {
         self.inner().duplicates(collection, index, limit).await
     }
 
+    /// Like [`Source::unindexed`]. The default forwards the call.
+    ///
+    /// # Errors
+    /// Those of the wrapped source.
+    async fn unindexed(&self, collection: &Collection) -> Result<Option<u64>> {
+        self.inner().unindexed(collection).await
+    }
+
     /// Like [`Source::set_write_block`]. The default forwards the call.
     ///
     /// # Errors
@@ -342,6 +350,10 @@ macro_rules! forward_source {
 
             async fn duplicates(&self, collection: &Collection, index: &RawDocument, limit: usize) -> Result<Vec<[Key; 2]>> {
                 $inner(self).duplicates(collection, index, limit).await
+            }
+
+            async fn unindexed(&self, collection: &Collection) -> Result<Option<u64>> {
+                $inner(self).unindexed(collection).await
             }
 
             async fn set_write_block(&self, blocked: bool) -> Result<()> {

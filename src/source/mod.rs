@@ -231,6 +231,16 @@ pub trait Source: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
+    /// Returns how many documents of a collection its index on `_id` does not have, or `None` if that is not known. Such documents are missed
+    /// by reads along the index. Preflight calls this, and ends each call that takes too long. The default returns zero.
+    ///
+    /// # Errors
+    /// A server error.
+    async fn unindexed(&self, collection: &Collection) -> Result<Option<u64>> {
+        let _ = collection;
+        Ok(Some(0))
+    }
+
     /// Blocks writes of all clients except those with permission to bypass a block, or lifts the block.
     ///
     /// Once a block is in force, no write that was in flight takes effect any more. Setting the state that is already in force does

@@ -32,7 +32,7 @@ mod superseded;
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// The number of faults and the seed that they are drawn from.
-pub(super) fn plan(faults: u32) -> (u32, StdRng) {
+pub(in crate::scenarios) fn plan(faults: u32) -> (u32, StdRng) {
     let number = |name: &str| {
         let value = std::env::var(name).ok()?;
         Some(value.parse::<u32>().expect("a number"))

@@ -9,10 +9,12 @@ use bson::rawdoc;
 use futures::stream::BoxStream;
 
 use self::cut_off::cut_off;
+pub(crate) use self::successor::Numbers;
 use self::successor::successor;
 use crate::error::{Error, Result};
 use crate::model::raw::writer::RawWriter;
 use crate::model::{Batch, CollectionKind, Namespace, Range};
+use crate::mongo::client::code;
 use crate::order::{Key, element_type};
 
 /// Returns how many documents a reply of about `batch_bytes` holds. `document_bytes` is the approximate size of a document, or 0 if it is
@@ -63,6 +65,14 @@ impl RangeFind {
     }
 }
 
+/// Whether a server refuses a range because the index on `_id` has no Decimal128: it is from before 3.4, or was made as one of these. The
+/// range can then be read as one [`WithoutDecimal`](Numbers::WithoutDecimal).
+pub(crate) fn lacks_decimals(error: &Error) -> bool {
+    /// UnsupportedFormat: "Index version does not support NumberDecimal".
+    const UNSUPPORTED_FORMAT: i32 = 12;
+    code(error) == Some(UNSUPPORTED_FORMAT)
+}
+
 /// Builds the `find` for the documents of `range`: in `_id` order if `kind` has ranges, otherwise all documents in natural order.
 ///
 /// In a query, `$gt` and `$lte` match only values of the type of their argument. They cannot express a range over several types. The index
@@ -76,11 +86,12 @@ pub(crate) fn range_find(
     range: &Range,
     batch_size: u32,
     read_concern: Option<&RawDocument>,
+    numbers: Numbers,
 ) -> RangeFind {
     let mut upper = None;
     let mut command = RawWriter::with_capacity(256);
     command.string("find", namespace.collection());
-    match bounds(range) {
+    match bounds(range, numbers) {
         _ if !kind.has_ranges() => natural(&mut command),
         None => {
             command.open_document("filter").open_document("_id");
@@ -118,13 +129,13 @@ pub(crate) fn range_find(
 }
 
 /// Returns the least value in the range and the least value above it, or `None` if nothing can be in the range.
-fn bounds(range: &Range) -> Option<(Option<Key>, Option<Key>)> {
+fn bounds(range: &Range, numbers: Numbers) -> Option<(Option<Key>, Option<Key>)> {
     let min = match &range.lower {
         // Nothing is above MaxKey.
-        Some(lower) => Some(successor(lower)?),
+        Some(lower) => Some(successor(lower, numbers)?),
         None => None,
     };
-    let max = range.upper.as_ref().and_then(successor);
+    let max = range.upper.as_ref().and_then(|upper| successor(upper, numbers));
     match (&min, &max) {
         (Some(min), Some(max)) if min >= max => None,
         _ => Some((min, max)),
@@ -177,7 +188,14 @@ mod tests {
                 lower: Some(key(lower)),
                 upper: upper.map(key),
             };
-            let mut find = range_find(&Namespace::new("d", "c"), CollectionKind::Plain, &range, 10, None);
+            let mut find = range_find(
+                &Namespace::new("d", "c"),
+                CollectionKind::Plain,
+                &range,
+                10,
+                None,
+                Numbers::All,
+            );
             let before = find.command.clone();
             find.require(&query).unwrap();
             (before, find.command)
@@ -194,7 +212,7 @@ mod tests {
 
     fn find(kind: CollectionKind, lower: Option<Key>, upper: Option<Key>) -> RawDocumentBuf {
         let range = Range { lower, upper };
-        range_find(&Namespace::new("d", "c"), kind, &range, 10, None).command
+        range_find(&Namespace::new("d", "c"), kind, &range, 10, None, Numbers::All).command
     }
 
     #[test]
@@ -225,7 +243,14 @@ mod tests {
             (None, Some(key("b".repeat(MOST_BOUND_BYTES))), false),
         ] {
             let range = Range { lower, upper };
-            let find = range_find(&Namespace::new("d", "c"), CollectionKind::Plain, &range, 10, None);
+            let find = range_find(
+                &Namespace::new("d", "c"),
+                CollectionKind::Plain,
+                &range,
+                10,
+                None,
+                Numbers::All,
+            );
             assert_eq!(find.cut_off.is_some(), is_cut);
             assert_eq!(find.command.get("max").unwrap().is_none(), is_cut);
             assert_eq!(find.command.get("min").unwrap().is_some(), range.lower.is_some());

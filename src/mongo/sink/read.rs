@@ -9,7 +9,7 @@ use super::connection::TargetConnection;
 use crate::error::Result;
 use crate::model::Batch;
 use crate::mongo::client;
-use crate::mongo::range_query::{batch_size, range_find};
+use crate::mongo::range_query::{Numbers, batch_size, lacks_decimals, range_find};
 use crate::mongo::retry::{RetryPolicy, retry};
 use crate::sink::SinkRead;
 
@@ -22,11 +22,16 @@ pub(super) async fn read(target: &TargetConnection, request: SinkRead) -> Result
     let SinkRead {
         namespace, kind, range, ..
     } = request;
-    let find = range_find(&namespace, kind, &range, size, None);
     let client = target.client();
-    let batches = open(client, namespace.database(), &find.command, size)
-        .await
-        .map_err(|error| error.with_context("namespace", &namespace))?;
+    let mut numbers = Numbers::All;
+    let (find, batches) = loop {
+        let find = range_find(&namespace, kind, &range, size, None, numbers);
+        match open(client, namespace.database(), &find.command, size).await {
+            Err(error) if numbers == Numbers::All && lacks_decimals(&error) => numbers = Numbers::WithoutDecimal,
+            Err(error) => return Err(error.with_context("namespace", &namespace)),
+            Ok(batches) => break (find, batches),
+        }
+    };
     Ok(find
         .within(batches)
         .try_filter(|batch| std::future::ready(!batch.is_empty()))

@@ -11,7 +11,7 @@ use mongodb::{Client, ClientSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Batch, Position};
 use crate::mongo::client::{code, convert, open_cursor_within, to_its_end};
-use crate::mongo::range_query::{batch_size, range_find};
+use crate::mongo::range_query::{Numbers, batch_size, lacks_decimals, range_find};
 use crate::mongo::retry::{COMMAND_TIMEOUT, FIRST_BATCH_TIMEOUT, RetryPolicy, answered, retry};
 use crate::source::{ReadMode, ReadRequest};
 
@@ -33,14 +33,18 @@ pub(super) async fn range(
         way,
     };
     let read_concern = way.read_concern(request.at);
-    let mut find = range_find(namespace, kind, range, batch_size, Some(&read_concern));
-    if let Some(query) = query {
-        find.require(query)?;
-    }
-    let batches = reader
-        .open(&find.command, batch_size)
-        .await
-        .map_err(|error| error.with_context("namespace", namespace))?;
+    let mut numbers = Numbers::All;
+    let (find, batches) = loop {
+        let mut find = range_find(namespace, kind, range, batch_size, Some(&read_concern), numbers);
+        if let Some(query) = query {
+            find.require(query)?;
+        }
+        match reader.open(&find.command, batch_size).await {
+            Err(error) if numbers == Numbers::All && lacks_decimals(&error) => numbers = Numbers::WithoutDecimal,
+            Err(error) => return Err(error.with_context("namespace", namespace)),
+            Ok(batches) => break (find, batches),
+        }
+    };
     let namespace = namespace.clone();
     Ok(find
         .within(batches)

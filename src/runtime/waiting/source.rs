@@ -114,6 +114,11 @@ impl Source for Waiting<dyn Source> {
         .await
     }
 
+    async fn unindexed(&self, collection: &Collection) -> Result<Option<u64>> {
+        self.unbounded("count the documents of an index", self.inner.unindexed(collection))
+            .await
+    }
+
     async fn set_write_block(&self, blocked: bool) -> Result<()> {
         let operation = if blocked {
             "block writes"

@@ -5,30 +5,23 @@
 //! `MONGOFERRY_SEED=17` runs one seed, with what happens printed, and `MONGOFERRY_SEEDS=20` that many.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::future::join_all;
 use mongodb::Client;
 use mongoferry::sink::MongoSink;
 use mongoferry::source::MongoSource;
 use mongoferry::{Event, Migration, MigrationHandle, Outcome, Source, Summary};
-use mongoferry_testbed::compare::{CompareOptions, differences};
-use mongoferry_testbed::{OldSet, Period, ReplicaSet, TestbedError, Version};
+use mongoferry_testbed::{OldSet, Period, ReplicaSet, Version};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::scenarios::random_servers::commands::{Commands, Step};
-use crate::scenarios::random_servers::is_not_kept;
+use super::old_source::{Age, OldSource, Writer, Writers};
+use crate::scenarios::random_servers::not_kept;
 
 /// How long one seed may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
-
-/// How many write at the same time.
-const WRITERS: u64 = 2;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_workloads_from_2_6() {
@@ -90,7 +83,7 @@ async fn seeds(period: Period) {
         let run = Run {
             seed,
             loud: only.is_some(),
-            source: Arc::new(OldSet::start(period, 1).await.unwrap()),
+            source: Arc::new(OldSource::start(Age::Of(period)).await),
             target: target.uri(),
         };
         let handed_over = timeout(DEADLINE, run.hand_over(&to)).await;
@@ -101,7 +94,7 @@ async fn seeds(period: Period) {
 struct Run {
     seed: u64,
     loud: bool,
-    source: Arc<OldSet>,
+    source: Arc<OldSource>,
     target: String,
 }
 
@@ -109,37 +102,17 @@ impl Run {
     /// Migrates while writers write, stops them for the cutover, and compares both sides.
     async fn hand_over(&self, to: &Client) {
         let mut random = StdRng::seed_from_u64(self.seed);
-        let version = self.source.period().version();
-        let mut before = Writer::start(self, Commands::new(version, random.random())).await;
+        let mut before = Writer::start(&self.source, random.random(), self.loud).await;
         for _ in 0..random.random_range(20..100) {
             before.step().await;
         }
-        let stop = AtomicBool::new(false);
-        // Each writer holds one; the receiver sees when all are gone.
-        let (alive, ended) = watch::channel(());
-        let mut writers = Vec::new();
-        for _ in 0..WRITERS {
-            let writer = Writer::start(self, Commands::new(version, random.random())).await;
-            writers.push(writer.run(&stop, alive.clone()));
-        }
-        drop(alive);
-        let (summary, _) = tokio::join!(self.migrate(&mut random, &stop, ended), join_all(writers));
-        let Some(from) = self.real().await else {
-            // The driver does not talk to a real one; the comparison of the cutover has to do.
-            return;
-        };
-        let compared = CompareOptions {
-            // Up to 3.2, sources show older formats than those of the 4.2 behind.
-            without_index_formats: self.source.period() < Period::V3_4,
-            ..CompareOptions::default()
-        };
-        let mut found = differences(&from, to, &compared).await.unwrap();
-        found.retain(|difference| !is_not_kept(difference, &summary));
-        assert!(found.is_empty(), "seed {}: {found:#?}", self.seed);
+        let writers = Writers::start(&self.source, &mut random, self.loud).await;
+        let summary = self.migrate(&mut random, writers).await;
+        self.source.assert_identical(self.seed, to, &not_kept(&summary)).await;
     }
 
     /// Copies, is started anew twice, and hands over.
-    async fn migrate(&self, random: &mut StdRng, stop: &AtomicBool, mut ended: watch::Receiver<()>) -> Summary {
+    async fn migrate(&self, random: &mut StdRng, writers: Writers) -> Summary {
         let chunk = 1 << random.random_range(10..16);
         let mut handle = self.start(chunk).await;
         for _ in 0..2 {
@@ -148,13 +121,7 @@ impl Run {
             handle = self.start(chunk).await;
         }
         sleep(Duration::from_millis(random.random_range(0..1000))).await;
-        let stop_writes = async {
-            stop.store(true, Ordering::Relaxed);
-            while ended.changed().await.is_ok() {}
-        };
-        let summary = handle.cutover(stop_writes).await;
-        // Without an answer the writers would go on for ever.
-        stop.store(true, Ordering::Relaxed);
+        let summary = handle.cutover(writers.end()).await;
         let summary = summary.unwrap_or_else(|error| panic!("seed {}: {error:?}", self.seed));
         assert_eq!(summary.outcome, Outcome::Complete, "seed {}: {summary:#?}", self.seed);
         assert_eq!(handle.status().differences, 0, "seed {}: a false alarm", self.seed);
@@ -164,7 +131,7 @@ impl Run {
     async fn start(&self, chunk_bytes: u64) -> MigrationHandle {
         let begin = Instant::now();
         let (reader, writer) = futures::try_join!(
-            MongoSource::connect(self.source.uri()),
+            MongoSource::connect(self.source.options()),
             MongoSink::connect(&self.target)
         )
         .unwrap();
@@ -182,55 +149,5 @@ impl Run {
             }
         });
         handle
-    }
-
-    /// A client of the server that looks old.
-    async fn real(&self) -> Option<Client> {
-        if self.source.is_real() {
-            return None;
-        }
-        Some(self.source.set().client().await.unwrap())
-    }
-}
-
-/// An application of the time.
-struct Writer {
-    commands: Commands,
-    source: Arc<OldSet>,
-    /// For what clients of the time cannot send, where the server is newer than it looks.
-    real: Option<Client>,
-    loud: bool,
-}
-
-impl Writer {
-    async fn start(run: &Run, commands: Commands) -> Writer {
-        Writer {
-            commands,
-            source: Arc::clone(&run.source),
-            real: run.real().await,
-            loud: run.loud,
-        }
-    }
-
-    async fn run(mut self, stop: &AtomicBool, _alive: watch::Sender<()>) {
-        while !stop.load(Ordering::Relaxed) {
-            self.step().await;
-            sleep(Duration::from_millis(25)).await;
-        }
-    }
-
-    /// Writes once. What the server refuses, as it does where writers meet, is part of the workload.
-    async fn step(&mut self) {
-        let step = self.commands.next();
-        if let Some(real) = self.real.clone() {
-            return step.perform(&real, self.loud).await;
-        }
-        // Only drivers send the others.
-        if let Step::Run(database, command) = step {
-            match self.source.run(database, command).await {
-                Ok(_) | Err(TestbedError::Refused { .. }) => {}
-                Err(error) => panic!("the source does not answer: {error}"),
-            }
-        }
     }
 }

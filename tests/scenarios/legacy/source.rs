@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use mongodb::Client;
-use mongoferry::{ConnectOptions, Migration, MongoSink, MongoSource, Outcome, Source};
+use mongoferry::{Migration, MongoSink, MongoSource, Outcome, Source};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 use tokio::time::{sleep, timeout};
+
+use super::old_source::{compatible_with_4_0, old_options};
 
 /// Reported by `isMaster`; derived from `replSetGetStatus`; asked of each member.
 const WAYS: [i32; 3] = [7, 4, 3];
@@ -121,10 +123,8 @@ async fn users_are_those_that_the_driver_reads() {
 }
 
 async fn old_set() -> (ReplicaSet, Client) {
-    let set = ReplicaSet::builder(Version::V4_2).members(3).start().await.unwrap();
+    let set = compatible_with_4_0(3).await;
     let client = set.client().await.unwrap();
-    let command = doc! { "setFeatureCompatibilityVersion": "4.0" };
-    client.database("admin").run_command(command).await.unwrap();
     let orders = client.database("shop").collection("orders");
     let documents = (0..DOCUMENTS).map(|id| doc! { "_id": id, "n": 0, "text": "x".repeat(200) });
     orders.insert_many(documents).await.unwrap();
@@ -132,7 +132,7 @@ async fn old_set() -> (ReplicaSet, Client) {
 }
 
 async fn connect(set: &ReplicaSet, wire_version: i32) -> MongoSource {
-    let options = ConnectOptions::uri(set.uri()).as_legacy(wire_version);
+    let options = old_options(&set.uri(), Some(wire_version));
     MongoSource::connect(options).await.unwrap()
 }
 

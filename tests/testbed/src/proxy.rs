@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -66,9 +66,21 @@ impl fmt::Debug for Rewrite {
 /// Replies that are to be lost, by a part of their requests.
 #[derive(Debug, Default)]
 struct Losses {
-    wanted: Mutex<VecDeque<Vec<u8>>>,
+    wanted: Mutex<VecDeque<(Vec<u8>, Loss)>>,
     done: AtomicU64,
 }
+
+/// What becomes of a reply before its connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    /// Nothing of it is sent.
+    Whole,
+    /// Its first half is sent.
+    Half,
+}
+
+/// The id of the request under way on a connection whose reply is to be lost. A connection has one request under way at a time.
+type Doomed = Mutex<Option<(i64, Loss)>>;
 
 impl Proxy {
     /// Starts a proxy on a free loopback port for the server at `target`, such as [`ReplicaSet::member_address`].
@@ -146,7 +158,12 @@ impl Proxy {
     /// Field names and strings stand in a request as they are (`b"insert\0"`), unless the connection string has
     /// `compressors`.
     pub fn lose_next_reply_matching(&self, needle: impl Into<Vec<u8>>) {
-        self.losses.wanted().push_back(needle.into());
+        self.losses.wanted().push_back((needle.into(), Loss::Whole));
+    }
+
+    /// As [`Proxy::lose_next_reply_matching`], but the connection is closed in the middle of the answer.
+    pub fn cut_next_reply_matching(&self, needle: impl Into<Vec<u8>>) {
+        self.losses.wanted().push_back((needle.into(), Loss::Half));
     }
 
     /// Sends the body of every reply as `rewrite` leaves it, until [`Proxy::restore`]: for what servers answer that the testbed has not.
@@ -157,7 +174,7 @@ impl Proxy {
             .send_modify(|state| state.rewrite = Some(Rewrite(Arc::new(rewrite))));
     }
 
-    /// How many replies were lost by [`Proxy::lose_next_reply_matching`].
+    /// How many replies were lost by [`Proxy::lose_next_reply_matching`] and [`Proxy::cut_next_reply_matching`].
     pub fn lost_replies(&self) -> u64 {
         self.losses.done.load(Ordering::SeqCst)
     }
@@ -193,15 +210,15 @@ impl State {
 }
 
 impl Losses {
-    fn wanted(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
+    fn wanted(&self) -> MutexGuard<'_, VecDeque<(Vec<u8>, Loss)>> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the reply to a request is to be lost. Answers so once for each wish.
-    fn take(&self, request: &[u8]) -> bool {
+    /// How the reply to a request is to be lost, if it is. Answers so once for each wish.
+    fn take(&self, request: &[u8]) -> Option<Loss> {
         let mut wanted = self.wanted();
-        let found = wanted.iter().position(|needle| contains(request, needle));
-        found.is_some_and(|index| wanted.remove(index).is_some())
+        let found = wanted.iter().position(|(needle, _)| contains(request, needle))?;
+        wanted.remove(found).map(|(_, loss)| loss)
     }
 }
 
@@ -247,8 +264,7 @@ async fn connection(client: TcpStream, target: String, state: watch::Receiver<St
     let Ok(first) = read_message(&mut client_read).await else {
         return;
     };
-    // The request whose reply is to be lost; a connection has one request under way at a time.
-    let doomed = AtomicI64::new(NO_REQUEST);
+    let doomed = Doomed::default();
     tokio::select! {
         biased;
         () = closed(state.clone(), &first) => {}
@@ -257,8 +273,9 @@ async fn connection(client: TcpStream, target: String, state: watch::Receiver<St
     }
 }
 
-/// No id of a request: those have 32 bits.
-const NO_REQUEST: i64 = i64::MAX;
+fn lock(doomed: &Doomed) -> MutexGuard<'_, Option<(i64, Loss)>> {
+    doomed.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Waits until the proxy is closed to a connection that began with this request.
 async fn closed(mut state: watch::Receiver<State>, first: &[u8]) {
@@ -272,13 +289,13 @@ async fn requests(
     mut server: OwnedWriteHalf,
     mut state: watch::Receiver<State>,
     losses: &Losses,
-    doomed: &AtomicI64,
+    doomed: &Doomed,
 ) -> io::Result<()> {
     let mut message = first.to_vec();
     loop {
         passage(&mut state).await;
-        if losses.take(&message) {
-            doomed.store(number_at(&message, 4), Ordering::SeqCst);
+        if let Some(loss) = losses.take(&message) {
+            *lock(doomed) = Some((number_at(&message, 4), loss));
         }
         server.write_all(&message).await?;
         message = read_message(&mut client).await?;
@@ -290,12 +307,16 @@ async fn replies(
     mut client: OwnedWriteHalf,
     mut state: watch::Receiver<State>,
     losses: &Losses,
-    doomed: &AtomicI64,
+    doomed: &Doomed,
 ) -> io::Result<()> {
     loop {
         let mut message = read_message(&mut server).await?;
-        if number_at(&message, 8) == doomed.load(Ordering::SeqCst) {
+        let doomed = lock(doomed).filter(|(request, _)| *request == number_at(&message, 8));
+        if let Some((_, loss)) = doomed {
             losses.done.fetch_add(1, Ordering::SeqCst);
+            if loss == Loss::Half {
+                client.write_all(&message[..message.len() / 2]).await?;
+            }
             return Ok(());
         }
         passage(&mut state).await;

@@ -8,6 +8,10 @@ use mongodb::{
     options::ClientOptions,
 };
 use mongoferry_testbed::{Proxy, ReplicaSet, TestbedError, Version, wait_until};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 type TestResult = Result<(), TestbedError>;
 
@@ -66,6 +70,27 @@ async fn a_reply_is_lost_after_the_write_was_done() -> TestResult {
     bed.proxied.delete_one(doc! { "_id": "lose me" }).await.unwrap();
     assert_eq!(bed.proxy.lost_replies(), 1, "only one was to be lost");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_reply_is_cut_in_the_middle() -> TestResult {
+    let bed = bed().await?;
+    bed.proxy.cut_next_reply_matching(b"hello\0".to_vec());
+    let mut stream = TcpStream::connect(bed.proxy.addr()).await.unwrap();
+    // An OP_MSG with the id 7, without flags, of one section with a body.
+    let body = doc! { "hello": 1, "$db": "admin" }.to_vec().unwrap();
+    let mut request = Vec::new();
+    for number in [21 + body.len() as i32, 7, 0, 2013, 0] {
+        request.extend(number.to_le_bytes());
+    }
+    request.push(0);
+    request.extend(body);
+    stream.write_all(&request).await.unwrap();
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).await.unwrap();
+    let whole = i32::from_le_bytes(reply[..4].try_into().unwrap()) as usize;
+    assert_eq!((reply.len(), bed.proxy.lost_replies()), (whole / 2, 1));
+    works(&bed).await
 }
 
 #[tokio::test]

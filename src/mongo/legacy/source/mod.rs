@@ -31,7 +31,7 @@ use crate::mongo::connect::legacy::LegacyConnected;
 use crate::mongo::oplog::position;
 use crate::mongo::retry::{RetryPolicy, retry};
 use crate::mongo::source::newest::Newest;
-use crate::mongo::source::{duplicates, write_load};
+use crate::mongo::source::{duplicates, unindexed, write_load};
 use crate::mongo::{accounts, digest, foreign_writes, inspect, listing, transactions};
 use crate::oplog::Entry;
 use crate::order::Key;
@@ -217,6 +217,10 @@ impl Source for LegacySource {
             return Ok(Vec::new());
         }
         duplicates::find(&*self.server, collection, index, limit).await
+    }
+
+    async fn unindexed(&self, collection: &Collection) -> Result<Option<u64>> {
+        unindexed::count(&*self.server, collection).await
     }
 
     async fn set_write_block(&self, blocked: bool) -> Result<()> {

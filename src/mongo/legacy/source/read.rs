@@ -14,17 +14,21 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use super::server::{Elected, Server, UUIDS, changed, from};
+use crate::catalog::Series;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Batch, CollectionKind, Namespace, Position, Range};
 use crate::mongo::client::code;
 use crate::mongo::legacy::{Find, LegacyCursor};
-use crate::mongo::range_query::{batch_size, range_find};
+use crate::mongo::range_query::{Numbers, batch_size, lacks_decimals, range_find};
 use crate::mongo::retry::{FIRST_BATCH_TIMEOUT, RetryPolicy, answered, retry};
 use crate::mongo::source::by_id::{groups, with_ids};
 use crate::order::Key;
 use crate::source::{PointRequest, ReadMode, ReadRequest};
 
 const OPERATION: &str = "read documents";
+
+/// First servers that know the type Decimal128.
+const DECIMALS: Series = [3, 4];
 
 /// First wire version that reads the documents above a value and up to MaxKey in one query (3.6).
 const OPEN_END: i32 = UUIDS;
@@ -45,26 +49,36 @@ pub(super) async fn range(server: &Arc<Server>, request: &ReadRequest) -> Result
         CollectionKind::Plain if server.wire_version < OPEN_END => CollectionKind::Clustered,
         kind => kind,
     };
-    let query = range_find(namespace, kind, &request.range, batch_size, None);
-    let mut queries = vec![find_of(namespace, &query.command)];
-    let Range { lower, upper } = &request.range;
-    let reaches_end = upper.as_ref().is_none_or(|upper| *upper == Key::MAX);
-    if kind == CollectionKind::Clustered && reaches_end && lower.as_ref().is_some_and(|lower| *lower < Key::MAX) {
-        // An index scan without an end stops before MaxKey.
-        queries.push(Find::new(
-            namespace.database(),
-            namespace.collection(),
-            rawdoc! { "_id": RawBson::MaxKey },
-        ));
-    }
-    queries.reverse();
-    let opened = retry(RetryPolicy::SERVER, || {
-        answered(OPERATION, FIRST_BATCH_TIMEOUT, async {
-            Box::pin(Reading::open(server, namespace, request.at, queries.clone())).await
-        })
-    })
-    .await
-    .map_err(|error| error.with_context("namespace", namespace))?;
+    let mut numbers = if server.series < DECIMALS {
+        Numbers::WithoutDecimal
+    } else {
+        Numbers::All
+    };
+    let (query, opened) = loop {
+        let query = range_find(namespace, kind, &request.range, batch_size, None, numbers);
+        let mut queries = vec![find_of(namespace, &query.command)];
+        let Range { lower, upper } = &request.range;
+        let reaches_end = upper.as_ref().is_none_or(|upper| *upper == Key::MAX);
+        if kind == CollectionKind::Clustered && reaches_end && lower.as_ref().is_some_and(|lower| *lower < Key::MAX) {
+            // An index scan without an end stops before MaxKey.
+            queries.push(Find::new(
+                namespace.database(),
+                namespace.collection(),
+                rawdoc! { "_id": RawBson::MaxKey },
+            ));
+        }
+        queries.reverse();
+        let opened = retry(RetryPolicy::SERVER, || {
+            answered(OPERATION, FIRST_BATCH_TIMEOUT, async {
+                Box::pin(Reading::open(server, namespace, request.at, queries.clone())).await
+            })
+        });
+        match opened.await {
+            Err(error) if numbers == Numbers::All && lacks_decimals(&error) => numbers = Numbers::WithoutDecimal,
+            Err(error) => return Err(error.with_context("namespace", namespace)),
+            Ok(opened) => break (query, opened),
+        }
+    };
     let batches = stream::try_unfold(opened, |mut reading| async {
         let batch = reading
             .next()

@@ -121,16 +121,21 @@ impl Call<'_> {
 
 impl Connection {
     /// The answer to an `OP_QUERY`, as a message.
-    async fn query(&mut self, query: &Query, message: &[u8]) -> io::Result<Vec<u8>> {
+    async fn query(&mut self, query: &Query, sent: &[u8]) -> io::Result<Vec<u8>> {
         let (database, collection) = query.names();
         let slave_ok = query.flags & query_flags::SLAVE_OK != 0;
+        // Read: the type came with 3.4, and a message with one is refused as a whole.
+        if self.member.period < Period::V3_4 && message::has_decimal(&query.query) {
+            let reply = Reply::failure("Client Error: bad object in message: unknown type", 10_307);
+            return Ok(reply.to_bytes(query.id));
+        }
         let reply = match collection {
             "$cmd" => {
                 let call = Call {
                     id: query.id,
                     database,
                     body: query.inner(),
-                    message,
+                    message: sent,
                     query: Some(query),
                 };
                 Reply {
@@ -158,13 +163,13 @@ impl Connection {
                 }))
             }
             "system.replset" if database == "local" => {
-                let mut reply = Reply::parse(&self.pass(message).await?)?;
+                let mut reply = Reply::parse(&self.pass(sent).await?)?;
                 for document in &mut reply.documents {
                     *document = self.translated(document);
                 }
                 reply
             }
-            _ => return self.pass(message).await,
+            _ => return self.pass(sent).await,
         };
         Ok(reply.to_bytes(query.id))
     }

@@ -264,6 +264,16 @@ pub(super) fn fields(document: &RawDocument) -> impl Iterator<Item = (&str, RawB
         .map_while(|field| field.ok().map(|(name, value)| (name.as_str(), value)))
 }
 
+/// Whether a Decimal128 stands anywhere in a document.
+pub(super) fn has_decimal(document: &RawDocument) -> bool {
+    fields(document).any(|(_, value)| match value {
+        RawBsonRef::Decimal128(_) => true,
+        RawBsonRef::Document(document) => has_decimal(document),
+        RawBsonRef::Array(array) => RawDocument::from_bytes(array.as_bytes()).is_ok_and(has_decimal),
+        _ => false,
+    })
+}
+
 fn message(id: i32, answers: i32, kind: i32, body: &[u8]) -> Vec<u8> {
     let length = HEADER + body.len();
     let mut message = Vec::with_capacity(length);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mongodb::bson::{Document, Timestamp, doc};
+use mongodb::bson::{Decimal128, Document, Timestamp, doc};
 use mongoferry_testbed::{
     OldClient, OldQuery, OldSet, Period, PeriodServer, ReplicaSet, TestbedError, Version, wait_until,
 };
@@ -57,6 +57,13 @@ async fn each_version_refuses_what_came_later() {
                 "{period}: {answer}"
             );
         }
+        let decimal = doc! { "_id": { "$in": ["1".parse::<Decimal128>().unwrap()] } };
+        let query = OldQuery {
+            query: decimal,
+            ..OldQuery::default()
+        };
+        let failed = client.query("app.t", &query).await.unwrap().flags & 2 != 0;
+        assert_eq!(failed, period < Period::V3_4, "{period}: a Decimal128");
         let answer = client.command("admin", doc! { "isMaster": 1 }).await.unwrap();
         assert_eq!(answer.get_i32("maxWireVersion").unwrap(), period.wire_version());
         assert_eq!(answer.contains_key("lastWrite"), period >= Period::V3_4, "{answer}");
