@@ -56,7 +56,7 @@ fn missing(collection: &Collection, count: u64) -> Finding {
     Finding::blocker(
         FindingCode::UnindexedDocuments,
         format!(
-            "the index on `_id` of `{namespace}` lacks {count} documents, or the number of documents is wrong; documents that the index does \
+            "the index on `_id` of `{namespace}` lacks {count} documents, unless the server counts them wrong; documents that the index does \
              not have would not be migrated"
         ),
         "on the source: run `validate` on the collection, which corrects the number; look for an `_id` of more than 1024 bytes with \
