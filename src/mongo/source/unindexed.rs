@@ -142,7 +142,11 @@ mod tests {
     }
 
     async fn counted(kept: i32, indexed: i32, read: Option<i32>) -> Option<u64> {
-        let collection = Collection::new(Uuid::from_bytes([0; 16]), Namespace::new("shop", "orders"), CollectionKind::Plain);
+        let collection = Collection::new(
+            Uuid::from_bytes([0; 16]),
+            Namespace::new("shop", "orders"),
+            CollectionKind::Plain,
+        );
         count(&Counts { kept, indexed, read }, &collection).await.unwrap()
     }
 

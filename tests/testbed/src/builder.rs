@@ -1,6 +1,5 @@
 use std::{env, fs, net::TcpListener, os::unix::fs::PermissionsExt, path::Path, sync::Mutex};
 
-use futures::future::try_join_all;
 use mongodb::bson::{Document, doc};
 use rand::{
     Rng,
@@ -320,9 +319,9 @@ impl ReplicaSetBuilder {
             };
             set.command(primary, command).await?;
             set.credentials = Some(credentials);
-        } else {
-            // A member that is killed right after it was started would have lost the set's configuration.
-            try_join_all((0..set.members()).map(|member| set.command(member, doc! { "fsync": 1 }))).await?;
+        } else if set.members() == 1 {
+            // A member that is killed right after it was started would have lost the set's configuration, which others would tell it again.
+            set.command(primary, doc! { "fsync": 1 }).await?;
         }
         Ok(set)
     }

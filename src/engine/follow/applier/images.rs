@@ -70,6 +70,11 @@ impl Images {
         self.documents.insert(key, position);
     }
 
+    /// Notes that a document need not be read.
+    pub fn remove(&mut self, key: &Key) {
+        self.documents.remove(key);
+    }
+
     /// Returns `true` if the image of the document will contain this write. A write of a whole document needs no image.
     pub fn cover(&mut self, write: &Write, position: Position) -> bool {
         match write.operation {

@@ -444,8 +444,11 @@ impl Applier {
             }
             groups[group].1.push((position, write));
         }
-        for ((_, writes), images) in groups.iter_mut().zip(&images) {
+        for (((_, writes), (_, refetched)), images) in groups.iter_mut().zip(&to_refetch).zip(&mut images) {
             if !images.is_empty() {
+                // They are read as they are now. An image of an earlier position would be written over that, and what has changed in between
+                // would be taken for contained.
+                refetched.iter().for_each(|key| images.remove(key));
                 // The images contain them.
                 writes.retain(|(_, write)| !images.contains(&write.key));
             }

@@ -115,6 +115,36 @@ async fn images_are_read_while_others_are_written() {
     assert_eq!(sink.documents(NAME).unwrap().len(), 0);
 }
 
+/// A document that is refetched has its newest state. An image of an earlier position must not replace it.
+#[tokio::test]
+async fn no_image_is_written_over_a_refetched_document() {
+    let documents = [rawdoc! { "_id": 1, "kind": 0 }, rawdoc! { "_id": 2, "kind": 1 }];
+    let mut bench = Bench::with(filter(), 1 << 20, at(u32::MAX), &documents).await;
+    let sets = [
+        (1, rawdoc! { "n": 1 }),
+        (1, rawdoc! { "kind": 1 }),
+        (2, rawdoc! { "n": 1 }),
+        (1, rawdoc! { "n": 2 }),
+    ];
+    let mut changes = Vec::new();
+    for (id, set) in sets {
+        let delta = rawdoc! { "$v": 1, "$set": set.clone() };
+        changes.push((bench.source.update(NAME, id, delta).unwrap(), id, v1(set)));
+    }
+    let later = changes.split_off(3);
+    let routed = changes[2].0;
+    bench.send(changes).await;
+    bench.barrier(routed).await;
+    bench.send(later).await;
+    let sink = bench.sink.clone();
+    bench.end().await;
+    let expected = [
+        rawdoc! { "_id": 1, "kind": 1, "n": 2 },
+        rawdoc! { "_id": 2, "kind": 1, "n": 1 },
+    ];
+    assert_eq!(sink.documents(NAME).unwrap(), expected);
+}
+
 /// The source that an applier reads from.
 pub(super) fn shaped(source: &MemorySource, shaping: &Arc<Shaping>) -> Arc<dyn Source> {
     let shaped = ShapedSource::new(Arc::new(source.clone()), Arc::clone(shaping), Purpose::Write);
