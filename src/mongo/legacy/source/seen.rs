@@ -106,6 +106,14 @@ mod tests {
         seen.confirmed(&b, at(5));
         assert_eq!(seen.unconfirmed(&b, until(9)), []);
         assert_eq!(seen.unconfirmed(&c, until(9)), [at(5)]);
+        // Another one was elected while the entry was looked up.
+        seen.note(&a, at(5));
+        seen.note(&c, at(6));
+        seen.confirmed(&b, at(5));
+        assert_eq!(seen.unconfirmed(&c, until(9)), [at(5)]);
+        assert_eq!(seen.known(&c), Some(at(6)));
+        seen.confirmed(&b, at(6));
+        assert_eq!(seen.known(&c), Some(at(6)));
     }
 
     #[test]
