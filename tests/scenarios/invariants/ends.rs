@@ -72,6 +72,25 @@ async fn what_follows_an_orderly_end_is_not_refetched() {
     }
 }
 
+/// A start that is given up before its run begins leaves what it has found.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_never_began_is_an_orderly_end() {
+    let bench = Bench::with_orders(4);
+    bench.source.set_batch_entries(1);
+    let run = bench.start().await;
+    copied(&bench).await;
+    run.shutdown(DEADLINE).await;
+    drop(run);
+    // Nothing has been asked by a run yet when the start returns.
+    bench.start().await.shutdown(DEADLINE).await;
+    write(&bench);
+    let run = bench.start().await;
+    bench.caught_up().await;
+    assert_eq!(bench.source.calls(SourceCall::ReadDocuments), 0);
+    assert_equal(&bench);
+    bench.finish(run).await;
+}
+
 /// After any other end, what was written beyond the checkpoint is read again, also if an earlier run has ended in good order.
 #[tokio::test(start_paused = true)]
 async fn what_a_run_without_an_orderly_end_wrote_is_refetched() {
