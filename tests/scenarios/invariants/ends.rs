@@ -146,8 +146,12 @@ async fn what_a_run_wrote_ahead_of_its_tail_is_refetched() {
         write(&bench);
         bench.source.set_batch_entries(1);
         let tail = bench.source.hold(SourceCall::TailEntries);
-        tail.let_one_pass();
         let run = bench.start().await;
+        timeout(DEADLINE, tail.reached()).await.unwrap();
+        settle_down().await;
+        // No checkpoint names the document.
+        let flushing = bench.sink.hold(SinkCall::Flush);
+        tail.let_one_pass();
         let newest = bench.source.documents("shop.orders").unwrap().remove(0);
         until("the document is read ahead", || {
             bench.sink.documents("shop.orders").unwrap()[0] == newest
@@ -158,6 +162,7 @@ async fn what_a_run_wrote_ahead_of_its_tail_is_refetched() {
             bench.source.update("shop.orders", 4, delta).unwrap();
         })
         .await;
+        flushing.release();
         tail.release();
         bench.caught_up().await;
         assert_equal(&bench);
