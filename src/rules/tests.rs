@@ -166,6 +166,23 @@ fn the_effects_of_transforms_combine() {
     assert_eq!(rule.delta(&orders(), &rawdoc! { "$v": 7 }), ShapedDelta::Image);
 }
 
+/// Filters see the document of the source, which has the field.
+#[test]
+fn a_filter_decides_by_a_field_that_is_removed() {
+    let mut rules = RuleSet::default();
+    let filter = Query::new(doc! { "kind": 1 }).unwrap();
+    rules.filter("shop.*", Arc::new(filter)).unwrap();
+    let drops = FieldRules::builder("drops", "1").drop("kind").build().unwrap();
+    rules.transform("shop.*", Arc::new(drops)).unwrap();
+    let rule = rules.of(&orders()).unwrap();
+    for delta in [
+        rawdoc! { "$v": 2, "diff": { "u": { "kind": 1 } } },
+        rawdoc! { "$v": 2, "diff": { "u": { "kind": 1, "other": 1 } } },
+    ] {
+        assert_eq!(rule.delta(&orders(), &delta), ShapedDelta::Image);
+    }
+}
+
 #[test]
 fn removed_fields_are_left_out_of_deltas() {
     let mut rules = RuleSet::default();

@@ -10,6 +10,7 @@ mod copy;
 mod cutover;
 mod ddl;
 mod evidence;
+mod ends;
 mod existing;
 mod expiry;
 mod late_writes;

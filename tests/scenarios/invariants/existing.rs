@@ -2,7 +2,7 @@
 
 use mongoferry::sink::{CatalogCommand, SinkCall};
 use mongoferry::source::SourceCall;
-use mongoferry::{Batch, CollectionKind, Error, ErrorKind, ExistingData, Position};
+use mongoferry::{Batch, CollectionKind, Error, ErrorKind, ExistingData, OnRuleError, Position};
 
 use super::*;
 
@@ -422,4 +422,19 @@ async fn a_first_start_looks_at_the_target_again_when_it_has_listed() {
     assert_names(&refusal(run, "start").await, "shop.orders", "start");
     assert!(is_untouched(&bench, "shop.orders"));
     assert!(bench.checkpoint().is_none());
+}
+
+/// Letters would be written between the documents of others, and those that look like letters would be removed.
+#[tokio::test(start_paused = true)]
+async fn letters_are_not_kept_among_documents_of_others() {
+    const LETTERS: &str = "kept.letters";
+    for choice in [ExistingData::Refuse, ExistingData::Clear, ExistingData::Keep] {
+        let bench = Bench::with_orders(1);
+        make_foreign(&bench, LETTERS).await;
+        let letters = OnRuleError::DeadLetter(LETTERS.parse().unwrap());
+        let migration = bench.migration().on_rule_error(letters).existing_data(choice);
+        let error = migration.build().unwrap().start().await.unwrap_err();
+        assert_names(&error, LETTERS, &format!("{choice:?}"));
+        assert!(is_untouched(&bench, LETTERS));
+    }
 }
