@@ -295,7 +295,10 @@ async fn collection_of(
     }
     let list_indexes = doc! { "listIndexes": namespace.collection() };
     let indexes = match client.documents(OPERATION, database, list_indexes).await {
-        Ok(indexes) => indexes.into_iter().map(|index| client.meant_index(index)).collect(),
+        Ok(indexes) => indexes
+            .into_iter()
+            .map(|index| client.meant_index(index))
+            .collect::<Vec<_>>(),
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(error.with_context("namespace", namespace)),
     };
@@ -312,6 +315,14 @@ async fn collection_of(
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(error.with_context("namespace", namespace)),
     };
+    // Servers before 3.0 list indexes apart from collections, and list none of a collection that is gone.
+    if indexes.is_empty()
+        && listed_in(client, database, doc! { "name": namespace.collection() })
+            .await?
+            .is_empty()
+    {
+        return Ok(None);
+    }
     Ok(Some(Collection {
         id,
         namespace,
@@ -338,9 +349,53 @@ fn uuid_of(client: &dyn Commands, listed: &RawDocument, kind: CollectionKind, na
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::time::Duration;
+
+    use async_trait::async_trait;
     use bson::rawdoc;
 
     use super::*;
+
+    /// An old server on which a collection is dropped after it was listed, or stays without any index.
+    struct Old {
+        is_dropped: bool,
+        listings: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Commands for Old {
+        async fn run_within(&self, _: Duration, _: &'static str, _: &str, _: Document) -> Result<Document> {
+            Ok(doc! { "numObjects": 0, "size": 0 })
+        }
+
+        async fn documents_within(
+            &self,
+            _: usize,
+            _: &'static str,
+            _: &str,
+            command: Document,
+        ) -> Result<Option<Vec<RawDocumentBuf>>> {
+            let is_listing = command.contains_key("listCollections");
+            let is_there = is_listing && (self.listings.fetch_add(1, Relaxed) == 0 || !self.is_dropped);
+            let uuid = bson::Binary::from(Uuid::from_bytes([1; 16]));
+            let orders = || rawdoc! { "name": "orders", "options": {}, "info": { "uuid": uuid.clone() } };
+            Ok(Some(is_there.then(orders).into_iter().collect()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_collection_that_is_dropped_while_it_is_listed_is_gone() {
+        for is_dropped in [true, false] {
+            let server = Old {
+                is_dropped,
+                listings: AtomicUsize::new(0),
+            };
+            let found = collections_of(&server, "shop", doc! {}, &|_| true).await.unwrap();
+            assert_eq!(found.len(), usize::from(!is_dropped));
+        }
+    }
 
     #[test]
     fn a_name_that_is_listed_twice_is_seen() {

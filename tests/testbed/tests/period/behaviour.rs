@@ -62,7 +62,7 @@ async fn each_version_refuses_what_came_later() {
             query: decimal,
             ..OldQuery::default()
         };
-        let failed = client.query("app.t", &query).await.unwrap().flags & 2 != 0;
+        let failed = client.query("app.t", query).await.unwrap().flags & 2 != 0;
         assert_eq!(failed, period < Period::V3_4, "{period}: a Decimal128");
         let answer = client.command("admin", doc! { "isMaster": 1 }).await.unwrap();
         assert_eq!(answer.get_i32("maxWireVersion").unwrap(), period.wire_version());
