@@ -6,7 +6,6 @@ mod decoder;
 mod identities;
 mod majority;
 mod read;
-mod seen;
 mod sentinel;
 mod server;
 mod split;
@@ -20,7 +19,6 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Uuid, rawdoc};
 use futures::stream::BoxStream;
 
-use self::seen::Seen;
 use self::server::{Elected, FIND_COMMAND, Server, TRANSACTIONS, oplog};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{
@@ -170,8 +168,6 @@ impl Source for LegacySource {
     }
 
     async fn start_position(&self) -> Result<Position> {
-        // Whoever begins anew does not depend on what was read before.
-        *self.server.seen() = Seen::default();
         let (committed, start) = retry(RetryPolicy::SERVER, || async {
             let primary = self.server.primary().await?;
             let committed = self.server.committed(&primary).await?;

@@ -2,13 +2,11 @@
 //!
 //! The cursor reads what the primary has, whether or not a majority has it. Entries wait here until a majority has them, so that nothing is
 //! yielded that may be rolled back. Meanwhile nothing more is read than one batch ahead, so what waits is bounded. Both the cursor and the
-//! committed position belong to one election. After another one, a new cursor has to find the entry that was yielded last. Documents may have
-//! been read as of later entries, which the new primary has to have as well. That is looked up once, before the tail goes past their time.
+//! committed position belong to one election. After another one, a new cursor has to find the entry that was yielded last.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::Timestamp;
 use bson::raw::RawDocumentBuf;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -165,7 +163,6 @@ impl Tail {
             Some(known) => known,
             None => self.wait_for(primary, next).await?,
         };
-        self.confirm(primary, committed.timestamp()).await?;
         self.attempts = None;
         let (mut entries, mut bytes) = (Vec::new(), 0);
         let Some(read) = &mut self.read else {
@@ -204,30 +201,6 @@ impl Tail {
     async fn wait_for(&self, primary: &Elected, entry: Position) -> Result<Position> {
         let committed = || in_time(self.server.committed(primary));
         until_majority(FOLLOWED, entry, committed, |_| true).await
-    }
-
-    /// Makes sure that a primary has what earlier ones had committed up to a time. Protocol version 0 can lose that. Asks once per election.
-    ///
-    /// # Errors
-    /// [`PositionLost`](crate::ErrorKind::PositionLost) if it does not, or a server error.
-    async fn confirm(&self, primary: &Elected, until: Timestamp) -> Result<()> {
-        let unconfirmed = self.server.seen().unconfirmed(primary, until);
-        for position in unconfirmed {
-            let found = in_time(self.server.first_from(&primary.address, position.timestamp())).await?;
-            // A server may report a position without its term.
-            let is_it = |found: Position| {
-                found.timestamp() == position.timestamp()
-                    && (found.term == position.term || position.term == Position::ZERO.term)
-            };
-            // Whatever is older than the oplog is older than the entry to resume after, which was found.
-            if !found.is_some_and(is_it)
-                && in_time(oldest(&self.server, primary)).await?.timestamp() <= position.timestamp()
-            {
-                return Err(lost::rolled_back(position));
-            }
-            self.server.seen().confirmed(primary, position);
-        }
-        Ok(())
     }
 
     /// See [`lost::fell_out`].
