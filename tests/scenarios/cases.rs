@@ -23,7 +23,7 @@ mod documents;
 mod indexes;
 mod transactions;
 mod updates;
-mod values;
+pub mod values;
 
 /// How long anything may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(180);

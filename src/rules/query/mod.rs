@@ -39,7 +39,7 @@ use crate::model::raw::writer::RawWriter;
 /// | supported | restriction |
 /// |---|---|
 /// | `{path: value}`, `$eq`, `$ne`, `$in`, `$nin`, `$all` | no regular expressions |
-/// | `$lt`, `$lte`, `$gt`, `$gte` | no regular expressions; with an array only decided in memory, so that everything is read |
+/// | `$lt`, `$lte`, `$gt`, `$gte` | no regular expressions; with an array, a symbol, a DBPointer, MinKey or MaxKey only decided in memory, so that everything is read |
 /// | `$exists` | true, false, 1 or 0 |
 /// | `$type` | names and numbers of types, and `number` |
 /// | `$size` | a whole number |
@@ -48,7 +48,8 @@ use crate::model::raw::writer::RawWriter;
 /// | `$comment` | is ignored |
 ///
 /// All others are refused: regular expressions, because the server's engine is another one; `$where`, `$expr`, `$jsonSchema`, `$text`, the
-/// geographic ones and those of bits. Write a [`Predicate`] for them.
+/// geographic ones and those of bits. So are DBPointers with a NUL in their namespace, of which servers differ. Write a [`Predicate`] for
+/// them.
 ///
 /// Strings compare by their bytes, whatever the collation of the collection. As for servers before 8.0, null also finds undefined, a
 /// deprecated type, including by `$in`. `$mod` cuts off fractions, and finds no number that does not fit into 64 bits.

@@ -5,7 +5,7 @@ use bson::{Bson, Document, RawBsonRef, RawDocumentBuf};
 use super::Unsupported;
 use super::condition::{Comparison, Condition, Expression, Test, type_bit};
 use super::path::Path;
-use crate::order::{Key, element_type};
+use crate::order::{Element, Elements, Key, RawValue, element_type};
 
 /// Maximum depth of operators in a query. Servers allow 100, and a rewritten query has up to twice the depth.
 const MAX_DEPTH: usize = 40;
@@ -289,7 +289,32 @@ fn value(name: &str, path: &str, operand: &Bson) -> Result<Key, Unsupported> {
     }
     let document = RawDocumentBuf::try_from(&bson::doc! { "v": operand.clone() }).map_err(|_| malformed(name, path))?;
     let value: Option<RawBsonRef<'_>> = document.get("v").ok().flatten();
-    value.map(Key::from).ok_or_else(|| malformed(name, path))
+    let key = value.map(Key::from).ok_or_else(|| malformed(name, path))?;
+    match has_cut_namespace(key.as_raw()) {
+        true => {
+            let reason =
+                "it has a DBPointer with a NUL in its namespace, of which servers differ; use a predicate of your own";
+            Err(unsupported(name, path, reason))
+        }
+        false => Ok(key),
+    }
+}
+
+/// Whether there is a DBPointer with a NUL in its namespace. From 5.0 on, servers cut the namespace there before they test for equality, but
+/// not if there are several values after `$in`, and not inside documents.
+fn has_cut_namespace(value: RawValue<'_>) -> bool {
+    let bytes = value.bytes();
+    match value.element_type() {
+        // A length of 4 bytes, the namespace, its terminator, and an ObjectId.
+        element_type::DB_POINTER => bytes
+            .get(4..bytes.len().saturating_sub(13))
+            .is_some_and(|namespace| namespace.contains(&0)),
+        element_type::DOCUMENT | element_type::ARRAY => Elements::of(bytes).any(|element| match element {
+            Element::Field { value, .. } => has_cut_namespace(value),
+            Element::Malformed(_) => false,
+        }),
+        _ => false,
+    }
 }
 
 fn is_shallow(value: &Bson, depth: usize) -> bool {

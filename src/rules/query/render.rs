@@ -59,7 +59,7 @@ fn render_test(path: &str, test: &Test, writer: &mut RawWriter) -> Option<()> {
             }
             Comparison::Equal | Comparison::LessOrEqual | Comparison::GreaterOrEqual => is_null_or(path, &[], writer),
         },
-        Test::Compare(comparison, operand) if is_array_inequality(*comparison, operand) => return None,
+        Test::Compare(comparison, operand) if depends_on_indexes(*comparison, operand) => return None,
         Test::Compare(comparison, operand) => {
             operators(path, writer, |writer| {
                 writer.value(comparison.operator(), operand.as_raw())
@@ -150,7 +150,7 @@ fn each<T>(
 fn is_the_same_everywhere(condition: &Condition) -> bool {
     match condition {
         Condition::Test(test) => match test {
-            Test::Compare(comparison, operand) => !is_null(operand) && !is_array_inequality(*comparison, operand),
+            Test::Compare(comparison, operand) => !is_null(operand) && !depends_on_indexes(*comparison, operand),
             Test::In(operands) => !operands.iter().any(is_null),
             Test::Mod { .. } => false,
             Test::ElementIs { condition, .. } => is_the_same_everywhere(condition),
@@ -172,9 +172,18 @@ fn expression_is_the_same_everywhere(expression: &Expression) -> bool {
     }
 }
 
-/// 4.2 refuses the negation of such a condition for a field with an index, such as `_id`.
-fn is_array_inequality(comparison: Comparison, operand: &Key) -> bool {
-    comparison != Comparison::Equal && operand.as_raw().element_type() == element_type::ARRAY
+/// Servers refuse the negation of a comparison with an array, a symbol or a DBPointer if the field has an index, as `_id` has. 4.2 finds the
+/// ends less and greater than themselves there.
+fn depends_on_indexes(comparison: Comparison, operand: &Key) -> bool {
+    comparison != Comparison::Equal
+        && matches!(
+            operand.as_raw().element_type(),
+            element_type::ARRAY
+                | element_type::SYMBOL
+                | element_type::DB_POINTER
+                | element_type::MIN_KEY
+                | element_type::MAX_KEY
+        )
 }
 
 fn is_null(operand: &Key) -> bool {

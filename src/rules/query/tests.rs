@@ -308,6 +308,26 @@ fn what_is_not_supported_is_named() {
 }
 
 #[test]
+fn a_reference_with_a_nul_in_its_namespace_is_refused() {
+    let pointer = |namespace: &str| {
+        let mut value = (namespace.len() as u32 + 1).to_le_bytes().to_vec();
+        value.extend([namespace.as_bytes(), &[0], &[7; 12]].concat());
+        let length = 4 + 1 + 2 + value.len() + 1;
+        let bytes = [&(length as u32).to_le_bytes()[..], b"\x0cp\0", &value, &[0]].concat();
+        Document::from_reader(&bytes[..]).unwrap().remove("p").unwrap()
+    };
+    for operand in [
+        bson!({ "$eq": pointer("a\0b") }),
+        bson!({ "$in": [1, pointer("\0")] }),
+        bson!({ "$gt": { "b": [pointer("a\0")] } }),
+    ] {
+        let error = Query::new(doc! { "a": operand }).unwrap_err();
+        assert!(error.to_string().contains("DBPointer with a NUL"), "{error}");
+    }
+    Query::new(doc! { "a": pointer("a.b"), "b": pointer(""), "c": "a\0" }).unwrap();
+}
+
+#[test]
 fn a_query_reads_its_top_level_fields() {
     let query = Query::new(doc! { "a.b": 1, "$or": [{ "c": { "$elemMatch": { "d": 1 } } }, { "e": 1 }] }).unwrap();
     for (field, expected) in [
@@ -338,6 +358,8 @@ fn servers_get_a_query_without_differences_of_versions() {
     );
     assert_eq!(pushed_down(doc! { "a": { "$elemMatch": { "$ne": Bson::Null } } }), None);
     assert_eq!(pushed_down(doc! { "a": { "$not": { "$gt": [1] } } }), None);
+    assert_eq!(pushed_down(doc! { "a": { "$gt": Bson::Symbol("s".to_owned()) } }), None);
+    assert_eq!(pushed_down(doc! { "a": { "$lt": Bson::MaxKey } }), None);
     assert_eq!(pushed_down(doc! {}), Some(rawdoc! {}));
 }
 

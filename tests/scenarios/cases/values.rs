@@ -100,8 +100,13 @@ fn pointer() -> bson::DbPointer {
     }
 }
 
-pub fn cases() -> Vec<Case> {
-    let every: Vec<Bson> = values().into_iter().chain(values_only()).collect();
+/// A few values of every type.
+pub fn every_type() -> Vec<Bson> {
+    values().into_iter().chain(values_only()).collect()
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let every = every_type();
     let nested = |value: &Bson| doc! { "v": value.clone(), "o": { "v": value.clone() }, "a": [value.clone()] };
     let documents = |from: i32| -> Vec<Document> {
         let numbered = every.iter().zip(from..);

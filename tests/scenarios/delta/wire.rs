@@ -23,7 +23,19 @@ impl Connection {
     }
 
     /// Runs a command that the server has to accept.
-    pub async fn run(&self, database: &str, mut command: RawDocumentBuf) -> RawDocumentBuf {
+    pub async fn run(&self, database: &str, command: RawDocumentBuf) -> RawDocumentBuf {
+        let reply = self.reply(database, command).await;
+        assert_eq!(
+            reply.get_f64("ok").ok(),
+            Some(1.0),
+            "{}",
+            super::bytes::readable(&reply)
+        );
+        reply
+    }
+
+    /// Runs a command that the server may refuse.
+    pub async fn reply(&self, database: &str, mut command: RawDocumentBuf) -> RawDocumentBuf {
         command.append(bson::raw::cstr!("$db"), database);
         let body = command.as_bytes();
         let length = i32::try_from(PRELUDE + body.len()).unwrap();
@@ -39,14 +51,7 @@ impl Connection {
         let length = usize::try_from(stream.read_i32_le().await.unwrap()).unwrap();
         let mut reply = vec![0; length - 4];
         stream.read_exact(&mut reply).await.unwrap();
-        let reply = RawDocumentBuf::from_bytes(reply.split_off(PRELUDE - 4)).unwrap();
-        assert_eq!(
-            reply.get_f64("ok").ok(),
-            Some(1.0),
-            "{}",
-            super::bytes::readable(&reply)
-        );
-        reply
+        RawDocumentBuf::from_bytes(reply.split_off(PRELUDE - 4)).unwrap()
     }
 
     /// Runs a command with a cursor and reads all of it.
