@@ -204,7 +204,10 @@ fn warning(event: &Event, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::docs::format_test::events;
     use crate::report::Phase;
     use crate::test_util::at;
 
@@ -257,6 +260,28 @@ mod tests {
         (0..9).for_each(|_| log.push(&Event::ForeignWritesNotWatched { reason: reason.clone() }));
         assert_eq!(ids(&log, &mut Cursor::default()), [Err(6), Ok(7), Ok(8), Ok(9)]);
         assert_eq!(log.warnings(), 1);
+    }
+
+    /// The page counts the warnings of a recording by itself.
+    #[test]
+    fn the_page_knows_what_counts_as_a_warning() {
+        let page = include_str!("page/replay.js");
+        let names = |list: &str| -> BTreeSet<String> {
+            let (_, after) = page.split_once(list).unwrap();
+            let (names, _) = after.split_once(']').unwrap();
+            names.split('\'').skip(1).step_by(2).map(str::to_owned).collect()
+        };
+        let (mut each, mut repeated) = (BTreeSet::new(), BTreeSet::new());
+        for event in events() {
+            let name = name_of(&event);
+            match warning(&event, &name) {
+                Some(warning) if warning == name => repeated.insert(name),
+                Some(_) => each.insert(name),
+                None => false,
+            };
+        }
+        assert_eq!(names("const WARNINGS = new Set(["), each);
+        assert_eq!(names("const REPEATED = new Set(["), repeated);
     }
 
     #[test]

@@ -100,7 +100,8 @@ fn differences() -> Vec<Difference> {
     .collect()
 }
 
-fn events() -> Vec<Event> {
+/// An event of every kind.
+pub(crate) fn events() -> Vec<Event> {
     let (position, namespace, reason) = (at(5), orders(), "a reason".to_owned());
     vec![
         Event::PhaseChanged { phase: Phase::CatchUp },

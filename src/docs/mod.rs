@@ -62,7 +62,7 @@ pub mod hosted {}
 pub mod contributing {}
 
 #[cfg(test)]
-mod format_test;
+pub(crate) mod format_test;
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -2,6 +2,7 @@
 
 import { announce, h } from './dom.js';
 import { clock, counted, day } from './format.js';
+import { eventText } from './event_text.js';
 import { button, notice } from './parts.js';
 import { MigrationScreen } from './migration.js';
 
@@ -29,15 +30,19 @@ export function parseRecording(text) {
 // How much of the lag a status of a live run shows.
 const LAG_HISTORY_MS = 10 * 60 * 1000;
 
-// Events that count as warnings.
-const WARNINGS = new Set([
-  'index_failed',
-  'document_refused',
-  'rule_failed',
+// Events that count as warnings, as for a live run: each one with another text, and of those that repeat only that there are any.
+const WARNINGS = new Set(['index_failed', 'document_refused', 'left_selection', 'resync', 'catalog_change_met']);
+const REPEATED = new Set([
   'falling_behind',
-  'foreign_write',
   'oplog_window_short',
+  'cutover_window_short',
+  'foreign_write',
+  'foreign_writes_not_watched',
+  'rule_failed',
   'users_not_carried',
+  'source_write_block_stays',
+  'hook_failed',
+  'writes_after_stop',
 ]);
 
 const OBJECTS = new Set([
@@ -69,7 +74,7 @@ export class Recording {
     this.list = new Map();
     this.events = [];
     this.samples = [];
-    let warnings = 0;
+    const warnings = new Set();
     for (const line of this.lines) {
       if (line.at > this.at) break;
       const { value } = line;
@@ -94,10 +99,11 @@ export class Recording {
       else if (value.type === 'verify_report') state.report = value;
       else if (!OBJECTS.has(value.type)) {
         this.events.push(value);
-        if (WARNINGS.has(value.type)) warnings += 1;
+        if (WARNINGS.has(value.type)) warnings.add(eventText(value));
+        else if (REPEATED.has(value.type)) warnings.add(value.type);
       }
     }
-    this.detail = this.describe({ ...state, status: this.withLag(state.status) }, warnings);
+    this.detail = this.describe({ ...state, status: this.withLag(state.status) }, warnings.size);
   }
 
   // A recording leaves the history of the lag out of each status, because it has every status.
