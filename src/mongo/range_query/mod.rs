@@ -65,9 +65,24 @@ impl RangeFind {
     }
 }
 
-/// Whether a server refuses a range because the index on `_id` has no Decimal128: it is from before 3.4, or was made as one of these. The
-/// range can then be read as one [`WithoutDecimal`](Numbers::WithoutDecimal).
-pub(crate) fn lacks_decimals(error: &Error) -> bool {
+/// Opens a read of a range whose bounds may be these numbers. If the index on `_id` turns out to hold no Decimal128, because it is from before
+/// 3.4 or was made as one of these, opens it [`WithoutDecimal`](Numbers::WithoutDecimal).
+///
+/// # Errors
+/// An error of `open`, with the namespace.
+pub(crate) async fn open_range<T, F>(namespace: &Namespace, numbers: Numbers, open: impl Fn(Numbers) -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let opened = match open(numbers).await {
+        Err(error) if numbers == Numbers::All && lacks_decimals(&error) => open(Numbers::WithoutDecimal).await,
+        opened => opened,
+    };
+    opened.map_err(|error| error.with_context("namespace", namespace))
+}
+
+/// Whether a server refuses a range because the index on `_id` holds no Decimal128.
+fn lacks_decimals(error: &Error) -> bool {
     /// UnsupportedFormat: "Index version does not support NumberDecimal".
     const UNSUPPORTED_FORMAT: i32 = 12;
     code(error) == Some(UNSUPPORTED_FORMAT)
@@ -188,14 +203,7 @@ mod tests {
                 lower: Some(key(lower)),
                 upper: upper.map(key),
             };
-            let mut find = range_find(
-                &Namespace::new("d", "c"),
-                CollectionKind::Plain,
-                &range,
-                10,
-                None,
-                Numbers::All,
-            );
+            let mut find = plain(&range);
             let before = find.command.clone();
             find.require(&query).unwrap();
             (before, find.command)
@@ -210,9 +218,16 @@ mod tests {
         assert_eq!(command.iter().next().unwrap().unwrap().0.as_str(), "find");
     }
 
+    fn plain(range: &Range) -> RangeFind {
+        find_of(CollectionKind::Plain, range)
+    }
+
+    fn find_of(kind: CollectionKind, range: &Range) -> RangeFind {
+        range_find(&Namespace::new("d", "c"), kind, range, 10, None, Numbers::All)
+    }
+
     fn find(kind: CollectionKind, lower: Option<Key>, upper: Option<Key>) -> RawDocumentBuf {
-        let range = Range { lower, upper };
-        range_find(&Namespace::new("d", "c"), kind, &range, 10, None, Numbers::All).command
+        find_of(kind, &Range { lower, upper }).command
     }
 
     #[test]
@@ -243,14 +258,7 @@ mod tests {
             (None, Some(key("b".repeat(MOST_BOUND_BYTES))), false),
         ] {
             let range = Range { lower, upper };
-            let find = range_find(
-                &Namespace::new("d", "c"),
-                CollectionKind::Plain,
-                &range,
-                10,
-                None,
-                Numbers::All,
-            );
+            let find = plain(&range);
             assert_eq!(find.cut_off.is_some(), is_cut);
             assert_eq!(find.command.get("max").unwrap().is_none(), is_cut);
             assert_eq!(find.command.get("min").unwrap().is_some(), range.lower.is_some());

@@ -9,7 +9,7 @@ use super::connection::TargetConnection;
 use crate::error::Result;
 use crate::model::Batch;
 use crate::mongo::client;
-use crate::mongo::range_query::{Numbers, batch_size, lacks_decimals, range_find};
+use crate::mongo::range_query::{Numbers, batch_size, open_range, range_find};
 use crate::mongo::retry::{RetryPolicy, retry};
 use crate::sink::SinkRead;
 
@@ -23,15 +23,14 @@ pub(super) async fn read(target: &TargetConnection, request: SinkRead) -> Result
         namespace, kind, range, ..
     } = request;
     let client = target.client();
-    let mut numbers = Numbers::All;
-    let (find, batches) = loop {
+    let opened = open_range(&namespace, Numbers::All, |numbers| {
         let find = range_find(&namespace, kind, &range, size, None, numbers);
-        match open(client, namespace.database(), &find.command, size).await {
-            Err(error) if numbers == Numbers::All && lacks_decimals(&error) => numbers = Numbers::WithoutDecimal,
-            Err(error) => return Err(error.with_context("namespace", &namespace)),
-            Ok(batches) => break (find, batches),
+        async {
+            let batches = open(client, namespace.database(), &find.command, size).await?;
+            Ok((find, batches))
         }
-    };
+    });
+    let (find, batches) = opened.await?;
     Ok(find
         .within(batches)
         .try_filter(|batch| std::future::ready(!batch.is_empty()))

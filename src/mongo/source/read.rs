@@ -11,7 +11,7 @@ use mongodb::{Client, ClientSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Batch, Position};
 use crate::mongo::client::{code, convert, open_cursor_within, to_its_end};
-use crate::mongo::range_query::{Numbers, batch_size, lacks_decimals, range_find};
+use crate::mongo::range_query::{Numbers, batch_size, open_range, range_find};
 use crate::mongo::retry::{COMMAND_TIMEOUT, FIRST_BATCH_TIMEOUT, RetryPolicy, answered, retry};
 use crate::source::{ReadMode, ReadRequest};
 
@@ -33,18 +33,16 @@ pub(super) async fn range(
         way,
     };
     let read_concern = way.read_concern(request.at);
-    let mut numbers = Numbers::All;
-    let (find, batches) = loop {
-        let mut find = range_find(namespace, kind, range, batch_size, Some(&read_concern), numbers);
+    let (reader, read_concern) = (&reader, &read_concern);
+    let opened = open_range(namespace, Numbers::All, |numbers| async move {
+        let mut find = range_find(namespace, kind, range, batch_size, Some(read_concern), numbers);
         if let Some(query) = query {
             find.require(query)?;
         }
-        match reader.open(&find.command, batch_size).await {
-            Err(error) if numbers == Numbers::All && lacks_decimals(&error) => numbers = Numbers::WithoutDecimal,
-            Err(error) => return Err(error.with_context("namespace", namespace)),
-            Ok(batches) => break (find, batches),
-        }
-    };
+        let batches = reader.open(&find.command, batch_size).await?;
+        Ok((find, batches))
+    });
+    let (find, batches) = opened.await?;
     let namespace = namespace.clone();
     Ok(find
         .within(batches)

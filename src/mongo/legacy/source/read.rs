@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Batch, CollectionKind, Namespace, Position, Range};
 use crate::mongo::client::code;
 use crate::mongo::legacy::{Find, LegacyCursor};
-use crate::mongo::range_query::{Numbers, batch_size, lacks_decimals, range_find};
+use crate::mongo::range_query::{Numbers, batch_size, open_range, range_find};
 use crate::mongo::retry::{FIRST_BATCH_TIMEOUT, RetryPolicy, answered, retry};
 use crate::mongo::source::by_id::{groups, with_ids};
 use crate::order::Key;
@@ -49,12 +49,12 @@ pub(super) async fn range(server: &Arc<Server>, request: &ReadRequest) -> Result
         CollectionKind::Plain if server.wire_version < OPEN_END => CollectionKind::Clustered,
         kind => kind,
     };
-    let mut numbers = if server.series < DECIMALS {
+    let numbers = if server.series < DECIMALS {
         Numbers::WithoutDecimal
     } else {
         Numbers::All
     };
-    let (query, opened) = loop {
+    let opened = open_range(namespace, numbers, |numbers| async move {
         let query = range_find(namespace, kind, &request.range, batch_size, None, numbers);
         let mut queries = vec![find_of(namespace, &query.command)];
         let Range { lower, upper } = &request.range;
@@ -73,12 +73,9 @@ pub(super) async fn range(server: &Arc<Server>, request: &ReadRequest) -> Result
                 Box::pin(Reading::open(server, namespace, request.at, queries.clone())).await
             })
         });
-        match opened.await {
-            Err(error) if numbers == Numbers::All && lacks_decimals(&error) => numbers = Numbers::WithoutDecimal,
-            Err(error) => return Err(error.with_context("namespace", namespace)),
-            Ok(opened) => break (query, opened),
-        }
-    };
+        Ok((query, opened.await?))
+    });
+    let (query, opened) = opened.await?;
     let batches = stream::try_unfold(opened, |mut reading| async {
         let batch = reading
             .next()
