@@ -121,9 +121,7 @@ impl Server {
         command: &RawDocument,
     ) -> Result<Option<Vec<RawDocumentBuf>>> {
         let query = self.query_of(database, command);
-        let lists_namespaces = query
-            .as_ref()
-            .is_some_and(|query| query.namespace.1 == "system.namespaces");
+        let lists_namespaces = query.is_some() && name_of(command) == "listCollections";
         let mut cursor = match query {
             Some(find) => Box::pin(self.client.find(find)).await?,
             None => Box::pin(self.client.command_cursor(database, command)).await?,
