@@ -53,6 +53,10 @@ impl Images {
         }
     }
 
+    pub fn has_rule(&self) -> bool {
+        self.rule.is_some()
+    }
+
     pub fn rule(&self) -> Option<Arc<DocumentRule>> {
         self.rule.clone()
     }

@@ -426,7 +426,7 @@ impl Applier {
                 }
             }
             // A document that the source has just inserted is not on the target, unless an earlier run has written a newer one.
-            if images[group].rule().is_some() && position > self.replay_until {
+            if images[group].has_rule() && position > self.replay_until {
                 if is_left_out && !(target.kind == CollectionKind::Unordered && write.key.is_collated()) {
                     images[group].leave_out(write.key.clone());
                 }

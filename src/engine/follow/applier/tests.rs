@@ -6,7 +6,7 @@ use bson::raw::RawDocumentBuf;
 use bson::{RawBsonRef, rawdoc};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{advance, sleep};
+use tokio::time::{advance, sleep, timeout};
 
 use super::*;
 use crate::engine::messages::ResolveStep;
@@ -165,6 +165,16 @@ impl Bench {
         drop(self.messages);
         self.applier.await.unwrap().unwrap();
     }
+}
+
+/// Waits for a condition, for at most a minute.
+async fn until(condition: impl Fn() -> bool) {
+    let met = async {
+        while !condition() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), met).await.unwrap();
 }
 
 fn key_of(document: &RawDocumentBuf) -> Key {
@@ -349,9 +359,7 @@ async fn a_applier_rests_after_work_unless_somebody_waits_for_it() {
             assert!(rested.elapsed() < Duration::from_millis(5));
             continue;
         }
-        while bench.sink.documents(NAME).unwrap().len() < 3 {
-            sleep(Duration::from_millis(1)).await;
-        }
+        until(|| bench.sink.documents(NAME).unwrap().len() >= 3).await;
         assert!(
             (45..60).contains(&rested.elapsed().as_millis()),
             "{:?}",

@@ -111,12 +111,7 @@ async fn images_are_read_while_others_are_written() {
     let gate = bench.sink.hold(SinkCall::Apply);
     bench.send(changes).await;
     gate.reached().await;
-    let read = async {
-        while bench.source.calls(SourceCall::ReadDocuments) < 2 {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), read).await.unwrap();
+    until(|| bench.source.calls(SourceCall::ReadDocuments) >= 2).await;
     gate.release();
     let sink = bench.sink.clone();
     bench.end().await;
@@ -280,7 +275,7 @@ async fn images_that_cannot_be_written_end_the_applier() {
     let error = Error::new(ErrorKind::Connection, "apply", "the target does not answer");
     bench.sink.fail_next(SinkCall::Apply, error);
     bench.send(changes).await;
-    let ended = tokio::time::timeout(Duration::from_secs(60), bench.applier).await;
+    let ended = timeout(Duration::from_secs(60), bench.applier).await;
     assert_eq!(ended.unwrap().unwrap().unwrap_err().kind(), ErrorKind::Connection);
 }
 
@@ -292,13 +287,7 @@ async fn images_without_a_snapshot_are_refetched() {
     reading.reached().await;
     reading.let_one_pass();
     // The second read, of documents that are not the last ones, has no snapshot.
-    tokio::time::timeout(Duration::from_secs(60), async {
-        while bench.sink.documents(NAME).unwrap().len() == 1200 || reading.waiting() == 0 {
-            sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await
-    .unwrap();
+    until(|| bench.sink.documents(NAME).unwrap().len() < 1200 && reading.waiting() > 0).await;
     bench.source.set_snapshots(false);
     reading.release();
     let sink = bench.sink.clone();
