@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{MigrationId, Position, format};
+use crate::model::{MigrationId, Position, format, raw};
 use crate::report::Phase;
 use crate::runtime::fence::{EXPIRY, Fence};
 use crate::runtime::progress::RunState;
@@ -202,8 +202,7 @@ impl Lease {
         // A delayed command that deletes the record could delete the next holder's record.
         let mut record = rawdoc! { "fence": *token + 1, "holder": self.holder.id.to_string(), "released": true };
         self.told.write(&mut record);
-        if let Some(Position { time, increment, term }) = written_until {
-            let until = rawdoc! { "time": i64::from(time), "increment": i64::from(increment), "term": term };
+        if let Some(until) = written_until.and_then(|until| raw::record::encode(&until).ok()) {
             record.append(cstr!("written_until"), until);
         }
         let _ = timeout(PATIENCE, self.records.save(RECORD, &record, *token)).await;
@@ -370,12 +369,7 @@ fn progress_of(record: &RawDocumentBuf) -> Progress {
 
 fn written_until_of(record: &RawDocumentBuf) -> Option<Position> {
     let until = record.get_document("written_until").ok()?;
-    let number = |name| u32::try_from(until.get_i64(name).ok()?).ok();
-    Some(Position {
-        time: number("time")?,
-        increment: number("increment")?,
-        term: until.get_i64("term").ok()?,
-    })
+    raw::record::decode(until.as_bytes()).ok()
 }
 
 fn owner_of(record: &RawDocumentBuf) -> Option<LeaseOwner> {
