@@ -25,12 +25,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 /// Whatever fails.
 pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let mut source = start_set(arguments, "source").await?;
-    report.progress("filling the source");
-    let scale = arguments.scale.to_string();
-    let (mut filler, bytes) = Helper::start(&["--insert", &source.uri(), "--scale", &scale]).await?;
-    filler.tell("start").await?;
-    drop(filler);
-    let megabytes = Amount::Megabytes(bytes / 1e6);
+    let megabytes = fill(arguments, &source, report).await?;
     let wants_ours = ["copy", "verify", "cutover"].iter().any(|name| arguments.wants(name));
     let tools = is_on_path("mongodump") && is_on_path("mongorestore");
     for round in 0..arguments.rounds {
@@ -51,6 +46,15 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
         writers::run(arguments, &mut source, report).await?;
     }
     Ok(())
+}
+
+/// Inserts the data into a source.
+pub(crate) async fn fill(arguments: &Arguments, source: &ReplicaSet, report: &mut Report) -> Result<Amount> {
+    report.progress("filling the source");
+    let scale = arguments.scale.to_string();
+    let (mut filler, bytes) = Helper::start(&["--insert", &source.uri(), "--scale", &scale]).await?;
+    filler.tell("start").await?;
+    Ok(Amount::Megabytes(bytes / 1e6))
 }
 
 /// A replica set of one member.

@@ -13,7 +13,7 @@ use mongoferry_testbed::{ReplicaSet, Version};
 use crate::Result;
 use crate::arguments::Arguments;
 use crate::child::{Helper, Orders};
-use crate::copy::{settle, start_set_of};
+use crate::copy::{fill, settle, start_set_of};
 use crate::follow::newest;
 use crate::meter::Meter;
 use crate::report::{Amount, Report};
@@ -93,12 +93,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
 /// The copy to a real target, and the same to one that forgets everything, which is mostly reading.
 async fn copies(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let source = old_set(arguments).await?;
-    report.progress("filling the source");
-    let scale = arguments.scale.to_string();
-    let (mut filler, bytes) = Helper::start(&["--insert", &source.uri(), "--scale", &scale]).await?;
-    filler.tell("start").await?;
-    drop(filler);
-    let amount = Amount::Megabytes(bytes / 1e6);
+    let amount = fill(arguments, &source, report).await?;
     let readers = Reader::ALL.len();
     for round in 0..arguments.rounds {
         for turn in 0..readers {

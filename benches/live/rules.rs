@@ -8,7 +8,7 @@ use mongoferry_testbed::ReplicaSet;
 use crate::Result;
 use crate::arguments::Arguments;
 use crate::child::Helper;
-use crate::copy::{settle, start_set, wait_for_secondary};
+use crate::copy::{fill, settle, start_set, wait_for_secondary};
 use crate::data::Kind;
 use crate::follow::{catch_up, native_catch_up, newest};
 use crate::meter::Meter;
@@ -110,12 +110,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
 
 async fn copies(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let source = start_set(arguments, "source").await?;
-    report.progress("filling the source");
-    let scale = arguments.scale.to_string();
-    let (mut filler, bytes) = Helper::start(&["--insert", &source.uri(), "--scale", &scale]).await?;
-    filler.tell("start").await?;
-    drop(filler);
-    let amount = Amount::Megabytes(bytes / 1e6);
+    let amount = fill(arguments, &source, report).await?;
     let measured = [Rules::None, Rules::Filter, Rules::Transform];
     for round in 0..arguments.rounds {
         for turn in 0..measured.len() {
