@@ -30,6 +30,16 @@ pub(super) enum Age {
     Of(Period),
 }
 
+impl Age {
+    /// A real set that is read as these wire versions, and every period.
+    pub fn all(compatible: [i32; 2]) -> impl Iterator<Item = Self> {
+        compatible
+            .map(Self::Compatible)
+            .into_iter()
+            .chain(Period::ALL.map(Self::Of))
+    }
+}
+
 /// A set of one member. Runs read it through a proxy, and applications write past it.
 pub(super) struct OldSource {
     age: Age,

@@ -2,7 +2,7 @@
 
 use bson::raw::RawDocument;
 use mongoferry::rules::{DeltaEffect, RuleError, RuleIdentity, TouchedFields, Transform, Transformed};
-use mongoferry::{ErrorKind, ExistingData, FindingCode, Namespace, OnRuleError, Severity};
+use mongoferry::{ErrorKind, ExistingData, FindingCode, MigrationBuilder, Namespace, OnRuleError, Severity};
 
 use super::*;
 
@@ -139,18 +139,21 @@ async fn skipped_documents_are_counted() {
     assert_eq!(summary.collections[0].rules.as_ref().unwrap().failed, 4);
 }
 
+/// A migration that keeps dead letters in `kept.letters`.
+async fn with_letters(sides: &Sides) -> MigrationBuilder {
+    let letters = OnRuleError::DeadLetter("kept.letters".parse().unwrap());
+    sides
+        .builder()
+        .await
+        .transform(NAME, Prices { panics: false })
+        .exclude("kept.*")
+        .on_rule_error(letters)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_the_documents_that_failed() {
     let sides = sides().await;
-    let start = async || {
-        let builder = sides
-            .builder()
-            .await
-            .transform(NAME, Prices { panics: false })
-            .exclude("kept.*");
-        let letters = OnRuleError::DeadLetter("kept.letters".parse().unwrap());
-        builder.on_rule_error(letters).build().unwrap().start().await.unwrap()
-    };
+    let start = async || with_letters(&sides).await.build().unwrap().start().await.unwrap();
     let run = start().await;
     timeout(DEADLINE, run.ready_to_cut_over()).await.unwrap().unwrap();
     assert_eq!(documents(&sides.target("kept.letters")).await.len(), 4);
@@ -188,14 +191,8 @@ async fn letters_are_not_written_to_what_others_keep() {
     let sides = sides().await;
     let others = doc! { "_id": { "ns": NAME, "id": 1 }, "of": "others" };
     sides.target("kept.letters").insert_one(&others).await.unwrap();
-    let builder = sides
-        .builder()
+    let migration = with_letters(&sides)
         .await
-        .transform(NAME, Prices { panics: false })
-        .exclude("kept.*");
-    let letters = OnRuleError::DeadLetter("kept.letters".parse().unwrap());
-    let migration = builder
-        .on_rule_error(letters)
         .existing_data(ExistingData::Clear)
         .build()
         .unwrap();

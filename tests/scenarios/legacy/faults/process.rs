@@ -267,10 +267,7 @@ async fn legacy_process_is_killed_2_6() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes to hours"]
 async fn legacy_process_is_killed_for_long() {
-    for age in [Age::Compatible(7), Age::Compatible(3)]
-        .into_iter()
-        .chain(Period::ALL.map(Age::Of))
-    {
+    for age in Age::all([7, 3]) {
         eprintln!("{age:?}");
         the_process_is_killed(age, 20).await;
     }

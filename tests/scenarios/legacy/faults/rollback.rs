@@ -236,10 +236,7 @@ async fn legacy_minority_writes_are_not_followed_2_6() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes; run it with `--ignored`"]
 async fn legacy_rollbacks_of_every_version() {
-    for age in [Age::Compatible(4), Age::Compatible(3)]
-        .into_iter()
-        .chain(Period::ALL.map(Age::Of))
-    {
+    for age in Age::all([4, 3]) {
         eprintln!("{age:?}");
         writes_without_a_majority_are_not_followed(age).await;
         lost_writes_are_answered_by_a_resync(age).await;
