@@ -30,7 +30,7 @@ pub(super) struct Example {
 /// The example after it has ended.
 pub(super) struct Ended {
     pub(super) exit: Option<i32>,
-    lines: Vec<Value>,
+    pub(super) lines: Vec<Value>,
     /// What it wrote to standard error.
     text: String,
 }
