@@ -6,7 +6,6 @@ pub(in crate::mongo) mod duplicates;
 pub(in crate::mongo) mod newest;
 mod read;
 pub(in crate::mongo) mod split;
-pub(in crate::mongo) mod unindexed;
 mod write_block;
 pub(in crate::mongo) mod write_load;
 

@@ -97,7 +97,7 @@ impl Server {
         RawDocumentBuf::try_from(&command).map_err(|error| Error::malformed(operation, error))
     }
 
-    /// Returns the query as which a command goes. Returns `None` for other commands.
+    /// Returns the query that takes the place of a command. Returns `None` for other commands.
     fn query_of(&self, database: &str, command: &RawDocument) -> Option<Find> {
         match name_of(command) {
             "find" => Some(find_of(&named(database, command), command)),

@@ -10,6 +10,7 @@ mod sentinel;
 mod server;
 mod split;
 mod tail;
+mod unindexed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use crate::mongo::connect::legacy::LegacyConnected;
 use crate::mongo::oplog::position;
 use crate::mongo::retry::{RetryPolicy, retry};
 use crate::mongo::source::newest::Newest;
-use crate::mongo::source::{duplicates, unindexed, write_load};
+use crate::mongo::source::{duplicates, write_load};
 use crate::mongo::{accounts, digest, foreign_writes, inspect, listing, transactions};
 use crate::oplog::Entry;
 use crate::order::Key;

@@ -28,7 +28,7 @@ const COUNTS: usize = 3;
 ///
 /// # Errors
 /// A server error.
-pub(in crate::mongo) async fn count(client: &dyn client::Commands, collection: &Collection) -> Result<Option<u64>> {
+pub(super) async fn count(client: &dyn client::Commands, collection: &Collection) -> Result<Option<u64>> {
     let kept = match timeout(LIMIT, least(client, collection, Documents::Kept)).await {
         Ok(Ok(kept)) => kept,
         Ok(Err(error)) if is_gone(&error) => return Ok(Some(0)),
