@@ -131,7 +131,7 @@ impl Job {
         };
         requests.send_replace(None);
         // The next run reports its own verification state.
-        progress.set_all_compared(false);
+        progress.comparison.set_done(false);
         cancel.cancel();
         let result = end(&mut tasks, result).await;
         // After an error the next run is careful instead: it takes all that the source has by then for something that may be applied already.
@@ -249,9 +249,9 @@ impl Job {
             total.documents += collection.documents;
             total.bytes += collection.bytes;
         }
-        progress.begin_copy(total, already);
+        progress.copy.begin(total, already);
         let (while_running, at_cutover) = self.comparison();
-        progress.begin_comparison(while_running, at_cutover);
+        progress.comparison.begin(while_running, at_cutover);
         progress.set_watermark(beginning.checkpoint.watermark);
         progress.set_read(progress.read().max(beginning.checkpoint.watermark));
         progress.set_resume(beginning.checkpoint.resume);

@@ -3,7 +3,6 @@
 //! A walker reads each range at one position. It reads the next batch while it writes the previous one.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bson::Uuid;
@@ -155,10 +154,7 @@ impl Walker {
         }
         #[cfg(feature = "metrics")]
         self.progress.metrics.note_chunk(read.began.elapsed());
-        self.progress
-            .copied_documents
-            .fetch_add(finished.copied.documents, Relaxed);
-        self.progress.copied_bytes.fetch_add(finished.copied.bytes, Relaxed);
+        self.progress.copy.add(finished.copied);
         let (reply, done) = oneshot::channel();
         let _ = self.requests.send(Request::Finish { finished, reply }).await;
         // An error means that the router is gone. The next request detects that.

@@ -526,7 +526,7 @@ async fn refused_documents_without_room_are_reported() {
     let insert = |id: i32| (at(id as u32), id, Operation::Insert(rawdoc! { "_id": id, "u": 5 }));
     bench.send((1..100).map(insert).collect()).await;
     let reached = bench.barrier(at(100)).await;
-    let reported = bench.progress.refused_of(&bench.target.namespace).len();
+    let reported = bench.progress.refused.of(&bench.target.namespace).len();
     assert!(reached.stuck.len() > 1 && reported > 1);
     assert_eq!(reached.stuck.len() + reported, 99);
     bench.end().await;
