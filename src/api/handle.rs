@@ -126,7 +126,7 @@ impl MigrationHandle {
         let mut since: Option<Instant> = None;
         loop {
             self.check_running()?;
-            if self.run.progress.status(max_lag).can_cut_over && self.run.progress.is_compared_but_for(max_lag) {
+            if self.run.progress.status(max_lag).can_cut_over && self.run.progress.comparison.is_done_but_for(max_lag) {
                 if since.get_or_insert_with(Instant::now).elapsed() >= STEADY {
                     return Ok(());
                 }

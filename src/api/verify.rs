@@ -278,17 +278,17 @@ mod tests {
         };
         let progress = RunState::new(Events::new());
         assert!(!watched_until(&progress, Position::ZERO).await, "there is none");
-        progress.set_foreign_writes_until(Some(at(3)));
+        progress.foreign_writes.set_known_until(Some(at(3)));
         assert!(watched_until(&progress, at(3)).await);
         assert!(!watched_until(&progress, at(4)).await, "the watch makes no progress");
         let later = async {
             sleep(Duration::from_secs(1)).await;
-            progress.set_foreign_writes_until(Some(at(4)));
+            progress.foreign_writes.set_known_until(Some(at(4)));
         };
         assert!(futures::join!(watched_until(&progress, at(4)), later).0);
         let ends = async {
             sleep(Duration::from_secs(1)).await;
-            progress.set_foreign_writes_until(None);
+            progress.foreign_writes.set_known_until(None);
         };
         assert!(!futures::join!(watched_until(&progress, at(5)), ends).0);
     }

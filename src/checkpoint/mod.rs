@@ -2,6 +2,7 @@
 //!
 //! A run saves a checkpoint continuously, so a later run continues from it and never starts from the beginning.
 
+mod collection_state;
 mod file;
 mod layer;
 #[cfg(feature = "test-util")]
@@ -9,115 +10,36 @@ mod memory;
 mod on_target;
 mod parts;
 mod states;
+mod store;
+#[cfg(test)]
+mod tests;
 mod way_back;
 mod window;
 
-use async_trait::async_trait;
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::raw::record;
-use crate::model::{CollectionKind, DEFAULT_ID, LeftSelection, Namespace, Position, Selection};
+use crate::model::{DEFAULT_ID, LeftSelection, Namespace, Position, Selection};
 use crate::order::Key;
 use crate::rules::RuleRecord;
 use crate::users::UsersAtHandOver;
 
+pub use collection_state::{CollectionState, ComparedState, RangeState};
 pub use file::FileStore;
 pub use layer::CheckpointStoreLayer;
 #[cfg(feature = "test-util")]
 pub use memory::MemoryStore;
 pub use on_target::SinkStore;
 pub(crate) use states::{Compared, ComparedUntil, PendingCheckpoint, State, States};
+pub use store::CheckpointStore;
 pub use way_back::WayBack;
 pub use window::CutoverWindow;
 
 /// The version of the format that this crate writes. It reads this version and all earlier ones.
 pub const FORMAT: i32 = 1;
-
-/// Storage for the checkpoint of one migration.
-///
-/// # Contract
-/// - `Ok` of [`save`](CheckpointStore::save) means durable. A save that fails, or whose future is dropped, leaves either the old checkpoint
-///   or the new one, never a mixture.
-/// - A store holds one checkpoint.
-///
-/// # How to
-/// - Keep it on the target: do nothing, [`SinkStore`] is the default.
-/// - Keep it in a file: [`FileStore`].
-/// - Keep it elsewhere: implement this trait, and run `conformance::check_checkpoint_store` of the feature `test-util` in a test.
-/// - Change some methods of another store: implement [`CheckpointStoreLayer`].
-///
-/// ```no_run
-/// use async_trait::async_trait;
-/// use mongoferry::bson::raw::RawDocumentBuf;
-/// use mongoferry::{CheckpointStore, Error, ErrorKind, Migration, MongoSink, MongoSource, Result};
-/// # struct Registry;
-/// # impl Registry {
-/// #     async fn get(&self) -> std::io::Result<Option<Vec<u8>>> { Ok(None) }
-/// #     async fn put(&self, _: Option<&[u8]>) -> std::io::Result<()> { Ok(()) }
-/// # }
-///
-/// /// Keeps the checkpoint in the host's own registry.
-/// struct InRegistry(Registry);
-///
-/// fn failed(error: std::io::Error) -> Error {
-///     Error::new(ErrorKind::Io, "use the registry", "see whether it is up").with_source(error)
-/// }
-///
-/// #[async_trait]
-/// impl CheckpointStore for InRegistry {
-///     async fn load(&self) -> Result<Option<RawDocumentBuf>> {
-///         let Some(bytes) = self.0.get().await.map_err(failed)? else { return Ok(None) };
-///         let malformed = |error| Error::new(ErrorKind::Protocol, "load the checkpoint", "it is no BSON").with_source(error);
-///         RawDocumentBuf::from_bytes(bytes).map(Some).map_err(malformed)
-///     }
-///
-///     async fn save(&self, checkpoint: &RawDocumentBuf) -> Result<()> {
-///         self.0.put(Some(checkpoint.as_bytes())).await.map_err(failed)
-///     }
-///
-///     async fn clear(&self) -> Result<()> {
-///         self.0.put(None).await.map_err(failed)
-///     }
-/// }
-///
-/// # fn build(source: MongoSource, sink: MongoSink, registry: Registry) -> Result<Migration> {
-/// Migration::builder(source, sink).checkpoint_store(InRegistry(registry)).build()
-/// # }
-/// ```
-#[async_trait]
-pub trait CheckpointStore: Send + Sync + 'static {
-    /// Loads the last checkpoint saved, if there is one.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    async fn load(&self) -> Result<Option<RawDocumentBuf>>;
-
-    /// Takes ownership of the checkpoint. From now on the store refuses saves of other processes, unless they have claimed the checkpoint
-    /// later. A run calls this once it has the lease.
-    ///
-    /// The default does nothing. A process whose lease has run out is then kept from saving only by itself.
-    ///
-    /// # Errors
-    /// The store cannot be read or written.
-    async fn claim(&self) -> Result<()> {
-        Ok(())
-    }
-
-    /// Replaces the checkpoint.
-    ///
-    /// # Errors
-    /// The store cannot be written.
-    async fn save(&self, checkpoint: &RawDocumentBuf) -> Result<()>;
-
-    /// Removes the checkpoint. If there is none, that is no error.
-    ///
-    /// # Errors
-    /// The store cannot be written.
-    async fn clear(&self) -> Result<()>;
-}
 
 /// The progress of a migration. Everything in it is durable on the sink.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -219,61 +141,6 @@ pub struct Checkpoint {
     pub certificate: Option<RawDocumentBuf>,
 }
 
-/// The progress of one collection.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct CollectionState {
-    /// The collection's uuid on the source.
-    pub id: Uuid,
-    /// Its name on the source.
-    pub namespace: Namespace,
-    /// Its name on the sink.
-    pub target: Namespace,
-    /// The sink's own uuid of the collection that this migration created. It tells that collection from one of the same name that another
-    /// program created. `None` if it is not known yet.
-    #[serde(default)]
-    pub made: Option<Uuid>,
-    /// The collection's kind.
-    pub kind: CollectionKind,
-    /// The source's options.
-    pub options: RawDocumentBuf,
-    /// The specifications of the source's indexes.
-    pub indexes: Vec<RawDocumentBuf>,
-    /// Whether the indexes have been built on the sink.
-    pub indexed: bool,
-    /// Number of documents on the source when the collection was listed.
-    pub documents: u64,
-    /// Number of bytes on the source when the collection was listed.
-    pub bytes: u64,
-    /// Number of documents copied so far.
-    #[serde(default)]
-    pub copied_documents: u64,
-    /// Number of bytes copied so far.
-    #[serde(default)]
-    pub copied_bytes: u64,
-    /// Which ranges have been copied, in ascending order. The last range has no upper end.
-    pub ranges: Vec<RangeState>,
-    /// How far the collection has been verified; `None` if its verification starts over.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compared: Option<ComparedState>,
-}
-
-/// Verification state of one collection. It holds once everything up to the watermark is applied.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct ComparedState {
-    /// Every document up to this `_id` was compared and was the same on both sides. `None` if that is true of all documents.
-    pub upper: Option<Key>,
-    /// The compared documents that may have changed since.
-    pub changed: Vec<Key>,
-    /// The position of the range that was compared last; `None` if the collection was created during the migration.
-    pub position: Option<Position>,
-    /// Number of documents of the source that were compared.
-    pub documents: u64,
-    /// Number of bytes of these documents.
-    pub bytes: u64,
-}
-
 /// A rename that was about to be executed on the sink.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -319,16 +186,6 @@ pub struct FailedDocuments {
     pub namespace: Namespace,
     /// Their `_id`s.
     pub ids: Vec<Key>,
-}
-
-/// A range that ends at `upper` and begins where the previous one ends.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct RangeState {
-    /// The greatest `_id` in the range; `None` if it has no upper end.
-    pub upper: Option<Key>,
-    /// The position that the range was read at; `None` if it has not been read yet.
-    pub done: Option<Position>,
 }
 
 impl Checkpoint {
@@ -457,210 +314,4 @@ fn default_id() -> String {
 
 fn nothing_seen() -> Position {
     Position::ZERO
-}
-
-#[cfg(test)]
-mod tests {
-    use bson::{RawBsonRef, rawdoc};
-
-    use super::*;
-
-    fn checkpoint() -> Checkpoint {
-        let mut selection = Selection::all();
-        selection.include("shop.*").unwrap();
-        selection.exclude("shop.tmp_*").unwrap();
-        selection.rename("shop.orders", "store.orders").unwrap();
-        let position = |increment| Position {
-            time: 1_700_000_000,
-            increment,
-            term: 3,
-        };
-        let range = |upper: Option<RawBsonRef<'_>>, done| RangeState {
-            upper: upper.map(Key::from),
-            done,
-        };
-        Checkpoint {
-            format: FORMAT,
-            id: "tenant-42".to_owned(),
-            source: "source".to_owned(),
-            sink: "sink".to_owned(),
-            selection,
-            watermark: position(9),
-            resume: position(4),
-            seen: position(11),
-            left_over: vec![LeftOver {
-                target: Namespace::new("shop", "old"),
-                made: None,
-                moved_to: Some(Namespace::new("shop", "new")),
-            }],
-            collections: vec![CollectionState {
-                id: Uuid::from_bytes([7; 16]),
-                namespace: Namespace::new("shop", "orders"),
-                target: Namespace::new("store", "orders"),
-                made: Some(Uuid::from_bytes([8; 16])),
-                kind: CollectionKind::Clustered,
-                options: rawdoc! { "validator": { "z": 1, "a": -0.0 } },
-                indexes: vec![rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }],
-                indexed: true,
-                documents: u64::from(u32::MAX) + 1,
-                bytes: 5,
-                copied_documents: 2,
-                copied_bytes: 3,
-                ranges: vec![
-                    range(Some(RawBsonRef::MinKey), Some(position(1))),
-                    range(Some(RawBsonRef::Double(f64::NAN)), None),
-                    range(Some(RawBsonRef::Int64(5)), Some(Position::ZERO)),
-                    range(Some(RawBsonRef::String("a.b")), None),
-                    range(
-                        Some(RawBsonRef::Document(&rawdoc! { "z": [1, { "$x": 2 }], "a": 1 })),
-                        None,
-                    ),
-                    range(None, Some(position(2))),
-                ],
-                compared: Some(ComparedState {
-                    upper: Some(Key::from(RawBsonRef::Int64(5))),
-                    changed: vec![Key::from(RawBsonRef::Double(5.0)), Key::from(RawBsonRef::Null)],
-                    position: Some(position(7)),
-                    documents: 3,
-                    bytes: 4,
-                }),
-            }],
-            unsettled: Vec::new(),
-            renaming: None,
-            gone: Vec::new(),
-            gone_names: Vec::new(),
-            created: true,
-            copied: true,
-            copied_documents: 12,
-            copied_bytes: 3456,
-            resyncs: 2,
-            window: CutoverWindow {
-                first_ready: Some(bson::DateTime::from_millis(1_700_000_000_123)),
-                extended_millis: 86_400_000,
-            },
-            left_selection: vec![LeftSelection {
-                from: Namespace::new("shop", "sold"),
-                to: Namespace::new("archive", "sold"),
-                position: position(8),
-            }],
-            source_writes_blocked: true,
-            expiry_final: true,
-            rules: Vec::new(),
-            failed: Vec::new(),
-            users: None,
-            takes_back: None,
-            watched: Some(position(20)),
-            durable: Some(position(21)),
-            complete: false,
-            way_back: None,
-            certificate: None,
-        }
-    }
-
-    #[test]
-    fn a_checkpoint_comes_back_as_it_was() {
-        let checkpoint = checkpoint();
-        let bytes = checkpoint.encode().unwrap();
-        let again = Checkpoint::decode(&bytes).unwrap();
-        assert_eq!(again, checkpoint);
-        // Keys compare by value. The bytes must be the same too, since 5 and 5.0 are written differently in a query.
-        assert_eq!(again.encode().unwrap().as_bytes(), bytes.as_bytes());
-        let upper = again.collections[0].ranges[2].upper.as_ref().unwrap();
-        assert!(matches!(upper.to_bson_ref().unwrap(), RawBsonRef::Int64(5)));
-    }
-
-    /// The first released version wrote this checkpoint. It must stay readable, whatever is added to the format.
-    #[test]
-    fn a_checkpoint_of_format_1_stays_readable() {
-        let path = format!("{}/tests/samples/checkpoint/1.bson", env!("CARGO_MANIFEST_DIR"));
-        let bytes = RawDocumentBuf::from_bytes(std::fs::read(path).unwrap()).unwrap();
-        let read = Checkpoint::decode(&bytes).unwrap();
-        let mut expected = Checkpoint {
-            id: "default".to_owned(),
-            seen: Position::ZERO,
-            left_over: Vec::new(),
-            resyncs: 0,
-            left_selection: Vec::new(),
-            source_writes_blocked: false,
-            expiry_final: false,
-            window: CutoverWindow::default(),
-            unsettled: vec![UnsettledDocuments {
-                collection: Uuid::from_bytes([7; 16]),
-                ids: vec![Key::from(RawBsonRef::String("a"))],
-            }],
-            renaming: Some(Renaming {
-                collection: Uuid::from_bytes([7; 16]),
-                to: Namespace::new("shop", "sold"),
-                dropped: Some(Uuid::from_bytes([8; 16])),
-                position: Position {
-                    time: 1_700_000_001,
-                    increment: 1,
-                    term: 3,
-                },
-            }),
-            gone: vec![Uuid::from_bytes([9; 16])],
-            watched: None,
-            durable: None,
-            ..checkpoint()
-        };
-        (expected.collections[0].compared, expected.collections[0].made) = (None, None);
-        (
-            expected.collections[0].copied_documents,
-            expected.collections[0].copied_bytes,
-        ) = (0, 0);
-        assert_eq!(read, expected);
-        let upper = |range: usize| format!("{:?}", read.collections[0].ranges[range].upper);
-        let expected_upper = |range: usize| format!("{:?}", expected.collections[0].ranges[range].upper);
-        for range in 0..expected.collections[0].ranges.len() {
-            // Keys compare by value. Their types must be the same, too.
-            assert_eq!(upper(range), expected_upper(range));
-        }
-    }
-
-    #[test]
-    fn collections_that_are_gone_have_their_names_if_they_were_saved() {
-        let ids = [8, 9].map(|byte| Uuid::from_bytes([byte; 16]));
-        let name = || Namespace::new("shop", "gone");
-        for (gone_names, expected) in [
-            (vec![name(), name()], [Some(name()), Some(name())]),
-            (Vec::new(), [None, None]),
-        ] {
-            let saved = Checkpoint {
-                gone: ids.to_vec(),
-                gone_names,
-                ..checkpoint()
-            };
-            let read = Checkpoint::decode(&saved.encode().unwrap()).unwrap();
-            let read: Vec<_> = read.gone_with_names().collect();
-            assert_eq!(read, ids.into_iter().zip(expected).collect::<Vec<_>>());
-        }
-    }
-
-    #[test]
-    fn a_newer_format_is_refused_and_says_what_to_do() {
-        let newer = Checkpoint {
-            format: FORMAT + 1,
-            ..checkpoint()
-        };
-        let error = Checkpoint::decode(&newer.encode().unwrap()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::CheckpointMismatch);
-        assert!(error.to_string().contains("newer version"), "{error}");
-        // The same if nothing else in it can be read.
-        let error = Checkpoint::decode(&rawdoc! { "format": FORMAT + 1 }).unwrap_err();
-        assert!(error.to_string().contains("newer version"), "{error}");
-    }
-
-    #[test]
-    fn what_is_no_checkpoint_is_refused() {
-        for bytes in [
-            rawdoc! {},
-            rawdoc! { "format": "1" },
-            rawdoc! { "format": FORMAT },
-            rawdoc! { "format": FORMAT, "source": 5 },
-        ] {
-            let error = Checkpoint::decode(&bytes).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::CheckpointMismatch, "{bytes:?}");
-            assert!(!error.is_retryable());
-        }
-    }
 }

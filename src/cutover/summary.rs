@@ -45,7 +45,7 @@ pub(super) fn summarize(
         let comparison = found.and_then(|found| found.get(&state.namespace));
         let mut differences = match comparison {
             Some(comparison) => comparison.differences.clone(),
-            None => progress.refused_of(&state.namespace),
+            None => progress.refused.of(&state.namespace),
         };
         let target = standing.get(&state.target).copied();
         match listed.get(&state.namespace) {
@@ -107,7 +107,7 @@ pub(super) fn summarize(
         indexes,
         late_writes: late_writes.clone(),
         resyncs: progress.resyncs(),
-        foreign_writes: progress.foreign_writes(),
+        foreign_writes: progress.foreign_writes.all(),
         left_selection: progress.left_selection.all(),
         not_migrated,
         not_kept,

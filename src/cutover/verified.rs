@@ -33,7 +33,7 @@ pub(crate) async fn verified_while_running(
     (ours, theirs): (&ByName<'_>, &ByName<'_>),
 ) -> Result<HashSet<Uuid>> {
     let mut verified = HashSet::new();
-    let foreign = progress.foreign_writes();
+    let foreign = progress.foreign_writes.all();
     let size = |listed: &ByName<'_>, namespace: &Namespace| {
         listed
             .get(namespace)
@@ -85,7 +85,7 @@ pub(crate) async fn watched_until_now(engine: &Job, progress: &RunState) -> Resu
 pub(crate) async fn watched_until(progress: &RunState, newest: Position) -> bool {
     let watched = async {
         loop {
-            match progress.foreign_writes_until() {
+            match progress.foreign_writes.known_until() {
                 Some(until) if until < newest => sleep(POLL_INTERVAL).await,
                 until => return until.is_some(),
             }

@@ -14,7 +14,8 @@ use tokio::time::{sleep, timeout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, Position};
 use crate::mongo::client;
-use crate::mongo::oplog::position;
+use crate::mongo::oplog::standing::standing;
+use crate::mongo::oplog::{position, seek};
 use crate::mongo::retry::{RetryPolicy, retry};
 use crate::sink::WritesSeen;
 
@@ -61,7 +62,7 @@ pub(crate) async fn foreign_writes(
         None => position::newest_position(client).await?,
     };
     // This also shows at once whether the oplog may be read.
-    if !retry(RetryPolicy::SERVER, || position::is_held(client, OPERATION, until)).await? {
+    if !retry(RetryPolicy::SERVER, || seek::is_held(client, OPERATION, until)).await? {
         return Err(lost(until));
     }
     let watch = Watch {
@@ -122,7 +123,7 @@ impl Watch {
     }
 
     async fn step(&mut self) -> Result<Vec<Namespace>> {
-        let now = position::standing(&self.client).await?.majority;
+        let now = standing(&self.client).await?.majority;
         // After an election, the cursor may belong to the old primary, while `now` is an answer of the new one.
         if self.cursor.as_ref().is_none_or(|open| open.term != now.term) {
             self.cursor = None;
@@ -133,7 +134,7 @@ impl Watch {
         let batch = in_time(async { open.cursor.next().await.ok_or_else(closed)?.map_err(convert) }).await?;
         if !open.is_whole {
             // If the entry at `until` still exists, it also existed when the server began the scan.
-            if !position::is_held(&self.client, OPERATION, self.until).await? {
+            if !seek::is_held(&self.client, OPERATION, self.until).await? {
                 return Err(lost(self.until));
             }
             open.is_whole = true;
@@ -163,7 +164,7 @@ impl Watch {
 }
 
 async fn open(client: &Client, after: Position) -> Result<Open> {
-    let standing = position::standing(client).await?;
+    let standing = standing(client).await?;
     let mut find = rawdoc! {
         "find": "oplog.rs",
         "filter": {

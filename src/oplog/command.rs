@@ -4,7 +4,8 @@ use bson::raw::RawDocumentBuf;
 
 use crate::error::Result;
 use crate::oplog::entry::CommandOperation;
-use crate::oplog::parse::{Namespaces, is_skipped, text};
+use crate::oplog::namespaces::Namespaces;
+use crate::oplog::parse::{is_skipped, text};
 use crate::oplog::raw_entry::{RawEntry, malformed, uuid, without};
 
 /// Returns what a command entry other than `applyOps` does to the catalog, or `None` if it does nothing that matters to a migration.

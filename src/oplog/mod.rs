@@ -9,6 +9,7 @@ pub(crate) mod entry;
 pub(crate) mod filter;
 #[cfg(feature = "legacy")]
 pub(crate) mod legacy;
+mod namespaces;
 mod parse;
 mod raw_entry;
 #[cfg(test)]

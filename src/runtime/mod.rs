@@ -2,11 +2,14 @@
 
 pub(crate) mod application;
 pub(crate) mod collections;
+pub(crate) mod comparison;
 pub(crate) mod completion;
+pub(crate) mod copy_progress;
 pub(crate) mod cutover_estimate;
 pub(crate) mod expiry;
 pub(crate) mod fence;
 pub(crate) mod flush;
+pub(crate) mod foreign_writes;
 pub(crate) mod hooks;
 pub(crate) mod index_builds;
 pub(crate) mod job;
@@ -19,6 +22,7 @@ pub(crate) mod metrics;
 pub(crate) mod progress;
 #[cfg(feature = "recorder")]
 pub(crate) mod recorder;
+pub(crate) mod refused_documents;
 pub(crate) mod register;
 pub(crate) mod seen;
 pub(crate) mod shaping;
@@ -28,4 +32,5 @@ pub(crate) mod users;
 pub(crate) mod waiting;
 pub(crate) mod whole_copies;
 pub(crate) mod window;
+pub(crate) mod work;
 pub(crate) mod write_block;

@@ -1,82 +1,36 @@
 //! State of a run that all tasks update and the host reads.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tracing::Span;
 
 use crate::error::Error;
-use crate::model::{Amount, Namespace, Position};
-use crate::report::{
-    ChangeCounts, CutoverStep, Event, Events, ForeignWrites, IndexCounts, LateWatch, Phase, Recent, Status,
-};
+use crate::model::{Namespace, Position};
+use crate::report::{ChangeCounts, CutoverStep, Event, Events, IndexCounts, LateWatch, Phase, Recent, Status};
 use crate::runtime::application::Application;
 use crate::runtime::collections::CollectionStatuses;
+use crate::runtime::comparison::ComparisonProgress;
 use crate::runtime::completion::Completion;
-use crate::runtime::cutover_estimate::{ComparedAtCutover, CutoverWork};
+use crate::runtime::copy_progress::CopyProgress;
 use crate::runtime::expiry::ExpiryForm;
+use crate::runtime::foreign_writes::ForeignWriteCounts;
 use crate::runtime::lag::OplogSpan;
 use crate::runtime::left_selection::AllLeft;
 use crate::runtime::limits::throttle::RateLimiters;
 use crate::runtime::limits::walker_slots::WalkerSlots;
 #[cfg(feature = "metrics")]
 use crate::runtime::metrics::Metrics;
+use crate::runtime::refused_documents::RefusedDocuments;
 use crate::runtime::shaping::Shaping;
 use crate::runtime::spans::Spans;
 use crate::runtime::users::UsersState;
 use crate::runtime::whole_copies::WholeCopies;
 use crate::runtime::window;
 use crate::runtime::write_block::WriteBlock;
-
-/// Maximum number of refused documents named in the summary.
-const MOST_REFUSED: usize = 1000;
-
-/// Maximum number of collections with writes of other programs that are named.
-const MOST_FOREIGN: usize = 1000;
-
-/// Whether anything remains to be done: collections to be copied and indexes to be built, or documents to be compared.
-#[derive(Clone, Copy, Debug)]
-enum Work {
-    /// The initial work is not done yet.
-    First,
-    Done,
-    /// Everything was done before. The source has made more work since then.
-    More(Instant),
-}
-
-impl Work {
-    fn set(&mut self, is_done: bool) {
-        *self = match *self {
-            _ if is_done => Self::Done,
-            Self::Done => Self::More(Instant::now()),
-            before => before,
-        };
-    }
-
-    /// Whether everything is done, except for work that the source has made within `latest`. Without this exception an application that
-    /// keeps creating small collections and indexes would never be ready for cutover. The cutover waits for such work as it does for the
-    /// lag.
-    fn is_done_but_for(self, latest: Duration) -> bool {
-        match self {
-            Self::First => false,
-            Self::Done => true,
-            Self::More(since) => since.elapsed() <= latest,
-        }
-    }
-}
-
-/// What is compared during a run and at its cutover.
-#[derive(Debug, Default)]
-struct Comparison {
-    /// What remains to be compared during the run; `None` if nothing is compared then.
-    while_running: Option<Work>,
-    at_cutover: ComparedAtCutover,
-}
 
 /// State shared by all tasks of a run and by its handle.
 #[derive(Debug)]
@@ -85,26 +39,14 @@ pub(crate) struct RunState {
     pub spans: Spans,
     #[cfg(feature = "metrics")]
     pub metrics: Metrics,
-    pub copied_documents: AtomicU64,
-    pub copied_bytes: AtomicU64,
+    pub copy: CopyProgress,
+    pub comparison: ComparisonProgress,
     pub applied: AtomicU64,
     pub dropped: AtomicU64,
     pub held_bytes: AtomicU64,
-    compared_documents: AtomicU64,
-    compared_bytes: AtomicU64,
-    comparison: Mutex<Comparison>,
-    cutover_work: Mutex<CutoverWork>,
-    differences: AtomicU64,
-    total_documents: AtomicU64,
-    total_bytes: AtomicU64,
-    copied: AtomicBool,
-    work: Mutex<Work>,
     phase: watch::Sender<Phase>,
     watermark: watch::Sender<Option<Position>>,
     source_position: watch::Sender<Option<Position>>,
-    pace: Mutex<Option<(Instant, u64)>>,
-    /// Average speed of the copy in bytes per second, once the copy is complete.
-    copy_speed: Mutex<Option<f64>>,
     /// Position up to which this run or an earlier one has read the source's oplog.
     read: Mutex<Position>,
     /// Number of operations read since this process began.
@@ -119,6 +61,8 @@ pub(crate) struct RunState {
     /// When this run saved a checkpoint last.
     last_saved: Mutex<Option<bson::DateTime>>,
     pub late_writes: LateWatch,
+    pub foreign_writes: ForeignWriteCounts,
+    pub refused: RefusedDocuments,
     pub window: window::Window,
     pub write_block: WriteBlock,
     pub users: UsersState,
@@ -132,16 +76,6 @@ pub(crate) struct RunState {
     pub left_selection: AllLeft,
     resyncs: AtomicU32,
     retries: AtomicU64,
-    /// Documents that the target refused for good: the namespace, and a text that says which document and why.
-    refused: Mutex<Vec<(Namespace, String)>>,
-    /// Number of all of them.
-    refused_count: AtomicU64,
-    /// Number of writes to the target's collections made by other programs.
-    foreign_writes: Mutex<BTreeMap<Namespace, u64>>,
-    /// Position in the target's history up to which all such writes are known, as far as they can be detected at all.
-    foreign_writes_until: Mutex<Option<Position>>,
-    /// Position up to which such writes were counted by this run, or an earlier one of this process.
-    foreign_writes_counted: Mutex<Option<Position>>,
 }
 
 impl RunState {
@@ -160,25 +94,14 @@ impl RunState {
             spans: Spans::new(migration),
             #[cfg(feature = "metrics")]
             metrics: Metrics::new(id),
-            copied_documents: AtomicU64::new(0),
-            copied_bytes: AtomicU64::new(0),
+            copy: CopyProgress::default(),
+            comparison: ComparisonProgress::default(),
             applied: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             held_bytes: AtomicU64::new(0),
-            compared_documents: AtomicU64::new(0),
-            compared_bytes: AtomicU64::new(0),
-            comparison: Mutex::default(),
-            cutover_work: Mutex::default(),
-            differences: AtomicU64::new(0),
-            total_documents: AtomicU64::new(0),
-            total_bytes: AtomicU64::new(0),
-            copied: AtomicBool::new(false),
-            work: Mutex::new(Work::First),
             phase: watch::Sender::new(Phase::Preflight),
             watermark: watch::Sender::new(None),
             source_position: watch::Sender::new(None),
-            pace: Mutex::new(None),
-            copy_speed: Mutex::new(None),
             read: Mutex::new(Position::ZERO),
             read_operations: AtomicU64::new(0),
             resume: Mutex::new(None),
@@ -189,6 +112,8 @@ impl RunState {
             whole_copies: WholeCopies::default(),
             last_saved: Mutex::default(),
             late_writes: LateWatch::default(),
+            foreign_writes: ForeignWriteCounts::default(),
+            refused: RefusedDocuments::default(),
             window: window::Window::default(),
             write_block: WriteBlock::default(),
             users: UsersState::default(),
@@ -202,11 +127,6 @@ impl RunState {
             left_selection: AllLeft::default(),
             resyncs: AtomicU32::new(0),
             retries: AtomicU64::new(0),
-            refused: Mutex::new(Vec::new()),
-            refused_count: AtomicU64::new(0),
-            foreign_writes: Mutex::new(BTreeMap::new()),
-            foreign_writes_until: Mutex::new(None),
-            foreign_writes_counted: Mutex::new(None),
         }
     }
 
@@ -217,50 +137,6 @@ impl RunState {
 
     pub fn last_saved(&self) -> Option<bson::DateTime> {
         *self.last_saved.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sets the total amount to copy, and the amount that the target already had when this process began.
-    pub fn begin_copy(&self, total: Amount, already: Amount) {
-        self.total_documents.store(total.documents, Relaxed);
-        self.total_bytes.store(total.bytes, Relaxed);
-        *self.work.lock().unwrap_or_else(PoisonError::into_inner) = Work::First;
-        self.copied_documents.store(already.documents, Relaxed);
-        self.copied_bytes.store(already.bytes, Relaxed);
-        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), already.bytes));
-    }
-
-    /// Sets whether every collection is copied and every index is built.
-    pub fn set_copied(&self, copied: bool, indexed: bool) {
-        if copied && !self.copied.load(Relaxed) {
-            let speed = self.speed_so_far(self.copied_bytes.load(Relaxed));
-            let mut known = self.copy_speed.lock().unwrap_or_else(PoisonError::into_inner);
-            *known = speed.or(*known);
-        }
-        self.copied.store(copied, Relaxed);
-        self.work
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .set(copied && indexed);
-    }
-
-    pub fn is_copied(&self) -> bool {
-        self.copied.load(Relaxed)
-    }
-
-    pub fn is_indexed(&self) -> bool {
-        matches!(*self.work.lock().unwrap_or_else(PoisonError::into_inner), Work::Done)
-    }
-
-    /// Whether everything is copied and indexed, except for work that the source has made within `latest`.
-    pub fn is_indexed_but_for(&self, latest: Duration) -> bool {
-        let work = *self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        work.is_done_but_for(latest)
-    }
-
-    /// Whether everything is compared that can be compared during the run, except for what the source has made within `latest`.
-    pub fn is_compared_but_for(&self, latest: Duration) -> bool {
-        let comparison = self.comparison.lock().unwrap_or_else(PoisonError::into_inner);
-        comparison.while_running.is_none_or(|work| work.is_done_but_for(latest))
     }
 
     /// Reports the next step of a cutover.
@@ -274,72 +150,8 @@ impl RunState {
             "the target refused the document with _id {id}: {reason}; fix the cause and start again; the document is then read again"
         );
         self.collections.note_error(&namespace, text.clone());
-        self.refused_count.fetch_add(1, Relaxed);
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.len() < MOST_REFUSED {
-            refused.push((namespace.clone(), text));
-        }
-        drop(refused);
+        self.refused.add(namespace.clone(), text);
         self.events.send(Event::DocumentRefused { namespace, id, reason });
-    }
-
-    /// Counts a write made by another program. Returns the number of such writes to this collection, or `None` if too many collections are
-    /// recorded already.
-    pub fn foreign_write(&self, namespace: &Namespace) -> Option<u64> {
-        let mut known = self.foreign_writes.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST_FOREIGN && !known.contains_key(namespace) {
-            return None;
-        }
-        let writes = known.entry(namespace.clone()).or_default();
-        *writes += 1;
-        Some(*writes)
-    }
-
-    /// Sets the position up to which the target's history was watched for writes made by other programs. `None` means that some may have
-    /// been missed.
-    pub fn set_foreign_writes_until(&self, until: Option<Position>) {
-        *self.foreign_writes_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
-    }
-
-    /// Sets the position up to which writes made by other programs were counted.
-    pub fn set_foreign_writes_counted(&self, until: Position) {
-        *self
-            .foreign_writes_counted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(until);
-    }
-
-    pub fn foreign_writes_counted(&self) -> Option<Position> {
-        *self
-            .foreign_writes_counted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn foreign_writes_until(&self) -> Option<Position> {
-        *self.foreign_writes_until.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Collections that other programs wrote to.
-    pub fn foreign_writes(&self) -> Vec<ForeignWrites> {
-        let known = self.foreign_writes.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .iter()
-            .map(|(namespace, writes)| ForeignWrites {
-                namespace: namespace.clone(),
-                writes: *writes,
-            })
-            .collect()
-    }
-
-    /// Returns the messages about refused documents of a collection.
-    pub fn refused_of(&self, namespace: &Namespace) -> Vec<String> {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused
-            .iter()
-            .filter(|(of, _)| of == namespace)
-            .map(|(_, text)| text.clone())
-            .collect()
     }
 
     /// Changes to `phase` if the present phase leads to it, and emits an event. Returns `true` if the phase changed. A task that acts on an
@@ -423,34 +235,6 @@ impl RunState {
         self.watermark.subscribe()
     }
 
-    /// Begins a run that compares documents during the run if `while_running` is set. The cutover compares the rest.
-    pub fn begin_comparison(&self, while_running: bool, at_cutover: ComparedAtCutover) {
-        *self.comparison.lock().unwrap_or_else(PoisonError::into_inner) = Comparison {
-            while_running: while_running.then_some(Work::First),
-            at_cutover,
-        };
-    }
-
-    /// Sets whether everything is compared that can be compared during the run.
-    pub fn set_all_compared(&self, all: bool) {
-        let mut comparison = self.comparison.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(work) = &mut comparison.while_running {
-            work.set(all);
-        }
-    }
-
-    /// Sets what a cutover would have to examine now.
-    pub fn set_cutover_work(&self, work: CutoverWork) {
-        *self.cutover_work.lock().unwrap_or_else(PoisonError::into_inner) = work;
-    }
-
-    /// Adds to the amount compared during the run, and to the differences found.
-    pub fn note_verified(&self, documents: u64, bytes: u64, differences: u64) {
-        self.compared_documents.fetch_add(documents, Relaxed);
-        self.compared_bytes.fetch_add(bytes, Relaxed);
-        self.differences.fetch_add(differences, Relaxed);
-    }
-
     pub fn source_position(&self) -> Option<Position> {
         *self.source_position.borrow()
     }
@@ -518,15 +302,7 @@ impl RunState {
     pub fn status(&self, max_lag: Duration) -> Status {
         let phase = self.phase();
         let lag = self.lag();
-        let copy_complete = self.is_copied();
-        let copied = Amount {
-            documents: self.copied_documents.load(Relaxed),
-            bytes: self.copied_bytes.load(Relaxed),
-        };
-        let total = Amount {
-            documents: self.total_documents.load(Relaxed),
-            bytes: self.total_bytes.load(Relaxed),
-        };
+        let copy_complete = self.copy.is_copied();
         let window = *self.oplog_window.lock().unwrap_or_else(PoisonError::into_inner);
         let running = matches!(phase, Phase::Index | Phase::CatchUp | Phase::Ready);
         Status {
@@ -536,107 +312,76 @@ impl RunState {
             source_position: *self.source_position.borrow(),
             lag,
             copy_complete,
-            can_cut_over: running && self.is_indexed_but_for(max_lag) && lag.is_some_and(|lag| lag <= max_lag),
-            copied,
-            total,
+            can_cut_over: running && self.copy.is_indexed_but_for(max_lag) && lag.is_some_and(|lag| lag <= max_lag),
+            copied: self.copy.amount(),
+            total: self.copy.total(),
             changes: ChangeCounts {
                 applied: self.applied.load(Relaxed),
                 dropped: self.dropped.load(Relaxed),
                 held_bytes: self.held_bytes.load(Relaxed),
             },
-            compared: Amount {
-                documents: self.compared_documents.load(Relaxed),
-                bytes: self.compared_bytes.load(Relaxed),
-            },
-            all_compared: self.all_compared(),
-            differences: self.differences.load(Relaxed),
+            compared: self.comparison.amount(),
+            all_compared: self.comparison.is_done(),
+            differences: self.comparison.differences(),
             time_left: if copy_complete {
                 Some(Duration::ZERO)
             } else {
-                self.time_left(copied, total)
+                self.copy.time_left()
             },
             oplog_window: window.map(|window| window.span),
             oplog_time_left: window.and_then(|window| window.left),
-            cutover_estimate: lag.filter(|_| copy_complete).map(|lag| self.cutover_estimate(lag)),
+            cutover_estimate: lag
+                .filter(|_| copy_complete)
+                .map(|lag| self.comparison.cutover_estimate(lag, self.copy.speed())),
             cutover_deadline: self.window.deadline(),
             throttle: self.limits.get(),
             walkers: self.walker_slots.most(),
             lag_history: self.recent.lags(),
             applied_per_second: self.recent.rate(self.applied.load(Relaxed)),
             retries: self.retries.load(Relaxed),
-            refused_documents: self.refused_count.load(Relaxed),
+            refused_documents: self.refused.count(),
             rule_failures: self.shaping.failed(),
-            foreign_writes: self
-                .foreign_writes
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .values()
-                .sum(),
+            foreign_writes: self.foreign_writes.total(),
             indexes: *self.indexes.lock().unwrap_or_else(PoisonError::into_inner),
             users: self.users.status(),
         }
-    }
-
-    /// Whether everything is compared that is compared during the run.
-    fn all_compared(&self) -> bool {
-        let comparison = self.comparison.lock().unwrap_or_else(PoisonError::into_inner);
-        matches!(comparison.while_running, Some(Work::Done))
-    }
-
-    /// Estimates how long a cutover would take if it began now.
-    fn cutover_estimate(&self, lag: Duration) -> Duration {
-        let work = *self.cutover_work.lock().unwrap_or_else(PoisonError::into_inner);
-        let comparison = self.comparison.lock().unwrap_or_else(PoisonError::into_inner);
-        let speed = *self.copy_speed.lock().unwrap_or_else(PoisonError::into_inner);
-        work.estimate(comparison.at_cutover, lag, speed)
-    }
-
-    /// Estimates the time for the remaining bytes at the average speed of this process.
-    fn time_left(&self, copied: Amount, total: Amount) -> Option<Duration> {
-        let left = total.bytes.saturating_sub(copied.bytes) as f64;
-        Duration::try_from_secs_f64(left / self.speed_so_far(copied.bytes)?).ok()
-    }
-
-    /// Returns the average speed of this process's copy, in bytes per second.
-    fn speed_so_far(&self, copied_bytes: u64) -> Option<f64> {
-        let (since, before) = (*self.pace.lock().unwrap_or_else(PoisonError::into_inner))?;
-        let (seconds, done) = (since.elapsed().as_secs_f64(), copied_bytes.saturating_sub(before));
-        (seconds >= 1.0 && done > 0).then(|| done as f64 / seconds)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Amount;
+    use crate::runtime::refused_documents::MOST_NAMED;
 
     const LAG: Duration = Duration::from_secs(2);
 
     #[tokio::test(start_paused = true)]
     async fn small_work_that_comes_later_does_not_put_the_cutover_off() {
         let progress = RunState::new(Events::new());
-        progress.begin_copy(Amount::default(), Amount::default());
+        progress.copy.begin(Amount::default(), Amount::default());
         progress.set_watermark(Position::ZERO);
         progress.set_source_position(Position::ZERO);
         progress.set_phase(Phase::CatchUp);
         let ready = || progress.status(LAG).can_cut_over;
-        progress.set_copied(true, false);
+        progress.copy.set_done(true, false);
         assert!(!ready(), "what there was at the beginning is not done");
-        progress.set_copied(true, true);
+        progress.copy.set_done(true, true);
         assert!(ready());
         for (copied, indexed) in [(true, false), (false, true)] {
-            progress.set_copied(copied, indexed);
+            progress.copy.set_done(copied, indexed);
             assert!(ready());
             tokio::time::advance(LAG).await;
-            progress.set_copied(copied, indexed);
+            progress.copy.set_done(copied, indexed);
             assert!(ready());
             tokio::time::advance(Duration::from_millis(1)).await;
             assert!(!ready(), "it takes longer than a cutover may");
-            progress.set_copied(true, true);
+            progress.copy.set_done(true, true);
             assert!(ready());
         }
         // A run that resumes from its checkpoint.
-        progress.begin_copy(Amount::default(), Amount::default());
-        progress.set_copied(true, false);
+        progress.copy.begin(Amount::default(), Amount::default());
+        progress.copy.set_done(true, false);
         assert!(!ready());
     }
 
@@ -644,10 +389,10 @@ mod tests {
     fn refused_documents_are_all_counted_and_some_are_named() {
         let progress = RunState::new(Events::new());
         let name = Namespace::new("shop", "orders");
-        for id in 0..=MOST_REFUSED {
+        for id in 0..=MOST_NAMED {
             progress.document_refused(name.clone(), id.to_string(), "a reason".to_owned());
         }
-        assert_eq!(progress.status(LAG).refused_documents, MOST_REFUSED as u64 + 1);
-        assert_eq!(progress.refused_of(&name).len(), MOST_REFUSED);
+        assert_eq!(progress.status(LAG).refused_documents, MOST_NAMED as u64 + 1);
+        assert_eq!(progress.refused.of(&name).len(), MOST_NAMED);
     }
 }

@@ -1,10 +1,12 @@
 //! The console: its API in memory with paused time, what it refuses, and whole walks on real servers.
 
-mod api;
+mod content;
+mod cutover;
 mod hostile;
 mod listed;
 mod mongosync;
 mod servers;
+mod starts;
 mod streams;
 
 use std::time::Duration;

@@ -1,16 +1,18 @@
 //! [`MigrationBuilder`]: how a host describes a migration.
 
+mod cutover;
 mod load;
 mod rules;
+mod selection;
 mod users;
+mod verification;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use crate::api::builder::rules::shaping;
 use crate::api::migration::Migration;
 use crate::checkpoint::{CheckpointStore, SinkStore, WayBack};
-use crate::config::{Clock, CollectionSettings, DdlPolicy, ExistingData, LostPosition, Settings, Verification};
+use crate::config::{DdlPolicy, ExistingData, LostPosition, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{DEFAULT_ID, Layered, OnWait, Selection, Wait};
 use crate::preflight::PathPolicy;
@@ -75,75 +77,6 @@ impl MigrationBuilder {
         self
     }
 
-    /// Migrates only namespaces that match a pattern such as `shop.*` or `*.orders`. May be called again to add patterns. Without any
-    /// pattern, everything is migrated.
-    ///
-    /// ```no_run
-    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.include("shop.*").include("*.orders")
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn include(mut self, pattern: &str) -> Self {
-        self.select(|selection| selection.include(pattern));
-        self
-    }
-
-    /// Excludes namespaces that match `pattern`, even if they are included. May be called again to add patterns.
-    ///
-    /// ```no_run
-    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.include("shop.*").exclude("shop.tmp_*")
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn exclude(mut self, pattern: &str) -> Self {
-        self.select(|selection| selection.exclude(pattern));
-        self
-    }
-
-    /// Renames a collection on the target. May be called again for other collections.
-    ///
-    /// ```no_run
-    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.rename("shop.orders", "store.orders")
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn rename(mut self, from: &str, to: &str) -> Self {
-        self.select(|selection| selection.rename(from, to));
-        self
-    }
-
-    /// Selects and renames as a selection says that was read from a file of settings. Patterns and renames that were added before are
-    /// dropped; further ones can be added.
-    #[must_use]
-    pub fn selection(mut self, selection: Selection) -> Self {
-        self.select(|current| current.replace(selection));
-        self
-    }
-
-    /// Settings of the collections whose names on the source match a pattern such as `shop.log_*`. May be called again for other patterns;
-    /// where several match, the last one counts. Default: [`CollectionSettings::default`] for every collection.
-    ///
-    /// They are no part of the checkpoint: a migration may be resumed with others.
-    ///
-    /// ```no_run
-    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// use mongoferry::{CollectionSettings, IndexPolicy, Verification};
-    ///
-    /// builder
-    ///     .collection_settings("shop.orders", CollectionSettings::default().priority(1))
-    ///     .collection_settings("shop.log_*", CollectionSettings::default().verification(Verification::Digest).indexes(IndexPolicy::Later))
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn collection_settings(mut self, pattern: &str, settings: CollectionSettings) -> Self {
-        let added = self.settings.collections.add(pattern, settings);
-        self.select(|_| added);
-        self
-    }
-
     /// What to do with existing collections on the target that are in the way. Default: [`ExistingData::Refuse`].
     ///
     /// ```no_run
@@ -169,37 +102,6 @@ impl MigrationBuilder {
     #[must_use]
     pub fn checkpoint_store(mut self, store: impl CheckpointStore) -> Self {
         self.store = Some(Arc::new(store));
-        self
-    }
-
-    /// How both sides are compared at cutover. Default: [`Verification::Continuous`].
-    ///
-    /// ```no_run
-    /// # use mongoferry::Verification;
-    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.verification(Verification::Digest)
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn verification(mut self, verification: Verification) -> Self {
-        self.settings.collections.verification = verification;
-        self
-    }
-
-    /// Maximum total size, in bytes of BSON, of the collections that the cutover also compares by digest with [`Verification::Continuous`].
-    /// Default: 256 MiB, which takes about a second.
-    ///
-    /// This comparison is independent of the run and of its record of changes. It takes the smallest collections first, up to 200 of them,
-    /// while their total size stays within the limit.
-    ///
-    /// ```no_run
-    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.cross_check_bytes(1 << 30)
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn cross_check_bytes(mut self, bytes: u64) -> Self {
-        self.settings.cross_check_bytes = bytes;
         self
     }
 
@@ -231,50 +133,6 @@ impl MigrationBuilder {
         self
     }
 
-    /// Whether a cutover may continue if the source is still written to after the host has stopped the writers. Default: no, such writes
-    /// make the cutover fail.
-    ///
-    /// If accepted, these writes are applied to the target, and the summary lists them. Writes after the end of the cutover are lost in any
-    /// case.
-    ///
-    /// ```no_run
-    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.accept_late_writes(true)
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn accept_late_writes(mut self, accept: bool) -> Self {
-        self.settings.accept_late_writes = accept;
-        self
-    }
-
-    /// Whether the cutover blocks client writes on the source after the host's `stop_writes` is done. Default: no.
-    ///
-    /// The block uses `setUserWriteBlockMode`, which servers support from version 6.0. It prevents late writes by programs that were
-    /// overlooked. With a source that does not support it, the migration neither starts nor resumes.
-    ///
-    /// The block is lifted when the cutover fails, is dropped, or ends with differences. A checkpoint records the block before it takes
-    /// effect, so that the next start lifts it if the process dies in the meantime. A block that was already in effect before is never
-    /// changed.
-    ///
-    /// After [`Outcome::Complete`](crate::Outcome::Complete) the block stays, so that nobody writes to the side that is no longer in use.
-    /// To lift it then, run `db.adminCommand({ setUserWriteBlockMode: 1, global: false })` on the source.
-    ///
-    /// The source's user needs the privilege `setUserWriteBlockMode` on the cluster, which the role `backup` has. Users with the privilege
-    /// `bypassWriteBlockingMode`, such as those with the roles `restore` or `root`, can still write. The cutover detects such writes if
-    /// they arrive before it ends.
-    ///
-    /// ```no_run
-    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.block_source_writes(true)
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn block_source_writes(mut self, block: bool) -> Self {
-        self.settings.block_source_writes = block;
-        self
-    }
-
     /// What to do when a selected collection, view or index is created, dropped, renamed or modified on the source during the run. Default:
     /// [`DdlPolicy::Apply`].
     ///
@@ -301,56 +159,6 @@ impl MigrationBuilder {
     #[must_use]
     pub fn lost_position(mut self, lost_position: LostPosition) -> Self {
         self.settings.lost_position = lost_position;
-        self
-    }
-
-    /// How long the run follows the source after it is first ready. Default: 120 hours.
-    ///
-    /// At the end of the window the run ends with [`WindowClosed`](ErrorKind::WindowClosed) and keeps its checkpoint.
-    /// [`MigrationHandle::extend`](crate::MigrationHandle::extend) extends the window, and [`Event::CutoverWindowShort`](crate::Event::CutoverWindowShort) warns before it
-    /// ends. The window keeps running through restarts of the process. A start after its end begins a new window.
-    ///
-    /// ```no_run
-    /// # use std::time::Duration;
-    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.cutover_window(Duration::from_secs(7 * 24 * 3600))
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn cutover_window(mut self, window: Duration) -> Self {
-        self.settings.cutover_window = window;
-        self
-    }
-
-    /// Clock for the cutover window. Default: the system clock.
-    ///
-    /// ```no_run
-    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.clock(std::time::SystemTime::now)
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        self.settings.clock = Clock::new(now);
-        self
-    }
-
-    /// Whether to watch for writes of other programs to what is migrated on the target. This takes a cursor on the target's oplog. Default:
-    /// yes.
-    ///
-    /// The watch detects transactions and writes that drivers can retry, which is their default. It never reports writes of this migration.
-    /// It does not detect updates and deletes of many documents at once, nor writes of programs with `retryWrites=false`. The comparison at
-    /// cutover finds their effects, with one exception: documents that [`Verification::Continuous`] compared earlier, in a collection that
-    /// has as many documents and bytes as before.
-    ///
-    /// ```no_run
-    /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
-    /// builder.watch_foreign_writes(false)
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn watch_foreign_writes(mut self, watch: bool) -> Self {
-        self.settings.watch_foreign_writes = watch;
         self
     }
 
@@ -519,15 +327,6 @@ impl MigrationBuilder {
                 settings,
             }),
         })
-    }
-
-    fn select(&mut self, change: impl FnOnce(&mut Selection) -> Result<()>) {
-        // `build` reports the first mistake.
-        if let Ok(selection) = &mut self.selection
-            && let Err(error) = change(selection)
-        {
-            self.selection = Err(error);
-        }
     }
 }
 

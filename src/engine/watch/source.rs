@@ -45,11 +45,11 @@ pub(crate) async fn watch_source(
         }
         if matches!(progress.phase(), Phase::CatchUp | Phase::Ready) {
             let ready = progress.lag().is_some_and(|lag| lag <= max_lag);
-            progress.set_phase(match progress.is_indexed_but_for(max_lag) {
-                true if ready && progress.is_compared_but_for(max_lag) => Phase::Ready,
+            progress.set_phase(match progress.copy.is_indexed_but_for(max_lag) {
+                true if ready && progress.comparison.is_done_but_for(max_lag) => Phase::Ready,
                 true => Phase::CatchUp,
                 // A run copies again after it went back to its checkpoint, or after a collection was renamed into the selection.
-                false if !progress.is_copied() => Phase::Copy,
+                false if !progress.copy.is_copied() => Phase::Copy,
                 false => Phase::Index,
             });
         }

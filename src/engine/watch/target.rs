@@ -98,8 +98,8 @@ pub(crate) async fn open_foreign_watch(
     progress: &RunState,
 ) -> (Option<ForeignWatch>, bool) {
     // Writes that an earlier run in this process has counted are known, and must not be counted again.
-    let after = after.max(progress.foreign_writes_counted());
-    progress.set_foreign_writes_until(None);
+    let after = after.max(progress.foreign_writes.counted_until());
+    progress.foreign_writes.set_known_until(None);
     let mut goes_on = after.is_some();
     let mut opened = begin_to_watch(sink, after).await;
     if let Err(error) = &opened
@@ -110,7 +110,7 @@ pub(crate) async fn open_foreign_watch(
     }
     match opened {
         Ok(Some((watch, begun))) => {
-            progress.set_foreign_writes_until(Some(begun));
+            progress.foreign_writes.set_known_until(Some(begun));
             (Some(watch), goes_on)
         }
         Ok(None) => (None, false),
@@ -158,7 +158,7 @@ pub(crate) async fn watch_foreign_writes(
                 if !selection.produces(&due) {
                     continue;
                 }
-                match progress.foreign_write(&due) {
+                match progress.foreign_writes.count(&due) {
                     Some(writes) => {
                         let told = told.entry(due.clone()).or_default();
                         told.writes = writes;
@@ -169,17 +169,17 @@ pub(crate) async fn watch_foreign_writes(
                 }
             }
             if all_known {
-                progress.set_foreign_writes_counted(seen.until);
+                progress.foreign_writes.set_counted_until(seen.until);
             }
             // This comes last: whoever saves the position then finds all collections that were written to before it.
-            progress.set_foreign_writes_until(all_known.then_some(seen.until));
+            progress.foreign_writes.set_known_until(all_known.then_some(seen.until));
         }
     };
     let watched = tokio::select! {
         () = cancel.cancelled() => Ok(()),
         watched = watch => watched,
     };
-    progress.set_foreign_writes_until(None);
+    progress.foreign_writes.set_known_until(None);
     if let Err(error) = watched {
         tell_unwatched(&progress, &error);
     }

@@ -2,8 +2,11 @@
 
 pub(crate) mod cursor;
 pub(crate) mod lost;
+pub(crate) mod majority;
 pub(crate) mod position;
 pub(crate) mod read_ahead;
+pub(crate) mod seek;
+pub(crate) mod standing;
 pub(crate) mod tail;
 
 use std::time::Duration;

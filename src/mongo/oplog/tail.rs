@@ -20,9 +20,9 @@ use crate::error::{Error, Result};
 use crate::model::Position;
 use crate::model::raw::batch_cursor::Documents;
 use crate::mongo::client;
-use crate::mongo::oplog::position::{
-    entry_at, find_from, is_at, oldest_position, position_before, standing, start_position,
-};
+use crate::mongo::oplog::position::{oldest_position, position_before, start_position};
+use crate::mongo::oplog::seek::{entry_at, find_from, is_at};
+use crate::mongo::oplog::standing::standing;
 use crate::mongo::retry::{Attempts, RetryPolicy};
 use crate::oplog::assembler::{Assembler, Taken};
 use crate::oplog::entry::Entry;

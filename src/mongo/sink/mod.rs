@@ -31,7 +31,7 @@ use crate::model::{
     Namespace, Position, Selection, Side, Write,
 };
 use crate::mongo::connect::{self, ConnectOptions, Connected};
-use crate::mongo::oplog::position;
+use crate::mongo::oplog::majority;
 use crate::mongo::{client, digest, foreign_writes, inspect, listing};
 use crate::order::Key;
 use crate::sink::{CatalogCommand, Refusal, Sink, SinkRead, WritesSeen};
@@ -144,7 +144,7 @@ impl Sink for MongoSink {
     }
 
     async fn sentinel(&self) -> Result<Option<Position>> {
-        position::newest_written(self.client()).await.map(Some)
+        majority::newest_written(self.client()).await.map(Some)
     }
 
     async fn read(&self, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {

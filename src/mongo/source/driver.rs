@@ -16,7 +16,7 @@ use crate::model::{
     Side, TransactionFacts,
 };
 use crate::mongo::connect::Connected;
-use crate::mongo::oplog::position;
+use crate::mongo::oplog::{majority, position};
 use crate::mongo::{accounts, client, digest, foreign_writes, inspect, listing, transactions};
 use crate::oplog::{Entry, OplogCursor};
 use crate::order::Key;
@@ -111,14 +111,14 @@ impl Source for DriverSource {
     }
 
     async fn sentinel(&self) -> Result<Position> {
-        let position = position::confirmed(&self.client).await?;
+        let position = majority::confirmed(&self.client).await?;
         self.newest.note(position);
         Ok(position)
     }
 
     // The driver never returns to an older primary than one it has read from.
     async fn read_position(&self) -> Result<Position> {
-        let position = position::newest_written(&self.client).await?;
+        let position = majority::newest_written(&self.client).await?;
         self.newest.note(position);
         Ok(position)
     }

@@ -1,22 +1,24 @@
 //! A sink in memory, for tests.
 
+mod calls;
+mod foreign_writes;
+mod journal;
+mod read;
 mod state;
 #[cfg(test)]
 mod tests;
 mod unique;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::Uuid;
 use bson::raw::RawDocumentBuf;
-use futures::StreamExt;
-use futures::stream::{self, BoxStream};
-use tokio::sync::watch;
-use tokio::time::sleep;
+use futures::stream::BoxStream;
 
+use self::calls::Cuts;
+use self::foreign_writes::ForeignHistory;
 use self::state::State;
 use super::{CatalogCommand, Refusal, RefusalReason, Sink, SinkRead, WritesSeen};
 use crate::error::{Error, ErrorKind, Result};
@@ -26,6 +28,9 @@ use crate::model::{
 };
 use crate::order::Key;
 use crate::test_util::{Faults, Gate, Moment, digest, lock};
+
+pub use self::calls::SinkCall;
+pub use self::journal::JournalEntry;
 
 /// A replica set in memory, for tests. It tracks what is durable and keeps a journal of what was written.
 ///
@@ -40,112 +45,8 @@ pub struct MemorySink {
 struct Shared {
     state: Mutex<State>,
     faults: Faults<SinkCall>,
-    /// Planned cuts: after how many documents the next call of a kind fails, and with which error.
-    cuts: Mutex<Vec<(SinkCall, usize, Error)>>,
-    /// The collections that other programs wrote to, one per write, and the number of writes at the front that the history has forgotten.
-    foreign: watch::Sender<(Vec<Namespace>, usize)>,
-}
-
-/// Interval at which a watch for foreign writes yields an empty item if there are no writes.
-const WATCHED: Duration = Duration::from_secs(1);
-
-/// Points of a [`MemorySink`] where a test can inject faults and gates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SinkCall {
-    /// [`Sink::describe`]
-    Describe,
-    /// [`Sink::collections`]
-    Collections,
-    /// [`Sink::identities`]
-    Identities,
-    /// [`Sink::execute`]
-    Execute,
-    /// [`Sink::create_index`]
-    CreateIndex,
-    /// [`Sink::insert`]
-    Insert,
-    /// [`Sink::apply`]
-    Apply,
-    /// [`Sink::flush`]
-    Flush,
-    /// [`Sink::read`]
-    Read,
-    /// A read that is about to yield a batch.
-    ReadBatch,
-    /// [`Sink::read_documents`]
-    ReadDocuments,
-    /// [`Sink::digest`]
-    Digest,
-    /// [`Sink::load_record`]
-    LoadRecord,
-    /// [`Sink::save_record`]
-    SaveRecord,
-    /// [`Sink::delete_record`]
-    DeleteRecord,
-    /// [`Sink::accounts`]
-    Accounts,
-    /// [`Sink::change_accounts`]
-    ChangeAccounts,
-}
-
-/// An action of a [`MemorySink`]. The journal lists them in the order in which they happened.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum JournalEntry {
-    /// A call of [`Sink::insert`] wrote these documents.
-    Inserted {
-        /// The collection.
-        namespace: Namespace,
-        /// Their `_id`s, in order.
-        keys: Vec<Key>,
-    },
-    /// A call of [`Sink::apply`] made this write.
-    Applied {
-        /// The collection.
-        namespace: Namespace,
-        /// The write.
-        write: Write,
-    },
-    /// A write or document was refused.
-    Refused {
-        /// The collection.
-        namespace: Namespace,
-        /// The document's `_id`.
-        key: Key,
-        /// The reason.
-        reason: RefusalReason,
-    },
-    /// A command was executed.
-    Executed(CatalogCommand),
-    /// A write found no collection and created one with default options.
-    ImplicitlyCreated {
-        /// The collection.
-        namespace: Namespace,
-    },
-    /// An index that did not exist before was built.
-    IndexBuilt {
-        /// The collection.
-        namespace: Namespace,
-        /// The index's name.
-        name: String,
-    },
-    /// Everything before this entry became durable.
-    Flushed,
-    /// Everything since the last flush was lost.
-    Crashed,
-    /// A record was stored.
-    RecordSaved {
-        /// Its name.
-        name: String,
-        /// Its fence.
-        fence: i64,
-    },
-    /// A record was deleted.
-    RecordDeleted {
-        /// Its name.
-        name: String,
-    },
+    cuts: Mutex<Cuts>,
+    foreign: ForeignHistory,
 }
 
 impl MemorySink {
@@ -155,8 +56,8 @@ impl MemorySink {
             shared: Arc::new(Shared {
                 state: Mutex::new(State::new()),
                 faults: Faults::new(),
-                cuts: Mutex::new(Vec::new()),
-                foreign: watch::Sender::default(),
+                cuts: Mutex::default(),
+                foreign: ForeignHistory::default(),
             }),
         }
     }
@@ -191,7 +92,7 @@ impl MemorySink {
 
     /// Makes the next [`SinkCall::Insert`] or [`SinkCall::Apply`] of more than `documents` documents fail once it has written that many.
     pub fn cut_next(&self, call: SinkCall, documents: usize, error: Error) {
-        lock(&self.shared.cuts).push((call, documents, error));
+        lock(&self.shared.cuts).plan(call, documents, error);
     }
 
     /// Blocks every call of this kind at its beginning, until the gate is released.
@@ -211,16 +112,13 @@ impl MemorySink {
     /// The name is malformed.
     pub fn tell_foreign_write(&self, namespace: &str) -> Result<()> {
         let namespace = namespace.parse()?;
-        self.shared.foreign.send_modify(|(written, _)| written.push(namespace));
+        self.shared.foreign.add(namespace);
         Ok(())
     }
 
     /// Forgets the sink's history up to now, so that no watch can start from an earlier position.
     pub fn forget_history(&self) {
-        self.shared.foreign.send_modify(|(written, forgotten)| {
-            written.push(Namespace::new("admin", "$cmd"));
-            *forgotten = written.len();
-        });
+        self.shared.foreign.forget();
     }
 
     /// Returns everything done so far, in order.
@@ -263,12 +161,7 @@ impl MemorySink {
 
     /// Takes the planned cut for a call with `documents` documents, if there is one.
     fn cut(&self, call: SinkCall, documents: usize) -> Option<(usize, Error)> {
-        let mut cuts = lock(&self.shared.cuts);
-        let index = cuts
-            .iter()
-            .position(|(at, after, _)| *at == call && *after < documents)?;
-        let (_, after, error) = cuts.remove(index);
-        Some((after, error))
+        lock(&self.shared.cuts).take(call, documents)
     }
 }
 
@@ -298,39 +191,7 @@ impl Sink for MemorySink {
     }
 
     async fn foreign_writes(&self, after: Option<Position>) -> Result<Option<BoxStream<'static, Result<WritesSeen>>>> {
-        let mut history = self.shared.foreign.subscribe();
-        let (length, forgotten) = {
-            let (written, forgotten) = &*history.borrow_and_update();
-            (written.len(), *forgotten)
-        };
-        let seen = after.map_or(length, |after| after.increment as usize);
-        if !(forgotten..=length).contains(&seen) {
-            return Err(Error::new(
-                ErrorKind::PositionLost,
-                "watch for other writers",
-                "the history is forgotten",
-            ));
-        }
-        let seen = stream::unfold((history, seen, true), |(mut history, seen, is_first)| async move {
-            if !is_first && history.borrow().0.len() == seen {
-                tokio::select! {
-                    changed = history.changed() => changed.ok()?,
-                    () = sleep(WATCHED) => {}
-                }
-            }
-            let mut collections = Vec::new();
-            if !is_first {
-                collections.extend_from_slice(&history.borrow_and_update().0[seen..]);
-            }
-            let now = seen + collections.len();
-            let until = Position {
-                time: 1,
-                increment: now as u32,
-                term: 1,
-            };
-            Some((Ok(WritesSeen { collections, until }), (history, now, false)))
-        });
-        Ok(Some(seen.boxed()))
+        self.shared.foreign.watch(after).map(Some)
     }
 
     async fn collections(&self) -> Result<Vec<Collection>> {
@@ -449,25 +310,8 @@ impl Sink for MemorySink {
 
     async fn read(&self, request: SinkRead) -> Result<BoxStream<'static, Result<Batch>>> {
         self.before(SinkCall::Read).await?;
-        let progress = if request.kind.has_ranges() {
-            Progress::After(None)
-        } else {
-            Progress::Rest(lock(&self.shared.state).natural(&request.namespace).into())
-        };
-        let reader = Reader {
-            sink: self.clone(),
-            request,
-            progress,
-        };
-        let stream = stream::unfold(Some(reader), |reader| async move {
-            let mut reader = reader?;
-            match reader.next().await {
-                Ok(batch) if batch.is_empty() => None,
-                Ok(batch) => Some((Ok(batch), Some(reader))),
-                Err(error) => Some((Err(error), None)),
-            }
-        });
-        self.answer(SinkCall::Read, stream.boxed()).await
+        let batches = read::batches(self.clone(), request);
+        self.answer(SinkCall::Read, batches).await
     }
 
     async fn read_documents(&self, namespace: &Namespace, keys: &[Key]) -> Result<Vec<RawDocumentBuf>> {
@@ -535,47 +379,5 @@ impl Sink for MemorySink {
         self.before(SinkCall::DeleteRecord).await?;
         lock(&self.shared.state).delete_record(name);
         self.answer(SinkCall::DeleteRecord, ()).await
-    }
-}
-
-struct Reader {
-    sink: MemorySink,
-    request: SinkRead,
-    progress: Progress,
-}
-
-enum Progress {
-    /// In `_id` order: the last key read.
-    After(Option<Key>),
-    /// In natural order: the documents left to yield.
-    Rest(VecDeque<RawDocumentBuf>),
-}
-
-impl Reader {
-    /// The next batch; empty at the end.
-    async fn next(&mut self) -> Result<Batch> {
-        self.sink.before(SinkCall::ReadBatch).await?;
-        let request = &self.request;
-        let state = lock(&self.sink.shared.state);
-        match &mut self.progress {
-            Progress::After(after) => {
-                let (batch, last) =
-                    state.read_range(&request.namespace, &request.range, after.as_ref(), request.batch_bytes);
-                if last.is_some() {
-                    *after = last;
-                }
-                Ok(batch)
-            }
-            Progress::Rest(rest) => {
-                let mut batch = Batch::new();
-                while batch.len() < state.batch_documents.max(1)
-                    && (batch.is_empty() || batch.size_in_bytes() < request.batch_bytes)
-                    && let Some(document) = rest.pop_front()
-                {
-                    batch.push(&document);
-                }
-                Ok(batch)
-            }
-        }
     }
 }

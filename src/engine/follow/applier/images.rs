@@ -5,6 +5,7 @@
 
 use bson::raw::RawDocumentBuf;
 
+use super::refetched::Refetched;
 use super::*;
 use crate::compare::by_id::{self, Portions};
 use crate::model::Namespace;

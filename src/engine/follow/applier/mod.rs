@@ -9,6 +9,7 @@ mod refetched;
 mod refused;
 #[cfg(test)]
 mod tests;
+mod unsettled;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,10 +23,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug_span};
 
 use self::images::{Images, Step};
+#[cfg(feature = "test-util")]
+pub(crate) use self::refetched::refetched_for_bench;
 use self::refetched::{Known, RefetchedDocuments};
 use self::refused::RefusedDocuments;
 use crate::engine::follow::applier::coalesce::coalesce;
-use crate::engine::messages::{ApplierMessage, BarrierReached, Routed, Stuck, Unsettled};
+use crate::engine::messages::{ApplierMessage, BarrierReached, Routed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{CollectionKind, CollectionMapping, Operation, Position, Write};
 use crate::oplog::delta::{self, DeltaFormat, format_of};
@@ -44,28 +47,6 @@ const MOST_REST: Duration = Duration::from_millis(50);
 
 /// Number of bytes of changes that are worth a command. The applier does not wait for more.
 const WORTHWHILE: usize = 256 << 10;
-
-/// Limit in bytes for the stuck documents that a barrier names. It names those that were refused first. The others follow when these are no
-/// longer stuck.
-const STUCK_BYTES: usize = 256 << 10;
-
-/// Returns what an applier remembers after it has refetched `documents` documents, with a limit of `bytes`.
-#[cfg(feature = "test-util")]
-pub(crate) async fn refetched_for_bench(documents: u32, bytes: usize) -> Result<impl std::fmt::Debug> {
-    let mut refetched = RefetchedDocuments::new(Allowance::alone(bytes));
-    for id in 0..documents {
-        let refetched_now = Refetched {
-            at: Position::ZERO,
-            read_until: Position::ZERO,
-            exact: true,
-        };
-        let key = Key::from(bson::RawBsonRef::Int64(id.into()));
-        refetched
-            .insert((Uuid::from_bytes([1; 16]), key), refetched_now)
-            .await?;
-    }
-    Ok(refetched)
-}
 
 /// Parameters of `Applier::new`.
 pub(crate) struct ApplierParts {
@@ -131,17 +112,6 @@ struct Sorted {
     images: Vec<Images>,
     /// What became of the documents to which rules apply, by group.
     outcomes: Vec<Outcomes>,
-}
-
-/// A read of a document from the source.
-#[derive(Debug)]
-struct Refetched {
-    /// Position of the read. The document contains its changes up to here.
-    at: Position,
-    /// A position at or after the end of the read. A rename up to here may have misled the read.
-    read_until: Position,
-    /// Whether the read was a snapshot. If not, the document may or may not contain a change up to `read_until`. It is then read again.
-    exact: bool,
 }
 
 impl Applier {
@@ -230,12 +200,12 @@ impl Applier {
                 unsettled_bytes,
             } => {
                 self.refetched.pass(routed);
-                let (stuck, more_stuck) = self.stuck();
+                let (stuck, more_stuck) = self.refused.stuck(self.index);
                 let reached = BarrierReached {
                     id,
                     stuck,
                     more_stuck,
-                    unsettled: self.unsettled(unsettled_bytes),
+                    unsettled: unsettled::names(&self.refetched, &self.refused, &self.ruled, unsettled_bytes),
                     ahead: self.refetched.ahead(),
                 };
                 // The router may be gone when the run ends. Nobody needs the answer then.
@@ -263,56 +233,6 @@ impl Applier {
                 self.next = Some(other);
                 None
             }
-        }
-    }
-
-    /// Returns the documents that were refused first, and whether there are others.
-    fn stuck(&self) -> (Vec<Stuck>, bool) {
-        let mut all: Vec<_> = self.refused.iter().collect();
-        all.sort_by_key(|(_, refused)| refused.position);
-        let mut bytes = 0;
-        let fit = all.iter().take_while(|((_, key), _)| {
-            let is_room = bytes < STUCK_BYTES;
-            bytes += size_of::<Stuck>() + key.size_in_bytes();
-            is_room
-        });
-        let stuck: Vec<Stuck> = fit
-            .map(|((_, key), refused)| Stuck {
-                applier: self.index,
-                target: Arc::clone(&refused.target),
-                key: key.clone(),
-                position: refused.position,
-                reason: refused.reason.clone(),
-            })
-            .collect();
-        let more = stuck.len() < all.len();
-        (stuck, more)
-    }
-
-    /// Returns the unsettled documents. If their `_id`s take more than `most` bytes, only their collections are named.
-    fn unsettled(&self, most: usize) -> Unsettled {
-        let refused = || self.refused.iter().map(|(document, _)| document);
-        if let Some(refetched) = self.refetched.names(&self.ruled) {
-            let documents: Vec<&(Uuid, Key)> = refetched.chain(refused()).collect();
-            let bytes: usize = documents
-                .iter()
-                .map(|(_, key)| size_of::<Uuid>() + key.size_in_bytes())
-                .sum();
-            if bytes <= most {
-                return Unsettled {
-                    documents: documents.into_iter().cloned().collect(),
-                    collections: HashSet::new(),
-                };
-            }
-        }
-        Unsettled {
-            documents: Vec::new(),
-            collections: self
-                .refetched
-                .collections()
-                .filter(|id| !self.ruled.contains(id))
-                .chain(refused().map(|(id, _)| *id))
-                .collect(),
         }
     }
 

@@ -5,6 +5,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::images::images_of;
+use super::refetched::Refetched;
 use super::*;
 use crate::compare::by_id::{self, Portions};
 use crate::engine::messages::{ResolveStep, Stuck};

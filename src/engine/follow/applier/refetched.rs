@@ -12,7 +12,6 @@ use futures::future::BoxFuture;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, BufReader};
 
-use super::Refetched;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::order::Key;
@@ -28,6 +27,17 @@ pub(super) struct RefetchedDocuments {
     /// Memory that `bytes` is taken from.
     memory: Allowance,
     more: Option<More>,
+}
+
+/// A read of a document from the source.
+#[derive(Debug)]
+pub(super) struct Refetched {
+    /// Position of the read. The document contains its changes up to here.
+    pub at: Position,
+    /// A position at or after the end of the read. A rename up to here may have misled the read.
+    pub read_until: Position,
+    /// Whether the read was a snapshot. If not, the document may or may not contain a change up to `read_until`. It is then read again.
+    pub exact: bool,
 }
 
 /// Documents whose names are in a file.
@@ -47,6 +57,24 @@ pub(super) enum Known {
     Contained,
     /// The document may contain the change and has to be read again.
     Unclear,
+}
+
+/// Returns what an applier remembers after it has refetched `documents` documents, with a limit of `bytes`.
+#[cfg(feature = "test-util")]
+pub(crate) async fn refetched_for_bench(documents: u32, bytes: usize) -> Result<impl std::fmt::Debug> {
+    let mut refetched = RefetchedDocuments::new(Allowance::alone(bytes));
+    for id in 0..documents {
+        let refetched_now = Refetched {
+            at: Position::ZERO,
+            read_until: Position::ZERO,
+            exact: true,
+        };
+        let key = Key::from(bson::RawBsonRef::Int64(id.into()));
+        refetched
+            .insert((Uuid::from_bytes([1; 16]), key), refetched_now)
+            .await?;
+    }
+    Ok(refetched)
 }
 
 impl RefetchedDocuments {

@@ -9,10 +9,15 @@ use std::sync::Arc;
 use bson::Uuid;
 
 use super::refetched::bytes_of;
+use crate::engine::messages::Stuck;
 use crate::model::{CollectionMapping, Position, Write};
 use crate::order::Key;
 use crate::runtime::limits::allowance::Allowance;
 use crate::sink::RefusalReason;
+
+/// Limit in bytes for the stuck documents that a barrier names. It names those that were refused first. The others follow when these are no
+/// longer stuck.
+const STUCK_BYTES: usize = 256 << 10;
 
 /// The documents that the sink refused.
 #[derive(Debug)]
@@ -56,8 +61,31 @@ impl RefusedDocuments {
         self.documents.get(document)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&(Uuid, Key), &Refused)> {
-        self.documents.iter()
+    pub fn names(&self) -> impl Iterator<Item = &(Uuid, Key)> {
+        self.documents.keys()
+    }
+
+    /// Returns the documents that were refused first, and whether there are others. `applier` is the index of the applier.
+    pub fn stuck(&self, applier: usize) -> (Vec<Stuck>, bool) {
+        let mut all: Vec<_> = self.documents.iter().collect();
+        all.sort_by_key(|(_, refused)| refused.position);
+        let mut bytes = 0;
+        let fit = all.iter().take_while(|((_, key), _)| {
+            let is_room = bytes < STUCK_BYTES;
+            bytes += size_of::<Stuck>() + key.size_in_bytes();
+            is_room
+        });
+        let stuck: Vec<Stuck> = fit
+            .map(|((_, key), refused)| Stuck {
+                applier,
+                target: Arc::clone(&refused.target),
+                key: key.clone(),
+                position: refused.position,
+                reason: refused.reason.clone(),
+            })
+            .collect();
+        let more = stuck.len() < all.len();
+        (stuck, more)
     }
 
     /// Notes that the sink refused a document, with an empty queue. Returns `true` if there is room for it.

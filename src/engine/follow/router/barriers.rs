@@ -1,7 +1,5 @@
 //! Sends barriers, waits for them, and has checkpoints saved.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::Instant;
@@ -159,14 +157,16 @@ impl Router {
     }
 
     pub(super) fn checkpoint_facts(&self) -> CheckpointFacts {
+        let copied = self.progress.copy.amount();
         CheckpointFacts {
-            copied_documents: self.progress.copied_documents.load(Relaxed),
-            copied_bytes: self.progress.copied_bytes.load(Relaxed),
+            copied_documents: copied.documents,
+            copied_bytes: copied.bytes,
             // Read before the list: writes seen after this come after it.
-            watched: self.progress.foreign_writes_until(),
+            watched: self.progress.foreign_writes.known_until(),
             foreign: self
                 .progress
-                .foreign_writes()
+                .foreign_writes
+                .all()
                 .into_iter()
                 .map(|writes| writes.namespace)
                 .collect(),

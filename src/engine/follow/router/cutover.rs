@@ -69,7 +69,7 @@ impl Router {
 
     /// Whether everything is copied and indexed, and no document is stuck.
     fn is_refetched(&self) -> bool {
-        self.progress.is_indexed() && !self.state.is_any_stuck()
+        self.progress.copy.is_indexed() && !self.state.is_any_stuck()
     }
 
     /// Completes the migration as it was offered, if the number of late writes is still `late_writes`. Nothing is routed between reading

@@ -12,7 +12,7 @@ use super::state::{Action, CopyProgress, Replay, ReplayStep, Reply, Routing};
 use crate::checkpoint::PendingCheckpoint;
 use crate::engine::messages::{ApplierMessage, Routed, SaveRequest};
 use crate::error::{Error, Result};
-use crate::model::{CollectionMapping, Position, Write};
+use crate::model::{Amount, CollectionMapping, Position, Write};
 use crate::order::Key;
 use crate::report::{Event, Phase};
 use crate::runtime::limits::memory::MemoryPermit;
@@ -114,7 +114,7 @@ impl Router {
                 documents,
                 bytes,
                 differences,
-            } => self.progress.note_verified(documents, bytes, differences),
+            } => self.progress.comparison.add(Amount { documents, bytes }, differences),
         }
         Ok(())
     }
@@ -172,9 +172,9 @@ impl Router {
     /// Shows the progress of the copy and the indexes, and moves to the phase that follows from it.
     pub(super) fn show(&self, progress: CopyProgress) {
         let (copied, indexed) = (progress.is_copied, progress.is_indexed);
-        self.progress.set_all_compared(progress.all_compared);
-        self.progress.set_copied(copied, indexed);
-        self.progress.set_cutover_work(progress.cutover);
+        self.progress.comparison.set_done(progress.all_compared);
+        self.progress.copy.set_done(copied, indexed);
+        self.progress.comparison.set_cutover_work(progress.cutover);
         // A run in `CatchUp` or `Ready` is not set back here: the work may be done within a moment. `watch_source` sets it back if not.
         let next = match (self.progress.phase(), copied, indexed) {
             (Phase::Preflight | Phase::Index, false, _) => Phase::Copy,

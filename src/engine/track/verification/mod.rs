@@ -5,6 +5,10 @@
 
 mod changed;
 mod in_flight;
+mod pauses;
+#[cfg(test)]
+mod tests;
+mod totals;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,30 +16,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::changed::ChangedDocuments;
+use self::pauses::Pauses;
 use crate::checkpoint::{self, ComparedState};
 use crate::compare::difference::Difference;
 use crate::model::{Amount, Namespace, Position};
 use crate::order::Key;
 
 pub(crate) use self::in_flight::{Portion, VerificationInFlight};
-
-/// Pause before a collection is compared again, if too much of it has changed or its comparison keeps failing.
-const REST: Duration = Duration::from_secs(600);
-
-/// Pause before an abandoned comparison is tried again. It doubles with each consecutive failure, up to [`LONGEST_PAUSE`].
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+pub(crate) use self::totals::VerifiedTotals;
 
 /// Pause before changed documents are compared again, so that documents that change all the time are not compared all the time.
 const REST_BETWEEN: Duration = Duration::from_secs(5);
-
-/// Number of consecutive failures after which the verification is reported as failing.
-const PATIENCE: u32 = 20;
-
-/// Maximum number of differences named per collection.
-const NAMED: usize = 1000;
 
 /// Verification state of a collection's documents.
 #[derive(Debug, Default)]
@@ -51,10 +42,7 @@ pub(crate) struct RangeVerification {
     rest_until: Option<Instant>,
     /// Whether changed documents were compared last, so that it is a range's turn.
     was_again: bool,
-    failures: u32,
-    /// Why the last comparison failed.
-    failure: Option<String>,
-    not_before: Option<Instant>,
+    pauses: Pauses,
     /// Whether too much has changed to keep track of, so that the comparison started over after a long pause.
     put_off: bool,
     tally: VerifiedTotals,
@@ -76,19 +64,6 @@ impl VerifiedUpTo {
             Self::Nothing | Self::All => None,
         }
     }
-}
-
-/// Totals of what was compared and what differs.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct VerifiedTotals {
-    pub documents: u64,
-    pub bytes: u64,
-    /// The position of the range that was compared last.
-    pub position: Option<Position>,
-    /// The documents that differ, up to a maximum number.
-    pub differences: Vec<Difference>,
-    /// Total number of documents that differ.
-    pub count: u64,
 }
 
 /// Result of one comparison by a walker.
@@ -220,20 +195,17 @@ impl RangeVerification {
     }
 
     pub fn state(&self) -> VerificationState {
-        match (&self.failure, &self.through) {
+        match (self.pauses.failing(), &self.through) {
             _ if !self.wanted => VerificationState::NotWanted,
             (_, VerifiedUpTo::All) => VerificationState::Done(self.tally.clone()),
-            (Some(failure), _) if self.is_failing() => VerificationState::Failing(failure.clone()),
+            (Some(failure), _) => VerificationState::Failing(failure.clone()),
             _ => VerificationState::Pending,
         }
     }
 
     /// Documents and bytes that were compared for the first time.
     pub fn compared_amount(&self) -> Amount {
-        Amount {
-            documents: self.tally.documents,
-            bytes: self.tally.bytes,
-        }
+        self.tally.amount()
     }
 
     /// Number of documents that differ.
@@ -248,16 +220,12 @@ impl RangeVerification {
 
     /// Whether no more progress is expected for now: everything was compared, or the comparison fails repeatedly, or it was put off.
     pub fn is_settled(&self) -> bool {
-        self.wanted && (self.through == VerifiedUpTo::All || self.is_failing() || self.put_off)
+        self.wanted && (self.through == VerifiedUpTo::All || self.pauses.failing().is_some() || self.put_off)
     }
 
     /// Whether a cutover has to compare the whole collection.
     pub fn is_open_as_a_whole(&self) -> bool {
         !self.wanted || self.through != VerifiedUpTo::All || self.tally.count > 0
-    }
-
-    fn is_failing(&self) -> bool {
-        self.failure.is_some() && self.failures >= PATIENCE
     }
 
     /// Returns the documents that may differ when all others are known to be the same; `None` if that is not known.
@@ -295,7 +263,7 @@ impl RangeVerification {
 
     /// Returns when a range should be compared; the inner `None` means at once, the outer one that none should.
     pub fn due_at(&self) -> Option<Option<Instant>> {
-        (self.wanted && self.running.is_none() && self.through != VerifiedUpTo::All).then_some(self.not_before)
+        (self.wanted && self.running.is_none() && self.through != VerifiedUpTo::All).then_some(self.pauses.not_before())
     }
 
     /// Returns when the changed documents should be compared again. The inner `None` means at once, the outer one that they should not, or
@@ -303,7 +271,7 @@ impl RangeVerification {
     pub fn due_again_at(&self) -> Option<Option<Instant>> {
         let is_turn_of_range = self.was_again && self.through != VerifiedUpTo::All;
         (self.wanted && self.running.is_none() && self.changed.bytes() > 0 && !is_turn_of_range)
-            .then(|| self.not_before.max(self.rest_until))
+            .then(|| self.pauses.not_before().max(self.rest_until))
     }
 
     /// Whether a range should be compared now.
@@ -317,7 +285,7 @@ impl RangeVerification {
         self.wanted
             && self.running.is_none()
             && self.changed.bytes() > 0
-            && has_passed(self.not_before)
+            && has_passed(self.pauses.not_before())
             && (hurry || has_passed(self.rest_until))
             && !(self.was_again && self.is_due(now))
     }
@@ -361,7 +329,7 @@ impl RangeVerification {
             wanted: true,
             asked: self.asked,
             running: self.running.take(),
-            not_before: Some(now + REST),
+            pauses: Pauses::resting(now),
             put_off: true,
             ..Self::default()
         };
@@ -412,15 +380,7 @@ impl RangeVerification {
             Portion::Documents(_) if self.through == VerifiedUpTo::Nothing => return nothing,
             Portion::Documents(documents) => {
                 documents.retain(|key| !compared.left.contains(key));
-                // Earlier differences of these documents are replaced: they still exist, or were repaired.
-                self.tally.differences.retain(|difference| {
-                    let is_compared = documents.contains(&difference.key);
-                    if is_compared {
-                        known.insert(difference.key.clone());
-                    }
-                    !is_compared
-                });
-                self.tally.count -= known.len() as u64;
+                known = self.tally.take_out(documents);
                 *documents = std::mem::take(&mut compared.left);
             }
             Portion::Above(lower) => {
@@ -428,21 +388,13 @@ impl RangeVerification {
                     return nothing;
                 }
                 self.tally.position = Some(running.low);
-                self.through = compared.last.map_or(VerifiedUpTo::All, VerifiedUpTo::Key);
+                self.through = compared.last.take().map_or(VerifiedUpTo::All, VerifiedUpTo::Key);
                 self.put_off &= self.through != VerifiedUpTo::All;
             }
         }
         let named = compared.differences.len();
-        self.tally.documents += compared.documents;
-        self.tally.bytes += compared.bytes;
-        self.tally.count += compared.count;
-        let room = NAMED.saturating_sub(self.tally.differences.len());
-        self.tally
-            .differences
-            .extend(compared.differences.iter().take(room).cloned());
-        self.failures = 0;
-        self.failure = None;
-        self.not_before = None;
+        self.tally.add(&compared);
+        self.pauses.end();
         let mut new = compared.differences;
         new.retain(|difference| !known.remove(&difference.key));
         let count = compared.count - (named - new.len()) as u64;
@@ -451,141 +403,6 @@ impl RangeVerification {
 
     /// Records that the comparison failed. It is tried again after a pause, and must be [taken](Self::take) before that.
     pub fn fail(&mut self, reason: Option<String>, now: Instant) {
-        if reason.is_some() {
-            self.failures += 1;
-            self.failure = reason;
-        }
-        let pause = if self.failures >= PATIENCE {
-            // Otherwise a source that gives no snapshots would be asked for one again and again, for each of its collections.
-            REST
-        } else {
-            PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE)
-        };
-        self.not_before = self.not_before.max(Some(now + pause));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-    use crate::compare::difference::DifferenceKind;
-    use crate::engine::track::ranges::ChunkId;
-    use crate::model::Change;
-
-    #[tokio::test(start_paused = true)]
-    async fn what_cannot_be_compared_is_tried_ever_more_seldom() {
-        let mut verification = RangeVerification::default();
-        verification.begin();
-        let begun = Instant::now();
-        let mut failures = 0;
-        while begun.elapsed() < 3 * REST {
-            if verification.is_due(Instant::now()) {
-                verification.fail(Some("there is no snapshot".to_owned()), Instant::now());
-                failures += 1;
-            }
-            tokio::time::advance(PAUSE).await;
-        }
-        assert!((PATIENCE..PATIENCE + 4).contains(&failures), "{failures}");
-        assert!(matches!(verification.state(), VerificationState::Failing(_)));
-        // A caller that asks for a comparison does not wait for the pause to end.
-        verification.begin();
-        assert!(verification.is_due(Instant::now()));
-    }
-
-    /// However many documents change, ranges that were not compared yet get their turn.
-    #[tokio::test(start_paused = true)]
-    async fn ranges_and_what_has_changed_take_turns() {
-        let key = |id: i32| Key::from(bson::RawBsonRef::Int32(id));
-        let mut verification = RangeVerification::default();
-        verification.begin();
-        let mut turns = String::new();
-        for turn in 0..8 {
-            let again = verification.is_due_again(Instant::now(), true);
-            assert!(again || verification.is_due(Instant::now()));
-            let what = if again {
-                verification.next_changed(1)
-            } else {
-                verification.next_range()
-            };
-            turns.push(if again { 'c' } else { 'r' });
-            let (applied, _) = tokio::sync::oneshot::channel();
-            let tokens = (CancellationToken::new(), CancellationToken::new());
-            verification.run(VerificationInFlight::new(
-                ChunkId(turn),
-                what,
-                (Position::ZERO, Position::ZERO),
-                tokens,
-                (turn, applied),
-                Instant::now(),
-            ));
-            let compared = Compared {
-                is_at_position: true,
-                opened: Position::ZERO,
-                last: Some(key(turn as i32)),
-                left: HashSet::new(),
-                documents: 1,
-                bytes: 1,
-                differences: Vec::new(),
-                count: 0,
-            };
-            verification.add(compared);
-            verification.take(Instant::now());
-            for id in 0..turn as i32 + 1 {
-                verification.note(&key(id), Instant::now());
-            }
-        }
-        assert_eq!(turns, "rcrcrcrc");
-    }
-
-    #[test]
-    fn a_document_that_may_have_changed_since_the_position_is_no_difference() {
-        let key = |id: i32| Key::from(bson::RawBsonRef::Int32(id));
-        for (is_at_position, expected) in [(true, vec![1, 2]), (false, vec![2])] {
-            let mut verification = RangeVerification::default();
-            verification.begin();
-            let (applied, _) = tokio::sync::oneshot::channel();
-            let mut running = VerificationInFlight::new(
-                ChunkId(1),
-                verification.next_range(),
-                (Position::ZERO, Position::ZERO),
-                (CancellationToken::new(), CancellationToken::new()),
-                (1, applied),
-                Instant::now(),
-            );
-            running.hold(Change {
-                position: crate::test_util::at(5),
-                collection: bson::Uuid::from_bytes([0; 16]),
-                namespace: std::sync::Arc::new("a.b".parse().unwrap()),
-                write: crate::model::Write {
-                    key: key(1),
-                    operation: crate::model::Operation::Delete,
-                },
-            });
-            verification.run(running);
-            let differs = |id| Difference {
-                key: key(id),
-                kind: DifferenceKind::Missing,
-                source_hash: None,
-                target_hash: None,
-            };
-            let (found, count) = verification.add(Compared {
-                is_at_position,
-                opened: Position::ZERO,
-                last: None,
-                left: HashSet::new(),
-                documents: 2,
-                bytes: 2,
-                differences: vec![differs(1), differs(2)],
-                count: 2,
-            });
-            let found: Vec<Key> = found.into_iter().map(|difference| difference.key).collect();
-            assert_eq!(found, expected.iter().map(|id| key(*id)).collect::<Vec<_>>());
-            assert_eq!(
-                (count, verification.differences()),
-                (found.len() as u64, found.len() as u64)
-            );
-        }
+        self.pauses.begin(reason, now);
     }
 }

@@ -24,7 +24,7 @@ use super::server::{Elected, FIND_COMMAND, MEMBER, Server, changed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Position;
 use crate::mongo::legacy::{Find, IsMaster};
-use crate::mongo::oplog::position::until_majority;
+use crate::mongo::oplog::majority::until_majority;
 use crate::mongo::retry::RetryPolicy;
 
 const OPERATION: &str = "ask what a majority of the set has";

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::server::{Elected, LINEARIZABLE, MEMBER, Server, changed, oplog};
 use crate::error::{ErrorKind, Result};
 use crate::mongo::client::code;
-use crate::mongo::oplog::position::{CONFIRMATION, unconfirmed};
+use crate::mongo::oplog::majority::{CONFIRMATION, unconfirmed};
 
 const OPERATION: &str = "have a majority confirm the primary";
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use mongodb::bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, doc, raw::RawBson};
+use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{
@@ -14,11 +14,12 @@ use super::{
     catalog::{self, SystemCollections},
     commands,
     cursor::{Batch, Cursors, Failure, OplogQuery, committed, whole},
-    entry::{as_timestamp, number},
+    entry::number,
     login::{self, User},
-    message::{self, Query, Reply, Request, append, fields, query_flags, reply_flags},
+    message::{self, Query, Reply, Request, fields, query_flags, reply_flags},
     oplog::Oplog,
     reply::{self, Addresses},
+    upstream::{Call, Upstream, document, raw},
 };
 
 /// How long `OP_GET_MORE` waits for entries. Read: four seconds on 2.6 and 3.0, one since.
@@ -42,12 +43,11 @@ pub(super) struct Member {
 
 /// Serves a client until one side closes its connection, or the time did not know what it sends.
 pub(super) async fn serve(mut client: TcpStream, member: Arc<Member>) -> io::Result<()> {
-    let server = TcpStream::connect(&member.real).await?;
+    let upstream = Upstream::connect(member.period, &member.real).await?;
     client.set_nodelay(true)?;
-    server.set_nodelay(true)?;
     let mut connection = Connection {
         member,
-        server,
+        upstream,
         nonce: None,
     };
     loop {
@@ -61,7 +61,7 @@ pub(super) async fn serve(mut client: TcpStream, member: Arc<Member>) -> io::Res
                     .filter(|id| connection.member.cursors.close(**id))
                     .count();
                 if own < cursors.len() {
-                    connection.server.write_all(&message).await?;
+                    connection.upstream.send(&message).await?;
                 }
                 None
             }
@@ -79,7 +79,7 @@ pub(super) async fn serve(mut client: TcpStream, member: Arc<Member>) -> io::Res
                 Some(message::msg(0, id, &answer))
             }
             Request::Other => {
-                connection.server.write_all(&message).await?;
+                connection.upstream.send(&message).await?;
                 None
             }
         };
@@ -91,32 +91,9 @@ pub(super) async fn serve(mut client: TcpStream, member: Arc<Member>) -> io::Res
 
 struct Connection {
     member: Arc<Member>,
-    server: TcpStream,
+    upstream: Upstream,
     /// What `getnonce` gave last.
     nonce: Option<String>,
-}
-
-/// A command as it came.
-struct Call<'a> {
-    id: i32,
-    database: &'a str,
-    body: &'a RawDocument,
-    message: &'a [u8],
-    /// Unless it came in an `OP_MSG`.
-    query: Option<&'a Query>,
-}
-
-impl Call<'_> {
-    /// Whether a secondary may answer.
-    fn takes_secondaries(&self) -> bool {
-        match self.query {
-            Some(query) => query.flags & query_flags::SLAVE_OK != 0,
-            None => {
-                let preference = self.body.get_document("$readPreference");
-                preference.is_ok_and(|preference| preference.get_str("mode").ok() != Some("primary"))
-            }
-        }
-    }
 }
 
 impl Connection {
@@ -163,20 +140,20 @@ impl Connection {
                 }))
             }
             "system.replset" if database == "local" => {
-                let mut reply = Reply::parse(&self.pass(sent).await?)?;
+                let mut reply = Reply::parse(&self.upstream.pass(sent).await?)?;
                 for document in &mut reply.documents {
                     *document = self.translated(document);
                 }
                 reply
             }
-            _ => return self.pass(sent).await,
+            _ => return self.upstream.pass(sent).await,
         };
         Ok(reply.to_bytes(query.id))
     }
 
     async fn get_more(&mut self, id: i32, batch: i32, cursor: i64, message: &[u8]) -> io::Result<Vec<u8>> {
         if !self.member.cursors.has(cursor) {
-            return self.pass(message).await;
+            return self.upstream.pass(message).await;
         }
         let count = Some(batch.unsigned_abs() as usize);
         let reply = match self.more(cursor, count, patience(self.member.period)).await? {
@@ -194,7 +171,7 @@ impl Connection {
         }
         let (name, of) = match fields(call.body).next() {
             Some((name, value)) => (name.to_ascii_lowercase(), value),
-            None => return self.forward(call).await,
+            None => return self.upstream.forward(call).await,
         };
         let collection = of.as_str().unwrap_or_default();
         match name.as_str() {
@@ -214,10 +191,10 @@ impl Connection {
             "find" if (call.database, collection) == ("local", "oplog.rs") => self.find_oplog(call).await,
             "find" if matches!(collection, "system.namespaces" | "system.indexes") => {
                 let namespace = format!("{}.{collection}", call.database);
-                Ok(cursor_answer(period, "firstBatch", Batch::default(), &namespace, None))
+                Ok(reply::cursor(period, "firstBatch", Batch::default(), &namespace, None))
             }
             "find" if (call.database, collection) == ("local", "system.replset") => {
-                let answer = self.forward(call).await?;
+                let answer = self.upstream.forward(call).await?;
                 Ok(self.translated(&answer))
             }
             "getmore" if whole(of).is_some_and(|id| self.member.cursors.has(id)) => {
@@ -227,14 +204,14 @@ impl Connection {
             "listcollections" | "listindexes" => self.list(call, &name).await,
             "ismaster" | "replsetgetstatus" | "replsetgetconfig" | "buildinfo" | "serverstatus" | "collstats"
             | "dbhash" | "listdatabases" => self.known(call, &name).await,
-            _ => self.forward(call).await,
+            _ => self.upstream.forward(call).await,
         }
     }
 
     /// A command whose answer has the form of its time.
     async fn known(&mut self, call: &Call<'_>, name: &str) -> io::Result<RawDocumentBuf> {
         let period = self.member.period;
-        let real = document(&self.forward(call).await?)?;
+        let real = document(&self.upstream.forward(call).await?)?;
         let newest = |bound| self.member.oplog.newest_until(bound);
         let mut answer = match name {
             "ismaster" => {
@@ -290,7 +267,7 @@ impl Connection {
         let database = user.database.clone();
         let (mut conversation, mut command) = user.log_in();
         loop {
-            let answer = self.run(&database, command, 0).await?;
+            let answer = self.upstream.run(&database, command, 0).await?;
             match conversation.next(&answer)? {
                 Some(next) => command = next,
                 None => break,
@@ -307,14 +284,14 @@ impl Connection {
             .and_then(|concern| concern.get_str("level"));
         if concern.is_ok_and(|level| level == "linearizable") {
             // Only the real server can say that it is the primary.
-            let answer = self.forward(call).await?;
+            let answer = self.upstream.forward(call).await?;
             if answer.get("errmsg").ok().flatten().is_some() {
                 return Ok(answer);
             }
         }
         let asked = OplogQuery::from_command(call.body);
         match self.open(asked, call.takes_secondaries()).await? {
-            Ok(batch) => Ok(cursor_answer(
+            Ok(batch) => Ok(reply::cursor(
                 period,
                 "firstBatch",
                 batch,
@@ -331,7 +308,7 @@ impl Connection {
         let waits = count("maxTimeMS").map_or(patience(period), |waits| Duration::from_millis(waits as u64));
         let batch = count("batchSize").map(|count| count as usize);
         match self.more(cursor, batch, waits).await? {
-            Some(Ok(batch)) => Ok(cursor_answer(period, "nextBatch", batch, "local.oplog.rs", self.time())),
+            Some(Ok(batch)) => Ok(reply::cursor(period, "nextBatch", batch, "local.oplog.rs", self.time())),
             Some(Err(Failure(text, code))) => {
                 let name = if code == 136 {
                     "CappedPositionLost"
@@ -359,7 +336,7 @@ impl Connection {
             .filter(|id| self.member.cursors.close(*id))
             .collect();
         if killed.is_empty() {
-            return self.forward(call).await;
+            return self.upstream.forward(call).await;
         }
         let none: [i64; 0] = [];
         let [not_found, alive, unknown] = [none.to_vec(), none.to_vec(), none.to_vec()];
@@ -373,7 +350,7 @@ impl Connection {
     async fn list(&mut self, call: &Call<'_>, name: &str) -> io::Result<RawDocumentBuf> {
         let mut whole = document(call.body)?;
         whole.insert("cursor", Document::new());
-        let mut answer = document(&self.forward_as(call, &raw(&whole)).await?)?;
+        let mut answer = document(&self.upstream.forward_as(call, &raw(&whole)).await?)?;
         if let Ok(batch) = answer
             .get_document_mut("cursor")
             .and_then(|cursor| cursor.get_array_mut("firstBatch"))
@@ -402,7 +379,11 @@ impl Connection {
             return Ok(Ok(Vec::new()));
         }
         let mut all = SystemCollections::default();
-        let listed = match first_batch(self.run(database, doc! { "listCollections": 1 }, flags).await?) {
+        let listed = match first_batch(
+            self.upstream
+                .run(database, doc! { "listCollections": 1 }, flags)
+                .await?,
+        ) {
             Ok(listed) => listed,
             Err(failure) => return Ok(Err(failure)),
         };
@@ -412,7 +393,7 @@ impl Connection {
         {
             let command = doc! { "listIndexes": entry.get_str("name").unwrap_or_default() };
             // A collection that is dropped meanwhile has none.
-            let indexes = first_batch(self.run(database, command, flags).await?).unwrap_or_default();
+            let indexes = first_batch(self.upstream.run(database, command, flags).await?).unwrap_or_default();
             let indexes = indexes.iter().map(|index| catalog::index(period, index)).collect();
             all.add(database, &entry, indexes);
         }
@@ -466,7 +447,7 @@ impl Connection {
             query: raw(&doc! { "$query": {}, "$orderby": { "$natural": -1 } }),
             projection: Some(raw(&doc! { "ts": 1 })),
         };
-        let reply = Reply::parse(&self.pass(&query.to_bytes()).await?)?;
+        let reply = Reply::parse(&self.upstream.pass(&query.to_bytes()).await?)?;
         if let Some((text, code)) = reply.error() {
             return Ok(Err(Failure(text, code)));
         }
@@ -483,59 +464,6 @@ impl Connection {
         Some(seen).filter(|_| self.member.period >= Period::V3_6)
     }
 
-    /// Passes a command, and takes from the answer what came later.
-    async fn forward(&mut self, call: &Call<'_>) -> io::Result<RawDocumentBuf> {
-        let answer = body(&self.pass(call.message).await?)?;
-        self.in_form(&answer)
-    }
-
-    async fn forward_as(&mut self, call: &Call<'_>, command: &RawDocument) -> io::Result<RawDocumentBuf> {
-        let message = match call.query {
-            None => message::msg(call.id, 0, command),
-            Some(query) => Query {
-                id: query.id,
-                flags: query.flags,
-                namespace: query.namespace.clone(),
-                batch: query.batch,
-                query: command.to_owned(),
-                projection: None,
-            }
-            .to_bytes(),
-        };
-        let answer = body(&self.pass(&message).await?)?;
-        self.in_form(&answer)
-    }
-
-    fn in_form(&self, answer: &RawDocument) -> io::Result<RawDocumentBuf> {
-        let answer = reply::common(self.member.period, answer);
-        if answer.get("errmsg").ok().flatten().is_none() {
-            return Ok(answer);
-        }
-        let mut error = document(&answer)?;
-        commands::as_of(self.member.period, &mut error);
-        Ok(raw(&error))
-    }
-
-    /// Runs a command of the period server's own.
-    async fn run(&mut self, database: &str, command: Document, flags: i32) -> io::Result<Document> {
-        let query = Query {
-            id: 1,
-            flags: flags & query_flags::SLAVE_OK,
-            namespace: format!("{database}.$cmd"),
-            batch: -1,
-            query: raw(&command),
-            projection: None,
-        };
-        let answer = self.pass(&query.to_bytes()).await?;
-        document(&body(&answer)?)
-    }
-
-    /// Sends a message to the real server and waits for the answer.
-    async fn pass(&mut self, message: &[u8]) -> io::Result<Vec<u8>> {
-        self.server.write_all(message).await?;
-        message::read(&mut self.server).await
-    }
-
     fn translated(&self, answer: &RawDocument) -> RawDocumentBuf {
         match document(answer) {
             Ok(mut document) => {
@@ -545,18 +473,6 @@ impl Connection {
             Err(_) => answer.to_owned(),
         }
     }
-}
-
-/// The one document of a command's answer.
-fn body(message: &[u8]) -> io::Result<RawDocumentBuf> {
-    if let Ok(Request::Msg { body, .. }) = Request::parse(message) {
-        return Ok(body);
-    }
-    let mut reply = Reply::parse(message)?;
-    reply
-        .documents
-        .pop()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no answer"))
 }
 
 /// Everything that a listing gives, or why it gives nothing.
@@ -582,28 +498,4 @@ fn as_reply(found: Result<Batch, Failure>) -> Reply {
         },
         Err(Failure(text, code)) => Reply::failure(&text, code),
     }
-}
-
-/// The answer to `find` and `getMore`.
-fn cursor_answer(period: Period, name: &str, batch: Batch, namespace: &str, time: Option<u64>) -> RawDocumentBuf {
-    let documents: RawArrayBuf = batch.documents.into_iter().map(RawBson::Document).collect();
-    let mut cursor = RawDocumentBuf::new();
-    append(&mut cursor, name, &*documents);
-    append(&mut cursor, "id", batch.cursor);
-    append(&mut cursor, "ns", namespace);
-    let mut answer = RawDocumentBuf::new();
-    append(&mut answer, "cursor", &*cursor);
-    append(&mut answer, "ok", 1.0);
-    if let Some(time) = time.filter(|_| period >= Period::V3_6) {
-        append(&mut answer, "operationTime", as_timestamp(time));
-    }
-    answer
-}
-
-fn raw(document: &Document) -> RawDocumentBuf {
-    RawDocumentBuf::try_from(document).unwrap_or_default()
-}
-
-fn document(raw: &RawDocument) -> io::Result<Document> {
-    Document::try_from(raw).map_err(io::Error::other)
 }

@@ -14,6 +14,7 @@
 //! | `oplog`, `cursor` | a member's oplog as the version would have written it, and queries of it |
 //! | `sequence`, `entry` | entries that became one, and the form of each entry |
 //! | `login` | MONGODB-CR |
+//! | `upstream` | the connection to the real server |
 //! | `client` | a client of the time, for tests |
 //! | `old_set` | a real set of the time, or one that looks like it |
 //!
@@ -42,6 +43,7 @@ mod oplog;
 mod reply;
 mod sequence;
 mod server;
+mod upstream;
 
 use std::fmt;
 

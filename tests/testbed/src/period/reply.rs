@@ -1,9 +1,10 @@
 //! What a version answers to the commands that it shares with 4.2.
 
-use mongodb::bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc};
+use mongodb::bson::{Bson, DateTime, Document, RawArrayBuf, RawDocument, RawDocumentBuf, doc, raw::RawBson};
 
 use super::{
     Period,
+    cursor::Batch,
     entry::{as_timestamp, number},
     message::{append, fields},
 };
@@ -339,6 +340,22 @@ pub(super) fn databases(period: Period, mut real: Document) -> Document {
         });
     }
     real
+}
+
+/// The answer to `find` and `getMore`.
+pub(super) fn cursor(period: Period, name: &str, batch: Batch, namespace: &str, time: Option<u64>) -> RawDocumentBuf {
+    let documents: RawArrayBuf = batch.documents.into_iter().map(RawBson::Document).collect();
+    let mut cursor = RawDocumentBuf::new();
+    append(&mut cursor, name, &*documents);
+    append(&mut cursor, "id", batch.cursor);
+    append(&mut cursor, "ns", namespace);
+    let mut answer = RawDocumentBuf::new();
+    append(&mut answer, "cursor", &*cursor);
+    append(&mut answer, "ok", 1.0);
+    if let Some(time) = time.filter(|_| period >= Period::V3_6) {
+        append(&mut answer, "operationTime", as_timestamp(time));
+    }
+    answer
 }
 
 fn some(document: &Document, names: &[&str]) -> Document {

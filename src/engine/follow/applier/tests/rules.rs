@@ -7,12 +7,15 @@ use bson::raw::RawDocument;
 
 use super::*;
 use crate::config::OnRuleError;
+use crate::model::Namespace;
+use crate::report::Events;
 use crate::rules::{
     DeltaEffect, FieldRules, Query, RuleError, RuleIdentity, RuleSet, TouchedFields, Transform, Transformed,
 };
+use crate::runtime::limits::memory::MemoryBudget;
 use crate::runtime::shaping::source::{Purpose, ShapedSource};
-use crate::sink::JournalEntry;
-use crate::source::SourceCall;
+use crate::sink::{JournalEntry, MemorySink};
+use crate::source::{MemorySource, SourceCall};
 
 /// Keeps documents of kind 1.
 fn filter() -> Arc<Shaping> {
