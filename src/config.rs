@@ -231,7 +231,8 @@ pub enum OnRuleError {
     Skip,
     /// Like [`Skip`](Self::Skip), and keep the document as it is on the source in this collection on the target, with the reason. It is
     /// removed there once the rules have a result for it. The collection must not have the name of a migrated one, and must not exist at the
-    /// first start, which is refused otherwise: nothing that others keep there is changed.
+    /// first start that names it, which is refused otherwise: nothing that others keep there is changed. A later start with another policy
+    /// or another collection drops it.
     DeadLetter(Namespace),
 }
 

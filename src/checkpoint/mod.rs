@@ -118,6 +118,9 @@ pub struct Checkpoint {
     /// Documents that are missing on the sink because a filter or transform failed for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<FailedDocuments>,
+    /// The collection on the sink that has letters about them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<Namespace>,
     /// Users and roles at the hand-over that this migration reverses. Only the first checkpoint of a way back has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) users: Option<UsersAtHandOver>,
@@ -230,6 +233,7 @@ impl Checkpoint {
             takes_back: None,
             rules: Vec::new(),
             failed: Vec::new(),
+            dead_letters: None,
             users: None,
             watched: None,
             durable: None,
@@ -254,6 +258,7 @@ impl Checkpoint {
             resyncs: self.resyncs.saturating_add(1),
             rules: self.rules,
             failed: self.failed,
+            dead_letters: self.dead_letters,
             window: self.window,
             left_selection: self.left_selection,
             source_writes_blocked: self.source_writes_blocked,

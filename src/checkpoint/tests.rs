@@ -85,6 +85,7 @@ fn checkpoint() -> Checkpoint {
         expiry_final: true,
         rules: Vec::new(),
         failed: Vec::new(),
+        dead_letters: None,
         users: None,
         takes_back: None,
         watched: Some(position(20)),

@@ -76,7 +76,7 @@
 //! | `ruled_view` | warning | no view reads a collection with filters or transforms |
 //! | `rule_fails` | blocker, warning | filters and transforms have a result for each document of a sample; a warning if [the run goes on](crate::OnRuleError) |
 //! | `rule_unsteady` | blocker | filters and transforms return the same for the same document |
-//! | `ruled_index` | warning | no index is on fields that a transform changes |
+//! | `ruled_index` | blocker, warning | no index is on fields that a transform changes; a blocker if documents of a sample would expire by a TTL index during the run |
 //! | `ruled_unique_index` | blocker | the transformed documents of a sample differ in the keys of unique indexes |
 //! | `ruled_validator` | warning | the validators accept the transformed documents of a sample |
 //! | `nested_document` | warning | documents have at most 180 levels ([scan](crate::MigrationBuilder::scan_documents) only) |
@@ -141,6 +141,7 @@ mod old_source;
 mod path;
 mod plan;
 mod privilege;
+mod ruled_expiry;
 mod rules;
 mod sample;
 mod scan;

@@ -8,7 +8,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::Context;
-use crate::config::{OnRuleError, Settings};
+use super::ruled_expiry::expired;
+use crate::config::{IndexPolicy, OnRuleError, Settings};
 use crate::error::{ErrorKind, Finding, FindingCode, Result};
 use crate::model::{Batch, Collection, CollectionKind, Namespace, Position, Range, shown};
 use crate::order::Key;
@@ -235,7 +236,9 @@ fn tried(
             .about(name.as_str()),
         );
     }
-    indexes(rule, collection, (documents, &changed), findings);
+    if settings.collections.of(name).indexes != IndexPolicy::Never {
+        indexes(rule, collection, (documents, &changed), findings);
+    }
     validator(rule, collection, &changed, findings);
 }
 
@@ -281,7 +284,21 @@ fn indexes(
         let of = &collection.namespace;
         // A sample that is read while it changes can have one key in two documents of the source. It says nothing about the rules.
         let makes_duplicates = || has_duplicates(index, &paths, changed) && !has_duplicates(index, &paths, documents);
-        let finding = if is_unique && makes_duplicates() {
+        let gone = match paths.as_slice() {
+            [path] => expired(index, path, changed, bson::DateTime::now()),
+            _ => 0,
+        };
+        let finding = if gone > 0 {
+            Finding::blocker(
+                FindingCode::RuledIndex,
+                format!(
+                    "the TTL index `{name}` of `{of}` is on a field that a transform changes, and {gone} of {} results would expire on the \
+                     target during the run, because their dates are before 1973",
+                    changed.len()
+                ),
+                "leave the field as it is, drop the index on the source, or leave the collection's indexes out",
+            )
+        } else if is_unique && makes_duplicates() {
             Finding::blocker(
                 FindingCode::RuledUniqueIndex,
                 format!(

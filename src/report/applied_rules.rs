@@ -14,8 +14,8 @@ use crate::rules::RuleRecord;
 pub struct AppliedRules {
     /// The rules: filters first, then transforms in the order in which they were applied.
     pub rules: Vec<RuleRecord>,
-    /// Number of documents on the source, according to its metadata. Those that the target does not have were left out by the rules, or
-    /// because a rule failed.
+    /// Number of documents on the source, according to its metadata, which is an estimate after an unclean shutdown of its primary. Those
+    /// that the target does not have were left out by the rules, or because a rule failed.
     pub source_documents: u64,
     /// Number of documents that are left out because a rule failed for them.
     pub failed: u64,

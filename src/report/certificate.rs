@@ -81,7 +81,7 @@ pub struct CertifiedCollection {
     pub namespace: Namespace,
     /// The collection's name on the target.
     pub target: Namespace,
-    /// Number of documents, according to the target's metadata.
+    /// Number of documents, according to the target's metadata. An estimate after an unclean shutdown of its primary.
     pub documents: u64,
     /// Number of bytes of uncompressed BSON, according to the target's metadata.
     pub bytes: u64,

@@ -88,7 +88,7 @@ pub struct CollectionSummary {
     /// The collection's name on the target.
     #[serde(serialize_with = "format::name")]
     pub target: Namespace,
-    /// Number of documents on the target.
+    /// Number of documents on the target, according to its metadata. An estimate after an unclean shutdown of its primary.
     pub documents: u64,
     /// Whether both sides were compared and are identical, options included.
     pub verified: bool,

@@ -23,7 +23,8 @@ pub trait Predicate: Send + Sync + 'static {
     /// Returns `true` if the document migrates. `document` is the one of the source, before any transform.
     ///
     /// # Errors
-    /// [`RuleError::Failed`] if it cannot be decided. It ends the run.
+    /// [`RuleError::Failed`] if it cannot be decided. [`on_rule_error`](crate::MigrationBuilder::on_rule_error) says what follows; by
+    /// default it ends the run.
     fn fits(&self, namespace: &Namespace, document: &RawDocument) -> Result<bool, RuleError>;
 
     /// Returns `true` if a change of this top-level field, or of something inside it, can change the decision. By default `true`.

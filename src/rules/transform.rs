@@ -17,7 +17,7 @@ use crate::model::Namespace;
 /// 1. **Deterministic.** The result depends on the namespace and the bytes of the document only: not on the time, random numbers, other
 ///    documents, earlier calls, or the machine. It is computed again for the copy, for each change, for the comparison of both sides, and
 ///    after a restart. If two results differ, verification reports a difference that does not exist, or repairs what is right.
-/// 2. **`_id` stays** byte for byte. Another `_id` is an error, and ends the run.
+/// 2. **`_id` stays** byte for byte. Another `_id` is an error of the rule, like those that it returns.
 /// 3. **The result is a valid document** of at most 16 MiB.
 /// 4. **The version changes with the function.** A checkpoint stores [`identity`](Self::identity). A run with another identity does not
 ///    continue with what an earlier function has written, unless [`keeps_copy_of`](Self::keeps_copy_of) allows it.
@@ -32,7 +32,8 @@ pub trait Transform: Send + Sync + 'static {
     /// What the target has in place of `document`. `namespace` is the one of the source.
     ///
     /// # Errors
-    /// [`RuleError::Failed`] if there is no right result. It ends the run.
+    /// [`RuleError::Failed`] if there is no right result. [`on_rule_error`](crate::MigrationBuilder::on_rule_error) says what follows; by
+    /// default it ends the run.
     fn apply(&self, namespace: &Namespace, document: &RawDocument) -> Result<Transformed, RuleError>;
 
     /// What has to be done for a change that the oplog contains as a delta. By default the document is read again and transformed, which is

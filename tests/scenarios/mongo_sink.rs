@@ -1,5 +1,6 @@
 //! The MongoDB sink against real servers: every document is compared byte for byte.
 
+mod absent;
 mod catalog;
 mod corpus;
 mod deltas;

@@ -1,6 +1,7 @@
 //! Filters and transforms on real servers. What has to be on the target is computed here, without the crate.
 
 mod interplay;
+mod other_policy;
 mod policy;
 mod preflight;
 mod random;

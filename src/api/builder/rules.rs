@@ -77,6 +77,9 @@ impl MigrationBuilder {
 
     /// What to do with documents for which a filter or transform fails. Default: [`OnRuleError::Fail`].
     ///
+    /// A migration may be resumed with another choice, which then also applies to the documents that were left out before; see
+    /// [`docs::documents`](crate::docs::documents#when-a-rule-fails).
+    ///
     /// ```no_run
     /// # fn set(builder: mongoferry::MigrationBuilder) -> mongoferry::MigrationBuilder {
     /// use mongoferry::{Namespace, OnRuleError};

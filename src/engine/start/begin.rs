@@ -53,7 +53,7 @@ impl Job {
         written_until: Option<Position>,
     ) -> Result<StartPoint> {
         self.end_rename(&mut checkpoint).await?;
-        self.take_rules(&mut checkpoint).await?;
+        let left_out = self.take_rules(&mut checkpoint).await?;
         // An earlier run in this process may have read further than the last checkpoint says.
         let seen = checkpoint.seen.max(checkpoint.watermark).max(progress.read());
         // A new primary may not yet know of majority-committed changes that an earlier run has seen.
@@ -71,6 +71,7 @@ impl Job {
             .map(|state| (state.namespace.clone(), state.id))
             .chain(checkpoint.gone_with_names().filter_map(|(id, name)| Some((name?, id))));
         self.source.restore_identities(&known.collect()).await?;
+        self.shaping.catch_up(&*self.writing_source, &left_out, newest).await?;
         let tail = must_hold(seen, checkpoint.resume, self.source.tail(checkpoint.resume).await?);
         let mut collections: Vec<CollectionProgress> = checkpoint
             .collections
@@ -134,6 +135,7 @@ impl Job {
             collections: collections.iter().map(CollectionProgress::to_checkpoint).collect(),
             id: self.settings.id.to_string(),
             rules: self.settings.rules.records(),
+            dead_letters: self.shaping.letters().cloned(),
             ..Checkpoint::begin(source.identity, sink.identity, selection, position, resume)
         };
         self.store.save(&checkpoint.encode()?).await?;

@@ -32,7 +32,8 @@ impl Job {
         reason: &str,
     ) -> Result<StartPoint> {
         self.end_rename(&mut before).await?;
-        // Everything is compared, under the rules that apply now.
+        // Everything is compared, under the rules that apply now. That also finds all documents for which they fail.
+        self.take_dead_letters(&mut before).await?;
         self.shaping.resume(&before.failed).await?;
         before.rules = self.settings.rules.records();
         let Listing {

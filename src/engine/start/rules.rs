@@ -1,23 +1,27 @@
-//! What becomes of a copy that was made under other filters and transforms.
+//! What becomes of a copy that was made under other filters and transforms, or with another choice for documents for which they fail.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::checkpoint::{Checkpoint, CollectionState};
-use crate::error::Result;
+use crate::checkpoint::{Checkpoint, CollectionState, FailedDocuments};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, matches_pattern};
 use crate::rules::{RuleIdentity, RuleKind, RuleRecord, RuleSet, Transform};
 use crate::runtime::job::Job;
+use crate::sink::CatalogCommand;
 
 impl Job {
     /// Continues under the rules of this run. Collections that were copied under rules with other results are copied again, as a repair.
+    /// Returns the documents for which rules failed in an earlier run, and which this run has to look at.
     ///
     /// # Errors
-    /// A server error.
-    pub(super) async fn take_rules(&self, checkpoint: &mut Checkpoint) -> Result<()> {
-        self.shaping.resume(&checkpoint.failed).await?;
+    /// [`Refused`](ErrorKind::Refused) as for [`take_dead_letters`](Self::take_dead_letters), or a server error.
+    pub(super) async fn take_rules(&self, checkpoint: &mut Checkpoint) -> Result<Vec<FailedDocuments>> {
+        self.take_dead_letters(checkpoint).await?;
+        let left = self.shaping.resume(&checkpoint.failed).await?;
         let now = self.settings.rules.records();
         if now == checkpoint.rules {
-            return Ok(());
+            return Ok(left);
         }
         for state in &mut checkpoint.collections {
             match since(&self.settings.rules, &checkpoint.rules, &state.namespace) {
@@ -33,6 +37,36 @@ impl Job {
         checkpoint.rules = now;
         checkpoint.failed = self.shaping.failed_documents();
         // Before anything is written under the new rules, so that a run under the old ones would copy again, too.
+        self.store.save(&checkpoint.encode()?).await?;
+        Ok(left)
+    }
+
+    /// Continues with the collection for dead letters of this run, if there is one. That of an earlier run is dropped: nobody would keep it
+    /// up to date, and it has documents as no rule has changed them.
+    ///
+    /// # Errors
+    /// [`Refused`](ErrorKind::Refused) if this run has another one than the earlier run, and it exists; or a server error.
+    pub(super) async fn take_dead_letters(&self, checkpoint: &mut Checkpoint) -> Result<()> {
+        let now = self.shaping.letters();
+        if now == checkpoint.dead_letters.as_ref() {
+            return Ok(());
+        }
+        if let Some(letters) = now {
+            let standing = self.sink.collections_named(&BTreeSet::from([letters.clone()])).await?;
+            if !standing.is_empty() {
+                return Err(Error::new(
+                    ErrorKind::Refused,
+                    "keep the documents for which a rule failed",
+                    "the target already has a collection of this name, where dead letters are to go: choose another one, or drop it",
+                )
+                .with_context("namespace", letters));
+            }
+        }
+        if let Some(namespace) = checkpoint.dead_letters.take() {
+            self.sink.execute(&CatalogCommand::Drop { namespace }).await?;
+        }
+        checkpoint.dead_letters = now.cloned();
+        // Before the first letter, so that a later start finds its own collection.
         self.store.save(&checkpoint.encode()?).await
     }
 }

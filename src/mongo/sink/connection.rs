@@ -80,7 +80,7 @@ impl TargetConnection {
         &self.flushes
     }
 
-    /// Collections without repeated names.
+    /// Collections whose documents need no care when they are updated.
     pub fn unique_names(&self) -> &UniqueNames {
         &self.unique_names
     }

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::apply::OPERATION;
 use super::by_id::{self, CONCURRENCY, Part, find};
 use super::connection::{TargetConnection, WriteError};
-use super::names::has_repeated_names;
+use super::names::{makes_care, needs_care};
 use super::replace::{Stored, command_filter, store_all};
 use super::write_commands::{Items, Verb, send};
 use crate::error::{Error, Result};
@@ -123,7 +123,7 @@ async fn apply_to_existing(
     let mut in_memory = Vec::new();
     let mut statements = Statements(Vec::with_capacity(deltas.len()));
     for delta in deltas {
-        if has_repeated_names(delta.document.as_bytes()) {
+        if makes_care(delta.document) {
             target.unique_names().forget(namespace);
         }
         match updates(target, delta.document) {
@@ -142,7 +142,7 @@ async fn apply_to_existing(
             .iter()
             .filter(|statement| !suits_repeated_names(target, statement));
         let doubtful: Vec<&Key> = doubtful.map(|statement| statement.delta.key).collect();
-        let mut found = find_repeated_names(target, namespace, kind, &doubtful).await?;
+        let mut found = find_careful(target, namespace, kind, &doubtful).await?;
         if kind == CollectionKind::Unordered {
             // The statement may match a document with another `_id` that is equal by the collation.
             found.extend(doubtful.into_iter().filter(|key| key.is_collated()).cloned());
@@ -187,8 +187,8 @@ fn suits_repeated_names(target: &TargetConnection, statement: &Statement<'_>) ->
     !target.is_at_least(5, 0) && matches!(delta::format_of(statement.delta.document), Ok(Some(DeltaFormat::V1)))
 }
 
-/// Returns the keys of those documents in which a name occurs twice. Nothing of the other documents is kept.
-async fn find_repeated_names(
+/// Returns the keys of those documents that need care. Nothing of the other documents is kept.
+async fn find_careful(
     target: &TargetConnection,
     namespace: &Namespace,
     kind: CollectionKind,
@@ -202,8 +202,8 @@ async fn find_repeated_names(
                 let mut cursor = by_id::open(target, namespace, &group, Part::Whole).await?;
                 while let Some(batch) = cursor.next().await {
                     let batch = batch?;
-                    let repeated = batch.iter().filter(|document| has_repeated_names(document.as_bytes()));
-                    found.extend(repeated.filter_map(Key::of_document));
+                    let careful = batch.iter().filter(|document| needs_care(document));
+                    found.extend(careful.filter_map(Key::of_document));
                 }
                 Ok(found)
             }
@@ -226,10 +226,9 @@ fn updates<'a>(
     match delta::format_of(delta)? {
         Some(DeltaFormat::V2) => Ok(match delta::v2_as_operators(delta)? {
             Some(update) => Some(vec![Update::Operators(update)]),
-            // The server compares the document before and after the update. It cannot do that if a name occurs twice in either.
-            None if target.applies_deltas() && !has_repeated_names(delta.as_bytes()) => {
-                Some(vec![Update::Logged(delta)])
-            }
+            // The server compares the document before and after the update. It cannot do that if a name occurs twice in either. It may log
+            // a replacement, which may not have empty timestamps.
+            None if target.applies_deltas() && !makes_care(delta) => Some(vec![Update::Logged(delta)]),
             None => None,
         }),
         Some(format @ (DeltaFormat::Unversioned | DeltaFormat::V1)) => {

@@ -1,9 +1,14 @@
-//! Detects names that occur twice in one document.
+//! Detects documents whose updates can reach the other members as a different change than the primary made: those with a name that occurs
+//! twice, and those with an empty timestamp.
 //!
 //! Servers store such documents and never complain about them. From 5.0 on, however, they log an update as a diff of names. A change of a
 //! repeated name then reaches the other members as a different change than the primary made. If a server has to compute the diff itself,
-//! after an update with a pipeline, it aborts (5.0.4, 6.0.5). Where a document may contain such names, it is examined before a delta is
-//! sent.
+//! after an update with a pipeline, it aborts (5.0.4, 6.0.5).
+//!
+//! Members put the current time in place of empty timestamps (`Timestamp(0, 0)`) in a replacement that they read in the oplog. The server
+//! logs one for an update with a pipeline unless the difference is smaller than the document.
+//!
+//! Where a document may be like that, it is examined before a delta is sent.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,8 +21,8 @@ use crate::order::{Element, Elements, element_type};
 /// Number of fields up to which each name is compared with each other name.
 const MOST_COMPARED: usize = 24;
 
-/// Collections that this process created and to which it has written only documents without repeated names. Their documents need not be
-/// examined before an update: a delta adds no repeated name to a document without one.
+/// Collections that this process created and to which it has written only documents without repeated names and empty timestamps. Their
+/// documents need not be examined before an update: a delta adds no repeated name to a document without one.
 #[derive(Debug, Default)]
 pub(super) struct UniqueNames(Mutex<HashSet<Namespace>>);
 
@@ -31,7 +36,7 @@ impl UniqueNames {
         self.lock().insert(namespace.clone());
     }
 
-    /// Forgets a collection. Returns `true` if names were unique in it.
+    /// Forgets a collection. Returns `true` if none of its documents needed care.
     pub fn forget(&self, namespace: &Namespace) -> bool {
         self.lock().remove(namespace)
     }
@@ -42,11 +47,7 @@ impl UniqueNames {
 
     /// Examines documents that are about to be written. This happens before the write, so that an update that follows sees the result.
     pub fn write<'a>(&self, namespace: &Namespace, documents: impl IntoIterator<Item = &'a RawDocument>) {
-        if self.hold_for(namespace)
-            && documents
-                .into_iter()
-                .any(|document| has_repeated_names(document.as_bytes()))
-        {
+        if self.hold_for(namespace) && documents.into_iter().any(needs_care) {
             self.forget(namespace);
         }
     }
@@ -55,6 +56,40 @@ impl UniqueNames {
         // Each change is one call, so the set is consistent even after a panic elsewhere.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an update with a pipeline may reach the other members as another one: a name occurs twice in the document, or one of its
+/// timestamps is empty.
+pub(super) fn needs_care(document: &RawDocument) -> bool {
+    let bytes = document.as_bytes();
+    has_empty_timestamp(bytes) || has_repeated_names(bytes)
+}
+
+/// Whether a delta may leave a document that needs care.
+pub(super) fn makes_care(delta: &RawDocument) -> bool {
+    let bytes = delta.as_bytes();
+    has_empty_timestamp_inside(bytes) || has_repeated_names(bytes)
+}
+
+/// Whether a top-level field is an empty timestamp. The server leaves those inside embedded documents, and an `_id`, as they are.
+pub(super) fn has_empty_timestamp(document: &[u8]) -> bool {
+    Elements::of(document).any(
+        |element| matches!(element, Element::Field { name, value } if name != b"_id" && is_empty_timestamp(value.element_type(), value.bytes())),
+    )
+}
+
+fn has_empty_timestamp_inside(document: &[u8]) -> bool {
+    Elements::of(document).any(|element| match element {
+        Element::Field { value, .. } => match value.element_type() {
+            element_type::DOCUMENT | element_type::ARRAY => has_empty_timestamp_inside(value.bytes()),
+            kind => is_empty_timestamp(kind, value.bytes()),
+        },
+        Element::Malformed(_) => false,
+    })
+}
+
+fn is_empty_timestamp(kind: u8, value: &[u8]) -> bool {
+    kind == element_type::TIMESTAMP && value == [0; 8]
 }
 
 /// Whether a name occurs twice in the document or in one inside it.
@@ -122,6 +157,23 @@ mod tests {
             let both = rawdoc! { "a": plain.clone(), "b": [plain.clone(), plain] };
             assert!(!has_repeated_names(both.as_bytes()), "{count}");
         }
+    }
+
+    #[test]
+    fn empty_timestamps_at_the_top_need_care() {
+        let empty = bson::Timestamp { time: 0, increment: 0 };
+        for (document, expected) in [
+            (rawdoc! { "_id": 1, "t": empty }, true),
+            (rawdoc! { "_id": empty, "a": { "t": empty } }, false),
+            (
+                rawdoc! { "_id": 1, "t": bson::Timestamp { time: 0, increment: 1 }, "n": 0_i64 },
+                false,
+            ),
+        ] {
+            assert_eq!(needs_care(&document), expected, "{document:?}");
+        }
+        assert!(makes_care(&rawdoc! { "$v": 2, "diff": { "i": { "t": empty } } }));
+        assert!(!makes_care(&rawdoc! { "$v": 2, "diff": { "i": { "t": 0 } } }));
     }
 
     #[test]

@@ -4,7 +4,6 @@ use bson::raw::RawDocument;
 
 use super::by_id::{self, Part};
 use super::connection::{TargetConnection, WriteError};
-use super::names::has_repeated_names;
 use super::write_commands::{Items, Verb, send};
 use crate::error::{ErrorKind, Result};
 use crate::model::raw::writer::RawWriter;
@@ -180,12 +179,16 @@ pub(super) async fn store_one(
             None => Ok(None),
         },
         Shape::EmptyTimestamp => {
-            // From 5.0 on, the server compares the document with the one it replaces. It cannot do that if a name occurs twice in either;
-            // 5.0.4 and 6.0.5 even abort. If there is no document to compare with, nothing goes wrong.
-            if has_repeated_names(item.document.as_bytes())
-                || replaces_repeated_names(target, namespace, item.key).await?
-            {
-                delete(target, operation, namespace, item.key).await?;
+            // The server logs the new content of a document as a replacement, unless the difference is smaller. The primary stores it as it
+            // is, but secondaries put the current time in place of empty timestamps, and so would each member after a crash. The insert of a
+            // new document is logged and applied as it is. That also avoids the comparison with a document in which a name occurs twice,
+            // which aborts 5.0.4 and 6.0.5.
+            let key = &[item.key];
+            let found = by_id::find(target, namespace, CollectionKind::Plain, key, Part::Whole).await?;
+            match found.first() {
+                Some(found) if found.as_bytes() == item.document.as_bytes() => return Ok(None),
+                Some(_) => delete(target, operation, namespace, item.key).await?,
+                None => {}
             }
             let error = match replace(target, operation, namespace, item, true).await? {
                 Some(error) if is_id_changed(&error) => {
@@ -237,15 +240,6 @@ pub(super) async fn store_refused(
         None => Ok(None),
         Some(_) => Ok(Some(reason_of(error))),
     }
-}
-
-/// Whether the target's document with this `_id` contains a name twice, on servers where that matters.
-async fn replaces_repeated_names(target: &TargetConnection, namespace: &Namespace, key: &Key) -> Result<bool> {
-    if !target.is_at_least(5, 0) || target.unique_names().hold_for(namespace) {
-        return Ok(false);
-    }
-    let found = by_id::find(target, namespace, CollectionKind::Plain, &[key], Part::Whole).await?;
-    Ok(found.iter().any(|document| has_repeated_names(document.as_bytes())))
 }
 
 async fn replace(

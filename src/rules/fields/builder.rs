@@ -60,7 +60,8 @@ impl FieldRulesBuilder {
     ///
     /// Equal values get equal tokens, in all fields, collections and migrations with the same key, so that joins and unique indexes still
     /// work. Values are equal if the server finds them so: numbers are compared by their mathematical value, whatever their types, strings
-    /// by their bytes. In an array, each element gets a token. An embedded document gets one token. Null and undefined stay as they are.
+    /// by their bytes. In an array, and in one inside it, each element gets a token. An embedded document gets one token. Null and undefined
+    /// stay as they are.
     ///
     /// The token of a string is that of these bytes: `04` and seven zero bytes; the number of its bytes in UTF-8, as eight bytes, the least
     /// significant first; and the string in UTF-8.

@@ -8,7 +8,7 @@ use crate::rules::error::RuleError;
 
 /// What stands in place of a masked value.
 ///
-/// An array stays an array with as many elements, and each of them is masked.
+/// An array stays an array with as many elements, and each of them is masked, also those of an array inside it.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Mask {

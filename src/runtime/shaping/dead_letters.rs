@@ -57,6 +57,10 @@ impl DeadLetters {
         Self { sink, collection }
     }
 
+    pub(super) fn collection(&self) -> &Namespace {
+        &self.collection
+    }
+
     /// Adds every document that the collection has to `failed`.
     ///
     /// # Errors

@@ -94,6 +94,21 @@ impl Failed {
         }
     }
 
+    /// Those of the documents that are not noted here.
+    pub fn others_of(&self, records: &[FailedDocuments]) -> Vec<FailedDocuments> {
+        let known = self.lock();
+        let others = |record: &FailedDocuments| {
+            let noted = known.documents.get(&record.namespace);
+            let is_other = |id: &&Key| noted.is_none_or(|noted| !noted.contains(*id));
+            FailedDocuments {
+                namespace: record.namespace.clone(),
+                ids: record.ids.iter().filter(is_other).cloned().collect(),
+            }
+        };
+        let others = records.iter().map(others);
+        others.filter(|record| !record.ids.is_empty()).collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -112,7 +112,7 @@ impl Shaping {
 
     /// Whether documents of the namespace are missing on the target because a rule failed.
     pub fn any_failed(&self, namespace: &Namespace) -> bool {
-        self.policy != OnRuleError::Fail && self.failed.count_of(namespace) > 0
+        self.failed.count_of(namespace) > 0
     }
 
     /// Number of documents of the namespace that are missing on the target because a rule failed.
@@ -125,16 +125,26 @@ impl Shaping {
         self.failed.count() as u64
     }
 
-    /// Notes the documents that an earlier run has noted.
+    /// The collection for dead letters, if the policy has one.
+    pub fn letters(&self) -> Option<&Namespace> {
+        self.letters.as_ref().map(DeadLetters::collection)
+    }
+
+    /// Notes the documents that an earlier run has noted. Returns those for which this run has to do what the earlier one did not: all of
+    /// them if a rule that fails ends this run, or those without a letter.
     ///
     /// # Errors
     /// A server error.
-    pub async fn resume(&self, noted: &[FailedDocuments]) -> Result<()> {
+    pub async fn resume(&self, noted: &[FailedDocuments]) -> Result<Vec<FailedDocuments>> {
         self.failed.restore(noted);
-        match &self.letters {
-            Some(letters) => letters.load(&self.failed).await,
-            None => Ok(()),
+        let done = Failed::default();
+        match (&self.letters, &self.policy) {
+            (Some(letters), _) => letters.load(&done).await?,
+            (None, OnRuleError::Fail) => {}
+            (None, _) => return Ok(Vec::new()),
         }
+        self.failed.restore(&done.records());
+        Ok(done.others_of(noted))
     }
 
     /// The documents that are missing because a rule failed, for the checkpoint.
@@ -148,21 +158,22 @@ impl Shaping {
     /// # Errors
     /// A server error.
     pub async fn try_again(&self, source: &dyn Source, at: Position) -> Result<()> {
-        for FailedDocuments { namespace, ids } in self.failed.records() {
-            let mut portions = Portions::of(&ids, PORTION, 0);
-            while let Some(keys) = portions.next() {
-                let request = PointRequest {
-                    namespace: &namespace,
-                    keys,
-                    at,
-                    mode: ReadMode::Interval,
-                };
-                // The source notes what becomes of them.
-                source.read_documents(request).await?;
-                portions.took(keys.len(), PORTION);
-            }
-        }
-        Ok(())
+        read_again(source, &self.failed.records(), at).await
+    }
+
+    /// Reads those of the documents that are still noted once more, before the changes that the checkpoint does not have are applied. Ends
+    /// the run if rules may not fail in it, and writes letters if it has to.
+    ///
+    /// # Errors
+    /// [`Rule`](ErrorKind::Rule) if a rule fails and may not, or a server error.
+    pub async fn catch_up(&self, source: &dyn Source, left: &[FailedDocuments], at: Position) -> Result<()> {
+        let still = left.iter().filter(|left| self.any_failed(&left.namespace));
+        let still: Vec<FailedDocuments> = still.cloned().collect();
+        let read = read_again(source, &still, at).await;
+        read.map_err(|error| match error.kind() {
+            ErrorKind::Rule => error.with_context("left out by an earlier start", self.failed.count()),
+            _ => error,
+        })
     }
 
     /// Forgets the documents of a collection that was dropped or renamed.
@@ -217,6 +228,24 @@ impl Shaping {
     pub fn outcomes(&self) -> Outcomes {
         Outcomes(HashMap::new())
     }
+}
+
+/// Reads documents. A source that shapes them notes what becomes of them.
+async fn read_again(source: &dyn Source, documents: &[FailedDocuments], at: Position) -> Result<()> {
+    for FailedDocuments { namespace, ids } in documents {
+        let mut portions = Portions::of(ids, PORTION, 0);
+        while let Some(keys) = portions.next() {
+            let request = PointRequest {
+                namespace,
+                keys,
+                at,
+                mode: ReadMode::Interval,
+            };
+            source.read_documents(request).await?;
+            portions.took(keys.len(), PORTION);
+        }
+    }
+    Ok(())
 }
 
 /// What became of documents: for each `_id`, the failure, or `None` if the rules had a result.

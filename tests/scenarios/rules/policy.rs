@@ -6,11 +6,11 @@ use mongoferry::{ErrorKind, ExistingData, FindingCode, MigrationBuilder, Namespa
 
 use super::*;
 
-const NAME: &str = "shop.orders";
+pub(super) const NAME: &str = "shop.orders";
 
 /// Fails for documents whose price is no number, or panics.
-struct Prices {
-    panics: bool,
+pub(super) struct Prices {
+    pub(super) panics: bool,
 }
 
 impl Transform for Prices {
@@ -44,7 +44,7 @@ fn orders() -> Vec<Document> {
 }
 
 /// Some of the documents have no price that is a number.
-async fn sides() -> Sides {
+pub(super) async fn sides() -> Sides {
     let sides = Sides::start(Version::V6_0).await;
     sides.source(NAME).insert_many(orders()).await.unwrap();
     sides
@@ -87,7 +87,7 @@ async fn a_panic_of_a_transform_ends_the_run() {
 }
 
 /// Makes documents fail, and others not, in all the ways in which they can.
-async fn change(orders: &Collection<Document>) {
+pub(super) async fn change(orders: &Collection<Document>) {
     let set = |id: i32, set: Document| async move {
         orders
             .update_one(doc! { "_id": id }, doc! { "$set": set })
@@ -112,7 +112,7 @@ async fn change(orders: &Collection<Document>) {
 }
 
 /// Whether the transform has a result.
-fn is_right(document: &Document) -> bool {
+pub(super) fn is_right(document: &Document) -> bool {
     document.get_i32("price").is_ok()
 }
 

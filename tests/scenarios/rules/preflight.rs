@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 use mongoferry::rules::{Mask, RuleError, RuleIdentity, Transform, Transformed};
-use mongoferry::{ErrorKind, FindingCode, Namespace, OnRuleError, Plan, Severity};
+use mongoferry::{CollectionSettings, ErrorKind, FindingCode, IndexPolicy, Namespace, OnRuleError, Plan, Severity};
 
 use super::*;
 
@@ -144,4 +144,37 @@ async fn unsupported_filters_are_refused_at_every_start() {
         let run = sides.builder().await.build().unwrap().start().await.unwrap();
         timeout(DEADLINE, run.ready_to_cut_over()).await.unwrap().unwrap();
     }
+}
+
+/// The run holds expiry back as far as a server can, and dates before 1973 expire nevertheless.
+#[tokio::test(flavor = "multi_thread")]
+async fn preflight_refuses_dates_that_expire_at_once() {
+    let sides = Sides::start(Version::V6_0).await;
+    let index = doc! { "key": { "at": 1 }, "name": "at", "expireAfterSeconds": 1_000_000_000 };
+    let command = doc! { "createIndexes": "visits", "indexes": [index] };
+    sides.source.database("shop").run_command(command).await.unwrap();
+    let visits = (0..20).map(|id| doc! { "_id": id, "at": bson::DateTime::now() });
+    sides.source("shop.visits").insert_many(visits).await.unwrap();
+    let masked = || {
+        FieldRules::builder("masked", "1")
+            .mask("at", Mask::ByType)
+            .build()
+            .unwrap()
+    };
+    let builder = sides.builder().await.transform("shop.*", masked());
+    let plan = builder.build().unwrap().preflight().await.unwrap();
+    assert!(
+        has(&plan, FindingCode::RuledIndex, Severity::Blocker, "shop.visits"),
+        "{plan}"
+    );
+    let without = CollectionSettings::default().indexes(IndexPolicy::Never);
+    let builder = sides.builder().await.transform("shop.*", masked());
+    let run = builder
+        .collection_settings("shop.*", without)
+        .build()
+        .unwrap()
+        .start()
+        .await;
+    let summary = cut_over(run.unwrap()).await;
+    assert_eq!(summary.collections[0].documents, 20);
 }
