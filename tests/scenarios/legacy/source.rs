@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use mongodb::Client;
-use mongoferry::{Migration, MongoSink, MongoSource, Outcome, Source};
+use mongoferry::order::Key;
+use mongoferry::{Collection, Migration, MongoSink, MongoSource, Outcome, Source};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
 use mongoferry_testbed::{ReplicaSet, Version, wait_until};
 use tokio::time::{sleep, timeout};
@@ -90,6 +91,31 @@ async fn nothing_is_followed_that_a_majority_lacks() {
             .unwrap();
         let sentinel = source.sentinel().await.unwrap();
         assert!(sentinel > before, "{wire_version}: {sentinel} after {before}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_old_collections_are_split_by_random_samples() {
+    const RANGES: u64 = 20;
+    let (set, _client) = old_set().await;
+    for wire_version in [7, 4] {
+        let source = connect(&set, wire_version).await;
+        let listed = source.collections().await.unwrap();
+        let is_orders = |collection: &Collection| collection.namespace.as_str() == "shop.orders";
+        let mut orders = listed.into_iter().find(is_orders).unwrap();
+        // Of a small one the whole index would be read, and in one of this size it would find no cut.
+        orders.documents = 2_000_000;
+        let cuts = source.split(&orders, orders.bytes.div_ceil(RANGES)).await.unwrap();
+        let id = |key: &Key| key.to_bson_ref().unwrap().as_i32().unwrap();
+        let mut bounds = vec![0];
+        bounds.extend(cuts.iter().map(id));
+        bounds.push(DOCUMENTS);
+        assert_eq!(bounds.len() as u64, RANGES + 1, "{wire_version}: {bounds:?}");
+        let largest = bounds.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap();
+        assert!(
+            bounds.is_sorted_by(|left, right| left < right) && largest < 4 * DOCUMENTS / RANGES as i32,
+            "{wire_version}: {bounds:?}"
+        );
     }
 }
 
