@@ -296,6 +296,48 @@ mod tests {
     }
 
     #[test]
+    fn fields_that_servers_know_are_not_refused() {
+        for field in [
+            "unique",
+            "sparse",
+            "hidden",
+            "prepareUnique",
+            "clustered",
+            "expireAfterSeconds",
+            "partialFilterExpression",
+            "wildcardProjection",
+            "columnstoreProjection",
+            "collation",
+            "storageEngine",
+            "weights",
+            "default_language",
+            "language_override",
+            "textIndexVersion",
+            "2dsphereIndexVersion",
+            "finestIndexedLevel",
+            "coarsestIndexedLevel",
+            "bits",
+            "min",
+            "max",
+            "bucketSize",
+            "hashVersion",
+            "seed",
+            "ns",
+            "background",
+            "safe",
+            "dropDups",
+        ] {
+            let mut index = rawdoc! { "v": 2, "key": { "a": 1 }, "name": "a" };
+            index.append(bson::raw::CString::try_from(field).unwrap(), 1);
+            let mut facts = Facts::new();
+            facts.collection("shop.a", CollectionKind::Plain, rawdoc! {});
+            facts.indexes(vec![id(), index]);
+            let found = codes(&facts, check);
+            assert!(!found.contains(&"index_option"), "{field}: {found:?}");
+        }
+    }
+
+    #[test]
     fn what_is_converted_is_noted() {
         for index in [
             rawdoc! { "v": 0, "key": { "a": 1 }, "name": "a" },

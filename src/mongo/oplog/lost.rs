@@ -32,6 +32,16 @@ pub(crate) fn lost(after: Position, oldest: Result<Position>) -> Error {
     Error::new(ErrorKind::PositionLost, OPERATION, message).with_context("position", after)
 }
 
+/// Returns the error for a history that does not hold `position`, which a majority of the set had.
+#[cfg(feature = "legacy")]
+pub(crate) fn rolled_back(position: Position) -> Error {
+    let message = format!(
+        "the oplog does not contain {position}, which a majority of the set had: it was rolled back in an election after documents may have \
+         been read as of it; compare everything again, as `LostPosition::Resync` does"
+    );
+    Error::new(ErrorKind::PositionLost, OPERATION, message).with_context("position", position)
+}
+
 /// Returns the error for a history that does not hold `part`, which belongs to a transaction that ends after `last`.
 pub(crate) fn part_lost(part: Position, last: Position) -> Error {
     let message = format!(

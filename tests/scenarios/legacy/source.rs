@@ -7,10 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bson::{Document, doc};
+use futures::TryStreamExt;
 use mongodb::Client;
-use mongoferry::{Migration, MongoSink, MongoSource, Outcome, Source};
+use mongoferry::order::Key;
+use mongoferry::source::{ReadMode, ReadRequest};
+use mongoferry::{
+    Batch, Collection, CollectionKind, Migration, MongoSink, MongoSource, Namespace, Outcome, Range, Source,
+};
 use mongoferry_testbed::compare::{CompareOptions, assert_identical};
-use mongoferry_testbed::{ReplicaSet, Version, wait_until};
+use mongoferry_testbed::{OldSet, Period, ReplicaSet, Version, wait_until};
 use tokio::time::{sleep, timeout};
 
 use super::old_source::{compatible_with_4_0, old_options};
@@ -90,6 +95,54 @@ async fn nothing_is_followed_that_a_majority_lacks() {
             .unwrap();
         let sentinel = source.sentinel().await.unwrap();
         assert!(sentinel > before, "{wire_version}: {sentinel} after {before}");
+    }
+}
+
+/// A read may begin at the very entry that gives the collection its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn renamed_collection_of_2_6_is_read_at_once() {
+    let set = OldSet::start(Period::V2_6, 1).await.unwrap();
+    let documents: Vec<_> = (0..10).map(|id| doc! { "_id": id }).collect();
+    let insert = doc! { "insert": "before", "documents": documents };
+    set.run("shop", insert).await.unwrap();
+    let rename = doc! { "renameCollection": "shop.before", "to": "shop.after" };
+    set.run("admin", rename).await.unwrap();
+    let source = MongoSource::connect(set.uri()).await.unwrap();
+    let request = ReadRequest {
+        namespace: Namespace::new("shop", "after"),
+        kind: CollectionKind::Plain,
+        range: Range::FULL,
+        at: source.position().await.unwrap(),
+        mode: ReadMode::Interval,
+        batch_bytes: 1_000,
+        document_bytes: 100,
+    };
+    let batches: Vec<Batch> = source.read(request).await.unwrap().try_collect().await.unwrap();
+    assert_eq!(batches.iter().map(|batch| batch.iter().count()).sum::<usize>(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_old_collections_are_split_by_random_samples() {
+    const RANGES: u64 = 20;
+    let (set, _client) = old_set().await;
+    for wire_version in [7, 4] {
+        let source = connect(&set, wire_version).await;
+        let listed = source.collections().await.unwrap();
+        let is_orders = |collection: &Collection| collection.namespace.as_str() == "shop.orders";
+        let mut orders = listed.into_iter().find(is_orders).unwrap();
+        // Of a small one the whole index would be read, and in one of this size it would find no cut.
+        orders.documents = 2_000_000;
+        let cuts = source.split(&orders, orders.bytes.div_ceil(RANGES)).await.unwrap();
+        let id = |key: &Key| key.to_bson_ref().unwrap().as_i32().unwrap();
+        let mut bounds = vec![0];
+        bounds.extend(cuts.iter().map(id));
+        bounds.push(DOCUMENTS);
+        assert_eq!(bounds.len() as u64, RANGES + 1, "{wire_version}: {bounds:?}");
+        let largest = bounds.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap();
+        assert!(
+            bounds.is_sorted_by(|left, right| left < right) && largest < 4 * DOCUMENTS / RANGES as i32,
+            "{wire_version}: {bounds:?}"
+        );
     }
 }
 

@@ -9,8 +9,30 @@ use crate::mongo::legacy::is_master::IsMaster;
 /// Maximum number of members. A set has 50 at most; a reply with more is cut off.
 const MAX_MEMBERS: usize = 60;
 
-/// An election: the version of the configuration first, as servers before 6.0 have it.
-type Election = (i64, Option<ObjectId>);
+/// An election, and the version of the configuration of who won it.
+#[derive(Clone, Copy, Debug)]
+struct Election {
+    version: i64,
+    id: Option<ObjectId>,
+}
+
+impl Election {
+    /// How the ids of protocol version 1 begin. The term follows. Those of protocol version 0 begin with the time.
+    const OF_TERM: [u8; 4] = [0x7f, 0xff, 0xff, 0xff];
+
+    /// Whether the other election was a later one. A set can lose a change of its configuration in an election, so that its version says
+    /// nothing. The protocol version, however, only changes with the configuration, and ids of different ones cannot be compared.
+    fn is_before(self, other: Self) -> bool {
+        let (Some(id), Some(later)) = (self.id, other.id) else {
+            return false;
+        };
+        let is_term = |id: ObjectId| id.bytes().starts_with(&Self::OF_TERM);
+        match is_term(id) == is_term(later) {
+            true => id < later,
+            false => self.version < other.version,
+        }
+    }
+}
 
 /// What is known of a set.
 #[derive(Clone, Debug)]
@@ -114,13 +136,11 @@ impl View {
             self.members.remove(address);
             return Err(reason);
         }
-        let election = (answer.set_version.unwrap_or_default(), answer.election_id);
-        if answer.is_primary
-            && let Some(newest) = self.newest
-            && election.1.is_some()
-            && newest.1.is_some()
-            && election < newest
-        {
+        let election = Election {
+            version: answer.set_version.unwrap_or_default(),
+            id: answer.election_id,
+        };
+        if answer.is_primary && self.newest.is_some_and(|newest| election.is_before(newest)) {
             return Err("it has been replaced as primary and has not noticed yet".to_owned());
         }
         self.learn(answer);
@@ -184,8 +204,17 @@ mod tests {
 
     use super::*;
 
+    /// An id of protocol version 0.
     fn election(number: u8) -> ObjectId {
         let mut bytes = [0; 12];
+        bytes[..4].copy_from_slice(&[0x6b, 0x0b, 0x32, number]);
+        ObjectId::from_bytes(bytes)
+    }
+
+    /// An id of protocol version 1.
+    fn term(number: u8) -> ObjectId {
+        let mut bytes = [0; 12];
+        bytes[..4].copy_from_slice(&Election::OF_TERM);
         bytes[11] = number;
         ObjectId::from_bytes(bytes)
     }
@@ -228,7 +257,14 @@ mod tests {
     fn of_two_primaries_the_one_of_the_newer_election_counts() {
         for (old, new) in [
             ((1, election(1)), (1, election(2))),
-            ((1, election(9)), (2, election(1))),
+            ((1, election(1)), (2, election(2))),
+            ((1, term(1)), (1, term(2))),
+            // The configuration of the old one was lost with it.
+            ((9, election(1)), (1, election(2))),
+            ((9, term(1)), (1, term(2))),
+            // Between them, the set was given another protocol version.
+            ((1, election(2)), (2, term(1))),
+            ((1, term(2)), (2, election(1))),
         ] {
             let mut view = view(&["a:1", "b:1"]);
             view.see("a:1", answer("a:1", true, old.0, Some(old.1)));

@@ -46,6 +46,7 @@ impl Server {
     /// # Errors
     /// A retryable error if the primary is no longer the one that was elected then, or a server error.
     pub async fn committed(&self, primary: &Elected) -> Result<Position> {
+        let age = self.seen().age();
         let is_master = self.look(primary).await?;
         let reported = is_master
             .last_write
@@ -58,7 +59,7 @@ impl Server {
                 self.without_hole(primary, time).await?
             }
         };
-        self.note(primary, committed);
+        self.seen().note(primary, committed, age);
         Ok(committed)
     }
 

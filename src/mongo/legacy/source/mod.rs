@@ -6,6 +6,7 @@ mod decoder;
 mod identities;
 mod majority;
 mod read;
+mod seen;
 mod sentinel;
 mod server;
 mod split;
@@ -169,6 +170,7 @@ impl Source for LegacySource {
     }
 
     async fn start_position(&self) -> Result<Position> {
+        self.server.seen().begin();
         let (committed, start) = retry(RetryPolicy::SERVER, || async {
             let primary = self.server.primary().await?;
             let committed = self.server.committed(&primary).await?;

@@ -218,7 +218,8 @@ impl Reading {
         }
         let mut find = from(&self.primary.address, self.at.timestamp());
         let (from, until) = (self.at.timestamp(), until.timestamp());
-        find.filter = rawdoc! { "ts": { "$gte": from, "$lte": until } };
+        // What is logged at the position itself was over before the cursor was opened.
+        find.filter = rawdoc! { "ts": { "$gt": from, "$lte": until } };
         let mut commands = Box::pin(self.server.client.find(find)).await?;
         while let Some(batch) = Box::pin(commands.next_batch()).await? {
             let mut commands = batch

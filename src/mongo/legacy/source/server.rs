@@ -1,6 +1,6 @@
 //! A replica set of old servers: its client, and which member is its primary in which election.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bson::oid::ObjectId;
@@ -8,6 +8,7 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Timestamp, rawdoc};
 
 use super::identities::Identities;
+use super::seen::Seen;
 use crate::catalog::Series;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Deployment, Position};
@@ -42,8 +43,7 @@ pub(super) struct Server {
     /// The series whose oplog and catalog it has: an older one than its own at an older feature compatibility version.
     pub series: Series,
     pub identities: Identities,
-    /// The newest position that was seen to be committed, and on which primary.
-    committed: Mutex<Option<(Elected, Position)>>,
+    seen: Mutex<Seen>,
 }
 
 /// A primary, and the election that made it one. A member that was elected again is another one.
@@ -72,7 +72,7 @@ impl Server {
             reads_majority,
             series,
             identities,
-            committed: Mutex::new(None),
+            seen: Mutex::default(),
         }
     }
 
@@ -134,20 +134,12 @@ impl Server {
 
     /// The newest position that was seen to be committed on a primary.
     pub fn known(&self, primary: &Elected) -> Option<Position> {
-        let known = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .as_ref()
-            .filter(|(of, _)| of == primary)
-            .map(|(_, position)| *position)
+        self.seen().known(primary)
     }
 
-    /// Remembers that a position is committed.
-    pub fn note(&self, primary: &Elected, position: Position) {
-        let mut known = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *known {
-            Some((of, newest)) if of == primary => *newest = position.max(*newest),
-            other => *other = Some((primary.clone(), position)),
-        }
+    /// What was seen to be committed.
+    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! The cursor reads what the primary has, whether or not a majority has it. Entries wait here until a majority has them, so that nothing is
 //! yielded that may be rolled back. Meanwhile nothing more is read than one batch ahead, so what waits is bounded. Both the cursor and the
-//! committed position belong to one election. After another one, a new cursor has to find the entry that was yielded last.
+//! committed position belong to one election. After another one, a new cursor has to find the entry that was yielded last. Documents may have
+//! been read as of later entries, which the new primary has to have as well. That is looked up once, before the tail goes past their time.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bson::Timestamp;
 use bson::raw::RawDocumentBuf;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -15,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::committed::FOLLOWED;
 use super::decoder::Decoder;
 use super::server::{Elected, Server, from, oplog, position_of};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::raw::batch_cursor::Documents;
 use crate::model::{Batch, Position};
 use crate::mongo::legacy::FindMode;
@@ -23,7 +25,7 @@ use crate::mongo::oplog::lost::{self, part_lost};
 use crate::mongo::oplog::majority::until_majority;
 use crate::mongo::oplog::position::oldest_of;
 use crate::mongo::oplog::read_ahead::ReadAhead;
-use crate::mongo::oplog::{AWAIT, BATCH, FUTURE, in_time};
+use crate::mongo::oplog::{AWAIT, BATCH, FUTURE, OPERATION, in_time};
 use crate::mongo::retry::{Attempts, RetryPolicy};
 use crate::oplog::{Entry, Taken};
 
@@ -164,6 +166,7 @@ impl Tail {
             Some(known) => known,
             None => self.wait_for(primary, next).await?,
         };
+        self.confirm(primary, committed.timestamp()).await?;
         self.attempts = None;
         let (mut entries, mut bytes) = (Vec::new(), 0);
         let Some(read) = &mut self.read else {
@@ -202,6 +205,39 @@ impl Tail {
     async fn wait_for(&self, primary: &Elected, entry: Position) -> Result<Position> {
         let committed = || in_time(self.server.committed(primary));
         until_majority(FOLLOWED, entry, committed, |_| true).await
+    }
+
+    /// Makes sure that a primary has what earlier ones had committed up to a time. Protocol version 0 can lose that. Asks once per election.
+    ///
+    /// # Errors
+    /// [`PositionLost`](crate::ErrorKind::PositionLost) if it does not, or a server error.
+    async fn confirm(&self, primary: &Elected, until: Timestamp) -> Result<()> {
+        let unconfirmed = self.server.seen().unconfirmed(primary, until);
+        for position in unconfirmed {
+            let found = in_time(self.server.first_from(&primary.address, position.timestamp())).await?;
+            // A server may report a position without its term.
+            let is_it = |found: Position| {
+                found.timestamp() == position.timestamp()
+                    && (found.term == position.term || position.term == Position::ZERO.term)
+            };
+            match found {
+                None => {
+                    let message = "an entry before it is still being written";
+                    return Err(
+                        Error::new(ErrorKind::Connection, OPERATION, message).with_context("position", position)
+                    );
+                }
+                Some(found) if is_it(found) => {}
+                Some(_) => {
+                    // Whatever is older than the oplog is older than the entry to resume after, which was found.
+                    if in_time(oldest(&self.server, primary)).await?.timestamp() <= position.timestamp() {
+                        return Err(lost::rolled_back(position));
+                    }
+                }
+            }
+            self.server.seen().confirmed(primary, position);
+        }
+        Ok(())
     }
 
     /// See [`lost::fell_out`].

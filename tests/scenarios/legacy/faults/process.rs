@@ -7,7 +7,7 @@ use bson::{Document, Uuid, doc};
 use futures::TryStreamExt;
 use mongodb::Client;
 use mongoferry::{Migration, MongoSink, MongoSource};
-use mongoferry_testbed::{Period, ReplicaSet, Version};
+use mongoferry_testbed::{Period, ReplicaSet, Version, wait_until};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -28,8 +28,9 @@ const TARGET: &str = "MONGOFERRY_KILLED_TARGET";
 /// What the lines begin with that the process writes for the test.
 const TOLD: &str = "migration: ";
 
-/// Collections that stay while others come and go. The second one is written to.
+/// Collections that stay while others come and go. The second one is written to, and has another name in the end.
 const KEPT: [&str; 2] = ["still", "changed"];
+const RENAMED: &str = "renamed";
 
 /// Documents in each of them.
 const DOCUMENTS: i32 = 1_000;
@@ -60,7 +61,7 @@ async fn the_process_is_killed(age: Age, kills: u32) {
     for _ in 0..50 {
         before.step().await;
     }
-    let changes = Changes::start(&source, &mut random).await;
+    let changes = Changes::start(&source, KEPT[1], &mut random).await;
     let mut process = Process::start(&source, &target);
     for number in 0..kills {
         // Some die while they wait for the lease of the one before, or read its checkpoint.
@@ -74,9 +75,19 @@ async fn the_process_is_killed(age: Age, kills: u32) {
     // A busy machine does not catch up with writers that go on.
     changes.end().await;
     process.until("ready").await;
+    // From then on its name alone does not say which collection it is.
+    let (from, renamed) = (format!("kept.{}", KEPT[1]), format!("kept.{RENAMED}"));
+    let rename = doc! { "renameCollection": from, "to": renamed };
+    source.run("admin", rename).await;
+    wait_until(DEADLINE, "the collection to be renamed", async || {
+        let names = to.database("kept").list_collection_names().await.unwrap();
+        names.iter().any(|name| name == RENAMED)
+    })
+    .await
+    .unwrap();
     let before = ids(&to).await;
     // Once everything is copied, a collection that was taken for another one would be copied again.
-    let changes = Changes::start(&source, &mut random).await;
+    let changes = Changes::start(&source, RENAMED, &mut random).await;
     sleep(Duration::from_millis(random.random_range(0..500))).await;
     process.kill(kills).await;
     process = Process::start(&source, &target);
@@ -103,9 +114,10 @@ struct Changes {
 }
 
 impl Changes {
-    async fn start(source: &Arc<OldSource>, random: &mut StdRng) -> Self {
+    /// Begins to write, to this collection among others.
+    async fn start(source: &Arc<OldSource>, collection: &'static str, random: &mut StdRng) -> Self {
         let mut others = JoinSet::new();
-        others.spawn(change(Arc::clone(source), random.random()));
+        others.spawn(change(Arc::clone(source), collection, random.random()));
         let writers = Writers::start(source, random, false).await;
         Self { writers, others }
     }
@@ -116,16 +128,16 @@ impl Changes {
     }
 }
 
-/// Changes documents of the second collection.
-async fn change(source: Arc<OldSource>, seed: u64) {
+/// Changes documents of a collection.
+async fn change(source: Arc<OldSource>, collection: &str, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     loop {
         let id = random.random_range(0..DOCUMENTS * 2);
         let command = match random.random_range(0..4) {
-            0 => doc! { "delete": KEPT[1], "deletes": [{ "q": { "_id": id }, "limit": 1 }] },
+            0 => doc! { "delete": collection, "deletes": [{ "q": { "_id": id }, "limit": 1 }] },
             _ => {
                 let update = doc! { "$inc": { "n": 1 }, "$set": { "text": "y".repeat(id as usize % 700) } };
-                doc! { "update": KEPT[1], "updates": [{ "q": { "_id": id }, "u": update, "upsert": true }] }
+                doc! { "update": collection, "updates": [{ "q": { "_id": id }, "u": update, "upsert": true }] }
             }
         };
         source.run("kept", command).await;

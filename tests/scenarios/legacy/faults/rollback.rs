@@ -1,15 +1,27 @@
 //! A source loses writes in an election.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use bson::{Bson, Document, doc};
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use mongodb::Client;
+use mongodb::options::{Acknowledgment, WriteConcern};
+use mongoferry::oplog::Entry;
+use mongoferry::source::ReadRequest;
+use mongoferry::{
+    Batch, ConnectOptions, Event, Layered, Migration, MigrationHandle, MongoSink, MongoSource, Outcome, Position,
+    Source, SourceLayer,
+};
+use mongoferry_testbed::compare::{CompareOptions, assert_identical};
+use mongoferry_testbed::{OldSet, Period, ReplicaSet, Version, wait_until};
+use tokio::sync::watch;
+
 use super::*;
 use crate::scenarios::deadline::{cut_over, ready};
 use crate::scenarios::legacy::old_source::{Age, compatible_with_4_0, old_options};
-use bson::{Bson, Document, doc};
-use futures::StreamExt;
-use mongodb::Client;
-use mongodb::options::{Acknowledgment, WriteConcern};
-use mongoferry::{ConnectOptions, Event, Migration, MigrationHandle, MongoSink, MongoSource, Outcome};
-use mongoferry_testbed::compare::{CompareOptions, assert_identical};
-use mongoferry_testbed::{OldSet, Period, ReplicaSet, Version, wait_until};
 
 const DOCUMENTS: i32 = 2_000;
 
@@ -42,8 +54,7 @@ impl Pair {
         };
         let documents = (0..DOCUMENTS).map(|id| doc! { "_id": id, "n": 0, "text": "x".repeat(200) });
         let orders = pair.client().await.database("shop").collection::<Document>("orders");
-        let everywhere = WriteConcern::builder().w(Acknowledgment::Nodes(3)).build();
-        orders.insert_many(documents).write_concern(everywhere).await.unwrap();
+        orders.insert_many(documents).write_concern(everywhere()).await.unwrap();
         pair
     }
 
@@ -100,6 +111,11 @@ impl Pair {
     fn others(&self, primary: usize) -> [usize; 2] {
         [(primary + 1) % 3, (primary + 2) % 3]
     }
+}
+
+/// Waits until all members have what is written.
+fn everywhere() -> WriteConcern {
+    WriteConcern::builder().w(Acknowledgment::Nodes(3)).build()
 }
 
 /// Changes documents of every kind of change, in another way for each `n`.
@@ -191,6 +207,142 @@ async fn lost_writes_are_answered_by_a_resync(age: Age) {
     assert!(pair.migrated(101).await.is_some());
 }
 
+/// A primary is lost together with a change of the configuration, so that the next one has an older configuration.
+async fn a_primary_with_an_older_configuration_is_found(age: Age) {
+    let pair = Pair::start(age).await;
+    let set = pair.set();
+    let primary = set.primary_index().await.unwrap();
+    let (old, others) = (set.member_client(primary).await.unwrap(), pair.others(primary));
+    for member in others {
+        set.kill(member).await.unwrap();
+    }
+    alone(&old, primary).await;
+    let source = MongoSource::connect(pair.options()).await.unwrap();
+    source.position().await.unwrap();
+    set.kill(primary).await.unwrap();
+    for member in others {
+        set.restart(member).await.unwrap();
+    }
+    wait_until(DEADLINE, "the next primary to be found", async || {
+        source.position().await.is_ok()
+    })
+    .await
+    .unwrap();
+}
+
+/// The copy reads what the set loses before the tail comes to it, as on a busy source or after a pause.
+async fn lost_writes_that_were_only_copied_are_found(age: Age) {
+    let pair = Pair::start(age).await;
+    let set = pair.set();
+    let primary = set.primary_index().await.unwrap();
+    let (old, others) = (set.member_client(primary).await.unwrap(), pair.others(primary));
+    let gates = Gates::default();
+    gates.reads.send_replace(true);
+    let source = MongoSource::connect(pair.options()).await.unwrap();
+    let held = Held {
+        source: Arc::new(source),
+        gates: gates.clone(),
+    };
+    let sink = MongoSink::connect(pair.target.uri()).await.unwrap();
+    // All documents are in one chunk, since the next one would wait for the tail.
+    let builder = Migration::builder(Layered(held), sink).chunk_bytes(16 << 20);
+    let run = builder.build().unwrap().start().await.unwrap();
+    // Preflight is over once a read waits.
+    wait_until(DEADLINE, "the copy to begin", async || {
+        gates.waits_to_read.load(Ordering::Relaxed)
+    })
+    .await
+    .unwrap();
+    gates.tail.send_replace(true);
+    let orders = old.database("shop").collection::<Document>("orders");
+    // The tail waits once it has taken an entry, which has to be one that is not lost.
+    wait_until(DEADLINE, "the tail to wait", async || {
+        let set = doc! { "$inc": { "n": 1 } };
+        let written = orders.update_one(doc! { "_id": 0 }, set);
+        written.write_concern(everywhere()).await.unwrap();
+        gates.tail_waits.load(Ordering::Relaxed)
+    })
+    .await
+    .unwrap();
+    for member in others {
+        set.kill(member).await.unwrap();
+    }
+    alone(&old, primary).await;
+    change(&old, 1).await;
+    gates.reads.send_replace(false);
+    wait_until(DEADLINE, "what is lost later to be copied", async || {
+        let documents = u64::try_from(DOCUMENTS).unwrap();
+        run.status().copied.documents >= documents && pair.migrated(DOCUMENTS + 1).await.is_some()
+    })
+    .await
+    .unwrap();
+    set.kill(primary).await.unwrap();
+    for member in others {
+        set.restart(member).await.unwrap();
+    }
+    let is_elected = async || set.primary_index().await.is_ok_and(|index| index != primary);
+    wait_until(DEADLINE, "another primary", is_elected).await.unwrap();
+    change(&pair.client().await, 2).await;
+    gates.tail.send_replace(false);
+    assert_eq!(pair.finish(run).await, 1);
+    assert_eq!(pair.migrated(DOCUMENTS + 1).await, None);
+    assert!(pair.migrated(101).await.is_some());
+}
+
+/// Holds the reads and the tail of a source while the values are `true`, and says which of them wait.
+#[derive(Clone, Default)]
+struct Gates {
+    reads: watch::Sender<bool>,
+    tail: watch::Sender<bool>,
+    waits_to_read: Arc<AtomicBool>,
+    tail_waits: Arc<AtomicBool>,
+}
+
+struct Held {
+    source: Arc<MongoSource>,
+    gates: Gates,
+}
+
+#[async_trait]
+impl SourceLayer for Held {
+    fn inner(&self) -> &dyn Source {
+        &*self.source
+    }
+
+    async fn read(&self, request: ReadRequest) -> mongoferry::Result<BoxStream<'static, mongoferry::Result<Batch>>> {
+        self.gates.waits_to_read.store(true, Ordering::Relaxed);
+        passes(&self.gates.reads).await;
+        self.source.read(request).await
+    }
+
+    async fn tail(&self, after: Position) -> mongoferry::Result<BoxStream<'static, mongoferry::Result<Vec<Entry>>>> {
+        let entries = self.source.tail(after).await?;
+        let (source, gates) = (Arc::clone(&self.source), self.gates.clone());
+        let state = (entries, after, source, gates);
+        let entries = stream::try_unfold(state, |(mut entries, mut last, source, gates)| async move {
+            let waits = *gates.tail.borrow();
+            gates.tail_waits.store(waits, Ordering::Relaxed);
+            if waits {
+                // A cursor that stays open may have an answer with what is lost under way.
+                drop(entries);
+                passes(&gates.tail).await;
+                entries = source.tail(last).await?;
+            }
+            let Some(next) = entries.try_next().await? else {
+                return Ok(None);
+            };
+            last = next.last().map_or(last, |entry| entry.position);
+            Ok(Some((next, (entries, last, source, gates))))
+        });
+        Ok(entries.boxed())
+    }
+}
+
+async fn passes(gate: &watch::Sender<bool>) {
+    // An error means that the test has ended.
+    let _ = gate.subscribe().wait_for(|held| !held).await;
+}
+
 /// Makes a member the only one with a vote, and waits until it is the primary.
 async fn alone(member: &Client, index: usize) {
     let admin = member.database("admin");
@@ -224,6 +376,16 @@ async fn legacy_lost_writes_lead_to_a_resync_2_6() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn legacy_primary_with_older_configuration_is_found_2_6() {
+    a_primary_with_an_older_configuration_is_found(Age::Of(Period::V2_6)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn legacy_copied_writes_that_are_lost_are_found_2_6() {
+    lost_writes_that_were_only_copied_are_found(Age::Of(Period::V2_6)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn legacy_minority_writes_are_not_followed_4_0() {
     writes_without_a_majority_are_not_followed(Age::Compatible(7)).await;
 }
@@ -239,6 +401,8 @@ async fn legacy_rollbacks_of_every_version() {
     for age in Age::all([4, 3]) {
         eprintln!("{age:?}");
         writes_without_a_majority_are_not_followed(age).await;
+        a_primary_with_an_older_configuration_is_found(age).await;
         lost_writes_are_answered_by_a_resync(age).await;
+        lost_writes_that_were_only_copied_are_found(age).await;
     }
 }
