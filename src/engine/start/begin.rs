@@ -284,6 +284,10 @@ impl Job {
         checkpoint
             .collections
             .retain(|state| Some(state.id) != renaming.dropped);
+        if checkpoint.resume == checkpoint.watermark {
+            // A source that derives identities from names has those after the rename. It must not be shown the rename once more.
+            checkpoint.resume = renaming.position;
+        }
         checkpoint.watermark = renaming.position;
         self.store.save(&checkpoint.encode()?).await
     }
