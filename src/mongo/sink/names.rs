@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bson::raw::RawDocument;
 
 use crate::model::Namespace;
-use crate::order::{Element, Elements, element_type};
+use crate::order::{Element, Elements, RawValue, element_type};
 
 /// Number of fields up to which each name is compared with each other name.
 const MOST_COMPARED: usize = 24;
@@ -72,24 +72,23 @@ pub(super) fn makes_care(delta: &RawDocument) -> bool {
 }
 
 /// Whether a top-level field is an empty timestamp. The server leaves those inside embedded documents, and an `_id`, as they are.
-pub(super) fn has_empty_timestamp(document: &[u8]) -> bool {
-    Elements::of(document).any(
-        |element| matches!(element, Element::Field { name, value } if name != b"_id" && is_empty_timestamp(value.element_type(), value.bytes())),
-    )
+fn has_empty_timestamp(document: &[u8]) -> bool {
+    Elements::of(document)
+        .any(|element| matches!(element, Element::Field { name, value } if name != b"_id" && is_empty_timestamp(value)))
 }
 
 fn has_empty_timestamp_inside(document: &[u8]) -> bool {
     Elements::of(document).any(|element| match element {
         Element::Field { value, .. } => match value.element_type() {
             element_type::DOCUMENT | element_type::ARRAY => has_empty_timestamp_inside(value.bytes()),
-            kind => is_empty_timestamp(kind, value.bytes()),
+            _ => is_empty_timestamp(value),
         },
         Element::Malformed(_) => false,
     })
 }
 
-fn is_empty_timestamp(kind: u8, value: &[u8]) -> bool {
-    kind == element_type::TIMESTAMP && value == [0; 8]
+pub(super) fn is_empty_timestamp(value: RawValue<'_>) -> bool {
+    value.element_type() == element_type::TIMESTAMP && value.bytes() == [0; 8]
 }
 
 /// Whether a name occurs twice in the document or in one inside it.

@@ -4,6 +4,7 @@ use bson::raw::RawDocument;
 
 use super::by_id::{self, Part};
 use super::connection::{TargetConnection, WriteError};
+use super::names::is_empty_timestamp;
 use super::write_commands::{Items, Verb, send};
 use crate::error::{ErrorKind, Result};
 use crate::model::raw::writer::RawWriter;
@@ -43,7 +44,7 @@ pub(super) fn shape_of(document: &RawDocument) -> Shape {
                 shape = Shape::Ordinary;
             }
             Element::Field { value, .. } => {
-                if value.element_type() == element_type::TIMESTAMP && value.bytes() == [0; 8] {
+                if is_empty_timestamp(value) {
                     return Shape::EmptyTimestamp;
                 }
             }
