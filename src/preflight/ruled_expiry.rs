@@ -1,9 +1,11 @@
 //! Documents that a transform makes expire on the target while the run still follows the source.
 
-use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::doc;
+use bson::raw::{RawDocument, RawDocumentBuf};
 
 use crate::catalog::expiry::TTL_DISABLED_SECONDS;
 use crate::catalog::seconds;
+use crate::rules::Query;
 
 /// Number of the documents that would expire at once by a TTL index, although the run holds expiry back. They are as the target would have
 /// them.
@@ -11,24 +13,15 @@ pub(super) fn expired(index: &RawDocument, path: &str, documents: &[RawDocumentB
     let Some(seconds) = seconds(index) else { return 0 };
     let held_back = seconds.max(TTL_DISABLED_SECONDS.into()).saturating_mul(1000);
     let latest = now.timestamp_millis().saturating_sub(held_back);
-    let has_expired = |document: &&RawDocumentBuf| earliest(document, path).is_some_and(|date| date <= latest);
-    documents.iter().filter(has_expired).count()
-}
-
-/// The earliest date that a path leads to, in milliseconds. Only the last field may be an array.
-fn earliest(document: &RawDocument, path: &str) -> Option<i64> {
-    let (first, rest) = path
-        .split_once('.')
-        .map_or((path, None), |(first, rest)| (first, Some(rest)));
-    match (document.get(first).ok()??, rest) {
-        (RawBsonRef::Document(inner), Some(rest)) => earliest(inner, rest),
-        (RawBsonRef::DateTime(date), None) => Some(date.timestamp_millis()),
-        (RawBsonRef::Array(dates), None) => {
-            let dates = dates.into_iter().flatten().filter_map(|date| date.as_datetime());
-            dates.map(bson::DateTime::timestamp_millis).min()
-        }
-        _ => None,
-    }
+    // Servers find what has expired by the same condition.
+    let condition = doc! { path: { "$lte": bson::DateTime::from_millis(latest) } };
+    let Ok(has_expired) = Query::new(condition) else {
+        return 0;
+    };
+    let documents = documents.iter();
+    documents
+        .filter(|document| has_expired.selects(document).unwrap_or(false))
+        .count()
 }
 
 #[cfg(test)]
@@ -54,6 +47,8 @@ mod tests {
         let index = |seconds: i64| rawdoc! { "key": { "at": 1 }, "expireAfterSeconds": seconds };
         assert_eq!(expired(&index(60), "at", &documents, now), 2);
         assert_eq!(expired(&index(60), "at.at", &documents, now), 1);
+        let inside = [rawdoc! { "at": [{ "at": now }, { "at": before }] }];
+        assert_eq!(expired(&index(60), "at.at", &inside, now), 1);
         // The index itself keeps them longer.
         assert_eq!(expired(&index(1_750_000_000), "at", &documents, now), 0);
         assert_eq!(expired(&rawdoc! { "key": { "at": 1 } }, "at", &documents, now), 0);

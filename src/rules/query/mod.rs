@@ -111,6 +111,11 @@ impl Query {
             expression: Arc::new(expression),
         })
     }
+
+    /// Returns `true` if the query selects the document, whatever its collection.
+    pub(crate) fn selects(&self, document: &RawDocument) -> Result<bool, RuleError> {
+        self.expression.fits(document.as_bytes())
+    }
 }
 
 impl Predicate for Query {
@@ -120,7 +125,7 @@ impl Predicate for Query {
     }
 
     fn fits(&self, _: &Namespace, document: &RawDocument) -> Result<bool, RuleError> {
-        self.expression.fits(document.as_bytes())
+        self.selects(document)
     }
 
     fn reads(&self, field: &str) -> bool {
