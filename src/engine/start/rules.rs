@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Namespace, matches_pattern};
 use crate::rules::{RuleIdentity, RuleKind, RuleRecord, RuleSet, Transform};
 use crate::runtime::job::Job;
+use crate::runtime::shaping::dead_letters::DeadLetters;
 use crate::sink::CatalogCommand;
 
 impl Job {
@@ -45,7 +46,8 @@ impl Job {
     /// up to date, and it has documents as no rule has changed them.
     ///
     /// # Errors
-    /// [`Refused`](ErrorKind::Refused) if this run has another one than the earlier run, and it exists; or a server error.
+    /// [`Refused`](ErrorKind::Refused) if this run has another one than the earlier run, and it exists, or if others keep documents in that of
+    /// the earlier run; or a server error.
     pub(super) async fn take_dead_letters(&self, checkpoint: &mut Checkpoint) -> Result<()> {
         let now = self.shaping.letters();
         if now == checkpoint.dead_letters.as_ref() {
@@ -54,21 +56,35 @@ impl Job {
         if let Some(letters) = now {
             let standing = self.sink.collections_named(&BTreeSet::from([letters.clone()])).await?;
             if !standing.is_empty() {
-                return Err(Error::new(
-                    ErrorKind::Refused,
-                    "keep the documents for which a rule failed",
+                return Err(refused(
+                    letters,
                     "the target already has a collection of this name, where dead letters are to go: choose another one, or drop it",
-                )
-                .with_context("namespace", letters));
+                ));
             }
         }
         if let Some(namespace) = checkpoint.dead_letters.take() {
+            let earlier = DeadLetters::new(Arc::clone(&self.sink), namespace.clone());
+            if earlier.has_others().await? {
+                return Err(refused(
+                    &namespace,
+                    "the dead letters of an earlier start are to be dropped, and their collection has other documents: move these away",
+                ));
+            }
             self.sink.execute(&CatalogCommand::Drop { namespace }).await?;
         }
         checkpoint.dead_letters = now.cloned();
         // Before the first letter, so that a later start finds its own collection.
         self.store.save(&checkpoint.encode()?).await
     }
+}
+
+fn refused(letters: &Namespace, message: &str) -> Error {
+    Error::new(
+        ErrorKind::Refused,
+        "keep the documents for which a rule failed",
+        message,
+    )
+    .with_context("namespace", letters)
 }
 
 /// What the rules of a namespace mean for documents that were written under earlier ones.

@@ -81,6 +81,24 @@ impl DeadLetters {
         Ok(())
     }
 
+    /// Whether the collection has documents that are no letters, which others keep there.
+    ///
+    /// # Errors
+    /// A server error.
+    pub async fn has_others(&self) -> Result<bool> {
+        let is_letter = |letter: &RawDocument| {
+            let has = |name| letter.get_str(name).is_ok();
+            address(letter).is_some() && has("kind") && has("rule") && has("reason")
+        };
+        let mut letters = self.sink.read(self.request(Range::FULL)).await?;
+        while let Some(batch) = letters.next().await {
+            if !batch?.iter().all(is_letter) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Writes letters, and removes those without a content.
     ///
     /// # Errors

@@ -86,6 +86,22 @@ async fn documents_left_out_earlier_end_a_run_that_may_not_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn letters_are_not_dropped_with_what_others_keep() {
+    let sides = sides().await;
+    run_once(&sides, letters("kept.letters")).await;
+    let others = doc! { "_id": { "ns": NAME, "id": "others" }, "of": "others" };
+    sides.target("kept.letters").insert_one(&others).await.unwrap();
+    let before = documents(&sides.target("kept.letters")).await;
+    let run = start(&sides, OnRuleError::Skip).await.unwrap();
+    let error = timeout(DEADLINE, run.wait()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.to_string().contains("kept.letters"), "{error}");
+    assert_eq!(documents(&sides.target("kept.letters")).await, before);
+    sides.target("kept.letters").delete_one(others).await.unwrap();
+    run_once(&sides, OnRuleError::Skip).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn letters_of_a_later_start_leave_what_others_keep() {
     let sides = sides().await;
     run_once(&sides, OnRuleError::Skip).await;
